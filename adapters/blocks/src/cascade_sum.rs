@@ -1,0 +1,78 @@
+//! The sum of a contiguous `f32` tensor in the order in which PyTorch adds on a CPU with one thread.
+//!
+//! bitsandbytes takes the mean of the block scales with it, so NF4 files agree to the last bit only in this order.
+//! Source of the order: PyTorch, `aten/src/ATen/native/cpu/SumKernel.cpp` (AVX2 build: 8 lanes). With several threads
+//! PyTorch splits sums of 32,768 elements and more by the number of threads, and its result then depends on it.
+
+const LANES: usize = 8;
+/// Running sums that a row is dealt out to.
+const STREAMS: usize = 4;
+const LEVELS: usize = 4;
+
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    if values.len() < LANES {
+        return deal::<1>(values)[0];
+    }
+    let whole = values.len() - values.len() % LANES;
+    let lanes = deal::<LANES>(&values[..whole]);
+    let rest = values[whole..].iter().fold(0.0, |sum, value| sum + value);
+    lanes.iter().fold(rest, |sum, lane| sum + lane)
+}
+
+/// Sums vectors of `N` lanes: vector `i` goes to stream `i % 4`, what is left over goes to the first stream.
+fn deal<const N: usize>(values: &[f32]) -> [f32; N] {
+    let size = values.len() / N / STREAMS;
+    let (even, left_over) = values.split_at(size * STREAMS * N);
+    let mut streams = cascade::<N>(even, size);
+    for vector in left_over.chunks_exact(N) {
+        add(&mut streams[0], vector);
+    }
+    let [mut total, others @ ..] = streams;
+    for stream in others {
+        add(&mut total, &stream);
+    }
+    total
+}
+
+/// Sums `size` rows of four vectors. Every `step` rows the lowest level is carried upwards, so that numbers of similar
+/// size meet.
+fn cascade<const N: usize>(values: &[f32], size: usize) -> [[f32; N]; STREAMS] {
+    let power = (ceil_log2(size) / LEVELS).max(4);
+    let step = 1 << power;
+    let mut levels = [[[0.0f32; N]; STREAMS]; LEVELS];
+    let mut row = 0;
+    for vectors in values.chunks_exact(STREAMS * N) {
+        add_row(&mut levels[0], vectors);
+        row += 1;
+        if row % step != 0 {
+            continue;
+        }
+        for level in 1..LEVELS {
+            let lower = std::mem::replace(&mut levels[level - 1], [[0.0; N]; STREAMS]);
+            add_row(&mut levels[level], lower.as_flattened());
+            if row & ((step - 1) << (level * power)) != 0 {
+                break;
+            }
+        }
+    }
+    let [mut total, others @ ..] = levels;
+    for level in others {
+        add_row(&mut total, level.as_flattened());
+    }
+    total
+}
+
+fn add_row<const N: usize>(streams: &mut [[f32; N]; STREAMS], vectors: &[f32]) {
+    add(streams.as_flattened_mut(), vectors);
+}
+
+fn add(sums: &mut [f32], values: &[f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value;
+    }
+}
+
+/// As PyTorch defines it: 1 for everything up to 2.
+fn ceil_log2(value: usize) -> usize {
+    if value <= 2 { 1 } else { (usize::BITS - (value - 1).leading_zeros()) as usize }
+}

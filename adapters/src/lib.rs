@@ -1,0 +1,1 @@
+//! tonfall-adapters

@@ -1,0 +1,410 @@
+//! Durable writes.
+//!
+//! Responsible for: every byte that tonfall writes to a disk, so that a file is either as it was before or complete.
+//! Must not depend on: what is in the files.
+//!
+//! The order is always the same: scratch sibling → write → fsync → rename → fsync of the directory. After a kill at any
+//! point, or a power cut on a local Unix file system, the final name holds the old content or the new one. Scratch names
+//! begin with [`SCRATCH_PREFIX`]; what a kill leaves behind is removed by [`remove_scratch`].
+#![expect(clippy::disallowed_methods, reason = "this is the one module that writes")]
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// How the names of unfinished files and directories begin.
+pub const SCRATCH_PREFIX: &str = ".tonfall-scratch-";
+
+/// Why something could not be written. What had the final name before is unchanged.
+#[derive(Debug, Error)]
+pub enum DurableError {
+    #[error("no space left for {path}: {source}; free some and try again, what was there before is unchanged", path = path.display())]
+    DiskFull { path: PathBuf, source: io::Error },
+
+    #[error("{path}: can't {action}: {source}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl DurableError {
+    /// Sorts an I/O error; full disks and used-up quotas are told apart from everything else.
+    pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::DiskFull { path, source },
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// The file or directory that was to be written.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::DiskFull { path, .. } | Self::Io { path, .. } => path,
+        }
+    }
+}
+
+/// Replaces `path` by `bytes`.
+///
+/// # Errors
+/// [`DurableError`]; the scratch file is removed then.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    write_with(path, |writer| writer.write_all(bytes))
+}
+
+/// Replaces `path` by what `write` streams.
+///
+/// # Errors
+/// [`DurableError`], also for the error that `write` returns; the scratch file is removed then.
+pub fn write_with<T>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<T>,
+) -> Result<T, DurableError> {
+    let scratch = Scratch(beside(path));
+    let filled = fill(&scratch.0, write).map_err(|error| DurableError::new("write", path, error))?;
+    fs::rename(&scratch.0, path).map_err(|error| DurableError::new("replace", path, error))?;
+    std::mem::forget(scratch);
+    sync_dir(parent(path))?;
+    Ok(filled)
+}
+
+fn fill<T>(scratch: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<T>) -> io::Result<T> {
+    let mut writer = BufWriter::with_capacity(1 << 20, File::create_new(scratch)?);
+    let filled = write(&mut writer)?;
+    writer.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    Ok(filled)
+}
+
+/// A path that is removed, file or directory, when it is dropped.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing can be done about a scratch that can't be removed; its name tells what it is.
+        let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A directory that is filled under a scratch name and then gets its final name in one step. Dropped unpublished, it is
+/// removed with everything in it.
+#[derive(Debug)]
+pub struct ScratchDir {
+    scratch: Scratch,
+    destination: PathBuf,
+}
+
+impl ScratchDir {
+    /// Makes an empty directory beside `destination`, whose parents are made as well.
+    ///
+    /// # Errors
+    /// [`DurableError`] when it can't be made.
+    pub fn beside(destination: &Path) -> Result<Self, DurableError> {
+        create_dir_all(parent(destination))?;
+        let scratch = Scratch(beside(destination));
+        fs::create_dir(&scratch.0).map_err(|error| DurableError::new("create", destination, error))?;
+        Ok(Self { scratch, destination: destination.to_owned() })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.scratch.0
+    }
+
+    /// See [`publish_dir`].
+    ///
+    /// # Errors
+    /// [`DurableError`]; the scratch directory is removed then.
+    pub fn publish(self) -> Result<(), DurableError> {
+        publish_dir(&self.scratch.0, &self.destination)
+    }
+}
+
+/// Makes everything in `scratch` durable and renames it to `destination`, which must not exist, or be an empty directory.
+///
+/// # Errors
+/// [`DurableError`]; `scratch` stays where it is then.
+pub fn publish_dir(scratch: &Path, destination: &Path) -> Result<(), DurableError> {
+    sync_tree(scratch).map_err(|error| DurableError::new("write", destination, error))?;
+    fs::rename(scratch, destination).map_err(|error| DurableError::new("publish", destination, error))?;
+    sync_dir(parent(destination))
+}
+
+/// fsync of every file and directory below `dir`, which others may have written without one.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => sync_tree(&entry.path())?,
+            false => File::open(entry.path())?.sync_all()?,
+        }
+    }
+    sync_dir_io(dir)
+}
+
+/// Makes a directory and its parents, durably.
+///
+/// # Errors
+/// [`DurableError`] when one can't be made.
+pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    create_dir_all(parent(dir))?;
+    match fs::create_dir(dir) {
+        Err(error) if !(error.kind() == ErrorKind::AlreadyExists && dir.is_dir()) => {
+            Err(DurableError::new("create", dir, error))
+        }
+        _ => sync_dir(parent(dir)),
+    }
+}
+
+/// Removes a file, durably. A file that isn't there is fine.
+///
+/// # Errors
+/// [`DurableError`] when it can't be removed.
+pub fn remove_file(path: &Path) -> Result<(), DurableError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_dir(parent(path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DurableError::new("remove", path, error)),
+    }
+}
+
+/// Removes a directory with everything in it. A directory that isn't there is fine.
+///
+/// # Errors
+/// [`DurableError`] when it can't be removed.
+pub fn remove_dir(dir: &Path) -> Result<(), DurableError> {
+    match fs::remove_dir_all(dir) {
+        Ok(()) => sync_dir(parent(dir)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DurableError::new("remove", dir, error)),
+    }
+}
+
+/// Removes what a killed process left unfinished in `dir`. Nobody else may be writing there.
+///
+/// # Errors
+/// [`DurableError`] when the directory can't be read or a scratch can't be removed.
+pub fn remove_scratch(dir: &Path) -> Result<(), DurableError> {
+    let entries = fs::read_dir(dir).map_err(|error| DurableError::new("read", dir, error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| DurableError::new("read", dir, error))?.path();
+        let is_scratch = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH_PREFIX));
+        if is_scratch && path.is_dir() {
+            remove_dir(&path)?;
+        } else if is_scratch {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens `path` for reading and writing without changing it, and makes it when it isn't there.
+pub(crate) fn open_or_create(path: &Path) -> Result<File, DurableError> {
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    open.map_err(|error| DurableError::new("open", path, error))
+}
+
+/// A file that only grows, by whole records. For one writer at a time.
+#[derive(Debug)]
+pub struct AppendFile {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole records.
+    len: u64,
+    /// A record was written in part and could not be taken back yet.
+    torn: bool,
+}
+
+impl AppendFile {
+    /// Opens `path`, makes it when it isn't there, and cuts it to `keep` bytes when it is longer.
+    ///
+    /// # Errors
+    /// [`DurableError`] when it can't be opened or cut.
+    pub fn open(path: &Path, keep: u64) -> Result<Self, DurableError> {
+        let failed = |error| DurableError::new("open", path, error);
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?.len();
+        if found > keep {
+            file.set_len(keep).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
+        sync_dir(parent(path))?;
+        Ok(Self { path: path.to_owned(), file, len: found.min(keep), torn: false })
+    }
+
+    /// Appends one record with one write. After an error nothing of the record stays in the file: it is cut off at once,
+    /// or before the next record.
+    ///
+    /// # Errors
+    /// [`DurableError`] when it can't be written whole.
+    pub fn append(&mut self, record: &[u8]) -> Result<(), DurableError> {
+        let failed = |error| DurableError::new("append", &self.path, error);
+        if self.torn {
+            self.file.set_len(self.len).map_err(failed)?;
+            self.torn = false;
+        }
+        if let Err(error) = self.file.write_all(record) {
+            self.torn = self.file.set_len(self.len).is_err();
+            return Err(failed(error));
+        }
+        self.len += record.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until everything appended has reached the disk.
+    ///
+    /// # Errors
+    /// [`DurableError`] when it hasn't.
+    pub fn sync(&self) -> Result<(), DurableError> {
+        self.file.sync_data().map_err(|error| DurableError::new("write", &self.path, error))
+    }
+}
+
+/// A number that no other call returns, for names.
+pub(crate) fn nonce() -> u64 {
+    // The standard library seeds each `RandomState` differently; that is all the randomness a name needs.
+    RandomState::new().build_hasher().finish()
+}
+
+fn beside(path: &Path) -> PathBuf {
+    parent(path).join(OsString::from(format!("{SCRATCH_PREFIX}{:016x}", nonce())))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), DurableError> {
+    sync_dir_io(dir).map_err(|error| DurableError::new("write", dir, error))
+}
+
+fn sync_dir_io(dir: &Path) -> io::Result<()> {
+    // Other systems can't open a directory as a file; they order renames themselves or not at all.
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(dir)?.sync_all() {
+        // Some network and FUSE file systems have no fsync for directories.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).expect("readable");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("entry").file_name().to_string_lossy().into()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("a.json");
+        write_file(&path, b"one").expect("written");
+        write_file(&path, b"two").expect("written");
+        assert_eq!(fs::read(&path).expect("readable"), b"two");
+        assert_eq!(names(dir.path()), ["a.json"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_and_leaves_the_old_file() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("weights");
+        write_file(&path, b"old").expect("written");
+        let failed = write_with(&path, |writer| {
+            writer.write_all(b"new")?;
+            // The kernel's own ENOSPC, not one that this test makes up.
+            let mut full = OpenOptions::new().write(true).open("/dev/full")?;
+            full.write_all(b"x")
+        });
+        let error = failed.expect_err("the disk is full");
+        assert!(matches!(error, DurableError::DiskFull { .. }), "{error:?}");
+        assert_eq!(error.path(), path);
+        assert_eq!(fs::read(&path).expect("readable"), b"old");
+        assert_eq!(names(dir.path()), ["weights"]);
+    }
+
+    #[test]
+    fn an_error_or_a_panic_in_the_writer_leaves_no_scratch() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("new");
+        let failed = write_with(&path, |_| Err::<(), _>(io::Error::other("no")));
+        assert!(matches!(failed, Err(DurableError::Io { action: "write", .. })));
+        let unwound = std::panic::catch_unwind(|| write_with::<()>(&path, |_| panic!("on purpose")));
+        assert!(unwound.is_err());
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn missing_directories_are_named() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let error = write_file(&dir.path().join("nowhere/a"), b"").expect_err("no such directory");
+        assert!(error.to_string().contains("nowhere/a"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_appears_at_once_or_not_at_all() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let target = dir.path().join("deep/final");
+        let scratch = ScratchDir::beside(&target).expect("made");
+        write_file(&scratch.path().join("x"), b"1").expect("written");
+        drop(scratch);
+        assert!(names(&dir.path().join("deep")).is_empty(), "an unpublished scratch is removed");
+
+        let scratch = ScratchDir::beside(&target).expect("made");
+        write_file(&scratch.path().join("x"), b"1").expect("written");
+        scratch.publish().expect("published");
+        assert_eq!((names(&dir.path().join("deep")), names(&target)), (vec!["final".to_owned()], vec!["x".to_owned()]));
+
+        let second = ScratchDir::beside(&target).expect("made");
+        assert!(second.publish().is_err(), "an existing directory is never replaced");
+        assert_eq!(names(&dir.path().join("deep")), ["final"]);
+    }
+
+    #[test]
+    fn appending_to_a_full_disk_is_an_error_each_time() {
+        // The device also refuses to be cut, so the torn record must be remembered.
+        let mut file = AppendFile { path: "/dev/full".into(), file: open_full(), len: 0, torn: false };
+        assert!(matches!(file.append(b"line\n"), Err(DurableError::DiskFull { .. })));
+        assert!(file.torn);
+        assert!(file.append(b"line\n").is_err());
+    }
+
+    fn open_full() -> File {
+        OpenOptions::new().append(true).open("/dev/full").expect("Linux has it")
+    }
+
+    #[test]
+    fn an_append_file_is_cut_to_what_is_kept() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("log");
+        fs::write(&path, b"whole\ntor").expect("written");
+        let mut file = AppendFile::open(&path, 6).expect("opened");
+        file.append(b"next\n").expect("appended");
+        assert_eq!(fs::read(&path).expect("readable"), b"whole\nnext\n");
+    }
+
+    #[test]
+    fn left_scratch_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        fs::write(dir.path().join(format!("{SCRATCH_PREFIX}1")), b"").expect("written");
+        fs::create_dir_all(dir.path().join(format!("{SCRATCH_PREFIX}2/x"))).expect("made");
+        fs::write(dir.path().join(".hidden"), b"").expect("written");
+        remove_scratch(dir.path()).expect("removed");
+        assert_eq!(names(dir.path()), [".hidden"]);
+    }
+}

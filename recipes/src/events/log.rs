@@ -1,0 +1,77 @@
+//! Writing an event log.
+//!
+//! Responsible for: numbering, one write an event, and going on behind what an earlier attempt left.
+//! Must not depend on: what events mean.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Event, EventKind, EventReadError, EventReader, VERSION};
+use crate::durable::{AppendFile, DurableError};
+use crate::lock::RunLock;
+use crate::run_dir::RunDir;
+
+/// The one writer of a run's event log.
+#[derive(Debug)]
+pub struct EventLog {
+    file: AppendFile,
+    seq: u64,
+    attempt: u32,
+}
+
+impl EventLog {
+    /// Opens the log of a run for its next attempt. A torn last line is cut off, which is why the lock is needed.
+    ///
+    /// # Errors
+    /// When the log can't be read or opened for writing.
+    pub fn open(run: &RunDir, _lock: &RunLock) -> Result<Self, DurableError> {
+        Self::open_path(&run.events())
+    }
+
+    pub(super) fn open_path(path: &Path) -> Result<Self, DurableError> {
+        let mut reader = EventReader::new(path);
+        let (mut seq, mut attempt) = (0, 0);
+        let read = reader.scan(|event| {
+            seq = seq.max(event.seq);
+            attempt = attempt.max(event.attempt);
+        });
+        read.map_err(|error| match error {
+            EventReadError::Io { source, .. } => DurableError::new("read", path, source),
+            shrunk @ EventReadError::Shrunk { .. } => DurableError::new("read", path, std::io::Error::other(shrunk)),
+        })?;
+        Ok(Self { file: AppendFile::open(path, reader.offset())?, seq, attempt: attempt.saturating_add(1) })
+    }
+
+    /// 1 for the first start of a run, one more for each resume.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Writes one event with one write and returns it. The events that say how far an attempt came, checkpoints and
+    /// ends, are on the disk when this returns; the others follow.
+    ///
+    /// # Errors
+    /// When it can't be written; nothing of it stays in the log then.
+    pub fn append(&mut self, kind: EventKind) -> Result<Event, DurableError> {
+        let event = Event { v: VERSION, seq: self.seq.saturating_add(1), attempt: self.attempt, t: now(), kind };
+        self.file.append(&line(&event))?;
+        self.seq = event.seq;
+        if event.kind.is_end() || matches!(event.kind, EventKind::Checkpoint { .. }) {
+            self.file.sync()?;
+        }
+        Ok(event)
+    }
+}
+
+/// An event as its line.
+fn line(event: &Event) -> Vec<u8> {
+    let mut line = serde_json::to_vec(event).expect("an event has text keys and numbers only");
+    line.push(b'\n');
+    line
+}
+
+/// Unix time in seconds, to the millisecond.
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as f64 / 1e3
+}
