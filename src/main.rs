@@ -1,1 +1,67 @@
-fn main() {}
+//! The command line of tonfall.
+//!
+//! Responsible for: parsing, dispatching, and the exit code. What a command does stands in its file in `commands`.
+//! Must not depend on: tensors; nothing in this crate names one.
+
+mod args;
+mod commands;
+mod diagnostics;
+mod hub;
+mod inputs;
+mod launch;
+mod output;
+mod progress;
+mod quickstart;
+mod runs;
+mod signals;
+mod summary;
+
+use std::panic;
+use std::process;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::diagnostics::{ExitCode, Result};
+use crate::progress::Reporter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    panic::set_hook(Box::new(|fault| {
+        output::note(&format!("error: unexpected: {fault}\nhint: this is a fault of tonfall; please report it"))
+    }));
+    let cli = Cli::parse();
+    let color = cli.global.color.on();
+    let result = panic::catch_unwind(|| dispatch(cli));
+    let code = match result {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => {
+            output::note(&failure.render(color));
+            failure.code.number()
+        }
+        // The hook has said what happened.
+        Err(_) => ExitCode::Unexpected.number(),
+    };
+    process::exit(code);
+}
+
+/// Runs a command; the number is the exit code of what did not fail.
+fn dispatch(cli: Cli) -> Result<i32> {
+    let mut reporter = Reporter::new(&cli.global);
+    let reporter = &mut reporter;
+    let done = |result: Result<()>| result.map(|()| ExitCode::Done.number());
+    match cli.command {
+        Command::Init(args) => done(commands::init::run(&args, reporter)),
+        Command::Check(args) => done(commands::check::run(&args, reporter)),
+        Command::Train(args) => commands::train::run(&args, reporter),
+        Command::Resume(args) => commands::resume::run(&args, reporter),
+        Command::Chat(args) => done(commands::chat::run(&args, reporter)),
+        Command::Merge(args) => done(commands::merge::run(&args, reporter)),
+        Command::Runs(args) => done(commands::runs::run(&args)),
+        Command::Watch(args) => done(commands::watch::run(&args)),
+        Command::Completions(args) => done(commands::completions::run(&args)),
+        Command::Man => done(commands::man::run()),
+    }
+}

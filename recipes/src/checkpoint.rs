@@ -1,13 +1,14 @@
-//! Checkpoints: directories that count only if their manifest verifies.
+//! Checkpoints as directories that verify.
 //!
-//! Responsible for: publishing, verifying, finding and pruning checkpoints.
-//! Must not depend on: what the files inside mean.
+//! Responsible for: `checkpoints/step-NNNNNN/` and its manifest, the pointers `latest` and `best`, and pruning.
+//! Must not depend on: what the files of a checkpoint hold.
 //!
-//! The manifest is written last and removed first, so that a directory without one is never taken for a checkpoint.
+//! A checkpoint exists only if its manifest verifies. The manifest is written last and removed first, so that a directory
+//! that is being made or removed never counts. Pointers are hints: a pointer that lies changes nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,258 +16,311 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::durable::{self, DurableError, ScratchDir};
+use crate::plan::hex;
 use crate::run_dir::RunDir;
 
+/// Version of the manifest.
+pub const FORMAT: u32 = 1;
+
 const MANIFEST: &str = "MANIFEST.json";
-const FORMAT: u32 = 1;
+const LATEST: &str = "latest";
+const BEST: &str = "best";
+/// A manifest names a handful of files.
+const MAX_MANIFEST: u64 = 1 << 20;
 
 /// What a checkpoint consists of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
+    /// [`FORMAT`].
     pub format: u32,
     pub step: u64,
     pub plan_hash: String,
+    /// By name. Files that don't stand here are no part of the checkpoint.
     pub files: BTreeMap<String, FileRecord>,
 }
 
+/// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FileRecord {
+    /// Bytes.
     pub size: u64,
     /// Hexadecimal.
     pub sha256: String,
 }
 
-/// Why a directory is not a valid checkpoint, or could not become one.
+/// What is wrong with a checkpoint.
 #[derive(Debug, Error)]
-pub enum CheckpointError {
-    #[error(transparent)]
-    Durable(#[from] DurableError),
-    #[error("{path} has no readable manifest: {why}; it is not a checkpoint")]
-    NoManifest { path: PathBuf, why: String },
-    #[error("{path}: {file} is damaged: {why}; resume from an earlier checkpoint")]
-    Damaged { path: PathBuf, file: String, why: String },
-    #[error("{path} belongs to another plan ({found}, this run has {expected}); resume with the run's own plan.toml")]
-    OtherPlan { path: PathBuf, expected: String, found: String },
+pub enum Damage {
+    #[error("it has no {MANIFEST}: it was never completed, or is half removed")]
+    NoManifest,
+    #[error("its {MANIFEST} is no manifest: {0}")]
+    Manifest(String),
+    #[error("its format is {0}, this tonfall reads {FORMAT}")]
+    Format(u32),
+    #[error("it names the file {0:?}, which is not a plain file name")]
+    FileName(String),
+    #[error("{0} is missing")]
+    Missing(String),
+    #[error("{name} has {found} bytes, {expected} were written")]
+    Size { name: String, expected: u64, found: u64 },
+    #[error("the content of {0} is not what was written (SHA-256 differs)")]
+    Content(String),
+    #[error("it says to be of step {found}, its directory says {expected}")]
+    Step { expected: u64, found: u64 },
+    #[error("it belongs to another plan")]
+    Plan,
+    #[error("{name}: can't read: {source}")]
+    Read { name: String, source: io::Error },
 }
 
-/// A checkpoint in the making.
+/// Why a checkpoint can't be written or used.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    #[error("checkpoint {path}: {damage}", path = path.display())]
+    Damaged { path: PathBuf, damage: Damage },
+
+    #[error("checkpoint {path}: {name:?} is not a plain file with a UTF-8 name", path = path.display())]
+    NotAFile { path: PathBuf, name: String },
+
+    #[error("{path}: can't read: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+}
+
+/// A checkpoint that verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub path: PathBuf,
+    pub manifest: Manifest,
+}
+
+/// Builds a checkpoint out of sight and publishes it whole. Dropped unpublished, it leaves nothing behind.
 #[derive(Debug)]
-pub struct CheckpointWriter<'a> {
-    run: &'a RunDir,
+pub struct CheckpointWriter {
     scratch: ScratchDir,
+    directory: PathBuf,
     step: u64,
     plan_hash: String,
 }
 
-impl<'a> CheckpointWriter<'a> {
-    /// Begins the checkpoint of a step.
+impl CheckpointWriter {
+    /// A checkpoint of the optimizer step `step`. The caller holds the run's lock.
     ///
     /// # Errors
-    /// When the scratch directory can't be made.
-    pub fn create(run: &'a RunDir, step: u64, plan_hash: &str) -> Result<Self, CheckpointError> {
-        let scratch = ScratchDir::beside(&run.checkpoints().join(name(step)))?;
-        Ok(Self { run, scratch, step, plan_hash: plan_hash.to_owned() })
+    /// When no directory can be made.
+    pub fn create(run: &RunDir, step: u64, plan_hash: &str) -> Result<Self, CheckpointError> {
+        let directory = run.checkpoints();
+        durable::create_dir_all(&directory)?;
+        durable::remove_scratch(&directory)?;
+        let scratch = ScratchDir::beside(&directory.join(directory_name(step)))?;
+        Ok(Self { scratch, directory, step, plan_hash: plan_hash.to_owned() })
     }
 
-    /// Where the files go.
+    /// Where to write the files, no directories.
     pub fn dir(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// Writes the manifest, gives the directory its name, moves the pointers and prunes all but the `keep` newest.
+    /// Completes the checkpoint with its manifest, publishes it, points `latest` and, if `best`, `best` at it, and prunes
+    /// all but the `keep` newest and the best. Returns its directory.
     ///
     /// # Errors
-    /// When a file can't be read back or written.
+    /// When something can't be written; nothing half-written stays then.
     pub fn publish(self, best: bool, keep: usize) -> Result<PathBuf, CheckpointError> {
-        let files = records(self.scratch.path())?;
+        let files = records(self.dir())?;
         let manifest = Manifest { format: FORMAT, step: self.step, plan_hash: self.plan_hash, files };
-        let text = serde_json::to_vec_pretty(&manifest)
-            .map_err(|error| DurableError { path: self.scratch.path().join(MANIFEST), source: error.into() })?;
-        durable::write_file(&self.scratch.path().join(MANIFEST), &text)?;
-        let path = self.scratch.publish()?;
-        let folder = self.run.checkpoints();
-        durable::write_file(&folder.join("latest"), name(self.step).as_bytes())?;
+        write_manifest(self.scratch.path(), &manifest)?;
+        let name = directory_name(self.step);
+        let path = self.directory.join(&name);
+        // A run goes on from its newest valid checkpoint, so one of this step is damaged, or the same again.
+        remove(&path)?;
+        self.scratch.publish()?;
         if best {
-            durable::write_file(&folder.join("best"), name(self.step).as_bytes())?;
+            durable::write_file(&self.directory.join(BEST), format!("{name}\n").as_bytes())?;
         }
-        prune(&folder, keep)?;
+        durable::write_file(&self.directory.join(LATEST), format!("{name}\n").as_bytes())?;
+        prune(&self.directory, keep)?;
         Ok(path)
     }
 }
 
-/// Name of the checkpoint of a step.
-pub fn name(step: u64) -> String {
-    format!("step-{step:06}")
-}
-
-/// Checks every file of a checkpoint against its manifest.
+/// Makes a directory of files a checkpoint.
 ///
 /// # Errors
-/// Names the first file that is missing, extra, cut or altered.
-pub fn verify(path: &Path) -> Result<Manifest, CheckpointError> {
-    let unreadable = |why: String| CheckpointError::NoManifest { path: path.to_owned(), why };
-    let text = fs::read(path.join(MANIFEST)).map_err(|error| unreadable(error.to_string()))?;
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
-    if manifest.format != FORMAT {
-        return Err(unreadable(format!("format {} is not known to this version", manifest.format)));
+/// When it can't be written.
+pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), DurableError> {
+    let text = serde_json::to_vec_pretty(manifest).expect("texts and numbers");
+    durable::write_file(&dir.join(MANIFEST), &text)
+}
+
+/// Reads every file of a checkpoint and compares it with the manifest.
+///
+/// # Errors
+/// The first damage that is found.
+pub fn verify(dir: &Path) -> Result<Manifest, Damage> {
+    let text = match File::open(dir.join(MANIFEST)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Damage::NoManifest),
+        Err(source) => return Err(Damage::Read { name: MANIFEST.to_owned(), source }),
+        Ok(file) => {
+            let mut text = Vec::new();
+            let read = file.take(MAX_MANIFEST + 1).read_to_end(&mut text);
+            read.map_err(|source| Damage::Read { name: MANIFEST.to_owned(), source })?;
+            text
+        }
+    };
+    if text.len() as u64 > MAX_MANIFEST {
+        return Err(Damage::Manifest(format!("longer than {MAX_MANIFEST} bytes")));
     }
-    let damaged =
-        |file: &str, why: String| CheckpointError::Damaged { path: path.to_owned(), file: file.to_owned(), why };
-    for (file, expected) in &manifest.files {
-        if file.contains(['/', '\\']) || file == ".." {
-            return Err(damaged(file, "its name leaves the directory".to_owned()));
-        }
-        let found = record(&path.join(file)).map_err(|error| damaged(file, error.to_string()))?;
-        if found.size != expected.size {
-            return Err(damaged(file, format!("{} bytes instead of {}", found.size, expected.size)));
-        }
-        if found.sha256 != expected.sha256 {
-            return Err(damaged(file, "its content changed".to_owned()));
-        }
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Damage::Manifest(error.to_string()))?;
+    if manifest.format != FORMAT {
+        return Err(Damage::Format(manifest.format));
+    }
+    for (name, record) in &manifest.files {
+        verify_file(dir, name, record)?;
     }
     Ok(manifest)
 }
 
-/// A checkpoint that verifies: its step and directory.
-pub type Verified = (u64, PathBuf);
+fn verify_file(dir: &Path, name: &str, expected: &FileRecord) -> Result<(), Damage> {
+    // A name with a separator or a parent in it would leave the directory.
+    if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {
+        return Err(Damage::FileName(name.to_owned()));
+    }
+    let failed = |source| Damage::Read { name: name.to_owned(), source };
+    let path = dir.join(name);
+    let found = match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Damage::Missing(name.to_owned())),
+        other => other.map_err(failed)?,
+    };
+    if !found.is_file() {
+        return Err(Damage::FileName(name.to_owned()));
+    }
+    if found.len() != expected.size {
+        return Err(Damage::Size { name: name.to_owned(), expected: expected.size, found: found.len() });
+    }
+    match record(&path).map_err(failed)? == *expected {
+        true => Ok(()),
+        false => Err(Damage::Content(name.to_owned())),
+    }
+}
 
-/// The newest checkpoint that verifies, with the faults of newer ones that don't. Pointers are not trusted.
+/// The newest checkpoint of a run that verifies and belongs to its plan, and what is wrong with newer ones. Pointers are
+/// not consulted.
 ///
 /// # Errors
-/// When a valid checkpoint belongs to another plan.
-pub fn latest_verified(
-    run: &RunDir,
-    plan_hash: &str,
-) -> Result<(Option<Verified>, Vec<CheckpointError>), CheckpointError> {
-    let mut faults = Vec::new();
-    for (step, path) in list(&run.checkpoints()).into_iter().rev() {
-        match verify(&path) {
-            Ok(manifest) if manifest.plan_hash == plan_hash => return Ok((Some((step, path)), faults)),
-            Ok(manifest) => {
-                return Err(CheckpointError::OtherPlan {
-                    path,
-                    expected: plan_hash.to_owned(),
-                    found: manifest.plan_hash,
-                });
-            }
-            Err(fault) => faults.push(fault),
+/// When the directory of checkpoints can't be read.
+pub fn latest_verified(run: &RunDir) -> Result<(Option<Verified>, Vec<CheckpointError>), CheckpointError> {
+    let mut damaged = Vec::new();
+    for (step, path) in steps(&run.checkpoints())?.into_iter().rev() {
+        match verify_of(run, step, &path) {
+            Ok(manifest) => return Ok((Some(Verified { path, manifest }), damaged)),
+            Err(damage) => damaged.push(CheckpointError::Damaged { path, damage }),
         }
     }
-    Ok((None, faults))
+    Ok((None, damaged))
 }
 
-/// Checkpoint directories by step, verified or not.
-fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<(u64, PathBuf)> = entries
-        .filter_map(|entry| {
-            let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
-            Some((step, entry.path()))
-        })
-        .collect();
-    found.sort();
-    found
+/// The checkpoint that the pointer `best` names, if it verifies and belongs to the run's plan.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn best_verified(run: &RunDir) -> Result<Option<Verified>, CheckpointError> {
+    let Some((step, name)) = pointer(&run.checkpoints(), BEST) else { return Ok(None) };
+    let path = run.checkpoints().join(name);
+    match verify_of(run, step, &path) {
+        Ok(manifest) => Ok(Some(Verified { path, manifest })),
+        Err(damage) => Err(CheckpointError::Damaged { path, damage }),
+    }
 }
 
-/// Removes all but the newest `keep` and the best.
-fn prune(folder: &Path, keep: usize) -> Result<(), CheckpointError> {
-    let best = fs::read_to_string(folder.join("best")).unwrap_or_default();
-    let mut all = list(folder);
-    all.truncate(all.len().saturating_sub(keep.max(1)));
-    for (step, path) in all.into_iter().filter(|(step, _)| name(*step) != best.trim()) {
-        let manifest = folder.join(name(step)).join(MANIFEST);
-        if manifest.exists() {
-            durable::remove_file(&manifest)?;
-        }
-        durable::remove_dir(&path)?;
+fn verify_of(run: &RunDir, step: u64, path: &Path) -> Result<Manifest, Damage> {
+    let manifest = verify(path)?;
+    if manifest.step != step {
+        return Err(Damage::Step { expected: step, found: manifest.step });
+    }
+    if manifest.plan_hash != run.info().plan_hash {
+        return Err(Damage::Plan);
+    }
+    Ok(manifest)
+}
+
+/// Removes checkpoints, oldest first, until the `keep` newest are left, and those that a pointer names.
+fn prune(directory: &Path, keep: usize) -> Result<(), CheckpointError> {
+    let pinned = [LATEST, BEST].map(|name| pointer(directory, name).map(|(step, _)| step));
+    let mut found = steps(directory)?;
+    found.truncate(found.len().saturating_sub(keep));
+    for (_, path) in found.iter().filter(|(step, _)| !pinned.contains(&Some(*step))) {
+        remove(path)?;
     }
     Ok(())
 }
 
-fn records(folder: &Path) -> Result<BTreeMap<String, FileRecord>, DurableError> {
-    let fail = |source| DurableError { path: folder.to_owned(), source };
+/// Removes a checkpoint: the manifest first, so that what is left after a kill doesn't count.
+fn remove(dir: &Path) -> Result<(), DurableError> {
+    durable::remove_file(&dir.join(MANIFEST))?;
+    durable::remove_dir(dir)
+}
+
+/// The checkpoint directories, whatever is in them, by step.
+fn steps(directory: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+    let failed = |source| CheckpointError::Read { path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if let Some(step) = path.file_name().and_then(|name| step_of(&name.to_string_lossy())) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What a pointer names, if that is the name of a checkpoint.
+fn pointer(directory: &Path, name: &str) -> Option<(u64, String)> {
+    let mut text = String::new();
+    File::open(directory.join(name)).ok()?.take(64).read_to_string(&mut text).ok()?;
+    let target = text.trim_end();
+    Some((step_of(target)?, target.to_owned()))
+}
+
+fn directory_name(step: u64) -> String {
+    format!("step-{step:06}")
+}
+
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    // Only the one spelling, so that no step has two directories.
+    (directory_name(step) == name).then_some(step)
+}
+
+/// Size and hash of every file in `dir`.
+fn records(dir: &Path) -> Result<BTreeMap<String, FileRecord>, CheckpointError> {
+    let failed = |source| CheckpointError::Read { path: dir.to_owned(), source };
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).map_err(fail)? {
-        let entry = entry.map_err(fail)?;
-        let file = entry.file_name().to_string_lossy().into_owned();
-        files.insert(file, record(&entry.path()).map_err(fail)?);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !entry.file_type().map_err(failed)?.is_file() || entry.file_name().to_str().is_none() {
+            return Err(CheckpointError::NotAFile { path: dir.to_owned(), name });
+        }
+        files.insert(name, record(&entry.path()).map_err(failed)?);
     }
     Ok(files)
 }
 
 fn record(path: &Path) -> io::Result<FileRecord> {
-    let mut file = File::open(path)?;
-    let (mut digest, mut size, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => {
-                digest.update(&buffer[..count]);
-                size += count as u64;
-            }
-        }
-    }
-    let sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(FileRecord { size, sha256 })
+    let mut hasher = Sha256::new();
+    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(FileRecord { size, sha256: hex(&hasher.finalize()) })
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests damage files on purpose")]
-mod tests {
-    use super::*;
-    use crate::recipe;
-
-    fn run(folder: &Path) -> (RunDir, String) {
-        fs::write(folder.join("base"), "x").expect("write");
-        let text = format!("base = \"base\"\ndata.train = \"base\"\noutput_dir = {:?}\n", folder.join("runs"));
-        let plan = recipe::resolve("r.toml", &text, &[], folder, "r").expect("valid");
-        (RunDir::create(&plan, &text, "0").expect("run"), plan.hash())
-    }
-
-    fn save(run: &RunDir, step: u64, hash: &str, best: bool) -> PathBuf {
-        let writer = CheckpointWriter::create(run, step, hash).expect("create");
-        durable::write_file(&writer.dir().join("a.bin"), &step.to_le_bytes()).expect("write");
-        durable::write_file(&writer.dir().join("b.bin"), b"second").expect("write");
-        writer.publish(best, 2).expect("publish")
-    }
-
-    #[test]
-    fn only_what_verifies_counts() {
-        let folder = tempfile::tempdir().expect("temporary directory");
-        let (run, hash) = run(folder.path());
-        let (first, second) = (save(&run, 1, &hash, false), save(&run, 2, &hash, false));
-        assert_eq!(latest_verified(&run, &hash).expect("found").0, Some((2, second.clone())));
-        for damage in [&b""[..], b"secone", b"second and more"] {
-            fs::write(second.join("b.bin"), damage).expect("write");
-            let (found, faults) = latest_verified(&run, &hash).expect("found");
-            assert_eq!((found, faults.len()), (Some((1, first.clone())), 1));
-        }
-        fs::remove_file(second.join(MANIFEST)).expect("remove");
-        assert_eq!(latest_verified(&run, &hash).expect("found").0, Some((1, first)));
-        let other = latest_verified(&run, "another").expect_err("another plan");
-        assert!(matches!(other, CheckpointError::OtherPlan { .. }), "{other}");
-    }
-
-    #[test]
-    fn pruning_keeps_the_newest_and_the_best() {
-        let folder = tempfile::tempdir().expect("temporary directory");
-        let (run, hash) = run(folder.path());
-        for step in 1..=5 {
-            save(&run, step, &hash, step == 2);
-        }
-        let steps: Vec<u64> = list(&run.checkpoints()).into_iter().map(|(step, _)| step).collect();
-        assert_eq!(steps, [2, 4, 5]);
-    }
-
-    #[test]
-    fn a_held_run_is_busy_and_running() {
-        let folder = tempfile::tempdir().expect("temporary directory");
-        let (run, _) = run(folder.path());
-        let lock = run.lock().expect("free");
-        assert!(run.is_held() && matches!(run.lock(), Err(crate::RunError::Busy(_))));
-        assert_eq!(run.state(), crate::RunState::Running);
-        drop(lock);
-        assert!(!run.is_held());
-        assert_eq!(run.state(), crate::RunState::Interrupted);
-    }
-}
+mod tests;

@@ -1,93 +1,236 @@
-//! Faults in a recipe, and how they are shown.
+//! Faults that point into a text.
 //!
-//! Responsible for: pointing at the place, saying what is wrong and the way out. Errors come all at once.
-//! Must not depend on: terminals, colours.
+//! Responsible for: what a fault says, where it points, and how all faults of a text are printed.
+//! Must not depend on: what the text means, terminals. Colour is the caller's decision.
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// A text that faults point into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file by its name.
+    File { name: String, text: String },
+    /// A `--set` option: what stands behind `--set`.
+    Override(String),
+}
 
 /// Where a fault lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// File name, or `--set` for an override.
-    pub source_name: String,
-    /// The whole text of that source.
-    pub text: String,
-    /// Bytes of `text`.
+    /// Index into [`Diagnostics::sources`].
+    pub source: usize,
+    /// Bytes of its text.
     pub span: Range<usize>,
+}
+
+impl Place {
+    pub fn new(source: usize, span: Range<usize>) -> Self {
+        Self { source, span }
+    }
 }
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
+    pub severity: Severity,
+    /// What is wrong.
     pub message: String,
+    /// What to say at the place itself: best of all, the fix.
+    pub label: Option<String>,
+    /// `None` when the fault is that something is not there.
     pub place: Option<Place>,
-    /// Stands beside the underlined place.
-    pub label: String,
-    pub help: Option<String>,
+    /// The way out, when it needs a line of its own.
+    pub hint: Option<String>,
 }
 
-/// All faults of one recipe.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+impl Diagnostic {
+    /// An error without a place.
+    pub fn error(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, message: message.into(), label: None, place: None, hint: None }
+    }
+
+    pub fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
+    }
+
+    pub fn label(self, label: impl Into<String>) -> Self {
+        Self { label: Some(label.into()), ..self }
+    }
+
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// All faults that were found, and the texts they point into.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics {
+    /// The file first, then the overrides in their order.
+    pub sources: Vec<Source>,
     pub items: Vec<Diagnostic>,
-    /// The last line: what to do next.
-    pub hint: Option<String>,
+}
+
+impl Diagnostics {
+    /// Faults of a file without overrides.
+    pub fn of_file(path: &Path, text: &str, items: Vec<Diagnostic>) -> Self {
+        let file = Source::File { name: path.display().to_string(), text: text.to_owned() };
+        Self { sources: vec![file], items }
+    }
+
+    /// The faults as people read them, one paragraph each; a line's end behind each line.
+    pub fn render(&self, color: bool) -> String {
+        let paint = if color { Paint::COLOR } else { Paint::PLAIN };
+        let mut out = String::new();
+        for (index, item) in self.items.iter().enumerate() {
+            if index > 0 {
+                out.push('\n');
+            }
+            self.render_item(item, &paint, &mut out);
+            // The same way out of several faults is shown once, behind the last of them.
+            let again = self.items[index + 1..].iter().any(|later| later.hint == item.hint);
+            if let Some(hint) = item.hint.as_ref().filter(|_| !again) {
+                out.push_str(&format!("{}hint{}: {}\n", paint.hint, paint.reset, printable(hint)));
+            }
+        }
+        out
+    }
+
+    fn render_item(&self, item: &Diagnostic, paint: &Paint, out: &mut String) {
+        let (word, strong) = match item.severity {
+            Severity::Error => ("error", paint.error),
+            Severity::Warning => ("warning", paint.warning),
+        };
+        let (frame, reset) = (paint.frame, paint.reset);
+        out.push_str(&format!("{strong}{word}{reset}: {}\n", printable(&item.message)));
+        let Some(place) = &item.place else {
+            if let Some(Source::File { name, .. }) = self.sources.first() {
+                out.push_str(&format!(" {frame}-->{reset} {}\n", printable(name)));
+            }
+            return;
+        };
+        let (name, text, number, shift) = match self.sources.get(place.source) {
+            Some(Source::File { name, text }) => (name.as_str(), text.clone(), true, 0),
+            Some(Source::Override(text)) => ("command line", format!("--set {text}"), false, "--set ".len()),
+            None => return,
+        };
+        let found = Excerpt::find(&text, place.span.start + shift..place.span.end + shift);
+        let (position, gutter) = match number {
+            true => (format!("{name}:{}:{}", found.line, found.column), found.line.to_string()),
+            false => (name.to_owned(), " ".to_owned()),
+        };
+        let margin = " ".repeat(gutter.len());
+        let carets = format!("{}{}", " ".repeat(found.indent), "^".repeat(found.carets));
+        let label = item.label.as_deref().map(printable).unwrap_or_default();
+        out.push_str(&format!("{margin}{frame}-->{reset} {}\n", printable(&position)));
+        out.push_str(&format!("{margin} {frame}|{reset}\n"));
+        out.push_str(&format!("{frame}{gutter} |{reset} {}\n", found.text));
+        out.push_str(format!("{margin} {frame}|{reset} {strong}{carets} {label}{reset}").trim_end());
+        out.push('\n');
+    }
 }
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, item) in self.items.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{item}")?;
-        }
-        match &self.hint {
-            Some(hint) => writeln!(f, "hint: {hint}"),
-            None => Ok(()),
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// Escapes for the parts of a paragraph.
+struct Paint {
+    error: &'static str,
+    warning: &'static str,
+    frame: &'static str,
+    hint: &'static str,
+    reset: &'static str,
+}
+
+impl Paint {
+    const PLAIN: Self = Self { error: "", warning: "", frame: "", hint: "", reset: "" };
+    const COLOR: Self =
+        Self { error: "\x1b[1;31m", warning: "\x1b[1;33m", frame: "\x1b[34m", hint: "\x1b[36m", reset: "\x1b[0m" };
+}
+
+/// A longer line is shown in part.
+const WIDEST: usize = 160;
+/// Of a line shown in part, this much stands before the place.
+const BEFORE: usize = 60;
+const TAB: &str = "    ";
+
+/// The line of a place, as it is shown.
+struct Excerpt {
+    /// From 1.
+    line: usize,
+    /// From 1, in characters.
+    column: usize,
+    text: String,
+    /// Columns before the carets.
+    indent: usize,
+    carets: usize,
+}
+
+impl Excerpt {
+    /// Any span is fine, also behind the end or inside a character. Of several lines the first is shown.
+    fn find(text: &str, span: Range<usize>) -> Self {
+        let start = floor_boundary(text, span.start);
+        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text[line_start..].lines().next().unwrap_or_default();
+        let line_end = line_start + line.len();
+        // A span may start behind the line's last character: at its end, say.
+        let start_in_line = start.min(line_end);
+        let end = floor_boundary(text, span.end).clamp(start_in_line, line_end);
+
+        let before = &text[line_start..start_in_line];
+        let column = before.chars().count();
+        let skip = if line.chars().count() > WIDEST { column.saturating_sub(BEFORE) } else { 0 };
+        let shown = |text: &str, skip: usize, take: usize| -> String {
+            text.chars()
+                .skip(skip)
+                .take(take)
+                .map(|c| if c == '\t' { TAB.to_owned() } else { printable_char(c).to_string() })
+                .collect()
+        };
+        let ellipsis = if skip > 0 { "…" } else { "" };
+        let cut = if line.chars().count() > skip + WIDEST { "…" } else { "" };
+        let indent = ellipsis.chars().count() + shown(before, skip, usize::MAX).chars().count();
+        let visible = WIDEST.saturating_sub(column - skip);
+        let carets = shown(&text[start_in_line..end], 0, visible).chars().count().max(1);
+        Self {
+            line: text[..line_start].matches('\n').count() + 1,
+            column: column + 1,
+            text: format!("{ellipsis}{}{cut}", shown(line, skip, WIDEST)),
+            indent,
+            carets,
         }
     }
 }
 
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
-        if let Some(place) = &self.place {
-            place.show(f, &self.label)?;
-        }
-        match &self.help {
-            Some(help) => writeln!(f, "help: {help}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Place {
-    /// The line with the span underlined; columns are counted in characters, from 1.
-    fn show(&self, f: &mut fmt::Formatter<'_>, label: &str) -> fmt::Result {
-        let start = floor_boundary(&self.text, self.span.start);
-        let end = floor_boundary(&self.text, self.span.end).max(start);
-        let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
-        let number = self.text[..start].matches('\n').count() + 1;
-        let shown = |text: &str| text.replace('\t', "    ").replace('\r', "");
-        let before = shown(&self.text[line_start..start]).chars().count();
-        let width = shown(&self.text[start..end.min(line_end)]).chars().count().max(1);
-        let column = self.text[line_start..start].chars().count() + 1;
-        let gutter = " ".repeat(number.to_string().len());
-        writeln!(f, "{gutter}--> {}:{number}:{column}", self.source_name)?;
-        writeln!(f, "{gutter} |")?;
-        writeln!(f, "{number} | {}", shown(&self.text[line_start..line_end]))?;
-        let marks = format!("{}{} {label}", " ".repeat(before), "^".repeat(width));
-        writeln!(f, "{gutter} | {}", marks.trim_end())
-    }
-}
-
+/// The last boundary of a character that is not behind `index`.
 fn floor_boundary(text: &str, index: usize) -> usize {
-    let mut index = index.min(text.len());
-    while !text.is_char_boundary(index) {
-        index -= 1;
-    }
-    index
+    let index = index.min(text.len());
+    (0..=index).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
 }
+
+/// Text from a file can't move the cursor or change colours.
+fn printable(text: &str) -> String {
+    text.chars().map(printable_char).collect()
+}
+
+fn printable_char(c: char) -> char {
+    // Besides control characters: those that turn the direction of writing.
+    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if c.is_control() || turns { char::REPLACEMENT_CHARACTER } else { c }
+}
+
+#[cfg(test)]
+mod tests;

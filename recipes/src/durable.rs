@@ -228,12 +228,15 @@ impl AppendFile {
     /// [`DurableError`] when it can't be opened or cut.
     pub fn open(path: &Path, keep: u64) -> Result<Self, DurableError> {
         let failed = |error| DurableError::new("open", path, error);
+        let is_new = !path.exists();
         let file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();
         if found > keep {
             file.set_len(keep).and_then(|()| file.sync_all()).map_err(failed)?;
         }
-        sync_dir(parent(path))?;
+        if is_new {
+            sync_dir(parent(path))?;
+        }
         Ok(Self { path: path.to_owned(), file, len: found.min(keep), torn: false })
     }
 
@@ -305,7 +308,8 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).expect("readable");
-        let mut names: Vec<_> = entries.map(|entry| entry.expect("entry").file_name().to_string_lossy().into()).collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.expect("entry").file_name().to_string_lossy().into()).collect();
         names.sort();
         names
     }

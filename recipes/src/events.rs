@@ -4,7 +4,8 @@
 //! Must not depend on: where lines come from or go to (that is [`EventLog`] and [`EventReader`]).
 //!
 //! JSON has no NaN and no infinities. Where a measured number isn't finite, it is written as the string `"NaN"`,
-//! `"Infinity"` or `"-Infinity"`, so that a diverged loss stays visible; `null` is read as NaN as well.
+//! `"Infinity"` or `"-Infinity"`, so that a diverged loss stays visible; `null` is read as NaN as well. Numbers are
+//! written to the bit and read to about 15 digits, as serde_json does.
 //!
 //! The schema grows by new kinds and by new optional fields; readers skip kinds and fields that they don't know.
 
@@ -145,10 +146,7 @@ impl EventKind {
 
     /// Whether the event says how an attempt ended.
     pub fn is_end(&self) -> bool {
-        matches!(
-            self,
-            Self::Finished { .. } | Self::Interrupted { .. } | Self::Diverged { .. } | Self::Failed { .. }
-        )
+        matches!(self, Self::Finished { .. } | Self::Interrupted { .. } | Self::Diverged { .. } | Self::Failed { .. })
     }
 }
 

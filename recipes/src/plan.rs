@@ -1,22 +1,26 @@
-//! The plan: what a run is declared to be, with every default explicit.
+//! What a run is declared to be, with nothing left open.
 //!
-//! Responsible for: plain, immutable, hashed data. Values are checked before a plan exists (see `recipe`).
-//! Must not depend on: TOML spans, files.
+//! Responsible for: the plan's fields, its form as `plan.toml` and its hash. A plan is made from a recipe by
+//! [`crate::recipe::RecipeFile::plan`] and never changes afterwards.
+//! Must not depend on: recipes, files on disk.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use thiserror::Error;
+use toml::{Table, Value};
 
 use crate::schema;
 
-/// Everything that decides a run. Paths are absolute.
+/// A run, declared. All paths are absolute; every default is written out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
+    /// How the run's name begins: `[a-z0-9-]+`.
     pub name: String,
-    /// A directory, a GGUF file, or `hf:owner/name`.
-    pub base: String,
+    pub base: Base,
     pub quantization: Quantization,
     pub allow_download: bool,
     pub seed: u64,
@@ -29,30 +33,14 @@ pub struct Plan {
     pub export: ExportPlan,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Quantization {
-    /// 4-bit NormalFloat with double quantisation.
-    Nf4,
-    /// The blocks of a GGUF file as they are.
-    Native,
-    None,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The table `[adapter]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdapterPlan {
     pub kind: AdapterKind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdapterKind {
-    Lora,
-    /// No adapter: every weight is trained.
-    Full,
-}
-
+/// The table `[lora]`, PEFT's names. Without a meaning in full training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraPlan {
@@ -61,54 +49,19 @@ pub struct LoraPlan {
     pub dropout: f64,
     pub use_rslora: bool,
     pub target_modules: TargetModules,
-    /// A PEFT adapter to start from.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Directory of a PEFT adapter to start from. It decides rank, alpha, use_rslora and target_modules.
     pub init: Option<PathBuf>,
 }
 
-/// Which linear layers get an adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum TargetModules {
-    /// The word `all-linear`: every linear layer except the head.
-    All(AllLinear),
-    /// Module names or their last parts: `q_proj`, `model.layers.3.mlp.up_proj`.
-    List(Vec<String>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AllLinear {
-    #[serde(rename = "all-linear")]
-    AllLinear,
-}
-
-impl TargetModules {
-    /// The names of a list; empty for `all-linear`.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        let list: &[String] = match self {
-            Self::All(_) => &[],
-            Self::List(names) => names,
-        };
-        list.iter().map(String::as_str)
-    }
-
-    /// The entry that selects `module`: the module itself for `all-linear`, or the listed name that equals it or its
-    /// last parts.
-    pub fn matching<'a>(&'a self, module: &'a str) -> Option<&'a str> {
-        let selects =
-            |name: &&str| module == *name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'));
-        match self {
-            Self::All(_) => Some(module),
-            Self::List(_) => self.names().find(selects),
-        }
-    }
-}
-
+/// The table `[data]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataPlan {
+    /// At least one.
     pub train: Vec<PathBuf>,
+    /// Empty without an eval split of its own.
     pub eval: Vec<PathBuf>,
+    /// Share of `train` to hold out, by the seed; 0 when `eval` isn't empty.
     pub eval_fraction: f64,
     pub format: DataFormat,
     pub messages_column: String,
@@ -122,37 +75,12 @@ pub struct DataPlan {
     pub shuffle: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DataFormat {
-    Auto,
-    Messages,
-    PromptCompletion,
-    Text,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrainOn {
-    Assistant,
-    LastAssistant,
-    All,
-}
-
-/// What happens to a row that is longer than `max_seq_len`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Overflow {
-    Error,
-    Drop,
-    Truncate,
-}
-
+/// The table `[training]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingPlan {
     pub epochs: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Optimizer steps; whichever of `epochs` and `max_steps` comes first.
     pub max_steps: Option<u64>,
     /// Sequences.
     pub micro_batch_size: usize,
@@ -160,78 +88,255 @@ pub struct TrainingPlan {
     pub learning_rate: f64,
     pub schedule: Schedule,
     pub warmup_ratio: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Optimizer steps; goes before `warmup_ratio`.
     pub warmup_steps: Option<u64>,
     pub weight_decay: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub epsilon: f64,
+    /// 0 turns clipping off.
     pub max_grad_norm: f64,
     pub recompute: Recompute,
+    /// Optimizer steps.
     pub log_every: u64,
+    /// Optimizer steps; 0 saves only at the end.
     pub save_every: u64,
     pub keep_checkpoints: usize,
 }
 
-impl Default for TrainingPlan {
-    /// The defaults of the schema.
-    fn default() -> Self {
-        schema::defaults("training")
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    Constant,
-    Linear,
-    Cosine,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Recompute {
-    Auto,
-    On,
-    Off,
-}
-
+/// The table `[evaluation]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationPlan {
-    /// Optimizer steps; 0 = before and after training only.
+    /// Optimizer steps; 0 evaluates at the start and the end.
     pub every: u64,
-    /// Held-out prompts.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
     pub max_new_tokens: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The table `[export]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportPlan {
     pub adapter: bool,
     pub merged: bool,
 }
 
+/// Defaults come from the schema, so that they are written once.
+macro_rules! default_from_schema {
+    ($($plan:ty = $table:literal),*) => {$(
+        impl Default for $plan {
+            fn default() -> Self {
+                schema::defaults($table)
+            }
+        }
+    )*};
+}
+default_from_schema!(
+    AdapterPlan = "adapter",
+    LoraPlan = "lora",
+    TrainingPlan = "training",
+    EvaluationPlan = "evaluation",
+    ExportPlan = "export"
+);
+
+/// The base model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum Base {
+    /// A Hugging Face directory or a GGUF file.
+    Local(PathBuf),
+    /// `owner/name` or `owner/name@revision`, without the `hf:`.
+    Hub(String),
+}
+
+impl Base {
+    /// The path of a local base.
+    pub fn local(&self) -> Option<&Path> {
+        match self {
+            Self::Local(path) => Some(path),
+            Self::Hub(_) => None,
+        }
+    }
+
+    /// Whether it is a GGUF file, by its extension.
+    pub fn is_gguf(&self) -> bool {
+        let extension = self.local().and_then(Path::extension);
+        extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    }
+}
+
+impl From<String> for Base {
+    fn from(text: String) -> Self {
+        match text.strip_prefix("hf:") {
+            Some(name) => Self::Hub(name.to_owned()),
+            None => Self::Local(text.into()),
+        }
+    }
+}
+
+impl From<Base> for String {
+    fn from(base: Base) -> Self {
+        base.to_string()
+    }
+}
+
+/// As it stands in a recipe.
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(path) => write!(f, "{}", path.display()),
+            Self::Hub(name) => write!(f, "hf:{name}"),
+        }
+    }
+}
+
+/// An enum of a recipe's choices. Their names are those of the schema, which a test compares.
+macro_rules! choices {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$variant_doc])* $variant),* }
+    )*};
+}
+choices! {
+    /// How the frozen base lies in memory.
+    Quantization {
+        /// NF4 in blocks of 64 with double quantisation.
+        Nf4,
+        /// A GGUF's own blocks.
+        Native,
+        /// Dense.
+        None
+    }
+    /// What is trained.
+    AdapterKind { Lora, Full }
+    /// How a row of data is built.
+    DataFormat {
+        /// By the columns that are there.
+        Auto, Messages, PromptCompletion, Text
+    }
+    /// Which tokens have a label.
+    TrainOn { Assistant, LastAssistant, All }
+    /// What becomes of a row that is longer than `max_seq_len`.
+    Overflow { Error, Drop, Truncate }
+    /// How the learning rate falls behind the warm-up.
+    Schedule { Cosine, Linear, Constant }
+    /// Whether activations are computed again in the backward pass.
+    Recompute { Auto, On, Off }
+}
+
+/// Which linear layers get an adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WordOrList", into = "WordOrList")]
+pub enum TargetModules {
+    /// Every linear layer of the blocks, not the output head.
+    AllLinear,
+    /// Module names, matched as PEFT matches them: the whole name or its end behind a dot.
+    List(Vec<String>),
+}
+
+/// [`TargetModules`] as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WordOrList {
+    Word(Word),
+    List(Vec<String>),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Word {
+    #[serde(rename = "all-linear")]
+    AllLinear,
+}
+
+impl From<WordOrList> for TargetModules {
+    fn from(written: WordOrList) -> Self {
+        match written {
+            WordOrList::Word(Word::AllLinear) => Self::AllLinear,
+            WordOrList::List(names) => Self::List(names),
+        }
+    }
+}
+
+impl From<TargetModules> for WordOrList {
+    fn from(modules: TargetModules) -> Self {
+        match modules {
+            TargetModules::AllLinear => Self::Word(Word::AllLinear),
+            TargetModules::List(names) => Self::List(names),
+        }
+    }
+}
+
+impl TargetModules {
+    /// The names of a list; none for `all-linear`.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let names: &[String] = match self {
+            Self::AllLinear => &[],
+            Self::List(names) => names,
+        };
+        names.iter().map(String::as_str)
+    }
+
+    /// The entry that selects the linear layer `module`, say `model.layers.0.self_attn.q_proj`.
+    pub fn matching(&self, module: &str) -> Option<&str> {
+        let is_match =
+            |name: &&str| module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        match self {
+            Self::AllLinear => Some("all-linear"),
+            Self::List(_) => self.names().find(is_match),
+        }
+    }
+}
+
+/// Why `plan.toml` can't be read.
+#[derive(Debug, Error)]
+#[error("no plan of this version of tonfall: {0}")]
+pub struct PlanError(#[from] toml::de::Error);
+
 impl Plan {
-    /// Canonical TOML: every key, in the schema's order, each with its line of explanation.
+    /// `plan.toml`: every key with its comment.
     pub fn to_toml(&self) -> String {
-        let value = toml::Value::try_from(self).unwrap_or_else(|error| unreachable!("a plan is plain data: {error}"));
-        schema::document(&value)
+        let values = Table::try_from(self).expect("a plan has UTF-8 paths and numbers that TOML has");
+        let mut text =
+            String::from("# The plan of this run, every value written out. Changing this file changes nothing.\n");
+        for (table, about) in schema::TABLES {
+            text.push_str(&match table {
+                "" => String::new(),
+                table => format!("\n[{table}]  # {about}\n"),
+            });
+            let inner = if table.is_empty() { Some(&values) } else { values.get(table).and_then(Value::as_table) };
+            for key in schema::table(table) {
+                let name = key.split().1;
+                text.push_str(&match inner.and_then(|inner| inner.get(name)) {
+                    Some(value) => format!("{name} = {value}  # {}\n", key.doc),
+                    None => format!("# {name} is not set: {}\n", key.doc),
+                });
+            }
+        }
+        text
     }
 
     /// Reads what [`Plan::to_toml`] wrote.
     ///
     /// # Errors
-    /// When the text is not a complete plan.
-    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
-        toml::from_str(text)
+    /// When a key is missing, unknown or of the wrong type.
+    pub fn from_toml(text: &str) -> Result<Self, PlanError> {
+        Ok(toml::from_str(text)?)
     }
 
-    /// SHA-256 of the plan's canonical form, in hexadecimal.
+    /// SHA-256 of the plan as JSON, fields in order, in hexadecimal.
     pub fn hash(&self) -> String {
-        let digest = Sha256::digest(self.to_toml().as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        let canonical = serde_json::to_vec(self).expect("a plan has UTF-8 paths");
+        hex(&Sha256::digest(canonical))
     }
 }
+
+/// Small hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,336 +1,270 @@
-//! From the text of a recipe to a plan.
+//! From the text of a recipe to a plan, or to everything that is wrong with it.
 //!
-//! Responsible for: reading TOML with places, applying overrides, checking every key against the schema, filling in
-//! defaults. All faults are collected.
-//! Must not depend on: what a plan is used for.
+//! Responsible for: parsing, overrides, unknown and missing keys, and putting the plan together.
+//! Must not depend on: what single values may be (`values.rs`), what they mean together (`rules.rs`).
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{self, Path, PathBuf};
 
+use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
-use toml_edit::{Document, Item, TableLike};
 
-use crate::diagnostics::{Diagnostic, Diagnostics, Place};
+use crate::diagnostics::{Diagnostic, Diagnostics, Place, Source};
+use crate::overrides;
 use crate::plan::Plan;
 use crate::rules;
-use crate::schema::{self, Default, KEYS, Key, Kind};
+use crate::schema::{self, KEYS, Key, KeyDefault, Kind, TABLES};
+use crate::suggest;
+use crate::values::{self, Folders, Given};
 
-/// One value of a recipe or override.
+/// A recipe is written by hand.
+const MAX_RECIPE: u64 = 1 << 20;
+
+/// What was written: paths and values.
+pub(crate) type Entries<'a> = Vec<(String, Given<'a>)>;
+
+/// The text of a recipe and where it came from. Paths in it are relative to the folder of `path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecipeFile {
+    pub path: PathBuf,
+    pub source: String,
+}
+
+impl RecipeFile {
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is no text.
+    pub fn read(path: &Path) -> Result<Self, Diagnostics> {
+        let fault = |message: String| Diagnostics::of_file(path, "", vec![Diagnostic::error(message)]);
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_RECIPE + 1).read_to_end(&mut bytes));
+        read.map_err(|error| fault(format!("can't read the recipe: {error}")))?;
+        if bytes.len() as u64 > MAX_RECIPE {
+            return Err(fault(format!("the recipe is longer than {MAX_RECIPE} bytes")));
+        }
+        match String::from_utf8(bytes) {
+            Ok(source) => Ok(Self { path: path.to_owned(), source }),
+            Err(error) => {
+                let offset = error.utf8_error().valid_up_to();
+                Err(fault(format!("the recipe is not UTF-8: look at byte {offset}")))
+            }
+        }
+    }
+
+    /// Reads a recipe and makes its plan.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<(Self, Plan), Diagnostics> {
+        let recipe = Self::read(path)?;
+        let plan = recipe.plan(overrides)?;
+        Ok((recipe, plan))
+    }
+
+    /// The plan of this recipe, with `overrides` (`key=value`) in the place of its values.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the recipe and the overrides. When either is no TOML, only that.
+    pub fn plan(&self, overrides: &[String]) -> Result<Plan, Diagnostics> {
+        let plan = self.make_plan(overrides);
+        plan.map_err(|mut items| {
+            items.sort_by_key(|item| {
+                item.place.as_ref().map_or((usize::MAX, 0), |place| (place.source, place.span.start))
+            });
+            let file = Source::File { name: self.path.display().to_string(), text: self.source.clone() };
+            let overrides = overrides.iter().map(|text| Source::Override(text.clone()));
+            Diagnostics { sources: std::iter::once(file).chain(overrides).collect(), items }
+        })
+    }
+
+    fn make_plan(&self, overrides: &[String]) -> Result<Plan, Vec<Diagnostic>> {
+        let (mut entries, mut faults) = parse(&self.source)?;
+        for (index, text) in overrides.iter().enumerate() {
+            match overrides::parse(text, index + 1) {
+                // An override takes the place of a key; of an unknown key it doesn't hide the other mistake.
+                Ok(given) => {
+                    entries.retain(|(path, _)| {
+                        schema::find(path).is_none() || given.iter().all(|(other, _)| other != path)
+                    });
+                    entries.extend(given);
+                }
+                Err(more) => faults.extend(more),
+            }
+        }
+        let (folder, current) = self.folders()?;
+        let folders = Folders { recipe: &folder, current: &current };
+        let mut settings = Settings::default();
+        for (path, given) in entries {
+            match schema::find(&path) {
+                Some(key) => {
+                    let value = values::check(key, &given, &folders).map_err(|more| faults.extend(more)).ok();
+                    settings.0.insert(key.path, Setting { value, key: given.key, place: given.place });
+                }
+                None => faults.push(unknown_key(&path, given.key, &self.path)),
+            }
+        }
+        faults.extend(KEYS.iter().filter(|key| settings.explicit(key.path).is_none()).filter_map(missing));
+        faults.extend(rules::check(&settings));
+        match faults.is_empty() {
+            true => Ok(settings.into_plan(&self.path, &current)),
+            false => Err(faults),
+        }
+    }
+
+    /// The recipe's folder and the current one, absolute.
+    fn folders(&self) -> Result<(PathBuf, PathBuf), Vec<Diagnostic>> {
+        let fault = |error| vec![Diagnostic::error(format!("can't tell the current directory: {error}"))];
+        let recipe = path::absolute(&self.path).map_err(fault)?;
+        let current = path::absolute(".").map_err(fault)?;
+        Ok((recipe.parent().unwrap_or(&recipe).to_owned(), current))
+    }
+}
+
+/// The entries of a recipe, and faults that leave the rest of it readable.
+fn parse(source: &str) -> Result<(Entries<'_>, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let (document, errors) = DeTable::parse_recoverable(source);
+    if errors.is_empty() {
+        return Ok(flatten(document.get_ref(), 0));
+    }
+    // What a broken line was meant to say is guesswork: only the syntax is reported, but all of it.
+    let fault = |error: &toml::de::Error| {
+        let place = Place::new(0, error.span().unwrap_or(source.len()..source.len()));
+        Diagnostic::error("this is not TOML").at(place).label(error.message())
+    };
+    Err(errors.iter().map(fault).collect())
+}
+
+/// The entries of a document, and what has no place in a recipe at all.
+pub(crate) fn flatten<'a>(document: &DeTable<'a>, source: usize) -> (Entries<'a>, Vec<Diagnostic>) {
+    let (mut entries, mut faults) = (Entries::new(), Vec::new());
+    let mut tables = vec![(String::new(), document)];
+    while let Some((prefix, table)) = tables.pop() {
+        for (key, value) in table {
+            let path = format!("{prefix}{}", bare_or_quoted(key.get_ref()));
+            let place = Place::new(source, key.span());
+            let is_table = TABLES.iter().any(|(name, _)| *name == path);
+            match value.get_ref() {
+                DeValue::Table(inner) if is_table => tables.push((format!("{path}."), inner)),
+                DeValue::Table(_) if schema::find(&path).is_none() => faults.push(unknown_table(&path, place)),
+                _ if is_table => {
+                    let fault = Diagnostic::error(format!("`{path}` must be a table")).at(place);
+                    faults.push(fault.label(format!("write [{path}] and its keys below")));
+                }
+                written => {
+                    let given = Given { value: written.clone(), key: place, place: Place::new(source, value.span()) };
+                    entries.push((path, given));
+                }
+            }
+        }
+    }
+    (entries, faults)
+}
+
+/// A key that holds a dot itself must not pass for a key in a table.
+fn bare_or_quoted(key: &str) -> String {
+    let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if is_bare { key.to_owned() } else { format!("{key:?}") }
+}
+
+fn unknown_key(path: &str, place: Place, recipe: &Path) -> Diagnostic {
+    let in_file = place.source == 0;
+    let fault = Diagnostic::error(format!("unknown key `{path}`")).at(place);
+    let fault = fault.hint(format!("`tonfall check {}` lists every key", recipe.display()));
+    let table = |path: &str| path.rsplit_once('.').map_or("", |(table, _)| table).to_owned();
+    match suggest::key(path) {
+        // In the file the table stands above; behind `--set` it is part of the key.
+        Some(meant) if in_file && table(meant) == table(path) => {
+            fault.label(format!("did you mean `{}`?", meant.rsplit('.').next().unwrap_or(meant)))
+        }
+        Some(meant) => fault.label(format!("did you mean `{meant}`?")),
+        None => fault,
+    }
+}
+
+fn unknown_table(path: &str, place: Place) -> Diagnostic {
+    let fault = Diagnostic::error(format!("unknown table `{path}`")).at(place);
+    let names = TABLES.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
+    match suggest::word(path, names.clone()) {
+        Some(meant) => fault.label(format!("did you mean `{meant}`?")),
+        None => fault.label(format!("the tables are {}", names.collect::<Vec<_>>().join(", "))),
+    }
+}
+
+fn missing(key: &Key) -> Option<Diagnostic> {
+    let KeyDefault::Required(example) = key.default else { return None };
+    let (table, name) = key.split();
+    let place = if table.is_empty() { "at the top".to_owned() } else { format!("under [{table}]") };
+    let fault = Diagnostic::error(format!("`{}` is missing", key.path));
+    Some(fault.hint(format!("write `{name} = \"{example}\"` {place}: {}", key.doc)))
+}
+
+/// A key that a recipe or an override sets.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    path: String,
-    pub(crate) value: Value,
-    pub(crate) value_place: Place,
+pub(crate) struct Setting {
+    /// `None` when it is faulty, which was reported.
+    pub(crate) value: Option<Value>,
+    /// Of the key.
+    pub(crate) key: Place,
+    /// Of the value.
+    pub(crate) place: Place,
 }
 
-/// Everything that was set, later entries before earlier ones in effect.
-#[derive(Debug, std::default::Default)]
-pub(crate) struct Entries(Vec<Entry>);
+/// What a recipe and its overrides set, checked key by key.
+#[derive(Debug, Default)]
+pub(crate) struct Settings(BTreeMap<&'static str, Setting>);
 
-impl Entries {
-    /// The entry in effect for a dotted path.
-    pub(crate) fn get(&self, path: &str) -> Option<&Entry> {
-        self.0.iter().rev().find(|entry| entry.path == path)
+impl Settings {
+    /// What was written for a key.
+    pub(crate) fn explicit(&self, path: &str) -> Option<&Setting> {
+        self.0.get(path)
     }
-}
 
-/// Reads a recipe file; `overrides` are `key=value` texts that win over the file.
-///
-/// # Errors
-/// Every fault of the recipe at once.
-pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, Diagnostics> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        single(
-            format!("can't read the recipe {}: {error}", path.display()),
-            "give the path of a recipe; `tonfall init DIR` writes one",
-        )
-    })?;
-    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let shown = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    let mut diagnostics = resolve(&shown, &text, overrides, &folder, &stem);
-    if let Err(faults) = &mut diagnostics {
-        faults.hint =
-            Some(format!("`tonfall check {}` shows all faults; docs/recipes.md lists every key", path.display()));
-    }
-    diagnostics
-}
-
-/// Reads a recipe's text; relative paths are taken from `folder`, the name defaults to `stem`.
-///
-/// # Errors
-/// Every fault of the recipe at once.
-pub fn resolve(
-    source_name: &str,
-    text: &str,
-    overrides: &[String],
-    folder: &Path,
-    stem: &str,
-) -> Result<Plan, Diagnostics> {
-    let mut faults = Vec::new();
-    let mut entries = Entries::default();
-    read(source_name, text, &mut entries, &mut faults);
-    for set in overrides {
-        read_override(set, &mut entries, &mut faults);
-    }
-    let mut plan = Table::new();
-    for key in KEYS {
-        if let Some(value) = value_of(key, &entries, folder, stem, &mut faults) {
-            insert(&mut plan, key, value);
+    /// The value of a key, written or default; `None` when it is unset or faulty.
+    pub(crate) fn value(&self, path: &str) -> Option<Value> {
+        match self.explicit(path) {
+            Some(setting) => setting.value.clone(),
+            None => schema::find(path)?.default_value(),
         }
     }
-    rules::check(&entries, &plan, &mut faults);
-    if !faults.is_empty() {
-        return Err(Diagnostics { items: faults, hint: None });
-    }
-    plan.try_into()
-        .map_err(|error: toml::de::Error| single(error.message().to_owned(), "this is a fault of tonfall's schema"))
-}
 
-fn single(message: String, help: &str) -> Diagnostics {
-    let item = Diagnostic { message, place: None, label: String::new(), help: Some(help.to_owned()) };
-    Diagnostics { items: vec![item], hint: None }
-}
-
-/// Adds the entries of one TOML text.
-fn read(source_name: &str, text: &str, entries: &mut Entries, faults: &mut Vec<Diagnostic>) {
-    let place = |span: Option<std::ops::Range<usize>>| Place {
-        source_name: source_name.to_owned(),
-        text: text.to_owned(),
-        span: span.unwrap_or(0..0),
-    };
-    match Document::parse(text) {
-        Err(error) => faults.push(Diagnostic {
-            message: format!("the recipe is not TOML: {}", error.message()),
-            place: Some(place(error.span())),
-            label: String::new(),
-            help: None,
-        }),
-        Ok(document) => walk("", document.as_table(), &place, entries, faults),
-    }
-}
-
-fn walk(
-    prefix: &str,
-    table: &dyn TableLike,
-    place: &dyn Fn(Option<std::ops::Range<usize>>) -> Place,
-    entries: &mut Entries,
-    faults: &mut Vec<Diagnostic>,
-) {
-    for (name, item) in table.iter() {
-        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
-        let key_place = place(table.key(name).and_then(toml_edit::Key::span));
-        match (item.as_table_like(), schema::find(&path)) {
-            (Some(inner), _) if schema::is_table(&path) => walk(&path, inner, place, entries, faults),
-            (_, Some(_)) => match plain(item) {
-                Some(value) => entries.0.push(Entry { path, value, value_place: place(item.span()) }),
-                None => faults.push(Diagnostic {
-                    message: format!("`{path}` is a key, not a table"),
-                    place: Some(key_place),
-                    label: String::new(),
-                    help: None,
-                }),
-            },
-            (None, None) if schema::is_table(&path) => faults.push(Diagnostic {
-                message: format!("`{path}` is a table, not a value"),
-                place: Some(key_place),
-                label: format!("write [{path}]"),
-                help: None,
-            }),
-            (_, None) => faults.push(unknown(&path, key_place)),
-        }
-    }
-}
-
-fn plain(item: &Item) -> Option<Value> {
-    let value = item.as_value()?;
-    let mut bare = value.clone();
-    bare.decor_mut().clear();
-    let table: Table = toml::from_str(&format!("value = {}", bare.to_string().trim())).ok()?;
-    table.get("value").filter(|value| !value.is_table()).cloned()
-}
-
-/// Adds one `key=value`. A value that is not TOML is taken as text.
-fn read_override(set: &str, entries: &mut Entries, faults: &mut Vec<Diagnostic>) {
-    let place = |span| Place { source_name: "--set".to_owned(), text: set.to_owned(), span };
-    let Some((path, value)) = set.split_once('=') else {
-        faults.push(Diagnostic {
-            message: "an override has the form key=value".to_owned(),
-            place: Some(place(0..set.len())),
-            label: String::new(),
-            help: Some("for example --set training.learning_rate=1e-4".to_owned()),
-        });
-        return;
-    };
-    let key_place = place(0..path.len());
-    let value_place = place(path.len() + 1..set.len());
-    let path = path.trim().to_owned();
-    if schema::find(&path).is_none() {
-        faults.push(unknown(&path, key_place));
-        return;
-    }
-    let parsed: Result<Table, _> = toml::from_str(&format!("value = {value}"));
-    let value = match parsed.ok().and_then(|mut table| table.remove("value")) {
-        Some(value) => value,
-        None => Value::String(value.to_owned()),
-    };
-    entries.0.push(Entry { path, value, value_place });
-}
-
-/// An unknown key, with the known one that is most like it.
-fn unknown(path: &str, place: Place) -> Diagnostic {
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let likeness = |key: &&Key| {
-        let whole = strsim::jaro_winkler(path, key.path);
-        let last = strsim::jaro_winkler(name, key.parts().1);
-        (whole.max(last) * 1e6) as u64
-    };
-    let best = KEYS.iter().max_by_key(likeness).filter(|key| likeness(key) > 750_000);
-    let same_table = |key: &Key| path.rsplit_once('.').map_or("", |(table, _)| table) == key.parts().0;
-    let label = best.map(|key| {
-        let shown = if same_table(key) { key.parts().1 } else { key.path };
-        format!("did you mean `{shown}`?")
-    });
-    let help = label.is_none().then(|| "docs/recipes.md lists every key".to_owned());
-    Diagnostic { message: format!("unknown key `{path}`"), place: Some(place), label: label.unwrap_or_default(), help }
-}
-
-/// The value of a key for the plan: what was set, checked, or the default.
-fn value_of(key: &Key, entries: &Entries, folder: &Path, stem: &str, faults: &mut Vec<Diagnostic>) -> Option<Value> {
-    let Some(entry) = entries.get(key.path) else {
-        if key.default == Default::Required {
-            faults.push(Diagnostic {
-                message: format!("the recipe has no `{}`", key.path),
-                place: None,
-                label: String::new(),
-                help: Some(format!("{} It is {}.", key.doc, key.kind.describe())),
-            });
-        }
-        return match key.kind {
-            Kind::Name => Some(Value::String(clean_name(stem))),
-            Kind::OutputDir => Some(Value::String(absolute(Path::new("runs")))),
-            _ => key.default_value(),
-        };
-    };
-    match check(key.kind, &entry.value, folder) {
-        Ok(value) => Some(value),
-        Err(fault) => {
-            faults.push(Diagnostic {
-                message: format!("`{}` {}", key.path, fault.message),
-                place: Some(entry.value_place.clone()),
-                label: fault.label,
-                help: None,
-            });
-            None
-        }
-    }
-}
-
-struct Fault {
-    message: String,
-    label: String,
-}
-
-/// Checks a value and brings it into the plan's form: paths absolute, single paths as lists, whole numbers as floats.
-fn check(kind: Kind, value: &Value, folder: &Path) -> Result<Value, Fault> {
-    let wrong =
-        || Fault { message: format!("must be {}", kind.describe()), label: format!("this is {}", type_name(value)) };
-    let range = || Fault { message: format!("must be {}", kind.describe()), label: "out of range".to_owned() };
-    let existing = |text: &str| {
-        let path = folder.join(text);
-        match path.exists() {
-            true => Ok(Value::String(absolute(&path))),
-            false => Err(Fault {
-                message: "names a file that does not exist".to_owned(),
-                label: format!("looked for {}", absolute(&path)),
-            }),
-        }
-    };
-    match (kind, value) {
-        (Kind::Text, Value::String(_)) | (Kind::Bool, Value::Boolean(_)) => Ok(value.clone()),
-        (Kind::Name, Value::String(text)) => match !text.is_empty() && *text == clean_name(text) {
-            true => Ok(value.clone()),
-            false => Err(Fault {
-                message: format!("must be {}", kind.describe()),
-                label: format!("try `{}`", clean_name(text)),
-            }),
-        },
-        (Kind::Base, Value::String(text)) if text.starts_with("hf:") => {
-            match text["hf:".len()..]
-                .split('@')
-                .next()
-                .is_some_and(|id| id.split('/').filter(|part| !part.is_empty()).count() == 2)
-            {
-                true => Ok(value.clone()),
-                false => Err(Fault { message: "must have the form hf:owner/name".to_owned(), label: String::new() }),
+    /// The plan. Every key was checked against the schema, which a test compares with the plan.
+    fn into_plan(self, recipe: &Path, current: &Path) -> Plan {
+        let mut plan = Table::new();
+        for key in KEYS {
+            let value = match self.value(key.path) {
+                Some(Value::String(folder)) if matches!(key.kind, Kind::NewDirectory) => {
+                    Some(Value::String(current.join(folder).to_string_lossy().into_owned()))
+                }
+                None if key.path == "name" => Some(Value::String(name_of(recipe))),
+                value => value,
+            };
+            let (table, name) = key.split();
+            let table = match table {
+                "" => Some(&mut plan),
+                table => plan.entry(table).or_insert_with(|| Value::Table(Table::new())).as_table_mut(),
+            };
+            if let Some((table, value)) = table.zip(value) {
+                table.insert(name.to_owned(), value);
             }
         }
-        (Kind::Base | Kind::Path, Value::String(text)) => existing(text),
-        (Kind::OutputDir, Value::String(text)) => Ok(Value::String(absolute(Path::new(text)))),
-        (Kind::Paths, Value::String(text)) => Ok(Value::Array(vec![existing(text)?])),
-        (Kind::Paths, Value::Array(paths)) => {
-            let each = paths.iter().map(|path| existing(path.as_str().ok_or_else(wrong)?));
-            Ok(Value::Array(each.collect::<Result<_, _>>()?))
-        }
-        (Kind::Integer { min, max }, Value::Integer(number)) => match (min..=max).contains(number) {
-            true => Ok(value.clone()),
-            false => Err(range()),
-        },
-        (Kind::Float { min, max, open }, Value::Integer(_) | Value::Float(_)) => {
-            let number = value.as_float().or(value.as_integer().map(|whole| whole as f64)).unwrap_or(f64::NAN);
-            let below = number < min || open.0 && number == min;
-            let above = number > max || open.1 && number == max;
-            match number.is_finite() && !below && !above {
-                true => Ok(Value::Float(number)),
-                false => Err(range()),
-            }
-        }
-        (Kind::Choice(words), Value::String(word)) => match words.contains(&word.as_str()) {
-            true => Ok(value.clone()),
-            false => {
-                let closest = words.iter().max_by_key(|known| (strsim::jaro_winkler(known, word) * 1e6) as u64);
-                let label = closest.map(|known| format!("did you mean \"{known}\"?")).unwrap_or_default();
-                Err(Fault { message: format!("must be one of {}", kind.describe()), label })
-            }
-        },
-        (Kind::Modules, Value::String(word)) if word == "all-linear" => Ok(value.clone()),
-        (Kind::Modules, Value::Array(names)) if !names.is_empty() && names.iter().all(Value::is_str) => {
-            Ok(value.clone())
-        }
-        _ => Err(wrong()),
+        let mut plan: Plan = plan.try_into().expect("the schema's rows fit the plan's fields");
+        rules::settle(&mut plan);
+        plan
     }
 }
 
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::String(_) => "text",
-        Value::Integer(_) => "a whole number",
-        Value::Float(_) => "a number",
-        Value::Boolean(_) => "true or false",
-        Value::Datetime(_) => "a date",
-        Value::Array(_) => "a list",
-        Value::Table(_) => "a table",
+/// The recipe's file name as a run's name.
+fn name_of(recipe: &Path) -> String {
+    let stem = recipe.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(48).collect();
+    match name.trim_matches('-') {
+        "" => "run".to_owned(),
+        name => name.to_owned(),
     }
 }
 
-fn clean_name(text: &str) -> String {
-    let lower = text.to_lowercase();
-    let words: Vec<&str> = lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    if words.is_empty() { "run".to_owned() } else { words.join("-") }
-}
-
-fn absolute(path: &Path) -> String {
-    let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
-    path.to_string_lossy().into_owned()
-}
-
-fn insert(plan: &mut Table, key: &Key, value: Value) {
-    let (table, name) = key.parts();
-    let holder = match table {
-        "" => plan,
-        _ => match plan.entry(table).or_insert_with(|| Value::Table(Table::new())) {
-            Value::Table(inner) => inner,
-            _ => return,
-        },
-    };
-    holder.insert(name.to_owned(), value);
-}
+#[cfg(test)]
+mod tests;

@@ -1,73 +1,205 @@
-//! Rules that tie several keys of a recipe together.
+//! Rules across keys.
+//!
+//! Responsible for: values that are fine alone and contradict each other. A key that would have no effect is such a
+//! contradiction: nothing that a recipe says is ignored.
+//! Must not depend on: how values are written.
 
-use toml::{Table, Value};
+use toml::Value;
 
-use crate::diagnostics::Diagnostic;
-use crate::recipe::Entries;
+use crate::diagnostics::{Diagnostic, Place};
+use crate::plan::{AdapterKind, Plan};
+use crate::recipe::Settings;
 
-/// Adds a fault for each rule that the plan breaks.
-pub(crate) fn check(entries: &Entries, plan: &Table, faults: &mut Vec<Diagnostic>) {
-    let text = |table: &str, name: &str| {
-        let holder = if table.is_empty() { Some(plan) } else { plan.get(table).and_then(Value::as_table) };
-        holder.and_then(|holder| holder.get(name)).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let mut fault = |path: &str, message: &str, label: &str, help: &str| {
-        faults.push(Diagnostic {
-            message: message.to_owned(),
-            place: entries.get(path).map(|entry| entry.value_place.clone()),
-            label: label.to_owned(),
-            help: Some(help.to_owned()),
-        });
-    };
-    let (base, quantization) = (text("", "base"), text("", "quantization"));
-    let full = text("adapter", "kind") == "full";
+/// Keys that have no effect when another key has a value.
+struct WithoutEffect {
+    when: &'static str,
+    /// `None`: any value.
+    is: Option<&'static str>,
+    keys: &'static [&'static str],
+    because: &'static str,
+}
 
-    if quantization == "native" && !base.is_empty() && !base.ends_with(".gguf") {
-        fault(
-            "quantization",
-            "`quantization = \"native\"` needs a GGUF base",
-            "this base is not a .gguf file",
-            "native keeps a GGUF file's own blocks; use \"nf4\" for other bases",
-        );
+const WITHOUT_EFFECT: &[WithoutEffect] = &[
+    WithoutEffect {
+        when: "adapter.kind",
+        is: Some("full"),
+        keys: &["lora.rank", "lora.alpha", "lora.dropout", "lora.use_rslora", "lora.target_modules", "lora.init"],
+        because: "full training has no adapter",
+    },
+    WithoutEffect {
+        when: "lora.init",
+        is: None,
+        keys: &["lora.rank", "lora.alpha", "lora.use_rslora", "lora.target_modules"],
+        because: "the adapter at `lora.init` decides it",
+    },
+    WithoutEffect {
+        when: "data.format",
+        is: Some("messages"),
+        keys: &["data.prompt_column", "data.completion_column", "data.text_column"],
+        because: "rows of this format have no such column",
+    },
+    WithoutEffect {
+        when: "data.format",
+        is: Some("prompt_completion"),
+        keys: &["data.messages_column", "data.text_column"],
+        because: "rows of this format have no such column",
+    },
+    WithoutEffect {
+        when: "data.format",
+        is: Some("text"),
+        keys: &["data.messages_column", "data.prompt_column", "data.completion_column"],
+        because: "rows of this format have no such column",
+    },
+];
+
+/// Every contradiction.
+pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
+    let mut faults = without_effect(settings);
+    let rules = [
+        full_is_dense,
+        native_is_gguf,
+        one_eval_split,
+        one_warmup,
+        something_to_evaluate,
+        something_to_export,
+        full_has_no_adapter,
+        text_has_no_assistant,
+    ];
+    faults.extend(rules.iter().filter_map(|rule| rule(settings)));
+    faults.extend(held_out_is_held_out(settings));
+    faults
+}
+
+/// Resolves what a rule decides instead of a default: full training writes no adapter.
+pub(crate) fn settle(plan: &mut Plan) {
+    if plan.adapter.kind == AdapterKind::Full {
+        plan.export.adapter = false;
     }
-    if full && quantization != "none" {
-        fault(
-            "adapter.kind",
-            "`adapter.kind = \"full\"` needs `quantization = \"none\"`",
-            "",
-            "weights of 4 bits can't be trained themselves; use \"none\", or train an adapter",
-        );
-    }
-    if full {
-        for key in crate::schema::KEYS.iter().filter(|key| key.parts().0 == "lora" && entries.get(key.path).is_some()) {
-            fault(
-                key.path,
-                &format!("`{}` has no effect with `adapter.kind = \"full\"`", key.path),
-                "",
-                "remove it, or use kind = \"lora\"",
-            );
+}
+
+fn without_effect(settings: &Settings) -> Vec<Diagnostic> {
+    let mut faults = Vec::new();
+    for rule in WITHOUT_EFFECT {
+        let Some(value) = settings.value(rule.when) else { continue };
+        if rule.is.is_some_and(|is| value.as_str() != Some(is)) {
+            continue;
         }
-        if entries.get("export.merged").is_some_and(|entry| entry.value == Value::Boolean(true)) {
-            fault(
-                "export.merged",
-                "there is nothing to merge with `adapter.kind = \"full\"`",
-                "",
-                "the whole model is written in any case",
-            );
+        let when = match rule.is {
+            Some(is) => format!("`{} = \"{is}\"`", rule.when),
+            None => format!("`{}`", rule.when),
+        };
+        for (key, setting) in rule.keys.iter().filter_map(|key| Some((key, settings.explicit(key)?))) {
+            let fault = Diagnostic::error(format!("`{key}` has no effect with {when}: {}", rule.because));
+            faults.push(fault.at(setting.key.clone()).label("remove this"));
         }
     }
-    if entries.get("training.warmup_steps").is_some() && entries.get("training.warmup_ratio").is_some() {
+    faults
+}
+
+fn full_is_dense(settings: &Settings) -> Option<Diagnostic> {
+    let wrong = is(settings, "adapter.kind", "full") && !is(settings, "quantization", "none");
+    wrong.then(|| {
+        fault(settings, &["quantization", "adapter.kind"], "full training needs `quantization = \"none\"`")
+            .label("weights that are trained stay dense")
+    })
+}
+
+fn native_is_gguf(settings: &Settings) -> Option<Diagnostic> {
+    let base = settings.value("base")?;
+    let is_gguf = base.as_str().is_some_and(|base| !base.starts_with("hf:") && base.to_lowercase().ends_with(".gguf"));
+    (is(settings, "quantization", "native") && !is_gguf).then(|| {
+        fault(settings, &["quantization"], "`quantization = \"native\"` needs a GGUF file as `base`")
+            .label("write \"nf4\" or \"none\"")
+    })
+}
+
+fn one_eval_split(settings: &Settings) -> Option<Diagnostic> {
+    let both = has_items(settings, "data.eval") && number(settings, "data.eval_fraction") > 0.0;
+    both.then(|| {
+        fault(settings, &["data.eval_fraction"], "`data.eval` and `data.eval_fraction` contradict each other")
+            .label("remove this, or `eval`")
+    })
+}
+
+fn one_warmup(settings: &Settings) -> Option<Diagnostic> {
+    settings.explicit("training.warmup_ratio").zip(settings.explicit("training.warmup_steps")).map(|_| {
         fault(
-            "training.warmup_steps",
-            "`training.warmup_steps` and `training.warmup_ratio` are both set",
-            "",
-            "keep one of them",
-        );
-    }
-    let has_eval =
-        entries.get("data.eval").is_some_and(|entry| entry.value.as_array().is_none_or(|list| !list.is_empty()));
-    let fraction = plan.get("data").and_then(|data| data.get("eval_fraction")).and_then(Value::as_float).unwrap_or(0.0);
-    if has_eval && fraction > 0.0 {
-        fault("data.eval_fraction", "`data.eval` and `data.eval_fraction` are both set", "", "keep one of them");
+            settings,
+            &["training.warmup_ratio"],
+            "`training.warmup_ratio` and `training.warmup_steps` contradict each other",
+        )
+        .label("remove one of them")
+    })
+}
+
+fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
+    let nothing = !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
+    // A faulty split is reported already.
+    let known = settings.value("data.eval").is_some() && settings.value("data.eval_fraction").is_some();
+    (number(settings, "evaluation.every") > 0.0 && nothing && known).then(|| {
+        fault(settings, &["evaluation.every"], "`evaluation.every` needs something to evaluate")
+            .label("set `data.eval` or `data.eval_fraction`, or remove this")
+    })
+}
+
+fn something_to_export(settings: &Settings) -> Option<Diagnostic> {
+    let off = |path| settings.value(path) == Some(Value::Boolean(false));
+    (is(settings, "adapter.kind", "lora") && off("export.adapter") && off("export.merged")).then(|| {
+        fault(settings, &["export.adapter"], "nothing would be written at the end")
+            .label("set `adapter` or `merged` to true")
+    })
+}
+
+fn full_has_no_adapter(settings: &Settings) -> Option<Diagnostic> {
+    let wanted = settings.explicit("export.adapter")?.value == Some(Value::Boolean(true));
+    (is(settings, "adapter.kind", "full") && wanted).then(|| {
+        fault(settings, &["export.adapter"], "full training has no adapter to write")
+            .label("remove this; the trained model is always written")
+    })
+}
+
+fn text_has_no_assistant(settings: &Settings) -> Option<Diagnostic> {
+    let asked = settings.explicit("data.train_on").is_some() && !is(settings, "data.train_on", "all");
+    (is(settings, "data.format", "text") && asked).then(|| {
+        fault(settings, &["data.train_on"], "plain text has no assistant to learn from")
+            .label("write \"all\", or remove this")
+    })
+}
+
+/// A file that is trained on says nothing as an eval split.
+fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
+    let files = |path| match settings.value(path) {
+        Some(Value::Array(files)) => files,
+        _ => Vec::new(),
+    };
+    let train = files("data.train");
+    let both = files("data.eval").into_iter().filter(|file| train.contains(file));
+    both.map(|file| {
+        fault(settings, &["data.eval"], &format!("{file} is both trained on and held out"))
+            .label("name another file, or use `eval_fraction`")
+    })
+    .collect()
+}
+
+/// A fault at the value of the first of `keys` that is written.
+fn fault(settings: &Settings, keys: &[&str], message: &str) -> Diagnostic {
+    let place: Option<Place> = keys.iter().find_map(|key| Some(settings.explicit(key)?.place.clone()));
+    Diagnostic { place, ..Diagnostic::error(message) }
+}
+
+fn is(settings: &Settings, path: &str, text: &str) -> bool {
+    settings.value(path).is_some_and(|value| value.as_str() == Some(text))
+}
+
+fn has_items(settings: &Settings, path: &str) -> bool {
+    settings.value(path).is_some_and(|value| value.as_array().is_some_and(|items| !items.is_empty()))
+}
+
+/// 0 when it is unset or faulty.
+fn number(settings: &Settings, path: &str) -> f64 {
+    match settings.value(path) {
+        Some(Value::Float(number)) => number,
+        Some(Value::Integer(number)) => number as f64,
+        _ => 0.0,
     }
 }

@@ -1,219 +1,380 @@
-//! The run directory: where a run lies and who holds it.
+//! The directory of a run.
 //!
-//! Responsible for: making, finding and locking run directories, and telling their state.
-//! Must not depend on: what a run does.
+//! Responsible for: which file lies where, making a run directory and finding it again, and what state a run is in.
+//! Must not depend on: what is trained.
+//!
+//! ```text
+//! runs/<id>/ recipe.toml plan.toml run.json run.lock events.jsonl log.txt stop.request
+//!   checkpoints/ eval/ samples/ exports/
+//! ```
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::durable::{self, DurableError};
-use crate::events::{EventKind, EventReader};
+use crate::durable::{self, DurableError, ScratchDir};
+use crate::events::{EventKind, EventReadError, EventReader};
+use crate::lock;
 use crate::plan::Plan;
+use crate::recipe::RecipeFile;
 
-/// Why a run directory can't be used.
+/// Version of the directory's layout.
+pub const FORMAT: u32 = 1;
+
+const INFO: &str = "run.json";
+const RECIPE: &str = "recipe.toml";
+const PLAN: &str = "plan.toml";
+const DIRECTORIES: [&str; 4] = ["checkpoints", "eval", "samples", "exports"];
+
+/// `run.json` and `plan.toml` are small; a larger file is something else.
+const MAX_TEXT: u64 = 1 << 20;
+
+/// Names are tried until one is free; each has a digit more.
+const SHORTEST_ID: usize = 4;
+const LONGEST_ID: usize = 16;
+
+/// Why a run directory can't be made or opened.
 #[derive(Debug, Error)]
-pub enum RunError {
+pub enum RunDirError {
+    #[error("{path} exists already; choose another `--run-name`", path = path.display())]
+    Exists { path: PathBuf },
+
+    #[error("a run can't be named {0:?}; letters, digits, `-`, `_` and `.` are fine, but not at the front for the dot")]
+    Name(String),
+
+    #[error("no run at {path}", path = path.display())]
+    NotFound { path: PathBuf },
+
+    #[error("{path}: format {found} is newer than this tonfall, which reads {FORMAT}; use a newer one", path = path.display())]
+    Format { path: PathBuf, found: u32 },
+
+    #[error("{path} is damaged: {why}", path = path.display())]
+    Damaged { path: PathBuf, why: String },
+
+    #[error("{path}: can't read: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+
     #[error(transparent)]
     Durable(#[from] DurableError),
-    #[error("{0} is not a run directory (it has no run.json); `tonfall runs` lists the runs")]
-    NotARun(PathBuf),
-    #[error("{path} is damaged: {why}")]
-    Damaged { path: PathBuf, why: String },
-    #[error("the run {0} is held by another process; wait for it, or ask it to stop with the file stop.request")]
-    Busy(PathBuf),
 }
 
-/// What `run.json` says.
+/// What `run.json` says. It is written once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunRecord {
+pub struct RunInfo {
+    /// [`FORMAT`].
     pub format: u32,
-    pub id: String,
-    /// Seconds since 1970-01-01 UTC.
-    pub created: f64,
-    pub tonfall_version: String,
+    /// UTC, to the millisecond, so that order of text is order of time.
+    pub created: String,
+    /// Version of tonfall.
+    pub tonfall: String,
+    /// Where the recipe was read from.
+    pub recipe: String,
+    /// The `--set` options.
+    pub overrides: Vec<String>,
     pub plan_hash: String,
 }
 
-/// A run directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunDir {
-    path: PathBuf,
-}
-
-/// The lock of a run; the kernel releases it with the process.
-#[derive(Debug)]
-pub struct RunLock {
-    _file: File,
-}
-
-/// What became of a run, as its lock and its log tell.
+/// What a run is doing, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
+    /// Nothing was logged yet.
+    Created,
+    /// A process holds its lock.
     Running,
-    Finished,
+    /// Stopped before its end, on request or by a kill; can be resumed.
     Interrupted,
+    Finished,
+    /// Loss or gradients were no numbers any more.
     Diverged,
+    /// Ended with an error; can be resumed once its cause is gone.
     Failed,
 }
 
+impl RunState {
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Interrupted => "interrupted",
+            Self::Finished => "finished",
+            Self::Diverged => "diverged",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A run directory that exists.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    info: RunInfo,
+}
+
+/// The runs of a directory.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// Oldest first.
+    pub runs: Vec<RunDir>,
+    /// Directories that look like runs and can't be opened.
+    pub damaged: Vec<RunDirError>,
+}
+
 impl RunDir {
-    /// Makes a new run directory with recipe and plan inside.
+    /// Makes a directory for a new run in the plan's `output_dir`, complete at once. Its id is `run_name`, or the plan's
+    /// name with some hexadecimal digits behind it.
     ///
     /// # Errors
-    /// When it can't be written.
-    pub fn create(plan: &Plan, recipe_text: &str, tonfall_version: &str) -> Result<Self, RunError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        durable::create_dir(&plan.output_dir)?;
-        let mut salt = now.as_nanos() as u64 ^ u64::from(std::process::id()) << 40;
-        let (id, path) = loop {
-            salt = salt.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            let id = format!("{}-{:04x}", plan.name, salt >> 48);
-            let path = plan.output_dir.join(&id);
-            match fs::create_dir(&path) {
-                Ok(()) => break (id, path),
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(DurableError { path, source }.into()),
-            }
-        };
-        let run = Self { path };
-        durable::write_file(&run.path.join("recipe.toml"), recipe_text.as_bytes())?;
-        durable::write_file(&run.path.join("plan.toml"), plan.to_toml().as_bytes())?;
-        let record = RunRecord {
-            format: 1,
-            id,
-            created: now.as_secs_f64(),
-            tonfall_version: tonfall_version.to_owned(),
+    /// When the name is taken or can't be a name, or the directory can't be written.
+    pub fn create(
+        plan: &Plan,
+        recipe: &RecipeFile,
+        overrides: &[String],
+        run_name: Option<&str>,
+    ) -> Result<Self, RunDirError> {
+        let info = RunInfo {
+            format: FORMAT,
+            created: format!("{:.3}", Timestamp::now()),
+            tonfall: env!("CARGO_PKG_VERSION").to_owned(),
+            recipe: recipe.path.display().to_string(),
+            overrides: overrides.to_vec(),
             plan_hash: plan.hash(),
         };
-        let text = serde_json::to_vec_pretty(&record).map_err(|error| run.damaged("run.json", error))?;
-        durable::write_file(&run.path.join("run.json"), &text)?;
-        Ok(run)
+        if let Some(name) = run_name {
+            let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if name.is_empty() || name.starts_with('.') || !name.chars().all(valid) {
+                return Err(RunDirError::Name(name.to_owned()));
+            }
+            return Self::create_at(plan.output_dir.join(name), plan, recipe, info);
+        }
+        let digits = format!("{:016x}", durable::nonce());
+        for length in SHORTEST_ID..LONGEST_ID {
+            let path = plan.output_dir.join(format!("{}-{}", plan.name, &digits[..length]));
+            match Self::create_at(path, plan, recipe, info.clone()) {
+                Err(RunDirError::Exists { .. }) => {}
+                other => return other,
+            }
+        }
+        Self::create_at(plan.output_dir.join(format!("{}-{digits}", plan.name)), plan, recipe, info)
     }
 
-    /// Opens a run by its path, or by its name within `output_dir`.
+    fn create_at(path: PathBuf, plan: &Plan, recipe: &RecipeFile, info: RunInfo) -> Result<Self, RunDirError> {
+        if path.symlink_metadata().is_ok() {
+            return Err(RunDirError::Exists { path });
+        }
+        let scratch = ScratchDir::beside(&path)?;
+        let dir = scratch.path();
+        for name in DIRECTORIES {
+            durable::create_dir_all(&dir.join(name))?;
+        }
+        durable::write_file(&dir.join(RECIPE), recipe.source.as_bytes())?;
+        durable::write_file(&dir.join(PLAN), plan.to_toml().as_bytes())?;
+        let text = serde_json::to_vec_pretty(&info).expect("texts and a number");
+        durable::write_file(&dir.join(INFO), &text)?;
+        match scratch.publish() {
+            // Another process was faster; its directory is not empty, so the rename failed.
+            Err(_) if path.join(INFO).exists() => Err(RunDirError::Exists { path }),
+            other => other.map(|()| Self { path, info }).map_err(RunDirError::from),
+        }
+    }
+
+    /// Opens a run directory.
     ///
     /// # Errors
-    /// When there is no run.
-    pub fn open(path_or_name: &Path, output_dir: &Path) -> Result<Self, RunError> {
-        let candidates = [path_or_name.to_owned(), output_dir.join(path_or_name)];
-        let found = candidates.into_iter().find(|path| path.join("run.json").is_file());
-        found.map(|path| Self { path }).ok_or_else(|| RunError::NotARun(path_or_name.to_owned()))
+    /// When there is none, or its `run.json` is damaged or of a newer format.
+    pub fn open(path: &Path) -> Result<Self, RunDirError> {
+        let file = path.join(INFO);
+        let text = match read_text(&file) {
+            Err(RunDirError::Read { source, .. })
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Err(RunDirError::NotFound { path: path.to_owned() });
+            }
+            other => other?,
+        };
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let damaged = |error: serde_json::Error| RunDirError::Damaged { path: file.clone(), why: error.to_string() };
+        let version: Version = serde_json::from_str(&text).map_err(damaged)?;
+        if version.format != FORMAT {
+            return Err(RunDirError::Format { path: file, found: version.format });
+        }
+        Ok(Self { path: path.to_owned(), info: serde_json::from_str(&text).map_err(damaged)? })
     }
 
-    /// Every run within a directory, oldest first.
-    pub fn list(output_dir: &Path) -> Vec<Self> {
-        let entries = fs::read_dir(output_dir).into_iter().flatten().flatten();
-        let runs = entries.map(|entry| Self { path: entry.path() });
-        let mut dated: Vec<(f64, Self)> = runs.filter_map(|run| Some((run.record().ok()?.created, run))).collect();
-        dated.sort_by(|a, b| a.0.total_cmp(&b.0));
-        dated.into_iter().map(|(_, run)| run).collect()
+    /// All runs in `output_dir`; none when it doesn't exist.
+    ///
+    /// # Errors
+    /// When the directory can't be read.
+    pub fn list(output_dir: &Path) -> Result<Runs, RunDirError> {
+        let failed = |source| RunDirError::Read { path: output_dir.to_owned(), source };
+        let entries = match fs::read_dir(output_dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Runs::default()),
+            other => other.map_err(failed)?,
+        };
+        let mut found = Runs::default();
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            match Self::open(&path) {
+                _ if hidden => {}
+                Ok(run) => found.runs.push(run),
+                // Not everything in there has to be a run.
+                Err(RunDirError::NotFound { .. }) => {}
+                Err(error) => found.damaged.push(error),
+            }
+        }
+        found.runs.sort_by(|a, b| (&a.info.created, &a.path).cmp(&(&b.info.created, &b.path)));
+        Ok(found)
+    }
+
+    /// The run in `output_dir` that was made last.
+    ///
+    /// # Errors
+    /// When the directory can't be read.
+    pub fn latest(output_dir: &Path) -> Result<Option<Self>, RunDirError> {
+        Ok(Self::list(output_dir)?.runs.pop())
+    }
+
+    /// The plan, as it was when the run was made.
+    ///
+    /// # Errors
+    /// When `plan.toml` can't be read, is no plan, or is another one than `run.json` says.
+    pub fn plan(&self) -> Result<Plan, RunDirError> {
+        let path = self.path.join(PLAN);
+        let damaged = |why: String| RunDirError::Damaged { path: path.clone(), why };
+        let plan = Plan::from_toml(&read_text(&path)?).map_err(|error| damaged(error.to_string()))?;
+        match plan.hash() == self.info.plan_hash {
+            true => Ok(plan),
+            false => Err(damaged("it was changed since the run was made".to_owned())),
+        }
+    }
+
+    /// Whether the run goes on, or how it ended: from the lock and the last events, never from clocks.
+    ///
+    /// # Errors
+    /// When the lock or the log can't be read.
+    pub fn state(&self) -> Result<RunState, RunDirError> {
+        let failed = |path: PathBuf| move |source| RunDirError::Read { path, source };
+        if lock::is_held(&self.lock()).map_err(failed(self.lock()))? {
+            return Ok(RunState::Running);
+        }
+        let mut state = RunState::Created;
+        let mut attempt = 0;
+        let read = EventReader::new(self.events()).scan(|event| {
+            let fresh = event.attempt > attempt;
+            attempt = attempt.max(event.attempt);
+            state = match event.kind {
+                EventKind::Finished { .. } => RunState::Finished,
+                EventKind::Diverged { .. } => RunState::Diverged,
+                // Divergence is the reason for the failure that follows it.
+                EventKind::Failed { .. } if state != RunState::Diverged || fresh => RunState::Failed,
+                _ if fresh || state == RunState::Created => RunState::Interrupted,
+                _ => state,
+            };
+        });
+        match read {
+            Ok(()) => Ok(state),
+            Err(EventReadError::Io { path, source }) => Err(RunDirError::Read { path, source }),
+            Err(error @ EventReadError::Shrunk { .. }) => {
+                Err(RunDirError::Damaged { path: self.events(), why: error.to_string() })
+            }
+        }
+    }
+
+    /// Asks the process that works on the run to save and stop.
+    ///
+    /// # Errors
+    /// When the request can't be written.
+    pub fn request_stop(&self) -> Result<(), DurableError> {
+        durable::write_file(&self.stop_request(), b"")
+    }
+
+    /// Whether somebody asked the run to stop.
+    pub fn stop_requested(&self) -> bool {
+        self.stop_request().exists()
+    }
+
+    /// Forgets a request, for a new attempt.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn clear_stop_request(&self) -> Result<(), DurableError> {
+        durable::remove_file(&self.stop_request())
+    }
+
+    /// The name of the directory.
+    pub fn id(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The run's name: the last part of its path.
-    pub fn id(&self) -> String {
-        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    pub fn info(&self) -> &RunInfo {
+        &self.info
     }
 
-    pub fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
-    }
-
-    pub fn exports(&self) -> PathBuf {
-        self.path.join("exports")
+    pub fn recipe(&self) -> PathBuf {
+        self.path.join(RECIPE)
     }
 
     pub fn events(&self) -> PathBuf {
         self.path.join("events.jsonl")
     }
 
-    /// Whether someone asked the run to stop.
-    pub fn stop_requested(&self) -> bool {
-        self.path.join("stop.request").exists()
+    pub fn lock(&self) -> PathBuf {
+        self.path.join("run.lock")
     }
 
-    /// Asks the run to stop after its current step.
-    ///
-    /// # Errors
-    /// When the request can't be written.
-    pub fn request_stop(&self) -> Result<(), DurableError> {
-        durable::write_file(&self.path.join("stop.request"), b"")
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.txt")
     }
 
-    /// Takes back a request to stop.
-    ///
-    /// # Errors
-    /// When the request can't be removed.
-    pub fn clear_stop_request(&self) -> Result<(), DurableError> {
-        match self.stop_requested() {
-            true => durable::remove_file(&self.path.join("stop.request")),
-            false => Ok(()),
-        }
+    pub fn stop_request(&self) -> PathBuf {
+        self.path.join("stop.request")
     }
 
-    /// What `run.json` says.
-    ///
-    /// # Errors
-    /// When it is absent or damaged.
-    pub fn record(&self) -> Result<RunRecord, RunError> {
-        let text = fs::read(self.path.join("run.json")).map_err(|_| RunError::NotARun(self.path.clone()))?;
-        serde_json::from_slice(&text).map_err(|error| self.damaged("run.json", error))
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
     }
 
-    /// The plan of the run.
-    ///
-    /// # Errors
-    /// When it is absent or damaged.
-    pub fn plan(&self) -> Result<Plan, RunError> {
-        let text = fs::read_to_string(self.path.join("plan.toml")).map_err(|error| self.damaged("plan.toml", error))?;
-        Plan::from_toml(&text).map_err(|error| self.damaged("plan.toml", error))
+    pub fn eval(&self) -> PathBuf {
+        self.path.join("eval")
     }
 
-    /// Takes the run's lock.
-    ///
-    /// # Errors
-    /// [`RunError::Busy`] when another process holds it.
-    pub fn lock(&self) -> Result<RunLock, RunError> {
-        let path = self.path.join("run.lock");
-        let file = durable::lock_handle(&path, true)?;
-        match file.try_lock() {
-            Ok(()) => Ok(RunLock { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(RunError::Busy(self.path.clone())),
-            Err(TryLockError::Error(source)) => Err(DurableError { path, source }.into()),
-        }
+    pub fn samples(&self) -> PathBuf {
+        self.path.join("samples")
     }
 
-    /// Whether a process holds the run. Never makes the lock file.
-    pub fn is_held(&self) -> bool {
-        let file = durable::lock_handle(&self.path.join("run.lock"), false);
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
-    }
-
-    /// The state of the run: held is running; else the last word of its log.
-    pub fn state(&self) -> RunState {
-        if self.is_held() {
-            return RunState::Running;
-        }
-        let events = EventReader::new(&self.events()).poll().unwrap_or_default();
-        let word = events.iter().rev().find_map(|event| match event.kind {
-            EventKind::Finished { .. } => Some(RunState::Finished),
-            EventKind::Diverged { .. } => Some(RunState::Diverged),
-            EventKind::Failed { .. } => Some(RunState::Failed),
-            EventKind::AttemptStarted { .. } => Some(RunState::Interrupted),
-            _ => None,
-        });
-        word.unwrap_or(RunState::Interrupted)
-    }
-
-    fn damaged(&self, file: &str, why: impl std::fmt::Display) -> RunError {
-        RunError::Damaged { path: self.path.join(file), why: why.to_string() }
+    pub fn exports(&self) -> PathBuf {
+        self.path.join("exports")
     }
 }
+
+/// A text file of at most [`MAX_TEXT`] bytes.
+fn read_text(path: &Path) -> Result<String, RunDirError> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) if text.len() as u64 > MAX_TEXT => {
+            Err(RunDirError::Damaged { path: path.to_owned(), why: format!("longer than {MAX_TEXT} bytes") })
+        }
+        Ok(_) => Ok(text),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(RunDirError::Damaged { path: path.to_owned(), why: "not UTF-8".to_owned() })
+        }
+        Err(source) => Err(RunDirError::Read { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

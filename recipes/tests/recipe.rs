@@ -6,7 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use tonfall_recipes::plan::{AdapterKind, Quantization, TargetModules};
-use tonfall_recipes::{Plan, recipe};
+use tonfall_recipes::{Plan, RecipeFile};
 
 /// A folder with a base and data, and the outcome of a recipe in it; faults with the folder's path cut out.
 fn resolve(text: &str, overrides: &[&str]) -> Result<Plan, String> {
@@ -15,8 +15,8 @@ fn resolve(text: &str, overrides: &[&str]) -> Result<Plan, String> {
         std::fs::write(folder.path().join(file), "x").expect("write");
     }
     let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
-    recipe::resolve("style.toml", text, &overrides, folder.path(), "House Style")
-        .map_err(|faults| faults.to_string().replace(&format!("{}/", folder.path().display()), ""))
+    let recipe = RecipeFile { path: folder.path().join("House Style.toml"), source: text.to_owned() };
+    recipe.plan(&overrides).map_err(|faults| faults.to_string().replace(&format!("{}/", folder.path().display()), ""))
 }
 
 const SHORTEST: &str = "base = \"base\"\ndata.train = \"train.jsonl\"\n";
@@ -27,58 +27,58 @@ fn the_shortest_recipe_gets_every_default() {
     assert_eq!(plan.name, "house-style");
     assert_eq!((plan.quantization, plan.adapter.kind), (Quantization::Nf4, AdapterKind::Lora));
     assert_eq!((plan.lora.rank, plan.lora.alpha, plan.training.learning_rate), (16, 32.0, 2e-4));
-    assert!(matches!(plan.lora.target_modules, TargetModules::All(_)));
-    assert!(Path::new(&plan.base).is_absolute() && plan.data.train[0].is_absolute());
+    assert!(matches!(plan.lora.target_modules, TargetModules::AllLinear));
+    assert!(plan.base.local().is_some_and(Path::is_absolute) && plan.data.train[0].is_absolute());
     assert_eq!((plan.training.max_steps, plan.evaluation.prompts), (None, None));
 }
 
 #[test]
 fn all_faults_come_at_once_and_point_at_their_places() {
     let text = "base = \"base\"\nquantization = \"nf5\"\n\n[data]\ntrain = \"missing.jsonl\"\n\n[lora]\nrnak = 16\ndropout = 1.0\n\n[training]\nepochs = \"two\"\n";
-    insta::assert_snapshot!(resolve(text, &["lora.rnak=3", "seed"]).expect_err("five faults"), @r#"
-    error: unknown key `lora.rnak`
-     --> style.toml:8:1
-      |
-    8 | rnak = 16
-      | ^^^^ did you mean `rank`?
-
-    error: unknown key `lora.rnak`
-     --> --set:1:1
-      |
-    1 | lora.rnak=3
-      | ^^^^^^^^^ did you mean `rank`?
-
-    error: an override has the form key=value
-     --> --set:1:1
-      |
-    1 | seed
-      | ^^^^
-    help: for example --set training.learning_rate=1e-4
-
-    error: `quantization` must be one of "nf4", "native", "none"
-     --> style.toml:2:16
+    insta::assert_snapshot!(resolve(text, &["lora.rnak=3", "seed"]).expect_err("five faults"), @r##"
+    error: `quantization` must be "nf4", "native" or "none", not "nf5"
+     --> House Style.toml:2:16
       |
     2 | quantization = "nf5"
       |                ^^^^^ did you mean "nf4"?
 
-    error: `lora.dropout` must be a number at least 0 and below 1
-     --> style.toml:9:11
-      |
-    9 | dropout = 1.0
-      |           ^^^ out of range
-
-    error: `data.train` names a file that does not exist
-     --> style.toml:5:9
+    error: `data.train` names a path that does not exist
+     --> House Style.toml:5:9
       |
     5 | train = "missing.jsonl"
       |         ^^^^^^^^^^^^^^^ looked for missing.jsonl
 
-    error: `training.epochs` must be a number above 0
-      --> style.toml:12:10
+    error: unknown key `lora.rnak`
+     --> House Style.toml:8:1
+      |
+    8 | rnak = 16
+      | ^^^^ did you mean `rank`?
+
+    error: `lora.dropout` must be a number of at least 0 and below 1, not 1.0
+     --> House Style.toml:9:11
+      |
+    9 | dropout = 1.0
+      |           ^^^ out of range
+
+    error: `training.epochs` must be a number above 0 and at most 1000000, not a text
+      --> House Style.toml:12:10
        |
     12 | epochs = "two"
-       |          ^^^^^ this is text
-    "#);
+       |          ^^^^^ this is a text
+
+    error: unknown key `lora.rnak`
+     --> command line
+      |
+      | --set lora.rnak=3
+      |            ^^^^ did you mean `lora.rank`?
+    hint: `tonfall check House Style.toml` lists every key
+
+    error: an override is one `key=value`
+     --> command line
+      |
+      | --set seed
+      |       ^^^^ such as training.epochs=2
+    "##);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_key_in_the_wrong_table_is_found() {
 #[test]
 fn broken_toml_is_shown_where_it_breaks() {
     let fault = resolve("base = \"base\nquantization = 1\n", &[]).expect_err("not TOML");
-    assert!(fault.contains("not TOML") && fault.contains("style.toml:1:"), "{fault}");
+    assert!(fault.contains("not TOML") && fault.contains("House Style.toml:1:"), "{fault}");
 }
 
 #[test]
@@ -105,11 +105,11 @@ fn overrides_win_and_may_be_bare_words() {
 #[test]
 fn keys_that_contradict_each_other_are_refused() {
     for (overrides, expected) in [
-        (&["quantization=native"][..], "needs a GGUF base"),
+        (&["quantization=native"][..], "needs a GGUF file"),
         (&["adapter.kind=full"], "needs `quantization = \"none\"`"),
         (&["adapter.kind=full", "quantization=none", "lora.rank=4"], "`lora.rank` has no effect"),
-        (&["training.warmup_steps=3", "training.warmup_ratio=0.1"], "are both set"),
-        (&["data.eval=eval.jsonl", "data.eval_fraction=0.1"], "are both set"),
+        (&["training.warmup_steps=3", "training.warmup_ratio=0.1"], "contradict each other"),
+        (&["data.eval=eval.jsonl", "data.eval_fraction=0.1"], "contradict each other"),
     ] {
         let fault = resolve(SHORTEST, overrides).expect_err("contradiction");
         assert!(fault.contains(expected), "{overrides:?}: {fault}");
@@ -121,7 +121,7 @@ fn keys_that_contradict_each_other_are_refused() {
 fn a_plan_survives_its_file_and_its_hash_tells_it_apart() {
     let plan = resolve(SHORTEST, &["training.max_steps=7", "training.learning_rate=1"]).expect("valid");
     let text = plan.to_toml();
-    assert!(text.contains("# Highest learning rate.\nlearning_rate = 1.0\n"), "{text}");
+    assert!(text.contains("\nlearning_rate = 1.0  # the highest of the schedule\n"), "{text}");
     let read = Plan::from_toml(&text).expect("complete");
     assert_eq!((&read, read.hash()), (&plan, plan.hash()));
     assert_ne!(Plan { seed: 1, ..plan.clone() }.hash(), plan.hash());

@@ -1,1 +1,27 @@
-//! tonfall-trainer
+//! Training, evaluation and generation: everything that computes with a model.
+//!
+//! Responsible for: the decoder, LoRA, the optimisation loop, checkpoints, evaluation, generation.
+//! Must not depend on: terminals, file formats, polars, ratatui. Burn lives here and in `tonfall_kernels`.
+
+mod adherence;
+mod checkpoint;
+mod error;
+mod evaluate;
+mod generate;
+mod lora;
+pub mod memory;
+mod micro_batch;
+mod model;
+mod optimizer;
+mod params;
+pub mod parity;
+mod schedule;
+mod session;
+mod train;
+
+pub use adherence::Adherence;
+pub use error::TrainError;
+pub use evaluate::{EvalReport, Sample};
+pub use generate::Sampling;
+pub use session::Session;
+pub use train::{Job, Observation, Outcome, Phase, StopReason, total_steps, train};

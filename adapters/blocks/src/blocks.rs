@@ -147,7 +147,8 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
 fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let d = f16_at(block, 208);
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
-    let halves = out.chunks_exact_mut(128).zip(low.chunks_exact(64)).zip(high.chunks_exact(32)).zip(scales.chunks_exact(8));
+    let halves =
+        out.chunks_exact_mut(128).zip(low.chunks_exact(64)).zip(high.chunks_exact(32)).zip(scales.chunks_exact(8));
     for (((out, low), high), scales) in halves {
         for (k, out) in out.chunks_exact_mut(32).enumerate() {
             let low = &low[32 * (k % 2)..][..32];

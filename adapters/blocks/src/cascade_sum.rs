@@ -76,3 +76,23 @@ fn add(sums: &mut [f32], values: &[f32]) {
 fn ceil_log2(value: usize) -> usize {
     if value <= 2 { 1 } else { (usize::BITS - (value - 1).leading_zeros()) as usize }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::sum;
+
+    /// `torch.sum` (2.11, one thread) over the same values. Its bits follow from the order alone.
+    #[test]
+    fn the_order_is_pytorchs() {
+        for (len, bits) in [(7, 0xbe03_5158), (100, 0x40e4_862c), (4099, 0xc1a8_cced), (70_001, 0x438a_c2aa)] {
+            let mut state = len as u64;
+            let values: Vec<f32> = (0..len)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    ((state >> 40) as f64 / f64::from(1 << 23) - 1.0) as f32
+                })
+                .collect();
+            assert_eq!(sum(&values).to_bits(), bits, "{len} values");
+        }
+    }
+}

@@ -1,1 +1,44 @@
-//! tonfall-kernels
+//! Operations for training decoders of the Llama kind with LoRA and QLoRA, each with its own backward pass.
+//!
+//! Responsible for: the mathematics of single operations on a device, fast and in little memory. Activations are
+//! matrices `[tokens, features]` in f32, heads side by side, documents one after another, nothing padded. Frozen weights
+//! stay in the bytes of their file ([`FrozenMatrix`]).
+//! Must not depend on: models, files, training loops, anything above it.
+//!
+//! One file an operation: the public function with its contract, the trait through which Burn finds the backend, the
+//! implementation for the CPU, the backward pass and the tests. A mistake in shapes is one of the caller and panics;
+//! what comes out of files is checked before it gets here.
+
+mod adamw;
+mod attention;
+mod bias;
+mod cpu;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod flex;
+mod frozen;
+mod linear;
+mod lora;
+mod op;
+pub mod philox;
+mod rms_norm;
+mod rope;
+mod swiglu;
+#[cfg(test)]
+mod testing;
+mod trainable_linear;
+
+pub use adamw::{AdamW, adamw_step, global_norm};
+pub use attention::{AttentionLayout, Segment, attention};
+pub use cross_entropy::{Head, IGNORED, linear_cross_entropy, logits, token_losses};
+pub use dropout::Dropout;
+pub use embedding::{embedding, trainable_embedding};
+pub use frozen::{FrozenMatrix, MatrixLayout};
+pub use linear::linear;
+pub use lora::lora_linear;
+pub use rms_norm::{rms_norm, rms_norm_heads};
+pub use rope::{RopeTable, rope};
+pub use swiglu::swiglu;
+pub use tonfall_blocks::Format;
+pub use trainable_linear::trainable_linear;

@@ -1,0 +1,177 @@
+//! What a decoder is, as plain data: the sizes and switches with which every family is described.
+//!
+//! Responsible for: [`ModelDescription`], the tensors that follow from it and the rotary frequencies.
+//! Must not depend on: where the numbers came from (`families`, `gguf`), tensors' bytes.
+
+use serde::{Deserialize, Serialize};
+
+/// Layers that a model may have: far above every real one.
+pub(crate) const MAX_LAYERS: usize = 10_000;
+
+/// Families that the described decoder covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+}
+
+/// Rotary position embedding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rope {
+    pub theta: f64,
+    pub scaling: RopeScaling,
+}
+
+/// How rotary frequencies are stretched for longer contexts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rope_type", rename_all = "snake_case")]
+pub enum RopeScaling {
+    None,
+    Linear { factor: f64 },
+    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
+}
+
+/// A decoder-only transformer: RMSNorm before attention and before a SwiGLU MLP, rotary positions, grouped queries.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelDescription {
+    pub family: Family,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
+    pub rms_norm_eps: f64,
+    pub rope: Rope,
+    pub max_position_embeddings: usize,
+    /// The head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Biases of q, k and v.
+    pub attention_bias: bool,
+    /// Bias of o.
+    pub output_bias: bool,
+    /// Biases of gate, up and down.
+    pub mlp_bias: bool,
+    /// RMSNorm over each head of q and k.
+    pub qk_norm: bool,
+    /// For each layer, how many of the latest positions a token sees (itself included); `None`: all.
+    pub layer_windows: Vec<Option<usize>>,
+    pub bos_token_id: Option<u32>,
+    /// Every token that ends a generation.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// Shape of a tensor: a vector, or a matrix of rows (output features) and columns (input features).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Vector(usize),
+    Matrix(usize, usize),
+}
+
+impl Shape {
+    /// Rows and columns; a vector is one row.
+    #[must_use]
+    pub fn rows_cols(self) -> (usize, usize) {
+        match self {
+            Self::Vector(len) => (1, len),
+            Self::Matrix(rows, cols) => (rows, cols),
+        }
+    }
+
+    #[must_use]
+    pub fn dims(self) -> Vec<usize> {
+        match self {
+            Self::Vector(len) => vec![len],
+            Self::Matrix(rows, cols) => vec![rows, cols],
+        }
+    }
+}
+
+impl ModelDescription {
+    /// Names (Hugging Face's) and shapes of all tensors of the model, in the order of the forward pass.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Shape)> {
+        use Shape::{Matrix, Vector};
+        let (hidden, ff) = (self.hidden_size, self.intermediate_size);
+        let q = self.num_attention_heads * self.head_dim;
+        let kv = self.num_key_value_heads * self.head_dim;
+        let layer = [
+            ("input_layernorm.weight", Vector(hidden), true),
+            ("self_attn.q_proj.weight", Matrix(q, hidden), true),
+            ("self_attn.q_proj.bias", Vector(q), self.attention_bias),
+            ("self_attn.k_proj.weight", Matrix(kv, hidden), true),
+            ("self_attn.k_proj.bias", Vector(kv), self.attention_bias),
+            ("self_attn.v_proj.weight", Matrix(kv, hidden), true),
+            ("self_attn.v_proj.bias", Vector(kv), self.attention_bias),
+            ("self_attn.o_proj.weight", Matrix(hidden, q), true),
+            ("self_attn.o_proj.bias", Vector(hidden), self.output_bias),
+            ("self_attn.q_norm.weight", Vector(self.head_dim), self.qk_norm),
+            ("self_attn.k_norm.weight", Vector(self.head_dim), self.qk_norm),
+            ("post_attention_layernorm.weight", Vector(hidden), true),
+            ("mlp.gate_proj.weight", Matrix(ff, hidden), true),
+            ("mlp.gate_proj.bias", Vector(ff), self.mlp_bias),
+            ("mlp.up_proj.weight", Matrix(ff, hidden), true),
+            ("mlp.up_proj.bias", Vector(ff), self.mlp_bias),
+            ("mlp.down_proj.weight", Matrix(hidden, ff), true),
+            ("mlp.down_proj.bias", Vector(hidden), self.mlp_bias),
+        ];
+        let table = Matrix(self.vocab_size, hidden);
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), table)];
+        for index in 0..self.num_hidden_layers {
+            let present = layer.iter().filter(|(.., present)| *present);
+            tensors.extend(present.map(|(name, shape, _)| (format!("model.layers.{index}.{name}"), *shape)));
+        }
+        tensors.push(("model.norm.weight".to_owned(), Vector(hidden)));
+        if !self.tie_word_embeddings {
+            tensors.push(("lm_head.weight".to_owned(), table));
+        }
+        tensors
+    }
+
+    /// Rotary frequencies, `head_dim / 2` of them, in radians a position, as transformers computes them
+    /// (`modeling_rope_utils.py`): f32 operations on f32 powers.
+    #[must_use]
+    pub fn inv_freq(&self) -> Vec<f32> {
+        let half = self.head_dim / 2;
+        (0..half)
+            .map(|i| {
+                let exponent = (2 * i) as f32 / self.head_dim as f32;
+                let plain = 1.0 / (self.rope.theta.powf(f64::from(exponent)) as f32);
+                self.rope.scaling.apply(plain)
+            })
+            .collect()
+    }
+
+    /// What sine and cosine are multiplied with; 1 for every scaling that is known here.
+    #[must_use]
+    pub fn attention_factor(&self) -> f32 {
+        1.0
+    }
+}
+
+impl RopeScaling {
+    /// The stretched frequency.
+    pub(crate) fn apply(self, frequency: f32) -> f32 {
+        match self {
+            Self::None => frequency,
+            Self::Linear { factor } => frequency / factor as f32,
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                let context = original_max_position_embeddings as f64;
+                let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
+                if wavelength < (context / high_freq_factor) as f32 {
+                    return frequency;
+                }
+                if wavelength > (context / low_freq_factor) as f32 {
+                    return frequency / factor as f32;
+                }
+                let smooth = (context as f32 / wavelength - low_freq_factor as f32)
+                    / (high_freq_factor - low_freq_factor) as f32;
+                (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
+            }
+        }
+    }
+}

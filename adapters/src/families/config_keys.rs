@@ -1,0 +1,356 @@
+//! Reading a `config.json` so that no key is ignored by accident.
+//!
+//! Responsible for: typed access, the table of keys without influence, the table of keys of which one value alone is
+//! understood, and refusing all others. Must not depend on: a particular family.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use crate::description::{MAX_LAYERS, ModelDescription};
+
+/// What can be wrong with a model's configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("{}: {what} is not supported; the known ones are {known}", path.display())]
+    Architecture { path: PathBuf, what: String, known: String },
+
+    #[error("{}: `{key}` is missing; take config.json from the model's original release", path.display())]
+    Missing { path: PathBuf, key: String },
+
+    #[error("{}: `{key}` is {found}, but must be {expected}", path.display())]
+    Type { path: PathBuf, key: String, found: String, expected: &'static str },
+
+    #[error(
+        "{}: `{key}` is {found}, which changes the model's mathematics and is not supported; supported is {supported}",
+        path.display()
+    )]
+    Unsupported { path: PathBuf, key: String, found: String, supported: String },
+
+    #[error(
+        "{}: unknown key `{key}` (value {found}); it could change the model's mathematics. If it is known to have no \
+         influence on them, remove it from the file",
+        path.display()
+    )]
+    UnknownKey { path: PathBuf, key: String, found: String },
+
+    #[error("{}: {reason}", path.display())]
+    Sizes { path: PathBuf, reason: String },
+}
+
+/// Keys that change nothing about the values of a forward pass: bookkeeping, generation defaults, ids used elsewhere.
+const WITHOUT_INFLUENCE: [&str; 65] = [
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_from_model_config",
+    "_model_name_or_path",
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "cache_implementation",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "id2label",
+    "initializer_range",
+    "is_llama_config",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "quantization_config",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers.js_config",
+    "transformers_version",
+    "typical_p",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_bfloat16",
+    "use_cache",
+    "mask_token_id",
+    "unk_token_id",
+    "model_name",
+    "auto_map",
+];
+
+/// Keys of which one value is what the decoder computes.
+fn only_value(key: &str) -> Option<Value> {
+    Some(match key {
+        "hidden_act" | "hidden_activation" => json!("silu"),
+        "pretraining_tp" | "partial_rotary_factor" => json!(1),
+        "attention_dropout" | "resid_pdrop" | "embd_pdrop" | "hidden_dropout" | "chunk_size_feed_forward" => json!(0),
+        "add_cross_attention"
+        | "cross_attention_hidden_size"
+        | "is_encoder_decoder"
+        | "tie_encoder_decoder"
+        | "rope_interleaved"
+        | "use_mrope"
+        | "use_sliding_window"
+        | "mlp_bias"
+        | "attention_bias"
+        | "qkv_bias"
+        | "no_bias" => json!(false),
+        "is_decoder" => json!(false),
+        "pruned_heads" => json!({}),
+        _ => return None,
+    })
+}
+
+/// One JSON object of a configuration. Every key that is asked for counts as understood.
+pub(crate) struct Config<'a> {
+    path: &'a Path,
+    /// Name of the object inside the file with a dot at its end, or nothing.
+    prefix: String,
+    values: &'a Map<String, Value>,
+    read: BTreeSet<String>,
+}
+
+impl<'a> Config<'a> {
+    pub(super) fn new(path: &'a Path, values: &'a Map<String, Value>) -> Self {
+        Self { path, prefix: String::new(), values, read: BTreeSet::new() }
+    }
+
+    pub(super) fn nested(&self, key: &str, values: &'a Map<String, Value>) -> Self {
+        Self { path: self.path, prefix: format!("{}{key}.", self.prefix), values, read: BTreeSet::new() }
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// The value, unless it is absent or null.
+    fn get(&mut self, key: &str) -> Option<&'a Value> {
+        self.read.insert(key.to_owned());
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    fn typed<T>(
+        &mut self,
+        key: &str,
+        expected: &'static str,
+        convert: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        convert(value).map(Some).ok_or_else(|| ConfigError::Type {
+            path: self.path.to_owned(),
+            key: format!("{}{key}", self.prefix),
+            found: value.to_string(),
+            expected,
+        })
+    }
+
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, ConfigError> {
+        let missing = || ConfigError::Missing { path: self.path.to_owned(), key: format!("{}{key}", self.prefix) };
+        value.ok_or_else(missing)
+    }
+
+    /// A positive size.
+    pub(super) fn optional_usize(&mut self, key: &str) -> Result<Option<usize>, ConfigError> {
+        // Far above every model, far below the overflow of any product of two.
+        const LARGEST: u64 = 1 << 28;
+        let convert = |value: &Value| value.as_u64().filter(|size| (1..=LARGEST).contains(size));
+        Ok(self.typed(key, "a positive integer", convert)?.map(|size| size as usize))
+    }
+
+    pub(super) fn usize(&mut self, key: &str) -> Result<usize, ConfigError> {
+        let value = self.optional_usize(key)?;
+        self.required(key, value)
+    }
+
+    /// `num_hidden_layers`, bounded because every layer is listed by name before the weights are looked at.
+    pub(super) fn layers(&mut self) -> Result<usize, ConfigError> {
+        const KEY: &str = "num_hidden_layers";
+        match self.usize(KEY)? {
+            layers @ 1..=MAX_LAYERS => Ok(layers),
+            layers => Err(self.unsupported(KEY, &layers.into(), &format!("up to {MAX_LAYERS}"))),
+        }
+    }
+
+    pub(super) fn usize_or(&mut self, key: &str, default: usize) -> Result<usize, ConfigError> {
+        Ok(self.optional_usize(key)?.unwrap_or(default))
+    }
+
+    pub(super) fn optional_f64(&mut self, key: &str) -> Result<Option<f64>, ConfigError> {
+        self.typed(key, "a positive number", |value| value.as_f64().filter(|number| *number > 0.0))
+    }
+
+    pub(super) fn f64(&mut self, key: &str) -> Result<f64, ConfigError> {
+        let value = self.optional_f64(key)?;
+        self.required(key, value)
+    }
+
+    pub(super) fn f64_or(&mut self, key: &str, default: f64) -> Result<f64, ConfigError> {
+        Ok(self.optional_f64(key)?.unwrap_or(default))
+    }
+
+    pub(super) fn bool_or(&mut self, key: &str, default: bool) -> Result<bool, ConfigError> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    pub(super) fn optional_string(&mut self, key: &str) -> Result<Option<String>, ConfigError> {
+        self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
+    }
+
+    pub(super) fn string(&mut self, key: &str) -> Result<String, ConfigError> {
+        let value = self.optional_string(key)?;
+        self.required(key, value)
+    }
+
+    pub(super) fn optional_object(&mut self, key: &str) -> Result<Option<&'a Map<String, Value>>, ConfigError> {
+        self.typed(key, "an object", Value::as_object)
+    }
+
+    pub(super) fn token_id(&mut self, key: &str) -> Result<Option<u32>, ConfigError> {
+        // Some configurations write -1 for "none".
+        let convert = |value: &Value| match value.as_i64() {
+            Some(-1) => Some(None),
+            other => u32::try_from(other?).ok().map(Some),
+        };
+        Ok(self.typed(key, "a token id", convert)?.flatten())
+    }
+
+    /// One id or a list of them.
+    pub(super) fn token_ids(&mut self, key: &str) -> Result<Vec<u32>, ConfigError> {
+        if self.values.get(key).is_some_and(Value::is_array) {
+            let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let all = |value: &Value| value.as_array()?.iter().map(one).collect();
+            return Ok(self.typed(key, "a list of token ids", all)?.unwrap_or_default());
+        }
+        Ok(self.token_id(key)?.into_iter().collect())
+    }
+
+    pub(super) fn architecture(&mut self) -> Result<Option<String>, ConfigError> {
+        let first = |value: &Value| value.as_array()?.first()?.as_str().map(str::to_owned);
+        self.typed("architectures", "a list of names", first)
+    }
+
+    pub(super) fn unsupported(&self, key: &str, found: &Value, supported: &str) -> ConfigError {
+        ConfigError::Unsupported {
+            path: self.path.to_owned(),
+            key: format!("{}{key}", self.prefix),
+            found: found.to_string(),
+            supported: supported.to_owned(),
+        }
+    }
+
+    /// `layer_types`, where present, must say `full_attention` throughout.
+    pub(super) fn full_attention_only(&mut self, layers: usize) -> Result<(), ConfigError> {
+        match self.layer_types(layers)? {
+            Some(types) if types.contains(&true) => {
+                Err(self.unsupported("layer_types", &json!("sliding_attention"), "full_attention for this family"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Qwen's windows: `use_sliding_window` switches them on, `layer_types` or `max_window_layers` says where.
+    pub(super) fn upper_layer_windows(&mut self, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
+        let used = self.bool_or("use_sliding_window", false)?;
+        let size = self.optional_usize("sliding_window")?.unwrap_or(4096);
+        let first = self.typed("max_window_layers", "an integer", Value::as_u64)?.unwrap_or(28) as usize;
+        let types = self.layer_types(layers)?.unwrap_or_else(|| (0..layers).map(|i| used && i >= first).collect());
+        if !used && types.contains(&true) {
+            let key = "layer_types";
+            return Err(self.unsupported(
+                key,
+                &json!("sliding_attention"),
+                "full_attention while use_sliding_window is false",
+            ));
+        }
+        Ok(types.into_iter().map(|sliding| sliding.then_some(size)).collect())
+    }
+
+    /// Whether each layer slides.
+    fn layer_types(&mut self, layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
+        let one = |value: &Value| match value.as_str()? {
+            "full_attention" => Some(false),
+            "sliding_attention" => Some(true),
+            _ => None,
+        };
+        let all = |value: &Value| -> Option<Vec<bool>> {
+            let list = value.as_array().filter(|list| list.len() == layers)?;
+            list.iter().map(one).collect()
+        };
+        self.typed("layer_types", "full_attention or sliding_attention for each layer", all)
+    }
+
+    /// Every key that was not asked for must be known to have no influence, or have the one value that is computed.
+    pub(super) fn finish(&self) -> Result<(), ConfigError> {
+        for (key, value) in self.values {
+            if self.read.contains(key) || value.is_null() || WITHOUT_INFLUENCE.contains(&key.as_str()) {
+                continue;
+            }
+            match only_value(key) {
+                Some(only) if same(&only, value) => {}
+                Some(only) => return Err(self.unsupported(key, value, &only.to_string())),
+                None => {
+                    return Err(ConfigError::UnknownKey {
+                        path: self.path.to_owned(),
+                        key: format!("{}{key}", self.prefix),
+                        found: value.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sizes that contradict each other.
+    pub(super) fn check_sizes(&self, model: &ModelDescription) -> Result<(), ConfigError> {
+        let reason = if !model.num_attention_heads.is_multiple_of(model.num_key_value_heads) {
+            format!(
+                "num_attention_heads {} is not a multiple of num_key_value_heads {}",
+                model.num_attention_heads, model.num_key_value_heads
+            )
+        } else if !model.head_dim.is_multiple_of(2) || model.head_dim == 0 {
+            format!("head_dim is {}, but rotary positions need an even number", model.head_dim)
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Sizes { path: self.path.to_owned(), reason })
+    }
+}
+
+/// Equality of JSON values in which 1 and 1.0 are the same.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
+    }
+}

@@ -1,0 +1,82 @@
+//! Families of models: from a `config.json` to a [`ModelDescription`].
+//!
+//! Responsible for: which architectures are known, one file each, and for refusing every key that could change the
+//! mathematics and is not understood. Must not depend on: weights.
+//! To add a family: one file with its mapping, one row in [`FAMILIES`], one variant of [`Family`], one fixture.
+
+mod config_keys;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+mod rope;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use config_keys::Config;
+pub use config_keys::ConfigError;
+
+use crate::description::{Family, ModelDescription};
+pub(crate) use rope::rope_parameters;
+
+/// One known family.
+pub(crate) struct Row {
+    pub family: Family,
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// `architectures[0]` in config.json.
+    pub architecture: &'static str,
+    describe: fn(&mut Config<'_>) -> Result<ModelDescription, ConfigError>,
+}
+
+pub(crate) const FAMILIES: [Row; 4] = [
+    Row { family: Family::Llama, model_type: "llama", architecture: "LlamaForCausalLM", describe: llama::describe },
+    Row {
+        family: Family::Mistral,
+        model_type: "mistral",
+        architecture: "MistralForCausalLM",
+        describe: mistral::describe,
+    },
+    Row { family: Family::Qwen2, model_type: "qwen2", architecture: "Qwen2ForCausalLM", describe: qwen2::describe },
+    Row { family: Family::Qwen3, model_type: "qwen3", architecture: "Qwen3ForCausalLM", describe: qwen3::describe },
+];
+
+impl Row {
+    pub(crate) fn of(family: Family) -> &'static Self {
+        FAMILIES.iter().find(|row| row.family == family).unwrap_or_else(|| unreachable!("every family has a row"))
+    }
+}
+
+/// Names of the known families, for messages.
+pub(crate) fn known() -> String {
+    FAMILIES.map(|row| row.model_type).join(", ")
+}
+
+/// Reads the object of a `config.json`.
+///
+/// # Errors
+/// [`ConfigError`], naming the file and the key.
+pub(crate) fn describe(path: &Path, config: &Map<String, Value>) -> Result<ModelDescription, ConfigError> {
+    let mut config = Config::new(path, config);
+    let model_type = config.string("model_type")?;
+    let unknown = |what: String| ConfigError::Architecture { path: path.to_owned(), what, known: known() };
+    let Some(row) = FAMILIES.iter().find(|row| row.model_type == model_type) else {
+        return Err(unknown(format!("model_type \"{model_type}\"")));
+    };
+    if let Some(architecture) = config.architecture()?
+        && architecture != row.architecture
+    {
+        return Err(unknown(format!("architecture \"{architecture}\"")));
+    }
+    let description = (row.describe)(&mut config)?;
+    config.finish()?;
+    config.check_sizes(&description)?;
+    Ok(description)
+}
+
+/// The ids in `eos_token_id` of a `generation_config.json`: what ends a generation, beside the configuration's own.
+pub(crate) fn end_tokens(path: &Path, generation: &Map<String, Value>) -> Result<Vec<u32>, ConfigError> {
+    Config::new(path, generation).token_ids("eos_token_id")
+}

@@ -1,0 +1,71 @@
+//! Rotary settings of a `config.json`: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` before.
+
+use serde_json::{Map, Value};
+
+use super::config_keys::{Config, ConfigError};
+use crate::description::{Rope, RopeScaling};
+
+/// transformers' default where a config names no base.
+const DEFAULT_THETA: f64 = 10_000.0;
+
+impl Config<'_> {
+    pub(super) fn rope(&mut self) -> Result<Rope, ConfigError> {
+        let top_theta = self.optional_f64("rope_theta")?;
+        let parameters = self.optional_object("rope_parameters")?;
+        let scaling = self.optional_object("rope_scaling")?;
+        // transformers lets a non-empty `rope_scaling` win, too.
+        let (key, object) = match (scaling, parameters) {
+            (Some(scaling), _) if !scaling.is_empty() => ("rope_scaling", scaling),
+            (_, Some(parameters)) => ("rope_parameters", parameters),
+            _ => {
+                let theta = top_theta.unwrap_or(DEFAULT_THETA);
+                return Ok(Rope { theta, scaling: RopeScaling::None });
+            }
+        };
+        let mut nested = self.nested(key, object);
+        let theta = nested.optional_f64("rope_theta")?.or(top_theta).unwrap_or(DEFAULT_THETA);
+        let scaling = nested.rope_scaling()?;
+        nested.finish()?;
+        Ok(Rope { theta, scaling })
+    }
+
+    fn rope_scaling(&mut self) -> Result<RopeScaling, ConfigError> {
+        let old = self.optional_string("type")?;
+        let kind = self.optional_string("rope_type")?.or(old).unwrap_or_else(|| "default".to_owned());
+        match kind.as_str() {
+            "default" => Ok(RopeScaling::None),
+            "linear" => Ok(RopeScaling::Linear { factor: self.f64("factor")? }),
+            "llama3" => Ok(RopeScaling::Llama3 {
+                factor: self.f64("factor")?,
+                low_freq_factor: self.f64("low_freq_factor")?,
+                high_freq_factor: self.f64("high_freq_factor")?,
+                original_max_position_embeddings: self.usize("original_max_position_embeddings")?,
+            }),
+            other => Err(self.unsupported("rope_type", &Value::from(other), "default, linear or llama3")),
+        }
+    }
+}
+
+/// The same in transformers 5's form.
+pub(crate) fn rope_parameters(rope: &Rope) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("rope_theta".to_owned(), rope.theta.into());
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    match rope.scaling {
+        RopeScaling::None => {
+            put("rope_type", "default".into());
+        }
+        RopeScaling::Linear { factor } => {
+            put("rope_type", "linear".into());
+            put("factor", factor.into());
+        }
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            put("rope_type", "llama3".into());
+            put("factor", factor.into());
+            put("low_freq_factor", low_freq_factor.into());
+            put("high_freq_factor", high_freq_factor.into());
+            put("original_max_position_embeddings", original_max_position_embeddings.into());
+        }
+    }
+    map
+}

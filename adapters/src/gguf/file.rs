@@ -1,0 +1,263 @@
+//! Reading a GGUF file: metadata and the table of tensors, checked in full before any value is used.
+//!
+//! Source: the GGUF specification of the ggml repository (`docs/gguf.md`), versions 2 and 3.
+//! Must not depend on: what metadata and tensors mean.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tonfall_blocks::{Format, checked_byte_len};
+
+use super::cursor::{Cursor, Fault};
+use super::value::{ELEMENT_BUDGET, Value};
+use crate::mapped_file::{MappedFile, OpenError};
+
+/// What can be wrong with a GGUF file.
+#[derive(Debug, Error)]
+pub enum GgufError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+
+    #[error("{}: not a GGUF file (it does not begin with \"GGUF\")", path.display())]
+    Magic { path: PathBuf },
+
+    #[error("{}: GGUF version {version} is not supported; supported are 2 and 3: convert it with current software", path.display())]
+    Version { path: PathBuf, version: u32 },
+
+    #[error("{}: the file is big-endian; convert it with llama.cpp's gguf_convert_endian.py", path.display())]
+    BigEndian { path: PathBuf },
+
+    #[error("{}: at offset {offset}: {reason}; the file was cut off or forged: fetch it again", path.display())]
+    Damaged { path: PathBuf, offset: usize, reason: String },
+
+    #[error("{}: the metadata key `{key}` stands there twice; fetch the file again", path.display())]
+    DuplicateKey { path: PathBuf, key: String },
+
+    #[error("{}: tensor `{name}`: {reason}; fetch the file again", path.display())]
+    Tensor { path: PathBuf, name: String, reason: String },
+
+    #[error(
+        "{}: tensor `{name}` has the type {type_name}, which is not supported; supported are F32, F16, BF16, Q8_0, \
+         Q4_0, Q4_1, Q4_K, Q5_K and Q6_K: take another quantisation of the model",
+        path.display()
+    )]
+    TensorType { path: PathBuf, name: String, type_name: String },
+
+    #[error("{}: metadata `{key}`: {reason}", path.display())]
+    Metadata { path: PathBuf, key: String, reason: String },
+
+    #[error(
+        "{}: unknown metadata key `{key}`; it could change the model's mathematics, so the file is refused",
+        path.display()
+    )]
+    UnknownKey { path: PathBuf, key: String },
+}
+
+/// A tensor of the file. Shapes are given in Hugging Face's order, the reverse of the file's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GgufTensor {
+    pub format: Format,
+    pub shape: Vec<usize>,
+    pub range: Range<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) struct GgufFile {
+    pub file: MappedFile,
+    pub contents: GgufContents,
+}
+
+/// What the header says.
+#[derive(Debug)]
+pub(crate) struct GgufContents {
+    pub metadata: BTreeMap<String, Value>,
+    pub tensors: BTreeMap<String, GgufTensor>,
+    /// Where the tensors' data begin.
+    pub data_start: usize,
+}
+
+const TYPES: [(u32, Format); 9] = [
+    (0, Format::F32),
+    (1, Format::F16),
+    (2, Format::Q4_0),
+    (3, Format::Q4_1),
+    (8, Format::Q8_0),
+    (12, Format::Q4K),
+    (13, Format::Q5K),
+    (14, Format::Q6K),
+    (30, Format::Bf16),
+];
+
+/// Names of types that are not supported, for the message.
+const OTHER_TYPES: [(u32, &str); 21] = [
+    (6, "Q5_0"),
+    (7, "Q5_1"),
+    (9, "Q8_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (34, "TQ1_0"),
+    (39, "MXFP4"),
+];
+
+impl GgufFile {
+    /// # Errors
+    /// A variant of [`GgufError`] for each way in which the file can be wrong.
+    pub(crate) fn open(path: &Path) -> Result<Self, GgufError> {
+        let file = MappedFile::open(path)?;
+        let contents = read(path, &file)?;
+        Ok(Self { file, contents })
+    }
+}
+
+/// Checks a whole file image.
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<GgufContents, GgufError> {
+    let owned = || path.to_owned();
+    let damaged = |fault: Fault| GgufError::Damaged { path: owned(), offset: fault.offset, reason: fault.reason };
+    if !bytes.starts_with(b"GGUF") {
+        return Err(GgufError::Magic { path: owned() });
+    }
+    let mut cursor = Cursor::new(bytes);
+    cursor.take(4).map_err(damaged)?;
+    match cursor.u32().map_err(damaged)? {
+        2 | 3 => {}
+        version if matches!(version.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian { path: owned() }),
+        version => return Err(GgufError::Version { path: owned(), version }),
+    }
+    // A tensor needs a name's length, a dimension count, one dimension, a type and an offset; a key its length, a type
+    // and one byte.
+    let tensor_count = cursor.count(32, 1 << 20, "tensors").map_err(damaged)?;
+    let key_count = cursor.count(13, 1 << 16, "metadata keys").map_err(damaged)?;
+
+    let mut metadata = BTreeMap::new();
+    let mut budget = ELEMENT_BUDGET;
+    for _ in 0..key_count {
+        let key = cursor.string("a metadata key").map_err(damaged)?.to_owned();
+        let value = Value::read(&mut cursor, &mut budget).map_err(damaged)?;
+        if metadata.insert(key.clone(), value).is_some() {
+            return Err(GgufError::DuplicateKey { path: owned(), key });
+        }
+    }
+    let alignment = alignment(path, &metadata)?;
+
+    let mut infos = Vec::new();
+    for _ in 0..tensor_count {
+        infos.push(TensorInfo::read(&mut cursor).map_err(damaged)?);
+    }
+    let data_start = cursor.offset().checked_next_multiple_of(alignment).filter(|start| *start <= bytes.len());
+    let data_start = match data_start {
+        Some(start) => start,
+        None if infos.is_empty() => bytes.len(),
+        None => return Err(damaged(cursor.fault("the tensors' data are missing"))),
+    };
+    let mut tensors = BTreeMap::new();
+    for info in infos {
+        let name = info.name.clone();
+        let tensor = info.locate(path, data_start, bytes.len(), alignment)?;
+        if tensors.insert(name.clone(), tensor).is_some() {
+            return Err(GgufError::Tensor { path: owned(), name, reason: "it stands there twice".to_owned() });
+        }
+    }
+    refuse_overlaps(path, &tensors)?;
+    Ok(GgufContents { metadata, tensors, data_start })
+}
+
+fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, GgufError> {
+    const KEY: &str = "general.alignment";
+    let Some(value) = metadata.get(KEY) else { return Ok(32) };
+    match value.as_u64() {
+        Some(alignment) if alignment.is_power_of_two() && alignment <= 1 << 20 => Ok(alignment as usize),
+        _ => Err(GgufError::Metadata {
+            path: path.to_owned(),
+            key: KEY.to_owned(),
+            reason: "it must be a power of two up to 2^20".to_owned(),
+        }),
+    }
+}
+
+struct TensorInfo {
+    name: String,
+    /// Fastest first, as the file has them.
+    dims: Vec<u64>,
+    kind: u32,
+    offset: u64,
+}
+
+impl TensorInfo {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Fault> {
+        let name = cursor.string("a tensor's name")?.to_owned();
+        let count = cursor.u32()?;
+        if !(1..=4).contains(&count) {
+            return Err(cursor.fault(format!("tensor `{name}` has {count} dimensions, where 1 to 4 are possible")));
+        }
+        let dims = (0..count).map(|_| cursor.u64()).collect::<Result<_, _>>()?;
+        Ok(Self { name, dims, kind: cursor.u32()?, offset: cursor.u64()? })
+    }
+
+    fn locate(
+        self,
+        path: &Path,
+        data_start: usize,
+        file_len: usize,
+        alignment: usize,
+    ) -> Result<GgufTensor, GgufError> {
+        let Some((_, format)) = TYPES.iter().find(|(kind, _)| *kind == self.kind) else {
+            let other = OTHER_TYPES.iter().find(|(kind, _)| *kind == self.kind);
+            let type_name = other.map_or_else(|| format!("number {}", self.kind), |(_, name)| (*name).to_owned());
+            return Err(GgufError::TensorType { path: path.to_owned(), name: self.name, type_name });
+        };
+        let fault = |reason: String| GgufError::Tensor { path: path.to_owned(), name: self.name.clone(), reason };
+        let shape: Option<Vec<usize>> = self.dims.iter().rev().map(|dim| usize::try_from(*dim).ok()).collect();
+        let sized = shape.and_then(|shape| {
+            let (cols, outer) = shape.split_last()?;
+            let rows = outer.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))?;
+            let bytes = checked_byte_len(*format, rows, *cols)?;
+            Some((shape, bytes))
+        });
+        let Some((shape, bytes)) = sized else {
+            return Err(fault(format!("dimensions {:?} can't be stored as {format}", self.dims)));
+        };
+        if !self.offset.is_multiple_of(alignment as u64) {
+            return Err(fault(format!("its offset {} is not a multiple of {alignment}", self.offset)));
+        }
+        let start = usize::try_from(self.offset).ok().and_then(|offset| data_start.checked_add(offset));
+        let range =
+            start.and_then(|start| Some(start..start.checked_add(bytes)?)).filter(|range| range.end <= file_len);
+        match range {
+            Some(range) => Ok(GgufTensor { format: *format, shape, range }),
+            None => Err(fault(format!(
+                "its {bytes} bytes at offset {} of the data section (which begins at {data_start}) leave the file of \
+                 {file_len} bytes",
+                self.offset
+            ))),
+        }
+    }
+}
+
+fn refuse_overlaps(path: &Path, tensors: &BTreeMap<String, GgufTensor>) -> Result<(), GgufError> {
+    let mut order: Vec<_> = tensors.iter().collect();
+    order.sort_by_key(|(_, tensor)| (tensor.range.start, tensor.range.end));
+    for pair in order.windows(2) {
+        let [(first, a), (second, b)] = pair else { unreachable!("windows of two") };
+        if b.range.start < a.range.end {
+            let reason = format!("it overlaps `{first}`");
+            return Err(GgufError::Tensor { path: path.to_owned(), name: (*second).clone(), reason });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! GGUF files: reader, model description and tokenizer.
+//!
+//! Must not depend on: Hugging Face directories.
+
+mod cursor;
+mod describe;
+mod file;
+mod pre_tokenizers;
+mod tokenizer;
+mod value;
+
+pub(crate) use describe::describe;
+pub use file::GgufError;
+pub(crate) use file::GgufFile;
+pub use tokenizer::GgufTokenizerError;
+pub(crate) use tokenizer::tokenizer_files;

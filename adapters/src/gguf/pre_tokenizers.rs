@@ -1,0 +1,85 @@
+//! How text is cut before byte-pair merging, by the name in `tokenizer.ggml.pre`.
+//!
+//! Sources: the `tokenizer.json` of each family, and llama.cpp's table (`llama-vocab.cpp`) for what its server does
+//! with the same file. To add one: a row in [`PRE_TOKENIZERS`], with texts whose tokens are known in the tests.
+
+use serde_json::{Value, json};
+
+/// One rule.
+pub(crate) struct PreTokenizer {
+    /// Values of `tokenizer.ggml.pre`.
+    pub names: &'static [&'static str],
+    /// Text is split at the matches of each expression in turn; matches stay pieces of their own.
+    pub splits: &'static [&'static str],
+    /// A piece that is a token as it stands is not merged.
+    pub ignore_merges: bool,
+    /// Unicode normalisation to NFC.
+    pub nfc: bool,
+    /// Whether BOS is put in front where the metadata don't say.
+    pub add_bos: bool,
+}
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+pub(crate) const PRE_TOKENIZERS: [PreTokenizer; 6] = [
+    PreTokenizer { names: &["gpt-2"], splits: &[GPT2], ignore_merges: false, nfc: false, add_bos: false },
+    PreTokenizer {
+        names: &["smollm", "starcoder", "refact", "codeshell"],
+        splits: &[r"\p{N}", GPT2],
+        ignore_merges: false,
+        nfc: false,
+        add_bos: false,
+    },
+    PreTokenizer {
+        names: &["llama-bpe", "llama3", "llama-v3"],
+        splits: &[LLAMA3],
+        ignore_merges: true,
+        nfc: false,
+        add_bos: true,
+    },
+    PreTokenizer {
+        names: &["qwen2", "deepseek-r1-qwen"],
+        splits: &[QWEN2],
+        ignore_merges: false,
+        nfc: true,
+        add_bos: false,
+    },
+    PreTokenizer { names: &["tekken"], splits: &[TEKKEN], ignore_merges: true, nfc: false, add_bos: true },
+    // What llama.cpp does where a file names no rule of its own.
+    PreTokenizer {
+        names: &["default"],
+        splits: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
+        ignore_merges: false,
+        nfc: false,
+        add_bos: false,
+    },
+];
+
+/// The rule of that name.
+pub(crate) fn find(name: &str) -> Option<&'static PreTokenizer> {
+    PRE_TOKENIZERS.iter().find(|row| row.names.contains(&name))
+}
+
+/// Every name, for messages.
+pub(crate) fn names() -> String {
+    let names: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|row| row.names).copied().collect();
+    names.join(", ")
+}
+
+impl PreTokenizer {
+    /// As `tokenizer.json` has it: the splits, then bytes as printable characters.
+    pub(crate) fn to_json(&self) -> Value {
+        let split = |pattern: &&str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+        let mut steps: Vec<Value> = self.splits.iter().map(split).collect();
+        steps.push(byte_level());
+        json!({ "type": "Sequence", "pretokenizers": steps })
+    }
+}
+
+pub(crate) fn byte_level() -> Value {
+    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false })
+}

@@ -1,0 +1,286 @@
+//! From GGUF's tokenizer metadata to a `tokenizer.json`.
+//!
+//! Two models are known: `gpt2` (byte-level BPE with a list of merges) and `llama` (SentencePiece BPE with scores and
+//! byte fallback). Sources: the GGUF specification; llama.cpp's `llama-vocab.cpp`; transformers' converters for the
+//! form of `tokenizer.json`.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value as Json, json};
+use thiserror::Error;
+
+use super::file::GgufFile;
+use super::pre_tokenizers::{self, PreTokenizer, byte_level};
+use super::value::Value;
+use crate::tokenizer_files::{SpecialToken, TokenizerFiles};
+
+/// Why the tokenizer of a GGUF file can't be used.
+#[derive(Debug, Error)]
+pub enum GgufTokenizerError {
+    #[error("{}: metadata `{key}`: {reason}; take another conversion of the model", path.display())]
+    Metadata { path: PathBuf, key: &'static str, reason: String },
+
+    #[error(
+        "{}: the tokenizer model \"{model}\" is not supported; supported are gpt2 and llama. Use the model's Hugging \
+         Face directory as the base",
+        path.display()
+    )]
+    Model { path: PathBuf, model: String },
+
+    #[error(
+        "{}: the pre-tokenizer \"{pre}\" is not known; known are {known}. A guess would tokenise differently in training \
+         and in the server: use the model's Hugging Face directory as the base",
+        path.display()
+    )]
+    PreTokenizer { path: PathBuf, pre: String, known: String },
+}
+
+use GgufTokenizerError as Error;
+
+/// Kinds in `tokenizer.ggml.token_type`.
+const UNKNOWN: u64 = 2;
+const CONTROL: u64 = 3;
+const USER_DEFINED: u64 = 4;
+
+/// Bytes of a SentencePiece token: every way to split it is looked at.
+const LONGEST_PIECE: usize = 256;
+
+struct Metadata<'a> {
+    path: &'a Path,
+    values: &'a BTreeMap<String, Value>,
+}
+
+/// Converts the tokenizer of a file.
+pub(crate) fn tokenizer_files(gguf: &GgufFile) -> Result<TokenizerFiles, Error> {
+    let metadata = Metadata { path: gguf.file.path(), values: &gguf.contents.metadata };
+    let tokens = metadata.strings("tokenizer.ggml.tokens")?;
+    let kinds = metadata.kinds(tokens.len())?;
+    let vocab = metadata.vocabulary(&tokens)?;
+    let special = |key: &'static str| metadata.special(key, &tokens);
+
+    let bos = special("tokenizer.ggml.bos_token_id")?;
+    let eos = special("tokenizer.ggml.eos_token_id")?;
+    let flag = |key: &str| metadata.values.get(key).and_then(Value::as_bool);
+    let (add_bos, add_eos) = (flag("tokenizer.ggml.add_bos_token"), flag("tokenizer.ggml.add_eos_token"));
+    let model = metadata.string("tokenizer.ggml.model").unwrap_or_default();
+    let (mut tokenizer, default_bos) = match model {
+        "gpt2" => byte_level_bpe(&metadata, &vocab)?,
+        "llama" => sentence_piece(&metadata, &tokens, &kinds, &vocab)?,
+        other => return Err(Error::Model { path: metadata.path.to_owned(), model: other.to_owned() }),
+    };
+    let add_bos = add_bos.unwrap_or(default_bos);
+    tokenizer.insert("added_tokens".to_owned(), added_tokens(&tokens, &kinds));
+    let front = bos.as_ref().filter(|_| add_bos);
+    let back = eos.as_ref().filter(|_| add_eos == Some(true));
+    tokenizer.insert("post_processor".to_owned(), post_processor(front, back));
+    Ok(TokenizerFiles {
+        tokenizer_json: Json::Object(in_order(tokenizer)).to_string().into_bytes(),
+        chat_template: metadata.string("tokenizer.chat_template").map(str::to_owned),
+        bos,
+        eos,
+        pad: special("tokenizer.ggml.padding_token_id")?,
+        unk: special("tokenizer.ggml.unknown_token_id")?,
+        eot: special("tokenizer.ggml.eot_token_id")?,
+        add_bos: Some(add_bos),
+        add_eos,
+    })
+}
+
+impl<'a> Metadata<'a> {
+    fn fault(&self, key: &'static str, reason: impl Into<String>) -> Error {
+        Error::Metadata { path: self.path.to_owned(), key, reason: reason.into() }
+    }
+
+    fn string(&self, key: &str) -> Option<&'a str> {
+        self.values.get(key).and_then(Value::as_str)
+    }
+
+    fn array(&self, key: &'static str) -> Result<&'a [Value], Error> {
+        self.values.get(key).and_then(Value::as_array).ok_or_else(|| self.fault(key, "a list is missing"))
+    }
+
+    fn strings(&self, key: &'static str) -> Result<Vec<&'a str>, Error> {
+        let strings: Option<Vec<_>> = self.array(key)?.iter().map(Value::as_str).collect();
+        strings.ok_or_else(|| self.fault(key, "it must be a list of texts"))
+    }
+
+    /// Without the list every token is a normal one.
+    fn kinds(&self, count: usize) -> Result<Vec<u64>, Error> {
+        const KEY: &str = "tokenizer.ggml.token_type";
+        if !self.values.contains_key(KEY) {
+            return Ok(vec![1; count]);
+        }
+        let kinds: Option<Vec<u64>> = self.array(KEY)?.iter().map(Value::as_u64).collect();
+        kinds.filter(|kinds| kinds.len() == count).ok_or_else(|| self.fault(KEY, format!("{count} kinds are due")))
+    }
+
+    fn vocabulary(&self, tokens: &[&'a str]) -> Result<HashMap<&'a str, u32>, Error> {
+        let mut vocab = HashMap::with_capacity(tokens.len());
+        for (id, token) in (0..).zip(tokens) {
+            if let Some(first) = vocab.insert(*token, id) {
+                let reason = format!("tokens {first} and {id} are both {token:?}");
+                return Err(self.fault("tokenizer.ggml.tokens", reason));
+            }
+        }
+        Ok(vocab)
+    }
+
+    fn special(&self, key: &'static str, tokens: &[&str]) -> Result<Option<SpecialToken>, Error> {
+        let Some(value) = self.values.get(key) else { return Ok(None) };
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let token = id.and_then(|id| Some((id, *tokens.get(id as usize)?)));
+        let Some((id, content)) = token else { return Err(self.fault(key, "it names no token of the vocabulary")) };
+        Ok(Some(SpecialToken { content: content.to_owned(), id }))
+    }
+}
+
+/// `tokenizer.json` without the parts that both models share, and whether BOS comes first where nothing is said.
+type Parts = (Map<String, Json>, bool);
+
+fn byte_level_bpe(metadata: &Metadata<'_>, vocab: &HashMap<&str, u32>) -> Result<Parts, Error> {
+    let name = metadata.string("tokenizer.ggml.pre").unwrap_or("default");
+    let rule: &PreTokenizer = pre_tokenizers::find(name).ok_or_else(|| Error::PreTokenizer {
+        path: metadata.path.to_owned(),
+        pre: name.to_owned(),
+        known: pre_tokenizers::names(),
+    })?;
+    const MERGES: &str = "tokenizer.ggml.merges";
+    let mut merges = Vec::new();
+    for (number, merge) in metadata.strings(MERGES)?.into_iter().enumerate() {
+        let pair = merge.split_once(' ').filter(|(left, right)| {
+            vocab.contains_key(left)
+                && vocab.contains_key(right)
+                && vocab.contains_key(format!("{left}{right}").as_str())
+        });
+        let Some((left, right)) = pair else {
+            return Err(
+                metadata.fault(MERGES, format!("entry {number} ({merge:?}) joins what is not in the vocabulary"))
+            );
+        };
+        merges.push(json!([left, right]));
+    }
+    let mut parts = Map::new();
+    parts.insert("normalizer".to_owned(), if rule.nfc { json!({ "type": "NFC" }) } else { Json::Null });
+    parts.insert("pre_tokenizer".to_owned(), rule.to_json());
+    parts.insert("decoder".to_owned(), byte_level());
+    parts.insert("model".to_owned(), bpe(vocab, merges, None, rule.ignore_merges));
+    Ok((parts, rule.add_bos))
+}
+
+fn sentence_piece(
+    metadata: &Metadata<'_>,
+    tokens: &[&str],
+    kinds: &[u64],
+    vocab: &HashMap<&str, u32>,
+) -> Result<Parts, Error> {
+    const SCORES: &str = "tokenizer.ggml.scores";
+    let scores: Option<Vec<f64>> = metadata.array(SCORES)?.iter().map(Value::as_f64).collect();
+    let scores = scores.filter(|scores| scores.len() == tokens.len() && !scores.iter().any(|score| score.is_nan()));
+    let scores = scores.ok_or_else(|| metadata.fault(SCORES, format!("{} numbers are due", tokens.len())))?;
+    if let Some(id) = tokens.iter().position(|token| token.len() > LONGEST_PIECE) {
+        return Err(metadata.fault("tokenizer.ggml.tokens", format!("token {id} is longer than {LONGEST_PIECE} bytes")));
+    }
+    let unknown = kinds.iter().position(|kind| *kind == UNKNOWN).map(|id| tokens[id]);
+    let prefix = metadata.values.get("tokenizer.ggml.add_space_prefix").and_then(Value::as_bool).unwrap_or(true);
+
+    let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+    let mut normalizers = vec![replace(" ", "▁")];
+    let mut decoders = vec![replace("▁", " "), json!({ "type": "ByteFallback" }), json!({ "type": "Fuse" })];
+    if prefix {
+        normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
+        decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    let mut parts = Map::new();
+    parts.insert("normalizer".to_owned(), json!({ "type": "Sequence", "normalizers": normalizers }));
+    parts.insert("pre_tokenizer".to_owned(), Json::Null);
+    parts.insert("decoder".to_owned(), json!({ "type": "Sequence", "decoders": decoders }));
+    let merges = merges_from_scores(tokens, &scores, vocab);
+    parts.insert("model".to_owned(), bpe(vocab, merges, unknown, false));
+    Ok((parts, true))
+}
+
+/// SentencePiece merges the pair whose joined piece has the best score. As a list: every way to make a piece out of two
+/// others, best piece first; among the ways, the one with the longer first part first, as transformers sorts them.
+fn merges_from_scores(tokens: &[&str], scores: &[f64], vocab: &HashMap<&str, u32>) -> Vec<Json> {
+    let mut merges = Vec::new();
+    for (piece, score) in tokens.iter().zip(scores) {
+        let mut ways: Vec<(&str, &str)> = piece
+            .char_indices()
+            .skip(1)
+            .map(|(at, _)| piece.split_at(at))
+            .filter(|(left, right)| vocab.contains_key(left) && vocab.contains_key(right))
+            .collect();
+        ways.sort_by_key(|(left, right)| (vocab[left], vocab[right]));
+        merges.extend(ways.into_iter().map(|(left, right)| (left, right, *score)));
+    }
+    let lengths = |(left, right, _): &(&str, &str, f64)| (left.chars().count(), right.chars().count());
+    merges.sort_by(|a, b| b.2.total_cmp(&a.2).then_with(|| lengths(b).cmp(&lengths(a))));
+    merges.into_iter().map(|(left, right, _)| json!([left, right])).collect()
+}
+
+fn bpe(vocab: &HashMap<&str, u32>, merges: Vec<Json>, unknown: Option<&str>, ignore_merges: bool) -> Json {
+    let mut entries: Vec<_> = vocab.iter().collect();
+    entries.sort_by_key(|(_, id)| **id);
+    let vocab: Map<String, Json> = entries.into_iter().map(|(token, id)| ((*token).to_owned(), (*id).into())).collect();
+    json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": unknown,
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": unknown.is_some(),
+        "byte_fallback": unknown.is_some(),
+        "ignore_merges": ignore_merges,
+        "vocab": vocab,
+        "merges": merges,
+    })
+}
+
+/// Control and user-defined tokens are found in the text as they stand; control tokens are left out when decoding.
+fn added_tokens(tokens: &[&str], kinds: &[u64]) -> Json {
+    let added = |(id, (content, kind)): (usize, (&&str, &u64))| {
+        matches!(*kind, UNKNOWN | CONTROL | USER_DEFINED).then(|| {
+            json!({
+                "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": *kind != USER_DEFINED,
+            })
+        })
+    };
+    tokens.iter().zip(kinds).enumerate().filter_map(added).collect()
+}
+
+/// Puts BOS in front and EOS behind, where the metadata ask for it.
+fn post_processor(bos: Option<&SpecialToken>, eos: Option<&SpecialToken>) -> Json {
+    if bos.is_none() && eos.is_none() {
+        return Json::Null;
+    }
+    let special =
+        |token: &SpecialToken, sequence: usize| json!({ "SpecialToken": { "id": token.content, "type_id": sequence } });
+    let sequence = |name: &str, number: usize| {
+        let mut steps: Vec<Json> = bos.map(|token| special(token, number)).into_iter().collect();
+        steps.push(json!({ "Sequence": { "id": name, "type_id": number } }));
+        steps.extend(eos.map(|token| special(token, number)));
+        steps
+    };
+    let entry = |token: &SpecialToken| {
+        (token.content.clone(), json!({ "id": token.content, "ids": [token.id], "tokens": [token.content] }))
+    };
+    let tokens: Map<String, Json> = bos.into_iter().chain(eos).map(entry).collect();
+    let single = sequence("A", 0);
+    let pair: Vec<Json> = single.iter().cloned().chain(sequence("B", 1)).collect();
+    json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens })
+}
+
+/// The keys in the order in which the library writes them.
+fn in_order(mut parts: Map<String, Json>) -> Map<String, Json> {
+    let mut map = Map::new();
+    map.insert("version".to_owned(), "1.0".into());
+    map.insert("truncation".to_owned(), Json::Null);
+    map.insert("padding".to_owned(), Json::Null);
+    for key in ["added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"] {
+        map.insert(key.to_owned(), parts.remove(key).unwrap_or(Json::Null));
+    }
+    map
+}

@@ -1,0 +1,97 @@
+//! Writing a `config.json` and a `generation_config.json` for a described model, as transformers reads them.
+//!
+//! Must not depend on: where the description came from.
+
+use serde_json::{Map, Value, json};
+use tonfall_blocks::Format;
+
+use crate::description::{Family, ModelDescription};
+use crate::families;
+
+/// transformers' name of a dense format.
+pub(crate) fn dtype_name(format: Format) -> &'static str {
+    match format {
+        Format::F16 => "float16",
+        Format::Bf16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+/// `config.json`. Both spellings of the rotary settings and of the dtype are written: transformers before 5 and other
+/// loaders know the old ones only.
+pub(crate) fn config_json(model: &ModelDescription, dtype: Format) -> Map<String, Value> {
+    let row = families::Row::of(model.family);
+    let window = model.layer_windows.iter().flatten().next();
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    put("architectures", json!([row.architecture]));
+    put("model_type", row.model_type.into());
+    put("vocab_size", model.vocab_size.into());
+    put("hidden_size", model.hidden_size.into());
+    put("intermediate_size", model.intermediate_size.into());
+    put("num_hidden_layers", model.num_hidden_layers.into());
+    put("num_attention_heads", model.num_attention_heads.into());
+    put("num_key_value_heads", model.num_key_value_heads.into());
+    put("head_dim", model.head_dim.into());
+    put("hidden_act", "silu".into());
+    put("max_position_embeddings", model.max_position_embeddings.into());
+    put("rms_norm_eps", model.rms_norm_eps.into());
+    let rope = families::rope_parameters(&model.rope);
+    put("rope_theta", model.rope.theta.into());
+    let scaled = rope.get("rope_type").is_some_and(|kind| kind != "default");
+    put("rope_scaling", if scaled { Value::Object(rope.clone()) } else { Value::Null });
+    put("rope_parameters", Value::Object(rope));
+    put("tie_word_embeddings", model.tie_word_embeddings.into());
+    put("attention_dropout", json!(0.0));
+    match model.family {
+        Family::Llama => {
+            put("attention_bias", model.attention_bias.into());
+            put("mlp_bias", model.mlp_bias.into());
+        }
+        Family::Mistral => {
+            put("sliding_window", window.copied().into());
+        }
+        Family::Qwen2 | Family::Qwen3 => {
+            if model.family == Family::Qwen3 {
+                put("attention_bias", model.attention_bias.into());
+            }
+            put("use_sliding_window", window.is_some().into());
+            put("sliding_window", window.copied().into());
+            let full = model.layer_windows.iter().take_while(|window| window.is_none()).count();
+            put("max_window_layers", full.into());
+            let kind = |window: &Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
+            put("layer_types", model.layer_windows.iter().map(kind).collect());
+        }
+    }
+    put("bos_token_id", model.bos_token_id.into());
+    put("eos_token_id", ids(&model.eos_token_ids));
+    put("initializer_range", json!(0.02));
+    put("use_cache", true.into());
+    put("torch_dtype", dtype_name(dtype).into());
+    map
+}
+
+/// `generation_config.json`: what ends a generation.
+pub(crate) fn generation_json(model: &ModelDescription, pad: Option<u32>) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("bos_token_id".to_owned(), model.bos_token_id.into());
+    map.insert("eos_token_id".to_owned(), ids(&model.eos_token_ids));
+    map.insert("pad_token_id".to_owned(), pad.into());
+    map
+}
+
+/// One id stands alone, as most files have it.
+fn ids(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [id] => (*id).into(),
+        several => several.into(),
+    }
+}
+
+/// JSON as people read it.
+pub(crate) fn pretty(map: &Map<String, Value>) -> Vec<u8> {
+    let mut text = serde_json::to_string_pretty(map).unwrap_or_else(|_| unreachable!("a map of values is JSON"));
+    text.push('\n');
+    text.into_bytes()
+}

@@ -1,0 +1,357 @@
+//! Merging a LoRA adapter into its base: W + s·B·A in f32, rounded once.
+//!
+//! Responsible for: writing the merged model file by file with bounded memory, and proving it by reading it back.
+//! Must not depend on: training, a tensor framework.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use thiserror::Error;
+use tonfall_blocks::{Format, dequantize};
+use tonfall_recipes::durable::{self, DurableError, ScratchDir};
+
+use crate::base_model::{BaseError, BaseKind, BaseModel, Weight};
+use crate::peft::{Adapter, AdapterTensor};
+use crate::safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
+use crate::safetensors_writer::{Planned, PlannedFile, Sink, dtype_of, encode, first_overflow, lay_out};
+use crate::tokenizer_files::SideFile;
+
+/// Why a merge failed. Nothing is left at the place of the output then.
+#[derive(Debug, Error)]
+pub enum MergeError {
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    #[error(transparent)]
+    Safetensors(#[from] SafetensorsError),
+
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+
+    #[error("{}: is already there; name a new directory or remove it", path.display())]
+    OutputExists { path: PathBuf },
+
+    #[error("the adapter changes `{module}`, which this base doesn't have; it was made for another model")]
+    NoSuchModule { module: String },
+
+    #[error("the adapter's `{module}` is {found:?} (out, in), the base's {expected:?}; it was made for another model")]
+    Shape { module: String, found: [usize; 2], expected: [usize; 2] },
+
+    #[error("a merged model can't be written as {format}; choose F32, F16 or BF16")]
+    Format { format: Format },
+
+    #[error(
+        "the adapter changes no value of the base: its effect is zero or vanishes in {dtype}; train longer, or merge \
+         with another dtype"
+    )]
+    NoEffect { dtype: &'static str },
+
+    #[error("tensor `{name}`: {value} is too large for {dtype}; merge with dtype F32 or BF16")]
+    Overflow { name: String, value: f32, dtype: &'static str },
+
+    #[error("{}: read back after writing, tensor `{name}` differs; the disk or its driver is at fault", path.display())]
+    ReadBack { path: PathBuf, name: String },
+}
+
+/// How the merged model is written.
+#[derive(Clone, Copy, Debug)]
+pub struct MergeOptions {
+    /// Largest file, where the base has no files of its own to follow.
+    pub max_shard_bytes: u64,
+    /// Another dtype than the base's: F32, F16 or BF16.
+    pub dtype: Option<Format>,
+}
+
+impl Default for MergeOptions {
+    fn default() -> Self {
+        Self { max_shard_bytes: 5_000_000_000, dtype: None }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MergeReport {
+    /// Weight files, then side files.
+    pub files: Vec<String>,
+    pub tensors: usize,
+    /// Tensors of which at least one value differs from the base's.
+    pub changed_tensors: usize,
+    pub changed_values: u64,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// What the user ought to know.
+    pub notices: Vec<String>,
+}
+
+/// Merges `adapter` into `base` and writes a Hugging Face directory to `out`, which must not be there yet.
+///
+/// A dense Hugging Face base keeps its names, dtypes, shards, index and side files. A quantised base is written dense,
+/// with a configuration made for it. Memory stays at a few tens of MB beside the memory maps, whatever the model's size.
+/// `progress` is told bytes done and in total; verifying counts as much as writing.
+///
+/// # Errors
+/// See [`MergeError`].
+pub fn merge(
+    base: &BaseModel,
+    adapter: &Adapter,
+    out: &Path,
+    options: &MergeOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<MergeReport, MergeError> {
+    let deltas = deltas(base, adapter)?;
+    let plan = Plan::new(base, options)?;
+    if out.exists() {
+        return Err(MergeError::OutputExists { path: out.to_owned() });
+    }
+    let scratch = ScratchDir::beside(out)?;
+    let mut work =
+        Work { base, deltas, done: 0, total: 2 * plan.bytes(), progress, changes: BTreeMap::new(), fault: None };
+    for file in &plan.files {
+        let written = file.write(scratch.path(), &mut |tensor, sink| work.stream(tensor, sink));
+        if let Some(fault) = work.fault.take() {
+            return Err(fault);
+        }
+        written?;
+    }
+    for file in &plan.side_files {
+        durable::write_file(&scratch.path().join(&file.name), &file.bytes)?;
+    }
+    let changes = std::mem::take(&mut work.changes);
+    let changed_values: u64 = changes.values().sum();
+    if changed_values == 0 {
+        return Err(MergeError::NoEffect { dtype: plan.dtype });
+    }
+    for file in &plan.files {
+        work.verify(scratch.path(), file)?;
+    }
+    scratch.publish()?;
+    let side = plan.side_files.iter().map(|file| file.name.clone());
+    Ok(MergeReport {
+        files: plan.files.iter().map(|file| file.name.clone()).chain(side).collect(),
+        tensors: plan.files.iter().map(|file| file.tensors.len()).sum(),
+        changed_tensors: changes.values().filter(|changed| **changed > 0).count(),
+        changed_values,
+        bytes: plan.bytes(),
+        notices: plan.notices,
+    })
+}
+
+/// What one module adds: s·B·A.
+struct Delta<'a> {
+    a: &'a AdapterTensor,
+    b: &'a AdapterTensor,
+    scale: f32,
+}
+
+impl Delta<'_> {
+    /// Adds rows `first_row …` of s·B·A to `values`, whole rows of `cols` values.
+    fn add_to(&self, values: &mut [f32], first_row: usize, cols: usize) {
+        let rank = self.a.shape[0];
+        values.par_chunks_mut(cols).enumerate().for_each(|(number, row)| {
+            let mut sums = vec![0.0f32; cols];
+            let b = &self.b.values[(first_row + number) * rank..][..rank];
+            for (weight, a) in b.iter().zip(self.a.values.chunks_exact(cols)) {
+                for (sum, a) in sums.iter_mut().zip(a) {
+                    *sum += weight * a;
+                }
+            }
+            for (value, sum) in row.iter_mut().zip(sums) {
+                *value += self.scale * sum;
+            }
+        });
+    }
+}
+
+/// The adapter's matrices by the name of the weight that they change.
+fn deltas<'a>(base: &BaseModel, adapter: &'a Adapter) -> Result<BTreeMap<String, Delta<'a>>, MergeError> {
+    let mut deltas = BTreeMap::new();
+    for (module, (a, b)) in adapter.pairs() {
+        let name = format!("{module}.weight");
+        let Some((_, shape)) = base.weight_format(&name) else {
+            return Err(MergeError::NoSuchModule { module: module.to_owned() });
+        };
+        let (rows, cols) = shape.rows_cols();
+        let (found, expected) = ([b.shape[0], a.shape[1]], [rows, cols]);
+        if found != expected {
+            return Err(MergeError::Shape { module: module.to_owned(), found, expected });
+        }
+        deltas.insert(name, Delta { a, b, scale: adapter.scale() });
+    }
+    Ok(deltas)
+}
+
+/// What will be written.
+struct Plan {
+    files: Vec<PlannedFile>,
+    side_files: Vec<SideFile>,
+    dtype: &'static str,
+    notices: Vec<String>,
+}
+
+impl Plan {
+    fn new(base: &BaseModel, options: &MergeOptions) -> Result<Self, MergeError> {
+        match base.checkpoint() {
+            Some(checkpoint) if !base.is_quantized() && options.dtype.is_none() => {
+                let mut side_files = base.side_files(base.dense_format())?;
+                side_files.extend(checkpoint.index.clone().map(index_file));
+                let files = checkpoint.files.iter().map(|(name, file)| PlannedFile {
+                    name: name.clone(),
+                    metadata: file.metadata.clone(),
+                    tensors: file.names_in_file_order().into_iter().map(|name| planned(file, name)).collect(),
+                });
+                let dtype = dtype_of(base.dense_format()).map_or("the base's dtype", Dtype::name);
+                Ok(Self { files: files.collect(), side_files, dtype, notices: Vec::new() })
+            }
+            _ => Self::dense(base, options),
+        }
+    }
+
+    /// All weights in one dense dtype, in files of our own layout.
+    fn dense(base: &BaseModel, options: &MergeOptions) -> Result<Self, MergeError> {
+        let format = options.dtype.unwrap_or_else(|| base.dense_format());
+        let dtype = dtype_of(format).ok_or(MergeError::Format { format })?;
+        let tensors = base.description().tensors().into_iter();
+        let tensors = tensors.map(|(name, shape)| Planned { name, dtype, shape: shape.dims() }).collect();
+        let (files, index) = lay_out(tensors, options.max_shard_bytes);
+        let mut side_files = base.side_files(format)?;
+        if let Some(config) = side_files.iter_mut().find(|file| file.name == "config.json")
+            && base.kind() == BaseKind::HuggingFace
+        {
+            config.bytes = base.dense_config(format);
+        }
+        side_files.extend(index.map(index_file));
+        let mut notices = Vec::new();
+        if base.is_quantized() {
+            notices.push(format!(
+                "the base is quantised: its weights were written as {}, three to eight times as large; merging into the \
+                 full-precision release of the base, where there is one, loses less",
+                dtype.name()
+            ));
+        }
+        Ok(Self { files, side_files, dtype: dtype.name(), notices })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.files.iter().flat_map(|file| &file.tensors).map(Planned::bytes).sum()
+    }
+}
+
+fn planned(file: &SafetensorsFile, name: &str) -> Planned {
+    let entry = &file.tensors[name];
+    Planned { name: name.to_owned(), dtype: entry.dtype, shape: entry.shape.clone() }
+}
+
+fn index_file(bytes: Vec<u8>) -> SideFile {
+    SideFile { name: crate::checkpoint::INDEX_FILE.to_owned(), bytes }
+}
+
+/// Values that are worked on at a time.
+const BAND: usize = 1 << 21;
+
+struct Work<'a> {
+    base: &'a BaseModel,
+    deltas: BTreeMap<String, Delta<'a>>,
+    done: u64,
+    total: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+    /// Values that differ from the base's, by tensor.
+    changes: BTreeMap<String, u64>,
+    /// Why writing was broken off, where the disk is not the reason.
+    fault: Option<MergeError>,
+}
+
+impl Work<'_> {
+    /// Hands over the merged bytes of one tensor.
+    fn stream(&mut self, tensor: &Planned, sink: Sink<'_>) -> io::Result<()> {
+        let Ok(weight) = self.base.weight(&tensor.name) else {
+            // Known buffers and a tied head's copy are no weights; they are carried along as they are.
+            let bytes = self.base.checkpoint().and_then(|checkpoint| {
+                let (file, entry) = checkpoint.find(&tensor.name)?;
+                Some(checkpoint.files[file].1.bytes(entry))
+            });
+            return bytes.map_or(Ok(()), |bytes| self.hand_over(bytes, sink));
+        };
+        let Some(delta) = self.deltas.get(&tensor.name) else {
+            if dtype_of(weight.format) == Some(tensor.dtype) {
+                return self.hand_over(&weight.bytes, sink);
+            }
+            return self.bands(&weight, tensor, sink, |_, _| {});
+        };
+        // The borrow of `self.deltas` ends here: a delta is three words.
+        let delta = Delta { a: delta.a, b: delta.b, scale: delta.scale };
+        let mut changed = 0;
+        let cols = weight.cols;
+        self.bands(&weight, tensor, sink, |values, first_row| {
+            let before = encode(values, tensor.dtype);
+            delta.add_to(values, first_row, cols);
+            let after = encode(values, tensor.dtype);
+            let size = tensor.dtype.size();
+            changed += before.chunks_exact(size).zip(after.chunks_exact(size)).filter(|(a, b)| a != b).count() as u64;
+        })?;
+        self.changes.insert(tensor.name.clone(), changed);
+        Ok(())
+    }
+
+    /// Converts a weight band by band; `edit` gets the values of some rows and the number of the first.
+    fn bands(
+        &mut self,
+        weight: &Weight<'_>,
+        tensor: &Planned,
+        sink: Sink<'_>,
+        mut edit: impl FnMut(&mut [f32], usize),
+    ) -> io::Result<()> {
+        let rows_at_once = (BAND / weight.cols).max(1);
+        let mut values = vec![0.0; rows_at_once.min(weight.rows) * weight.cols];
+        for first_row in (0..weight.rows).step_by(rows_at_once) {
+            let rows = rows_at_once.min(weight.rows - first_row);
+            let values = &mut values[..rows * weight.cols];
+            dequantize(weight.format, &weight.bytes, weight.rows, weight.cols, first_row * weight.cols, values);
+            edit(values, first_row);
+            if let Some(value) = first_overflow(values, tensor.dtype) {
+                let (name, dtype) = (tensor.name.clone(), tensor.dtype.name());
+                self.fault = Some(MergeError::Overflow { name, value, dtype });
+                return Err(io::Error::other("a value is too large for the dtype"));
+            }
+            self.hand_over(&encode(values, tensor.dtype), sink)?;
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, bytes: &[u8], sink: Sink<'_>) -> io::Result<()> {
+        for piece in bytes.chunks(BAND * 4) {
+            sink(piece)?;
+            self.done += piece.len() as u64;
+            (self.progress)(self.done, self.total);
+        }
+        Ok(())
+    }
+
+    /// Computes every tensor of a written file again and compares.
+    fn verify(&mut self, dir: &Path, file: &PlannedFile) -> Result<(), MergeError> {
+        let path = dir.join(&file.name);
+        let written = SafetensorsFile::open(&path)?;
+        for tensor in &file.tensors {
+            let differs = || MergeError::ReadBack { path: path.clone(), name: tensor.name.clone() };
+            let entry = written.tensors.get(&tensor.name).ok_or_else(differs)?;
+            if entry.dtype != tensor.dtype || entry.shape != tensor.shape {
+                return Err(differs());
+            }
+            let mut rest = written.bytes(entry);
+            let mut same = true;
+            let compared = self.stream(tensor, &mut |bytes| {
+                let (now, later) = rest.split_at(bytes.len().min(rest.len()));
+                same &= now == bytes;
+                rest = later;
+                Ok(())
+            });
+            if compared.is_err() || !same || !rest.is_empty() {
+                return Err(differs());
+            }
+        }
+        match written.tensors.len() == file.tensors.len() {
+            true => Ok(()),
+            false => Err(MergeError::ReadBack { path, name: "(an extra one)".to_owned() }),
+        }
+    }
+}

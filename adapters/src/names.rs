@@ -1,0 +1,42 @@
+//! Names of weights: Hugging Face's and GGUF's, and those that may lie in a file without being part of the model.
+//!
+//! Must not depend on: file formats.
+
+/// Parts of a layer: Hugging Face's name below `model.layers.N.` and GGUF's below `blk.N.`, without the suffix
+/// `.weight` or `.bias`.
+const LAYER: [(&str, &str); 11] = [
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+const OUTSIDE: [(&str, &str); 3] =
+    [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+
+/// GGUF's name of a weight. A name that no table knows stays as it is.
+pub(crate) fn to_gguf(name: &str) -> String {
+    let translated = || {
+        let (module, suffix) = name.rsplit_once('.')?;
+        let Some(rest) = module.strip_prefix("model.layers.") else {
+            let (_, gguf) = OUTSIDE.iter().find(|(hf, _)| *hf == module)?;
+            return Some(format!("{gguf}.{suffix}"));
+        };
+        let (layer, part) = rest.split_once('.')?;
+        let (_, gguf) = LAYER.iter().find(|(hf, _)| *hf == part)?;
+        Some(format!("blk.{layer}.{gguf}.{suffix}"))
+    };
+    translated().unwrap_or_else(|| name.to_owned())
+}
+
+/// Buffers that older software saved along with the weights and that follow from the configuration.
+pub(crate) fn is_rotary_buffer(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
+}

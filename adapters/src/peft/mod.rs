@@ -1,0 +1,232 @@
+//! LoRA adapters as PEFT reads and writes them: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! Responsible for: the two files, their checks, and reading back what was written.
+//! Must not depend on: base models, training.
+
+mod config;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tonfall_blocks::{Format, dequantize};
+use tonfall_recipes::durable::{self, DurableError};
+
+pub use config::AdapterConfig;
+
+use crate::checkpoint::{CheckpointError, read_bounded};
+use crate::located::dense_format;
+use crate::mapped_file::{OpenError, refuse_pickle_name};
+use crate::safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
+use crate::safetensors_writer::{Planned, PlannedFile, encode, format_pt};
+
+pub const CONFIG_FILE: &str = "adapter_config.json";
+pub const TENSOR_FILE: &str = "adapter_model.safetensors";
+/// What PEFT puts in front of every module's name.
+const PREFIX: &str = "base_model.model.";
+const A: &str = ".lora_A.weight";
+const B: &str = ".lora_B.weight";
+
+/// Why an adapter can't be read or written.
+#[derive(Debug, Error)]
+pub enum PeftError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Safetensors(#[from] SafetensorsError),
+    #[error(transparent)]
+    File(#[from] CheckpointError),
+
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+
+    #[error("{}: no adapter is here ({CONFIG_FILE} and {TENSOR_FILE} are needed)", dir.display())]
+    NotAnAdapter { dir: PathBuf },
+
+    #[error("{}: {reason}", path.display())]
+    Config { path: PathBuf, reason: String },
+
+    #[error("{}: `{key}` is {found}, which is not supported; supported is {supported}", path.display())]
+    Unsupported { path: PathBuf, key: String, found: String, supported: &'static str },
+
+    #[error(
+        "{}: unknown key `{key}` (value {found}); it could change what the adapter does, so it is not ignored",
+        path.display()
+    )]
+    UnknownKey { path: PathBuf, key: String, found: String },
+
+    #[error("{}: tensor `{name}`: {reason}", path.display())]
+    Tensor { path: PathBuf, name: String, reason: String },
+
+    #[error("{}: there are no tensors; an adapter without any changes nothing", path.display())]
+    Empty { path: PathBuf },
+
+    #[error("{}: read back after writing, {what} differs; the disk or its driver is at fault", path.display())]
+    ReadBack { path: PathBuf, what: String },
+}
+
+/// One matrix of an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterTensor {
+    /// Without PEFT's prefix: `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    pub name: String,
+    /// `[r, in_features]` for A, `[out_features, r]` for B.
+    pub shape: [usize; 2],
+    pub values: Vec<f32>,
+}
+
+/// A LoRA adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    pub config: AdapterConfig,
+    pub tensors: Vec<AdapterTensor>,
+}
+
+impl Adapter {
+    /// The modules that it changes (`model.layers.0.self_attn.q_proj`), in the order of their tensors.
+    #[must_use]
+    pub fn modules(&self) -> Vec<String> {
+        self.tensors.iter().filter_map(|tensor| tensor.name.strip_suffix(A)).map(str::to_owned).collect()
+    }
+
+    /// A tensor by its name without PEFT's prefix.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&AdapterTensor> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// A and B of each module.
+    #[must_use]
+    pub fn pairs(&self) -> BTreeMap<&str, (&AdapterTensor, &AdapterTensor)> {
+        let by_name: BTreeMap<&str, &AdapterTensor> =
+            self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        let pair = |tensor: &'_ AdapterTensor| -> Option<(usize, &AdapterTensor)> {
+            let module = tensor.name.strip_suffix(A)?;
+            Some((module.len(), *by_name.get(format!("{module}{B}").as_str())?))
+        };
+        self.tensors.iter().filter_map(|a| pair(a).map(|(len, b)| (&a.name[..len], (a, b)))).collect()
+    }
+
+    /// What `B A x` is multiplied with: alpha / r, or alpha / √r with rsLoRA.
+    #[must_use]
+    pub fn scale(&self) -> f32 {
+        let rank = self.config.r as f64;
+        (self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank }) as f32
+    }
+
+    /// Names, shapes and values that make an adapter: pairs of A and B of rank `r`, all finite.
+    fn check(&self, path: &Path) -> Result<(), PeftError> {
+        let fault = |name: &str, reason: String| {
+            Err(PeftError::Tensor { path: path.to_owned(), name: name.to_owned(), reason })
+        };
+        if self.tensors.is_empty() {
+            return Err(PeftError::Empty { path: path.to_owned() });
+        }
+        for tensor in &self.tensors {
+            let (module, other, rank) = if let Some(module) = tensor.name.strip_suffix(A) {
+                (module, B, tensor.shape[0])
+            } else if let Some(module) = tensor.name.strip_suffix(B) {
+                (module, A, tensor.shape[1])
+            } else {
+                return fault(&tensor.name, format!("only `…{A}` and `…{B}` are supported"));
+            };
+            if self.tensor(&format!("{module}{other}")).is_none() {
+                return fault(&tensor.name, format!("its counterpart `{module}{other}` is missing"));
+            }
+            if rank != self.config.r {
+                return fault(&tensor.name, format!("its rank is {rank}, but `r` is {}", self.config.r));
+            }
+            if tensor.shape[0] * tensor.shape[1] != tensor.values.len() {
+                return fault(
+                    &tensor.name,
+                    format!("{:?} is not the shape of {} values", tensor.shape, tensor.values.len()),
+                );
+            }
+            if let Some(at) = tensor.values.iter().position(|value| !value.is_finite()) {
+                return fault(
+                    &tensor.name,
+                    format!("value {at} is {}; the training that made it diverged", tensor.values[at]),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes an adapter into a directory, which is made if it is not there; then reads it back and compares every bit.
+///
+/// # Errors
+/// When the adapter is not one (see [`PeftError`]), can't be written, or reads back differently.
+pub fn write(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
+    let tensor_path = dir.join(TENSOR_FILE);
+    adapter.check(&tensor_path)?;
+    durable::create_dir_all(dir)?;
+    let planned = |tensor: &AdapterTensor| Planned {
+        name: format!("{PREFIX}{}", tensor.name),
+        dtype: Dtype::F32,
+        shape: tensor.shape.to_vec(),
+    };
+    let mut order: Vec<&AdapterTensor> = adapter.tensors.iter().collect();
+    order.sort_by(|a, b| a.name.cmp(&b.name));
+    let file = PlannedFile {
+        name: TENSOR_FILE.to_owned(),
+        metadata: format_pt(),
+        tensors: order.iter().map(|tensor| planned(tensor)).collect(),
+    };
+    let mut values = order.iter();
+    file.write(dir, &mut |_, sink| {
+        let tensor = values.next().unwrap_or_else(|| unreachable!("one call for each planned tensor"));
+        sink(&encode(&tensor.values, Dtype::F32))
+    })?;
+    let config_path = dir.join(CONFIG_FILE);
+    durable::write_file(&config_path, &adapter.config.to_json())?;
+
+    let written = read(dir)?;
+    let differs = |path: &Path, what: String| Err(PeftError::ReadBack { path: path.to_owned(), what });
+    if written.config != adapter.config {
+        return differs(&config_path, "the configuration".to_owned());
+    }
+    for (tensor, back) in order.iter().zip(&written.tensors) {
+        let bits = |tensor: &AdapterTensor| tensor.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        if tensor.name != back.name || tensor.shape != back.shape || bits(tensor) != bits(back) {
+            return differs(&tensor_path, format!("tensor `{}`", tensor.name));
+        }
+    }
+    match written.tensors.len() == order.len() {
+        true => Ok(()),
+        false => differs(&tensor_path, "the number of tensors".to_owned()),
+    }
+}
+
+/// Reads an adapter and checks it in full.
+///
+/// # Errors
+/// See [`PeftError`].
+pub fn read(dir: &Path) -> Result<Adapter, PeftError> {
+    let (config_path, tensor_path) = (dir.join(CONFIG_FILE), dir.join(TENSOR_FILE));
+    if !config_path.exists() || !tensor_path.exists() {
+        let pickle = dir.join("adapter_model.bin");
+        if pickle.exists() {
+            refuse_pickle_name(&pickle)?;
+        }
+        return Err(PeftError::NotAnAdapter { dir: dir.to_owned() });
+    }
+    let config = AdapterConfig::from_json(&config_path, &read_bounded(&config_path)?)?;
+    let file = SafetensorsFile::open(&tensor_path)?;
+    let mut tensors = Vec::with_capacity(file.tensors.len());
+    for (full_name, entry) in &file.tensors {
+        let fault = |reason: String| PeftError::Tensor { path: tensor_path.clone(), name: full_name.clone(), reason };
+        let Some(name) = full_name.strip_prefix(PREFIX) else {
+            return Err(fault(format!("names of an adapter begin with `{PREFIX}`")));
+        };
+        let [rows, cols] = entry.shape[..] else { return Err(fault(format!("shape {:?} is no matrix", entry.shape))) };
+        let format: Format =
+            dense_format(entry).ok_or_else(|| fault(format!("dtype {} is not supported", entry.dtype.name())))?;
+        let mut values = vec![0.0; rows * cols];
+        dequantize(format, file.bytes(entry), rows, cols, 0, &mut values);
+        tensors.push(AdapterTensor { name: name.to_owned(), shape: [rows, cols], values });
+    }
+    let adapter = Adapter { config, tensors };
+    adapter.check(&tensor_path)?;
+    Ok(adapter)
+}

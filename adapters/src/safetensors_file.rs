@@ -1,0 +1,260 @@
+//! Reading safetensors files: the header, checked in full before any value is used.
+//!
+//! Responsible for: which tensors a file holds and where their bytes lie. Source: the format's description in the
+//! safetensors repository (8 bytes of header length, a JSON header, one buffer without gaps).
+//! Must not depend on: what the tensors mean.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use thiserror::Error;
+
+use crate::mapped_file::{MappedFile, OpenError};
+
+/// What can be wrong with a safetensors file.
+#[derive(Debug, Error)]
+pub enum SafetensorsError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+
+    #[error("{}: {size} bytes are too few for a safetensors file; it was cut off: fetch it again", path.display())]
+    TooShort { path: PathBuf, size: usize },
+
+    #[error(
+        "{}: the header length at offset 0 is {claimed} bytes, but only {available} follow; the file was cut off or is \
+         no safetensors file: fetch it again",
+        path.display()
+    )]
+    HeaderLength { path: PathBuf, claimed: u64, available: usize },
+
+    #[error("{}: the header at offset 8 can't be read: {reason}; fetch the file again", path.display())]
+    Header { path: PathBuf, reason: String },
+
+    #[error("{}: tensor `{name}` has the unknown dtype {dtype}; convert the model with current software", path.display())]
+    Dtype { path: PathBuf, name: String, dtype: String },
+
+    #[error(
+        "{}: tensor `{name}` claims bytes {begin} … {end} of a data section of {len} bytes that starts at offset \
+         {data_start}; the file was cut off or forged: fetch it again",
+        path.display()
+    )]
+    OutOfRange { path: PathBuf, name: String, begin: u64, end: u64, len: usize, data_start: usize },
+
+    #[error(
+        "{}: tensor `{name}` begins at byte {begin} of the data section, where {expected} was due: tensors overlap or \
+         leave a gap; the file is forged or damaged: fetch it again",
+        path.display()
+    )]
+    NotContiguous { path: PathBuf, name: String, begin: usize, expected: usize },
+
+    #[error("{}: {extra} bytes at offset {offset} belong to no tensor; fetch the file again", path.display())]
+    Trailing { path: PathBuf, offset: usize, extra: usize },
+
+    #[error(
+        "{}: tensor `{name}` of shape {shape:?} and dtype {dtype:?} doesn't take {bytes} bytes; fetch the file again",
+        path.display()
+    )]
+    Size { path: PathBuf, name: String, shape: Vec<usize>, dtype: Dtype, bytes: usize },
+}
+
+/// Element types of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    Bool,
+    U8,
+    I8,
+    F8E4M3,
+    F8E5M2,
+    I16,
+    U16,
+    F16,
+    Bf16,
+    I32,
+    U32,
+    F32,
+    I64,
+    U64,
+    F64,
+}
+
+const DTYPES: [(&str, Dtype, usize); 15] = [
+    ("BOOL", Dtype::Bool, 1),
+    ("U8", Dtype::U8, 1),
+    ("I8", Dtype::I8, 1),
+    ("F8_E4M3", Dtype::F8E4M3, 1),
+    ("F8_E5M2", Dtype::F8E5M2, 1),
+    ("I16", Dtype::I16, 2),
+    ("U16", Dtype::U16, 2),
+    ("F16", Dtype::F16, 2),
+    ("BF16", Dtype::Bf16, 2),
+    ("I32", Dtype::I32, 4),
+    ("U32", Dtype::U32, 4),
+    ("F32", Dtype::F32, 4),
+    ("I64", Dtype::I64, 8),
+    ("U64", Dtype::U64, 8),
+    ("F64", Dtype::F64, 8),
+];
+
+impl Dtype {
+    /// As the header spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// Bytes of one element.
+    #[must_use]
+    pub fn size(self) -> usize {
+        self.row().2
+    }
+
+    fn row(self) -> &'static (&'static str, Self, usize) {
+        DTYPES.iter().find(|row| row.1 == self).unwrap_or_else(|| unreachable!("every dtype has a row"))
+    }
+}
+
+/// One tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TensorEntry {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Where its bytes lie in the file.
+    pub range: Range<usize>,
+}
+
+/// A file whose header has been checked.
+#[derive(Debug)]
+pub(crate) struct SafetensorsFile {
+    pub file: MappedFile,
+    /// `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+    pub tensors: BTreeMap<String, TensorEntry>,
+}
+
+impl SafetensorsFile {
+    /// # Errors
+    /// A variant of [`SafetensorsError`] for each way in which the file can be wrong.
+    pub(crate) fn open(path: &Path) -> Result<Self, SafetensorsError> {
+        let file = MappedFile::open(path)?;
+        let (metadata, tensors) = read_header(path, &file)?;
+        Ok(Self { file, metadata, tensors })
+    }
+
+    /// The bytes of a tensor of this file.
+    #[must_use]
+    pub(crate) fn bytes(&self, entry: &TensorEntry) -> &[u8] {
+        self.file.slice(&entry.range)
+    }
+
+    /// Names in the order in which the tensors lie in the file.
+    #[must_use]
+    pub(crate) fn names_in_file_order(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.tensors.iter().collect();
+        names.sort_by_key(|(_, entry)| entry.range.start);
+        names.into_iter().map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+type Tables = (BTreeMap<String, String>, BTreeMap<String, TensorEntry>);
+
+/// Checks a whole file image. Public to this crate for the tests with random bytes.
+pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, SafetensorsError> {
+    let path = || path.to_owned();
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        return Err(SafetensorsError::TooShort { path: path(), size: bytes.len() });
+    };
+    let claimed = u64::from_le_bytes(*length);
+    let Some(header) = usize::try_from(claimed).ok().and_then(|length| rest.get(..length)) else {
+        return Err(SafetensorsError::HeaderLength { path: path(), claimed, available: rest.len() });
+    };
+    let header_error = |reason: String| SafetensorsError::Header { path: path(), reason };
+    let text = std::str::from_utf8(header).map_err(|error| header_error(error.to_string()))?;
+    let raw: RawHeader = serde_json::from_str(text).map_err(|error| header_error(error.to_string()))?;
+
+    let data_start = 8 + header.len();
+    let data_len = bytes.len() - data_start;
+    let mut entries = Vec::with_capacity(raw.tensors.len());
+    for (name, raw) in raw.tensors {
+        let [begin, end] = raw.data_offsets;
+        let within = |offset: u64| usize::try_from(offset).ok().filter(|offset| *offset <= data_len);
+        let (Some(first), Some(last)) = (within(begin), within(end)) else {
+            return Err(SafetensorsError::OutOfRange { path: path(), name, begin, end, len: data_len, data_start });
+        };
+        if last < first {
+            return Err(SafetensorsError::OutOfRange { path: path(), name, begin, end, len: data_len, data_start });
+        }
+        let Some((_, dtype, size)) = DTYPES.iter().find(|row| row.0 == raw.dtype) else {
+            return Err(SafetensorsError::Dtype { path: path(), name, dtype: raw.dtype });
+        };
+        let needed = raw.shape.iter().try_fold(*size, |product, dim| product.checked_mul(*dim));
+        if needed != Some(last - first) {
+            let (dtype, shape) = (*dtype, raw.shape);
+            return Err(SafetensorsError::Size { path: path(), name, shape, dtype, bytes: last - first });
+        }
+        entries.push((name, TensorEntry { dtype: *dtype, shape: raw.shape, range: first..last }));
+    }
+
+    entries.sort_by_key(|(_, entry)| (entry.range.start, entry.range.end));
+    let mut expected = 0;
+    for (name, entry) in &mut entries {
+        let begin = entry.range.start;
+        if begin != expected {
+            return Err(SafetensorsError::NotContiguous { path: path(), name: name.clone(), begin, expected });
+        }
+        expected = entry.range.end;
+        entry.range = data_start + begin..data_start + expected;
+    }
+    if expected != data_len {
+        let (offset, extra) = (data_start + expected, data_len - expected);
+        return Err(SafetensorsError::Trailing { path: path(), offset, extra });
+    }
+    Ok((raw.metadata, entries.into_iter().collect()))
+}
+
+/// The header as written, in its order. A name that stands there twice is an error, which a map would hide.
+struct RawHeader {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, RawTensor)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Header;
+        impl<'de> Visitor<'de> for Header {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let mut header = RawHeader { metadata: BTreeMap::new(), tensors: Vec::new() };
+                let mut seen = std::collections::BTreeSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(A::Error::custom(format!("`{name}` stands there twice")));
+                    }
+                    if name == "__metadata__" {
+                        header.metadata = map.next_value()?;
+                    } else {
+                        header.tensors.push((name, map.next_value()?));
+                    }
+                }
+                Ok(header)
+            }
+        }
+        deserializer.deserialize_map(Header)
+    }
+}

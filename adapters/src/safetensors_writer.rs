@@ -1,0 +1,154 @@
+//! Writing safetensors files, tensor by tensor, so that no more than a part of one is in memory.
+//!
+//! Must not depend on: what the tensors mean.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tonfall_blocks::{Format, bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
+use tonfall_recipes::durable::{self, DurableError};
+
+use crate::safetensors_file::Dtype;
+
+/// A tensor that is going to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+impl Planned {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * self.dtype.size() as u64
+    }
+}
+
+/// A file that is going to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct PlannedFile {
+    pub name: String,
+    pub metadata: BTreeMap<String, String>,
+    pub tensors: Vec<Planned>,
+}
+
+/// Takes the bytes of a tensor, piece by piece.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
+
+impl PlannedFile {
+    /// Writes the file durably. `fill` hands over the bytes of each tensor in turn.
+    pub(crate) fn write(
+        &self,
+        dir: &Path,
+        fill: &mut dyn FnMut(&Planned, Sink<'_>) -> io::Result<()>,
+    ) -> Result<(), DurableError> {
+        durable::write_with(&dir.join(&self.name), |writer| {
+            writer.write_all(&self.header())?;
+            for tensor in &self.tensors {
+                let mut written = 0;
+                fill(tensor, &mut |bytes| {
+                    written += bytes.len() as u64;
+                    writer.write_all(bytes)
+                })?;
+                debug_assert_eq!(written, tensor.bytes(), "{}", tensor.name);
+            }
+            Ok(())
+        })
+    }
+
+    /// Length, JSON and spaces up to a multiple of 8, as the format has them.
+    fn header(&self) -> Vec<u8> {
+        let mut map = Map::new();
+        if !self.metadata.is_empty() {
+            map.insert("__metadata__".to_owned(), json!(self.metadata));
+        }
+        let mut begin = 0;
+        for tensor in &self.tensors {
+            let end = begin + tensor.bytes();
+            let entry = json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [begin, end] });
+            map.insert(tensor.name.clone(), entry);
+            begin = end;
+        }
+        let mut text = Value::Object(map).to_string().into_bytes();
+        text.resize(text.len().next_multiple_of(8), b' ');
+        let mut header = (text.len() as u64).to_le_bytes().to_vec();
+        header.extend_from_slice(&text);
+        header
+    }
+}
+
+/// `{"format": "pt"}`, without which transformers refuses a file.
+pub(crate) fn format_pt() -> BTreeMap<String, String> {
+    BTreeMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+/// The dtype of a dense format.
+pub(crate) fn dtype_of(format: Format) -> Option<Dtype> {
+    match format {
+        Format::F32 => Some(Dtype::F32),
+        Format::F16 => Some(Dtype::F16),
+        Format::Bf16 => Some(Dtype::Bf16),
+        _ => None,
+    }
+}
+
+/// Values in a dense dtype, each rounded to the nearest once.
+pub(crate) fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    match dtype {
+        Dtype::F16 => values.iter().flat_map(|value| f16_from_f32(*value).to_le_bytes()).collect(),
+        Dtype::Bf16 => values.iter().flat_map(|value| bf16_from_f32(*value).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    }
+}
+
+/// The first finite value that has no finite neighbour in a dtype.
+pub(crate) fn first_overflow(values: &[f32], dtype: Dtype) -> Option<f32> {
+    let largest = match dtype {
+        Dtype::F16 => 65_504.0,
+        Dtype::Bf16 => 3.389_531_4e38,
+        _ => return None,
+    };
+    let rounds_up = |value: &f32| match dtype {
+        Dtype::F16 => f16_to_f32(f16_from_f32(*value)).is_infinite(),
+        _ => bf16_to_f32(bf16_from_f32(*value)).is_infinite(),
+    };
+    values.iter().copied().find(|value| value.is_finite() && value.abs() > largest && rounds_up(value))
+}
+
+/// Shares tensors out to files of at most `max_shard_bytes` (a single larger tensor has a file of its own), named as
+/// transformers names them, and the index where there are several.
+pub(crate) fn lay_out(tensors: Vec<Planned>, max_shard_bytes: u64) -> (Vec<PlannedFile>, Option<Vec<u8>>) {
+    let mut shards: Vec<(u64, Vec<Planned>)> = Vec::new();
+    for tensor in tensors {
+        let bytes = tensor.bytes();
+        match shards.last_mut() {
+            Some((size, shard)) if *size + bytes <= max_shard_bytes => {
+                *size += bytes;
+                shard.push(tensor);
+            }
+            _ => shards.push((bytes, vec![tensor])),
+        }
+    }
+    let count = shards.len();
+    let total: u64 = shards.iter().map(|(size, _)| size).sum();
+    let file = |(number, (_, tensors)): (usize, (u64, Vec<Planned>))| {
+        let name = match count {
+            1 => crate::checkpoint::SINGLE_FILE.to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+        };
+        PlannedFile { name, metadata: format_pt(), tensors }
+    };
+    let files: Vec<PlannedFile> = shards.into_iter().enumerate().map(file).collect();
+    if count == 1 {
+        return (files, None);
+    }
+    let entries =
+        files.iter().flat_map(|file| file.tensors.iter().map(|tensor| (tensor.name.clone(), file.name.clone())));
+    let map: BTreeMap<String, String> = entries.collect();
+    let mut index = Map::new();
+    index.insert("metadata".to_owned(), json!({ "total_size": total }));
+    index.insert("weight_map".to_owned(), json!(map));
+    (files, Some(crate::hf_config::pretty(&index)))
+}

@@ -1,0 +1,354 @@
+//! Hugging Face directories that are damaged, forged or of an unknown kind: one test for each way, none of which may
+//! panic, allocate what a header claims, or be ignored.
+
+use proptest::prelude::*;
+use serde_json::json;
+use tonfall_adapters::{BaseError, BaseModel, CheckpointError, ConfigError, OpenError, SafetensorsError};
+
+use crate::files::{assert_refused, copy_of, edit_json, safetensors, take_apart, with_tensor};
+
+const WEIGHTS: &str = "model.safetensors";
+
+/// Opens a copy of the llama fixture whose weight file was replaced.
+fn open_with(weights: &[u8]) -> Result<BaseModel, BaseError> {
+    let dir = copy_of("llama");
+    std::fs::write(dir.path().join(WEIGHTS), weights).unwrap();
+    BaseModel::open(dir.path())
+}
+
+fn original() -> Vec<u8> {
+    std::fs::read(copy_of("llama").path().join(WEIGHTS)).unwrap()
+}
+
+macro_rules! assert_safetensors {
+    ($bytes:expr, $variant:pat) => {
+        let error = open_with(&$bytes).expect_err("it must be refused");
+        assert!(matches!(&error, BaseError::Checkpoint(CheckpointError::Safetensors($variant))), "{error:?}");
+    };
+}
+
+#[test]
+fn a_header_of_two_to_the_sixty() {
+    let mut bytes = original();
+    bytes[..8].copy_from_slice(&(1u64 << 60).to_le_bytes());
+    assert_safetensors!(bytes, SafetensorsError::HeaderLength { claimed: 0x1000_0000_0000_0000, .. });
+    let message = open_with(&bytes).unwrap_err().to_string();
+    assert!(message.contains("1152921504606846976 bytes") && message.contains("offset 0"), "{message}");
+}
+
+#[test]
+fn cut_off_anywhere() {
+    let bytes = original();
+    assert_safetensors!(bytes[..5], SafetensorsError::TooShort { size: 5, .. });
+    assert_safetensors!(bytes[..100], SafetensorsError::HeaderLength { .. });
+    assert_safetensors!(bytes[..bytes.len() - 1], SafetensorsError::OutOfRange { .. });
+    assert_safetensors!([], SafetensorsError::TooShort { size: 0, .. });
+}
+
+#[test]
+fn bytes_that_belong_to_nobody() {
+    let mut bytes = original();
+    bytes.push(0);
+    assert_safetensors!(bytes, SafetensorsError::Trailing { extra: 1, .. });
+}
+
+#[test]
+fn a_header_that_is_no_header() {
+    assert_safetensors!(safetensors(&json!([1, 2]), &[]), SafetensorsError::Header { .. });
+    let mut bytes = original();
+    bytes[9] = 0xff;
+    assert_safetensors!(bytes, SafetensorsError::Header { .. });
+    let twice =
+        br#"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
+    let twice = [&(twice.len() as u64).to_le_bytes()[..], twice, &[0; 4]].concat();
+    assert_safetensors!(twice, SafetensorsError::Header { .. });
+    assert!(open_with(&twice).unwrap_err().to_string().contains("`a` stands there twice"));
+}
+
+#[test]
+fn offsets_that_lie() {
+    let edit = |begin: u64, end: u64| {
+        let (mut header, data) = take_apart(&original());
+        header["model.norm.weight"]["data_offsets"] = json!([begin, end]);
+        safetensors(&header, &data)
+    };
+    let (header, _) = take_apart(&original());
+    let offsets = &header["model.norm.weight"]["data_offsets"];
+    let begin = offsets[0].as_u64().unwrap();
+    assert_safetensors!(edit(0, 128), SafetensorsError::NotContiguous { .. });
+    assert_safetensors!(edit(begin, u64::MAX), SafetensorsError::OutOfRange { .. });
+    assert_safetensors!(edit(begin + 128, begin), SafetensorsError::OutOfRange { .. });
+    assert_safetensors!(edit(begin, begin + 126), SafetensorsError::Size { .. });
+}
+
+#[test]
+fn shapes_that_overflow() {
+    let (mut header, data) = take_apart(&original());
+    header["model.norm.weight"]["shape"] = json!([1u64 << 63, 1u64 << 63]);
+    assert_safetensors!(safetensors(&header, &data), SafetensorsError::Size { .. });
+}
+
+#[test]
+fn an_unknown_dtype() {
+    let (mut header, data) = take_apart(&original());
+    header["model.norm.weight"]["dtype"] = json!("F4_E2M1");
+    assert_safetensors!(safetensors(&header, &data), SafetensorsError::Dtype { .. });
+}
+
+#[test]
+fn a_dtype_that_is_no_weight() {
+    let (mut header, data) = take_apart(&original());
+    header["model.norm.weight"]["dtype"] = json!("I16");
+    let error = open_with(&safetensors(&header, &data)).unwrap_err();
+    assert!(matches!(&error, BaseError::TensorType { dtype, .. } if dtype == "I16"), "{error:?}");
+}
+
+#[test]
+fn a_pickle_by_name_and_by_content() {
+    let dir = copy_of("llama");
+    let weights = dir.path().join(WEIGHTS);
+    for (content, what) in
+        [(&b"PK\x03\x04rest of a zip"[..], "zip"), (b"\x80\x02}q\x00(X\x05\x00\x00\x00model", "pickle")]
+    {
+        std::fs::write(&weights, content).unwrap();
+        assert_refused(dir.path(), &["model.safetensors", what, "save_pretrained"]);
+    }
+    std::fs::rename(&weights, dir.path().join("pytorch_model.bin")).unwrap();
+    assert_refused(dir.path(), &["pytorch_model.bin", "pickle", "save_pretrained"]);
+    assert_refused(&dir.path().join("pytorch_model.bin"), &["pickle"]);
+}
+
+#[test]
+fn a_header_whose_length_begins_like_a_pickle_is_read() {
+    let (header, data) = take_apart(&original());
+    let mut text = header.to_string();
+    // 0x0280 … 0x0580 followed by zeros: the same first bytes as pickle protocols 2 to 5.
+    let len = (text.len() / 256 + 1) * 256;
+    let len = (len..).find(|len| matches!(len.to_le_bytes(), [0x80, 2..=255, ..])).unwrap();
+    text.extend(std::iter::repeat_n(' ', len - text.len()));
+    let bytes = [&(len as u64).to_le_bytes()[..], text.as_bytes(), &data].concat();
+    assert!(open_with(&bytes).is_ok());
+}
+
+#[test]
+fn shards_that_leave_their_directory() {
+    for shard in ["../model-00001-of-00004.safetensors", "/etc/passwd", "a/../../b.safetensors", ".."] {
+        let dir = copy_of("llama_sharded");
+        edit_json(dir.path(), "model.safetensors.index.json", |index| {
+            index["weight_map"]["model.norm.weight"] = json!(shard);
+        });
+        let error = BaseModel::open(dir.path()).unwrap_err();
+        assert!(matches!(&error, BaseError::Checkpoint(CheckpointError::ShardOutside { .. })), "{shard}: {error:?}");
+        assert!(error.to_string().contains(shard));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn shards_that_are_links_to_elsewhere() {
+    let outside = copy_of("llama_sharded");
+    let dir = copy_of("llama_sharded");
+    let shard = "model-00001-of-00004.safetensors";
+    std::fs::remove_file(dir.path().join(shard)).unwrap();
+    std::os::unix::fs::symlink(outside.path().join(shard), dir.path().join(shard)).unwrap();
+    let error = BaseModel::open(dir.path()).unwrap_err();
+    assert!(matches!(error, BaseError::Checkpoint(CheckpointError::ShardOutside { .. })), "{error:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_hub_cache_links_into_its_own_blobs() {
+    let source = copy_of("llama_sharded");
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("models--owner--name");
+    let (snapshot, blobs) = (repository.join("snapshots/0123"), repository.join("blobs"));
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(&blobs).unwrap();
+    for entry in std::fs::read_dir(source.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::rename(entry.path(), blobs.join(entry.file_name())).unwrap();
+        let link = std::path::Path::new("../../blobs").join(entry.file_name());
+        std::os::unix::fs::symlink(link, snapshot.join(entry.file_name())).unwrap();
+    }
+    BaseModel::open(&snapshot).unwrap();
+}
+
+#[test]
+fn an_index_and_shards_that_disagree() {
+    let dir = copy_of("llama_sharded");
+    edit_json(dir.path(), "model.safetensors.index.json", |index| {
+        index["weight_map"]["model.invented.weight"] = json!("model-00001-of-00004.safetensors");
+    });
+    assert_refused(dir.path(), &["model.invented.weight", "model-00001-of-00004.safetensors"]);
+
+    let dir = copy_of("llama_sharded");
+    edit_json(dir.path(), "model.safetensors.index.json", |index| {
+        index["weight_map"].as_object_mut().unwrap().remove("model.norm.weight");
+    });
+    assert_refused(dir.path(), &["doesn't list", "model.norm.weight"]);
+
+    std::fs::write(dir.path().join("model.safetensors.index.json"), "{").unwrap();
+    assert_refused(dir.path(), &["model.safetensors.index.json"]);
+}
+
+#[test]
+fn a_shard_that_is_missing() {
+    let dir = copy_of("llama_sharded");
+    std::fs::remove_file(dir.path().join("model-00002-of-00004.safetensors")).unwrap();
+    let error = BaseModel::open(dir.path()).unwrap_err();
+    assert!(matches!(error, BaseError::Checkpoint(CheckpointError::Open(OpenError::Io { .. }))), "{error:?}");
+}
+
+#[test]
+fn tensors_that_are_missing_unknown_or_misshapen() {
+    let (mut header, data) = take_apart(&original());
+    let moved = header.as_object_mut().unwrap().remove("model.norm.weight").unwrap();
+    header["model.invented.weight"] = moved;
+    let error = open_with(&safetensors(&header, &data)).unwrap_err();
+    assert!(matches!(&error, BaseError::MissingTensor { name, .. } if name == "model.norm.weight"), "{error:?}");
+
+    let extra = with_tensor(&original(), "model.layers.0.mlp.router.weight", "F32", &[2], &[0; 8]);
+    let error = open_with(&extra).unwrap_err();
+    assert!(matches!(&error, BaseError::UnknownTensor { name, .. } if name.ends_with("router.weight")), "{error:?}");
+
+    let (mut header, data) = take_apart(&original());
+    header["model.layers.0.self_attn.k_proj.weight"]["shape"] = json!([64, 32]);
+    let error = open_with(&safetensors(&header, &data)).unwrap_err();
+    assert!(matches!(&error, BaseError::TensorShape { expected, .. } if expected == &[32, 64]), "{error:?}");
+}
+
+#[test]
+fn buffers_of_older_software_are_known() {
+    let bytes = with_tensor(&original(), "model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[8], &[0; 32]);
+    assert!(open_with(&bytes).is_ok());
+}
+
+#[test]
+fn a_tied_head_may_be_there_but_must_be_the_embedding() {
+    let dir = copy_of("llama_tied");
+    let path = dir.path().join(WEIGHTS);
+    let bytes = std::fs::read(&path).unwrap();
+    let (header, data) = take_apart(&bytes);
+    let offsets = header["model.embed_tokens.weight"]["data_offsets"].as_array().unwrap();
+    let mut head = data[offsets[0].as_u64().unwrap() as usize..offsets[1].as_u64().unwrap() as usize].to_vec();
+    std::fs::write(&path, with_tensor(&bytes, "lm_head.weight", "BF16", &[160, 64], &head)).unwrap();
+    BaseModel::open(dir.path()).unwrap();
+    head[0] ^= 1;
+    std::fs::write(&path, with_tensor(&bytes, "lm_head.weight", "BF16", &[160, 64], &head)).unwrap();
+    let error = BaseModel::open(dir.path()).unwrap_err();
+    assert!(matches!(error, BaseError::TiedHeadDiffers { .. }), "{error:?}");
+}
+
+#[test]
+fn what_is_no_model_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_refused(dir.path(), &["config.json"]);
+    assert_refused(&dir.path().join("nowhere"), &["nowhere", "no such file"]);
+    let file = dir.path().join("notes.txt");
+    std::fs::write(&file, "hello").unwrap();
+    assert_refused(&file, &["not a base model", ".gguf"]);
+    let copy = copy_of("llama");
+    std::fs::remove_file(copy.path().join(WEIGHTS)).unwrap();
+    assert_refused(copy.path(), &["model.safetensors"]);
+}
+
+#[test]
+fn configurations_that_change_the_mathematics() {
+    let cases = [
+        ("model_type", json!("mixtral"), "mixtral"),
+        ("model_type", json!(null), "`model_type` is missing"),
+        ("architectures", json!(["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
+        ("hidden_act", json!("gelu"), "`hidden_act` is \"gelu\""),
+        ("pretraining_tp", json!(2), "`pretraining_tp`"),
+        ("attention_dropout", json!(0.1), "`attention_dropout`"),
+        ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor`"),
+        ("sliding_window", json!(128), "unknown key `sliding_window`"),
+        ("logit_scale", json!(0.25), "unknown key `logit_scale`"),
+        ("num_attention_heads", json!(0), "`num_attention_heads` is 0"),
+        ("num_attention_heads", json!("four"), "`num_attention_heads` is \"four\""),
+        ("num_key_value_heads", json!(3), "not a multiple"),
+        ("num_hidden_layers", json!(100_000_000), "`num_hidden_layers`"),
+        ("head_dim", json!(15), "head_dim is 15"),
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "`layer_types`"),
+        (
+            "rope_parameters",
+            json!({"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}),
+            "`rope_parameters.rope_type`",
+        ),
+        ("rope_parameters", json!({"rope_type": "linear", "rope_theta": 1e4}), "`rope_parameters.factor` is missing"),
+        ("rope_parameters", json!({"rope_theta": 1e4, "mrope_section": [1]}), "`rope_parameters.mrope_section`"),
+        ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
+        ("quantization_config", json!({"quant_method": "bitsandbytes", "load_in_8bit": true}), "8 bits"),
+    ];
+    for (key, value, text) in cases {
+        let dir = copy_of("llama");
+        edit_json(dir.path(), "config.json", |config| {
+            config.insert(key.into(), value.clone());
+        });
+        assert_refused(dir.path(), &["config.json", text]);
+    }
+}
+
+#[test]
+fn keys_with_the_one_known_value_are_fine() {
+    let dir = copy_of("llama");
+    edit_json(dir.path(), "config.json", |config| {
+        config.insert("rope_interleaved".into(), false.into());
+        config.insert("partial_rotary_factor".into(), json!(1.0));
+        config.insert("temperature".into(), json!(0.7));
+        config.insert("something_new".into(), json!(null));
+    });
+    BaseModel::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_configuration_that_is_no_json() {
+    let dir = copy_of("llama");
+    std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"llama\",").unwrap();
+    assert_refused(dir.path(), &["config.json", "line 1"]);
+    std::fs::write(dir.path().join("config.json"), "[]").unwrap();
+    assert_refused(dir.path(), &["config.json", "object"]);
+}
+
+#[test]
+fn an_unknown_key_is_a_config_error() {
+    let dir = copy_of("llama");
+    edit_json(dir.path(), "config.json", |config| {
+        config.insert("attn_temperature_tuning".into(), json!(4));
+    });
+    let error = BaseModel::open(dir.path()).unwrap_err();
+    assert!(
+        matches!(&error, BaseError::Config(ConfigError::UnknownKey { key, .. }) if key == "attn_temperature_tuning")
+    );
+}
+
+proptest! {
+    /// Random bytes as a weight file.
+    #[test]
+    fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        prop_assert!(open_with(&bytes).is_err());
+    }
+
+    /// Random JSON-like headers with a true length.
+    #[test]
+    fn random_headers_are_refused(text in r#"[{}\[\]",:0-9a-zA-Z_ ]{0,200}"#, data in prop::collection::vec(any::<u8>(), 0..64)) {
+        let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &data].concat();
+        prop_assert!(open_with(&bytes).is_err());
+    }
+
+    /// A good file with some bytes changed opens or is refused; whatever opens can be read.
+    #[test]
+    fn changed_bytes_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), header_only: bool) {
+        let mut bytes = original();
+        let len = if header_only { 2200 } else { bytes.len() };
+        for (at, value) in changes {
+            bytes[at.index(len)] = value;
+        }
+        if let Ok(model) = open_with(&bytes) {
+            for name in model.weight_names() {
+                let weight = model.weight(&name);
+                prop_assert!(weight.is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Tests of the crate's public face: real fixtures, files that are damaged on purpose, and what is written read back.
+#![expect(clippy::unwrap_used, reason = "a test panics on purpose")]
+#![expect(clippy::disallowed_methods, reason = "tests damage files as they like")]
+#![expect(unreachable_pub, reason = "the modules of one program")]
+
+mod base_models;
+mod bitsandbytes;
+mod damaged_directories;
+mod damaged_gguf;
+mod files;
+mod gguf_models;
+mod merging;
+mod peft_files;
+mod saving;
+mod tokenizers;

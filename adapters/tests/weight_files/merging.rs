@@ -1,0 +1,251 @@
+//! Merged models: values, files, refusals.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tonfall_adapters::merge::{MergeError, MergeOptions, MergeReport, merge};
+use tonfall_adapters::peft::Adapter;
+use tonfall_adapters::{BaseError, BaseModel};
+use tonfall_blocks::Format;
+
+use crate::files::gguf::{of_model, text, texts};
+use crate::files::{copy_of, fixture, values};
+use crate::peft_files::trained;
+
+fn base(family: &str) -> BaseModel {
+    BaseModel::open(&fixture("families").join(family)).unwrap()
+}
+
+fn run(base: &BaseModel, adapter: &Adapter, out: &Path, options: &MergeOptions) -> Result<MergeReport, MergeError> {
+    let mut last = (0, 0);
+    let report = merge(base, adapter, out, options, &mut |done, total| {
+        assert!(done >= last.0 && done <= total);
+        last = (done, total);
+    })?;
+    assert_eq!(last, (2 * report.bytes, 2 * report.bytes), "progress ends at the total");
+    Ok(report)
+}
+
+/// W + s·B·A in f64.
+fn expected(base: &BaseModel, adapter: &Adapter, name: &str) -> Vec<f64> {
+    let mut merged: Vec<f64> = values(base, name).into_iter().map(f64::from).collect();
+    let module = name.strip_suffix(".weight").unwrap();
+    let Some((a, b)) = adapter.pairs().get(module).copied() else { return merged };
+    let (rank, cols) = (a.shape[0], a.shape[1]);
+    for (i, value) in merged.iter_mut().enumerate() {
+        let (row, col) = (i / cols, i % cols);
+        let delta: f64 =
+            (0..rank).map(|k| f64::from(b.values[row * rank + k]) * f64::from(a.values[k * cols + col])).sum();
+        *value += f64::from(adapter.scale()) * delta;
+    }
+    merged
+}
+
+#[test]
+fn a_dense_base_keeps_its_files_names_and_dtypes() {
+    for family in ["llama", "llama_sharded"] {
+        let (base, adapter, dir) = (base(family), trained(), tempfile::tempdir().unwrap());
+        let out = dir.path().join("merged");
+        let report = run(&base, &adapter, &out, &MergeOptions::default()).unwrap();
+        assert_eq!((report.tensors, report.changed_tensors), (21, 14), "{family}");
+        assert!(report.changed_values > 0 && report.notices.is_empty());
+        let model = BaseModel::open(&out).unwrap();
+        for name in base.weight_names() {
+            assert_eq!(model.weight(&name).unwrap().format, Format::Bf16);
+            let exact = expected(&base, &adapter, &name);
+            for (found, exact) in values(&model, &name).into_iter().zip(exact) {
+                // Rounded once: at most half a place of bf16, plus f32's noise on ties.
+                let bound = exact.abs() / 256.0 * 1.001 + 1e-9;
+                assert!((f64::from(found) - exact).abs() <= bound, "{name}: {found} is not {exact}");
+            }
+        }
+        for file in ["config.json", "model.safetensors.index.json"] {
+            let source = fixture("families").join(family).join(file);
+            if source.exists() {
+                assert_eq!(std::fs::read(source).unwrap(), std::fs::read(out.join(file)).unwrap(), "{file}");
+            }
+        }
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<String> = std::fs::read_dir(&out).unwrap().map(name).collect();
+        names.sort();
+        let mut reported = report.files.clone();
+        reported.sort();
+        assert_eq!(names, reported, "{family}");
+        let left: Vec<String> = std::fs::read_dir(dir.path()).unwrap().map(name).collect();
+        assert_eq!(left, ["merged"], "no scratch is left");
+    }
+}
+
+#[test]
+fn rslora_is_honoured() {
+    let (base, mut adapter, dir) = (base("llama"), trained(), tempfile::tempdir().unwrap());
+    adapter.config.use_rslora = true;
+    let options = MergeOptions { dtype: Some(Format::F32), ..MergeOptions::default() };
+    run(&base, &adapter, &dir.path().join("m"), &options).unwrap();
+    let model = BaseModel::open(&dir.path().join("m")).unwrap();
+    let name = "model.layers.1.mlp.gate_proj.weight";
+    for (found, exact) in values(&model, name).into_iter().zip(expected(&base, &adapter, name)) {
+        assert!((f64::from(found) - exact).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn a_gguf_base_becomes_a_hugging_face_directory() {
+    let (source, adapter, dir) = (base("llama"), trained(), tempfile::tempdir().unwrap());
+    let mut gguf = of_model(&source, "llama", true);
+    gguf.set("tokenizer.ggml.model", text("gpt2"))
+        .set("tokenizer.ggml.pre", text("smollm"))
+        .set("tokenizer.ggml.tokens", texts(&["a", "b", "ab"]))
+        .set("tokenizer.ggml.merges", texts(&["a b"]))
+        .set("tokenizer.chat_template", text("{{ x }}"));
+    let (_gguf, path) = gguf.write();
+    let base = BaseModel::open(&path).unwrap();
+    let options = MergeOptions { dtype: Some(Format::F32), max_shard_bytes: 60_000 };
+    let out = dir.path().join("m");
+    let report = run(&base, &adapter, &out, &options).unwrap();
+    assert!(report.files[0].starts_with("model-00001-of-0000"), "{:?}", report.files);
+    let model = BaseModel::open(&out).unwrap();
+    assert_eq!(model.description(), base.description());
+    for name in base.weight_names() {
+        for (found, exact) in values(&model, &name).into_iter().zip(expected(&base, &adapter, &name)) {
+            assert!((f64::from(found) - exact).abs() < 1e-6, "{name}");
+        }
+    }
+    let tokenizer = model.tokenizer().unwrap();
+    assert_eq!(tokenizer.chat_template.as_deref(), Some("{{ x }}"));
+    assert_eq!(tokenizer.tokenizer_json, base.tokenizer().unwrap().tokenizer_json);
+}
+
+#[test]
+fn another_dtype_is_written_throughout_and_said_in_the_configuration() {
+    let (base, adapter, dir) = (base("llama_sharded"), trained(), tempfile::tempdir().unwrap());
+    let out = dir.path().join("m");
+    run(&base, &adapter, &out, &MergeOptions { dtype: Some(Format::F16), ..MergeOptions::default() }).unwrap();
+    let model = BaseModel::open(&out).unwrap();
+    assert!(base.weight_names().iter().all(|name| model.weight(name).unwrap().format == Format::F16));
+    let config: Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["dtype"], "float16");
+    assert!(!out.join("model.safetensors.index.json").exists(), "one file needs no index");
+}
+
+#[test]
+fn an_adapter_without_effect_is_an_error() {
+    let (base, dir) = (base("llama"), tempfile::tempdir().unwrap());
+    let mut adapter = trained();
+    for tensor in adapter.tensors.iter_mut().filter(|tensor| tensor.name.contains("lora_B")) {
+        tensor.values.fill(0.0);
+    }
+    let out = dir.path().join("m");
+    let error = run(&base, &adapter, &out, &MergeOptions::default()).unwrap_err();
+    assert!(matches!(error, MergeError::NoEffect { dtype: "BF16" }), "{error:?}");
+    // So small that rounding to the base's dtype swallows it.
+    for tensor in adapter.tensors.iter_mut().filter(|tensor| tensor.name.contains("lora_B")) {
+        tensor.values.fill(1e-30);
+    }
+    let error = run(&base, &adapter, &out, &MergeOptions::default()).unwrap_err();
+    assert!(matches!(error, MergeError::NoEffect { .. }), "{error:?}");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing is left behind");
+}
+
+#[test]
+fn values_beyond_the_dtype_are_an_error() {
+    let (base, mut adapter, dir) = (base("llama"), trained(), tempfile::tempdir().unwrap());
+    for tensor in adapter.tensors.iter_mut().filter(|tensor| tensor.name.contains("lora_B")) {
+        tensor.values.fill(1e7);
+    }
+    let options = MergeOptions { dtype: Some(Format::F16), ..MergeOptions::default() };
+    let error = run(&base, &adapter, &dir.path().join("m"), &options).unwrap_err();
+    assert!(matches!(error, MergeError::Overflow { dtype: "F16", .. }), "{error:?}");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing is left behind");
+}
+
+#[test]
+fn adapters_of_other_models_and_taken_places_are_refused() {
+    let (model, dir) = (base("llama"), tempfile::tempdir().unwrap());
+    let refusal =
+        |adapter: &Adapter| run(&model, adapter, &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
+
+    let mut adapter = trained();
+    for tensor in &mut adapter.tensors {
+        tensor.name = tensor.name.replace("layers.1.", "layers.7.");
+    }
+    assert!(matches!(refusal(&adapter), MergeError::NoSuchModule { module } if module.contains("layers.7.")));
+    let qwen3 = base("qwen3");
+    let error = run(&qwen3, &trained(), &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
+    assert!(matches!(error, MergeError::Shape { .. }), "{error:?}");
+    let options = MergeOptions { dtype: Some(Format::Q8_0), ..MergeOptions::default() };
+    let error = run(&model, &trained(), &dir.path().join("m"), &options).unwrap_err();
+    assert!(matches!(error, MergeError::Format { format: Format::Q8_0 }), "{error:?}");
+    let error = run(&model, &trained(), dir.path(), &MergeOptions::default()).unwrap_err();
+    assert!(matches!(error, MergeError::OutputExists { .. }), "{error:?}");
+    let error = run(&model, &trained(), Path::new("/proc/nowhere/m"), &MergeOptions::default()).unwrap_err();
+    assert!(matches!(error, MergeError::Durable(_)), "{error:?}");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn side_files_are_carried_byte_for_byte_and_model_cards_are_not() {
+    let copy = copy_of("llama");
+    let carried = ["LICENSE", "chat_template.jinja", "special_tokens_map.json", "tokenizer.model"];
+    for name in carried.iter().chain(&["README.md", "pytorch_model.bin", "notes.py"]) {
+        std::fs::write(copy.path().join(name), format!("{{\"this is\": \"{name}\"}}\n")).unwrap();
+    }
+    let out = copy.path().join("out");
+    run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions::default()).unwrap();
+    for name in carried {
+        assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(copy.path().join(name)).unwrap());
+    }
+    for name in ["README.md", "pytorch_model.bin", "notes.py"] {
+        assert!(!out.join(name).exists(), "{name} was carried");
+    }
+}
+
+#[test]
+fn buffers_of_older_software_are_carried() {
+    let copy = copy_of("llama");
+    let path = copy.path().join("model.safetensors");
+    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    let bytes = crate::files::with_tensor(&std::fs::read(&path).unwrap(), name, "F32", &[2], &[1, 2, 3, 4, 5, 6, 7, 8]);
+    std::fs::write(&path, bytes).unwrap();
+    let out = copy.path().join("out");
+    let report = run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions::default()).unwrap();
+    assert_eq!(report.tensors, 22);
+    let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+    let merged = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(merged.tensor(name).unwrap().data(), [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_quantised_base_is_written_dense_with_a_notice() {
+    let dir = copy_of("llama_tied");
+    let dense = BaseModel::open(dir.path()).unwrap();
+    let mut gguf = of_model(&dense, "llama", true);
+    let tensor = gguf.tensor("blk.0.ffn_up.weight");
+    let values: Vec<f32> = tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    tensor.data = crate::files::gguf::q8_0(&values);
+    tensor.kind = 8;
+    gguf.set("tokenizer.ggml.model", text("gpt2"))
+        .set("tokenizer.ggml.tokens", texts(&["a", "b", "c"]))
+        .set("tokenizer.ggml.merges", texts(&[]));
+    let (_gguf, path) = gguf.write();
+    let base = BaseModel::open(&path).unwrap();
+    let out = dir.path().join("out");
+    let report = run(&base, &trained(), &out, &MergeOptions { dtype: Some(Format::Bf16), ..MergeOptions::default() });
+    let report = report.unwrap();
+    assert!(report.notices.len() == 1 && report.notices[0].contains("quantised"), "{:?}", report.notices);
+    let merged = BaseModel::open(&out).unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    for (found, exact) in crate::files::values(&merged, name).into_iter().zip(expected(&base, &trained(), name)) {
+        assert!((f64::from(found) - exact).abs() <= exact.abs() / 256.0 + 1e-9);
+    }
+}
+
+#[test]
+fn errors_of_the_base_are_passed_on() {
+    let copy = copy_of("llama");
+    let base = BaseModel::open(copy.path()).unwrap();
+    std::fs::remove_dir_all(copy.path()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let error = run(&base, &trained(), &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
+    assert!(matches!(error, MergeError::Base(BaseError::Checkpoint(_))), "{error:?}");
+}

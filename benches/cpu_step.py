@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""LoRA training steps on CPU: tonfall and PyTorch + PEFT side by side, in one run on one machine.
+
+Usage: cpu_step.py --tonfall BINARY --python REFERENCE_PYTHON --base MODEL_DIR [--seq 256] [--steps 8] [--rounds 3]
+
+Both train r 16 on all linear layers of the same base with the same batch (one sequence of SEQ tokens) and the same
+threads. tonfall is measured as people use it: the whole program, `tonfall train`, dense and with an NF4 base.
+Reported, as medians over the rounds: tokens a second of a step (the first two steps of a run are warm-up), peak
+resident memory, and seconds from launch to the end of the first step. Standard library only; the other side is
+peft_cpu_step.py, run by the interpreter that has torch.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+RECIPE = """
+name = "bench"
+base = "{base}"
+quantization = "{quantization}"
+output_dir = "{out}/runs"
+[lora]
+rank = 16
+alpha = 32.0
+[data]
+train = "{out}/text.jsonl"
+format = "text"
+max_seq_len = {seq}
+overflow = "truncate"
+[training]
+max_steps = {steps}
+epochs = 1000.0
+micro_batch_size = 1
+learning_rate = 1e-4
+schedule = "constant"
+warmup_steps = 0
+recompute = "{recompute}"
+"""
+
+
+def tonfall(arguments, quantization, recompute):
+    """One whole run of the program; reads what it wrote into its event log."""
+    with tempfile.TemporaryDirectory() as out:
+        words = " ".join(f"{word} {index}" for index, word in enumerate(["tone", "of", "voice", "is", "taught"] * arguments.seq))
+        pathlib.Path(out, "text.jsonl").write_text(json.dumps({"text": words}) + "\n")
+        recipe = pathlib.Path(out, "bench.toml")
+        recipe.write_text(RECIPE.format(base=pathlib.Path(arguments.base).resolve(), out=out, seq=arguments.seq,
+                                        steps=arguments.steps, quantization=quantization, recompute=recompute))
+        environment = dict(os.environ, RAYON_NUM_THREADS=str(arguments.threads))
+        launched = time.time()
+        done = subprocess.run([arguments.tonfall, "train", str(recipe), "--progress", "none"], env=environment,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"tonfall failed with exit {done.returncode}:\n{done.stderr}")
+        [log] = pathlib.Path(out, "runs").glob("*/events.jsonl")
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        steps = [event for event in events if event["kind"] == "step"]
+        return {
+            "tokens_per_second": statistics.median(step["tokens_per_second"] for step in steps[2:]),
+            "peak_mib": max(step["peak_rss_bytes"] for step in steps) / 2**20,
+            "first_step_seconds": steps[0]["t"] - launched,
+        }
+
+
+def pytorch(arguments):
+    """One run of the reference; its last line of output is JSON."""
+    command = [arguments.python, str(HERE / "peft_cpu_step.py"), "--base", arguments.base, "--seq", str(arguments.seq),
+               "--steps", str(arguments.steps), "--threads", str(arguments.threads), "--batch", "1"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def linear_bytes(base):
+    """Bytes of the linear layers as the base stores them, and as NF4 with double quantisation."""
+    config = json.loads((pathlib.Path(base) / "config.json").read_text())
+    hidden, ff = config["hidden_size"], config["intermediate_size"]
+    head = config.get("head_dim") or hidden // config["num_attention_heads"]
+    q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    elements = config["num_hidden_layers"] * (2 * hidden * q + 2 * hidden * kv + 3 * hidden * ff)
+    width = {"float32": 4, "bfloat16": 2, "float16": 2}[config.get("dtype") or config["torch_dtype"]]
+    nf4 = elements / 2 + elements / 64 + elements / 64 / 256 * 4
+    return elements * width / 2**20, nf4 / 2**20
+
+
+def report_memory(medians, base):
+    """How much less an NF4 base takes, against what the arithmetic predicts."""
+    dense, nf4 = linear_bytes(base)
+    measured = medians["tonfall dense"]["peak_mib"] - medians["tonfall nf4"]["peak_mib"]
+    predicted = dense - nf4
+    print(f"\nlinear layers: {dense:.0f} MiB dense, {nf4:.0f} MiB NF4; peak lower by {measured:.0f} MiB, predicted {predicted:.0f} MiB")
+    return abs(measured - predicted) <= 0.15 * predicted
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tonfall", required=True)
+    parser.add_argument("--python", help="interpreter with torch and peft")
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--seq", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only-tonfall", action="store_true", help="leave the other side out")
+    parser.add_argument("--check-memory", action="store_true", help="fail unless the NF4 base saves what is predicted, within 15 %%")
+    parser.add_argument("--out", help="write the figures as JSON")
+    arguments = parser.parse_args()
+
+    sides = {
+        "tonfall dense": lambda: tonfall(arguments, "none", "off"),
+        "tonfall nf4": lambda: tonfall(arguments, "nf4", "off"),
+        "tonfall nf4, recomputing": lambda: tonfall(arguments, "nf4", "on"),
+        "pytorch + peft f32": lambda: pytorch(arguments),
+    }
+    if arguments.only_tonfall:
+        del sides["pytorch + peft f32"]
+    figures = {name: [] for name in sides}
+    for _ in range(arguments.rounds):
+        for name, run in sides.items():
+            figures[name].append(run())
+    medians = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in figures.items()}
+    reference = medians[list(sides)[-1]]
+    print(f"ratios: to {list(sides)[-1]}")
+    print(f"| one LoRA step, {arguments.seq} tokens, {arguments.threads} threads, {arguments.rounds} rounds | tokens/s | ratio | peak MiB | ratio | first step s | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name, row in medians.items():
+        cells = [f"{row[key]:.1f} | {row[key] / reference[key]:.2f}" for key in ("tokens_per_second", "peak_mib", "first_step_seconds")]
+        print(f"| {name} | {' | '.join(cells)} |")
+    as_predicted = report_memory(medians, arguments.base)
+    if arguments.out:
+        pathlib.Path(arguments.out).write_text(json.dumps({"seq": arguments.seq, "threads": arguments.threads, "medians": medians, "runs": figures}, indent=1) + "\n")
+    if arguments.check_memory and not as_predicted:
+        raise SystemExit("the NF4 base does not save what the arithmetic predicts")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+//! Examples and what the model computes at once.
+//!
+//! Responsible for: laying examples one after another without padding, and which examples each optimizer step gets.
+//! Must not depend on: files, tokenizers, tensors.
+
+use tonfall_recipes::Plan;
+
+use crate::mask::IGNORED;
+use crate::permutation::Permutation;
+
+/// Where an example comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// Index among the files of its split, as the plan lists them.
+    pub file: usize,
+    /// Line (JSON lines) or number (Parquet), from 1.
+    pub row: u64,
+}
+
+/// A tokenized and labelled row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    pub input_ids: Vec<u32>,
+    /// One a token: its own id, or [`IGNORED`]. Not shifted.
+    pub labels: Vec<i32>,
+    pub source: Source,
+}
+
+impl Example {
+    /// An example that comes from no file.
+    pub fn new(input_ids: Vec<u32>, labels: Vec<i32>) -> Self {
+        Self { input_ids, labels, source: Source::default() }
+    }
+
+    /// Tokens that the model is trained to predict: the first one has nothing before it to be predicted from.
+    pub fn trained_tokens(&self) -> usize {
+        trained_tokens(&self.labels)
+    }
+}
+
+fn trained_tokens(labels: &[i32]) -> usize {
+    labels.iter().skip(1).filter(|label| **label != IGNORED).count()
+}
+
+/// A micro-batch: examples one after another, without padding. Each is a segment of its own; a segment's tokens must
+/// attend to nothing outside of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Length: all tokens of the micro-batch, as `labels` and `position_ids`.
+    pub input_ids: Vec<u32>,
+    pub labels: Vec<i32>,
+    /// From 0 in every segment.
+    pub position_ids: Vec<u32>,
+    /// Tokens of each segment; they sum up to the length.
+    pub segment_lengths: Vec<usize>,
+}
+
+impl Batch {
+    /// Lays examples one after another.
+    pub fn new<'a>(examples: impl Iterator<Item = &'a Example>) -> Self {
+        let mut batch = Self::default();
+        for example in examples {
+            batch.input_ids.extend(&example.input_ids);
+            batch.labels.extend(&example.labels);
+            batch.position_ids.extend((0_u32..).take(example.input_ids.len()));
+            batch.segment_lengths.push(example.input_ids.len());
+        }
+        batch
+    }
+
+    /// Targets after the shift: labels that aren't ignored, without each segment's first.
+    pub fn trained_tokens(&self) -> usize {
+        let mut rest = self.labels.as_slice();
+        let segments = self.segment_lengths.iter().map(|&length| {
+            let (segment, after) = rest.split_at(length.min(rest.len()));
+            rest = after;
+            trained_tokens(segment)
+        });
+        segments.sum()
+    }
+}
+
+/// Which examples each optimizer step gets. An epoch's order depends on the seed and the epoch alone, so that resuming
+/// needs no more than the number of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampler {
+    examples: usize,
+    seed: u64,
+    shuffle: bool,
+    micro_batch_size: usize,
+    per_step: usize,
+}
+
+/// What the shuffle of epochs is called among the uses of the seed.
+const EPOCH_STREAM: u64 = 0;
+
+impl Sampler {
+    /// The sampler that a plan asks for.
+    pub fn new(examples: &[Example], plan: &Plan) -> Self {
+        let training = &plan.training;
+        let (size, accumulation) = (training.micro_batch_size.max(1), training.gradient_accumulation_steps.max(1));
+        Self {
+            examples: examples.len(),
+            seed: plan.seed,
+            shuffle: plan.data.shuffle,
+            micro_batch_size: size,
+            per_step: size.saturating_mul(accumulation),
+        }
+    }
+
+    /// Optimizer steps in an epoch; the last one may be smaller.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.examples.div_ceil(self.per_step) as u64
+    }
+
+    /// Indexes of the examples of an optimizer step (counted from 0 over all epochs), micro-batch by micro-batch.
+    pub fn indexes(&self, step: u64) -> Vec<Vec<usize>> {
+        if self.examples == 0 {
+            return Vec::new();
+        }
+        let (epoch, step) = (step / self.steps_per_epoch(), (step % self.steps_per_epoch()) as usize);
+        let order = Permutation::new(self.examples, self.seed, EPOCH_STREAM, epoch);
+        let start = step * self.per_step;
+        let places: Vec<usize> = (start..self.examples.min(start.saturating_add(self.per_step))).collect();
+        let index = |&place: &usize| if self.shuffle { order.at(place) } else { place };
+        places.chunks(self.micro_batch_size).map(|places| places.iter().map(index).collect()).collect()
+    }
+
+    /// The micro-batches of an optimizer step. `examples` are those that the sampler was made for.
+    pub fn optimizer_step(&self, step: u64, examples: &[Example]) -> Vec<Batch> {
+        let indexes = self.indexes(step);
+        indexes.iter().map(|micro| Batch::new(micro.iter().filter_map(|&index| examples.get(index)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Batch, Example, Sampler};
+
+    fn examples(count: u32) -> Vec<Example> {
+        (0..count).map(|id| Example::new(vec![id; 3], vec![-100, id as i32, id as i32])).collect()
+    }
+
+    fn sampler(examples: usize, micro_batch_size: usize, accumulation: usize) -> Sampler {
+        Sampler { examples, seed: 7, shuffle: true, micro_batch_size, per_step: micro_batch_size * accumulation }
+    }
+
+    #[test]
+    fn segments_lie_one_after_another() {
+        let examples = [
+            Example::new(vec![5, 6, 7], vec![-100, 6, 7]),
+            // A trained first token is no target: nothing stands before it.
+            Example::new(vec![8, 9], vec![8, 9]),
+        ];
+        let batch = Batch::new(examples.iter());
+        assert_eq!(batch.input_ids, [5, 6, 7, 8, 9]);
+        assert_eq!(batch.labels, [-100, 6, 7, 8, 9]);
+        assert_eq!(batch.position_ids, [0, 1, 2, 0, 1]);
+        assert_eq!(batch.segment_lengths, [3, 2]);
+        assert_eq!(batch.trained_tokens(), 3);
+        assert_eq!(examples.iter().map(Example::trained_tokens).sum::<usize>(), 3);
+    }
+
+    #[test]
+    fn an_epoch_sees_every_example_once_and_the_next_in_another_order() {
+        let sampler = sampler(11, 2, 2);
+        assert_eq!(sampler.steps_per_epoch(), 3);
+        let epoch = |first: u64| (first..first + 3).flat_map(|step| sampler.indexes(step).concat()).collect::<Vec<_>>();
+        let (first, second) = (epoch(0), epoch(3));
+        assert_ne!(first, second);
+        for mut order in [first, second] {
+            order.sort_unstable();
+            assert_eq!(order, (0..11).collect::<Vec<_>>());
+        }
+        // The last step keeps what is left.
+        assert_eq!(sampler.indexes(2).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn a_step_needs_only_its_number() {
+        let (sampler, examples) = (sampler(11, 2, 2), examples(11));
+        let batches: Vec<_> = (0..9).map(|step| sampler.optimizer_step(step, &examples)).collect();
+        assert_eq!(sampler.optimizer_step(7, &examples), batches[7]);
+        assert_eq!(batches[0].len(), 2);
+        assert_eq!(batches[0][0].segment_lengths, [3, 3]);
+    }
+
+    #[test]
+    fn without_shuffling_the_order_is_that_of_the_files() {
+        let sampler = Sampler { shuffle: false, ..sampler(5, 2, 1) };
+        assert_eq!((0..3).flat_map(|step| sampler.indexes(step).concat()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert!(Sampler { examples: 0, ..sampler }.indexes(0).is_empty());
+    }
+}

@@ -1,0 +1,185 @@
+//! Everything that can be wrong with data, a tokenizer or a chat template, as text that names the place and the way out.
+//!
+//! Responsible for: the error types of this room.
+//! Must not depend on: how any of it is found.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why data can't be prepared.
+#[derive(Debug, Error)]
+pub enum DataError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+
+    #[error("{}: not a data file this program reads; use JSON lines (.jsonl, .ndjson) or Parquet (.parquet)", path.display())]
+    UnknownKind { path: PathBuf },
+
+    #[error("{}: no rows", path.display())]
+    Empty { path: PathBuf },
+
+    #[error("{}: no column `{column}`; the file has {}; set `data.{key}`", path.display(), list(present))]
+    MissingColumn { path: PathBuf, column: String, key: &'static str, present: Vec<String> },
+
+    #[error("{}: column `{column}` holds {found}, but {expected} is needed; set `data.{key}` or convert the column", path.display())]
+    ColumnType { path: PathBuf, column: String, key: &'static str, found: String, expected: &'static str },
+
+    #[error(
+        "{}: the format is not recognisable; the file has {}; set `data.format` and the column it reads",
+        path.display(),
+        list(present)
+    )]
+    UnknownFormat { path: PathBuf, present: Vec<String> },
+
+    #[error("{}: the columns fit several formats ({}); set `data.format`", path.display(), formats.join(", "))]
+    AmbiguousFormat { path: PathBuf, formats: Vec<&'static str> },
+
+    #[error("{}: {why}", path.display())]
+    Unreadable { path: PathBuf, why: String },
+
+    /// A row of a file: its line in JSON lines, its number from 1 in Parquet.
+    #[error("{}:{row}: {fault}", path.display())]
+    Row { path: PathBuf, row: u64, fault: RowFault },
+
+    #[error(
+        "{}:{row}: {tokens} tokens, more than `data.max_seq_len` = {limit}; {count} of {rows} rows are too long; \
+         raise the limit, or set `data.overflow` to \"drop\" or \"truncate\"",
+        path.display()
+    )]
+    TooLong { path: PathBuf, row: u64, tokens: usize, limit: usize, count: usize, rows: usize },
+
+    #[error(
+        "{}:{row}: no token of this row is trained, nor of {} more; give it an answer, or leave it out",
+        path.display(),
+        count - 1
+    )]
+    NothingTrained { path: PathBuf, row: u64, count: usize },
+
+    #[error("nothing is left to {what}: {why}")]
+    NothingLeft { what: &'static str, why: String },
+
+    #[error("`data.eval_fraction` = {fraction} of {rows} rows leaves nothing to {side}; add rows or change it")]
+    Split { fraction: f64, rows: usize, side: &'static str },
+
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+impl DataError {
+    /// A fault in one row.
+    pub(crate) fn row(path: &Path, row: u64, fault: impl Into<RowFault>) -> Self {
+        Self::Row { path: path.to_owned(), row, fault: fault.into() }
+    }
+}
+
+/// What is wrong with one row.
+#[derive(Debug, Error)]
+pub enum RowFault {
+    #[error("{0}")]
+    Syntax(String),
+
+    #[error("the line is not UTF-8: invalid byte at column {column}")]
+    Encoding { column: usize },
+
+    #[error("no column `{0}`")]
+    Missing(String),
+
+    #[error("column `{0}` is null")]
+    Null(String),
+
+    #[error("`messages` of the row is empty")]
+    NoMessages,
+
+    #[error("message {index}: {why}")]
+    Message { index: usize, why: String },
+
+    #[error("`tools` must be a list, or a string that holds a JSON list")]
+    Tools,
+
+    #[error("the conversation has no assistant turn, so there is nothing to learn from it")]
+    NoAssistant,
+
+    #[error("the prompt and the completion need text; `{0}` is empty")]
+    EmptyText(&'static str),
+
+    #[error("a conversation, but the base model has no chat template; use a base that has one, or plain text")]
+    NoTemplate,
+
+    #[error("the tokenizer names no end-of-sequence token, so a text could never end; use a base that has one")]
+    NoEndToken,
+
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+
+    #[error(
+        "the assistant's turn {turn} can't be located exactly in what the chat template renders ({why}); \
+         use a template with {{% generation %}} blocks, or train_on = \"all\""
+    )]
+    Turn { turn: usize, why: &'static str },
+
+    #[error("the row begins with two {0} tokens; the template adds one already, so take it out of the text")]
+    DoubleBos(String),
+}
+
+impl From<String> for RowFault {
+    fn from(why: String) -> Self {
+        Self::Syntax(why)
+    }
+}
+
+/// Why a tokenizer can't be used.
+#[derive(Debug, Error)]
+pub enum TokenizerError {
+    #[error("tokenizer.json: {0}")]
+    Parse(String),
+
+    #[error(
+        "the tokenizer does not fit the base: token {token:?} has id {id}, but the base has {vocab_size} embeddings"
+    )]
+    Misfit { token: String, id: u32, vocab_size: usize },
+
+    #[error("the {role} {token:?} is not in the tokenizer's vocabulary")]
+    UnknownSpecial { role: &'static str, token: String },
+
+    #[error("tokenizing failed: {0}")]
+    Encode(String),
+
+    #[error("decoding failed: {0}")]
+    Decode(String),
+}
+
+/// Why a chat template can't be used, or refused a conversation.
+#[derive(Debug, Error)]
+pub enum TemplateError {
+    #[error("chat template, line {line}: {why}")]
+    Syntax { line: usize, why: String },
+
+    #[error("chat template, line {line}: {why}")]
+    Render { line: usize, why: String },
+
+    #[error("the chat template refuses the conversation: {0}")]
+    Raised(String),
+
+    #[error("chat template, line {line}: rendering was stopped because it takes too many steps; does it loop?")]
+    Fuel { line: usize },
+
+    #[error("the chat template writes more than {limit} bytes for one conversation")]
+    Output { limit: usize },
+
+    #[error("the chat template's {{% generation %}} blocks can't be told apart in its output")]
+    Marks,
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "no columns".to_owned(),
+        names => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+    }
+}

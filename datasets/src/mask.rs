@@ -1,0 +1,254 @@
+//! Which tokens carry loss, exactly.
+//!
+//! Responsible for: a sample → token ids and labels. Must not depend on: files, batches.
+//!
+//! A conversation is rendered once and that text is tokenized once: what is trained is what a server will see. The
+//! assistant's turns are found in that text as byte ranges:
+//!
+//! 1. by the template's own `{% generation %}` blocks, if it has them; else
+//! 2. a turn starts where the rendering of everything before it, with the generation prompt, ends. If that rendering
+//!    isn't a prefix of the whole (templates that open a thinking block, say), the turn starts where a marker in place of
+//!    the answer would stand; that rendering must agree with the whole up to there;
+//! 3. a turn ends with the token that ends turns: the one that closes the rendering which stops after this message, if
+//!    that is a prefix of the whole; else the first one after the start, provided no message contains such a token as
+//!    text.
+//!
+//! If none of it holds, the row is refused: a range is never guessed. The end token is trained, so that the model learns
+//! to stop; the line break that templates write behind it is not.
+//!
+//! A token that lies partly inside a trained range is not trained (in use, its first half would belong to the prompt);
+//! such tokens are counted.
+
+use std::ops::Range;
+
+use tonfall_recipes::plan::TrainOn;
+
+use crate::conversation::{Conversation, Message, Sample};
+use crate::error::RowFault;
+use crate::template::{ChatTemplate, Rendering};
+use crate::tokenizer::{ChatTokenizer, Encoded};
+
+/// Label of a token without loss, as in PyTorch and transformers.
+pub const IGNORED: i32 = -100;
+
+/// A sample as token ids with one label each (its own id, or [`IGNORED`]); labels are not shifted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labelled {
+    pub input_ids: Vec<u32>,
+    pub labels: Vec<i32>,
+    /// Tokens across the border of a trained range, left untrained.
+    pub straddling: usize,
+    /// Trained turns that no end token closes, so that nothing teaches the model to stop there.
+    pub unterminated: usize,
+}
+
+impl Labelled {
+    /// Labels `encoded` by the byte ranges that are trained.
+    fn new(encoded: Encoded, trained: &[Range<usize>]) -> Self {
+        let mut straddling = 0;
+        let labels = encoded.ids.iter().zip(&encoded.ranges).map(|(&id, token)| {
+            let inside = trained.iter().any(|range| range.start <= token.start && token.end <= range.end && token.start < range.end);
+            let touching = trained.iter().any(|range| token.start < range.end && range.start < token.end);
+            straddling += usize::from(touching && !inside);
+            if inside { label(id) } else { IGNORED }
+        });
+        Self { labels: labels.collect(), input_ids: encoded.ids, straddling, unterminated: 0 }
+    }
+
+    fn push(&mut self, id: u32, trained: bool) {
+        self.input_ids.push(id);
+        self.labels.push(if trained { label(id) } else { IGNORED });
+    }
+}
+
+/// Ids are below a vocabulary's size, which fits in 31 bits.
+fn label(id: u32) -> i32 {
+    i32::try_from(id).unwrap_or(IGNORED)
+}
+
+/// Tokenizes and labels a sample.
+///
+/// # Errors
+/// When the template refuses it, or the trained part can't be located exactly.
+pub fn label_sample(sample: &Sample, tokenizer: &ChatTokenizer, train_on: TrainOn) -> Result<Labelled, RowFault> {
+    let labelled = match (sample, tokenizer.template()) {
+        (Sample::Conversation(conversation), Some(template)) => {
+            label_conversation(conversation, template, tokenizer, train_on)?
+        }
+        (Sample::PromptCompletion { prompt, completion }, Some(template)) => {
+            let messages = vec![Message::new("user", prompt), Message::new("assistant", completion)];
+            label_conversation(&Conversation { messages, tools: None }, template, tokenizer, train_on)?
+        }
+        (Sample::Conversation(_), None) => return Err(RowFault::NoTemplate),
+        (Sample::PromptCompletion { prompt, completion }, None) => {
+            let start = if train_on == TrainOn::All { 0 } else { prompt.len() };
+            label_plain(&format!("{prompt}{completion}"), start, tokenizer)?
+        }
+        (Sample::Text(text), _) => label_plain(text, 0, tokenizer)?,
+    };
+    match tokenizer.double_bos(&labelled.input_ids) {
+        Some(token) => Err(RowFault::DoubleBos(token.to_owned())),
+        None => Ok(labelled),
+    }
+}
+
+/// A text without a template: trained from byte `start` on, closed by the end-of-sequence token.
+fn label_plain(text: &str, start: usize, tokenizer: &ChatTokenizer) -> Result<Labelled, RowFault> {
+    let encoded = tokenizer.encode_ranges(text)?;
+    let mut labelled = Labelled::default();
+    if let Some(bos) = tokenizer.plain_bos(&encoded.ids) {
+        labelled.push(bos, start == 0);
+    }
+    let ended = encoded.ids.last().copied().is_some_and(|last| Some(last) == tokenizer.eos());
+    let body = Labelled::new(encoded, &[start..text.len()]);
+    labelled.input_ids.extend(body.input_ids);
+    labelled.labels.extend(body.labels);
+    labelled.straddling = body.straddling;
+    let eos = tokenizer.eos().ok_or(RowFault::NoEndToken)?;
+    if !ended {
+        labelled.push(eos, true);
+    }
+    Ok(labelled)
+}
+
+fn label_conversation(
+    conversation: &Conversation,
+    template: &ChatTemplate,
+    tokenizer: &ChatTokenizer,
+    train_on: TrainOn,
+) -> Result<Labelled, RowFault> {
+    let turns = Turns { conversation, template, stops: tokenizer.stop_tokens().collect() };
+    let (text, trained, unterminated) = match (train_on, template.has_generation_blocks()) {
+        (TrainOn::All, _) => {
+            let text = turns.render(conversation.messages.len(), false)?;
+            let whole = std::iter::once(0..text.len()).collect();
+            (text, whole, 0)
+        }
+        (_, true) => turns.marked(train_on)?,
+        (_, false) => turns.located(train_on)?,
+    };
+    let mut labelled = Labelled::new(tokenizer.encode_ranges(&text)?, &trained);
+    labelled.unterminated = unterminated;
+    Ok(labelled)
+}
+
+/// Finds the assistant's turns in a rendered conversation.
+struct Turns<'a> {
+    conversation: &'a Conversation,
+    template: &'a ChatTemplate,
+    /// Texts of the tokens that end a turn.
+    stops: Vec<String>,
+}
+
+/// Rendered text, trained byte ranges, and how many of these no end token closes.
+type Located = (String, Vec<Range<usize>>, usize);
+
+impl Turns<'_> {
+    fn rendering<'b>(&'b self, messages: &'b [Message], add_generation_prompt: bool) -> Rendering<'b> {
+        Rendering { messages, tools: self.conversation.tools.as_ref(), add_generation_prompt }
+    }
+
+    /// The first `count` messages.
+    fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String, RowFault> {
+        let messages = &self.conversation.messages[..count];
+        Ok(self.template.render(self.rendering(messages, add_generation_prompt))?)
+    }
+
+    fn assistant_turns(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
+        let messages = self.conversation.messages.iter().enumerate();
+        messages.filter(|(_, message)| message.is_assistant()).map(|(index, _)| index)
+    }
+
+    /// By the template's own `{% generation %}` blocks.
+    fn marked(&self, train_on: TrainOn) -> Result<Located, RowFault> {
+        let (text, mut ranges) = self.template.render_marked(self.rendering(&self.conversation.messages, false))?;
+        if let (TrainOn::LastAssistant, Some(last)) = (train_on, self.assistant_turns().next_back()) {
+            let start = self.start(last, &text)?;
+            ranges.retain(|range| start <= range.start);
+        }
+        let unterminated = ranges.iter().filter(|range| self.closing(&text[(*range).clone()]).is_none()).count();
+        Ok((text, ranges, unterminated))
+    }
+
+    /// By rendering parts of the conversation.
+    fn located(&self, train_on: TrainOn) -> Result<Located, RowFault> {
+        let text = self.render(self.conversation.messages.len(), false)?;
+        let (mut ranges, mut unterminated): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
+        let skipped = match train_on {
+            TrainOn::LastAssistant => self.assistant_turns().count().saturating_sub(1),
+            TrainOn::Assistant | TrainOn::All => 0,
+        };
+        for turn in self.assistant_turns().skip(skipped) {
+            let start = self.start(turn, &text)?;
+            let (end, terminated) = self.end(turn, start, &text)?;
+            if ranges.last().is_some_and(|previous| start < previous.end) {
+                return Err(RowFault::Turn { turn, why: "it overlaps the turn before it" });
+            }
+            unterminated += usize::from(!terminated);
+            ranges.push(start..end);
+        }
+        Ok((text, ranges, unterminated))
+    }
+
+    /// Where the answer `turn` starts in `text`.
+    fn start(&self, turn: usize, text: &str) -> Result<usize, RowFault> {
+        // Some templates refuse a conversation without a single message, or one that ends with this role.
+        if let Ok(prompt) = self.render(turn, true)
+            && text.starts_with(&prompt)
+        {
+            return Ok(prompt.len());
+        }
+        // No text contains a noncharacter of Unicode by accident; if one does, the agreement below fails.
+        const MARKER: &str = "\u{FDD0}\u{FDD1}";
+        let mut messages = self.conversation.messages.clone();
+        messages[turn].content = MARKER.to_owned();
+        messages[turn].fields.shift_remove("content");
+        let marked = self.template.render(self.rendering(&messages, false))?;
+        match marked.split_once(MARKER) {
+            Some((before, after)) if !after.contains(MARKER) && text.starts_with(before) => Ok(before.len()),
+            _ => Err(RowFault::Turn { turn, why: "its beginning is written differently with another answer" }),
+        }
+    }
+
+    /// Where it ends, and whether an end token closes it.
+    fn end(&self, turn: usize, start: usize, text: &str) -> Result<(usize, bool), RowFault> {
+        let whole;
+        let through = if turn + 1 == self.conversation.messages.len() {
+            Some(text)
+        } else {
+            whole = self.render(turn + 1, false).ok();
+            whole.as_deref().filter(|through| through.len() >= start && text.starts_with(through))
+        };
+        if let Some(through) = through {
+            let answer = &through[start..];
+            return Ok(match self.closing(answer) {
+                Some(end) => (start + end, true),
+                None => (start + answer.trim_end().len(), false),
+            });
+        }
+        if self.conversation.messages.iter().any(|message| self.quotes_stop(message)) {
+            return Err(RowFault::Turn { turn, why: "a message contains an end token as text" });
+        }
+        let answer = &text[start..];
+        let stop = self.stops.iter().filter_map(|stop| Some(answer.find(stop.as_str())? + stop.len())).min();
+        match stop {
+            Some(stop) => Ok((start + stop, true)),
+            None => Err(RowFault::Turn { turn, why: "later messages change how it is written, and no end token closes it" }),
+        }
+    }
+
+    /// Where the end token that closes `turn` ends; blanks and further end tokens may follow it.
+    fn closing(&self, turn: &str) -> Option<usize> {
+        let (mut rest, mut end) = (turn.trim_end(), None);
+        while let Some(stop) = self.stops.iter().find(|stop| rest.ends_with(stop.as_str())) {
+            end = Some(rest.len());
+            rest = rest[..rest.len() - stop.len()].trim_end();
+        }
+        end
+    }
+
+    fn quotes_stop(&self, message: &Message) -> bool {
+        let fields = message.fields.values().map(ToString::to_string);
+        fields.chain([message.content.clone()]).any(|text| self.stops.iter().any(|stop| text.contains(stop.as_str())))
+    }
+}

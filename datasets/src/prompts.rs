@@ -1,0 +1,83 @@
+//! Held-out prompts: questions that are answered before and after training, with the terms an answer should use.
+//!
+//! Responsible for: reading `evaluation.prompts`, one JSON object a line:
+//! `{"prompt": "…" | "messages": […], "expect": ["term", …], "avoid": ["term", …]}`.
+//! Must not depend on: how answers are made.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::{DataError, Message};
+
+/// One held-out prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOutPrompt {
+    pub messages: Vec<Message>,
+    /// Terms that a good answer uses.
+    pub expect: Vec<String>,
+    /// Terms that a good answer doesn't use.
+    pub avoid: Vec<String>,
+}
+
+impl HeldOutPrompt {
+    /// The last message, as it is shown to people.
+    pub fn text(&self) -> String {
+        self.messages.last().map(|message| message.content.clone()).unwrap_or_default()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    prompt: Option<String>,
+    messages: Option<Vec<RowMessage>>,
+    #[serde(default)]
+    expect: Vec<String>,
+    #[serde(default)]
+    avoid: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RowMessage {
+    role: String,
+    content: String,
+}
+
+/// Reads held-out prompts.
+///
+/// # Errors
+/// Names the file and line of the first row that isn't a prompt.
+pub fn read_prompts(path: &Path) -> Result<Vec<HeldOutPrompt>, DataError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(index, line)| parse(line).map_err(|why| DataError::row(path, index as u64 + 1, why))).collect()
+}
+
+fn parse(line: &str) -> Result<HeldOutPrompt, String> {
+    let row: Row = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let messages = match (row.prompt, row.messages) {
+        (Some(prompt), None) => vec![Message::new("user", prompt)],
+        (None, Some(messages)) if !messages.is_empty() => {
+            messages.into_iter().map(|message| Message::new(message.role, message.content)).collect()
+        }
+        _ => return Err("a held-out prompt needs either `prompt` or non-empty `messages`".to_owned()),
+    };
+    Ok(HeldOutPrompt { messages, expect: row.expect, avoid: row.avoid })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn a_prompt_is_text_or_messages() {
+        let prompt = parse(r#"{"prompt": "Hello?", "expect": ["guest"]}"#).expect("valid");
+        assert_eq!((prompt.text().as_str(), prompt.expect.len()), ("Hello?", 1));
+        assert!(parse(r#"{"expect": ["guest"]}"#).is_err());
+        assert!(parse(r#"{"prompt": "a", "messages": []}"#).is_err());
+        assert!(parse(r#"{"prompt": "a", "expcet": []}"#).is_err());
+    }
+}

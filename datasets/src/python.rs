@@ -1,0 +1,335 @@
+//! Python's way of writing values, which chat templates rely on.
+//!
+//! Responsible for: JSON as Python's `json.dumps` spaces it, values as Python's `str` writes them, the string methods
+//! that the compatibility layer lacks, and JSON data as template values.
+//! Must not depend on: any one template.
+
+use std::fmt::Write as _;
+
+use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, Output, State, Value};
+
+use crate::conversation::Message;
+
+/// Keys under which files keep what an assistant thought; the first is what most templates read.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A message as a template sees it; adds the bytes it holds to `size`. Reasoning is given under the names that templates
+/// ask for, as transformers gives it.
+pub(crate) fn message(message: &Message, size: &mut usize) -> Value {
+    let fields = &message.fields;
+    let reasoning = REASONING.iter().find_map(|key| fields.get(*key).filter(|value| !value.is_null()));
+    let mut pairs = Vec::with_capacity(fields.len() + 4);
+    if let Some(reasoning) = reasoning.filter(|_| !fields.contains_key("thinking")) {
+        pairs.push(("thinking", value(reasoning, size)));
+    }
+    pairs.push(("role", Value::from(message.role.clone())));
+    let calls_only = message.content.is_empty() && fields.contains_key("tool_calls");
+    if !fields.contains_key("content") && !calls_only {
+        pairs.push(("content", Value::from(message.content.clone())));
+    }
+    *size += message.role.len() + message.content.len();
+    let others = fields.iter().filter(|(key, _)| reasoning.is_none() || *key != REASONING[0]);
+    pairs.extend(others.map(|(key, field)| (key.as_str(), value(field, size))));
+    pairs.extend(reasoning.map(|reasoning| (REASONING[0], value(reasoning, size))));
+    Value::from_pairs(pairs)
+}
+
+/// JSON as a template value; adds the bytes it holds to `size`. The order of keys is kept.
+pub(crate) fn value(json: &serde_json::Value, size: &mut usize) -> Value {
+    *size += 8;
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(truth) => Value::from(*truth),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(integer), ..) => Value::from(integer),
+            (None, Some(integer), _) => Value::from(integer),
+            (None, None, float) => Value::from(float.unwrap_or(f64::NAN)),
+        },
+        serde_json::Value::String(text) => {
+            *size += text.len();
+            Value::from(text.clone())
+        }
+        serde_json::Value::Array(items) => Value::from(items.iter().map(|item| value(item, size)).collect::<Vec<_>>()),
+        serde_json::Value::Object(fields) => {
+            *size += fields.keys().map(String::len).sum::<usize>();
+            Value::from_pairs(fields.iter().map(|(key, field)| (key.clone(), value(field, size))).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// The filter `tojson` of transformers: `json.dumps(value, ensure_ascii=False, indent, separators, sort_keys)`, without
+/// the escaping for HTML that Jinja's own filter adds.
+pub(crate) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let indent: Option<Value> = options.get("indent")?;
+    let indent = match indent.filter(|indent| !indent.is_none()) {
+        None => None,
+        Some(indent) => match (indent.as_str(), indent.as_usize()) {
+            (Some(text), _) => Some(text.to_owned()),
+            (None, Some(width)) if width <= 64 => Some(" ".repeat(width)),
+            _ => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: `indent` must be text or at most 64")),
+        },
+    };
+    let (item, key) = match separators.as_deref() {
+        None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
+        None => (", ".to_owned(), ": ".to_owned()),
+        Some([item, key]) => (item.clone(), key.clone()),
+        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: `separators` must be two texts")),
+    };
+    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let sort = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    options.assert_all_used()?;
+    let mut writer = Json { out: String::new(), indent, item, key, ascii, sort };
+    writer.value(value, 0)?;
+    state.consume_fuel(writer.out.len() as u64 / 8)?;
+    Ok(Value::from(writer.out))
+}
+
+struct Json {
+    out: String,
+    indent: Option<String>,
+    item: String,
+    key: String,
+    ascii: bool,
+    sort: bool,
+}
+
+impl Json {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::None => self.out.push_str("null"),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.out.push_str(&number(value)),
+            ValueKind::String => self.text(value.as_str().unwrap_or_default()),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.checked().collect::<Result<_, _>>()?;
+                self.group('[', ']', depth, items, |json, item| json.value(item, depth + 1))?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.checked().collect::<Result<_, _>>()?;
+                if self.sort {
+                    keys.sort();
+                }
+                self.group('{', '}', depth, keys, |json, key| {
+                    match key.as_str() {
+                        Some(text) => json.text(text),
+                        None => json.text(&json_key(key)),
+                    }
+                    json.out.push_str(&json.key.clone());
+                    json.value(&value.get_item(key)?, depth + 1)
+                })?;
+            }
+            kind => {
+                let why = format!("tojson: a value of type {kind} is not JSON serializable");
+                return Err(Error::new(ErrorKind::BadSerialization, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn group(
+        &mut self,
+        open: char,
+        close: char,
+        depth: usize,
+        items: Vec<Value>,
+        mut write: impl FnMut(&mut Self, &Value) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.out.push(open);
+        for (index, item) in items.iter().enumerate() {
+            if index > 0 {
+                self.out.push_str(&self.item.clone());
+            }
+            self.line(depth + 1);
+            write(self, item)?;
+        }
+        if !items.is_empty() {
+            self.line(depth);
+        }
+        self.out.push(close);
+        Ok(())
+    }
+
+    fn line(&mut self, depth: usize) {
+        if let Some(indent) = &self.indent {
+            self.out.push('\n');
+            self.out.push_str(&indent.repeat(depth));
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.out.push('"');
+        for char in text.chars() {
+            match char {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                '\t' => self.out.push_str("\\t"),
+                '\u{8}' => self.out.push_str("\\b"),
+                '\u{c}' => self.out.push_str("\\f"),
+                char if (char as u32) < 0x20 || self.ascii && !char.is_ascii() => {
+                    for unit in char.encode_utf16(&mut [0; 2]) {
+                        // Writing to a string can't fail.
+                        let _ = write!(self.out, "\\u{unit:04x}");
+                    }
+                }
+                char => self.out.push(char),
+            }
+        }
+        self.out.push('"');
+    }
+}
+
+fn json_key(key: &Value) -> String {
+    match key.kind() {
+        ValueKind::None => "null".to_owned(),
+        ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_owned(),
+        ValueKind::Number => number(key),
+        _ => key.to_string(),
+    }
+}
+
+/// A number as Python's `repr` writes it: the shortest digits that read back as the same value, with an exponent from
+/// 1e16 up and below 1e-4.
+fn number(value: &Value) -> String {
+    let Some(float) = (!value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten() else {
+        return value.to_string();
+    };
+    if !float.is_finite() {
+        return if float.is_nan() { "NaN" } else if float > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+    }
+    let size = float.abs();
+    if size != 0.0 && !(1e-4..1e16).contains(&size) {
+        let text = format!("{float:e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+        return format!("{digits}e{sign}{exponent:0>2}");
+    }
+    format!("{float:?}")
+}
+
+/// Writes `{{ value }}` as Python's `str` does.
+pub(crate) fn format(out: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {
+    let written = match value.as_str() {
+        Some(text) => out.write_str(text),
+        None => out.write_str(&text(value)?),
+    };
+    written.map_err(|_| Error::from(ErrorKind::WriteFailure))
+}
+
+/// Python's `str`.
+pub(crate) fn text(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::String => Ok(value.as_str().unwrap_or_default().to_owned()),
+        ValueKind::Undefined => Ok(String::new()),
+        ValueKind::Invalid => Err(Error::new(ErrorKind::InvalidOperation, value.to_string())),
+        _ => repr(value, 0),
+    }
+}
+
+/// Can Python iterate over it? (Not over `None`.)
+pub(crate) fn is_iterable(value: &Value) -> bool {
+    is_sequence(value) || value.kind() == ValueKind::Iterable
+}
+
+/// Has it, in Python, a length and items? (A text and a mapping have.)
+pub(crate) fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map)
+}
+
+/// Python's `repr`.
+fn repr(value: &Value, depth: usize) -> Result<String, Error> {
+    if depth > 128 {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply to be written"));
+    }
+    Ok(match value.kind() {
+        ValueKind::Number => match number(value).as_str() {
+            "NaN" => "nan".to_owned(),
+            "Infinity" => "inf".to_owned(),
+            "-Infinity" => "-inf".to_owned(),
+            number => number.to_owned(),
+        },
+        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
+        ValueKind::Seq => {
+            let items: Vec<String> =
+                value.try_iter()?.checked().map(|item| repr(&item?, depth + 1)).collect::<Result<_, Error>>()?;
+            match (value.is_tuple(), items.as_slice()) {
+                (false, _) => format!("[{}]", items.join(", ")),
+                (true, [only]) => format!("({only},)"),
+                (true, _) => format!("({})", items.join(", ")),
+            }
+        }
+        ValueKind::Map => {
+            let mut items = Vec::new();
+            for key in value.try_iter()?.checked() {
+                let key = key?;
+                items.push(format!("{}: {}", repr(&key, depth + 1)?, repr(&value.get_item(&key)?, depth + 1)?));
+            }
+            format!("{{{}}}", items.join(", "))
+        }
+        _ => value.to_string(),
+    })
+}
+
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for char in text.chars() {
+        match char {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            char if char == quote => out.extend(['\\', quote]),
+            char if (char as u32) < 0x20 || char as u32 == 0x7f => {
+                let _ = write!(out, "\\x{:02x}", char as u32);
+            }
+            char => out.push(char),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// Methods of Python's types: what the compatibility layer knows, and a few more on strings.
+pub(crate) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let Some(text) = value.as_str() else {
+        return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args);
+    };
+    match name {
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)))
+        }
+        "partition" | "rpartition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            if separator.is_empty() {
+                return Err(Error::new(ErrorKind::InvalidOperation, "empty separator"));
+            }
+            let parts = match name {
+                "partition" => text.split_once(separator).map_or([text, "", ""], |(a, b)| [a, separator, b]),
+                _ => text.rsplit_once(separator).map_or(["", "", text], |(a, b)| [a, separator, b]),
+            };
+            Ok(Value::from(parts.map(Value::from).to_vec()))
+        }
+        "rsplit" => {
+            let (separator, limit): (Option<&str>, Option<i64>) = from_args(args)?;
+            let limit = limit.and_then(|limit| usize::try_from(limit).ok()).map_or(usize::MAX, |limit| limit + 1);
+            let mut parts: Vec<Value> = match separator {
+                Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
+                Some(separator) => text.rsplitn(limit, separator).map(Value::from).collect(),
+                None if limit == usize::MAX => text.split_whitespace().rev().map(Value::from).collect(),
+                None => return Err(Error::new(ErrorKind::InvalidOperation, "rsplit: a limit needs a separator")),
+            };
+            parts.reverse();
+            Ok(Value::from(parts))
+        }
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
+}

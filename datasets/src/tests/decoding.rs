@@ -1,0 +1,59 @@
+//! The tokenizer itself: what it refuses, and text that arrives token by token.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::tiny::{chatml, spec};
+use crate::{ChatTokenizer, DataError, TokenizerError};
+
+#[test]
+fn a_tokenizer_that_does_not_fit_is_refused() {
+    let mut small = spec(None, None);
+    small.vocab_size = 260;
+    let refused = ChatTokenizer::new(small).expect_err("266 tokens");
+    assert!(refused.to_string().contains("does not fit the base"), "{refused}");
+    let unknown = ChatTokenizer::new(spec(None, Some("<eot>"))).expect_err("no such token");
+    assert!(matches!(unknown, DataError::Tokenizer(TokenizerError::UnknownSpecial { role: "eos_token", .. })), "{unknown}");
+    let mut broken = spec(None, None);
+    broken.tokenizer_json.truncate(99);
+    assert!(matches!(ChatTokenizer::new(broken), Err(DataError::Tokenizer(TokenizerError::Parse(_)))));
+}
+
+#[test]
+fn what_the_file_says_about_cutting_and_padding_is_not_done() {
+    let mut cutting = spec(None, None);
+    let mut json: serde_json::Value = serde_json::from_slice(&cutting.tokenizer_json).expect("it is JSON");
+    json["truncation"] = json!({"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+    json["padding"] = json!({"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+                             "pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"});
+    cutting.tokenizer_json = json.to_string().into_bytes();
+    let tokenizer = ChatTokenizer::new(cutting).expect("a sound tokenizer");
+    assert_eq!(tokenizer.encode("abcde").expect("encodes").len(), 5);
+}
+
+#[test]
+fn half_a_character_waits() {
+    let tokenizer = chatml();
+    let ids = tokenizer.encode("a🎈").expect("encodes");
+    let mut stream = tokenizer.decode_stream();
+    let shown: Vec<_> = ids.iter().map(|id| stream.push(*id).expect("decodes")).collect();
+    assert_eq!(shown, [Some("a".to_owned()), None, None, None, Some("🎈".to_owned())]);
+    assert_eq!(stream.finish().expect("decodes"), None);
+
+    let mut stream = tokenizer.decode_stream();
+    assert_eq!(stream.push(ids[1]).expect("decodes"), None);
+    assert_eq!(stream.finish().expect("decodes"), Some("\u{fffd}".to_owned()));
+}
+
+proptest! {
+    #[test]
+    fn a_stream_gives_the_whole_text(text in "\\PC{0,40}") {
+        let tokenizer = chatml();
+        let ids = tokenizer.encode(&text).expect("encodes");
+        let mut stream = tokenizer.decode_stream();
+        let mut streamed: String = ids.iter().filter_map(|id| stream.push(*id).expect("decodes")).collect();
+        streamed.extend(stream.finish().expect("decodes"));
+        prop_assert_eq!(&streamed, &text);
+        prop_assert_eq!(tokenizer.decode(&ids).expect("decodes"), text);
+    }
+}

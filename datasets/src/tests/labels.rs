@@ -1,0 +1,196 @@
+//! Exactly which tokens are trained.
+
+use tonfall_recipes::plan::TrainOn;
+
+use super::tiny::{CHATML, chatml, conversation, spec, tokenizer_json};
+use crate::{ChatTokenizer, Conversation, IGNORED, Labelled, Message, RowFault, Sample, label_sample};
+
+fn with_template(template: &str, eos: Option<&str>) -> ChatTokenizer {
+    ChatTokenizer::new(spec(Some(template), eos)).expect("a sound tokenizer")
+}
+
+/// The trained stretches as text.
+fn trained(tokenizer: &ChatTokenizer, labelled: &Labelled) -> Vec<String> {
+    assert_eq!(labelled.input_ids.len(), labelled.labels.len());
+    let mut stretches: Vec<Vec<u32>> = vec![Vec::new()];
+    for (&id, &label) in labelled.input_ids.iter().zip(&labelled.labels) {
+        match label {
+            IGNORED => stretches.push(Vec::new()),
+            label => {
+                assert_eq!(label, i32::try_from(id).expect("small"), "a label is its own id");
+                stretches.last_mut().expect("never empty").push(id);
+            }
+        }
+    }
+    let texts = stretches.iter().filter(|ids| !ids.is_empty()).map(|ids| tokenizer.decode_with_special(ids));
+    texts.collect::<Result<_, _>>().expect("ids of this tokenizer")
+}
+
+fn label(tokenizer: &ChatTokenizer, sample: &Sample, train_on: TrainOn) -> Labelled {
+    label_sample(sample, tokenizer, train_on).expect("a sample that can be labelled")
+}
+
+const TALK: [(&str, &str); 5] =
+    [("system", "Be kind."), ("user", "Grüezi?"), ("assistant", "Grüße 🎈."), ("user", "And?"), ("assistant", "Bye\n")];
+
+#[test]
+fn the_answers_and_their_end_tokens_are_trained_and_nothing_else() {
+    let tokenizer = chatml();
+    let labelled = label(&tokenizer, &conversation(&TALK), TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &labelled), ["Grüße 🎈.<|im_end|>", "Bye\n<|im_end|>"]);
+    assert_eq!((labelled.straddling, labelled.unterminated), (0, 0));
+    let text = tokenizer.decode_with_special(&labelled.input_ids).expect("its own ids");
+    assert!(text.starts_with("<|im_start|>system\nBe kind.<|im_end|>\n") && text.ends_with("Bye\n<|im_end|>\n"), "{text}");
+}
+
+#[test]
+fn the_last_answer_alone_or_everything() {
+    let tokenizer = chatml();
+    let last = label(&tokenizer, &conversation(&TALK), TrainOn::LastAssistant);
+    assert_eq!(trained(&tokenizer, &last), ["Bye\n<|im_end|>"]);
+    let all = label(&tokenizer, &conversation(&TALK), TrainOn::All);
+    assert!(all.labels.iter().all(|label| *label != IGNORED));
+}
+
+/// The same conversation format, with the answers marked by the template.
+const MARKED: &str = "{% for message in messages %}{% if message.role == 'assistant' %}\
+<|im_start|>assistant\n{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}\
+{% else %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+#[test]
+fn generation_blocks_mark_the_same_tokens() {
+    let (plain, marked) = (chatml(), with_template(MARKED, Some("<|im_end|>")));
+    for train_on in [TrainOn::Assistant, TrainOn::LastAssistant, TrainOn::All] {
+        assert_eq!(label(&marked, &conversation(&TALK), train_on), label(&plain, &conversation(&TALK), train_on));
+    }
+}
+
+/// Drops what an earlier answer thought, as reasoning models' templates do.
+const FORGETFUL: &str = "{% for message in messages %}{% set content = message.content %}\
+{% if message.role == 'assistant' and not loop.last %}{% set content = content.split('</think>')[-1] %}{% endif %}\
+{{ '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+#[test]
+fn a_template_that_rewrites_earlier_turns_is_followed() {
+    let tokenizer = with_template(FORGETFUL, Some("<|im_end|>"));
+    let talk = [("user", "1?"), ("assistant", "<think>x</think>one"), ("user", "2?"), ("assistant", "<think>y</think>two")];
+    let labelled = label(&tokenizer, &conversation(&talk), TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &labelled), ["one<|im_end|>", "<think>y</think>two<|im_end|>"]);
+
+    let quoting = [("user", "1?"), ("assistant", "<think>x</think>say <|im_end|>"), ("user", "2?"), ("assistant", "two")];
+    let refused = label_sample(&conversation(&quoting), &tokenizer, TrainOn::Assistant);
+    assert!(matches!(refused, Err(RowFault::Turn { turn: 1, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_generation_prompt_that_opens_a_thought_is_no_part_of_a_finished_turn() {
+    let template = CHATML.replace("'<|im_start|>assistant\\n' }}{% endif", "'<|im_start|>assistant\\n<think>' }}{% endif");
+    let tokenizer = with_template(&template, Some("<|im_end|>"));
+    let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one")]), TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &labelled), ["one<|im_end|>"]);
+}
+
+#[test]
+fn an_answer_that_changes_what_stands_before_it_is_refused() {
+    let template = "{% for message in messages %}{{ messages[-1].content | length ~ message.role ~ message.content }}{% endfor %}";
+    let tokenizer = with_template(template, Some("</s>"));
+    let refused = label_sample(&conversation(&[("user", "1?"), ("assistant", "one")]), &tokenizer, TrainOn::Assistant);
+    assert!(matches!(refused, Err(RowFault::Turn { turn: 1, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_turn_without_an_end_token_is_counted() {
+    let template = "{% for message in messages %}{{ message.role + ': ' + message.content + '\\n' }}{% endfor %}\
+                    {% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
+    let tokenizer = with_template(template, Some("</s>"));
+    let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one!")]), TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &labelled), ["one!"]);
+    assert_eq!(labelled.unterminated, 1);
+    // A full stop and the line break behind it are one token, half of it the template's: left out, and counted.
+    let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one.")]), TrainOn::Assistant);
+    assert_eq!((trained(&tokenizer, &labelled), labelled.straddling), (vec!["one".to_owned()], 1));
+}
+
+#[test]
+fn a_token_that_begins_in_the_prompt_is_not_trained() {
+    let tokenizer = chatml();
+    let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "\none")]), TrainOn::Assistant);
+    assert_eq!((trained(&tokenizer, &labelled), labelled.straddling), (vec!["one<|im_end|>".to_owned()], 1));
+}
+
+#[test]
+fn a_special_token_that_swallows_blanks_still_counts_as_the_end() {
+    let mut spec = spec(Some(CHATML), Some("<|im_end|>"));
+    let mut json = tokenizer_json(&[]);
+    for token in json["added_tokens"].as_array_mut().expect("a list") {
+        token["rstrip"] = true.into();
+    }
+    spec.tokenizer_json = json.to_string().into_bytes();
+    let tokenizer = ChatTokenizer::new(spec).expect("a sound tokenizer");
+    let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one")]), TrainOn::Assistant);
+    assert_eq!((trained(&tokenizer, &labelled), labelled.straddling), (vec!["one<|im_end|>".to_owned()], 0));
+}
+
+#[test]
+fn further_end_tokens_behind_a_turn_are_not_part_of_it() {
+    let template = format!("{CHATML}{{% if not add_generation_prompt %}}</s>{{% endif %}}");
+    let tokenizer = with_template(&template, Some("</s>"));
+    let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one")]), TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &labelled), ["one<|im_end|>"]);
+}
+
+#[test]
+fn a_turn_of_tool_calls_is_trained_too() {
+    let template = "{% for message in messages %}<|im_start|>{{ message.role + '\\n' }}{{ message.content or '' }}\
+                    {% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>\n{% endfor %}\
+                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let tokenizer = with_template(template, Some("<|im_end|>"));
+    let mut call = Message::new("assistant", "");
+    call.fields.insert("tool_calls".to_owned(), serde_json::json!([{"b": 1, "a": 2.0}]));
+    let messages = vec![Message::new("user", "?"), call, Message::new("tool", "3"), Message::new("assistant", "three")];
+    let sample = Sample::Conversation(Conversation { messages, tools: None });
+    let labelled = label(&tokenizer, &sample, TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &labelled), [r#"{"b": 1, "a": 2.0}<|im_end|>"#, "three<|im_end|>"]);
+}
+
+#[test]
+fn two_beginnings_are_refused() {
+    let tokenizer = with_template("{{ bos_token }}{{ bos_token }}{{ messages[-1].content }}", Some("</s>"));
+    let refused = label_sample(&conversation(&[("assistant", "one")]), &tokenizer, TrainOn::All);
+    assert!(matches!(refused, Err(RowFault::DoubleBos(_))), "{refused:?}");
+}
+
+#[test]
+fn prompts_and_completions_are_a_conversation_where_there_is_a_template() {
+    let tokenizer = chatml();
+    let pair = Sample::PromptCompletion { prompt: "1?".to_owned(), completion: "one".to_owned() };
+    let talk = conversation(&[("user", "1?"), ("assistant", "one")]);
+    assert_eq!(label(&tokenizer, &pair, TrainOn::Assistant), label(&tokenizer, &talk, TrainOn::Assistant));
+}
+
+#[test]
+fn plain_texts_begin_and_end_once() {
+    let mut plain = spec(None, Some("</s>"));
+    plain.add_bos = true;
+    let tokenizer = ChatTokenizer::new(plain).expect("a sound tokenizer");
+    let text = |text: &str| label(&tokenizer, &Sample::Text(text.to_owned()), TrainOn::Assistant);
+    let shown = |labelled: &Labelled| tokenizer.decode_with_special(&labelled.input_ids).expect("its own ids");
+    assert_eq!(shown(&text("one")), "<s>one</s>");
+    assert_eq!(shown(&text("<s>one</s>")), "<s>one</s>");
+    assert_eq!(trained(&tokenizer, &text("one")), ["<s>one</s>"]);
+
+    let pair = Sample::PromptCompletion { prompt: "1? ".to_owned(), completion: "one".to_owned() };
+    let labelled = label(&tokenizer, &pair, TrainOn::Assistant);
+    assert_eq!((shown(&labelled).as_str(), trained(&tokenizer, &labelled)), ("<s>1? one</s>", vec!["one</s>".to_owned()]));
+}
+
+#[test]
+fn what_a_base_lacks_is_said() {
+    let bare = ChatTokenizer::new(spec(None, None)).expect("a sound tokenizer");
+    let talk = label_sample(&conversation(&[("assistant", "one")]), &bare, TrainOn::All);
+    assert!(matches!(talk, Err(RowFault::NoTemplate)), "{talk:?}");
+    let text = label_sample(&Sample::Text("one".to_owned()), &bare, TrainOn::All);
+    assert!(matches!(text, Err(RowFault::NoEndToken)), "{text:?}");
+}

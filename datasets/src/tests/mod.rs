@@ -1,0 +1,9 @@
+//! What the room does as a whole, on files and tokenizers that the tests make.
+
+mod decoding;
+mod labels;
+mod parity_scratch;
+mod preparing;
+mod sources;
+mod templates;
+mod tiny;

@@ -1,0 +1,240 @@
+//! Files: what is read exactly, and what is refused by name and line.
+
+use std::path::Path;
+
+use polars::prelude::{DataFrame, IntoSeries, NamedFrom, ParquetWriter, PlSmallStr, Series, StructChunked};
+use proptest::prelude::*;
+use serde_json::json;
+use tonfall_recipes::plan::{DataFormat, DataPlan};
+
+use super::tiny::{plan, write};
+use crate::conversation::Shape;
+use crate::{DataError, Row, Sample, columns, jsonl, read};
+
+fn read_with(plan: &DataPlan, path: &Path) -> Result<Vec<Row>, DataError> {
+    let shape = Shape::resolve(plan, path, &columns(path)?)?;
+    read(path, &shape)
+}
+
+fn read_lines(text: impl AsRef<[u8]>) -> Result<Vec<Row>, DataError> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    read_with(&plan(Vec::new()), &write(folder.path(), "data.jsonl", text))
+}
+
+fn messages(row: &Row) -> &[crate::Message] {
+    match &row.sample {
+        Sample::Conversation(conversation) => &conversation.messages,
+        other => panic!("{other:?} is no conversation"),
+    }
+}
+
+#[test]
+fn rows_know_their_lines() {
+    let text = "\n{\"text\": \"a\"}\r\n   \n{\"text\": \"b\", \"id\": 7}\n\n{\"id\": null, \"text\": \"c\\u00fc\"}";
+    let rows = read_lines(text).expect("three rows");
+    let found: Vec<_> = rows.iter().map(|row| (row.number, row.sample.clone())).collect();
+    let text = |text: &str| Sample::Text(text.to_owned());
+    assert_eq!(found, [(2, text("a")), (4, text("b")), (6, text("cü"))]);
+}
+
+#[test]
+fn what_no_table_holds_stays_as_it_is() {
+    let call = |arguments: serde_json::Value| json!([{"function": {"name": "f", "arguments": arguments}}]);
+    let first = json!({"messages": [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "tool_calls": call(json!({"z": null, "a": 1, "m": "1"}))},
+        {"role": "tool", "content": "{}", "name": "f"},
+        {"role": "assistant", "content": "one"},
+    ], "tools": [{"type": "function"}]});
+    let second = json!({"messages": [
+        {"role": "user", "content": [{"type": "text", "text": "?"}]},
+        {"role": "assistant", "content": null, "tool_calls": call(json!({"a": "text here, a number above"}))},
+        {"role": "assistant", "content": "", "thinking": "hm"},
+    ], "tools": "[]"});
+    let rows = read_lines(format!("{first}\n{second}\n")).expect("two rows");
+    for (row, source) in rows.iter().zip([first, second]) {
+        for (message, source) in messages(row).iter().zip(source["messages"].as_array().expect("a list")) {
+            let mut source = source.as_object().expect("an object").clone();
+            source.shift_remove("role");
+            if !message.content.is_empty() {
+                assert_eq!(source.shift_remove("content"), Some(message.content.as_str().into()));
+            }
+            // Values, nulls, absences and the order of keys.
+            assert_eq!(json!(message.fields).to_string(), json!(source).to_string());
+        }
+    }
+    let tools = |row: &Row| match &row.sample {
+        Sample::Conversation(conversation) => conversation.tools.clone(),
+        _ => None,
+    };
+    assert_eq!((tools(&rows[0]), tools(&rows[1])), (Some(json!([{"type": "function"}])), None));
+}
+
+#[test]
+fn faulty_lines_are_named() {
+    let good = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let deep = format!("{{\"messages\": null, \"x\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let cases: Vec<(&[u8], &str)> = vec![
+        (b"{\"messages\": [", "EOF while parsing"),
+        (b"[1]", "one JSON object a line"),
+        (b"7", "one JSON object a line"),
+        (b"{} {}", "trailing characters"),
+        (b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}", "not UTF-8: invalid byte at column"),
+        (b"{\"other\": 1}", "no column `messages`"),
+        (b"{\"messages\": null}", "column `messages` is null"),
+        (b"{\"messages\": \"hello\"}", "expected a sequence"),
+        (b"{\"messages\": []}", "`messages` of the row is empty"),
+        (b"{\"messages\": [7]}", "a message object"),
+        (b"{\"messages\": [{\"role\": 7, \"content\": \"a\"}]}", "expected text"),
+        (b"{\"messages\": [{\"role\": \"user\", \"content\": 7}]}", "expected text, null or a list"),
+        (b"{\"messages\": [{\"content\": \"a\"}]}", "without `role`"),
+        (b"{\"messages\": [{\"role\": \"user\"}]}", "without `content`"),
+        (b"{\"messages\": [], \"messages\": []}", "stands twice"),
+        (b"{\"messages\": [{\"role\": \"a\", \"role\": \"b\", \"content\": \"\"}]}", "stands twice"),
+        (b"{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", "no assistant turn"),
+        (b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"weight\": 0}]}", "`weight` on a message"),
+        (b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}], \"tools\": 3}", "`tools` must be a list"),
+        (deep.as_bytes(), "recursion limit"),
+    ];
+    for (line, expected) in cases {
+        let error = read_lines([good.as_bytes(), b"\n\n", line, b"\n", good.as_bytes()].concat()).expect_err(expected);
+        let text = error.to_string();
+        assert!(text.contains("data.jsonl:3: ") && text.contains(expected), "{text:.300} lacks {expected}");
+    }
+}
+
+#[test]
+fn numbers_are_never_turned_into_text() {
+    let error = read_lines("{\"text\": \"a\"}\n{\"text\": 5}\n").expect_err("a number");
+    assert!(error.to_string().contains("data.jsonl:2: ") && error.to_string().contains("expected text"), "{error}");
+}
+
+#[test]
+fn files_that_are_none_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let read = |path: &Path| read_with(&plan(Vec::new()), path).expect_err("no data").to_string();
+    assert!(read(&folder.path().join("absent.jsonl")).contains("absent.jsonl: No such file"));
+    assert!(read(&write(folder.path(), "a.csv", "text\n")).contains("not a data file"));
+    for name in ["empty.jsonl", "empty.parquet"] {
+        assert!(read(&write(folder.path(), name, "")).contains("no rows"), "{name}");
+    }
+    assert!(read(&write(folder.path(), "blank.jsonl", "\n  \n")).contains("no rows"));
+    assert!(read(&write(folder.path(), "bom.jsonl", "\u{feff}{\"text\": \"a\"}\n")).contains("byte order mark"));
+}
+
+#[test]
+fn the_format_is_recognised_or_asked_for() {
+    let resolve = |names: &[&str], format| {
+        let columns: Vec<String> = names.iter().map(ToString::to_string).collect();
+        Shape::resolve(&DataPlan { format, ..plan(Vec::new()) }, Path::new("x.jsonl"), &columns)
+    };
+    let auto = |names: &[&str]| resolve(names, DataFormat::Auto);
+    assert_eq!(auto(&["id", "messages"]).expect("one fits").name(), "messages");
+    assert_eq!(auto(&["prompt", "completion"]).expect("one fits").name(), "prompt_completion");
+    assert_eq!(auto(&["prompt", "text"]).expect("one fits").name(), "text");
+    let none = auto(&["question", "answer"]).expect_err("none fits").to_string();
+    assert!(none.contains("`question`, `answer`") && none.contains("data.format"), "{none}");
+    let several = auto(&["text", "messages"]).expect_err("two fit").to_string();
+    assert!(several.contains("messages, text"), "{several}");
+    assert_eq!(resolve(&["text", "messages"], DataFormat::Text).expect("named").name(), "text");
+}
+
+#[test]
+fn a_missing_column_is_named_with_those_that_are_there() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write(folder.path(), "a.jsonl", "{\"question\": \"a\", \"answer\": \"b\"}\n");
+    let plan = DataPlan { format: DataFormat::PromptCompletion, prompt_column: "question".to_owned(), ..plan(Vec::new()) };
+    let error = read_with(&plan, &path).expect_err("no completion").to_string();
+    assert!(
+        error.contains("no column `completion`")
+            && error.contains("`question`, `answer`")
+            && error.contains("data.completion_column"),
+        "{error}"
+    );
+}
+
+fn parquet(path: &Path, columns: Vec<Series>) {
+    let height = columns[0].len();
+    let mut frame = DataFrame::new(height, columns.into_iter().map(Into::into).collect()).expect("equal lengths");
+    ParquetWriter::new(std::fs::File::create(path).expect("writable")).finish(&mut frame).expect("written");
+}
+
+fn message_list(name: &str, messages: &[(&str, Option<&str>)]) -> Series {
+    let roles: Vec<&str> = messages.iter().map(|(role, _)| *role).collect();
+    let contents: Vec<Option<&str>> = messages.iter().map(|(_, content)| *content).collect();
+    let arguments: Vec<Option<i64>> = messages.iter().map(|(role, _)| (*role == "tool").then_some(3)).collect();
+    let fields = [
+        Series::new("role".into(), roles),
+        Series::new("content".into(), contents),
+        Series::new("count".into(), arguments),
+    ];
+    let name: PlSmallStr = name.into();
+    StructChunked::from_series(name, messages.len(), fields.iter()).expect("equal lengths").into_series()
+}
+
+#[test]
+fn parquet_gives_the_same_rows() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("a.parquet");
+    let lists = [
+        message_list("", &[("user", Some("a")), ("assistant", Some("b"))]),
+        message_list("", &[("user", Some("c")), ("tool", None), ("assistant", Some("d"))]),
+    ];
+    parquet(&path, vec![Series::new("messages".into(), lists), Series::new("id".into(), [1_i64, 2])]);
+    let rows = read_with(&plan(Vec::new()), &path).expect("two rows");
+    assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(messages(&rows[0]), [crate::Message::new("user", "a"), crate::Message::new("assistant", "b")]);
+    // A null means that there is no such key, but for `content`.
+    assert_eq!(json!(messages(&rows[1])[1].fields), json!({"content": null, "count": 3}));
+}
+
+#[test]
+fn faulty_parquet_is_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("a.parquet");
+    parquet(&path, vec![Series::new("text".into(), [Some("a"), None])]);
+    let null = read_with(&plan(Vec::new()), &path).expect_err("a null").to_string();
+    assert!(null.contains("a.parquet:2: column `text` is null"), "{null}");
+
+    let whole = std::fs::read(&path).expect("just written");
+    for cut in 0..whole.len() {
+        let path = write(folder.path(), "cut.parquet", &whole[..cut]);
+        let error = read_with(&plan(Vec::new()), &path).expect_err("cut off");
+        assert!(error.to_string().contains("cut.parquet"), "{error}");
+    }
+
+    parquet(&path, vec![Series::new("text".into(), [1_i64, 2])]);
+    let numbers = read_with(&plan(Vec::new()), &path).expect_err("numbers").to_string();
+    assert!(numbers.contains("column `text` holds i64, but text is needed"), "{numbers}");
+    parquet(&path, vec![Series::new("messages".into(), ["[]", "[]"])]);
+    let texts = read_with(&plan(Vec::new()), &path).expect_err("texts").to_string();
+    assert!(texts.contains("holds str, but a list of structs"), "{texts}");
+}
+
+proptest! {
+    #[test]
+    fn no_line_makes_the_survey_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), shape in 0..3_usize) {
+        let text = || "text".to_owned();
+        let shape = match shape {
+            0 => Shape::Messages { column: "messages".to_owned() },
+            1 => Shape::Text { column: text() },
+            _ => Shape::PromptCompletion { prompt: text(), completion: "messages".to_owned() },
+        };
+        let _ = jsonl::survey_line(&bytes, &shape);
+        let like_a_row = [b"{\"messages\":[{\"role\":\"user\",\"content\":", bytes.as_slice(), b"}]}"].concat();
+        let _ = jsonl::survey_line(&like_a_row, &shape);
+    }
+
+    #[test]
+    fn no_file_makes_the_reader_panic(lines in proptest::collection::vec("\\PC{0,30}|\\{\"text\": *(\"[a-z\\\\\\\\\"\u{0}ü]{0,9}\"|[0-9eE.-]{1,30}|null)\\}", 0..6)) {
+        // Every text that is read is the text that stands in the line.
+        if let Ok(rows) = read_lines(lines.join("\n")) {
+            for row in rows {
+                let all: Vec<&str> = lines.iter().flat_map(|line| line.split('\n')).collect();
+                let line: serde_json::Value = serde_json::from_str(all[row.number as usize - 1]).expect("it was read");
+                let Sample::Text(text) = row.sample else { panic!("no text") };
+                prop_assert_eq!(line["text"].as_str(), Some(text.as_str()));
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The base model's tokenizer together with its chat template.
+//!
+//! Responsible for: text ↔ token ids, decoding while tokens arrive, prompts for generation, the tokens that end a turn.
+//! Must not depend on: datasets, where the files of a base lie.
+//!
+//! Token ids come from one tokenization of one text. Nothing is ever added by the tokenizer's own post-processor: chat
+//! templates write their special tokens themselves, and plain texts get theirs from [`ChatTokenizer::encode_plain`], so
+//! that no sequence begins with two.
+
+use std::ops::Range;
+
+use jiff::Zoned;
+use tokenizers::Tokenizer;
+
+use crate::conversation::Message;
+use crate::error::{DataError, TemplateError, TokenizerError};
+use crate::template::{ChatTemplate, Rendering};
+
+/// What a base model's files say about its tokenizer.
+#[derive(Clone, Debug, Default)]
+pub struct TokenizerSpec {
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer_json: Vec<u8>,
+    /// Jinja source; `None` for a base that knows no chats.
+    pub chat_template: Option<String>,
+    pub bos_token: Option<String>,
+    pub eos_token: Option<String>,
+    pub pad_token: Option<String>,
+    pub unk_token: Option<String>,
+    /// Begin plain texts (those without a chat template) with `bos_token`.
+    pub add_bos: bool,
+    /// Further tokens that end an answer, such as the list `eos_token_id` of `generation_config.json`.
+    pub stop_ids: Vec<u32>,
+    /// Rows of the base's embedding; every token id must be below.
+    pub vocab_size: usize,
+    /// What `strftime_now` tells; `None` for the moment in which the tokenizer is made.
+    pub now: Option<Zoned>,
+}
+
+/// A tokenizer that knows how its base model chats.
+#[derive(Clone, Debug)]
+pub struct ChatTokenizer {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    bos: Option<(u32, String)>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    add_bos: bool,
+    stop_ids: Vec<u32>,
+}
+
+/// Token ids, and for each the bytes of the text that it stands for.
+pub(crate) struct Encoded {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) ranges: Vec<Range<usize>>,
+}
+
+impl ChatTokenizer {
+    /// Reads the tokenizer and compiles the template.
+    ///
+    /// # Errors
+    /// When either is faulty, a special token is unknown, or an id has no embedding in the base.
+    pub fn new(spec: TokenizerSpec) -> Result<Self, DataError> {
+        let mut tokenizer =
+            Tokenizer::from_bytes(&spec.tokenizer_json).map_err(|error| TokenizerError::Parse(error.to_string()))?;
+        // Settings that the file may carry from its own training: they would cut, pad or decorate texts unseen.
+        tokenizer.with_truncation(None).map_err(|error| TokenizerError::Parse(error.to_string()))?;
+        tokenizer.with_padding(None);
+        tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        check_fit(&tokenizer, spec.vocab_size)?;
+
+        let special = [
+            ("bos_token", spec.bos_token),
+            ("eos_token", spec.eos_token),
+            ("pad_token", spec.pad_token),
+            ("unk_token", spec.unk_token),
+        ];
+        let special: Vec<(&'static str, String)> =
+            special.into_iter().filter_map(|(role, token)| Some((role, token?))).collect();
+        let find = |wanted: &str| -> Result<Option<(u32, String)>, TokenizerError> {
+            let Some((role, token)) = special.iter().find(|(role, _)| *role == wanted) else { return Ok(None) };
+            let id = tokenizer
+                .token_to_id(token)
+                .ok_or_else(|| TokenizerError::UnknownSpecial { role, token: token.clone() })?;
+            Ok(Some((id, token.clone())))
+        };
+        let (bos, eos, pad) = (find("bos_token")?, find("eos_token")?, find("pad_token")?);
+        let template = spec
+            .chat_template
+            .map(|source| ChatTemplate::new(&source, special.clone(), spec.now.unwrap_or_else(Zoned::now)))
+            .transpose()?;
+        let mut stop_ids: Vec<u32> = eos.iter().map(|(id, _)| *id).chain(spec.stop_ids).collect();
+        let eos = eos.map(|(id, _)| id);
+        stop_ids.extend(template.as_ref().and_then(|template| end_of_turn(&tokenizer, template)));
+        stop_ids.sort_unstable();
+        stop_ids.dedup();
+        Ok(Self { tokenizer, template, bos, eos, pad: pad.map(|(id, _)| id), add_bos: spec.add_bos, stop_ids })
+    }
+
+    /// The chat template, if the base has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The beginning-of-sequence token.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos.as_ref().map(|(id, _)| *id)
+    }
+
+    /// The end-of-sequence token.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The padding token. Batches aren't padded; it is here for what is exported.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// The tokens that end an answer, ascending: end of sequence, what the base's files name, and what the chat template
+    /// writes after an assistant's turn.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        self.stop_ids.clone()
+    }
+
+    /// Token ids of a text. Special tokens in the text are recognised, none is added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a text that no template wrote: with `bos_token` where the base asks for it.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let ids = self.encode(text)?;
+        Ok(self.plain_bos(&ids).into_iter().chain(ids).collect())
+    }
+
+    /// The token that has to stand before a plain text: none where the text itself begins with it.
+    pub(crate) fn plain_bos(&self, ids: &[u32]) -> Option<u32> {
+        self.bos().filter(|bos| self.add_bos && ids.first() != Some(bos))
+    }
+
+    /// The name of the beginning-of-sequence token when `ids` begin with two of them.
+    pub(crate) fn double_bos(&self, ids: &[u32]) -> Option<&str> {
+        let (bos, name) = self.bos.as_ref()?;
+        (ids.len() > 1 && ids[..2] == [*bos, *bos]).then_some(name)
+    }
+
+    /// Token ids with the byte range of the text behind each.
+    pub(crate) fn encode_ranges(&self, text: &str) -> Result<Encoded, TokenizerError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        let added = self.tokenizer.get_added_vocabulary();
+        let ranges = encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, &(start, end))| {
+            // Some special tokens swallow the blanks around them; what counts is where the token itself stands.
+            match added.simple_id_to_token(*id).and_then(|token| Some(start + text.get(start..end)?.find(&token)?)) {
+                Some(inner) => inner..inner + added.simple_id_to_token(*id).map_or(0, |token| token.len()),
+                None => start..end,
+            }
+        });
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), ranges: ranges.collect() })
+    }
+
+    /// Text of token ids, without special tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.tokenizer.decode(ids, true).map_err(|error| TokenizerError::Decode(error.to_string()))
+    }
+
+    /// Text of token ids with special tokens visible.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.tokenizer.decode(ids, false).map_err(|error| TokenizerError::Decode(error.to_string()))
+    }
+
+    /// Decodes token by token.
+    pub fn decode_stream(&self) -> DecodeStream<'_> {
+        DecodeStream { tokenizer: self, ids: Vec::new(), shown: 0 }
+    }
+
+    /// Token ids of a conversation up to where the assistant has to speak. Without a chat template the messages' texts
+    /// stand one after another, as they were trained.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation.
+    pub fn render_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, DataError> {
+        let Some(template) = &self.template else {
+            let text: String = messages.iter().map(|message| message.content.as_str()).collect();
+            return Ok(self.encode_plain(&text)?);
+        };
+        Ok(self.encode(&template.render(Rendering { messages, tools: None, add_generation_prompt: true })?)?)
+    }
+
+    /// The texts of the tokens that end a turn.
+    pub(crate) fn stop_tokens(&self) -> impl Iterator<Item = String> + '_ {
+        self.stop_ids.iter().filter_map(|id| self.tokenizer.id_to_token(*id))
+    }
+}
+
+/// Text that grows with every token and never shows half a character.
+pub struct DecodeStream<'a> {
+    tokenizer: &'a ChatTokenizer,
+    /// Tokens since the last text was given out, behind those of that text (decoders look at what stands before).
+    ids: Vec<u32>,
+    shown: usize,
+}
+
+impl DecodeStream<'_> {
+    /// Adds a token; gives the text that is complete with it.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
+        self.ids.push(id);
+        self.advance(false)
+    }
+
+    /// The text of tokens that never became whole characters, as replacement characters.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn finish(mut self) -> Result<Option<String>, TokenizerError> {
+        self.advance(true)
+    }
+
+    fn advance(&mut self, all: bool) -> Result<Option<String>, TokenizerError> {
+        let shown = self.tokenizer.decode(&self.ids[..self.shown])?;
+        let text = self.tokenizer.decode(&self.ids)?;
+        let whole = all || !text.ends_with(char::REPLACEMENT_CHARACTER);
+        let Some(fresh) = text.strip_prefix(&shown).filter(|fresh| whole && !fresh.is_empty()) else { return Ok(None) };
+        let fresh = fresh.to_owned();
+        self.ids.drain(..self.shown);
+        self.shown = self.ids.len();
+        Ok(Some(fresh))
+    }
+}
+
+fn check_fit(tokenizer: &Tokenizer, vocab_size: usize) -> Result<(), TokenizerError> {
+    let highest = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
+    match highest {
+        Some((token, id)) if id as usize >= vocab_size => Err(TokenizerError::Misfit { token, id, vocab_size }),
+        _ => Ok(()),
+    }
+}
+
+/// The special token that the template writes right after an assistant's last answer, if it writes one.
+fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
+    const ANSWER: &str = "an answer";
+    let messages = [Message::new("user", "a question"), Message::new("assistant", ANSWER)];
+    let rendered: Result<String, TemplateError> =
+        template.render(Rendering { messages: &messages, tools: None, add_generation_prompt: false });
+    let text = rendered.ok()?;
+    let rest = &text[text.rfind(ANSWER)? + ANSWER.len()..];
+    let first = *tokenizer.encode_fast(rest.trim_start(), false).ok()?.get_ids().first()?;
+    let token = tokenizer.get_added_vocabulary().simple_id_to_token(first)?;
+    tokenizer.get_added_vocabulary().is_special_token(&token).then_some(first)
+}

@@ -1,0 +1,65 @@
+//! Compares tonfall with the reference implementation on a real model.
+//!
+//! Usage: `parity BASE REFERENCE OUT`: BASE is a model directory or GGUF file, REFERENCE what
+//! `tests/reference/real_reference.py` wrote, OUT a directory for tonfall's logits and adapter, which
+//! `tests/reference/verify_export.py` then gives to peft and transformers.
+//! Ends with an error as soon as a bound of `tests/reference/README.md` is broken.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use tonfall_adapters::BaseModel;
+use tonfall_recipes::plan::Quantization;
+use tonfall_trainer::{Session, parity};
+
+/// Largest absolute difference of logits, f32 against f32.
+const LOGITS: f64 = 1e-3;
+/// Largest relative difference of a step's loss.
+const LOSS: f64 = 1e-3;
+/// Largest relative Frobenius distance of an adapter tensor after ten steps.
+const ADAPTER: f64 = 1e-2;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [base, reference, out] = arguments.as_slice() else { bail!("usage: parity BASE REFERENCE OUT") };
+    let (base, reference, out) = (Path::new(base), Path::new(reference), Path::new(out));
+    let model = BaseModel::open(base).context("opening the base model")?;
+
+    eprintln!("logits of {}", base.display());
+    let mut session = Session::load(&model, Quantization::None, &mut |_, _| ())?;
+    let texts = parity::reference_logits(&reference.join("logits.safetensors"))?;
+    ensure!(!texts.is_empty(), "the reference holds no texts");
+    for text in &texts {
+        let ours = session.logits(&text.input_ids, false)?;
+        let difference = parity::compare_logits(&ours, &text.logits, session.vocab_size());
+        eprintln!(
+            "  {}: {} tokens, max |difference| {:.2e}, {} of {} positions with another argmax",
+            text.name, text.input_ids.len(), difference.largest, difference.other_argmax, text.input_ids.len()
+        );
+        ensure!(difference.largest <= LOGITS, "{}: logits differ by {:.2e}", text.name, difference.largest);
+        ensure!(difference.other_argmax == 0, "{}: another argmax", text.name);
+    }
+
+    for (name, quantization) in [("dense", Quantization::None), ("nf4", Quantization::Nf4)] {
+        let folder = if name == "dense" { reference.to_owned() } else { reference.join(name) };
+        eprintln!("ten LoRA steps on a {name} base");
+        let report = parity::replay(&model, quantization, &folder)?;
+        for (step, (ours, theirs)) in report.losses.iter().enumerate() {
+            let relative = (ours - theirs).abs() / theirs.abs();
+            eprintln!("  step {:2}  loss {ours:.6}  reference {theirs:.6}  relative {relative:.2e}", step + 1);
+            ensure!(relative <= LOSS, "step {}: loss differs by {relative:.2e}", step + 1);
+        }
+        eprintln!("  worst adapter tensor: {} at {:.2e}", report.worst.0, report.worst.1);
+        ensure!(report.worst.1 <= ADAPTER, "{} differs by {:.2e}", report.worst.0, report.worst.1);
+        if name == "dense" {
+            tonfall_adapters::peft::write(&out.join("adapter"), &report.adapter)?;
+            session.attach(&report.adapter)?;
+        }
+    }
+
+    let text = &texts[0];
+    let logits = session.logits(&text.input_ids, true)?;
+    parity::write_logits(&out.join("adapter_logits.safetensors"), &text.input_ids, &logits, session.vocab_size())?;
+    eprintln!("written: {}", out.display());
+    Ok(())
+}

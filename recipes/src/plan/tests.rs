@@ -1,0 +1,182 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::schema::{KEYS, Kind};
+
+pub(crate) fn plan() -> Plan {
+    Plan {
+        name: "house-style".into(),
+        base: Base::Local("/models/base.gguf".into()),
+        quantization: Quantization::Nf4,
+        allow_download: false,
+        seed: 42,
+        output_dir: "/work/runs".into(),
+        adapter: AdapterPlan::default(),
+        lora: LoraPlan::default(),
+        data: DataPlan {
+            train: vec!["/data/a.jsonl".into()],
+            eval: vec![],
+            eval_fraction: 0.0,
+            format: DataFormat::Auto,
+            messages_column: "messages".into(),
+            prompt_column: "prompt".into(),
+            completion_column: "completion".into(),
+            text_column: "text".into(),
+            train_on: TrainOn::Assistant,
+            max_seq_len: 1024,
+            overflow: Overflow::Error,
+            shuffle: true,
+        },
+        training: TrainingPlan::default(),
+        evaluation: EvaluationPlan::default(),
+        export: ExportPlan::default(),
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_schema() {
+    let training = TrainingPlan::default();
+    assert_eq!((training.learning_rate, training.warmup_steps, training.schedule), (2e-4, None, Schedule::Cosine));
+    assert_eq!(LoraPlan::default().target_modules, TargetModules::AllLinear);
+    assert_eq!(ExportPlan::default(), ExportPlan { adapter: true, merged: false });
+}
+
+#[test]
+fn every_choice_of_the_schema_is_one_of_the_plan() {
+    let plan = Table::try_from(plan()).expect("a plan");
+    for key in KEYS {
+        let Kind::Choice(choices) = key.kind else { continue };
+        for choice in choices {
+            let mut changed = plan.clone();
+            let (table, name) = key.split();
+            let table = match table {
+                "" => &mut changed,
+                table => changed[table].as_table_mut().expect("a table"),
+            };
+            table.insert(name.to_owned(), Value::String((*choice).to_owned()));
+            Plan::from_toml(&toml::to_string(&changed).expect("TOML"))
+                .unwrap_or_else(|error| panic!("{}: {error}", key.path));
+        }
+    }
+}
+
+#[test]
+fn every_field_of_the_plan_is_a_row_of_the_schema() {
+    let mut plan = plan();
+    plan.lora.init = Some("/a".into());
+    plan.training.max_steps = Some(1);
+    plan.training.warmup_steps = Some(1);
+    plan.evaluation.prompts = Some("/p".into());
+    let mut fields = Vec::new();
+    for (name, value) in Table::try_from(plan).expect("a plan") {
+        match value {
+            Value::Table(table) => fields.extend(table.keys().map(|key| format!("{name}.{key}"))),
+            _ => fields.push(name),
+        }
+    }
+    let mut keys: Vec<_> = KEYS.iter().map(|key| key.path.to_owned()).collect();
+    fields.sort();
+    keys.sort();
+    assert_eq!(fields, keys);
+}
+
+#[test]
+fn plan_toml_has_a_comment_for_each_key() {
+    let text = plan().to_toml();
+    assert!(text.contains("\nlearning_rate = 0.0002  # the highest of the schedule\n"), "{text}");
+    assert!(text.contains("\n# warmup_steps is not set: "), "{text}");
+    assert_eq!(Plan::from_toml(&text).expect("it reads its own"), plan());
+}
+
+#[test]
+fn a_plan_with_an_unknown_or_missing_key_is_refused() {
+    let text = plan().to_toml();
+    assert!(Plan::from_toml(&text.replace("\nrank = 16", "\nrank = 16\nrnak = 16")).is_err());
+    assert!(Plan::from_toml(&text.replace("\nrank = 16", "\n")).is_err());
+    assert!(Plan::from_toml("").is_err());
+}
+
+#[test]
+fn the_hash_changes_with_any_value_and_with_nothing_else() {
+    let hash = plan().hash();
+    assert_eq!(hash.len(), 64);
+    assert_eq!(hash, Plan::from_toml(&plan().to_toml()).expect("a plan").hash());
+    let mut changed = plan();
+    changed.training.max_steps = Some(1);
+    assert_ne!(hash, changed.hash());
+}
+
+#[test]
+fn modules_match_as_in_peft() {
+    let list = TargetModules::List(vec!["q_proj".into(), "model.layers.0.mlp.up_proj".into()]);
+    assert_eq!(list.matching("model.layers.3.self_attn.q_proj"), Some("q_proj"));
+    assert_eq!(list.matching("q_proj"), Some("q_proj"));
+    assert_eq!(list.matching("model.layers.0.mlp.up_proj"), Some("model.layers.0.mlp.up_proj"));
+    assert_eq!(list.matching("model.layers.1.mlp.up_proj"), None);
+    assert_eq!(list.matching("model.layers.3.self_attn.xq_proj"), None);
+    assert_eq!(TargetModules::AllLinear.matching("anything"), Some("all-linear"));
+    assert_eq!(TargetModules::AllLinear.names().count(), 0);
+}
+
+#[test]
+fn a_base_is_a_path_or_a_name() {
+    assert_eq!(Base::from("hf:a/b@main".to_owned()), Base::Hub("a/b@main".into()));
+    assert!(Base::from("/x/y.GGUF".to_owned()).is_gguf());
+    assert!(!Base::from("hf:a/b.gguf".to_owned()).is_gguf());
+    assert_eq!(Base::from("/x/y".to_owned()).to_string(), "/x/y");
+}
+
+prop_compose! {
+    fn any_plan()(
+        name in "[a-z0-9][a-z0-9-]{0,20}",
+        path in "/[a-zA-Z0-9 é\"'\\\\#\n\t=\\[\\]-]{1,30}",
+        hub in proptest::option::of("[a-z]{1,5}/[a-z]{1,5}"),
+        seed in 0..i64::MAX as u64,
+        numbers in proptest::array::uniform8(proptest::num::f64::NORMAL | proptest::num::f64::ZERO | proptest::num::f64::SUBNORMAL),
+        steps in proptest::option::of(0..1u64 << 40),
+        modules in proptest::option::of(proptest::collection::vec("[a-z_.\"]{1,8}", 1..4)),
+        files in proptest::collection::vec("/[a-z\u{4e00}-\u{4e10}]{1,8}", 0..4),
+        flags in any::<[bool; 4]>(),
+        init in proptest::option::of("/[a-z]{1,8}"),
+    ) -> Plan {
+        let mut plan = plan();
+        plan.name = name;
+        plan.base = hub.map_or(Base::Local(path.clone().into()), Base::Hub);
+        plan.output_dir = path.clone().into();
+        plan.seed = seed;
+        plan.lora = LoraPlan {
+            rank: 1 + seed as usize % 4096,
+            alpha: numbers[0],
+            dropout: numbers[1],
+            use_rslora: flags[0],
+            target_modules: modules.map_or(TargetModules::AllLinear, TargetModules::List),
+            init: init.map(PathBuf::from),
+        };
+        plan.data.train = files.iter().map(PathBuf::from).collect();
+        plan.data.text_column = path;
+        plan.data.shuffle = flags[1];
+        plan.training.epochs = numbers[2];
+        plan.training.learning_rate = numbers[3];
+        plan.training.epsilon = numbers[4];
+        plan.training.weight_decay = numbers[5];
+        plan.training.max_grad_norm = numbers[6];
+        plan.training.beta2 = numbers[7];
+        plan.training.max_steps = steps;
+        plan.export = ExportPlan { adapter: flags[2], merged: flags[3] };
+        plan
+    }
+}
+
+proptest! {
+    #[test]
+    fn plan_toml_comes_back_equal(plan in any_plan()) {
+        let back = Plan::from_toml(&plan.to_toml()).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        prop_assert_eq!(back.hash(), plan.hash());
+        prop_assert_eq!(back, plan);
+    }
+
+    #[test]
+    fn any_text_is_a_plan_or_an_error(text in "\\PC{0,200}") {
+        let _ = Plan::from_toml(&text);
+    }
+}

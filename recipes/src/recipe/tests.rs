@@ -1,0 +1,407 @@
+#![expect(clippy::disallowed_methods, reason = "tests write their own files")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::plan::{AdapterKind, Base, Quantization, TargetModules};
+
+const RIGHT: &str = "base = \"model\"\n[data]\ntrain = \"a.jsonl\"\n";
+
+/// A folder with a model, data and a GGUF in it.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("temp dir");
+    std::fs::create_dir(dir.path().join("model")).expect("made");
+    for name in ["a.jsonl", "b.jsonl", "base.gguf"] {
+        std::fs::write(dir.path().join(name), "").expect("written");
+    }
+    dir
+}
+
+fn plan_in(dir: &tempfile::TempDir, source: &str, overrides: &[&str]) -> Result<Plan, Diagnostics> {
+    let recipe = RecipeFile { path: dir.path().join("style.toml"), source: source.to_owned() };
+    recipe.plan(&overrides.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+}
+
+fn right(source: &str, overrides: &[&str]) -> Plan {
+    plan_in(&folder(), source, overrides).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+/// What is printed, with the folder's name taken out.
+fn wrong(source: &str, overrides: &[&str]) -> String {
+    let dir = folder();
+    let faults = plan_in(&dir, source, overrides).expect_err("faulty");
+    faults.to_string().replace(&format!("{}/", dir.path().display()), "")
+}
+
+fn messages(source: &str, overrides: &[&str]) -> Vec<String> {
+    let dir = folder();
+    let faults = plan_in(&dir, source, overrides).expect_err("faulty");
+    faults.items.into_iter().map(|fault| fault.message).collect()
+}
+
+#[test]
+fn a_short_recipe_has_every_default() {
+    let dir = folder();
+    let plan = plan_in(&dir, RIGHT, &[]).expect("right");
+    assert_eq!(plan.name, "style");
+    assert_eq!(plan.base, Base::Local(dir.path().join("model")));
+    assert_eq!(plan.data.train, [dir.path().join("a.jsonl")]);
+    assert!(plan.data.eval.is_empty());
+    assert!(plan.output_dir.is_absolute() && plan.output_dir.ends_with("runs"));
+    assert_eq!((plan.seed, plan.lora.rank, plan.lora.alpha), (42, 16, 32.0));
+}
+
+#[test]
+fn values_come_through() {
+    let source = "name = \"x-1\"\nbase = \"hf:owner/name@v1\"\nquantization = \"none\"\nseed = 0x10\n\
+                  lora = { alpha = 8, target_modules = [\"q_proj\"] }\n\
+                  data.train = [\"a.jsonl\", \"b.jsonl\"]\ndata.eval_fraction = 1e-1\n\
+                  [training]\nepochs = 1_0\nwarmup_steps = 5\n";
+    let plan = right(source, &[]);
+    assert_eq!((plan.name.as_str(), plan.seed, plan.lora.alpha), ("x-1", 16, 8.0));
+    assert_eq!(plan.base, Base::Hub("owner/name@v1".into()));
+    assert_eq!(plan.lora.target_modules, TargetModules::List(vec!["q_proj".into()]));
+    assert_eq!((plan.data.train.len(), plan.data.eval_fraction), (2, 0.1));
+    assert_eq!((plan.training.epochs, plan.training.warmup_steps), (10.0, Some(5)));
+}
+
+#[test]
+fn a_misspelt_key_is_pointed_at() {
+    let source = format!("{RIGHT}\n[lora]\nrnak = 16\n");
+    insta::assert_snapshot!(wrong(&source, &[]), @r##"
+    error: unknown key `lora.rnak`
+     --> style.toml:6:1
+      |
+    6 | rnak = 16
+      | ^^^^ did you mean `rank`?
+    hint: `tonfall check style.toml` lists every key
+    "##);
+}
+
+#[test]
+fn a_misspelt_override_is_pointed_at() {
+    insta::assert_snapshot!(wrong(RIGHT, &["seed=1", "lora.rnak=3"]), @r##"
+    error: unknown key `lora.rnak`
+     --> command line
+      |
+      | --set lora.rnak=3
+      |            ^^^^ did you mean `lora.rank`?
+    hint: `tonfall check style.toml` lists every key
+    "##);
+}
+
+#[test]
+fn all_faults_come_at_once() {
+    let source = "seed = -1\nlr = 1e-3\nquantization = \"nf5\"\n[lora]\nrank = \"16\"\ndropout = 1.0\n[trainig]\nepochs = 3\n\
+                  [data]\neval = [\"b.jsonl\", \"gone.jsonl\", 3]\n[training]\nlearning_rate = inf\nsave_every = 2.5\n";
+    insta::assert_snapshot!(wrong(source, &[]), @r##"
+    error: `seed` must be a whole number of at least 0, not -1
+     --> style.toml:1:8
+      |
+    1 | seed = -1
+      |        ^^ out of range
+
+    error: unknown key `lr`
+     --> style.toml:2:1
+      |
+    2 | lr = 1e-3
+      | ^^
+    hint: `tonfall check style.toml` lists every key
+
+    error: `quantization` must be "nf4", "native" or "none", not "nf5"
+     --> style.toml:3:16
+      |
+    3 | quantization = "nf5"
+      |                ^^^^^ did you mean "nf4"?
+
+    error: `lora.rank` must be a whole number from 1 to 4096, not a text
+     --> style.toml:5:8
+      |
+    5 | rank = "16"
+      |        ^^^^ this is a text
+
+    error: `lora.dropout` must be a number of at least 0 and below 1, not 1.0
+     --> style.toml:6:11
+      |
+    6 | dropout = 1.0
+      |           ^^^ out of range
+
+    error: unknown table `trainig`
+     --> style.toml:7:2
+      |
+    7 | [trainig]
+      |  ^^^^^^^ did you mean `training`?
+
+    error: `data.eval` names a path that does not exist
+      --> style.toml:10:20
+       |
+    10 | eval = ["b.jsonl", "gone.jsonl", 3]
+       |                    ^^^^^^^^^^^^ looked for gone.jsonl
+
+    error: `data.eval` must be a path or a list of paths, not a whole number
+      --> style.toml:10:34
+       |
+    10 | eval = ["b.jsonl", "gone.jsonl", 3]
+       |                                  ^ this is a whole number
+
+    error: `training.learning_rate` must be a number above 0 and at most 10, not inf
+      --> style.toml:12:17
+       |
+    12 | learning_rate = inf
+       |                 ^^^ out of range
+
+    error: `training.save_every` must be a whole number of at least 0, not a number with a fraction
+      --> style.toml:13:14
+       |
+    13 | save_every = 2.5
+       |              ^^^ this is a number with a fraction
+
+    error: `base` is missing
+     --> style.toml
+    hint: write `base = "path/to/model"` at the top: Hugging Face directory, GGUF file or hf:owner/name[@revision]
+
+    error: `data.train` is missing
+     --> style.toml
+    hint: write `train = "train.jsonl"` under [data]: JSONL or Parquet files, one or a list
+    "##);
+}
+
+#[test]
+fn every_line_that_is_no_toml_is_reported() {
+    insta::assert_snapshot!(wrong("base = model\nseed = \n[data\ntrain = \"a.jsonl\"\n", &[]), @r##"
+    error: this is not TOML
+     --> style.toml:1:8
+      |
+    1 | base = model
+      |        ^^^^^ string values must be quoted, expected literal string
+
+    error: this is not TOML
+     --> style.toml:2:8
+      |
+    2 | seed = 
+      |        ^ string values must be quoted, expected literal string
+
+    error: this is not TOML
+     --> style.toml:3:6
+      |
+    3 | [data
+      |      ^ unclosed table, expected `]`
+    "##);
+}
+
+#[test]
+fn a_missing_base_names_the_hub() {
+    insta::assert_snapshot!(wrong(&RIGHT.replace("model", "HuggingFaceTB/SmolLM2-135M"), &[]), @r##"
+    error: `base` names a path that does not exist
+     --> style.toml:1:8
+      |
+    1 | base = "HuggingFaceTB/SmolLM2-135M"
+      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^ looked for HuggingFaceTB/SmolLM2-135M
+    hint: a model on the Hugging Face Hub is written `base = "hf:HuggingFaceTB/SmolLM2-135M"`
+    "##);
+}
+
+#[test]
+fn types_of_tables_and_keys() {
+    assert_eq!(messages("base = \"model\"\nlora = 3\ndata.train = \"a.jsonl\"", &[]), ["`lora` must be a table"]);
+    assert_eq!(messages(&format!("{RIGHT}[[lora]]\nrank = 1"), &[]), ["`lora` must be a table"]);
+    assert_eq!(messages(&format!("{RIGHT}[training.beta1]\nx = 1"), &[]).len(), 1);
+    assert_eq!(messages(&format!("{RIGHT}[lora.deep]\nx = 1"), &[]), ["unknown table `lora.deep`"]);
+    assert_eq!(messages(&format!("\"lora.rank\" = 3\n{RIGHT}"), &[]), ["unknown key `\"lora.rank\"`"]);
+    assert_eq!(
+        messages("base = \"model\"\ndata.train = []", &[]),
+        ["`data.train` must be a path or a list of paths, not an empty list"]
+    );
+    assert_eq!(messages("base = \"a\\u0000b\"\ndata.train = \"model\"", &[]).len(), 2);
+}
+
+#[test]
+fn ranges_hold_at_their_ends() {
+    let fails = |set: &str| assert_eq!(messages(RIGHT, &[set]).len(), 1, "{set}");
+    for set in [
+        "lora.rank=0",
+        "lora.rank=4097",
+        "lora.rank=99999999999999999999",
+        "lora.alpha=0",
+        "lora.alpha=-1",
+        "lora.alpha=nan",
+        "lora.alpha=inf",
+        "lora.dropout=1",
+        "lora.dropout=-0.1",
+        "training.warmup_ratio=1.0",
+        "training.epochs=0",
+        "training.micro_batch_size=0",
+        "training.learning_rate=0",
+        "training.max_steps=0",
+        "training.keep_checkpoints=0",
+        "training.log_every=0",
+        "data.max_seq_len=1",
+        "data.eval_fraction=1",
+        "name=House",
+        "name=-x",
+        "name=a/b",
+        "seed=-1",
+        "seed=9223372036854775808",
+        "base=hf:name",
+        "base=hf:a/b/c",
+        "base=hf:../b",
+        "base=",
+        "lora.target_modules=q_proj",
+        "lora.target_modules=[]",
+        "data.text_column=''",
+        "shuffle=true",
+        "data.shuffle=1",
+        "data.shuffle=yes",
+    ] {
+        fails(set);
+    }
+    for set in [
+        "lora.rank=1",
+        "lora.rank=4096",
+        "lora.dropout=0.999",
+        "training.warmup_ratio=0",
+        "training.warmup_steps=0",
+        "training.max_grad_norm=0",
+        "training.weight_decay=0",
+        "seed=9223372036854775807",
+        "data.eval_fraction=0.5",
+    ] {
+        right(RIGHT, &[set]);
+    }
+}
+
+#[test]
+fn overrides_take_the_place_of_values() {
+    let source = format!("{RIGHT}[lora]\nrank = \"wrong\"\n");
+    let plan =
+        right(&source, &["lora.rank=2", "lora.rank = 3 ", "name=2026", "training.recompute=on", "lora={alpha=4}"]);
+    assert_eq!((plan.lora.rank, plan.lora.alpha, plan.name.as_str()), (3, 4.0, "2026"));
+    let plan = right(RIGHT, &["data.train=[\"a.jsonl\", \"b.jsonl\"]", "base=base.gguf", "quantization=native"]);
+    assert_eq!((plan.data.train.len(), plan.quantization), (2, Quantization::Native));
+}
+
+#[test]
+fn overrides_that_are_none_are_told() {
+    let shown = wrong(RIGHT, &["seed", "lora.target_modules=[\"a\"", "=3", "a b=x", "seed=1\nlr=2", "lora.rank=\"x\""]);
+    insta::assert_snapshot!(shown, @r##"
+    error: an override is one `key=value`
+     --> command line
+      |
+      | --set seed
+      |       ^^^^ such as training.epochs=2
+
+    error: an override is one `key=value`, the value in TOML
+     --> command line
+      |
+      | --set lora.target_modules=["a"
+      |                               ^ unclosed array, expected `]`
+
+    error: an override is one `key=value`, the value in TOML
+     --> command line
+      |
+      | --set =3
+      |       ^ unquoted keys cannot be empty, expected letters, numbers, `-`, `_`
+
+    error: an override is one `key=value`, the value in TOML
+     --> command line
+      |
+      | --set a b=x
+      |         ^ key with no value, expected `=`
+
+    error: an override is one `key=value`
+     --> command line
+      |
+      | --set seed=1
+      |       ^^^^^^ such as training.epochs=2
+
+    error: `lora.rank` must be a whole number from 1 to 4096, not a text
+     --> command line
+      |
+      | --set lora.rank="x"
+      |                 ^^^ this is a text
+    "##);
+}
+
+#[test]
+fn keys_without_effect_are_refused() {
+    let full = "[adapter]\nkind = \"full\"\n";
+    let source =
+        format!("quantization = \"none\"\n{RIGHT}{full}[lora]\nrank = 8\nalpha = 16\n[export]\nadapter = true\n");
+    insta::assert_snapshot!(wrong(&source, &[]), @r##"
+    error: `lora.rank` has no effect with `adapter.kind = "full"`: full training has no adapter
+     --> style.toml:8:1
+      |
+    8 | rank = 8
+      | ^^^^ remove this
+
+    error: `lora.alpha` has no effect with `adapter.kind = "full"`: full training has no adapter
+     --> style.toml:9:1
+      |
+    9 | alpha = 16
+      | ^^^^^ remove this
+
+    error: full training has no adapter to write
+      --> style.toml:11:11
+       |
+    11 | adapter = true
+       |           ^^^^ remove this; the trained model is always written
+    "##);
+    let source = format!("quantization = \"none\"\n{RIGHT}{full}");
+    let plan = right(&source, &[]);
+    assert_eq!((plan.adapter.kind, plan.export.adapter), (AdapterKind::Full, false));
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let fails = |sets: &[&str], part: &str| {
+        let messages = messages(RIGHT, sets);
+        assert!(messages.len() == 1 && messages[0].contains(part), "{sets:?}: {messages:?}");
+    };
+    fails(&["adapter.kind=full"], "quantization");
+    fails(&["quantization=native"], "GGUF");
+    fails(&["data.eval=b.jsonl", "data.eval_fraction=0.1"], "contradict");
+    fails(&["training.warmup_ratio=0.1", "training.warmup_steps=3"], "contradict");
+    fails(&["evaluation.every=10"], "something to evaluate");
+    fails(&["export.adapter=false"], "nothing would be written");
+    fails(&["data.eval=a.jsonl"], "both trained on and held out");
+    fails(&["data.format=messages", "data.text_column=body"], "no effect");
+    fails(&["data.format=text", "data.train_on=assistant"], "no assistant");
+    fails(&["lora.init=model", "lora.rank=8"], "no effect");
+    right(RIGHT, &["evaluation.every=10", "data.eval_fraction=0.1"]);
+    right(RIGHT, &["data.format=text", "data.train_on=all", "data.text_column=body"]);
+}
+
+#[test]
+fn unreadable_recipes_are_told() {
+    let dir = folder();
+    let load = |name: &str| RecipeFile::load(&dir.path().join(name), &[]).expect_err("unreadable").to_string();
+    assert!(load("gone.toml").contains("can't read the recipe"));
+    assert!(load("model").contains("can't read the recipe"));
+    std::fs::write(dir.path().join("latin1.toml"), b"name = \"M\xfcller\"").expect("written");
+    assert!(load("latin1.toml").contains("byte 9"), "{}", load("latin1.toml"));
+    std::fs::write(dir.path().join("big.toml"), vec![b'#'; MAX_RECIPE as usize + 1]).expect("written");
+    assert!(load("big.toml").contains("longer"));
+    std::fs::write(dir.path().join("deep.toml"), format!("a = {}", "[".repeat(100_000))).expect("written");
+    assert!(load("deep.toml").contains("not TOML"));
+}
+
+#[test]
+fn names_come_from_files() {
+    for (file, name) in
+        [("House Style.toml", "house-style"), ("é.toml", "run"), ("a_b.v2.toml", "a-b-v2"), ("--.toml", "run")]
+    {
+        assert_eq!(name_of(Path::new(file)), name);
+        assert!(values::is_name(name));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_recipe_or_faults(text in "(\\PC|\n|\\[|\\]|=|\"|base|data|lora|\\.){0,120}", set in "(\\PC|=|lora|rank|\"|\\.|\n){0,40}") {
+        let recipe = RecipeFile { path: "/nowhere/x.toml".into(), source: text };
+        if let Err(faults) = recipe.plan(&[set]) {
+            prop_assert!(!faults.items.is_empty());
+            faults.render(true);
+        }
+    }
+}

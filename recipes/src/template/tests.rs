@@ -1,0 +1,51 @@
+#![expect(clippy::disallowed_methods, reason = "tests write their own files")]
+
+use super::*;
+use crate::recipe::RecipeFile;
+use crate::schema::KEYS;
+
+fn load(source: String) -> crate::plan::Plan {
+    let dir = tempfile::tempdir().expect("temp dir");
+    std::fs::write(dir.path().join("train.jsonl"), "").expect("written");
+    std::fs::create_dir(dir.path().join("model")).expect("made");
+    let recipe = RecipeFile { path: dir.path().join("style.toml"), source };
+    recipe.plan(&[]).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn given() -> String {
+    commented_recipe(&[("base", "model".into()), ("data.train", "train.jsonl".into()), ("lora.rank", 8.into())])
+}
+
+#[test]
+fn a_commented_recipe_is_a_recipe() {
+    let plan = load(given());
+    assert_eq!(plan.lora.rank, 8);
+    assert_eq!(plan.training, crate::plan::TrainingPlan::default());
+}
+
+#[test]
+fn the_defaults_in_comments_are_the_defaults() {
+    let is_default = |line: &str| {
+        let name = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map(|(name, _)| name);
+        let has = |key: &&Key| key.default_value().is_some() && Some(key.split().1) == name;
+        KEYS.iter().any(|key| has(&key))
+    };
+    let uncommented: Vec<_> =
+        given().lines().map(|line| if is_default(line) { line[2..].to_owned() } else { line.to_owned() }).collect();
+    let mut with_comments = load(uncommented.join("\n"));
+    let without = load(given());
+    // The two were loaded from two folders.
+    with_comments.base = without.base.clone();
+    with_comments.data.train = without.data.train.clone();
+    assert_eq!(with_comments, without);
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let reference = key_reference();
+    assert_eq!(reference.lines().count(), KEYS.len() + 2);
+    let row = "| `training.beta1` | a number of at least 0 and below 1 | `0.9` | AdamW |";
+    assert!(reference.lines().any(|line| line == row), "{reference}");
+    // Bars inside a cell are escaped, so each row has its five.
+    assert!(reference.lines().all(|line| line.replace("\\|", "").matches('|').count() == 5), "{reference}");
+}

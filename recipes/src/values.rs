@@ -1,0 +1,226 @@
+//! One value against its row of the schema.
+//!
+//! Responsible for: types, ranges, choices, paths; a value comes out in the form that the plan has it in.
+//! Must not depend on: other keys (that is `rules.rs`).
+
+use std::ops::{Bound, RangeBounds};
+use std::path::{self, Path};
+
+use toml::Value;
+use toml::de::{DeArray, DeInteger, DeValue};
+
+use crate::diagnostics::{Diagnostic, Place};
+use crate::schema::{Key, KeyDefault, Kind};
+use crate::suggest;
+
+/// Where paths start.
+pub(crate) struct Folders<'a> {
+    /// The recipe's.
+    pub(crate) recipe: &'a Path,
+    pub(crate) current: &'a Path,
+}
+
+/// A value as it was written, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Given<'a> {
+    pub(crate) value: DeValue<'a>,
+    /// Of the key.
+    pub(crate) key: Place,
+    /// Of the value.
+    pub(crate) place: Place,
+}
+
+/// The value of `key` as the plan has it, or what is wrong with it; of a list, with each item.
+pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Result<Value, Vec<Diagnostic>> {
+    let place = &given.place;
+    let one = |checked: Result<Value, Diagnostic>| checked.map_err(|fault| vec![fault]);
+    let file = |place: &Place, text: &str| existing(key, place, text, folders, Path::is_file);
+    match (key.kind, &given.value) {
+        (Kind::Bool, DeValue::Boolean(value)) => Ok(Value::Boolean(*value)),
+        (Kind::Integer(min, max), DeValue::Integer(written)) => one(integer(key, place, written, min, max)),
+        (Kind::Number(min, max), value @ (DeValue::Integer(_) | DeValue::Float(_))) => {
+            one(number(key, place, value, min, max))
+        }
+        (Kind::Choice(choices), DeValue::String(text)) => one(choice(key, place, text, choices)),
+        (Kind::Text, DeValue::String(text)) => one(match text.is_empty() {
+            true => Err(out_of_range(key, place, "an empty text")),
+            false => Ok(Value::String(text.to_string())),
+        }),
+        (Kind::Name, DeValue::String(text)) => one(match is_name(text) {
+            true => Ok(Value::String(text.to_string())),
+            false => Err(out_of_range(key, place, &format!("\"{text}\""))),
+        }),
+        (Kind::Base, DeValue::String(text)) => one(base(key, place, text, folders)),
+        (Kind::File, DeValue::String(text)) => one(file(place, text)),
+        (Kind::Directory, DeValue::String(text)) => one(existing(key, place, text, folders, Path::is_dir)),
+        (Kind::NewDirectory, DeValue::String(text)) => one(absolute(key, place, text, folders.current)),
+        (Kind::Files, DeValue::String(text)) => one(file(place, text)).map(|path| Value::Array(vec![path])),
+        (Kind::Files, DeValue::Array(items)) if items.is_empty() && matches!(key.default, KeyDefault::Required(_)) => {
+            one(Err(out_of_range(key, place, "an empty list")))
+        }
+        (Kind::Files, DeValue::Array(items)) => list(key, place, items, file),
+        (Kind::Modules, DeValue::String(text)) => one(match text.as_ref() {
+            "all-linear" => Ok(Value::String(text.to_string())),
+            other => Err(out_of_range(key, place, &format!("\"{other}\""))
+                .label(format!("a single module is written [\"{other}\"]"))),
+        }),
+        (Kind::Modules, DeValue::Array(items)) => match items.is_empty() {
+            true => one(Err(out_of_range(key, place, "an empty list"))),
+            false => list(key, place, items, |place, text| match text.is_empty() {
+                true => Err(out_of_range(key, place, "an empty text")),
+                false => Ok(Value::String(text.to_owned())),
+            }),
+        },
+        (_, value) => one(Err(wrong_type(key, place, value))),
+    }
+}
+
+/// Every item of a list of texts; all faults at once.
+fn list(
+    key: &Key,
+    place: &Place,
+    items: &DeArray<'_>,
+    check: impl Fn(&Place, &str) -> Result<Value, Diagnostic>,
+) -> Result<Value, Vec<Diagnostic>> {
+    let (mut values, mut faults) = (Vec::new(), Vec::new());
+    for item in items.iter() {
+        let place = Place::new(place.source, item.span());
+        let checked = match item.get_ref().as_str() {
+            Some(text) => check(&place, text),
+            None => Err(wrong_type(key, &place, item.get_ref())),
+        };
+        match checked {
+            Ok(value) => values.push(value),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(Value::Array(values)) } else { Err(faults) }
+}
+
+fn integer(key: &Key, place: &Place, written: &DeInteger<'_>, min: i64, max: i64) -> Result<Value, Diagnostic> {
+    match i64::from_str_radix(written.as_str(), written.radix()) {
+        Ok(number) if (min..=max).contains(&number) => Ok(Value::Integer(number)),
+        // What doesn't fit 64 bits fits no range either.
+        _ => Err(out_of_range(key, place, &written.to_string())),
+    }
+}
+
+fn number(
+    key: &Key,
+    place: &Place,
+    value: &DeValue<'_>,
+    min: Bound<f64>,
+    max: Bound<f64>,
+) -> Result<Value, Diagnostic> {
+    let (written, number) = match value {
+        DeValue::Integer(written) => {
+            let number = i128::from_str_radix(written.as_str(), written.radix()).ok();
+            (written.to_string(), number.map(|number| number as f64))
+        }
+        DeValue::Float(written) => (written.to_string(), written.as_str().parse().ok()),
+        _ => return Err(wrong_type(key, place, value)),
+    };
+    match number {
+        // An unbounded range holds infinity; no key means it.
+        Some(number) if number.is_finite() && (min, max).contains(&number) => Ok(Value::Float(number)),
+        _ => Err(out_of_range(key, place, &written)),
+    }
+}
+
+fn choice(key: &Key, place: &Place, text: &str, choices: &[&str]) -> Result<Value, Diagnostic> {
+    if choices.contains(&text) {
+        return Ok(Value::String(text.to_owned()));
+    }
+    let fault = out_of_range(key, place, &format!("\"{text}\""));
+    Err(match suggest::word(text, choices.iter().copied()) {
+        Some(meant) => fault.label(format!("did you mean \"{meant}\"?")),
+        None => fault,
+    })
+}
+
+/// Whether a name can be the beginning of a directory's name.
+pub(crate) fn is_name(text: &str) -> bool {
+    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=64).contains(&text.len()) && text.chars().all(valid) && !text.starts_with('-')
+}
+
+fn base(key: &Key, place: &Place, text: &str, folders: &Folders<'_>) -> Result<Value, Diagnostic> {
+    if let Some(name) = text.strip_prefix("hf:") {
+        return match is_hub_name(name) {
+            true => Ok(Value::String(text.to_owned())),
+            false => {
+                Err(out_of_range(key, place, &format!("\"{text}\""))
+                    .label("write hf:owner/name or hf:owner/name@revision"))
+            }
+        };
+    }
+    let found = existing(key, place, text, folders, Path::exists);
+    found.map_err(|fault| match is_hub_name(text) {
+        true => fault.hint(format!("a model on the Hugging Face Hub is written `base = \"hf:{text}\"`")),
+        false => fault,
+    })
+}
+
+/// `owner/name` or `owner/name@revision`.
+fn is_hub_name(text: &str) -> bool {
+    let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
+    let word = |text: &str| {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !text.is_empty() && !text.starts_with('.') && text.chars().all(valid)
+    };
+    // A revision may be a branch with slashes in it.
+    name.split_once('/').is_some_and(|(owner, name)| word(owner) && word(name)) && revision.split('/').all(word)
+}
+
+fn existing(
+    key: &Key,
+    place: &Place,
+    text: &str,
+    folders: &Folders<'_>,
+    is_there: fn(&Path) -> bool,
+) -> Result<Value, Diagnostic> {
+    let value = absolute(key, place, text, folders.recipe)?;
+    let path = Path::new(value.as_str().unwrap_or_default());
+    if is_there(path) {
+        return Ok(value);
+    }
+    let why = match path.exists() {
+        true => format!("`{}` must be {}", key.path, key.kind),
+        false => format!("`{}` names a path that does not exist", key.path),
+    };
+    Err(Diagnostic::error(why).at(place.clone()).label(format!("looked for {}", path.display())))
+}
+
+/// The path from `folder`, without looking at the disk.
+fn absolute(key: &Key, place: &Place, text: &str, folder: &Path) -> Result<Value, Diagnostic> {
+    if text.is_empty() {
+        return Err(out_of_range(key, place, "an empty text"));
+    }
+    let path = path::absolute(folder.join(text)).ok().and_then(|path| path.into_os_string().into_string().ok());
+    path.map(Value::String).ok_or_else(|| {
+        Diagnostic::error(format!("`{}` is a path below a folder whose name is not UTF-8", key.path)).at(place.clone())
+    })
+}
+
+fn wrong_type(key: &Key, place: &Place, value: &DeValue<'_>) -> Diagnostic {
+    let found = match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    Diagnostic::error(format!("`{}` must be {}, not {found}", key.path, key.kind))
+        .at(place.clone())
+        .label(format!("this is {found}"))
+}
+
+fn out_of_range(key: &Key, place: &Place, found: &str) -> Diagnostic {
+    let fault = Diagnostic::error(format!("`{}` must be {}, not {found}", key.path, key.kind)).at(place.clone());
+    match key.kind {
+        Kind::Integer(..) | Kind::Number(..) => fault.label("out of range"),
+        _ => fault,
+    }
+}

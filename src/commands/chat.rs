@@ -1,0 +1,163 @@
+//! `tonfall chat RUN|MODEL`: talk to a model, with and without its adapter.
+//!
+//! Responsible for: the conversation; questions from the terminal or one from the command line.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use tonfall_adapters::{BaseKind, BaseModel, peft};
+use tonfall_datasets::{ChatTokenizer, Message};
+use tonfall_recipes::plan::{Base, Quantization};
+use tonfall_trainer::{Sampling, Session};
+
+use crate::args::Chat;
+use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::inputs;
+use crate::output;
+use crate::progress::Reporter;
+use crate::runs::{self, Made};
+
+/// One voice of the conversation: the base, or the base with its adapter.
+struct Voice {
+    name: &'static str,
+    with_adapter: bool,
+    history: Vec<Message>,
+}
+
+struct Conversation {
+    session: Session,
+    tokenizer: ChatTokenizer,
+    sampling: Sampling,
+    voices: Vec<Voice>,
+}
+
+pub(crate) fn run(args: &Chat, reporter: &mut Reporter) -> Result<()> {
+    reporter.detail(&format!("computing on the CPU ({:?})", args.device.device));
+    let mut conversation = open(args, reporter)?;
+    reporter.clear();
+    match &args.prompt {
+        Some(prompt) => conversation.turn(prompt),
+        None => conversation.talk(),
+    }
+}
+
+/// Loads the model, and the adapter if there is one.
+fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
+    let (base, adapter, quantization) = locate(args, reporter)?;
+    if args.compare && adapter.is_none() {
+        return Err(Failure::new(
+            ExitCode::Usage,
+            "--compare needs an adapter: give a run, or MODEL with --adapter DIR",
+        ));
+    }
+    let tokenizer = inputs::tokenizer(&base)?;
+    let mut progress = |done, total| reporter.phase("loading the base model", done, total);
+    let mut session = Session::load(&base, quantization, &mut progress)?;
+    if let Some(adapter) = &adapter {
+        session.attach(adapter)?;
+    }
+    let system = args.system.iter().map(|text| Message::new("system", text));
+    let voice = |name, with_adapter| Voice { name, with_adapter, history: system.clone().collect() };
+    let voices = match args.compare {
+        true => vec![voice("base", false), voice("adapter", true)],
+        false => vec![voice("", adapter.is_some())],
+    };
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_k: args.top_k.map(|k| k as usize),
+        top_p: args.top_p,
+        max_new_tokens: args.max_new_tokens as usize,
+        seed: args.seed,
+    };
+    Ok(Conversation { session, tokenizer, sampling, voices })
+}
+
+/// Base, adapter and quantisation: a run's own, or a model as its files are.
+fn locate(args: &Chat, reporter: &mut Reporter) -> Result<(BaseModel, Option<peft::Adapter>, Quantization)> {
+    let given = args.adapter.as_deref().map(peft::read).transpose()?;
+    let Some(run) = runs::find(args.model.as_ref())? else {
+        let base = inputs::model(&Base::from(args.model.clone()), false, reporter)?;
+        let quantization = as_stored(&base);
+        return Ok((base, given, quantization));
+    };
+    let plan = run.plan()?;
+    let made = match given {
+        Some(adapter) => {
+            return Ok((inputs::model(&plan.base, plan.allow_download, reporter)?, Some(adapter), plan.quantization));
+        }
+        None => runs::made(&run, &plan)?,
+    };
+    match made {
+        Made::Adapter(path) => {
+            let base = inputs::model(&plan.base, plan.allow_download, reporter)?;
+            Ok((base, Some(peft::read(&path)?), plan.quantization))
+        }
+        Made::Model(path) => Ok((BaseModel::open(&path)?, None, Quantization::None)),
+    }
+}
+
+/// A GGUF file's own blocks, a directory's own numbers.
+fn as_stored(base: &BaseModel) -> Quantization {
+    match base.kind() {
+        BaseKind::Gguf => Quantization::Native,
+        BaseKind::HuggingFace if base.is_quantized() => Quantization::Nf4,
+        BaseKind::HuggingFace => Quantization::None,
+    }
+}
+
+impl Conversation {
+    /// Questions line by line until the input ends.
+    fn talk(&mut self) -> Result<()> {
+        let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
+        if asks {
+            output::note("Ctrl-D ends the conversation");
+        }
+        let mut lines = io::stdin().lock().lines();
+        loop {
+            if asks {
+                // A prompt is no data; without a terminal it is not written.
+                io::stderr().write_all(b"> ").and_then(|()| io::stderr().flush())?;
+            }
+            let Some(line) = lines.next() else { return Ok(()) };
+            let line = line?;
+            if !line.trim().is_empty() {
+                self.turn(line.trim())?;
+            }
+        }
+    }
+
+    /// Lets every voice answer.
+    fn turn(&mut self, question: &str) -> Result<()> {
+        for index in 0..self.voices.len() {
+            if self.voices.len() > 1 {
+                output::data(&format!("[{}]", self.voices[index].name))?;
+            }
+            self.voices[index].history.push(Message::new("user", question));
+            let answer = self.answer(index)?;
+            self.voices[index].history.push(Message::new("assistant", answer));
+            output::data("")?;
+        }
+        Ok(())
+    }
+
+    /// Writes an answer while it comes.
+    fn answer(&self, index: usize) -> Result<String> {
+        let Voice { with_adapter, history, .. } = &self.voices[index];
+        let prompt = self.tokenizer.render_prompt(history)?;
+        let mut stream = self.tokenizer.decode_stream();
+        let mut problem: Option<Failure> = None;
+        let mut write = |text: Option<String>| -> Result<()> { Ok(output::piece(&text.unwrap_or_default())?) };
+        let mut on_token = |id: u32| {
+            let written = stream.push(id).map_err(Failure::from).and_then(&mut write);
+            if let Err(fault) = written {
+                problem.get_or_insert(fault);
+            }
+        };
+        let stop_ids = self.tokenizer.stop_ids();
+        let ids = self.session.generate(*with_adapter, &prompt, &stop_ids, &self.sampling, &mut on_token)?;
+        if let Some(fault) = problem {
+            return Err(fault);
+        }
+        write(stream.finish()?)?;
+        Ok(self.tokenizer.decode(&ids)?)
+    }
+}

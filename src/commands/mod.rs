@@ -1,0 +1,12 @@
+//! One file a command.
+
+pub(crate) mod chat;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod init;
+pub(crate) mod man;
+pub(crate) mod merge;
+pub(crate) mod resume;
+pub(crate) mod runs;
+pub(crate) mod train;
+pub(crate) mod watch;

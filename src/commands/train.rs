@@ -1,0 +1,24 @@
+//! `tonfall train RECIPE`: a new run.
+//!
+//! Responsible for: recipe → plan → open inputs → run directory. Nothing is written before everything could be opened.
+
+use tonfall_recipes::RunDir;
+
+use crate::args::Train;
+use crate::commands::check;
+use crate::diagnostics::Result;
+use crate::inputs;
+use crate::launch::{Launch, launch};
+use crate::progress::Reporter;
+use crate::quickstart;
+use crate::summary;
+
+pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
+    let (recipe, plan) = quickstart::plan(&args.recipe)?;
+    let inputs = inputs::open(&plan, reporter)?;
+    check::memory(&plan, &inputs)?;
+    let run = RunDir::create(&plan, &recipe, &args.recipe.set, args.run_name.as_deref())?;
+    reporter.note(&format!("run {}", summary::shown(run.path())));
+    reporter.detail(&format!("computing on the CPU ({:?})", args.device.device));
+    launch(Launch { plan: &plan, inputs: &inputs, run: &run, resume_from: None, grace: args.grace.grace }, reporter)
+}

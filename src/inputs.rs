@@ -1,0 +1,118 @@
+//! Everything a plan names, opened: base model, tokenizer, data, held-out prompts.
+//!
+//! Responsible for: opening all of it and collecting every fault on the way. `check` stops here, `train` goes on.
+//! Must not depend on: run directories.
+
+use std::sync::Mutex;
+
+use tonfall_adapters::{BaseModel, SpecialToken};
+use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, PreparedDataset, TokenizerSpec, prepare, read_prompts};
+use tonfall_datasets::{Phase, Progress};
+use tonfall_recipes::Plan;
+use tonfall_recipes::plan::Base;
+
+use crate::diagnostics::{Failure, Result};
+use crate::hub::{Hub, HubName};
+use crate::progress::Reporter;
+
+/// What training needs besides the plan.
+pub(crate) struct Inputs {
+    pub(crate) base: BaseModel,
+    pub(crate) tokenizer: ChatTokenizer,
+    pub(crate) data: PreparedDataset,
+    pub(crate) prompts: Vec<HeldOutPrompt>,
+}
+
+/// Opens everything; the failure holds all faults that could be found.
+pub(crate) fn open(plan: &Plan, reporter: &mut Reporter) -> Result<Inputs> {
+    let mut faults = Vec::new();
+    let prompts =
+        plan.evaluation.prompts.as_deref().map_or(Ok(Vec::new()), |path| read_prompts(path).map_err(Failure::from));
+    let base = model(&plan.base, plan.allow_download, reporter);
+    let tokenizer = base.as_ref().ok().map(tokenizer);
+    let data = match &tokenizer {
+        Some(Ok(tokenizer)) => Some(data(plan, tokenizer, reporter)),
+        _ => None,
+    };
+    let base = kept(Some(base), &mut faults);
+    let tokenizer = kept(tokenizer, &mut faults);
+    let data = kept(data, &mut faults);
+    let prompts = kept(Some(prompts), &mut faults);
+    match (base, tokenizer, data, prompts) {
+        (Some(base), Some(tokenizer), Some(data), Some(prompts)) => Ok(Inputs { base, tokenizer, data, prompts }),
+        _ => Err(Failure::all(faults).unwrap_or_else(|| unreachable!("what is missing left a fault"))),
+    }
+}
+
+fn kept<T>(result: Option<Result<T>>, faults: &mut Vec<Failure>) -> Option<T> {
+    match result? {
+        Ok(value) => Some(value),
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    }
+}
+
+/// Opens a base model by path or by `hf:` name.
+pub(crate) fn model(base: &Base, allow_download: bool, reporter: &mut Reporter) -> Result<BaseModel> {
+    let path = match base {
+        Base::Local(path) => path.clone(),
+        Base::Hub(name) => {
+            let name = HubName::parse(name)?;
+            let mut progress =
+                |file: &str, done: u64, total: u64| reporter.phase(&format!("downloading {file}"), done, total);
+            Hub::from_env().resolve(&name, allow_download, &mut progress)?
+        }
+    };
+    reporter.detail(&format!("base model {}", path.display()));
+    Ok(BaseModel::open(&path)?)
+}
+
+/// Prepares the data of a plan, and says what of it is not as one would think.
+pub(crate) fn data(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Reporter) -> Result<PreparedDataset> {
+    let shared = Mutex::new(&mut *reporter);
+    let progress = |Progress { phase, done, total }: Progress| {
+        let name = match phase {
+            Phase::Reading => "reading the data",
+            Phase::Tokenizing => "tokenizing",
+        };
+        if let Ok(mut reporter) = shared.lock() {
+            reporter.phase(name, done, total);
+        }
+    };
+    let prepared = prepare(&plan.data, tokenizer, plan.seed, &progress)?;
+    reporter.clear();
+    reporter.detail(prepared.report.to_string().trim_end());
+    let report = &prepared.report;
+    let surprises = [
+        (report.truncated, "rows were cut to data.max_seq_len"),
+        (report.unterminated, "rows have an answer that no end token closes: the model isn't taught to stop there"),
+        (report.straddling, "tokens lie across the border of an answer and are not trained"),
+    ];
+    for (count, what) in surprises.iter().filter(|(count, _)| *count > 0) {
+        reporter.note(&format!("warning: {count} {what}"));
+    }
+    Ok(prepared)
+}
+
+/// The tokenizer of a base model, checked against it.
+pub(crate) fn tokenizer(base: &BaseModel) -> Result<ChatTokenizer> {
+    let files = base.tokenizer()?;
+    let description = base.description();
+    let content = |token: &Option<SpecialToken>| token.as_ref().map(|token| token.content.clone());
+    let mut stop_ids = description.eos_token_ids.clone();
+    stop_ids.extend(files.eot.as_ref().map(|token| token.id));
+    Ok(ChatTokenizer::new(TokenizerSpec {
+        chat_template: files.chat_template.clone(),
+        bos_token: content(&files.bos),
+        eos_token: content(&files.eos),
+        pad_token: content(&files.pad),
+        unk_token: content(&files.unk),
+        add_bos: files.add_bos.unwrap_or(false),
+        stop_ids,
+        vocab_size: description.vocab_size,
+        now: None,
+        tokenizer_json: files.tokenizer_json,
+    })?)
+}

@@ -1,0 +1,306 @@
+//! What is seen of a run while it works.
+//!
+//! Responsible for: turning events and phases into a bar, plain lines, or lines of JSON, on stderr.
+//! Must not depend on: who makes the events.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tonfall_recipes::{EventKind, EventReader};
+use tonfall_trainer::Observation;
+
+use crate::args::{Global, LogFormat, ProgressMode};
+use crate::output;
+
+/// Plain lines of one phase are at least so far apart.
+const PHASE_INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Bar,
+    Plain,
+    Silent,
+    Json,
+}
+
+/// Shows progress; made once for a command.
+pub(crate) struct Reporter {
+    style: Style,
+    verbose: bool,
+    json: bool,
+    bar: Option<ProgressBar>,
+    phase: Option<(String, Instant)>,
+    steps: Option<Steps>,
+    log: Option<EventReader>,
+}
+
+/// Where the run stands.
+struct Steps {
+    total: u64,
+    first: u64,
+    log_every: u64,
+    since: Instant,
+}
+
+impl Reporter {
+    pub(crate) fn new(global: &Global) -> Self {
+        let json = global.log_format == LogFormat::Json;
+        let style = match global.progress {
+            _ if json => Style::Json,
+            _ if global.quiet => Style::Silent,
+            ProgressMode::None => Style::Silent,
+            ProgressMode::Bar => Style::Bar,
+            ProgressMode::Plain => Style::Plain,
+            ProgressMode::Auto if terminal() => Style::Bar,
+            ProgressMode::Auto => Style::Plain,
+        };
+        Self { style, verbose: global.verbose, json, bar: None, phase: None, steps: None, log: None }
+    }
+
+    /// Whether the result is wanted as JSON too.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Follows the log of a run from here on, `log_every` steps a plain line.
+    pub(crate) fn follow(&mut self, events: &Path, log_every: u64) {
+        let mut reader = EventReader::new(events);
+        // What earlier attempts wrote has been shown by them.
+        reader.poll().ok();
+        self.log = Some(reader);
+        self.steps = Some(Steps { total: 0, first: 0, log_every: log_every.max(1), since: Instant::now() });
+    }
+
+    pub(crate) fn observe(&mut self, observation: Observation<'_>) {
+        match observation {
+            Observation::Progress { phase, done, total } => self.phase(phase.name(), done, total),
+            Observation::Event(kind) => self.event(kind),
+        }
+    }
+
+    /// Says something for `--verbose`.
+    pub(crate) fn detail(&mut self, text: &str) {
+        if self.verbose {
+            self.note(text);
+        }
+    }
+
+    /// Says something above the bar.
+    pub(crate) fn note(&mut self, text: &str) {
+        match (self.style, &self.bar) {
+            (Style::Silent, _) => {}
+            (Style::Json, _) => output::note(&serde_json::json!({"kind": "notice", "message": text}).to_string()),
+            (Style::Bar, Some(bar)) => bar.suspend(|| output::note(text)),
+            _ => output::note(text),
+        }
+    }
+
+    /// Work outside training steps; `total` of 0 means that nobody knows.
+    pub(crate) fn phase(&mut self, name: &str, done: u64, total: u64) {
+        match self.style {
+            Style::Bar => self.phase_bar(name, done, total),
+            Style::Plain => self.phase_line(name, done, total),
+            Style::Silent | Style::Json => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.phase = None;
+    }
+
+    fn phase_bar(&mut self, name: &str, done: u64, total: u64) {
+        let training = self.steps.as_ref().is_some_and(|steps| steps.total > 0);
+        if training && let Some(bar) = &self.bar {
+            bar.set_message(format!("{name} {done}/{total}"));
+            return;
+        }
+        let new = self.phase.as_ref().is_none_or(|(phase, _)| phase != name);
+        if new {
+            self.clear();
+            self.bar = Some(bar("{prefix} {wide_bar} {pos}/{len} {eta}"));
+            self.phase = Some((name.to_owned(), Instant::now()));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(name.to_owned());
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+        if done >= total {
+            self.clear();
+        }
+    }
+
+    fn phase_line(&mut self, name: &str, done: u64, total: u64) {
+        match &mut self.phase {
+            Some((phase, last)) if phase == name => {
+                if last.elapsed() >= PHASE_INTERVAL {
+                    *last = Instant::now();
+                    output::note(&format!("{name} {done}/{total}"));
+                }
+            }
+            _ => {
+                self.phase = Some((name.to_owned(), Instant::now()));
+                output::note(name);
+            }
+        }
+    }
+
+    fn event(&mut self, kind: &EventKind) {
+        if self.style == Style::Json {
+            let events = self.log.as_mut().and_then(|log| log.poll().ok()).unwrap_or_default();
+            for line in events.iter().filter_map(|event| serde_json::to_string(event).ok()) {
+                output::note(&line);
+            }
+            return;
+        }
+        self.phase = None;
+        match kind {
+            EventKind::AttemptStarted { from_step, total_steps, trainable_parameters, .. } => {
+                self.begin(*from_step, *total_steps);
+                self.note(&format!("{total_steps} steps, {} trainable parameters", grouped(*trainable_parameters)));
+            }
+            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens } => {
+                self.note(&format!(
+                    "{train_examples} examples, {} tokens, {} of them trained; {eval_examples} held out",
+                    grouped(*tokens),
+                    grouped(*trained_tokens)
+                ));
+                for (reason, count) in dropped {
+                    self.note(&format!("warning: {count} rows left out: {reason}"));
+                }
+            }
+            EventKind::Notice { message } => self.detail(message),
+            EventKind::Step { .. } => self.step(kind),
+            EventKind::Eval { step, loss, .. } => self.note(&format!("step {step}  loss on held-out data {loss:.4}")),
+            EventKind::Checkpoint { path, .. } => self.detail(&format!("saved {path}")),
+            EventKind::Interrupted { .. } | EventKind::Diverged { .. } | EventKind::Failed { .. } => self.clear(),
+            EventKind::Finished { .. } => self.clear(),
+            EventKind::Sample { .. } => {}
+        }
+    }
+
+    fn begin(&mut self, from_step: u64, total: u64) {
+        if let Some(steps) = &mut self.steps {
+            *steps = Steps { total, first: from_step, log_every: steps.log_every, since: Instant::now() };
+        }
+        if self.style == Style::Bar {
+            self.clear();
+            let bar = bar("{prefix} {wide_bar} {msg}");
+            bar.set_length(total);
+            bar.set_position(from_step);
+            self.bar = Some(bar);
+        }
+    }
+
+    fn step(&mut self, kind: &EventKind) {
+        let EventKind::Step { step, epoch, loss, lr, grad_norm, tokens_per_second, seconds, .. } = kind else { return };
+        let Some(steps) = &mut self.steps else { return };
+        if *step == steps.first + 1 {
+            // The time before the first step went into evaluation.
+            steps.since = Instant::now() - Duration::from_secs_f64(seconds.clamp(0.0, 1e6));
+        }
+        let done = step.saturating_sub(steps.first).max(1);
+        let eta = steps.since.elapsed().as_secs_f64() / done as f64 * steps.total.saturating_sub(*step) as f64;
+        let numbers = format!(
+            "loss {loss:.4}  lr {lr:.2e}  |g| {grad_norm:.3}  {} tok/s  eta {}",
+            short(*tokens_per_second),
+            duration(eta)
+        );
+        let place = format!("step {step}/{}", steps.total);
+        let due = *step == 1 || step % steps.log_every == 0 || *step == steps.total;
+        match (self.style, &self.bar) {
+            (Style::Bar, Some(bar)) => {
+                bar.set_prefix(place);
+                bar.set_message(numbers);
+                bar.set_position(*step);
+            }
+            (Style::Plain, _) if due => output::note(&format!("{place}  epoch {epoch:.2}  {numbers}")),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn terminal() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn bar(template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("━╸─"));
+    bar
+}
+
+/// `12,345`
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `3.1k`
+fn short(number: f64) -> String {
+    match number {
+        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
+        n if n >= 1e3 => format!("{:.1}k", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}
+
+/// `1h 02m`, `3m 20s`, `12s`
+pub(crate) fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    let mut text = String::new();
+    let written = match seconds {
+        0..60 => write!(text, "{seconds}s"),
+        60..3600 => write!(text, "{}m {:02}s", seconds / 60, seconds % 60),
+        _ => write!(text, "{}h {:02}m", seconds / 3600, seconds / 60 % 60),
+    };
+    debug_assert!(written.is_ok(), "writing to a string");
+    text
+}
+
+/// `412 MiB`
+pub(crate) fn bytes(count: u64) -> String {
+    match count {
+        0..1024 => format!("{count} B"),
+        1024..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", count as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", count as f64 / 1_073_741_824.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!((grouped(0), grouped(999), grouped(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
+        assert_eq!((short(12.4), short(3_120.0), short(2.5e6)), ("12".into(), "3.1k".into(), "2.5M".into()));
+        assert_eq!(
+            (duration(12.2), duration(200.0), duration(3725.0)),
+            ("12s".into(), "3m 20s".into(), "1h 02m".into())
+        );
+        assert_eq!((bytes(12), bytes(1536), bytes(432_013_312)), ("12 B".into(), "1.5 KiB".into(), "412.0 MiB".into()));
+    }
+}

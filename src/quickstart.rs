@@ -1,0 +1,83 @@
+//! The recipe that is part of the program, and recipes from files.
+//!
+//! Responsible for: the word `quickstart` in place of a recipe, and turning recipe and overrides into a plan.
+//! Must not depend on: training.
+
+use std::path::{Path, PathBuf};
+
+use tonfall_recipes::{Plan, RecipeFile, durable};
+
+use crate::args::RecipeArgs;
+use crate::diagnostics::Result;
+
+/// The word that stands for the recipe in the program.
+const WORD: &str = "quickstart";
+
+macro_rules! embedded {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_bytes!(concat!("../recipes/", $path)))),*]
+    };
+}
+
+/// The recipe and every file it names, by their paths beside it.
+const FILES: &[(&str, &[u8])] = embedded![
+    "quickstart.toml",
+    "quickstart/train.jsonl",
+    "quickstart/eval.jsonl",
+    "quickstart/prompts.jsonl",
+    "quickstart/base/config.json",
+    "quickstart/base/generation_config.json",
+    "quickstart/base/tokenizer.json",
+    "quickstart/base/tokenizer_config.json",
+    "quickstart/base/chat_template.jinja",
+    "quickstart/base/model.safetensors",
+];
+
+/// A recipe and its plan.
+pub(crate) fn plan(args: &RecipeArgs) -> Result<(RecipeFile, Plan)> {
+    let path = match args.recipe == Path::new(WORD) && !args.recipe.exists() {
+        true => unpack()?,
+        false => args.recipe.clone(),
+    };
+    Ok(RecipeFile::load(&path, &args.set)?)
+}
+
+/// Writes the embedded files into the user's cache, where they are not yet there; returns the recipe's path.
+fn unpack() -> Result<PathBuf> {
+    let directory = cache().join("tonfall").join(format!("{WORD}-{}", env!("CARGO_PKG_VERSION")));
+    for (name, bytes) in FILES {
+        let path = directory.join(name);
+        durable::create_dir_all(path.parent().unwrap_or(&directory))?;
+        let same = std::fs::metadata(&path).is_ok_and(|file| file.len() == bytes.len() as u64)
+            && std::fs::read(&path).is_ok_and(|found| found == *bytes);
+        if !same {
+            durable::write_file(&path, bytes)?;
+        }
+    }
+    Ok(directory.join(format!("{WORD}.toml")))
+}
+
+/// The user's cache directory, or the system's temporary one.
+fn cache() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache"))).unwrap_or_else(std::env::temp_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipe_is_complete_in_itself() {
+        let folder = tempfile::tempdir().expect("a directory");
+        for (name, bytes) in FILES {
+            let path = folder.path().join(name);
+            durable::create_dir_all(path.parent().expect("a folder")).expect("made");
+            durable::write_file(&path, bytes).expect("written");
+        }
+        let (_, plan) = RecipeFile::load(&folder.path().join("quickstart.toml"), &[]).expect("valid");
+        let base = folder.path().join("quickstart/base");
+        assert_eq!(plan.base.local(), Some(base.as_path()));
+        tonfall_adapters::BaseModel::open(&base).expect("a base model");
+    }
+}

@@ -1,0 +1,70 @@
+//! What a run left behind, found from outside.
+//!
+//! Responsible for: telling runs from models, and the newest adapter of a run.
+//! Must not depend on: training.
+
+use std::path::{Path, PathBuf};
+
+use tonfall_adapters::peft::CONFIG_FILE;
+use tonfall_recipes::checkpoint::latest_verified;
+use tonfall_recipes::plan::AdapterKind;
+use tonfall_recipes::{Plan, RunDir, RunDirError};
+
+use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::summary;
+
+/// Where runs lie unless a recipe says otherwise.
+pub(crate) const DIRECTORY: &str = "runs";
+
+/// The run that `name` means, by path or by its name within `runs`.
+pub(crate) fn open(name: &Path) -> Result<RunDir> {
+    let within = Path::new(DIRECTORY).join(name);
+    match RunDir::open(name) {
+        Err(RunDirError::NotFound { path }) => match RunDir::open(&within) {
+            Err(RunDirError::NotFound { .. }) => Err(Failure::new(
+                ExitCode::Invalid,
+                format!("no run at {} or {}\nhint: `tonfall runs` lists the runs", path.display(), within.display()),
+            )),
+            other => Ok(other?),
+        },
+        other => Ok(other?),
+    }
+}
+
+/// The same, or `None` when there is no run of this name; it may be a model or an adapter then.
+pub(crate) fn find(name: &Path) -> Result<Option<RunDir>> {
+    let is_run = |path: &Path| !matches!(RunDir::open(path), Err(RunDirError::NotFound { .. }));
+    match is_run(name) || is_run(&Path::new(DIRECTORY).join(name)) {
+        true => open(name).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Where the weights that a run made lie.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// A PEFT adapter.
+    Adapter(PathBuf),
+    /// A whole model.
+    Model(PathBuf),
+}
+
+/// The exported artefact, or the adapter of the newest checkpoint that verifies.
+pub(crate) fn made(run: &RunDir, plan: &Plan) -> Result<Made> {
+    let exported = match plan.adapter.kind {
+        AdapterKind::Lora => Made::Adapter(run.exports().join("adapter")),
+        AdapterKind::Full => Made::Model(run.exports().join("model")),
+    };
+    let (Made::Adapter(path) | Made::Model(path)) = &exported;
+    if path.is_dir() {
+        return Ok(exported);
+    }
+    let (checkpoint, _) = latest_verified(run)?;
+    match checkpoint {
+        Some(found) if found.path.join(CONFIG_FILE).is_file() => Ok(Made::Adapter(found.path)),
+        _ => Err(Failure::new(
+            ExitCode::Invalid,
+            format!("the run {0} has no adapter yet; `tonfall resume {0}` goes on", summary::shown(run.path())),
+        )),
+    }
+}

@@ -1,0 +1,147 @@
+//! What is said when a run is finished.
+//!
+//! Responsible for: before and after, where the artefacts lie, and the next commands.
+//! Must not depend on: how the numbers came about.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+use tonfall_recipes::plan::{AdapterKind, Base};
+use tonfall_recipes::{Plan, RunDir};
+use tonfall_trainer::{EvalReport, Outcome};
+
+use crate::progress::{bytes, duration, grouped};
+
+/// Answers that are shown before and after.
+const SHOWN_SAMPLES: usize = 3;
+
+/// Ranks that vLLM's `--max-lora-rank` accepts.
+const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
+
+/// The summary of a finished run, for people or as one line of JSON.
+pub(crate) fn text(plan: &Plan, run: &RunDir, outcome: &Outcome, as_json: bool) -> String {
+    match as_json {
+        true => json!({
+            "run": run.path(),
+            "steps": outcome.step,
+            "seconds": outcome.seconds,
+            "tokens": outcome.tokens,
+            "peak_rss_bytes": outcome.peak_rss_bytes,
+            "before": outcome.before,
+            "after": outcome.after,
+            "artefact": outcome.artefact,
+            "merged": outcome.merged,
+        })
+        .to_string(),
+        false => for_people(plan, run, outcome),
+    }
+}
+
+fn for_people(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
+    let mut head = format!(
+        "{}: {} steps in {}, {} tokens",
+        run.id(),
+        outcome.step,
+        duration(outcome.seconds),
+        grouped(outcome.tokens)
+    );
+    if let Some(peak) = outcome.peak_rss_bytes {
+        head += &format!(", peak memory {}", bytes(peak));
+    }
+    let mut parts = vec![head];
+    let nothing = EvalReport::default();
+    let before = outcome.before.as_ref().unwrap_or(&nothing);
+    let after = outcome.after.as_ref().unwrap_or(&nothing);
+    parts.extend(table(before, after));
+    parts.extend(samples(before, after));
+    parts.push(artefacts(outcome));
+    parts.push(next(plan, run, outcome));
+    parts.join("\n\n")
+}
+
+/// Loss and terms, before and after; `None` when nothing was measured.
+fn table(before: &EvalReport, after: &EvalReport) -> Option<String> {
+    let mut rows = Vec::new();
+    if let (Some(before), Some(after)) = (before.loss, after.loss) {
+        rows.push(("loss on held-out data", format!("{before:.4}"), format!("{after:.4}")));
+    }
+    if let (Some(before), Some(after)) = (before.adherence, after.adherence) {
+        let of = |used: usize, all: usize| format!("{used} of {all}");
+        rows.push((
+            "right terms used",
+            of(before.expected_used, before.expected),
+            of(after.expected_used, after.expected),
+        ));
+        rows.push(("wrong terms used", of(before.avoided_used, before.avoided), of(after.avoided_used, after.avoided)));
+    }
+    if rows.is_empty() {
+        return None;
+    }
+    let mut text = format!("{:<24}{:>14}{:>14}", "", "before", "after");
+    for (name, before, after) in rows {
+        let written = write!(text, "\n{name:<24}{before:>14}{after:>14}");
+        debug_assert!(written.is_ok(), "writing to a string");
+    }
+    Some(text)
+}
+
+/// Prompts with the answers before and after, those first that changed most in their terms.
+fn samples(before: &EvalReport, after: &EvalReport) -> Vec<String> {
+    let shown = before.samples.iter().zip(&after.samples).take(SHOWN_SAMPLES);
+    shown
+        .map(|(before, after)| {
+            format!("prompt  {}\nbefore  {}\nafter   {}", line(&before.prompt), line(&before.text), line(&after.text))
+        })
+        .collect()
+}
+
+/// Text on one line.
+fn line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn artefacts(outcome: &Outcome) -> String {
+    let places = [("adapter", &outcome.artefact), ("merged", &outcome.merged)];
+    let lines = places.iter().filter_map(|(name, path)| {
+        let path = path.as_ref()?;
+        let name = if path.ends_with("model") { "model" } else { name };
+        Some(format!("{name:<9}{}", shown(path)))
+    });
+    let lines: Vec<String> = lines.collect();
+    if lines.is_empty() { "nothing was exported, as the recipe says".to_owned() } else { lines.join("\n") }
+}
+
+/// Commands to go on with.
+fn next(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
+    let place = shown(run.path());
+    let mut lines = vec!["next".to_owned()];
+    if plan.adapter.kind == AdapterKind::Full {
+        lines.push(format!("  tonfall chat {place}"));
+        return lines.join("\n");
+    }
+    lines.push(format!("  tonfall chat {place} --compare"));
+    if outcome.merged.is_none() {
+        lines.push(format!("  tonfall merge {place} --out merged-model"));
+    }
+    let rank = VLLM_RANKS.iter().find(|rank| **rank >= plan.lora.rank);
+    if let (Some(adapter), Some(rank)) = (&outcome.artefact, rank) {
+        let base = match &plan.base {
+            Base::Local(path) => shown(path),
+            Base::Hub(name) => name.clone(),
+        };
+        lines.push(format!(
+            "  vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {}={}",
+            plan.name,
+            shown(adapter)
+        ));
+    }
+    lines.join("\n")
+}
+
+/// A path as it is shown: relative to where the user stands, if it lies below.
+pub(crate) fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let below = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
+    below.unwrap_or(path).display().to_string()
+}

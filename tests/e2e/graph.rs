@@ -1,0 +1,106 @@
+//! The direction of dependence between the rooms of the workspace, as `docs/architecture.md` draws it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// For each crate: the workspace crates it may name, and what must not be in its dependency tree at all.
+const ROOMS: [(&str, &[&str], &[&str]); 7] = [
+    ("tonfall-recipes", &[], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
+    ("tonfall-blocks", &[], &["burn", "polars", "ratatui", "serde"]),
+    ("tonfall-tui", &["tonfall-recipes"], &["burn", "polars", "tokenizers", "safetensors"]),
+    ("tonfall-datasets", &["tonfall-recipes"], &["burn", "ratatui", "safetensors"]),
+    ("tonfall-adapters", &["tonfall-recipes", "tonfall-blocks"], &["burn", "polars", "ratatui", "tokenizers"]),
+    ("tonfall-kernels", &["tonfall-blocks"], &["polars", "ratatui", "tokenizers"]),
+    (
+        "tonfall-trainer",
+        &["tonfall-recipes", "tonfall-datasets", "tonfall-adapters", "tonfall-kernels", "tonfall-blocks"],
+        &["ratatui", "indicatif"],
+    ),
+];
+
+/// What a crate must not name itself, though it may come with a room below it.
+const NOT_DIRECTLY: [(&str, &[&str]); 2] =
+    [("tonfall", &["burn", "polars", "tonfall-kernels", "tonfall-blocks"]), ("tonfall-trainer", &["polars"])];
+
+struct Graph {
+    names: BTreeMap<String, String>,
+    edges: BTreeMap<String, Vec<String>>,
+}
+
+impl Graph {
+    fn load() -> Self {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        // Only this platform: the crates of others need not be on this machine.
+        let version = Command::new("rustc").arg("-vV").output().unwrap();
+        let version = String::from_utf8(version.stdout).unwrap();
+        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+        let output = Command::new(env!("CARGO"))
+            .args(["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform", host])
+            .args(["--manifest-path", manifest])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let packages = metadata["packages"].as_array().unwrap();
+        let names = packages.iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
+        let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+        let normal = |dep: &&Value| dep["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null());
+        let deps = |node: &Value| {
+            node["deps"].as_array().unwrap().iter().filter(normal).map(|dep| text(&dep["pkg"])).collect()
+        };
+        Self { names, edges: nodes.iter().map(|node| (text(&node["id"]), deps(node))).collect() }
+    }
+
+    fn id(&self, name: &str) -> &String {
+        let found = self.names.iter().find(|(_, found)| *found == name);
+        found.unwrap_or_else(|| panic!("no crate {name}")).0
+    }
+
+    fn direct(&self, name: &str) -> BTreeSet<&str> {
+        self.edges[self.id(name)].iter().map(|id| self.names[id].as_str()).collect()
+    }
+
+    fn closure(&self, name: &str) -> BTreeSet<&str> {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![self.id(name)]);
+        while let Some(id) = open.pop() {
+            open.extend(self.edges[id].iter().filter(|dep| seen.insert(self.names[*dep].as_str())));
+        }
+        seen
+    }
+}
+
+/// `burn` stands for burn-tensor and all other crates of the family.
+fn belongs_to(name: &str, family: &str) -> bool {
+    name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with(['-', '_']))
+}
+
+#[test]
+fn every_room_sees_only_what_lies_below_it() {
+    let graph = Graph::load();
+    for (room, may_name, must_not_see) in ROOMS {
+        for dep in graph.direct(room).iter().filter(|dep| dep.starts_with("tonfall")) {
+            assert!(may_name.contains(dep), "{room} must not depend on {dep}");
+        }
+        for dep in graph.closure(room) {
+            let leak = must_not_see.iter().find(|family| belongs_to(dep, family));
+            assert!(leak.is_none(), "{room} must not see {dep}");
+        }
+    }
+    for (room, must_not_name) in NOT_DIRECTLY {
+        for dep in graph.direct(room) {
+            let leak = must_not_name.iter().find(|family| belongs_to(dep, family));
+            assert!(leak.is_none(), "{room} must not name {dep}");
+        }
+    }
+}
+
+#[test]
+fn the_walk_over_the_graph_finds_what_is_there() {
+    let graph = Graph::load();
+    let trainer = graph.closure("tonfall-trainer");
+    assert!(trainer.contains("polars") && trainer.contains("burn"), "the test would pass on an empty graph");
+    assert!(belongs_to("burn-tensor", "burn") && !belongs_to("burnish", "burn"));
+}

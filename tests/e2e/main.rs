@@ -1,0 +1,15 @@
+//! End-to-end tests of the binary.
+//!
+//! Responsible for: what a person at a shell sees: exit codes, texts, files. Everything runs in temporary directories,
+//! without network, GPU or Python.
+#![expect(clippy::unwrap_used, reason = "a test panics on purpose")]
+#![expect(clippy::disallowed_methods, reason = "tests write their own files")]
+
+mod bad_input;
+mod command_line;
+mod docs;
+mod graph;
+mod hub;
+mod program;
+mod tiny_model;
+mod train;

@@ -1,0 +1,302 @@
+//! Training from end to end: run, interrupt, resume, export, chat.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use serde_json::Value;
+
+use crate::program::{run, tonfall, wait_until};
+use crate::tiny_model::Workshop;
+
+const ADAPTER: &str = "exports/adapter/adapter_model.safetensors";
+
+/// Trains the workshop's recipe without a break.
+fn trained(name: &str) -> Workshop {
+    let workshop = Workshop::new();
+    run(workshop.home(), &["train", "recipe.toml", "--run-name", name]).expect(0);
+    workshop
+}
+
+fn events(workshop: &Workshop, name: &str) -> Vec<Value> {
+    let text = fs::read_to_string(workshop.path("runs").join(name).join("events.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    events.iter().filter(|event| event["kind"] == kind).collect()
+}
+
+/// Starts training in the background with the recipe slowed down by many more steps.
+fn start(workshop: &Workshop, name: &str) -> Child {
+    let mut command = tonfall(workshop.home());
+    command.args(["--progress", "plain", "train", "recipe.toml", "--run-name", name, "--set", "training.epochs=100"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits for a checkpoint of a run that is under way.
+fn wait_for_checkpoint(workshop: &Workshop, name: &str) {
+    let checkpoints = workshop.path("runs").join(name).join("checkpoints");
+    wait_until("a checkpoint", || checkpoints.join("latest").is_file());
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let status = std::process::Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_run_writes_events_checkpoints_and_exports() {
+    let workshop = Workshop::new();
+    let done = run(workshop.home(), &["train", "recipe.toml", "--run-name", "first"]).expect(0);
+    for part in ["loss on held-out data", "right terms used", "prompt  Where is my parcel?", "tonfall chat runs/first"]
+    {
+        assert!(done.stdout.contains(part), "{part:?} is in\n{}", done.stdout);
+    }
+    assert!(
+        done.stdout.contains("--max-lora-rank 8 --lora-modules tiny=runs/first/exports/adapter"),
+        "{}",
+        done.stdout
+    );
+    assert!(done.stderr.contains("step 6/6  epoch 1.00  loss "), "{}", done.stderr);
+    assert!(!done.stderr.contains('\x1b'));
+
+    let run_dir = workshop.path("runs/first");
+    for file in ["recipe.toml", "plan.toml", "run.json", ADAPTER, "exports/merged/model.safetensors"] {
+        assert!(run_dir.join(file).is_file(), "{file}");
+    }
+    let events = events(&workshop, "first");
+    let steps = of_kind(&events, "step");
+    assert_eq!(steps.len(), 6);
+    assert!(steps.iter().all(|step| step["loss"].as_f64().unwrap() > 0.0 && step["grad_norm"].as_f64().unwrap() > 0.0));
+    assert_eq!(of_kind(&events, "checkpoint").len(), 3);
+    assert_eq!(events.last().unwrap()["kind"], "finished");
+    let losses: Vec<f64> = of_kind(&events, "eval").iter().map(|eval| eval["loss"].as_f64().unwrap()).collect();
+    assert!(losses.last().unwrap() < &(losses[0] - 0.1), "the loss falls: {losses:?}");
+
+    let listed = run(workshop.home(), &["runs", "--json"]).expect(0).stdout;
+    let row: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&row["id"], &row["state"], &row["step"]), (&"first".into(), &"finished".into(), &6.into()));
+    assert!(run(workshop.home(), &["runs"]).expect(0).stdout.contains("finished"));
+    let frame = run(workshop.home(), &["watch", "first", "--once"]).expect(0).stdout;
+    assert!(frame.contains("FINISHED") && frame.contains("step 6/6"), "{frame}");
+    run(workshop.home(), &["resume", "first"]).expect(3);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    let (one, two) = (trained("a"), trained("a"));
+    let bytes = |workshop: &Workshop| fs::read(workshop.path("runs/a").join(ADAPTER)).unwrap();
+    assert_eq!(bytes(&one), bytes(&two));
+}
+
+#[test]
+fn json_lines_are_the_event_log() {
+    let workshop = Workshop::new();
+    let done = run(workshop.home(), &["--log-format", "json", "train", "recipe.toml", "--run-name", "a"]).expect(0);
+    let lines: Vec<Value> = done.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let logged: Vec<&Value> = lines.iter().filter(|line| line.get("seq").is_some()).collect();
+    assert_eq!(logged, events(&workshop, "a").iter().collect::<Vec<_>>());
+    let summary: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!((&summary["steps"], &summary["after"]["adherence"]["prompts"]), (&6.into(), &1.into()));
+}
+
+/// Stops a run after some steps, goes on, and compares with a run that was never stopped.
+fn resumed_equals_uninterrupted(stop: impl FnOnce(&Workshop, &mut Child)) {
+    let workshop = Workshop::new();
+    workshop.edit("recipe.toml", "save_every = 2", "save_every = 1");
+    let mut child = start(&workshop, "stopped");
+    wait_for_checkpoint(&workshop, "stopped");
+    stop(&workshop, &mut child);
+    let listed = run(workshop.home(), &["runs", "--json"]).expect(0).stdout;
+    assert!(listed.contains("\"interrupted\""), "{listed}");
+    run(workshop.home(), &["--progress", "none", "resume", "stopped"]).expect(0);
+
+    let whole = start(&workshop, "whole").wait_with_output().unwrap();
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let bytes = |name: &str| fs::read(workshop.path("runs").join(name).join(ADAPTER)).unwrap();
+    assert_eq!(bytes("stopped"), bytes("whole"), "the adapters are identical to the byte");
+    let attempts = events(&workshop, "stopped").last().unwrap()["attempt"].clone();
+    assert_eq!(attempts, 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_resuming_equals_never_stopping() {
+    resumed_equals_uninterrupted(|_, child| {
+        signal(child, "INT");
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_kill_loses_the_last_steps_only() {
+    resumed_equals_uninterrupted(|_, child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+}
+
+#[test]
+fn a_stop_request_saves_and_leaves() {
+    resumed_equals_uninterrupted(|workshop, child| {
+        fs::write(workshop.path("runs/stopped/stop.request"), "").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_and_sighup_save_too() {
+    for (name, code) in [("TERM", 143), ("HUP", 129)] {
+        let workshop = Workshop::new();
+        let mut child = start(&workshop, "a");
+        wait_for_checkpoint(&workshop, "a");
+        signal(&child, name);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        let events = events(&workshop, "a");
+        assert_eq!(events.last().unwrap()["kind"], "interrupted");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_has_one_writer_and_survives_a_closed_stderr() {
+    let workshop = Workshop::new();
+    let mut child = start(&workshop, "a");
+    drop(child.stderr.take());
+    wait_for_checkpoint(&workshop, "a");
+    run(workshop.home(), &["resume", "a"]).expect(7);
+    assert!(child.try_wait().unwrap().is_none(), "a broken pipe does not stop a run");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let workshop = Workshop::new();
+    workshop.edit("recipe.toml", "save_every = 2", "save_every = 1");
+    let mut child = start(&workshop, "a");
+    let second = workshop.path("runs/a/checkpoints/step-000002");
+    wait_until("two checkpoints", || second.is_dir());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut steps: Vec<_> = fs::read_dir(workshop.path("runs/a/checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir() && !path.file_name().unwrap().to_string_lossy().starts_with('.'))
+        .collect();
+    steps.sort();
+    let newest = steps.last().unwrap().join("optimizer.safetensors");
+    let mut bytes = fs::read(&newest).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&newest, bytes).unwrap();
+    let resumed = run(workshop.home(), &["--progress", "plain", "resume", "a"]).expect(0);
+    assert!(resumed.stderr.contains("warning: checkpoint"), "{}", resumed.stderr);
+}
+
+#[test]
+fn a_run_killed_behind_its_exports_finishes() {
+    let workshop = trained("a");
+    let log = workshop.path("runs/a/events.jsonl");
+    let text = fs::read_to_string(&log).unwrap();
+    let without_end = text.trim_end().rfind('\n').unwrap() + 1;
+    fs::write(&log, &text[..without_end]).unwrap();
+    let adapter = fs::read(workshop.path("runs/a").join(ADAPTER)).unwrap();
+    run(workshop.home(), &["--progress", "none", "resume", "a"]).expect(0);
+    assert_eq!(fs::read(workshop.path("runs/a").join(ADAPTER)).unwrap(), adapter);
+}
+
+#[test]
+fn divergence_ends_with_5() {
+    let workshop = Workshop::new();
+    workshop.edit("recipe.toml", "learning_rate = 1e-2", "learning_rate = 10.0\nmax_grad_norm = 0.0\nepochs = 50");
+    workshop.edit("recipe.toml", "epochs = 1\n", "");
+    // Weights near the largest number that f32 has.
+    let path = workshop.path("base/model.safetensors");
+    let mut file = fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    for value in file[header..].chunks_exact_mut(4).skip(40_000) {
+        value.copy_from_slice(&1e30_f32.to_le_bytes());
+    }
+    fs::write(&path, file).unwrap();
+    let done = run(workshop.home(), &["--progress", "none", "train", "recipe.toml", "--run-name", "a"]).expect(5);
+    assert!(done.stderr.contains("diverged"), "{}", done.stderr);
+    assert!(run(workshop.home(), &["runs"]).expect(0).stdout.contains("diverged"));
+}
+
+#[test]
+fn chat_is_deterministic_and_compares() {
+    let workshop = trained("a");
+    let ask = |extra: &[&str]| {
+        let fixed = ["chat", "runs/a", "--prompt", "Where is my lamp?", "--max-new-tokens", "12"];
+        run(workshop.home(), &[&fixed, extra].concat()).expect(0).stdout
+    };
+    assert_eq!(ask(&[]), ask(&[]), "greedy");
+    let sampled = ["--temperature", "1.5", "--top-p", "0.95", "--top-k", "50", "--seed", "3"];
+    assert_eq!(ask(&sampled), ask(&sampled), "the seed decides");
+    let both = ask(&["--compare"]);
+    assert!(both.contains("[base]") && both.contains("[adapter]"), "{both}");
+
+    let base = run(workshop.home(), &["chat", "base", "--prompt", "Where is my lamp?", "--max-new-tokens", "12"]);
+    let adapter = ["--adapter", "runs/a/exports/adapter", "--prompt", "Where is my lamp?", "--max-new-tokens", "12"];
+    let with_adapter = run(workshop.home(), &[&["chat", "base"], &adapter[..]].concat());
+    assert_ne!(base.expect(0).stdout, with_adapter.expect(0).stdout, "the adapter has an effect");
+    run(workshop.home(), &["chat", "base", "--compare", "--prompt", "Hello?"]).expect(2);
+}
+
+#[test]
+fn chat_answers_line_by_line() {
+    let workshop = Workshop::new();
+    let mut command = tonfall(workshop.home());
+    command.args(["chat", "base", "--max-new-tokens", "4"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"One?\n\nTwo?\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(output.stdout.iter().filter(|byte| **byte == b'\n').count() >= 2, "two answers");
+}
+
+#[test]
+fn merging_is_the_same_by_hand() {
+    let workshop = trained("a");
+    let merged = |args: &[&str], out: &str| {
+        run(workshop.home(), &[&["merge"], args, &["--out", out]].concat()).expect(0);
+        fs::read(workshop.path(out).join("model.safetensors")).unwrap()
+    };
+    let exported = fs::read(workshop.path("runs/a/exports/merged/model.safetensors")).unwrap();
+    assert_eq!(merged(&["runs/a"], "one"), exported);
+    assert_eq!(merged(&["runs/a/exports/adapter", "--base", "base"], "two"), exported);
+    assert_ne!(exported, fs::read(workshop.path("base/model.safetensors")).unwrap());
+    run(workshop.home(), &["merge", "runs/a", "--out", "one"]).expect(3);
+    run(workshop.home(), &["chat", "one", "--prompt", "Hello?", "--max-new-tokens", "4"]).expect(0);
+}
+
+#[test]
+fn full_training_writes_a_model() {
+    let workshop = Workshop::new();
+    let recipe = fs::read_to_string(workshop.path("recipe.toml")).unwrap();
+    let start = recipe.find("[lora]").unwrap();
+    let end = recipe.find("[data]").unwrap();
+    let recipe = recipe.replace(&recipe[start..end], "[adapter]\nkind = \"full\"\n\n").replace("\"nf4\"", "\"none\"");
+    let recipe = recipe.replace("[export]\nmerged = true\n", "");
+    fs::write(workshop.path("recipe.toml"), recipe).unwrap();
+    let done = run(workshop.home(), &["train", "recipe.toml", "--run-name", "a"]).expect(0);
+    assert!(done.stdout.contains("runs/a/exports/model"), "{}", done.stdout);
+    run(workshop.home(), &["chat", "runs/a", "--prompt", "Hello?", "--max-new-tokens", "4"]).expect(0);
+}
+
+#[test]
+fn init_writes_a_recipe_that_checks_and_trains() {
+    let workshop = Workshop::new();
+    run(workshop.home(), &["init", "mine", "--base", "base", "--data", "train.jsonl"]).expect(0);
+    let recipe = workshop.path("mine/recipe.toml");
+    assert!(fs::read_to_string(&recipe).unwrap().contains("max_seq_len = 128"));
+    let recipe = recipe.to_str().unwrap();
+    let checked = run(workshop.home(), &["check", recipe]).expect(0);
+    assert!(checked.stdout.contains("24 of 24 rows kept"), "{}", checked.stdout);
+    run(workshop.home(), &["--quiet", "train", recipe, "--set", "training.max_steps=1", "--run-name", "m"]).expect(0);
+    assert!(Path::new(&workshop.path("runs/m").join(ADAPTER)).is_file());
+}

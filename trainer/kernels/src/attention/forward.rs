@@ -1,0 +1,147 @@
+//! The forward pass: one task for each segment, head and block of queries.
+
+use super::{AttentionLayout, Segment};
+use crate::cpu::elementary::exp;
+use crate::cpu::level::{Level, multiversion};
+use crate::cpu::memory::{Shared, with_scratch};
+use crate::cpu::pack::Right;
+use crate::cpu::product::{Left, Output, Term, serial};
+use crate::cpu::threads;
+
+/// Queries that meet their keys at once.
+pub(super) const BLOCK: usize = 64;
+
+/// A block of queries of one head and the keys that any of them sees.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub(super) segment: Segment,
+    pub(super) head: usize,
+    /// First query within the segment, and number.
+    pub(super) first: usize,
+    pub(super) queries: usize,
+    /// First visible key within the segment, and number.
+    pub(super) first_key: usize,
+    pub(super) keys: usize,
+}
+
+impl Block {
+    pub(super) fn new(layout: &AttentionLayout, segment: Segment, head: usize, first: usize) -> Self {
+        let queries = BLOCK.min(segment.q_len - first);
+        let first_key = layout.visible(&segment, first).start;
+        let keys = layout.visible(&segment, first + queries - 1).end - first_key;
+        Self { segment, head, first, queries, first_key, keys }
+    }
+
+    /// Place of the block's first element in a matrix shaped like the queries.
+    pub(super) fn q_at(&self, layout: &AttentionLayout) -> usize {
+        (self.segment.q_start + self.first) * layout.q_columns() + self.head * layout.head_dim
+    }
+
+    /// Place of its first visible key in a matrix shaped like the keys.
+    pub(super) fn k_at(&self, layout: &AttentionLayout) -> usize {
+        (self.segment.k_start + self.first_key) * layout.kv_columns() + self.head / layout.group() * layout.head_dim
+    }
+
+    /// Keys that query `i` of the block sees, counted from the block's first key.
+    pub(super) fn visible(&self, layout: &AttentionLayout, i: usize) -> std::ops::Range<usize> {
+        let keys = layout.visible(&self.segment, self.first + i);
+        keys.start - self.first_key..keys.end - self.first_key
+    }
+
+    /// Distance between the rows of a buffer of scores: not a multiple of 64, so that columns spread over the cache.
+    pub(super) fn stride(&self) -> usize {
+        let stride = self.keys.next_multiple_of(16);
+        if stride.is_multiple_of(64) { stride + 16 } else { stride }
+    }
+
+    /// `scores[i, j] = scale · q_i·k_j`.
+    pub(super) fn scores(&self, level: Level, q: &[f32], k: &[f32], layout: &AttentionLayout, scores: &mut [f32]) {
+        let term = Term {
+            left: Left::rows(&q[self.q_at(layout)..], layout.q_columns()),
+            right: Right::Columns { values: &k[self.k_at(layout)..], stride: layout.kv_columns() },
+            depth: layout.head_dim,
+            alpha: layout.scale,
+        };
+        serial(level, &[term], self.queries, self.keys, Output::new(scores, self.stride()), false);
+    }
+}
+
+multiversion! {
+    /// Scores to probabilities in place; returns the logarithm of the normaliser. Invisible places become zeros.
+    fn softmax(row: &mut [f32], start: usize, end: usize) -> f32 {
+        const LANES: usize = 16;
+        row[..start].fill(0.0);
+        row[end..].fill(0.0);
+        let row = &mut row[start..end];
+        let mut highest = [f32::NEG_INFINITY; LANES];
+        let (wide, rest) = row.as_chunks::<LANES>();
+        for values in wide {
+            for (highest, value) in highest.iter_mut().zip(values) {
+                // This form keeps a NaN that the comparison meets first; the sum below finds the others.
+                *highest = if *value > *highest { *value } else { *highest };
+            }
+        }
+        let highest = rest.iter().chain(&highest).copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sums = [0.0; LANES];
+        let (wide, rest) = row.as_chunks_mut::<LANES>();
+        for values in wide {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *value = exp::<FMA>(*value - highest);
+                *sum += *value;
+            }
+        }
+        let mut sum: f32 = sums.iter().sum();
+        for value in rest {
+            *value = exp::<FMA>(*value - highest);
+            sum += *value;
+        }
+        let inverse = 1.0 / sum;
+        row.iter_mut().for_each(|value| *value *= inverse);
+        highest + sum.ln()
+    }
+}
+
+/// The output, shaped like `q`, and the logarithms of the normalisers, `[queries, heads]`.
+pub(super) fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    queries: usize,
+    layout: &AttentionLayout,
+) -> (Vec<f32>, Vec<f32>) {
+    let level = Level::best();
+    let mut output = vec![0.0; q.len()];
+    let mut normalisers = vec![0.0; queries * layout.heads];
+    let (out, logs) = (Shared::new(&mut output), Shared::new(&mut normalisers));
+    let mut blocks = Vec::new();
+    for segment in &layout.segments {
+        for first in (0..segment.q_len).step_by(BLOCK).rev() {
+            blocks.extend((0..layout.heads).map(|head| Block::new(layout, *segment, head, first)));
+        }
+    }
+    threads::each(blocks.len(), |task| {
+        let block = &blocks[task];
+        let stride = block.stride();
+        with_scratch(block.queries * stride, |scores| {
+            block.scores(level, q, k, layout, scores);
+            for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
+                let visible = block.visible(layout, i);
+                let log = softmax(level, row, visible.start, visible.end);
+                let at = (block.segment.q_start + block.first + i) * layout.heads + block.head;
+                #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+                // SAFETY: this query and head belong to this task alone.
+                let slot = unsafe { logs.part(at, 1) };
+                slot[0] = log;
+            }
+            let term = Term {
+                left: Left::rows(scores, stride),
+                right: Right::Rows { values: &v[block.k_at(layout)..], stride: layout.kv_columns() },
+                depth: block.keys,
+                alpha: 1.0,
+            };
+            let output = Output { values: out, start: block.q_at(layout), stride: layout.q_columns() };
+            serial(level, &[term], block.queries, layout.head_dim, output, false);
+        });
+    });
+    (output, normalisers)
+}

@@ -1,0 +1,100 @@
+//! Which instructions this processor has, and functions compiled once for each answer.
+//!
+//! Responsible for: run-time dispatch. The binary runs on any processor of its architecture.
+
+use std::sync::OnceLock;
+
+/// A set of instructions. A value beyond [`Level::Portable`] is proof that the processor has them: it comes from
+/// [`Level::best`] or [`Level::available`] alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// What the compiler may assume of the architecture.
+    Portable,
+    /// AVX2, FMA, F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The fastest level of this processor.
+    pub(crate) fn best() -> Self {
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Portable))
+    }
+
+    /// Every level of this processor, the fastest last.
+    pub(crate) fn available() -> Vec<Self> {
+        let mut levels = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            if avx2 {
+                levels.push(Self::Avx2);
+            }
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            if avx2 && avx512 {
+                levels.push(Self::Avx512);
+            }
+        }
+        levels
+    }
+}
+
+/// Whether the portable level has a fused multiply-add in hardware; elsewhere the library's would be a slow call.
+pub(crate) const PORTABLE_FMA: bool = cfg!(target_arch = "aarch64");
+
+/// `a * b + c`, fused where the level has the instruction.
+#[inline(always)]
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Defines a function that is compiled once for each [`Level`] and takes the level as its first argument. Within the
+/// body the constant `FMA` says whether multiply-adds are fused; loops over slices become vector instructions.
+macro_rules! multiversion {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        $visibility fn $name(level: $crate::cpu::level::Level, $($argument: $type),*) $(-> $result)? {
+            #[allow(clippy::too_many_arguments, clippy::allow_attributes, reason = "the caller's signature")]
+            #[inline(always)]
+            fn generic<const FMA: bool>($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[allow(clippy::too_many_arguments, clippy::allow_attributes, reason = "the caller's signature")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                generic::<true>($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[allow(clippy::too_many_arguments, clippy::allow_attributes, reason = "the caller's signature")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($argument: $type),*) $(-> $result)? {
+                generic::<true>($($argument),*)
+            }
+
+            match level {
+                $crate::cpu::level::Level::Portable => {
+                    generic::<{ $crate::cpu::level::PORTABLE_FMA }>($($argument),*)
+                }
+                #[cfg(target_arch = "x86_64")]
+                #[expect(unsafe_code, reason = "the level is proof of the instructions")]
+                // SAFETY: a `Level` beyond `Portable` exists only where the processor has its instructions.
+                $crate::cpu::level::Level::Avx2 => unsafe { avx2($($argument),*) },
+                #[cfg(target_arch = "x86_64")]
+                #[expect(unsafe_code, reason = "the level is proof of the instructions")]
+                // SAFETY: as above.
+                $crate::cpu::level::Level::Avx512 => unsafe { avx512($($argument),*) },
+            }
+        }
+    };
+}
+pub(crate) use multiversion;

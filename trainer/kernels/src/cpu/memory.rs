@@ -1,0 +1,69 @@
+//! Memory that kernels write to: one output shared by tasks, and scratch space that each thread keeps.
+//!
+//! Responsible for: the two places where Rust can't see that writes are disjoint.
+#![expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+/// An output that several tasks write to, each its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the buffer is borrowed exclusively for 'a; whoever takes parts of it promises that they are disjoint.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(values: &'a mut [T]) -> Self {
+        Self { start: values.as_mut_ptr(), len: values.len(), lifetime: PhantomData }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A part of the output.
+    ///
+    /// # Safety
+    /// No other reference to any element of the part is alive.
+    #[expect(clippy::mut_from_ref, reason = "that is what this type is for")]
+    pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "a task left its output");
+        // SAFETY: in bounds by the assertion; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// Address of an element.
+    pub(crate) fn at(&self, index: usize) -> *mut T {
+        assert!(index <= self.len, "a task left its output");
+        self.start.wrapping_add(index)
+    }
+}
+
+/// Sixteen floats, one cache line: what makes scratch space aligned.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Calls `use_it` with at least `len` floats of scratch space, aligned to 64 bytes, with arbitrary contents. Each thread
+/// keeps its space; a nested call gets another.
+pub(crate) fn with_scratch<R>(len: usize, use_it: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut lines = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if lines.len() * 16 < len {
+        lines.resize(len.div_ceil(16), Line([0.0; 16]));
+    }
+    // SAFETY: `Line` is sixteen f32 without padding.
+    let floats = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<f32>(), lines.len() * 16) };
+    let result = use_it(&mut floats[..len]);
+    KEPT.with_borrow_mut(|kept| kept.push(lines));
+    result
+}

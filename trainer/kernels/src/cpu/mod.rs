@@ -1,0 +1,16 @@
+//! Kernels over `f32` slices for the CPU: matrix products and the loops of the other operations.
+//!
+//! Responsible for: choosing instructions at run time, threads, packing, tiles.
+//! Must not depend on: Burn. Every result is the same whatever the number of threads.
+
+pub(crate) mod dequantize;
+pub(crate) mod elementary;
+pub(crate) mod level;
+pub(crate) mod memory;
+pub(crate) mod pack;
+pub(crate) mod product;
+pub(crate) mod reduce;
+pub(crate) mod few_rows;
+pub(crate) mod threads;
+pub(crate) mod tile;
+pub(crate) mod transpose;

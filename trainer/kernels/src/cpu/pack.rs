@@ -1,0 +1,166 @@
+//! Panels: parts of a product's right operand, copied into the order in which tiles read them.
+//!
+//! Responsible for: reading any right operand, in any number format and either orientation, into panels that stay in
+//! the cache. This is where stored weights become `f32`; nowhere else and never more than a panel of them.
+
+use super::dequantize::Stored;
+use super::level::Level;
+use super::memory::with_scratch;
+use super::tile::LANES;
+use super::transpose::block16;
+
+/// The right operand `B[k, n]` of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    /// `B[k, n] = values[k * stride + n]`.
+    Rows { values: &'a [f32], stride: usize },
+    /// `B[k, n] = values[n * stride + k]`.
+    Columns { values: &'a [f32], stride: usize },
+    /// `B[k, n] = W[k, n]`.
+    StoredRows(Stored<'a>),
+    /// `B[k, n] = W[n, k]`.
+    StoredColumns(Stored<'a>),
+}
+
+impl<'a> Right<'a> {
+    /// `B = W`.
+    pub(crate) fn stored(matrix: Stored<'a>) -> Self {
+        match matrix.as_f32() {
+            Some(values) => Self::Rows { values, stride: matrix.cols },
+            None => Self::StoredRows(matrix),
+        }
+    }
+
+    /// `B = Wᵀ`.
+    pub(crate) fn stored_transposed(matrix: Stored<'a>) -> Self {
+        match matrix.as_f32() {
+            Some(values) => Self::Columns { values, stride: matrix.cols },
+            None => Self::StoredColumns(matrix),
+        }
+    }
+
+    /// Whether `B` has `depth` rows and `columns` columns.
+    pub(crate) fn holds(&self, depth: usize, columns: usize) -> bool {
+        let strided = |len: usize, stride: usize, lines: usize, line: usize| {
+            lines == 0 || line <= stride && (lines - 1) * stride + line <= len
+        };
+        match self {
+            Self::Rows { values, stride } => strided(values.len(), *stride, depth, columns),
+            Self::Columns { values, stride } => strided(values.len(), *stride, columns, depth),
+            Self::StoredRows(matrix) => (matrix.rows, matrix.cols) == (depth, columns),
+            Self::StoredColumns(matrix) => (matrix.cols, matrix.rows) == (depth, columns),
+        }
+    }
+
+    /// Columns that should be read together, so that no block of a format is decoded twice.
+    pub(crate) fn column_unit(&self) -> usize {
+        match self {
+            Self::StoredRows(matrix) => matrix.format.block_len(),
+            _ => 1,
+        }
+    }
+
+    /// Copies `B[k0 .. k0 + depth, n0 .. n0 + columns] * alpha` into panels of `width` columns (a multiple of 16) that lie
+    /// `panel_stride` apart: column `n` of row `k` goes to panel `n / width`, place `k * width + n % width`. Columns up
+    /// to the next multiple of `width` become zeros.
+    #[expect(clippy::too_many_arguments, reason = "a rectangle, its factor and its destination")]
+    pub(crate) fn pack(
+        &self,
+        level: Level,
+        (k0, depth): (usize, usize),
+        (n0, columns): (usize, usize),
+        alpha: f32,
+        panels: &mut [f32],
+        width: usize,
+        panel_stride: usize,
+    ) {
+        match self {
+            Self::Rows { values, stride } => {
+                for (panel, n) in panels.chunks_mut(panel_stride).zip((0..columns).step_by(width)) {
+                    let present = (columns - n).min(width);
+                    for (k, line) in panel.chunks_exact_mut(width).take(depth).enumerate() {
+                        let from = &values[(k0 + k) * stride + n0 + n..][..present];
+                        line[..present].copy_from_slice(from);
+                        line[present..].fill(0.0);
+                    }
+                }
+            }
+            Self::StoredRows(matrix) => with_scratch(columns, |row| {
+                for k in 0..depth {
+                    let start = (k0 + k) * matrix.cols + n0;
+                    if columns == width {
+                        matrix.read(level, start, &mut panels[k * width..][..width]);
+                        continue;
+                    }
+                    matrix.read(level, start, row);
+                    for (panel, row) in panels.chunks_mut(panel_stride).zip(row.chunks(width)) {
+                        let line = &mut panel[k * width..][..width];
+                        line[..row.len()].copy_from_slice(row);
+                        line[row.len()..].fill(0.0);
+                    }
+                }
+            }),
+            Self::Columns { values, stride } => {
+                each_strip(columns, width, panel_stride, panels, |n, present, strip| {
+                    let from = &values[(n0 + n) * stride + k0..];
+                    transpose_strip(level, from, *stride, present, depth, strip, width);
+                });
+            }
+            Self::StoredColumns(matrix) => with_scratch(LANES * depth, |rows| {
+                each_strip(columns, width, panel_stride, panels, |n, present, strip| {
+                    if matrix.read_transposed(level, n0 + n, k0, depth, strip, width) {
+                        return;
+                    }
+                    for (r, row) in rows.chunks_exact_mut(depth).take(present).enumerate() {
+                        matrix.read(level, (n0 + n + r) * matrix.cols + k0, row);
+                    }
+                    transpose_strip(level, rows, depth, present, depth, strip, width);
+                });
+            }),
+        }
+        if alpha != 1.0 {
+            for panel in panels.chunks_mut(panel_stride).take(columns.div_ceil(width)) {
+                panel[..depth * width].iter_mut().for_each(|value| *value *= alpha);
+            }
+        }
+    }
+}
+
+/// Calls `fill(n, present, strip)` for every strip of 16 columns of the panels: `n` is its first column, `present` how
+/// many of its columns exist, and `strip` begins at that column in the panel's first row.
+fn each_strip(
+    columns: usize,
+    width: usize,
+    panel_stride: usize,
+    panels: &mut [f32],
+    mut fill: impl FnMut(usize, usize, &mut [f32]),
+) {
+    for n in (0..columns.next_multiple_of(LANES)).step_by(LANES) {
+        let start = n / width * panel_stride + n % width;
+        let end = ((n / width + 1) * panel_stride).min(panels.len());
+        fill(n, columns.saturating_sub(n).min(LANES), &mut panels[start..end]);
+    }
+}
+
+/// `to[k * to_stride + r] = from[r * from_stride + k]` for `depth` columns of the `present` rows that exist, zeros for
+/// the others of 16.
+fn transpose_strip(
+    level: Level,
+    from: &[f32],
+    from_stride: usize,
+    present: usize,
+    depth: usize,
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    let whole = if present == LANES { depth / LANES * LANES } else { 0 };
+    for k in (0..whole).step_by(LANES) {
+        block16(level, &from[k..], from_stride, &mut to[k * to_stride..], to_stride);
+    }
+    for k in whole..depth {
+        let line = &mut to[k * to_stride..][..LANES];
+        for (r, value) in line.iter_mut().enumerate() {
+            *value = if r < present { from[r * from_stride + k] } else { 0.0 };
+        }
+    }
+}

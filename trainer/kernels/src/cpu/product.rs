@@ -1,0 +1,461 @@
+//! Matrix products: `C (+)= Σ_t alpha_t · A_t · B_t`.
+//!
+//! Responsible for: cutting a product into panels, blocks and tiles, and spreading them over threads. The order follows
+//! Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), with two differences. The left
+//! operand, activations whose rows are contiguous, is read where it lies. A panel of the right operand is packed right
+//! before its use and never leaves the cache, so that decoding a stored weight costs what copying it would.
+//!
+//! Several terms with one output are one call: `x·Wᵀ + s·u·Bᵀ` passes over its output once.
+
+use super::level::Level;
+use super::memory::{Shared, with_scratch};
+use super::pack::Right;
+use super::threads;
+use super::tile::{self, LANES, MAX_UNITS, Tile};
+use super::transpose;
+
+/// Rows of the right operand that are packed at once; a multiple of every format's block.
+const PACKED_DEPTH: usize = 256;
+/// Rows of a panel that a tile sums over at once: 64 columns of them take 32 KiB, two thirds of a first-level cache.
+const TILE_DEPTH: usize = 128;
+/// Rows of the output that use a packed panel before the next one is packed.
+const BLOCK_ROWS: usize = 512;
+/// Up to so many rows of the output, a right operand whose rows are contiguous is read where it lies.
+const UNPACKED_ROWS: usize = 32;
+
+/// Rows of the right operand from which the left operand no longer stays in the cache between panels.
+const DEEP: usize = 4096;
+/// Panels that are packed side by side at most: with the blocks of both other operands they fill half a second-level
+/// cache.
+const MAX_TOGETHER: usize = 8;
+
+/// The left operand: `A[m, k] = values[m * row + k * depth]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) row: usize,
+    pub(crate) depth: usize,
+}
+
+impl<'a> Left<'a> {
+    /// `A` is a row-major matrix.
+    pub(crate) fn rows(values: &'a [f32], stride: usize) -> Self {
+        Self { values, row: stride, depth: 1 }
+    }
+
+    /// `A` is the transpose of a row-major matrix.
+    pub(crate) fn columns(values: &'a [f32], stride: usize) -> Self {
+        Self { values, row: 1, depth: stride }
+    }
+
+    fn holds(&self, rows: usize, depth: usize) -> bool {
+        rows == 0 || depth == 0 || (rows - 1) * self.row + (depth - 1) * self.depth < self.values.len()
+    }
+}
+
+/// One product of the sum.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<'a> {
+    pub(crate) left: Left<'a>,
+    pub(crate) right: Right<'a>,
+    /// Columns of `A`, rows of `B`.
+    pub(crate) depth: usize,
+    pub(crate) alpha: f32,
+}
+
+/// The output: `C[m, n] = values[start + m * stride + n]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Output<'a> {
+    pub(crate) values: Shared<'a, f32>,
+    pub(crate) start: usize,
+    pub(crate) stride: usize,
+}
+
+impl<'a> Output<'a> {
+    /// A whole row-major matrix.
+    pub(crate) fn new(values: &'a mut [f32], stride: usize) -> Self {
+        Self { values: Shared::new(values), start: 0, stride }
+    }
+}
+
+/// How one product is cut: strips of `panels` panels of `width` columns, by blocks of `block_rows` rows.
+struct Cut {
+    width: usize,
+    panels: usize,
+    strips: usize,
+    block_rows: usize,
+    blocks: usize,
+}
+
+impl Cut {
+    fn of(terms: &[Term<'_>], rows: usize, columns: usize, threads: usize) -> Self {
+        let unit = terms.iter().map(|term| term.right.column_unit()).max().unwrap_or(1);
+        let widest = LANES * MAX_UNITS;
+        let (width, panels) = if columns <= widest {
+            (columns.next_multiple_of(LANES), 1)
+        } else if unit > widest {
+            (widest, unit / widest)
+        } else {
+            // The width that leaves the busiest thread the fewest columns.
+            let busiest = |width: usize| columns.div_ceil(width).div_ceil(threads) * width;
+            let widths = [64, 48, 32].into_iter().filter(|width| unit == 1 || width % unit == 0 || unit % width == 0);
+            let width = widths.min_by_key(|width| busiest(*width)).unwrap_or(widest);
+            // A deep product would read its left operand once for each panel; panels side by side share one reading.
+            let deep = terms.iter().any(|term| term.depth >= DEEP);
+            let together = if deep { columns.div_ceil(width).div_ceil(threads).min(MAX_TOGETHER) } else { 1 };
+            (width, together)
+        };
+        let strips = columns.div_ceil(width * panels);
+        let wanted = rows.div_ceil(BLOCK_ROWS).max(threads.div_ceil(strips));
+        let block_rows = rows.div_ceil(wanted).next_multiple_of(24);
+        Self { width, panels, strips, block_rows, blocks: rows.div_ceil(block_rows) }
+    }
+}
+
+/// `C (+)= Σ_t alpha_t · A_t · B_t` for `C` of `rows` by `columns`, on all threads.
+pub(crate) fn parallel(
+    level: Level,
+    terms: &[Term<'_>],
+    rows: usize,
+    columns: usize,
+    output: &mut [f32],
+    accumulate: bool,
+) {
+    // A left operand that is read across its rows by many tiles is transposed first.
+    let transposed: Vec<Option<Vec<f32>>> = terms
+        .iter()
+        .map(|term| {
+            let left = term.left;
+            (left.row == 1 && left.depth > 1 && rows > 2 * UNPACKED_ROWS && left.holds(rows, term.depth))
+                .then(|| transpose::matrix(left.values, term.depth, rows, left.depth))
+        })
+        .collect();
+    let terms: Vec<Term<'_>> = terms
+        .iter()
+        .zip(&transposed)
+        .map(|(term, transposed)| match transposed {
+            Some(values) => Term { left: Left::rows(values, term.depth), ..*term },
+            None => *term,
+        })
+        .collect();
+    let output = Output::new(output, columns);
+    run(level, &terms, rows, columns, output, accumulate, threads::count(), |tasks, task| threads::each(tasks, task));
+}
+
+/// As [`parallel`], on the calling thread and into part of a matrix.
+pub(crate) fn serial(
+    level: Level,
+    terms: &[Term<'_>],
+    rows: usize,
+    columns: usize,
+    output: Output<'_>,
+    accumulate: bool,
+) {
+    run(level, terms, rows, columns, output, accumulate, 1, |tasks, task| (0..tasks).for_each(task));
+}
+
+#[expect(clippy::too_many_arguments, reason = "the product and how its tasks are run")]
+fn run<'t>(
+    level: Level,
+    terms: &'t [Term<'t>],
+    rows: usize,
+    columns: usize,
+    output: Output<'t>,
+    accumulate: bool,
+    threads: usize,
+    each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send)),
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    for term in terms {
+        assert!(term.left.holds(rows, term.depth), "the left operand is smaller than {rows} x {}", term.depth);
+        assert!(term.right.holds(term.depth, columns), "the right operand isn't {} x {columns}", term.depth);
+    }
+    assert!(columns <= output.stride || rows == 1, "rows of the output overlap");
+    assert!(output.start + (rows - 1) * output.stride + columns <= output.values.len(), "the output is too small");
+    let cut = Cut::of(terms, rows, columns, threads);
+    each(cut.strips * cut.blocks, &|task| {
+        let (strip, block) = (task / cut.blocks, task % cut.blocks);
+        let n0 = strip * cut.width * cut.panels;
+        let m0 = block * cut.block_rows;
+        let part = Part {
+            level,
+            width: cut.width,
+            columns: (n0, (columns - n0).min(cut.width * cut.panels)),
+            rows: (m0, (rows - m0).min(cut.block_rows)),
+            output,
+        };
+        part.compute(terms, accumulate);
+    });
+}
+
+/// One task: a rectangle of the output.
+struct Part<'a> {
+    level: Level,
+    width: usize,
+    /// First and number.
+    columns: (usize, usize),
+    rows: (usize, usize),
+    output: Output<'a>,
+}
+
+impl Part<'_> {
+    fn compute(&self, terms: &[Term<'_>], mut accumulate: bool) {
+        let (n0, columns) = self.columns;
+        let panel_stride = PACKED_DEPTH * self.width;
+        with_scratch(columns.div_ceil(self.width) * panel_stride, |panels| {
+            for term in terms {
+                if self.unpacked(term, &mut accumulate) {
+                    continue;
+                }
+                for k0 in (0..term.depth).step_by(PACKED_DEPTH) {
+                    let depth = (term.depth - k0).min(PACKED_DEPTH);
+                    term.right.pack(
+                        self.level,
+                        (k0, depth),
+                        self.columns,
+                        term.alpha,
+                        panels,
+                        self.width,
+                        panel_stride,
+                    );
+                    for (panel, n) in panels.chunks(panel_stride).zip((0..columns).step_by(self.width)) {
+                        let present = (columns - n).min(self.width);
+                        for k in (0..depth).step_by(TILE_DEPTH) {
+                            let depth = (depth - k).min(TILE_DEPTH);
+                            let b = &panel[k * self.width..][..depth * self.width];
+                            self.tiles(term, k0 + k, depth, b, self.width, n0 + n, present, accumulate || k > 0);
+                        }
+                    }
+                    accumulate = true;
+                }
+            }
+        });
+        if !accumulate {
+            self.clear();
+        }
+    }
+
+    /// The term without packing, where that pays and can be done.
+    fn unpacked(&self, term: &Term<'_>, accumulate: &mut bool) -> bool {
+        let (n0, columns) = self.columns;
+        let Right::Rows { values, stride } = term.right else { return false };
+        let whole = columns.is_multiple_of(LANES) && columns <= LANES * MAX_UNITS;
+        if term.alpha != 1.0 || self.rows.1 > UNPACKED_ROWS || !whole || term.depth == 0 {
+            return false;
+        }
+        let b = &values[n0..];
+        self.tiles(term, 0, term.depth, b, stride, n0, columns, *accumulate);
+        *accumulate = true;
+        true
+    }
+
+    /// All rows of the part against `depth` rows of a panel `b` of up to 64 columns, which are columns `n ..` of the
+    /// output.
+    #[expect(clippy::too_many_arguments, reason = "the place of a panel in the product")]
+    #[expect(unsafe_code, reason = "tiles take addresses")]
+    fn tiles(
+        &self,
+        term: &Term<'_>,
+        k: usize,
+        depth: usize,
+        b: &[f32],
+        b_depth: usize,
+        n: usize,
+        columns: usize,
+        accumulate: bool,
+    ) {
+        let (m0, rows) = self.rows;
+        let units = columns.div_ceil(LANES);
+        assert!((depth - 1) * b_depth + units * LANES <= b.len(), "a panel is too short");
+        let left = term.left;
+        let mut m = m0;
+        while m < m0 + rows {
+            let a = &left.values[m * left.row + k * left.depth..];
+            let operands = Tile {
+                depth,
+                a: a.as_ptr(),
+                a_row: left.row,
+                a_depth: left.depth,
+                b: b.as_ptr(),
+                b_depth,
+                c: self.output.values.at(self.output.start + m * self.output.stride + n),
+                c_row: self.output.stride,
+                last: columns - (units - 1) * LANES,
+                accumulate,
+            };
+            let left = (m0 + rows - m).min(tile::max_rows(self.level, units));
+            // SAFETY: `run` checked that the operands hold the whole product and the assertion above that the panel does;
+            // parts are disjoint rectangles of the output.
+            m += unsafe { tile::tile(self.level, left, units, &operands) };
+        }
+    }
+
+    /// The output of a sum without terms.
+    #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+    fn clear(&self) {
+        for m in self.rows.0..self.rows.0 + self.rows.1 {
+            let start = self.output.start + m * self.output.stride + self.columns.0;
+            // SAFETY: parts are disjoint rectangles of the output.
+            unsafe { self.output.values.part(start, self.columns.1) }.fill(0.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tonfall_blocks::{Format, byte_len, quantize_nf4};
+
+    use super::super::dequantize::Stored;
+    use super::*;
+
+    fn values(len: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2).wrapping_add(1);
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    /// `(Σ, Σ of magnitudes)` in f64.
+    fn naive(m: usize, n: usize, k: usize, a: impl Fn(usize, usize) -> f32, b: impl Fn(usize, usize) -> f32) -> Vec<(f64, f64)> {
+        let mut out = Vec::with_capacity(m * n);
+        for i in 0..m {
+            for j in 0..n {
+                let terms = (0..k).map(|l| f64::from(a(i, l)) * f64::from(b(l, j)));
+                out.push(terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs())));
+            }
+        }
+        out
+    }
+
+    fn assert_close(got: &[f32], want: &[(f64, f64)], what: &str) {
+        for (i, (got, (want, size))) in got.iter().zip(want).enumerate() {
+            assert!((f64::from(*got) - want).abs() <= 1e-6 * size + 1e-7, "{what} element {i}: {got} for {want}");
+        }
+    }
+
+    const SHAPES: [(usize, usize, usize); 22] = [
+        (1, 1, 1),
+        (1, 64, 64),
+        (2, 3, 5),
+        (3, 17, 2),
+        (5, 48, 16),
+        (6, 64, 128),
+        (7, 65, 129),
+        (8, 16, 300),
+        (13, 100, 257),
+        (16, 192, 64),
+        (24, 33, 31),
+        (31, 64, 1),
+        (32, 80, 40),
+        (33, 63, 65),
+        (40, 200, 20),
+        (64, 16, 64),
+        (65, 8, 96),
+        (97, 130, 70),
+        (128, 48, 256),
+        (130, 96, 130),
+        (260, 70, 33),
+        (600, 50, 17),
+    ];
+
+    #[test]
+    fn dense_products_in_every_orientation() {
+        for level in Level::available() {
+            for (m, n, k) in SHAPES {
+                let (a, b) = (values(m * k, 1), values(k * n, 2));
+                let lefts = [
+                    (Left::rows(&a, k), Box::new(|i: usize, l: usize| a[i * k + l]) as Box<dyn Fn(usize, usize) -> f32>),
+                    (Left::columns(&a, m), Box::new(|i: usize, l: usize| a[l * m + i])),
+                ];
+                for (left, a_at) in &lefts {
+                    let rights = [
+                        (Right::Rows { values: &b, stride: n }, Box::new(|l: usize, j: usize| b[l * n + j]) as Box<dyn Fn(usize, usize) -> f32>),
+                        (Right::Columns { values: &b, stride: k }, Box::new(|l: usize, j: usize| b[j * k + l])),
+                    ];
+                    for (right, b_at) in &rights {
+                        let want = naive(m, n, k, a_at, b_at);
+                        let term = Term { left: *left, right: *right, depth: k, alpha: 1.0 };
+                        let mut c = vec![f32::NAN; m * n];
+                        parallel(level, &[term], m, n, &mut c, false);
+                        assert_close(&c, &want, &format!("{level:?} {m}x{n}x{k}"));
+                        let half = Term { alpha: -0.5, ..term };
+                        parallel(level, &[half, half], m, n, &mut c, true);
+                        assert!(c.iter().zip(&want).all(|(c, (_, size))| f64::from(c.abs()) <= 2e-6 * size + 1e-7));
+                        let mut part = vec![7.0; m * (n + 3) + 2];
+                        let output = Output { values: Shared::new(&mut part), start: 2, stride: n + 3 };
+                        serial(level, &[term], m, n, output, false);
+                        for i in 0..m {
+                            assert_close(&part[2 + i * (n + 3)..][..n], &want[i * n..][..n], "serial");
+                            assert_eq!(part[2 + i * (n + 3) + n..][..3], [7.0; 3], "wrote beyond a row");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn stored_products_in_every_format_and_both_orientations() {
+        for format in Format::ALL {
+            let shapes: &[(usize, usize)] = match format.block_len() {
+                256 => &[(70, 256), (17, 512), (300, 256), (1, 1024)],
+                32 => &[(70, 96), (17, 352), (300, 64), (1, 1024)],
+                _ => &[(70, 96), (17, 100), (300, 64), (1, 1024), (33, 33), (64, 320), (5, 7), (48, 577)],
+            };
+            for &(rows, cols) in shapes {
+                let bytes = match format {
+                    Format::Nf4 => quantize_nf4(&values(rows * cols, 3)),
+                    Format::F32 => values(rows * cols, 3).iter().flat_map(|v| v.to_le_bytes()).collect(),
+                    _ => (0..byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x3b).collect(),
+                };
+                let mut dense = vec![0.0; rows * cols];
+                tonfall_blocks::dequantize(format, &bytes, rows, cols, 0, &mut dense);
+                let stored = Stored::new(&bytes, format, rows, cols);
+                for level in Level::available() {
+                    for m in [1, 5, 40, 131] {
+                        let what = format!("{format} {rows}x{cols} {level:?} m {m}");
+                        let x = values(m * cols, 4);
+                        let mut y = vec![f32::NAN; m * rows];
+                        let right = Right::stored_transposed(stored);
+                        let term = Term { left: Left::rows(&x, cols), right, depth: cols, alpha: 1.0 };
+                        parallel(level, &[term], m, rows, &mut y, false);
+                        assert_close(&y, &naive(m, rows, cols, |i, l| x[i * cols + l], |l, j| dense[j * cols + l]), &what);
+                        let dy = values(m * rows, 5);
+                        let mut dx = vec![f32::NAN; m * cols];
+                        let right = Right::stored(stored);
+                        let term = Term { left: Left::rows(&dy, rows), right, depth: rows, alpha: 1.0 };
+                        parallel(level, &[term], m, cols, &mut dx, false);
+                        assert_close(&dx, &naive(m, cols, rows, |i, l| dy[i * rows + l], |l, j| dense[l * cols + j]), &what);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_without_terms_is_zero() {
+        let mut c = vec![f32::NAN; 12];
+        parallel(Level::best(), &[], 3, 4, &mut c, false);
+        assert_eq!(c, [0.0; 12]);
+    }
+
+    proptest! {
+        #[test]
+        fn results_do_not_depend_on_the_number_of_threads(m in 1usize..80, n in 1usize..150, k in 1usize..300) {
+            let (a, b) = (values(m * k, 6), values(k * n, 7));
+            let term = Term { left: Left::rows(&a, k), right: Right::Columns { values: &b, stride: k }, depth: k, alpha: 1.0 };
+            let product = |threads: usize| {
+                let mut c = vec![0.0; m * n];
+                run(Level::best(), &[term], m, n, Output::new(&mut c, n), false, threads, |tasks, task| (0..tasks).for_each(task));
+                c
+            };
+            prop_assert_eq!(product(1), product(7));
+        }
+    }
+}

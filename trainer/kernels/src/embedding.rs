@@ -1,0 +1,170 @@
+//! Rows of a matrix, by index.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use crate::cpu::level::Level;
+use crate::cpu::memory::Shared;
+use crate::cpu::threads;
+use crate::flex::{bytes, constant, contiguous, dims, floats, matrix};
+use crate::frozen::{FrozenMatrix, MatrixLayout};
+use crate::op::{
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor,
+    Ops, OpsKind, backend_extension, unary,
+};
+
+/// Looking rows up, and adding to them.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait EmbeddingOps: Backend {
+    /// Rows `ids` of a stored matrix, `[T, cols]`.
+    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>) -> FloatTensor<Self>;
+    /// Rows `ids` of `table[rows, cols]`, `[T, cols]`.
+    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self>;
+    /// `dy[T, cols]` → `[rows, cols]` where row `ids[t]` is the sum of its rows of `dy`. Has no gradient of its own.
+    fn rows_backward(dy: FloatTensor<Self>, ids: Arc<[u32]>, rows: usize) -> FloatTensor<Self>;
+}
+
+/// Fills row after row of a `[ids, columns]` matrix.
+fn fill(ids: &[u32], rows: usize, columns: usize, read: impl Fn(usize, &mut [f32]) + Sync + Send) -> Vec<f32> {
+    let mut out = vec![0.0; ids.len() * columns];
+    let shared = Shared::new(&mut out);
+    let piece = threads::rows_per_piece(ids.len(), columns);
+    threads::each(ids.len().div_ceil(piece), |task| {
+        for (t, id) in ids.iter().enumerate().skip(task * piece).take(piece) {
+            let id = *id as usize;
+            assert!(id < rows, "id {id} in a table of {rows} rows");
+            #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+            // SAFETY: each row belongs to one task.
+            read(id, unsafe { shared.part(t * columns, columns) });
+        }
+    });
+    out
+}
+
+impl EmbeddingOps for Flex {
+    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>) -> FloatTensor<Self> {
+        let (level, stored) = (Level::best(), layout.view(bytes(&table)));
+        let values = fill(&ids, layout.rows, layout.cols, |id, row| stored.read(level, id * layout.cols, row));
+        matrix(values, ids.len(), layout.cols)
+    }
+
+    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self> {
+        let table = contiguous(table);
+        let ((rows, columns), table) = (dims(&table), floats(&table));
+        let values = fill(&ids, rows, columns, |id, row| row.copy_from_slice(&table[id * columns..][..columns]));
+        matrix(values, ids.len(), columns)
+    }
+
+    fn rows_backward(dy: FloatTensor<Self>, ids: Arc<[u32]>, rows: usize) -> FloatTensor<Self> {
+        let dy = contiguous(dy);
+        let ((_, columns), dy) = (dims(&dy), floats(&dy));
+        let mut out = vec![0.0; rows * columns];
+        let shared = Shared::new(&mut out);
+        // Tasks take columns, so that each sum has one order.
+        let piece = columns.div_ceil(threads::count()).next_multiple_of(16);
+        threads::each(columns.div_ceil(piece), |task| {
+            let (start, len) = (task * piece, piece.min(columns - task * piece));
+            for (t, id) in ids.iter().enumerate() {
+                #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+                // SAFETY: these columns belong to this task.
+                let row = unsafe { shared.part(*id as usize * columns + start, len) };
+                row.iter_mut().zip(&dy[t * columns + start..]).for_each(|(sum, value)| *sum += value);
+            }
+        });
+        matrix(out, rows, columns)
+    }
+}
+
+impl<B: EmbeddingOps, C: CheckpointStrategy> EmbeddingOps for Autodiff<B, C> {
+    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>) -> FloatTensor<Self> {
+        constant::<B, C>(B::frozen_rows(table, layout, ids))
+    }
+
+    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: EmbeddingOps> Backward<B, 1> for Step {
+            type State = (Arc<[u32]>, usize);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let (ids, rows) = ops.state;
+                unary::<B, _>(ops.parents, ops.node, grads, |dy| B::rows_backward(dy, ids, rows));
+            }
+        }
+        use burn::backend::TensorMetadata;
+        let (table, node) = table.into_parts();
+        let rows = table.shape()[0];
+        let y = B::rows(table, ids.clone());
+        match Step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((ids, rows), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn rows_backward(dy: FloatTensor<Self>, ids: Arc<[u32]>, rows: usize) -> FloatTensor<Self> {
+        constant::<B, C>(B::rows_backward(dy.into_primitive(), ids, rows))
+    }
+}
+
+/// Rows `ids` of a frozen table `[vocab, hidden]`, `[T, hidden]`.
+///
+/// # Panics
+/// When an id is beyond the table.
+#[must_use]
+pub fn embedding(ids: &[u32], table: &FrozenMatrix) -> Tensor<2> {
+    let data = table.data().clone().into_dispatch();
+    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::frozen_rows(data, table.layout(), ids.into()))
+}
+
+/// Rows `ids` of `table[vocab, hidden]`, `[T, hidden]`. The gradient of a row is the sum over its uses.
+///
+/// # Panics
+/// When an id is beyond the table.
+#[must_use]
+pub fn trainable_embedding(ids: &[u32], table: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::rows(table.into_dispatch(), ids.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{random, stored, values};
+    use tonfall_blocks::Format;
+
+    #[test]
+    fn rows_of_every_format() {
+        for format in Format::ALL {
+            for (ids, cols) in [(vec![3, 0, 3, 19], 256), ((0..300).map(|i| i * 7 % 20).collect(), 512), (vec![], 256)] {
+                let (table, dense) = stored(format, 20, cols, 1);
+                let dense = values(&dense);
+                let want: Vec<f32> = ids.iter().flat_map(|id: &u32| &dense[*id as usize * cols..][..cols]).copied().collect();
+                assert_eq!(values(&embedding(&ids, &table)), want, "{format}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_the_sum_over_a_rows_uses() {
+        for (cols, n) in [(1, 5), (16, 40), (33, 200), (100, 1), (576, 64)] {
+            let ids: Vec<u32> = (0..n).map(|i| i * i % 11).collect();
+            let table = random::<2>([12, cols], 1).require_grad();
+            let dy = random::<2>([n as usize, cols], 2);
+            let got = (trainable_embedding(&ids, table.clone()) * dy.clone()).sum().backward();
+            let dy = values(&dy);
+            let mut want = vec![0.0; 12 * cols];
+            for (t, id) in ids.iter().enumerate() {
+                for c in 0..cols {
+                    want[*id as usize * cols + c] += dy[t * cols + c];
+                }
+            }
+            assert_eq!(values(&table.grad(&got).expect("table")), want);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "id 20 in a table of 20 rows")]
+    fn an_unknown_id_is_refused() {
+        let (table, _) = stored(Format::F32, 20, 4, 1);
+        let _ = embedding(&[20], &table);
+    }
+}

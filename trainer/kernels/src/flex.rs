@@ -1,0 +1,63 @@
+//! Between Burn's tensors on the CPU and slices.
+//!
+//! Responsible for: reading and making tensors of burn-flex, and the constants of autodiff.
+
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, AutodiffBackend, Backend};
+use burn::tensor::{DType, TensorData};
+
+/// The tensor with its elements in one run of memory.
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    assert_eq!(tensor.dtype(), DType::F32, "the kernels compute in f32");
+    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
+}
+
+/// The elements of a contiguous tensor.
+pub(crate) fn floats(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice::<f32>().unwrap_or_else(|| unreachable!("the caller made it contiguous"))
+}
+
+/// The bytes of a stored matrix.
+pub(crate) fn bytes(tensor: &FlexTensor) -> &[u8] {
+    tensor.as_slice::<u8>().unwrap_or_else(|| panic!("a stored matrix is contiguous u8, not {:?}", tensor.dtype()))
+}
+
+/// Rows and columns.
+pub(crate) fn dims(tensor: &FlexTensor) -> (usize, usize) {
+    match tensor.layout().shape()[..] {
+        [rows, columns] => (rows, columns),
+        ref shape => panic!("expected a matrix, not shape {shape:?}"),
+    }
+}
+
+/// A new matrix.
+pub(crate) fn matrix(values: Vec<f32>, rows: usize, columns: usize) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, [rows, columns]))
+}
+
+/// A new vector.
+pub(crate) fn vector(values: Vec<f32>) -> FlexTensor {
+    let len = values.len();
+    FlexTensor::from_data(TensorData::new(values, [len]))
+}
+
+/// Stands for a gradient that nobody asked for.
+pub(crate) fn nothing() -> FlexTensor {
+    matrix(Vec::new(), 0, 0)
+}
+
+/// The tensor as the only owner of contiguous memory, copied where it isn't: `storage_mut` then changes it in place.
+pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
+    let tensor = contiguous(tensor);
+    if tensor.is_unique() && tensor.storage::<f32>().len() == floats(&tensor).len() {
+        return tensor;
+    }
+    FlexTensor::from_data(TensorData::new(floats(&tensor).to_vec(), tensor.layout().shape().clone()))
+}
+
+/// A tensor that autodiff treats as a constant.
+pub(crate) fn constant<B: Backend, C: CheckpointStrategy>(tensor: FloatTensor<B>) -> FloatTensor<Autodiff<B, C>> {
+    <Autodiff<B, C> as AutodiffBackend>::from_inner(tensor)
+}

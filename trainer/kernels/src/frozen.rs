@@ -1,0 +1,75 @@
+//! A weight that is read and never trained, in the bytes of its file.
+//!
+//! Responsible for: holding the bytes on a device. Must not depend on: files, or what the weight is used for.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use tonfall_blocks::{Format, byte_len};
+
+use crate::cpu::dequantize::Stored;
+
+/// Number format and shape of a stored matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixLayout {
+    pub format: Format,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
+impl MatrixLayout {
+    pub(crate) fn view(self, bytes: &[u8]) -> Stored<'_> {
+        Stored::new(bytes, self.format, self.rows, self.cols)
+    }
+}
+
+/// A frozen weight `[rows, cols]` = `[out_features, in_features]` in one of the stored number formats. Clones share the
+/// bytes. It is never widened: operations decode panels of it in the cache.
+#[derive(Clone, Debug)]
+pub struct FrozenMatrix {
+    data: Tensor<1, Int>,
+    layout: MatrixLayout,
+}
+
+impl FrozenMatrix {
+    /// A matrix from bytes laid out as `tonfall_blocks` describes. The bytes are moved, not copied.
+    ///
+    /// # Panics
+    /// When `bytes` is not as long as format and shape ask for; whoever reads a file checks that first.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
+        assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} matrix in {format}");
+        let len = bytes.len();
+        let data = TensorData::from_bytes_vec(bytes, [len], DType::U8);
+        let data = Tensor::from_data(data, (&device.clone().inner(), DType::U8));
+        Self { data, layout: MatrixLayout { format, rows, cols } }
+    }
+
+    #[must_use]
+    pub const fn layout(&self) -> MatrixLayout {
+        self.layout
+    }
+
+    #[must_use]
+    pub const fn format(&self) -> Format {
+        self.layout.format
+    }
+
+    /// Output features.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        self.layout.rows
+    }
+
+    /// Input features.
+    #[must_use]
+    pub const fn cols(&self) -> usize {
+        self.layout.cols
+    }
+
+    /// The stored bytes, as a `u8` tensor outside autodiff.
+    #[must_use]
+    pub const fn data(&self) -> &Tensor<1, Int> {
+        &self.data
+    }
+}

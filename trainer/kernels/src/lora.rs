@@ -1,0 +1,332 @@
+//! A frozen linear layer with a low-rank adapter: `y = x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021).
+//!
+//! Responsible for: both products as one pass over the output, and the gradients of `x`, `A` and `B`. The tape holds
+//! `x` (shared with whoever made it), the stored weight, `A`, `B` and `u = drop(x)·Aᵀ`, which is `r` numbers a token.
+//! Must not depend on: where adapters come from, how they are named or merged.
+
+use burn::tensor::Tensor;
+
+use crate::bias::add_bias;
+use crate::cpu::level::Level;
+use crate::cpu::pack::Right;
+use crate::cpu::product::{Left, Term};
+use crate::cpu::{few_rows, product, transpose};
+use crate::dropout::Dropout;
+use crate::flex::{bytes, constant, contiguous, dims, floats, matrix, nothing};
+use crate::frozen::{FrozenMatrix, MatrixLayout};
+use crate::op::{
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor,
+    Ops, OpsKind, backend_extension,
+};
+
+/// What is fixed about one application of an adapter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoraSettings {
+    pub(crate) layout: MatrixLayout,
+    pub(crate) scale: f32,
+    pub(crate) dropout: Option<Dropout>,
+}
+
+/// Products with a stored matrix and an adapter.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait LoraOps: Backend {
+    /// `x[T, in]`, `a[r, in]`, `b[out, r]` → `(y[T, out], u[T, r])`.
+    fn lora(
+        x: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        settings: LoraSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradients of `x`, `a` and `b`; an empty tensor for `x` unless `input_gradient`. Have no gradients of their
+    /// own.
+    #[expect(clippy::too_many_arguments, reason = "what the forward pass kept")]
+    fn lora_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        settings: LoraSettings,
+        input_gradient: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// Tokens whose inputs are copied at once for dropout.
+const DROPPED_TOKENS: usize = 256;
+
+/// Calls `use_it(first token, drop(x) of up to 256 tokens)`.
+fn each_dropped(x: &[f32], features: usize, dropout: &Dropout, mut use_it: impl FnMut(usize, &[f32])) {
+    for (chunk, values) in x.chunks(DROPPED_TOKENS * features).enumerate() {
+        let mut values = values.to_vec();
+        dropout.apply(chunk * DROPPED_TOKENS * features, &mut values);
+        use_it(chunk * DROPPED_TOKENS, &values);
+    }
+}
+
+impl LoraOps for Flex {
+    fn lora(
+        x: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        settings: LoraSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (x, a, b) = (contiguous(x), contiguous(a), contiguous(b));
+        let LoraSettings { layout, scale, dropout } = settings;
+        let ((tokens, features), (rank, a_features), b_dims) = (dims(&x), dims(&a), dims(&b));
+        assert_eq!((features, a_features), (layout.cols, layout.cols), "input features of the weight and of A");
+        assert_eq!(b_dims, (layout.rows, rank), "shape of B");
+        let level = Level::best();
+        let (x, a, b) = (floats(&x), floats(&a), floats(&b));
+
+        let mut u = vec![0.0; tokens * rank];
+        let down = |x: &[f32], u: &mut [f32]| {
+            let right = Right::Columns { values: a, stride: features };
+            let term = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
+            product::parallel(level, &[term], x.len() / features, rank, u, false);
+        };
+        match &dropout {
+            None => down(x, &mut u),
+            Some(dropout) => each_dropped(x, features, dropout, |token, x| {
+                down(x, &mut u[token * rank..][..x.len() / features * rank]);
+            }),
+        }
+
+        let mut y = vec![0.0; tokens * layout.rows];
+        let stored = layout.view(bytes(&weight));
+        let up = Term {
+            left: Left::rows(&u, rank),
+            right: Right::Columns { values: b, stride: rank },
+            depth: rank,
+            alpha: scale,
+        };
+        if tokens <= few_rows::MAX_ROWS {
+            few_rows::product(level, x, tokens, stored, &mut y);
+            product::parallel(level, &[up], tokens, layout.rows, &mut y, true);
+        } else {
+            let right = Right::stored_transposed(stored);
+            let base = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
+            product::parallel(level, &[base, up], tokens, layout.rows, &mut y, false);
+        }
+        (matrix(y, tokens, layout.rows), matrix(u, tokens, rank))
+    }
+
+    fn lora_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        settings: LoraSettings,
+        input_gradient: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (dy, x, a, b) = (contiguous(dy), contiguous(x), contiguous(a), contiguous(b));
+        let LoraSettings { layout, scale, dropout } = settings;
+        let ((tokens, features), (rank, _), outputs) = (dims(&x), dims(&a), layout.rows);
+        let level = Level::best();
+        let (dy, x, a, b, u) = (floats(&dy), floats(&x), floats(&a), floats(&b), floats(&u));
+
+        // du = s · dy·B
+        let mut du = vec![0.0; tokens * rank];
+        let right = Right::Rows { values: b, stride: rank };
+        let term = Term { left: Left::rows(dy, outputs), right, depth: outputs, alpha: scale };
+        product::parallel(level, &[term], tokens, rank, &mut du, false);
+
+        // dB = s · dyᵀ·u, computed as its transpose: few rows and many columns suit the tiles.
+        let mut db = vec![0.0; rank * outputs];
+        let right = Right::Rows { values: dy, stride: outputs };
+        let term = Term { left: Left::columns(u, rank), right, depth: tokens, alpha: 1.0 };
+        product::parallel(level, &[term], rank, outputs, &mut db, false);
+        let mut db = transpose::matrix(&db, rank, outputs, outputs);
+        db.iter_mut().for_each(|value| *value *= scale);
+
+        // dA = duᵀ·drop(x)
+        let mut da = vec![0.0; rank * features];
+        let mut add_da = |token: usize, x: &[f32], accumulate: bool| {
+            let tokens = x.len() / features;
+            let left = Left::columns(&du[token * rank..][..tokens * rank], rank);
+            let right = Right::Rows { values: x, stride: features };
+            let term = Term { left, right, depth: tokens, alpha: 1.0 };
+            product::parallel(level, &[term], rank, features, &mut da, accumulate);
+        };
+        match &dropout {
+            None => add_da(0, x, false),
+            Some(dropout) => each_dropped(x, features, dropout, |token, x| add_da(token, x, true)),
+        }
+
+        // dx = dy·W + drop(du·A)
+        let mut dx = Vec::new();
+        if input_gradient {
+            dx = vec![0.0; tokens * features];
+            let right = Right::stored(layout.view(bytes(&weight)));
+            let base = Term { left: Left::rows(dy, outputs), right, depth: outputs, alpha: 1.0 };
+            let right = Right::Rows { values: a, stride: features };
+            let adapter = Term { left: Left::rows(&du, rank), right, depth: rank, alpha: 1.0 };
+            match &dropout {
+                None => product::parallel(level, &[base, adapter], tokens, features, &mut dx, false),
+                Some(dropout) => {
+                    product::parallel(level, &[adapter], tokens, features, &mut dx, false);
+                    dropout.apply(0, &mut dx);
+                    product::parallel(level, &[base], tokens, features, &mut dx, true);
+                }
+            }
+        }
+        let dx = if input_gradient { matrix(dx, tokens, features) } else { nothing() };
+        (dx, matrix(da, rank, features), matrix(db, outputs, rank))
+    }
+}
+
+impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
+    fn lora(
+        x: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        settings: LoraSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        #[derive(Debug)]
+        struct Step;
+        #[derive(Clone, Debug)]
+        struct Kept<B: Backend> {
+            x: FloatTensor<B>,
+            u: FloatTensor<B>,
+            weight: IntTensor<B>,
+            a: FloatTensor<B>,
+            b: FloatTensor<B>,
+            settings: LoraSettings,
+        }
+        impl<B: LoraOps> Backward<B, 3> for Step {
+            type State = Kept<B>;
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let Kept { x, u, weight, a, b, settings } = ops.state;
+                let dy = grads.consume::<B>(&ops.node);
+                let input_gradient = ops.parents[0].is_some();
+                let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, settings, input_gradient);
+                for (parent, gradient) in ops.parents.into_iter().zip([dx, da, db]) {
+                    if let Some(parent) = parent {
+                        grads.register::<B>(parent.id, gradient);
+                    }
+                }
+            }
+        }
+        let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let (y, u) = B::lora(x.clone(), weight.clone(), a.clone(), b.clone(), settings);
+        let y = match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(Kept { x, u: u.clone(), weight, a, b, settings }, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        };
+        (y, constant::<B, C>(u))
+    }
+
+    fn lora_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        settings: LoraSettings,
+        input_gradient: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [dy, x, u, a, b] = [dy, x, u, a, b].map(|tensor| tensor.into_primitive());
+        let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, settings, input_gradient);
+        (constant::<B, C>(dx), constant::<B, C>(da), constant::<B, C>(db))
+    }
+}
+
+/// `x[T, in]`, `a[r, in]`, `b[out, r]` → `x·Wᵀ + bias + scale · (drop(x)·aᵀ)·bᵀ`, `[T, out]`. Gradients for `x`, `bias`,
+/// `a` and `b`.
+///
+/// # Panics
+/// When the shapes don't fit, or the dropout is not in [0, 1).
+#[must_use]
+pub fn lora_linear(
+    x: Tensor<2>,
+    weight: &FrozenMatrix,
+    bias: Option<Tensor<1>>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scale: f32,
+    dropout: Option<Dropout>,
+) -> Tensor<2> {
+    if let Some(dropout) = &dropout {
+        dropout.check();
+    }
+    let settings = LoraSettings { layout: weight.layout(), scale, dropout: dropout.filter(|dropout| dropout.p > 0.0) };
+    let data = weight.data().clone().into_dispatch();
+    let (y, _) =
+        <Dispatch as LoraOps>::lora(x.into_dispatch(), data, a.into_dispatch(), b.into_dispatch(), settings);
+    let y = Tensor::from_dispatch(y);
+    match bias {
+        Some(bias) => add_bias(y, bias),
+        None => y,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, random, stored, tensor, values};
+    use tonfall_blocks::Format;
+
+    fn check(tokens: usize, (rows, cols): (usize, usize), rank: usize, format: Format, dropout: Option<Dropout>) {
+        let what = format!("{tokens}x{rows}x{cols} r {rank} {format} {dropout:?}");
+        let (weight, dense) = stored(format, rows, cols, 1);
+        let x = random([tokens, cols], 2).require_grad();
+        let a = random([rank, cols], 3).require_grad();
+        let b = random([rows, rank], 4).require_grad();
+        let dy = random::<2>([tokens, rows], 5);
+        let mut mask = vec![1.0; tokens * cols];
+        if let Some(dropout) = &dropout {
+            dropout.apply(0, &mut mask);
+        }
+        let dropped = x.clone() * tensor(mask, [tokens, cols]);
+        let want = x.clone().matmul(dense.transpose())
+            + dropped.matmul(a.clone().transpose()).matmul(b.clone().transpose()).mul_scalar(0.7);
+        let got = lora_linear(x.clone(), &weight, None, a.clone(), b.clone(), 0.7, dropout);
+        assert_close(&values(&got), &values(&want), 2e-5, &what);
+        let (got, want) = ((got * dy.clone()).sum().backward(), (want * dy).sum().backward());
+        for (name, leaf) in [("x", &x), ("a", &a), ("b", &b)] {
+            let (got, want) = (leaf.grad(&got).expect("leaf"), leaf.grad(&want).expect("leaf"));
+            assert_close(&values(&got), &values(&want), 2e-5, &format!("d{name} {what}"));
+        }
+    }
+
+    #[test]
+    fn forward_and_gradients_equal_plain_operations() {
+        for tokens in [1, 2, 5, 33, 300] {
+            for (rows, cols) in [(1, 1), (33, 48), (64, 100), (130, 65)] {
+                for rank in [1, 8, 16, 40, 64] {
+                    check(tokens, (rows, cols), rank, Format::F32, None);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_format_and_dropout() {
+        let dropout = Some(Dropout { p: 0.3, seed: 11, stream: 12 });
+        for format in Format::ALL {
+            check(40, (70, 256), 16, format, None);
+            check(40, (70, 256), 16, format, dropout);
+        }
+        for (tokens, shape) in [(1, (7, 5)), (257, (20, 33)), (600, (16, 64))] {
+            check(tokens, shape, 4, Format::Nf4, dropout);
+        }
+    }
+
+    #[test]
+    fn an_input_without_gradient_gets_none() {
+        let (weight, _) = stored(Format::Nf4, 20, 30, 1);
+        let x = random::<2>([6, 30], 2);
+        let a = random::<2>([4, 30], 3).require_grad();
+        let b = random::<2>([20, 4], 4).require_grad();
+        let gradients = lora_linear(x.clone(), &weight, None, a.clone(), b, 1.0, None).sum().backward();
+        assert!(x.grad(&gradients).is_none());
+        assert_eq!(a.grad(&gradients).expect("a").dims(), [4, 30]);
+    }
+}

@@ -1,0 +1,52 @@
+//! Random tensors and comparisons for the tests of the operations.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use tonfall_blocks::{Format, byte_len, quantize_nf4};
+
+use crate::frozen::FrozenMatrix;
+use crate::philox::Philox;
+
+pub(crate) fn device() -> Device {
+    Device::flex().autodiff()
+}
+
+/// Numbers in [-1, 1).
+pub(crate) fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    let mut generator = Philox::new(seed, 0);
+    (0..len).map(|_| 2.0 * generator.uniform() - 1.0).collect()
+}
+
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), &device())
+}
+
+pub(crate) fn random<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
+    tensor(numbers(shape.iter().product(), seed), shape)
+}
+
+pub(crate) fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.clone().into_data().try_to_vec().expect("f32")
+}
+
+/// A matrix in a format, and its dense values.
+pub(crate) fn stored(format: Format, rows: usize, cols: usize, seed: u64) -> (FrozenMatrix, Tensor<2>) {
+    let numbers = numbers(rows * cols, seed);
+    let bytes = match format {
+        Format::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Format::Nf4 => quantize_nf4(&numbers),
+        // Any bytes are numbers in these formats; cleared high bits keep the exponents small.
+        _ => (0..byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x3b).collect(),
+    };
+    let mut dense = vec![0.0; rows * cols];
+    tonfall_blocks::dequantize(format, &bytes, rows, cols, 0, &mut dense);
+    (FrozenMatrix::new(bytes, format, rows, cols, &device()), tensor(dense, [rows, cols]))
+}
+
+/// Asserts that the largest difference is at most `tolerance` of the largest magnitude, or of 0.1 where all are smaller.
+pub(crate) fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}: elements");
+    let size = want.iter().fold(0.1f32, |size, value| size.max(value.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= tolerance * size, "{what}: element {i} is {got}, not {want}");
+    }
+}

@@ -1,0 +1,81 @@
+//! Evaluation: loss on held-out examples and adherence on held-out prompts.
+//!
+//! Responsible for: measuring a model; nothing is judged here.
+//! Must not depend on: optimisation, run directories.
+
+use serde::{Deserialize, Serialize};
+use tonfall_datasets::{Batch, ChatTokenizer, DataError, Example, HeldOutPrompt};
+
+use crate::adherence::{Adherence, uses};
+use crate::error::TrainError;
+use crate::generate::{Sampling, generate};
+use crate::micro_batch;
+use crate::model::Decoder;
+
+/// What one evaluation measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EvalReport {
+    /// Mean loss a trained token on the eval split; `None` without one.
+    pub loss: Option<f64>,
+    /// Trained tokens of the eval split.
+    pub tokens: u64,
+    /// `None` without held-out prompts.
+    pub adherence: Option<Adherence>,
+    pub samples: Vec<Sample>,
+}
+
+/// One generated answer and how it keeps to the terms.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub prompt: String,
+    pub text: String,
+    pub expected: Vec<String>,
+    /// Expected terms that the answer doesn't use.
+    pub missing: Vec<String>,
+    /// Terms to avoid that the answer uses.
+    pub violations: Vec<String>,
+}
+
+/// Mean loss and number of trained tokens over `examples`, `micro_batch_size` at a time; `None` without examples.
+pub fn loss(
+    model: &Decoder,
+    examples: &[Example],
+    micro_batch_size: usize,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Option<(f64, u64)> {
+    let (mut sum, mut tokens) = (0.0, 0);
+    for (index, group) in examples.chunks(micro_batch_size.max(1)).enumerate() {
+        let batch = Batch::new(group.iter());
+        sum += micro_batch::loss(model, &batch, true);
+        tokens += batch.trained_tokens() as u64;
+        progress(((index + 1) * micro_batch_size).min(examples.len()) as u64, examples.len() as u64);
+    }
+    (tokens > 0).then(|| (sum / tokens as f64, tokens))
+}
+
+/// Answers every prompt greedily and counts terms.
+///
+/// # Errors
+/// When a prompt can't be rendered, or is longer than the model's context.
+pub fn adherence(
+    model: &Decoder,
+    tokenizer: &ChatTokenizer,
+    prompts: &[HeldOutPrompt],
+    max_new_tokens: usize,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Adherence, Vec<Sample>), TrainError> {
+    let mut counts = Adherence::default();
+    let mut samples = Vec::with_capacity(prompts.len());
+    let (sampling, stop_ids) = (Sampling::greedy(max_new_tokens), tokenizer.stop_ids());
+    for (index, prompt) in prompts.iter().enumerate() {
+        let ids = tokenizer.render_prompt(&prompt.messages)?;
+        let answer = generate(model, true, &ids, &stop_ids, &sampling, &mut |_| ())?;
+        let text = tokenizer.decode(&answer).map_err(DataError::from)?.trim().to_owned();
+        let missing: Vec<String> = prompt.expect.iter().filter(|term| !uses(&text, term)).cloned().collect();
+        let violations: Vec<String> = prompt.avoid.iter().filter(|term| uses(&text, term)).cloned().collect();
+        counts.count(prompt.expect.len(), missing.len(), prompt.avoid.len(), violations.len());
+        samples.push(Sample { prompt: prompt.text(), text, expected: prompt.expect.clone(), missing, violations });
+        progress(index as u64 + 1, prompts.len() as u64);
+    }
+    Ok((counts, samples))
+}

@@ -1,0 +1,128 @@
+//! Text generation with a key/value cache.
+//!
+//! Responsible for: choosing the next token, greedily or by sampling, until a stop token or the limit.
+//! Must not depend on: tokenizers, terminals.
+
+use tonfall_kernels::philox::Philox;
+
+use crate::error::TrainError;
+use crate::lora::values;
+use crate::model::Decoder;
+
+/// Philox stream of sampling.
+const SAMPLING_STREAM: u64 = u64::from_le_bytes(*b"sampling");
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the most likely token.
+    pub temperature: f32,
+    /// Only the `top_k` most likely tokens.
+    pub top_k: Option<usize>,
+    /// Only the most likely tokens that hold this share of probability (Holtzman et al. 2019).
+    pub top_p: Option<f32>,
+    pub max_new_tokens: usize,
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// The most likely token at every step.
+    pub fn greedy(max_new_tokens: usize) -> Self {
+        Self { temperature: 0.0, top_k: None, top_p: None, max_new_tokens, seed: 0 }
+    }
+}
+
+/// Continues `prompt`; the returned tokens include neither the prompt nor the stop token.
+/// `on_token` sees each token as it comes. Ends at the model's context length too.
+///
+/// # Errors
+/// When the prompt is empty or fills the context, or the device fails.
+pub fn generate(
+    model: &Decoder,
+    with_adapter: bool,
+    prompt: &[u32],
+    stop_ids: &[u32],
+    sampling: &Sampling,
+    on_token: &mut dyn FnMut(u32),
+) -> Result<Vec<u32>, TrainError> {
+    let context = model.description.max_position_embeddings;
+    if prompt.is_empty() || prompt.len() >= context {
+        return Err(TrainError::Prompt { tokens: prompt.len(), context });
+    }
+    let mut generator = Philox::new(sampling.seed, SAMPLING_STREAM);
+    let mut cache = model.cache();
+    let mut hidden = model.advance(prompt, &mut cache, with_adapter);
+    let mut generated = Vec::new();
+    for _ in 0..sampling.max_new_tokens.min(context - prompt.len()) {
+        let last = hidden.dims()[0] - 1;
+        let logits = values(&model.project(hidden.narrow(0, last, 1)))?;
+        let token = choose(&logits, sampling, &mut generator);
+        if stop_ids.contains(&token) {
+            break;
+        }
+        generated.push(token);
+        on_token(token);
+        hidden = model.advance(&[token], &mut cache, with_adapter);
+    }
+    Ok(generated)
+}
+
+/// Index of the next token.
+fn choose(logits: &[f32], sampling: &Sampling, generator: &mut Philox) -> u32 {
+    let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
+    let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if sampling.temperature <= 0.0 {
+        return ranked.into_iter().min_by(by_logit).unwrap_or_default();
+    }
+    ranked.sort_by(by_logit);
+    ranked.truncate(sampling.top_k.unwrap_or(usize::MAX).max(1));
+    let highest = logits[ranked[0] as usize];
+    let mut weights: Vec<f32> =
+        ranked.iter().map(|id| ((logits[*id as usize] - highest) / sampling.temperature).exp()).collect();
+    if let Some(top_p) = sampling.top_p {
+        let share = top_p * weights.iter().sum::<f32>();
+        let mut seen = 0.0;
+        let kept = weights.iter().take_while(|weight| { let more = seen < share; seen += **weight; more }).count();
+        weights.truncate(kept.max(1));
+    }
+    let mut left = generator.uniform() * weights.iter().sum::<f32>();
+    for (id, weight) in ranked.iter().zip(&weights) {
+        left -= weight;
+        if left < 0.0 {
+            return *id;
+        }
+    }
+    ranked[weights.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greedy_takes_the_first_of_the_highest() {
+        let token = choose(&[0.5, 2.0, 2.0, -1.0], &Sampling::greedy(1), &mut Philox::new(0, 0));
+        assert_eq!(token, 1);
+    }
+
+    #[test]
+    fn sampling_stays_within_top_k_and_top_p() {
+        let logits = [3.0, 2.9, 0.0, -5.0];
+        let mut generator = Philox::new(7, 7);
+        let top_k = Sampling { temperature: 1.0, top_k: Some(2), ..Sampling::greedy(1) };
+        let top_p = Sampling { temperature: 1.0, top_p: Some(0.5), ..Sampling::greedy(1) };
+        for _ in 0..200 {
+            assert!(choose(&logits, &top_k, &mut generator) < 2);
+            assert_eq!(choose(&logits, &top_p, &mut generator), 0);
+        }
+    }
+
+    #[test]
+    fn sampling_follows_the_probabilities() {
+        let sampling = Sampling { temperature: 1.0, ..Sampling::greedy(1) };
+        let mut generator = Philox::new(1, 2);
+        let logits = [0.75f32.ln(), 0.25f32.ln()];
+        let firsts = (0..4000).filter(|_| choose(&logits, &sampling, &mut generator) == 0).count();
+        assert!((2850..3150).contains(&firsts), "{firsts} of 4000 at probability 0.75");
+    }
+}

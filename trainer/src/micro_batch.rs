@@ -1,0 +1,135 @@
+//! Loss and gradients of one micro-batch.
+//!
+//! Responsible for: the forward and backward pass, plain or with recomputation layer by layer.
+//! Must not depend on: the optimizer, the loop, files.
+//!
+//! With recomputation the forward pass keeps each block's input and nothing else; the backward pass then runs each
+//! block again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>).
+//! Both ways compute the same operations in the same order, so losses and gradients are equal to the bit.
+
+use burn::tensor::Tensor;
+use tonfall_datasets::{Batch, IGNORED};
+use tonfall_kernels::linear_cross_entropy;
+
+use crate::model::{Decoder, Documents, DropoutKey, Hidden, self_segments};
+use crate::params::{Binding, GradientSums};
+
+/// What each position has to predict: the next token of its own document, `IGNORED` at a document's end.
+pub fn targets(batch: &Batch) -> Vec<i32> {
+    let mut targets = Vec::with_capacity(batch.labels.len());
+    let mut start = 0;
+    for &len in &batch.segment_lengths {
+        let labels = &batch.labels[start..start + len];
+        targets.extend_from_slice(labels.get(1..).unwrap_or_default());
+        targets.extend((len > 0).then_some(IGNORED));
+        start += len;
+    }
+    targets
+}
+
+/// Sum of the token losses (natural logarithm) of a micro-batch, without gradients.
+pub fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
+    let binding = Binding::untracked(&model.params);
+    let segments = self_segments(&batch.segment_lengths);
+    let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: None };
+    let pass = crate::model::Pass { with_adapter, ..documents.pass(&binding) };
+    let hidden = model.hidden(&batch.input_ids, &pass);
+    scalar(&linear_cross_entropy(hidden, model.head(&binding), &targets(batch)))
+}
+
+/// How a micro-batch is run for training.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingPass {
+    /// Factor on the loss before the backward pass: 1 / trained tokens of the optimizer step.
+    pub scale: f32,
+    pub recompute: bool,
+    pub dropout: DropoutKey,
+}
+
+/// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses.
+pub fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> f64 {
+    let segments = self_segments(&batch.segment_lengths);
+    let documents =
+        Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
+    let targets = targets(batch);
+    if training.recompute {
+        recomputed(model, batch, &documents, &targets, training.scale, sums)
+    } else {
+        plain(model, batch, &documents, &targets, training.scale, sums)
+    }
+}
+
+fn plain(
+    model: &Decoder,
+    batch: &Batch,
+    documents: &Documents<'_>,
+    targets: &[i32],
+    scale: f32,
+    sums: &mut GradientSums,
+) -> f64 {
+    let binding = Binding::tracked(&model.params);
+    let hidden = model.hidden(&batch.input_ids, &documents.pass(&binding));
+    let loss = linear_cross_entropy(hidden, model.head(&binding), targets);
+    let value = scalar(&loss);
+    let mut gradients = loss.mul_scalar(scale).backward();
+    binding.collect(&mut gradients, sums);
+    value
+}
+
+fn recomputed(
+    model: &Decoder,
+    batch: &Batch,
+    documents: &Documents<'_>,
+    targets: &[i32],
+    scale: f32,
+    sums: &mut GradientSums,
+) -> f64 {
+    let untracked = Binding::untracked(&model.params);
+    let mut x = model.embed(&batch.input_ids, &untracked);
+    let mut inputs = Vec::with_capacity(model.num_layers());
+    for layer in 0..model.num_layers() {
+        inputs.push(x.clone());
+        x = model.layer(layer, x, &documents.pass(&untracked));
+    }
+
+    let mut value = 0.0;
+    let mut upstream = backward(x, &model.params, sums, |x, binding| {
+        let hidden = model.finish(x, &documents.pass(binding));
+        let loss = linear_cross_entropy(hidden, model.head(binding), targets);
+        value = scalar(&loss);
+        loss.mul_scalar(scale)
+    });
+    for (layer, input) in inputs.into_iter().enumerate().rev() {
+        upstream = backward(input, &model.params, sums, |x, binding| {
+            (model.layer(layer, x, &documents.pass(binding)) * upstream.clone()).sum()
+        });
+    }
+
+    let binding = Binding::tracked(&model.params);
+    let embedded = model.embed(&batch.input_ids, &binding);
+    if embedded.is_autodiff() && embedded.is_tracked() {
+        let mut gradients = (embedded * upstream).sum().backward();
+        binding.collect(&mut gradients, sums);
+    }
+    value
+}
+
+/// Runs one piece of the model tracked and back; returns the gradient of its input.
+fn backward<'a>(
+    x: Hidden,
+    params: &'a crate::params::ParamStore,
+    sums: &mut GradientSums,
+    forward: impl FnOnce(Hidden, &Binding<'a>) -> Tensor<1>,
+) -> Hidden {
+    let binding = Binding::tracked(params);
+    let input = x.detach().autodiff().require_grad();
+    let mut gradients = forward(input.clone(), &binding).backward();
+    let gradient = input.grad_remove(&mut gradients).unwrap_or_else(|| input.inner().zeros_like());
+    binding.collect(&mut gradients, sums);
+    gradient
+}
+
+/// The value of a tensor with one element. Reading it waits for the device.
+pub fn scalar(tensor: &Tensor<1>) -> f64 {
+    f64::from(tensor.clone().into_scalar::<f32>())
+}

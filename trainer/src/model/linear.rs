@@ -1,0 +1,111 @@
+//! A linear layer: a frozen or trainable weight, an optional bias, an optional LoRA adapter.
+//!
+//! Responsible for: choosing the operation that fits what is frozen and what is trained.
+//! Must not depend on: where weights come from, or what the layer is used for.
+
+use burn::tensor::Tensor;
+use tonfall_kernels::{Dropout, FrozenMatrix, Head};
+
+use super::pass::Pass;
+use crate::params::{Binding, ParamId};
+
+/// A weight matrix `[out_features, in_features]`.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    Frozen(FrozenMatrix),
+    Trainable(ParamId),
+}
+
+impl Matrix {
+    /// Rows of the matrix for token ids: `[tokens]` → `[tokens, in_features]`.
+    pub fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Tensor<2> {
+        match self {
+            Self::Frozen(matrix) => tonfall_kernels::embedding(ids, matrix),
+            Self::Trainable(id) => tonfall_kernels::trainable_embedding(ids, binding.get(*id)),
+        }
+    }
+
+    /// The matrix as the output head of the language model.
+    pub fn head(&self, binding: &Binding<'_>) -> Head {
+        match self {
+            Self::Frozen(matrix) => Head::Frozen(matrix.clone()),
+            Self::Trainable(id) => Head::Trainable(binding.get(*id)),
+        }
+    }
+
+    /// `x · Wᵀ`: `[tokens, in]` → `[tokens, out]`.
+    pub fn project(&self, x: Tensor<2>, bias: Option<Tensor<1>>, binding: &Binding<'_>) -> Tensor<2> {
+        match self {
+            Self::Frozen(matrix) => tonfall_kernels::linear(x, matrix, bias),
+            Self::Trainable(id) => tonfall_kernels::trainable_linear(x, binding.get(*id), bias),
+        }
+    }
+}
+
+/// A vector: a norm's weight or a bias.
+#[derive(Clone, Debug)]
+pub enum Vector {
+    Frozen(Tensor<1>),
+    Trainable(ParamId),
+}
+
+impl Vector {
+    pub fn get(&self, binding: &Binding<'_>) -> Tensor<1> {
+        match self {
+            Self::Frozen(vector) => vector.clone(),
+            Self::Trainable(id) => {
+                let matrix = binding.get(*id);
+                let [_, len] = matrix.dims();
+                matrix.reshape([len])
+            }
+        }
+    }
+}
+
+/// The adapter of one linear layer: `s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>).
+#[derive(Clone, Copy, Debug)]
+pub struct LoraSite {
+    /// `[r, in_features]`
+    pub a: ParamId,
+    /// `[out_features, r]`
+    pub b: ParamId,
+    /// `alpha / r`, or `alpha / √r` with rsLoRA.
+    pub scale: f32,
+    pub dropout: f32,
+    /// Number of this site in the model: keys the dropout mask.
+    pub site: u32,
+}
+
+/// A linear layer of the decoder.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pub weight: Matrix,
+    pub bias: Option<Vector>,
+    pub lora: Option<LoraSite>,
+}
+
+impl Linear {
+    /// `[tokens, in_features]` → `[tokens, out_features]`.
+    pub fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        let bias = self.bias.as_ref().map(|bias| bias.get(pass.binding));
+        match (&self.weight, self.lora.filter(|_| pass.with_adapter)) {
+            (Matrix::Frozen(matrix), Some(lora)) => {
+                let dropout = pass.dropout.filter(|_| lora.dropout > 0.0).map(|key| Dropout {
+                    p: lora.dropout,
+                    seed: key.seed,
+                    stream: key.stream(lora.site),
+                });
+                tonfall_kernels::lora_linear(
+                    x,
+                    matrix,
+                    bias,
+                    pass.binding.get(lora.a),
+                    pass.binding.get(lora.b),
+                    lora.scale,
+                    dropout,
+                )
+            }
+            (weight, _) => weight.project(x, bias, pass.binding),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! From the weights of a base model to a decoder on a device.
+//!
+//! Responsible for: which tensor goes where, and in which number format it is kept.
+//! Must not depend on: file formats (that is `tonfall_adapters`), training.
+
+use std::borrow::Cow;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use tonfall_adapters::{BaseModel, ModelDescription, Weight};
+use tonfall_blocks::{Format, dequantize, quantize_nf4};
+use tonfall_kernels::{FrozenMatrix, RopeTable};
+use tonfall_recipes::plan::Quantization;
+
+use super::decoder::Decoder;
+use super::layer::{AttentionShape, Layer, Norm};
+use super::linear::{Linear, Matrix, Vector};
+use crate::error::TrainError;
+use crate::params::ParamStore;
+
+/// How a base model is brought onto the device.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    pub quantization: Quantization,
+    /// Every weight is trained (`adapter.kind = "full"`), kept as f32.
+    pub trainable: bool,
+}
+
+/// Brings a base model onto a device, block by block.
+pub struct Loader<'a> {
+    pub base: &'a BaseModel,
+    pub options: LoadOptions,
+    pub device: &'a Device,
+    /// Called with the number of blocks done and the number of blocks.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl Loader<'_> {
+    /// # Errors
+    /// When a weight can't be read from its file.
+    pub fn load(self) -> Result<Decoder, TrainError> {
+        let Self { base, options, device, progress } = self;
+        let description = base.description().clone();
+        let mut source = Source { base, options, device, params: ParamStore::default() };
+
+        let embedding = source.matrix("model.embed_tokens.weight", Role::Table)?;
+        let count = description.num_hidden_layers;
+        let mut layers = Vec::with_capacity(count);
+        for index in 0..count {
+            layers.push(source.layer(index, &description)?);
+            progress(index as u64 + 1, count as u64);
+        }
+        let norm = source.norm("model.norm.weight", &description)?;
+        let head = match description.tie_word_embeddings {
+            true => embedding.clone(),
+            false => source.matrix("lm_head.weight", Role::Table)?,
+        };
+        let rope = RopeTable::new(
+            &description.inv_freq(),
+            description.attention_factor(),
+            description.max_position_embeddings,
+        );
+        Ok(Decoder { params: source.params, embedding, layers, norm, head, rope, description })
+    }
+}
+
+/// What a matrix is used for. Embeddings and the head keep the precision of their file; 4 bits are for linear layers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Table,
+    Linear,
+}
+
+/// A tensor as it will lie on the device.
+struct Prepared {
+    bytes: Vec<u8>,
+    format: Format,
+    rows: usize,
+    cols: usize,
+}
+
+struct Source<'a> {
+    base: &'a BaseModel,
+    options: LoadOptions,
+    device: &'a Device,
+    params: ParamStore,
+}
+
+impl Source<'_> {
+    fn layer(&mut self, index: usize, description: &ModelDescription) -> Result<Layer, TrainError> {
+        let name = |module: &str| format!("model.layers.{index}.{module}");
+        let linears = [
+            ("self_attn.q_proj", description.attention_bias),
+            ("self_attn.k_proj", description.attention_bias),
+            ("self_attn.v_proj", description.attention_bias),
+            ("self_attn.o_proj", description.output_bias),
+            ("mlp.gate_proj", description.mlp_bias),
+            ("mlp.up_proj", description.mlp_bias),
+            ("mlp.down_proj", description.mlp_bias),
+        ];
+        let prepared: Vec<_> = linears
+            .par_iter()
+            .map(|(module, _)| self.prepare(&name(&format!("{module}.weight")), Role::Linear))
+            .collect::<Result<_, _>>()?;
+        let mut built = Vec::with_capacity(linears.len());
+        for ((module, has_bias), prepared) in linears.into_iter().zip(prepared) {
+            let weight = self.place(name(&format!("{module}.weight")), prepared);
+            let bias = has_bias.then(|| self.vector(&name(&format!("{module}.bias")))).transpose()?;
+            built.push(Linear { weight, bias, lora: None });
+        }
+        let [q, k, v, o, gate, up, down]: [Linear; 7] =
+            built.try_into().unwrap_or_else(|_| unreachable!("seven modules in, seven out"));
+        let qk_norm = match description.qk_norm {
+            true => Some((
+                self.norm(&name("self_attn.q_norm.weight"), description)?,
+                self.norm(&name("self_attn.k_norm.weight"), description)?,
+            )),
+            false => None,
+        };
+        Ok(Layer {
+            shape: AttentionShape {
+                heads: description.num_attention_heads,
+                kv_heads: description.num_key_value_heads,
+                head_dim: description.head_dim,
+                window: description.layer_windows[index],
+            },
+            input_norm: self.norm(&name("input_layernorm.weight"), description)?,
+            post_attention_norm: self.norm(&name("post_attention_layernorm.weight"), description)?,
+            qk_norm,
+            q,
+            k,
+            v,
+            o,
+            gate,
+            up,
+            down,
+        })
+    }
+
+    fn matrix(&mut self, name: &str, role: Role) -> Result<Matrix, TrainError> {
+        let prepared = self.prepare(name, role)?;
+        Ok(self.place(name.to_owned(), prepared))
+    }
+
+    fn norm(&mut self, name: &str, description: &ModelDescription) -> Result<Norm, TrainError> {
+        Ok(Norm { weight: self.vector(name)?, epsilon: description.rms_norm_eps })
+    }
+
+    fn vector(&mut self, name: &str) -> Result<Vector, TrainError> {
+        let weight = self.base.weight(name)?;
+        let values = dense(&weight);
+        let len = values.len();
+        Ok(match self.options.trainable {
+            true => {
+                let value = Tensor::from_data(TensorData::new(values, [1, len]), self.device);
+                Vector::Trainable(self.params.register(name, value, vec![len]))
+            }
+            false => Vector::Frozen(Tensor::from_data(TensorData::new(values, [len]), self.device)),
+        })
+    }
+
+    /// Reads a matrix and converts it into the format it is kept in.
+    fn prepare(&self, name: &str, role: Role) -> Result<Prepared, TrainError> {
+        let weight = self.base.weight(name)?;
+        let (rows, cols) = (weight.rows, weight.cols);
+        let target = kept_format(weight.format, role, self.options);
+        let bytes = match target {
+            same if same == weight.format => weight.bytes.into_owned(),
+            Format::Nf4 => quantize_nf4(&dense(&weight)),
+            _ => bytemuck::cast_slice(&dense(&weight)).to_vec(),
+        };
+        Ok(Prepared { bytes, format: target, rows, cols })
+    }
+
+    fn place(&mut self, name: String, prepared: Prepared) -> Matrix {
+        let Prepared { bytes, format, rows, cols } = prepared;
+        if !self.options.trainable {
+            return Matrix::Frozen(FrozenMatrix::new(bytes, format, rows, cols, self.device));
+        }
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
+        Matrix::Trainable(self.params.register(name, value, vec![rows, cols]))
+    }
+}
+
+/// The format in which a matrix is kept on the device. Dense formats stay as the file has them; what must become dense
+/// becomes f32, since no smaller dense type holds every value of a quantised one.
+fn kept_format(file: Format, role: Role, options: LoadOptions) -> Format {
+    let dense = matches!(file, Format::F32 | Format::F16 | Format::Bf16);
+    match (options.trainable, options.quantization, role) {
+        (true, _, _) => Format::F32,
+        (_, Quantization::Native, _) | (_, Quantization::Nf4, Role::Table) => file,
+        (_, Quantization::Nf4, Role::Linear) => Format::Nf4,
+        (_, Quantization::None, _) if dense => file,
+        (_, Quantization::None, _) => Format::F32,
+    }
+}
+
+/// All values of a weight as f32.
+fn dense(weight: &Weight<'_>) -> Vec<f32> {
+    let mut values = vec![0.0; weight.rows * weight.cols];
+    let bytes: &Cow<'_, [u8]> = &weight.bytes;
+    dequantize(weight.format, bytes, weight.rows, weight.cols, 0, &mut values);
+    values
+}

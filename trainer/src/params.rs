@@ -1,0 +1,136 @@
+//! The trainable tensors of a model and how a pass sees them.
+//!
+//! Responsible for: one ordered store of every trainable tensor, leaves for a tracked pass, and sums of gradients.
+//! Must not depend on: which module a tensor belongs to, or how it is updated.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use burn::tensor::{Gradients, Tensor};
+
+/// Index of a trainable tensor in its [`ParamStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ParamId(usize);
+
+/// One trainable tensor.
+#[derive(Debug)]
+pub struct Param {
+    /// Hugging Face name of the tensor, for a LoRA matrix the module's name plus `.lora_A` or `.lora_B`.
+    pub name: String,
+    /// Value, f32, without autodiff. A vector of length `n` is kept as `[1, n]`.
+    pub value: Tensor<2>,
+    /// Shape as it is written to files.
+    pub shape: Vec<usize>,
+}
+
+impl Param {
+    /// Whether AdamW's weight decay applies: to matrices, not to norms and biases.
+    pub fn is_matrix(&self) -> bool {
+        self.shape.len() > 1
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Every trainable tensor of a model, in a fixed order: the order of registration.
+#[derive(Debug, Default)]
+pub struct ParamStore {
+    params: Vec<Param>,
+}
+
+impl ParamStore {
+    /// Adds a tensor and returns the handle by which modules refer to it.
+    pub fn register(&mut self, name: impl Into<String>, value: Tensor<2>, shape: Vec<usize>) -> ParamId {
+        self.params.push(Param { name: name.into(), value, shape });
+        ParamId(self.params.len() - 1)
+    }
+
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.params[id.0]
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
+        self.params.iter_mut()
+    }
+
+    pub fn len(&self) -> usize {
+        self.params.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.params.is_empty()
+    }
+
+    /// Number of trainable values.
+    pub fn elements(&self) -> usize {
+        self.params.iter().map(Param::len).sum()
+    }
+}
+
+/// The parameters as one pass sees them: plain values, or leaves of an autodiff graph.
+pub struct Binding<'a> {
+    store: &'a ParamStore,
+    leaves: Option<RefCell<BTreeMap<ParamId, Tensor<2>>>>,
+}
+
+impl<'a> Binding<'a> {
+    /// A pass that needs no gradients.
+    pub fn untracked(store: &'a ParamStore) -> Self {
+        Self { store, leaves: None }
+    }
+
+    /// A pass whose parameters become leaves the first time they are used.
+    pub fn tracked(store: &'a ParamStore) -> Self {
+        Self { store, leaves: Some(RefCell::default()) }
+    }
+
+    /// The value of a parameter within this pass.
+    pub fn get(&self, id: ParamId) -> Tensor<2> {
+        let value = || self.store.get(id).value.clone();
+        match &self.leaves {
+            None => value(),
+            Some(leaves) => leaves.borrow_mut().entry(id).or_insert_with(|| value().autodiff().require_grad()).clone(),
+        }
+    }
+
+    /// Adds the gradients of every leaf that this pass used to `sums`.
+    pub fn collect(self, gradients: &mut Gradients, sums: &mut GradientSums) {
+        for (id, leaf) in self.leaves.into_iter().flat_map(RefCell::into_inner) {
+            if let Some(gradient) = leaf.grad_remove(gradients) {
+                sums.add(id, gradient);
+            }
+        }
+    }
+}
+
+/// Gradients summed over the micro-batches of one optimizer step, by parameter.
+#[derive(Debug)]
+pub struct GradientSums {
+    sums: Vec<Option<Tensor<2>>>,
+}
+
+impl GradientSums {
+    pub fn new(store: &ParamStore) -> Self {
+        Self { sums: vec![None; store.len()] }
+    }
+
+    fn add(&mut self, id: ParamId, gradient: Tensor<2>) {
+        let slot = &mut self.sums[id.0];
+        *slot = Some(match slot.take() {
+            None => gradient,
+            Some(sum) => sum + gradient,
+        });
+    }
+
+    /// The sums in the order of the store; `None` where no gradient arrived.
+    pub fn into_inner(self) -> Vec<Option<Tensor<2>>> {
+        self.sums
+    }
+}

@@ -1,0 +1,73 @@
+//! A loaded model for those who only ask it: generation and logits, base and adapter side by side.
+//!
+//! Responsible for: hiding devices and tensors from callers outside this crate.
+//! Must not depend on: training.
+
+use burn::tensor::Device;
+use tonfall_adapters::BaseModel;
+use tonfall_adapters::peft::Adapter;
+use tonfall_recipes::plan::Quantization;
+
+use crate::error::TrainError;
+use crate::generate::{Sampling, generate};
+use crate::lora::{attach_existing, values};
+use crate::model::{Decoder, LoadOptions, Loader};
+
+/// A base model in memory, with or without an adapter.
+#[derive(Debug)]
+pub struct Session {
+    model: Decoder,
+    device: Device,
+}
+
+impl Session {
+    /// Loads a base model; `progress` is called with blocks done and the number of blocks.
+    ///
+    /// # Errors
+    /// When a weight can't be read.
+    pub fn load(
+        base: &BaseModel,
+        quantization: Quantization,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, TrainError> {
+        let device = Device::flex();
+        let options = LoadOptions { quantization, trainable: false };
+        let model = Loader { base, options, device: &device, progress }.load()?;
+        Ok(Self { model, device })
+    }
+
+    /// Puts an adapter on the base.
+    ///
+    /// # Errors
+    /// When the adapter was made for another model.
+    pub fn attach(&mut self, adapter: &Adapter) -> Result<(), TrainError> {
+        attach_existing(&mut self.model, adapter, 0.0, &self.device)
+    }
+
+    /// Continues `prompt`; see [`Sampling`]. The answer holds neither the prompt nor the stop token.
+    ///
+    /// # Errors
+    /// When the prompt is empty or fills the context.
+    pub fn generate(
+        &self,
+        with_adapter: bool,
+        prompt: &[u32],
+        stop_ids: &[u32],
+        sampling: &Sampling,
+        on_token: &mut dyn FnMut(u32),
+    ) -> Result<Vec<u32>, TrainError> {
+        generate(&self.model, with_adapter, prompt, stop_ids, sampling, on_token)
+    }
+
+    /// Logits of every position, row-major `[ids.len(), vocab_size]`, f32.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn logits(&self, ids: &[u32], with_adapter: bool) -> Result<Vec<f32>, TrainError> {
+        values(&self.model.logits(ids, with_adapter))
+    }
+
+    pub fn vocab_size(&self) -> usize {
+        self.model.description.vocab_size
+    }
+}

@@ -1,0 +1,456 @@
+//! The training loop.
+//!
+//! Responsible for: the order of things in a run: load, evaluate, step, checkpoint, evaluate, export.
+//! Must not depend on: terminals, signals, command lines.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use tonfall_adapters::merge::{MergeOptions, merge};
+use tonfall_adapters::save_model::{SaveOptions, save_model};
+use tonfall_adapters::peft::{self, AdapterConfig};
+use tonfall_adapters::BaseModel;
+use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
+use tonfall_recipes::checkpoint::CheckpointWriter;
+use tonfall_recipes::events::{EventKind, EventLog};
+use tonfall_recipes::plan::{AdapterKind, Plan, Recompute};
+use tonfall_recipes::run_dir::RunDir;
+
+use crate::checkpoint::{self, TrainerState};
+use crate::error::TrainError;
+use crate::evaluate::{self, EvalReport};
+use crate::lora;
+use crate::memory;
+use crate::micro_batch::{self, TrainingPass};
+use crate::model::{Decoder, DropoutKey, LoadOptions, Loader};
+use crate::optimizer::Optimizer;
+use crate::params::GradientSums;
+use crate::schedule::LearningRate;
+
+/// Largest file of a saved model.
+const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Everything a run needs.
+pub struct Job<'a> {
+    pub plan: &'a Plan,
+    pub base: &'a BaseModel,
+    pub tokenizer: &'a ChatTokenizer,
+    pub data: &'a PreparedDataset,
+    pub prompts: &'a [HeldOutPrompt],
+    /// Created and locked by the caller.
+    pub run: &'a RunDir,
+    pub log: &'a mut EventLog,
+    /// A verified checkpoint of this run.
+    pub resume_from: Option<PathBuf>,
+    /// Asked after every optimizer step.
+    pub stop: &'a dyn Fn() -> Option<StopReason>,
+    pub observe: &'a mut dyn FnMut(Observation<'_>),
+}
+
+/// Why a run stops before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The number of a signal.
+    Signal(i32),
+    /// The file `stop.request`.
+    Requested,
+}
+
+/// What a run tells its caller while it works.
+#[derive(Debug)]
+pub enum Observation<'a> {
+    /// An event that has just been written to the event log.
+    Event(&'a EventKind),
+    Progress { phase: Phase, done: u64, total: u64 },
+}
+
+/// Work outside training steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Loading,
+    Evaluating,
+    Generating,
+    Saving,
+    Merging,
+}
+
+impl Phase {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loading => "loading the base model",
+            Self::Evaluating => "evaluating",
+            Self::Generating => "answering held-out prompts",
+            Self::Saving => "saving",
+            Self::Merging => "merging",
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// `Some` when the run was interrupted; its checkpoint is saved then, and nothing is exported.
+    pub stopped: Option<StopReason>,
+    pub step: u64,
+    pub total_steps: u64,
+    pub seconds: f64,
+    pub tokens: u64,
+    pub before: Option<EvalReport>,
+    pub after: Option<EvalReport>,
+    /// The PEFT adapter, or the model's directory in full training.
+    pub artefact: Option<PathBuf>,
+    pub merged: Option<PathBuf>,
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// Trains as the plan says.
+///
+/// # Errors
+/// Every cause of [`TrainError`]; the checkpoints written so far stay valid.
+pub fn train(job: Job<'_>) -> Result<Outcome, TrainError> {
+    let device = Device::flex();
+    let mut run = Run::start(job, &device)?;
+    if run.state.before.is_none() {
+        let before = run.evaluate(true)?;
+        run.state.before = Some(before);
+    }
+    let stopped = run.steps(&device)?;
+    let mut outcome = Outcome {
+        stopped,
+        step: run.state.step,
+        total_steps: run.total_steps,
+        seconds: run.state.seconds,
+        tokens: run.state.tokens,
+        before: run.state.before.clone(),
+        after: None,
+        artefact: None,
+        merged: None,
+        peak_rss_bytes: None,
+    };
+    if stopped.is_none() {
+        let after = run.evaluate(true)?;
+        (outcome.artefact, outcome.merged) = run.export()?;
+        run.finish(&after)?;
+        outcome.after = Some(after);
+    }
+    outcome.peak_rss_bytes = memory::peak_rss();
+    Ok(outcome)
+}
+
+struct Run<'a> {
+    job: Job<'a>,
+    model: Decoder,
+    /// PEFT's configuration; `None` in full training.
+    adapter: Option<AdapterConfig>,
+    optimizer: Optimizer,
+    sampler: Sampler,
+    learning_rate: LearningRate,
+    total_steps: u64,
+    recompute: bool,
+    state: TrainerState,
+    saved_step: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    fn start(mut job: Job<'a>, device: &Device) -> Result<Self, TrainError> {
+        let (plan, data) = (job.plan, job.data);
+        let sampler = Sampler::new(&data.train, plan);
+        let total_steps = total_steps(plan, sampler.steps_per_epoch());
+        let longest = data.train.iter().chain(&data.eval).map(|example| example.input_ids.len()).max();
+        let context = job.base.description().max_position_embeddings;
+        if let Some(tokens) = longest.filter(|tokens| *tokens > context) {
+            return Err(TrainError::Context { tokens, context });
+        }
+
+        let trainable = plan.adapter.kind == AdapterKind::Full;
+        let options = LoadOptions { quantization: plan.quantization, trainable };
+        let observe = &mut job.observe;
+        let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Loading, done, total });
+        let mut model = Loader { base: job.base, options, device, progress: &mut progress }.load()?;
+        let adapter = match (plan.adapter.kind, &plan.lora.init) {
+            (AdapterKind::Full, _) => None,
+            (AdapterKind::Lora, Some(path)) => {
+                let adapter = peft::read(path)?;
+                lora::attach_existing(&mut model, &adapter, plan.lora.dropout, device)?;
+                Some(adapter.config)
+            }
+            (AdapterKind::Lora, None) => {
+                lora::attach_new(&mut model, &plan.lora, plan.seed, device)?;
+                Some(lora::config(&model, &plan.lora, &job.base.name_or_path()))
+            }
+        };
+        let mut optimizer = Optimizer::new(&model.params, &plan.training);
+        let state = match &job.resume_from {
+            Some(dir) => checkpoint::read(dir, &mut model.params, &mut optimizer, device)?,
+            None => TrainerState::default(),
+        };
+        let (recompute, why) = recompute(plan, job.base, data);
+        let learning_rate = LearningRate {
+            peak: plan.training.learning_rate,
+            schedule: plan.training.schedule,
+            warmup_steps: warmup_steps(plan, total_steps),
+            total_steps,
+        };
+        let saved_step = job.resume_from.as_ref().map(|_| state.step);
+        let mut run =
+            Self { job, model, adapter, optimizer, sampler, learning_rate, total_steps, recompute, state, saved_step };
+        run.announce(why)?;
+        Ok(run)
+    }
+
+    /// The first events of an attempt.
+    fn announce(&mut self, recompute: String) -> Result<(), TrainError> {
+        let report = &self.job.data.report;
+        let data = EventKind::Data {
+            train_examples: self.job.data.train.len() as u64,
+            eval_examples: self.job.data.eval.len() as u64,
+            dropped: report.dropped.clone(),
+            tokens: report.tokens,
+            trained_tokens: report.trained_tokens,
+        };
+        let trained = self.model.params.elements();
+        self.event(EventKind::AttemptStarted {
+            from_step: self.state.step,
+            total_steps: self.total_steps,
+            plan_hash: self.job.plan.hash(),
+            trainable_parameters: trained as u64,
+        })?;
+        self.event(data)?;
+        let counts = [
+            (report.truncated, "rows were cut to data.max_seq_len"),
+            (report.unterminated, "rows have a trained turn that no end token closes: stopping is not learned there"),
+            (report.straddling, "tokens lie across the border of a trained range and are not trained"),
+        ];
+        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            self.event(EventKind::Notice { message: format!("{count} {what}") })?;
+        }
+        self.event(EventKind::Notice { message: recompute })
+    }
+
+    /// Trains until the last step or a stop. A stop saves a checkpoint first.
+    fn steps(&mut self, device: &Device) -> Result<Option<StopReason>, TrainError> {
+        let training = &self.job.plan.training;
+        let (save_every, eval_every) = (training.save_every, self.job.plan.evaluation.every);
+        while self.state.step < self.total_steps {
+            self.step(device)?;
+            let step = self.state.step;
+            let last = step == self.total_steps;
+            if eval_every > 0 && step % eval_every == 0 && !last {
+                self.evaluate(false)?;
+            }
+            let stop = (self.job.stop)();
+            if last || stop.is_some() || save_every > 0 && step % save_every == 0 {
+                self.save()?;
+            }
+            if let Some(reason) = stop.filter(|_| !last) {
+                let signal = match reason {
+                    StopReason::Signal(number) => Some(number),
+                    StopReason::Requested => None,
+                };
+                self.event(EventKind::Interrupted { step, signal })?;
+                return Ok(Some(reason));
+            }
+        }
+        Ok(None)
+    }
+
+    /// One optimizer step: micro-batches, weighted by tokens, then the update.
+    fn step(&mut self, device: &Device) -> Result<(), TrainError> {
+        let started = Instant::now();
+        let step = self.state.step;
+        let batches = self.sampler.optimizer_step(step, &self.job.data.train);
+        let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
+        let mut sums = GradientSums::new(&self.model.params);
+        let mut loss = 0.0;
+        for (index, batch) in batches.iter().enumerate() {
+            let pass = TrainingPass {
+                scale: (trained.max(1) as f32).recip(),
+                recompute: self.recompute,
+                dropout: DropoutKey { seed: self.job.plan.seed, step, micro_batch: index as u32 },
+            };
+            loss += micro_batch::accumulate(&self.model, batch, pass, &mut sums);
+        }
+        let loss = loss / trained.max(1) as f64;
+        if !loss.is_finite() {
+            return self.diverged(format!("the loss is {loss}"));
+        }
+        let lr = self.learning_rate.at(step);
+        let grad_norm = self.optimizer.step(&mut self.model.params, sums, lr);
+        if !grad_norm.is_finite() {
+            return self.diverged(format!("the gradient norm is {grad_norm}"));
+        }
+        device.sync().map_err(|error| TrainError::Device(error.to_string()))?;
+
+        let seconds = started.elapsed().as_secs_f64();
+        let tokens: usize = batches.iter().map(|batch| batch.input_ids.len()).sum();
+        self.state.step += 1;
+        self.state.optimizer_steps = self.optimizer.steps;
+        self.state.tokens += tokens as u64;
+        self.state.trained_tokens += trained as u64;
+        self.state.seconds += seconds;
+        self.event(EventKind::Step {
+            step: self.state.step,
+            epoch: self.state.step as f64 / self.sampler.steps_per_epoch().max(1) as f64,
+            loss,
+            lr,
+            grad_norm,
+            tokens: tokens as u64,
+            trained_tokens: trained as u64,
+            tokens_per_second: tokens as f64 / seconds,
+            seconds,
+            peak_rss_bytes: memory::peak_rss(),
+        })
+    }
+
+    fn diverged(&mut self, what: String) -> Result<(), TrainError> {
+        let step = self.state.step + 1;
+        self.event(EventKind::Diverged { step, what: what.clone() })?;
+        Err(TrainError::Diverged { step, what })
+    }
+
+    /// Measures the eval split; with `answers` the held-out prompts as well.
+    fn evaluate(&mut self, answers: bool) -> Result<EvalReport, TrainError> {
+        let plan = self.job.plan;
+        let observe = &mut self.job.observe;
+        let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Evaluating, done, total });
+        let size = plan.training.micro_batch_size;
+        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut progress);
+        let mut report = EvalReport {
+            loss: loss.map(|(loss, _)| loss),
+            tokens: loss.map_or(0, |(_, tokens)| tokens),
+            ..EvalReport::default()
+        };
+        if answers && !self.job.prompts.is_empty() {
+            let mut progress =
+                |done, total| observe(Observation::Progress { phase: Phase::Generating, done, total });
+            let limit = plan.evaluation.max_new_tokens;
+            let (counts, samples) =
+                evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut progress)?;
+            (report.adherence, report.samples) = (Some(counts), samples);
+        }
+        let step = self.state.step;
+        if let Some((loss, tokens)) = loss {
+            self.event(EventKind::Eval { step, loss, tokens })?;
+            if self.state.best.is_none_or(|(best, _)| loss < best) {
+                self.state.best = Some((loss, step));
+            }
+        }
+        for sample in report.samples.clone() {
+            self.event(EventKind::Sample {
+                step,
+                prompt: sample.prompt,
+                text: sample.text,
+                expected: sample.expected,
+                missing: sample.missing,
+                violations: sample.violations,
+            })?;
+        }
+        Ok(report)
+    }
+
+    /// Writes a checkpoint of this step, once.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let step = self.state.step;
+        if self.saved_step == Some(step) {
+            return Ok(());
+        }
+        let writer = CheckpointWriter::create(self.job.run, step, &self.job.plan.hash())?;
+        checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
+        if let Some(config) = &self.adapter {
+            peft::write(writer.dir(), &lora::export(&self.model, config.clone())?)?;
+        }
+        let best = self.state.best.is_some_and(|(_, best)| best == step);
+        let path = writer.publish(best, self.job.plan.training.keep_checkpoints)?;
+        self.saved_step = Some(step);
+        self.event(EventKind::Checkpoint { step, path: file_name(&path) })
+    }
+
+    /// Writes what the run was for, and reads it back.
+    fn export(&mut self) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
+        let (plan, exports) = (self.job.plan, self.job.run.exports());
+        let Some(config) = self.adapter.clone() else {
+            let dir = exports.join("model");
+            let base = self.job.base;
+            let dtype = base.dense_format();
+            let options = SaveOptions { dtype, max_shard_bytes: MAX_SHARD_BYTES };
+            let mut tensors = BTreeMap::new();
+            for param in self.model.params.iter() {
+                tensors.insert(param.name.as_str(), lora::values(&param.value)?);
+            }
+            let mut values = |name: &str| tensors.get(name).cloned().unwrap_or_default();
+            save_model(&dir, base.description(), &options, &base.side_files(dtype)?, &mut values)?;
+            return Ok((Some(dir), None));
+        };
+        let adapter = lora::export(&self.model, config)?;
+        let mut written = (None, None);
+        if plan.export.adapter {
+            let dir = exports.join("adapter");
+            peft::write(&dir, &adapter)?;
+            written.0 = Some(dir);
+        }
+        if plan.export.merged {
+            let dir = exports.join("merged");
+            let observe = &mut self.job.observe;
+            let mut progress =
+                |done, total| observe(Observation::Progress { phase: Phase::Merging, done, total });
+            merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut progress)?;
+            written.1 = Some(dir);
+        }
+        Ok(written)
+    }
+
+    fn finish(&mut self, after: &EvalReport) -> Result<(), TrainError> {
+        self.event(EventKind::Finished {
+            step: self.state.step,
+            seconds: self.state.seconds,
+            tokens: self.state.tokens,
+            eval_loss: after.loss,
+            peak_rss_bytes: memory::peak_rss(),
+        })
+    }
+
+    fn event(&mut self, kind: EventKind) -> Result<(), TrainError> {
+        self.job.log.append(kind.clone())?;
+        (self.job.observe)(Observation::Event(&kind));
+        Ok(())
+    }
+}
+
+/// Optimizer steps of a plan: so many epochs, but not more than `max_steps`.
+pub fn total_steps(plan: &Plan, steps_per_epoch: u64) -> u64 {
+    let by_epochs = (plan.training.epochs * steps_per_epoch as f64).ceil() as u64;
+    plan.training.max_steps.map_or(by_epochs, |limit| limit.min(by_epochs)).max(1)
+}
+
+fn warmup_steps(plan: &Plan, total_steps: u64) -> u64 {
+    let by_ratio = (plan.training.warmup_ratio * total_steps as f64).ceil() as u64;
+    plan.training.warmup_steps.unwrap_or(by_ratio)
+}
+
+/// Whether blocks are computed again in the backward pass, and the sentence that says why.
+fn recompute(plan: &Plan, base: &BaseModel, data: &PreparedDataset) -> (bool, String) {
+    let mut lengths: Vec<usize> = data.train.iter().map(|example| example.input_ids.len()).collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    let tokens: usize = lengths.iter().take(plan.training.micro_batch_size).sum();
+    let mib = |recompute| memory::activation_bytes(base.description(), tokens, recompute) >> 20;
+    let (with, without) = (mib(true), mib(false));
+    let available = memory::available().map(|bytes| bytes >> 20);
+    let on = match plan.training.recompute {
+        Recompute::On => true,
+        Recompute::Off => false,
+        Recompute::Auto => available.is_some_and(|available| without > available / 2),
+    };
+    let state = if on { "on" } else { "off" };
+    let free = available.map_or_else(|| "unknown".to_owned(), |mib| format!("{mib} MiB"));
+    let why = format!(
+        "recomputation of activations is {state}: the largest micro-batch has up to {tokens} tokens, \
+         about {without} MiB of activations without and {with} MiB with it; free memory {free}"
+    );
+    (on, why)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
