@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tonfall_recipes::{EventKind, EventLog, Plan, RunDir, RunLock};
+use tonfall_recipes::{EventKind, EventLog, Plan, RunDir, RunLock, durable};
 use tonfall_trainer::{Job, StopReason, train};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
@@ -30,6 +30,10 @@ pub(crate) fn launch(launch: Launch<'_>, reporter: &mut Reporter) -> Result<i32>
     let Launch { plan, inputs, run, resume_from, grace } = launch;
     let lock = RunLock::acquire(run)?;
     run.clear_stop_request()?;
+    // An earlier attempt may have been killed while it exported; what it left is made again.
+    for export in ["adapter", "merged", "model"] {
+        durable::remove_dir(&run.exports().join(export))?;
+    }
     let mut log = EventLog::open(run, &lock)?;
     reporter.follow(&run.events(), plan.training.log_every);
     let signals = Signals::install(grace)?;

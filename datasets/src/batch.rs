@@ -11,7 +11,7 @@ use crate::permutation::Permutation;
 /// Where an example comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// Index among the files of its split, as the plan lists them.
+    /// Index in the list of the plan that names the file, `data.train` or `data.eval`.
     pub file: usize,
     /// Line (JSON lines) or number (Parquet), from 1.
     pub row: u64,

@@ -50,9 +50,8 @@ pub enum DataError {
     TooLong { path: PathBuf, row: u64, tokens: usize, limit: usize, count: usize, rows: usize },
 
     #[error(
-        "{}:{row}: no token of this row is trained, nor of {} more; give it an answer, or leave it out",
-        path.display(),
-        count - 1
+        "{}:{row}: no token of this row is trained; rows like it: {count}; give it an answer, or leave it out",
+        path.display()
     )]
     NothingTrained { path: PathBuf, row: u64, count: usize },
 

@@ -30,10 +30,7 @@ pub(crate) struct SurveyedRow {
 }
 
 /// Calls `each` with every line that isn't blank, and its number from 1, until it breaks off.
-fn lines(
-    path: &Path,
-    mut each: impl FnMut(u64, &[u8]) -> Result<ControlFlow<()>, DataError>,
-) -> Result<(), DataError> {
+fn lines(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<ControlFlow<()>, DataError>) -> Result<(), DataError> {
     let io = |source| DataError::Io { path: path.to_owned(), source };
     let mut reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
     let (mut buffer, mut line) = (Vec::new(), 0);
@@ -44,9 +41,7 @@ fn lines(
         }
         line += 1;
         // The same blanks that the table's reader skips.
-        if buffer.iter().any(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
-            && each(line, &buffer)?.is_break()
-        {
+        if buffer.iter().any(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n')) && each(line, &buffer)?.is_break() {
             return Ok(());
         }
     }
@@ -57,7 +52,8 @@ pub(crate) fn columns(path: &Path) -> Result<Vec<String>, DataError> {
     const ROWS: usize = 100;
     let (mut columns, mut rows): (Vec<String>, usize) = (Vec::new(), 0);
     lines(path, |line, bytes| {
-        let keys: Keys = parse(bytes, |text| serde_json::from_str(text)).map_err(|fault| DataError::row(path, line, fault))?;
+        let keys: Keys =
+            parse(bytes, |text| serde_json::from_str(text)).map_err(|fault| DataError::row(path, line, fault))?;
         for key in keys.0 {
             if !columns.contains(&key) {
                 columns.push(key);
@@ -104,7 +100,9 @@ pub(crate) fn survey_line(bytes: &[u8], shape: &Shape) -> Result<SurveyedRow, Ro
 fn parse<T>(bytes: &[u8], read: impl FnOnce(&str) -> serde_json::Result<T>) -> Result<T, RowFault> {
     let text = std::str::from_utf8(bytes).map_err(|error| RowFault::Encoding { column: error.valid_up_to() + 1 })?;
     if text.starts_with('\u{feff}') {
-        return Err(RowFault::Syntax("the file begins with a byte order mark; save it as UTF-8 without one".to_owned()));
+        return Err(RowFault::Syntax(
+            "the file begins with a byte order mark; save it as UTF-8 without one".to_owned(),
+        ));
     }
     read(text).map_err(|error| {
         // serde_json counts lines within this one line; only the column means something here.

@@ -10,8 +10,8 @@
 //!    isn't a prefix of the whole (templates that open a thinking block, say), the turn starts where a marker in place of
 //!    the answer would stand; that rendering must agree with the whole up to there;
 //! 3. a turn ends with the token that ends turns: the one that closes the rendering which stops after this message, if
-//!    that is a prefix of the whole; else the first one after the start, provided no message contains such a token as
-//!    text.
+//!    that is a prefix of the whole; else the one behind the marker, if the rendering with the marker goes on from there
+//!    just as the whole does.
 //!
 //! If none of it holds, the row is refused: a range is never guessed. The end token is trained, so that the model learns
 //! to stop; the line break that templates write behind it is not.
@@ -20,6 +20,7 @@
 //! such tokens are counted.
 
 use std::ops::Range;
+use std::slice;
 
 use tonfall_recipes::plan::TrainOn;
 
@@ -47,7 +48,9 @@ impl Labelled {
     fn new(encoded: Encoded, trained: &[Range<usize>]) -> Self {
         let mut straddling = 0;
         let labels = encoded.ids.iter().zip(&encoded.ranges).map(|(&id, token)| {
-            let inside = trained.iter().any(|range| range.start <= token.start && token.end <= range.end && token.start < range.end);
+            let inside = trained
+                .iter()
+                .any(|range| range.start <= token.start && token.end <= range.end && token.start < range.end);
             let touching = trained.iter().any(|range| token.start < range.end && range.start < token.end);
             straddling += usize::from(touching && !inside);
             if inside { label(id) } else { IGNORED }
@@ -100,7 +103,7 @@ fn label_plain(text: &str, start: usize, tokenizer: &ChatTokenizer) -> Result<La
         labelled.push(bos, start == 0);
     }
     let ended = encoded.ids.last().copied().is_some_and(|last| Some(last) == tokenizer.eos());
-    let body = Labelled::new(encoded, &[start..text.len()]);
+    let body = Labelled::new(encoded, slice::from_ref(&(start..text.len())));
     labelled.input_ids.extend(body.input_ids);
     labelled.labels.extend(body.labels);
     labelled.straddling = body.straddling;
@@ -198,15 +201,23 @@ impl Turns<'_> {
         {
             return Ok(prompt.len());
         }
-        // No text contains a noncharacter of Unicode by accident; if one does, the agreement below fails.
+        match self.around(turn)? {
+            (before, _) if text.starts_with(&before) => Ok(before.len()),
+            _ => Err(RowFault::Turn { turn, why: "its beginning is written differently with another answer" }),
+        }
+    }
+
+    /// What is written before and behind the answer `turn`, whatever it says.
+    fn around(&self, turn: usize) -> Result<(String, String), RowFault> {
+        // Two noncharacters of Unicode; no text contains them by accident, and one that does is refused below.
         const MARKER: &str = "\u{FDD0}\u{FDD1}";
         let mut messages = self.conversation.messages.clone();
         messages[turn].content = MARKER.to_owned();
         messages[turn].fields.shift_remove("content");
         let marked = self.template.render(self.rendering(&messages, false))?;
         match marked.split_once(MARKER) {
-            Some((before, after)) if !after.contains(MARKER) && text.starts_with(before) => Ok(before.len()),
-            _ => Err(RowFault::Turn { turn, why: "its beginning is written differently with another answer" }),
+            Some((before, after)) if !after.contains(MARKER) => Ok((before.to_owned(), after.to_owned())),
+            _ => Err(RowFault::Turn { turn, why: "the template doesn't write the answer exactly once" }),
         }
     }
 
@@ -226,14 +237,26 @@ impl Turns<'_> {
                 None => (start + answer.trim_end().len(), false),
             });
         }
-        if self.conversation.messages.iter().any(|message| self.quotes_stop(message)) {
-            return Err(RowFault::Turn { turn, why: "a message contains an end token as text" });
-        }
-        let answer = &text[start..];
-        let stop = self.stops.iter().filter_map(|stop| Some(answer.find(stop.as_str())? + stop.len())).min();
-        match stop {
-            Some(stop) => Ok((start + stop, true)),
-            None => Err(RowFault::Turn { turn, why: "later messages change how it is written, and no end token closes it" }),
+        // Later messages change how this turn is written (earlier thoughts are dropped, say); what follows it stays.
+        let (_, after) = self.around(turn)?;
+        let calls_tools = self.conversation.messages[turn].fields.contains_key("tool_calls");
+        let closing = |stop: &String| match calls_tools {
+            true => after.find(stop.as_str()).map(|at| at + stop.len()),
+            false => after.trim_start().strip_prefix(stop.as_str()).map(|rest| after.len() - rest.len()),
+        };
+        let Some(closed) = self.stops.iter().filter_map(closing).min() else {
+            return Err(RowFault::Turn {
+                turn,
+                why: "later messages change how it is written, and no end token closes it",
+            });
+        };
+        match text.strip_suffix(&after[closed..]) {
+            Some(through)
+                if through.len() > start && self.stops.iter().any(|stop| through.ends_with(stop.as_str())) =>
+            {
+                Ok((through.len(), true))
+            }
+            _ => Err(RowFault::Turn { turn, why: "what follows it is written differently with another answer" }),
         }
     }
 
@@ -245,10 +268,5 @@ impl Turns<'_> {
             rest = rest[..rest.len() - stop.len()].trim_end();
         }
         end
-    }
-
-    fn quotes_stop(&self, message: &Message) -> bool {
-        let fields = message.fields.values().map(ToString::to_string);
-        fields.chain([message.content.clone()]).any(|text| self.stops.iter().any(|stop| text.contains(stop.as_str())))
     }
 }

@@ -27,7 +27,8 @@ const MAGIC: &[u8; 4] = b"PAR1";
 /// # Errors
 /// When the file isn't Parquet, or states what it can't hold.
 pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), DataError> {
-    let unreadable = |why: &str| DataError::Unreadable { path: path.to_owned(), why: format!("damaged Parquet: {why}") };
+    let unreadable =
+        |why: &str| DataError::Unreadable { path: path.to_owned(), why: format!("damaged Parquet: {why}") };
     let io = |source| DataError::Io { path: path.to_owned(), source };
     let mut file = Window { file: File::open(path).map_err(io)?, len: 0 };
     file.len = file.file.metadata().map_err(io)?.len();
@@ -106,7 +107,9 @@ impl Window {
         }
         let (mut at, end, mut left) = (start, start + size, values);
         while left > 0 {
-            let Some((header, header_len)) = self.page_header(at as u64)? else { return Ok(Err("a page can't be read")) };
+            let Some((header, header_len)) = self.page_header(at as u64)? else {
+                return Ok(Err("a page can't be read"));
+            };
             let (full, packed) = (header.int(2).unwrap_or(-1), header.int(3).unwrap_or(-1));
             at += header_len as i64;
             if packed < 0 || packed > end - at {
@@ -117,7 +120,8 @@ impl Window {
             }
             let (data, dictionary) = (header.field(5).or_else(|| header.field(8)), header.field(7));
             let levels = header.field(8).map_or(0, |page| page.int(5).unwrap_or(-1).max(page.int(6).unwrap_or(-1)));
-            let negative = header.field(8).is_some_and(|page| (2..=6).any(|field| page.int(field).is_some_and(|int| int < 0)));
+            let negative =
+                header.field(8).is_some_and(|page| (2..=6).any(|field| page.int(field).is_some_and(|int| int < 0)));
             match (data, dictionary) {
                 (Some(page), None) => {
                     let count = page.int(1).unwrap_or(-1);

@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_the_first_release() {
-        let order = |seed, epoch| (0..10).map(|place| Permutation::new(10, seed, 0, epoch).at(place)).collect::<Vec<_>>();
+        let order =
+            |seed, epoch| (0..10).map(|place| Permutation::new(10, seed, 0, epoch).at(place)).collect::<Vec<_>>();
         assert_eq!(order(7, 0), order(7, 0));
         assert_ne!(order(7, 0), order(7, 1));
         assert_ne!(order(7, 0), order(8, 0));

@@ -82,8 +82,12 @@ pub fn prepare(
     let wanted_eval = rows.iter().any(|row| row.eval);
     for (what, missing) in [("train on", train.is_empty()), ("evaluate on", wanted_eval && eval.is_empty())] {
         if missing {
-            let reasons: Vec<String> = report.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            return Err(DataError::NothingLeft { what, why: format!("every row was dropped ({})", reasons.join(", ")) });
+            let reasons: Vec<String> =
+                report.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            return Err(DataError::NothingLeft {
+                what,
+                why: format!("every row was dropped ({})", reasons.join(", ")),
+            });
         }
     }
     (report.train_examples, report.eval_examples) = (train.len() as u64, eval.len() as u64);
@@ -147,7 +151,7 @@ fn tokenize(
     let label = |row: &Row, tokenizer: &ChatTokenizer| {
         let labelled = mask::label_sample(&row.sample, tokenizer, data.train_on);
         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-        if done % EACH == 0 || done == total {
+        if done.is_multiple_of(EACH) || done == total {
             progress(Progress { phase: Phase::Tokenizing, done, total });
         }
         labelled.map_err(|fault: RowFault| DataError::row(paths[row.file], row.number, fault))
@@ -200,11 +204,9 @@ impl Preparation<'_> {
                 }
             }
         }
-        let example = Example {
-            source: Source { file: row.file - if row.eval && row.file >= self.data.train.len() { self.data.train.len() } else { 0 }, row: row.number },
-            input_ids: labelled.input_ids,
-            labels: labelled.labels,
-        };
+        let listed = row.file.checked_sub(self.data.train.len()).unwrap_or(row.file);
+        let source = Source { file: listed, row: row.number };
+        let example = Example { input_ids: labelled.input_ids, labels: labelled.labels, source };
         let (tokens, trained) = (example.input_ids.len() as u64, example.trained_tokens() as u64);
         let file = &mut self.report.files[row.file];
         file.kept += 1;

@@ -50,8 +50,7 @@ struct RowMessage {
 /// # Errors
 /// Names the file and line of the first row that isn't a prompt.
 pub fn read_prompts(path: &Path) -> Result<Vec<HeldOutPrompt>, DataError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| parse(line).map_err(|why| DataError::row(path, index as u64 + 1, why))).collect()
 }

@@ -198,7 +198,14 @@ fn number(value: &Value) -> String {
         return value.to_string();
     };
     if !float.is_finite() {
-        return if float.is_nan() { "NaN" } else if float > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+        return if float.is_nan() {
+            "NaN"
+        } else if float > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .to_owned();
     }
     let size = float.abs();
     if size != 0.0 && !(1e-4..1e16).contains(&size) {

@@ -6,12 +6,13 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 
 use polars::io::HiveOptions;
 use polars::prelude::{
-    DataFrame, DataType, Field, LazyFileListReader, LazyFrame, LazyJsonLineReader, PolarsResult,
-    ScanArgsParquet, ScanSources, Schema, col,
+    DataFrame, DataType, Field, LazyFileListReader, LazyFrame, LazyJsonLineReader, PolarsResult, ScanArgsParquet,
+    ScanSources, Schema, col,
 };
 
 use crate::cells;
@@ -74,13 +75,15 @@ pub fn read(path: &Path, shape: &Shape) -> Result<Vec<Row>, DataError> {
 
 fn read_json_lines(path: &Path, shape: &Shape) -> Result<Vec<Row>, DataError> {
     let survey = jsonl::survey(path, shape)?;
-    let schema = Schema::from_iter(shape.columns().into_iter().map(|(column, _)| Field::new(column.into(), json_type(shape))));
+    let schema =
+        Schema::from_iter(shape.columns().into_iter().map(|(column, _)| Field::new(column.into(), json_type(shape))));
     let frame = guarded(path, || {
         let schema = Arc::new(schema);
         LazyJsonLineReader::new_with_sources(file(path)?).with_schema(Some(schema)).finish()?.collect()
     })?;
     if frame.height() != survey.len() {
-        let why = format!("the table has {} rows, but the file {} lines that aren't blank", frame.height(), survey.len());
+        let why =
+            format!("the table has {} rows, but the file {} lines that aren't blank", frame.height(), survey.len());
         return Err(DataError::Unreadable { path: path.to_owned(), why });
     }
     let mut surveyed = survey.into_iter();
@@ -116,7 +119,8 @@ fn read_parquet(path: &Path, shape: &Shape, present: &[String]) -> Result<Vec<Ro
         }
     }
     parquet_headers::check(path, |column| shape.uses(column))?;
-    let wanted: Vec<_> = present.iter().filter(|column| shape.uses(column)).map(|column| col(column.as_str())).collect();
+    let wanted: Vec<_> =
+        present.iter().filter(|column| shape.uses(column)).map(|column| col(column.as_str())).collect();
     let frame = guarded(path, || scan_parquet(path)?.select(wanted).collect())?;
     rows(path, &frame, shape, |index| Extra { number: index as u64 + 1, ..Extra::default() })
 }
@@ -143,14 +147,40 @@ fn refuse_empty(path: &Path) -> Result<(), DataError> {
     if metadata.len() == 0 { Err(DataError::Empty { path: path.to_owned() }) } else { Ok(()) }
 }
 
-/// Runs polars; a panic in it over a damaged file becomes an error as well.
+/// Runs polars; a panic in it over a damaged file becomes an error as well, and says nothing on its own.
 fn guarded<T>(path: &Path, run: impl FnOnce() -> PolarsResult<T>) -> Result<T, DataError> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let polars = |file: &str| GUARDED.load(Ordering::Relaxed) > 0 && file.contains("polars");
+            if !panic.location().is_some_and(|location| polars(location.file())) {
+                before(panic);
+            }
+        }));
+    });
     let unreadable = |why: String| DataError::Unreadable { path: path.to_owned(), why };
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|error| unreadable(error.to_string())),
+    GUARDED.fetch_add(1, Ordering::Relaxed);
+    let result = catch_unwind(AssertUnwindSafe(run));
+    GUARDED.fetch_sub(1, Ordering::Relaxed);
+    match result {
+        Ok(result) => result.map_err(|error| unreadable(first_line(&error.to_string()))),
         Err(_) => Err(unreadable("the file is damaged".to_owned())),
     }
 }
+
+/// The beginning of a message that may go on for pages.
+fn first_line(message: &str) -> String {
+    const SHOWN: usize = 200;
+    let line = message.lines().next().unwrap_or_default();
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+/// How many threads are inside of [`guarded`].
+static GUARDED: AtomicUsize = AtomicUsize::new(0);
 
 /// What a row has besides the columns of its table.
 #[derive(Default)]

@@ -178,7 +178,8 @@ fn scope_generation(source: &str, syntax: SyntaxConfig) -> Result<(String, Vec<R
 fn fault(error: &Error) -> TemplateError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut line = error.line().unwrap_or(0);
-    let mut why = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    let mut why =
+        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
     while let Some(current) = cause {
         if let Some(raised) = current.downcast_ref::<Raised>() {
             return TemplateError::Raised(raised.0.clone());

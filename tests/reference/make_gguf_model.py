@@ -71,6 +71,8 @@ def write_metadata(writer, tokenizer):
     writer.add_layer_norm_rms_eps(CONFIG.rms_norm_eps)
     writer.add_rope_freq_base(ROPE["rope_theta"])
     writer.add_rope_dimension_count(CONFIG.head_dim)
+    # Converters leave it out, since every release has 8192; a fixture with so long a context would never see the scaling.
+    writer.add_rope_scaling_orig_ctx_len(ROPE["original_max_position_embeddings"])
     special = {token["content"] for token in tokenizer["added_tokens"]}
     tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
     assert len(tokens) == CONFIG.vocab_size

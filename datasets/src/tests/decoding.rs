@@ -13,7 +13,10 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
     let refused = ChatTokenizer::new(small).expect_err("266 tokens");
     assert!(refused.to_string().contains("does not fit the base"), "{refused}");
     let unknown = ChatTokenizer::new(spec(None, Some("<eot>"))).expect_err("no such token");
-    assert!(matches!(unknown, DataError::Tokenizer(TokenizerError::UnknownSpecial { role: "eos_token", .. })), "{unknown}");
+    assert!(
+        matches!(unknown, DataError::Tokenizer(TokenizerError::UnknownSpecial { role: "eos_token", .. })),
+        "{unknown}"
+    );
     let mut broken = spec(None, None);
     broken.tokenizer_json.truncate(99);
     assert!(matches!(ChatTokenizer::new(broken), Err(DataError::Tokenizer(TokenizerError::Parse(_)))));

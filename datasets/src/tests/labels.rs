@@ -40,7 +40,10 @@ fn the_answers_and_their_end_tokens_are_trained_and_nothing_else() {
     assert_eq!(trained(&tokenizer, &labelled), ["Grüße 🎈.<|im_end|>", "Bye\n<|im_end|>"]);
     assert_eq!((labelled.straddling, labelled.unterminated), (0, 0));
     let text = tokenizer.decode_with_special(&labelled.input_ids).expect("its own ids");
-    assert!(text.starts_with("<|im_start|>system\nBe kind.<|im_end|>\n") && text.ends_with("Bye\n<|im_end|>\n"), "{text}");
+    assert!(
+        text.starts_with("<|im_start|>system\nBe kind.<|im_end|>\n") && text.ends_with("Bye\n<|im_end|>\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -75,18 +78,27 @@ const FORGETFUL: &str = "{% for message in messages %}{% set content = message.c
 #[test]
 fn a_template_that_rewrites_earlier_turns_is_followed() {
     let tokenizer = with_template(FORGETFUL, Some("<|im_end|>"));
-    let talk = [("user", "1?"), ("assistant", "<think>x</think>one"), ("user", "2?"), ("assistant", "<think>y</think>two")];
+    let talk =
+        [("user", "1?"), ("assistant", "<think>x</think>one"), ("user", "2?"), ("assistant", "<think>y</think>two")];
     let labelled = label(&tokenizer, &conversation(&talk), TrainOn::Assistant);
     assert_eq!(trained(&tokenizer, &labelled), ["one<|im_end|>", "<think>y</think>two<|im_end|>"]);
 
-    let quoting = [("user", "1?"), ("assistant", "<think>x</think>say <|im_end|>"), ("user", "2?"), ("assistant", "two")];
-    let refused = label_sample(&conversation(&quoting), &tokenizer, TrainOn::Assistant);
+    // An end token inside an answer is its own business.
+    let quoting =
+        [("user", "1?"), ("assistant", "<think>x</think>say <|im_end|>."), ("user", "2?"), ("assistant", "two")];
+    let labelled = label(&tokenizer, &conversation(&quoting), TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &labelled), ["say <|im_end|>.<|im_end|>", "two<|im_end|>"]);
+
+    // Without an end token there is nothing to find the end by.
+    let endless = with_template(&FORGETFUL.replace("<|im_end|>", ""), Some("</s>"));
+    let refused = label_sample(&conversation(&talk), &endless, TrainOn::Assistant);
     assert!(matches!(refused, Err(RowFault::Turn { turn: 1, .. })), "{refused:?}");
 }
 
 #[test]
 fn a_generation_prompt_that_opens_a_thought_is_no_part_of_a_finished_turn() {
-    let template = CHATML.replace("'<|im_start|>assistant\\n' }}{% endif", "'<|im_start|>assistant\\n<think>' }}{% endif");
+    let template =
+        CHATML.replace("'<|im_start|>assistant\\n' }}{% endif", "'<|im_start|>assistant\\n<think>' }}{% endif");
     let tokenizer = with_template(&template, Some("<|im_end|>"));
     let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one")]), TrainOn::Assistant);
     assert_eq!(trained(&tokenizer, &labelled), ["one<|im_end|>"]);
@@ -94,7 +106,8 @@ fn a_generation_prompt_that_opens_a_thought_is_no_part_of_a_finished_turn() {
 
 #[test]
 fn an_answer_that_changes_what_stands_before_it_is_refused() {
-    let template = "{% for message in messages %}{{ messages[-1].content | length ~ message.role ~ message.content }}{% endfor %}";
+    let template =
+        "{% for message in messages %}{{ messages[-1].content | length ~ message.role ~ message.content }}{% endfor %}";
     let tokenizer = with_template(template, Some("</s>"));
     let refused = label_sample(&conversation(&[("user", "1?"), ("assistant", "one")]), &tokenizer, TrainOn::Assistant);
     assert!(matches!(refused, Err(RowFault::Turn { turn: 1, .. })), "{refused:?}");
@@ -183,7 +196,10 @@ fn plain_texts_begin_and_end_once() {
 
     let pair = Sample::PromptCompletion { prompt: "1? ".to_owned(), completion: "one".to_owned() };
     let labelled = label(&tokenizer, &pair, TrainOn::Assistant);
-    assert_eq!((shown(&labelled).as_str(), trained(&tokenizer, &labelled)), ("<s>1? one</s>", vec!["one</s>".to_owned()]));
+    assert_eq!(
+        (shown(&labelled).as_str(), trained(&tokenizer, &labelled)),
+        ("<s>1? one</s>", vec!["one</s>".to_owned()])
+    );
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 mod decoding;
 mod labels;
-mod parity_scratch;
 mod preparing;
+mod reference;
 mod sources;
 mod templates;
 mod tiny;

@@ -109,8 +109,11 @@ fn progress_is_told_to_its_end() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let train = write(folder.path(), "train.jsonl", conversations(200));
     let told = std::sync::Mutex::new(Vec::new());
-    prepare(&plan(vec![train]), &chatml(), 7, &|progress| told.lock().expect("no panic").push(progress)).expect("200 rows");
+    prepare(&plan(vec![train]), &chatml(), 7, &|progress| told.lock().expect("no panic").push(progress))
+        .expect("200 rows");
     let told = told.into_inner().expect("no panic");
     assert!(told.iter().any(|progress| (progress.phase, progress.done) == (Phase::Reading, 1)));
-    assert!(told.iter().any(|progress| (progress.phase, progress.done, progress.total) == (Phase::Tokenizing, 200, 200)));
+    assert!(
+        told.iter().any(|progress| (progress.phase, progress.done, progress.total) == (Phase::Tokenizing, 200, 200))
+    );
 }

@@ -143,7 +143,8 @@ fn the_format_is_recognised_or_asked_for() {
 fn a_missing_column_is_named_with_those_that_are_there() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(folder.path(), "a.jsonl", "{\"question\": \"a\", \"answer\": \"b\"}\n");
-    let plan = DataPlan { format: DataFormat::PromptCompletion, prompt_column: "question".to_owned(), ..plan(Vec::new()) };
+    let plan =
+        DataPlan { format: DataFormat::PromptCompletion, prompt_column: "question".to_owned(), ..plan(Vec::new()) };
     let error = read_with(&plan, &path).expect_err("no completion").to_string();
     assert!(
         error.contains("no column `completion`")
@@ -156,7 +157,9 @@ fn a_missing_column_is_named_with_those_that_are_there() {
 fn parquet(path: &Path, columns: Vec<Series>) {
     let height = columns[0].len();
     let mut frame = DataFrame::new(height, columns.into_iter().map(Into::into).collect()).expect("equal lengths");
-    ParquetWriter::new(std::fs::File::create(path).expect("writable")).finish(&mut frame).expect("written");
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes).finish(&mut frame).expect("written");
+    write(path.parent().expect("a folder"), &path.file_name().expect("a name").to_string_lossy(), bytes);
 }
 
 fn message_list(name: &str, messages: &[(&str, Option<&str>)]) -> Series {
@@ -209,6 +212,29 @@ fn faulty_parquet_is_refused() {
     parquet(&path, vec![Series::new("messages".into(), ["[]", "[]"])]);
     let texts = read_with(&plan(Vec::new()), &path).expect_err("texts").to_string();
     assert!(texts.contains("holds str, but a list of structs"), "{texts}");
+}
+
+#[test]
+fn no_damaged_byte_of_parquet_ends_the_process() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("a.parquet");
+    let list = || message_list("", &[("user", Some("a question")), ("tool", None), ("assistant", Some("an answer"))]);
+    parquet(&path, vec![Series::new("messages".into(), [list(), list()]), Series::new("id".into(), [1_i64, 2])]);
+    let whole = std::fs::read(&path).expect("just written");
+    let mut refused = 0;
+    for at in 0..whole.len() {
+        for damage in [0x01, 0x80, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= damage;
+            let path = write(folder.path(), "damaged.parquet", bytes);
+            // Damage to a value goes unseen; to anything else it is an error that names the file.
+            if let Err(error) = read_with(&plan(Vec::new()), &path) {
+                assert!(error.to_string().contains("damaged.parquet"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > whole.len(), "{refused} of {} damages seen", 3 * whole.len());
 }
 
 proptest! {

@@ -12,7 +12,9 @@ fn template(source: &str) -> Result<ChatTemplate, TemplateError> {
 
 fn render(source: &str) -> Result<String, TemplateError> {
     let mut messages = [Message::new("user", "Grüße <b> & 'x'")];
-    messages[0].fields.insert("extra".to_owned(), json!({"z": [1, 2.0, 1e16, 1e-7], "a": null, "t": true, "s": "it's"}));
+    messages[0]
+        .fields
+        .insert("extra".to_owned(), json!({"z": [1, 2.0, 1e16, 1e-7], "a": null, "t": true, "s": "it's"}));
     template(source)?.render(Rendering { messages: &messages, tools: None, add_generation_prompt: true })
 }
 
@@ -50,15 +52,15 @@ fn the_environment_is_that_of_transformers() {
         ("  {% if true %}\n  x\n  {% endif %}\n", "  x\n"),
         ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
         ("{{ messages[0].content | tojson }}", "\"Grüße <b> & 'x'\""),
-        (
-            "{{ messages[0].extra | tojson }}",
-            r#"{"z": [1, 2.0, 1e+16, 1e-07], "a": null, "t": true, "s": "it's"}"#,
-        ),
+        ("{{ messages[0].extra | tojson }}", r#"{"z": [1, 2.0, 1e+16, 1e-07], "a": null, "t": true, "s": "it's"}"#),
         ("{{ messages[0].extra.z | tojson(indent=2) }}", "[\n  1,\n  2.0,\n  1e+16,\n  1e-07\n]"),
         ("{{ {'b': 1, 'a': 'ü'} | tojson(sort_keys=true, ensure_ascii=true) }}", r#"{"a": "\u00fc", "b": 1}"#),
         ("{{ [1, 2] | tojson(separators=[',', ':']) }}", "[1,2]"),
         ("{{ messages[0].extra }}", r#"{'z': [1, 2.0, 1e+16, 1e-07], 'a': None, 't': True, 's': "it's"}"#),
-        ("{{ none is iterable }}{{ 'x' is sequence }}{{ messages is sequence }}{{ 1 is iterable }}", "FalseTrueTrueFalse"),
+        (
+            "{{ none is iterable }}{{ 'x' is sequence }}{{ messages is sequence }}{{ 1 is iterable }}",
+            "FalseTrueTrueFalse",
+        ),
         ("{{ 'a-b-c'.rsplit('-', 1)[0] }}{{ 'a-b'.partition('-')[2] }}{{ 'abc'.removeprefix('a') }}", "a-bbbc"),
         ("{% set n = namespace(x=1) %}{% for i in [1, 2] %}{% set n.x = n.x + i %}{% endfor %}{{ n.x }}", "4"),
         ("{% generation %}{% set x = 1 %}a{% endgeneration %}{{ x is defined }}", "aFalse"),

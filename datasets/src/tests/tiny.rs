@@ -77,6 +77,7 @@ pub(super) fn plan(train: Vec<PathBuf>) -> DataPlan {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test's file needs no durability")]
 pub(super) fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, bytes).expect("a temporary folder is writable");

@@ -70,7 +70,9 @@ fn both(leaf: &Tensor<2>, forward: impl Fn(Tensor<2>) -> Tensor<2>) -> (f64, f64
 
 fn products() {
     println!("products, GFLOP/s (forward x·Wᵀ / backward dy·W, which includes one element-wise product)");
-    for (inputs, outputs) in [(HIDDEN, FEED_FORWARD), (FEED_FORWARD, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 192), (2048, 2048)] {
+    for (inputs, outputs) in
+        [(HIDDEN, FEED_FORWARD), (FEED_FORWARD, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 192), (2048, 2048)]
+    {
         let gflop = 2e-9 * (TOKENS * inputs * outputs) as f64;
         let x = random(TOKENS, inputs, 2);
         let dense = random(inputs, outputs, 3).inner();
@@ -96,10 +98,13 @@ fn operations() {
     let x = random(TOKENS, HIDDEN, 5);
     let weight = stored(Format::Nf4, FEED_FORWARD, HIDDEN);
     let (a, b) = (random(16, HIDDEN, 6).require_grad(), random(FEED_FORWARD, 16, 7).require_grad());
-    show("lora_linear 576 -> 1536, r 16, NF4", both(&x, |x| {
-        let like = |leaf: &Tensor<2>| if x.is_autodiff() { leaf.clone() } else { leaf.clone().inner() };
-        lora_linear(x.clone(), &weight, None, like(&a), like(&b), 2.0, None)
-    }));
+    show(
+        "lora_linear 576 -> 1536, r 16, NF4",
+        both(&x, |x| {
+            let like = |leaf: &Tensor<2>| if x.is_autodiff() { leaf.clone() } else { leaf.clone().inner() };
+            lora_linear(x.clone(), &weight, None, like(&a), like(&b), 2.0, None)
+        }),
+    );
     let gamma = Tensor::ones([HIDDEN], &Device::flex());
     show("rms_norm", both(&x, |x| rms_norm(x, gamma.clone(), 1e-5)));
     let table = RopeTable::new(&numbers(32, 8), 1.0, TOKENS);

@@ -9,9 +9,7 @@ use crate::cpu::level::{Level, fma, multiversion};
 use crate::cpu::memory::Shared;
 use crate::cpu::{reduce, threads};
 use crate::flex::{constant, contiguous, floats, owned};
-use crate::op::{
-    Autodiff, Backend, CheckpointStrategy, Dispatch, Flex, FloatTensor, backend_extension,
-};
+use crate::op::{Autodiff, Backend, CheckpointStrategy, Dispatch, Flex, FloatTensor, backend_extension};
 
 /// Settings of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,7 +75,8 @@ impl AdamWOps for Flex {
         let gradient = floats(&gradient);
         let (level, len) = (Level::best(), gradient.len());
         let [mut parameter, mut first, mut second] = [parameter, first, second].map(owned);
-        let [p, m, v] = [&mut parameter, &mut first, &mut second].map(|tensor| Shared::new(tensor.storage_mut::<f32>()));
+        let [p, m, v] =
+            [&mut parameter, &mut first, &mut second].map(|tensor| Shared::new(tensor.storage_mut::<f32>()));
         assert_eq!([p.len(), m.len(), v.len()], [len; 3], "elements of the parameter and its moments");
         threads::each(len.div_ceil(PIECE), |piece| {
             let (start, len) = (piece * PIECE, PIECE.min(len - piece * PIECE));
@@ -223,7 +222,7 @@ mod tests {
     #[test]
     fn the_norm_is_that_of_one_long_vector() {
         let gradients = [random::<2>([3, 5], 1), random::<2>([100, 700], 2), random::<2>([1, 1], 3)];
-        let squares = gradients.iter().flat_map(|g| values(g)).map(|g| f64::from(g).powi(2));
+        let squares = gradients.iter().flat_map(values).map(|g| f64::from(g).powi(2));
         let want = squares.sum::<f64>().sqrt();
         assert!((global_norm(&gradients) - want).abs() < 1e-9 * want);
         assert_eq!(global_norm::<2>([]), 0.0);

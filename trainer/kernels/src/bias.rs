@@ -6,8 +6,8 @@ use crate::cpu::memory::Shared;
 use crate::cpu::{reduce, threads};
 use crate::flex::{constant, contiguous, dims, floats, owned, vector};
 use crate::op::{
-    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops, OpsKind,
-    backend_extension, binary,
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
+    OpsKind, backend_extension, binary,
 };
 
 /// Adding a vector to rows.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Shape, Tensor};
 
+use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::Shared;
@@ -122,8 +123,8 @@ fn cross_entropy(
     let gradient = dx.is_some() || dw.is_some();
     let mut losses = vec![0.0; targets.len()];
     let held = (HELD_LOGITS / vocab.max(1)).max(1).min(rows.len());
-    let (mut logits, mut inputs) = (vec![0.0; held * vocab], Vec::with_capacity(held * hidden));
-    let mut gradients = vec![0.0; if dx.is_some() { held * hidden } else { 0 }];
+    let (mut logits, mut inputs) = (Buffer::dirty(held * vocab), Vec::with_capacity(held * hidden));
+    let mut gradients = Buffer::dirty(if dx.is_some() { held * hidden } else { 0 });
     for rows in rows.chunks(held.max(1)) {
         inputs.clear();
         rows.iter().for_each(|row| inputs.extend_from_slice(&x[row * hidden..][..hidden]));
@@ -175,11 +176,9 @@ impl CrossEntropyOps for Flex {
         let (tokens, hidden) = dims(&x);
         assert_eq!(hidden, layout.cols, "input features of the head");
         let stored = layout.view(bytes(&head));
-        let weight =
-            Weight { down: Right::stored_transposed(stored), up: Right::stored(stored), vocab: layout.rows };
-        let mut dx = vec![0.0; if gradient { tokens * hidden } else { 0 }];
-        let losses =
-            cross_entropy(floats(&x), hidden, weight, &targets, gradient.then_some(dx.as_mut_slice()), None);
+        let weight = Weight { down: Right::stored_transposed(stored), up: Right::stored(stored), vocab: layout.rows };
+        let mut dx = Buffer::zeroed(if gradient { tokens * hidden } else { 0 });
+        let losses = cross_entropy(floats(&x), hidden, weight, &targets, gradient.then_some(&mut *dx), None);
         let dx = if gradient { matrix(dx, tokens, hidden) } else { nothing() };
         (vector(vec![sum(&losses)]), vector(losses), dx)
     }
@@ -203,7 +202,7 @@ impl CrossEntropyOps for Flex {
             let losses = cross_entropy(floats(&x), hidden, weight, &targets, None, None);
             return (vector(vec![sum(&losses)]), vector(losses), nothing(), nothing());
         }
-        let (mut dx, mut dw) = (vec![0.0; tokens * hidden], vec![0.0; vocab * hidden]);
+        let (mut dx, mut dw) = (Buffer::zeroed(tokens * hidden), Buffer::zeroed(vocab * hidden));
         let losses = cross_entropy(floats(&x), hidden, weight, &targets, Some(&mut dx), Some(&mut dw));
         (vector(vec![sum(&losses)]), vector(losses), matrix(dx, tokens, hidden), matrix(dw, vocab, hidden))
     }
@@ -277,8 +276,7 @@ fn losses(x: Tensor<2>, head: Head, targets: &[i32]) -> (Tensor<1>, Tensor<1>) {
         Head::Frozen(head) => {
             let data = head.data().clone().into_dispatch();
             let layout = head.layout();
-            let (sum, losses, _) =
-                <Dispatch as CrossEntropyOps>::frozen_cross_entropy(x, data, layout, targets, false);
+            let (sum, losses, _) = <Dispatch as CrossEntropyOps>::frozen_cross_entropy(x, data, layout, targets, false);
             (sum, losses)
         }
         Head::Trainable(head) => {
@@ -422,7 +420,8 @@ mod tests {
         let targets = [8, IGNORED, 0];
         let loss = |x: &[f64]| -> f64 {
             let token = |t: usize| {
-                let logit = |v: usize| (0..hidden).map(|c| x[t * hidden + c] * f64::from(w[v * hidden + c])).sum::<f64>();
+                let logit =
+                    |v: usize| (0..hidden).map(|c| x[t * hidden + c] * f64::from(w[v * hidden + c])).sum::<f64>();
                 (0..vocab).map(|v| logit(v).exp()).sum::<f64>().ln() - logit(targets[t] as usize)
             };
             (0..tokens).filter(|t| targets[*t] != IGNORED).map(token).sum()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
+use crate::buffer::Buffer;
 use crate::cpu::level::Level;
 use crate::cpu::memory::Shared;
 use crate::cpu::threads;
@@ -26,8 +27,8 @@ pub(crate) trait EmbeddingOps: Backend {
 }
 
 /// Fills row after row of a `[ids, columns]` matrix.
-fn fill(ids: &[u32], rows: usize, columns: usize, read: impl Fn(usize, &mut [f32]) + Sync + Send) -> Vec<f32> {
-    let mut out = vec![0.0; ids.len() * columns];
+fn fill(ids: &[u32], rows: usize, columns: usize, read: impl Fn(usize, &mut [f32]) + Sync + Send) -> Buffer {
+    let mut out = Buffer::dirty(ids.len() * columns);
     let shared = Shared::new(&mut out);
     let piece = threads::rows_per_piece(ids.len(), columns);
     threads::each(ids.len().div_ceil(piece), |task| {
@@ -59,7 +60,7 @@ impl EmbeddingOps for Flex {
     fn rows_backward(dy: FloatTensor<Self>, ids: Arc<[u32]>, rows: usize) -> FloatTensor<Self> {
         let dy = contiguous(dy);
         let ((_, columns), dy) = (dims(&dy), floats(&dy));
-        let mut out = vec![0.0; rows * columns];
+        let mut out = Buffer::zeroed(rows * columns);
         let shared = Shared::new(&mut out);
         // Tasks take columns, so that each sum has one order.
         let piece = columns.div_ceil(threads::count()).next_multiple_of(16);
@@ -134,10 +135,12 @@ mod tests {
     #[test]
     fn rows_of_every_format() {
         for format in Format::ALL {
-            for (ids, cols) in [(vec![3, 0, 3, 19], 256), ((0..300).map(|i| i * 7 % 20).collect(), 512), (vec![], 256)] {
+            for (ids, cols) in [(vec![3, 0, 3, 19], 256), ((0..300).map(|i| i * 7 % 20).collect(), 512), (vec![], 256)]
+            {
                 let (table, dense) = stored(format, 20, cols, 1);
                 let dense = values(&dense);
-                let want: Vec<f32> = ids.iter().flat_map(|id: &u32| &dense[*id as usize * cols..][..cols]).copied().collect();
+                let want: Vec<f32> =
+                    ids.iter().flat_map(|id: &u32| &dense[*id as usize * cols..][..cols]).copied().collect();
                 assert_eq!(values(&embedding(&ids, &table)), want, "{format}");
             }
         }

@@ -3,10 +3,12 @@
 //! Responsible for: reading and making tensors of burn-flex, and the constants of autodiff.
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::flex::FlexTensor;
+use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Shape, TensorData};
+
+use crate::buffer::Buffer;
 
 /// The tensor with its elements in one run of memory.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
@@ -33,8 +35,8 @@ pub(crate) fn dims(tensor: &FlexTensor) -> (usize, usize) {
 }
 
 /// A new matrix.
-pub(crate) fn matrix(values: Vec<f32>, rows: usize, columns: usize) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, [rows, columns]))
+pub(crate) fn matrix(values: Buffer, rows: usize, columns: usize) -> FlexTensor {
+    FlexTensor::new(values.into_bytes(), Layout::contiguous(Shape::from([rows, columns])), DType::F32)
 }
 
 /// A new vector.
@@ -45,7 +47,7 @@ pub(crate) fn vector(values: Vec<f32>) -> FlexTensor {
 
 /// Stands for a gradient that nobody asked for.
 pub(crate) fn nothing() -> FlexTensor {
-    matrix(Vec::new(), 0, 0)
+    matrix(Buffer::default(), 0, 0)
 }
 
 /// The tensor as the only owner of contiguous memory, copied where it isn't: `storage_mut` then changes it in place.
@@ -54,7 +56,9 @@ pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_unique() && tensor.storage::<f32>().len() == floats(&tensor).len() {
         return tensor;
     }
-    FlexTensor::from_data(TensorData::new(floats(&tensor).to_vec(), tensor.layout().shape().clone()))
+    let mut values = Buffer::dirty(floats(&tensor).len());
+    values.copy_from_slice(floats(&tensor));
+    FlexTensor::new(values.into_bytes(), Layout::contiguous(tensor.layout().shape().clone()), DType::F32)
 }
 
 /// A tensor that autodiff treats as a constant.

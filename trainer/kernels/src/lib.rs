@@ -12,6 +12,7 @@
 mod adamw;
 mod attention;
 mod bias;
+mod buffer;
 mod cpu;
 mod cross_entropy;
 mod dropout;

@@ -5,6 +5,7 @@
 use burn::tensor::Tensor;
 
 use crate::bias::add_bias;
+use crate::buffer::Buffer;
 use crate::cpu::level::Level;
 use crate::cpu::pack::Right;
 use crate::cpu::product::{Left, Term};
@@ -12,8 +13,8 @@ use crate::cpu::{few_rows, product};
 use crate::flex::{bytes, constant, contiguous, dims, floats, matrix};
 use crate::frozen::{FrozenMatrix, MatrixLayout};
 use crate::op::{
-    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor, Ops, OpsKind,
-    backend_extension, unary,
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor,
+    Ops, OpsKind, backend_extension, unary,
 };
 
 /// Products with a stored matrix.
@@ -22,8 +23,11 @@ pub(crate) trait LinearOps: Backend {
     /// `x[T, cols]` → `x·Wᵀ`, `[T, rows]`.
     fn frozen_linear(x: FloatTensor<Self>, weight: IntTensor<Self>, layout: MatrixLayout) -> FloatTensor<Self>;
     /// `dy[T, rows]` → `dy·W`, `[T, cols]`. Has no gradient of its own.
-    fn frozen_linear_backward(dy: FloatTensor<Self>, weight: IntTensor<Self>, layout: MatrixLayout)
-    -> FloatTensor<Self>;
+    fn frozen_linear_backward(
+        dy: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        layout: MatrixLayout,
+    ) -> FloatTensor<Self>;
 }
 
 impl LinearOps for Flex {
@@ -31,7 +35,7 @@ impl LinearOps for Flex {
         let x = contiguous(x);
         let (tokens, features) = dims(&x);
         assert_eq!(features, layout.cols, "input features of the weight");
-        let mut y = vec![0.0; tokens * layout.rows];
+        let mut y = Buffer::dirty(tokens * layout.rows);
         let (level, stored) = (Level::best(), layout.view(bytes(&weight)));
         if tokens <= few_rows::MAX_ROWS {
             few_rows::product(level, floats(&x), tokens, stored, &mut y);
@@ -51,7 +55,7 @@ impl LinearOps for Flex {
         let dy = contiguous(dy);
         let (tokens, features) = dims(&dy);
         assert_eq!(features, layout.rows, "output features of the weight");
-        let mut dx = vec![0.0; tokens * layout.cols];
+        let mut dx = Buffer::dirty(tokens * layout.cols);
         let right = Right::stored(layout.view(bytes(&weight)));
         let term = Term { left: Left::rows(floats(&dy), features), right, depth: features, alpha: 1.0 };
         product::parallel(Level::best(), &[term], tokens, layout.cols, &mut dx, false);
@@ -110,7 +114,9 @@ mod tests {
     #[test]
     fn forward_and_backward_equal_dense_products_in_every_format() {
         for format in Format::ALL {
-            let cols = [64, 100, 256, 33, 512, 7, 192].into_iter().filter(|c| c % format.block_len() == 0 || format.is_dense() || format == Format::Nf4);
+            let cols = [64, 100, 256, 33, 512, 7, 192]
+                .into_iter()
+                .filter(|c| c % format.block_len() == 0 || format.is_dense() || format == Format::Nf4);
             for cols in cols {
                 for (tokens, rows) in [(1, 9), (4, 33), (5, 64), (37, 70), (130, 17)] {
                     let (weight, dense) = stored(format, rows, cols, 1);

@@ -7,6 +7,7 @@
 use burn::tensor::Tensor;
 
 use crate::bias::add_bias;
+use crate::buffer::Buffer;
 use crate::cpu::level::Level;
 use crate::cpu::pack::Right;
 use crate::cpu::product::{Left, Term};
@@ -27,6 +28,14 @@ pub(crate) struct LoraSettings {
     pub(crate) dropout: Option<Dropout>,
 }
 
+/// What the backward pass is to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoraBackward {
+    pub(crate) settings: LoraSettings,
+    /// Whether anybody wants the gradient of the input.
+    pub(crate) input_gradient: bool,
+}
+
 /// Products with a stored matrix and an adapter.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait LoraOps: Backend {
@@ -39,9 +48,8 @@ pub(crate) trait LoraOps: Backend {
         settings: LoraSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradients of `x`, `a` and `b`; an empty tensor for `x` unless `input_gradient`. Have no gradients of their
+    /// The gradients of `x`, `a` and `b`; an empty tensor for `x` where nobody wants it. Have no gradients of their
     /// own.
-    #[expect(clippy::too_many_arguments, reason = "what the forward pass kept")]
     fn lora_backward(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -49,8 +57,7 @@ pub(crate) trait LoraOps: Backend {
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        settings: LoraSettings,
-        input_gradient: bool,
+        how: LoraBackward,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
@@ -82,7 +89,7 @@ impl LoraOps for Flex {
         let level = Level::best();
         let (x, a, b) = (floats(&x), floats(&a), floats(&b));
 
-        let mut u = vec![0.0; tokens * rank];
+        let mut u = Buffer::dirty(tokens * rank);
         let down = |x: &[f32], u: &mut [f32]| {
             let right = Right::Columns { values: a, stride: features };
             let term = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
@@ -95,7 +102,7 @@ impl LoraOps for Flex {
             }),
         }
 
-        let mut y = vec![0.0; tokens * layout.rows];
+        let mut y = Buffer::dirty(tokens * layout.rows);
         let stored = layout.view(bytes(&weight));
         let up = Term {
             left: Left::rows(&u, rank),
@@ -121,31 +128,30 @@ impl LoraOps for Flex {
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        settings: LoraSettings,
-        input_gradient: bool,
+        how: LoraBackward,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (dy, x, a, b) = (contiguous(dy), contiguous(x), contiguous(a), contiguous(b));
-        let LoraSettings { layout, scale, dropout } = settings;
+        let LoraBackward { settings: LoraSettings { layout, scale, dropout }, input_gradient } = how;
         let ((tokens, features), (rank, _), outputs) = (dims(&x), dims(&a), layout.rows);
         let level = Level::best();
         let (dy, x, a, b, u) = (floats(&dy), floats(&x), floats(&a), floats(&b), floats(&u));
 
         // du = s · dy·B
-        let mut du = vec![0.0; tokens * rank];
+        let mut du = Buffer::dirty(tokens * rank);
         let right = Right::Rows { values: b, stride: rank };
         let term = Term { left: Left::rows(dy, outputs), right, depth: outputs, alpha: scale };
         product::parallel(level, &[term], tokens, rank, &mut du, false);
 
         // dB = s · dyᵀ·u, computed as its transpose: few rows and many columns suit the tiles.
-        let mut db = vec![0.0; rank * outputs];
+        let mut db = Buffer::dirty(rank * outputs);
         let right = Right::Rows { values: dy, stride: outputs };
         let term = Term { left: Left::columns(u, rank), right, depth: tokens, alpha: 1.0 };
         product::parallel(level, &[term], rank, outputs, &mut db, false);
-        let mut db = transpose::matrix(&db, rank, outputs, outputs);
+        let mut db: Buffer = transpose::matrix(&db, rank, outputs, outputs).into();
         db.iter_mut().for_each(|value| *value *= scale);
 
         // dA = duᵀ·drop(x)
-        let mut da = vec![0.0; rank * features];
+        let mut da = Buffer::zeroed(rank * features);
         let mut add_da = |token: usize, x: &[f32], accumulate: bool| {
             let tokens = x.len() / features;
             let left = Left::columns(&du[token * rank..][..tokens * rank], rank);
@@ -159,9 +165,9 @@ impl LoraOps for Flex {
         }
 
         // dx = dy·W + drop(du·A)
-        let mut dx = Vec::new();
+        let mut dx = Buffer::default();
         if input_gradient {
-            dx = vec![0.0; tokens * features];
+            dx = Buffer::dirty(tokens * features);
             let right = Right::stored(layout.view(bytes(&weight)));
             let base = Term { left: Left::rows(dy, outputs), right, depth: outputs, alpha: 1.0 };
             let right = Right::Rows { values: a, stride: features };
@@ -204,8 +210,8 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let Kept { x, u, weight, a, b, settings } = ops.state;
                 let dy = grads.consume::<B>(&ops.node);
-                let input_gradient = ops.parents[0].is_some();
-                let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, settings, input_gradient);
+                let how = LoraBackward { settings, input_gradient: ops.parents[0].is_some() };
+                let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, how);
                 for (parent, gradient) in ops.parents.into_iter().zip([dx, da, db]) {
                     if let Some(parent) = parent {
                         grads.register::<B>(parent.id, gradient);
@@ -229,11 +235,10 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        settings: LoraSettings,
-        input_gradient: bool,
+        how: LoraBackward,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [dy, x, u, a, b] = [dy, x, u, a, b].map(|tensor| tensor.into_primitive());
-        let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, settings, input_gradient);
+        let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, how);
         (constant::<B, C>(dx), constant::<B, C>(da), constant::<B, C>(db))
     }
 }
@@ -258,8 +263,7 @@ pub fn lora_linear(
     }
     let settings = LoraSettings { layout: weight.layout(), scale, dropout: dropout.filter(|dropout| dropout.p > 0.0) };
     let data = weight.data().clone().into_dispatch();
-    let (y, _) =
-        <Dispatch as LoraOps>::lora(x.into_dispatch(), data, a.into_dispatch(), b.into_dispatch(), settings);
+    let (y, _) = <Dispatch as LoraOps>::lora(x.into_dispatch(), data, a.into_dispatch(), b.into_dispatch(), settings);
     let y = Tensor::from_dispatch(y);
     match bias {
         Some(bias) => add_bias(y, bias),

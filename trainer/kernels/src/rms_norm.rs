@@ -5,14 +5,15 @@
 
 use burn::tensor::Tensor;
 
+use crate::buffer::Buffer;
 use crate::cpu::level::{Level, fma, multiversion};
 use crate::cpu::memory::Shared;
 use crate::cpu::reduce::{column_sums_with, sum_of};
 use crate::cpu::threads;
 use crate::flex::{constant, contiguous, dims, floats, matrix, vector};
 use crate::op::{
-    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops, OpsKind,
-    backend_extension, binary,
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
+    OpsKind, backend_extension, binary,
 };
 
 /// The norm over groups of `gamma.len()` elements.
@@ -77,8 +78,8 @@ multiversion! {
 }
 
 /// Calls `compute(range)` for pieces of whole groups, on all threads; each fills its part of the output.
-fn by_groups(len: usize, n: usize, compute: impl Fn(usize, &mut [f32]) + Sync + Send) -> Vec<f32> {
-    let mut out = vec![0.0; len];
+fn by_groups(len: usize, n: usize, compute: impl Fn(usize, &mut [f32]) + Sync + Send) -> Buffer {
+    let mut out = Buffer::dirty(len);
     let groups = len / n;
     let shared = Shared::new(&mut out);
     let piece = threads::rows_per_piece(groups, n);

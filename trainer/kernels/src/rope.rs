@@ -12,8 +12,8 @@ use crate::cpu::memory::Shared;
 use crate::cpu::threads;
 use crate::flex::{dims, owned};
 use crate::op::{
-    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops, OpsKind,
-    backend_extension, unary,
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
+    OpsKind, backend_extension, unary,
 };
 
 /// Cosines and sines of the first positions, each `[positions, head_dim / 2]`, times the attention factor.

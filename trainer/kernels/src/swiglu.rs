@@ -2,14 +2,15 @@
 
 use burn::tensor::Tensor;
 
+use crate::buffer::Buffer;
 use crate::cpu::elementary::sigmoid;
 use crate::cpu::level::{Level, fma, multiversion};
 use crate::cpu::memory::Shared;
 use crate::cpu::threads;
 use crate::flex::{constant, contiguous, dims, floats, matrix};
 use crate::op::{
-    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops, OpsKind,
-    backend_extension,
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
+    OpsKind, backend_extension,
 };
 
 /// The gated activation.
@@ -51,7 +52,7 @@ impl SwigluOps for Flex {
         let (gate, up) = (contiguous(gate), contiguous(up));
         let ((tokens, columns), gate, up) = (dims(&gate), floats(&gate), floats(&up));
         let level = Level::best();
-        let mut y = vec![0.0; gate.len()];
+        let mut y = Buffer::dirty(gate.len());
         let out = Shared::new(&mut y);
         threads::each(gate.len().div_ceil(PIECE), |piece| {
             let range = piece * PIECE..gate.len().min((piece + 1) * PIECE);
@@ -71,7 +72,7 @@ impl SwigluOps for Flex {
         let (dy, gate, up) = (contiguous(dy), contiguous(gate), contiguous(up));
         let ((tokens, columns), dy, gate, up) = (dims(&gate), floats(&dy), floats(&gate), floats(&up));
         let level = Level::best();
-        let (mut dgate, mut dup) = (vec![0.0; gate.len()], vec![0.0; gate.len()]);
+        let (mut dgate, mut dup) = (Buffer::dirty(gate.len()), Buffer::dirty(gate.len()));
         let (dgate_out, dup_out) = (Shared::new(&mut dgate), Shared::new(&mut dup));
         threads::each(gate.len().div_ceil(PIECE), |piece| {
             let range = piece * PIECE..gate.len().min((piece + 1) * PIECE);

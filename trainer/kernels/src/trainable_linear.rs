@@ -3,13 +3,14 @@
 use burn::tensor::Tensor;
 
 use crate::bias::add_bias;
+use crate::buffer::Buffer;
 use crate::cpu::level::Level;
 use crate::cpu::pack::Right;
 use crate::cpu::product::{self, Left, Term};
 use crate::flex::{constant, contiguous, dims, floats, matrix};
 use crate::op::{
-    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops, OpsKind,
-    backend_extension, binary,
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
+    OpsKind, backend_extension, binary,
 };
 
 /// Products of two dense matrices.
@@ -23,8 +24,8 @@ pub(crate) trait TrainableLinearOps: Backend {
     fn dense_linear_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-fn product(left: Left<'_>, right: Right<'_>, (rows, columns, depth): (usize, usize, usize)) -> Vec<f32> {
-    let mut out = vec![0.0; rows * columns];
+fn product(left: Left<'_>, right: Right<'_>, (rows, columns, depth): (usize, usize, usize)) -> Buffer {
+    let mut out = Buffer::dirty(rows * columns);
     let term = Term { left, right, depth, alpha: 1.0 };
     product::parallel(Level::best(), &[term], rows, columns, &mut out, false);
     out

@@ -3,6 +3,7 @@
 
 use super::AttentionLayout;
 use super::forward::{BLOCK, Block};
+use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::{Shared, with_scratch};
@@ -45,11 +46,11 @@ fn term<'a>(left: Left<'a>, right: Right<'a>, depth: usize) -> Term<'a> {
 }
 
 /// `[dq, dk, dv]`, shaped like `q`, `k` and `v`; `keys` is the number of key rows.
-pub(super) fn gradients(gradient: &[f32], kept: &Kept<'_>, keys: usize, layout: &AttentionLayout) -> [Vec<f32>; 3] {
-    let mut dq = vec![0.0; kept.q.len()];
+pub(super) fn gradients(gradient: &[f32], kept: &Kept<'_>, keys: usize, layout: &AttentionLayout) -> [Buffer; 3] {
+    let mut dq = Buffer::zeroed(kept.q.len());
     // Keys and values have a gradient for each query head first.
     let columns = layout.q_columns();
-    let (mut dk, mut dv) = (vec![0.0; keys * columns], vec![0.0; keys * columns]);
+    let (mut dk, mut dv) = (Buffer::zeroed(keys * columns), Buffer::zeroed(keys * columns));
     let outputs = [&mut dq, &mut dk, &mut dv].map(|values| Shared::new(values));
     threads::each(layout.segments.len() * layout.heads, |task| {
         let (segment, head) = (layout.segments[task / layout.heads], task % layout.heads);
@@ -118,9 +119,9 @@ fn one_block(
 }
 
 /// Sums the gradients of the query heads that share a key head: `[keys, heads · n]` → `[keys, kv_heads · n]`.
-fn sum_groups(by_head: &[f32], keys: usize, layout: &AttentionLayout) -> Vec<f32> {
+fn sum_groups(by_head: &[f32], keys: usize, layout: &AttentionLayout) -> Buffer {
     let (from_columns, to_columns, width) = (layout.q_columns(), layout.kv_columns(), layout.head_dim);
-    let mut sums = vec![0.0; keys * to_columns];
+    let mut sums = Buffer::zeroed(keys * to_columns);
     let out = Shared::new(&mut sums);
     let piece = threads::rows_per_piece(keys, from_columns);
     threads::each(keys.div_ceil(piece), |task| {

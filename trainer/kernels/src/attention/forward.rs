@@ -1,6 +1,7 @@
 //! The forward pass: one task for each segment, head and block of queries.
 
 use super::{AttentionLayout, Segment};
+use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::{Shared, with_scratch};
@@ -102,16 +103,10 @@ multiversion! {
 }
 
 /// The output, shaped like `q`, and the logarithms of the normalisers, `[queries, heads]`.
-pub(super) fn attention(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    queries: usize,
-    layout: &AttentionLayout,
-) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], queries: usize, layout: &AttentionLayout) -> (Buffer, Buffer) {
     let level = Level::best();
-    let mut output = vec![0.0; q.len()];
-    let mut normalisers = vec![0.0; queries * layout.heads];
+    let mut output = Buffer::zeroed(q.len());
+    let mut normalisers = Buffer::zeroed(queries * layout.heads);
     let (out, logs) = (Shared::new(&mut output), Shared::new(&mut normalisers));
     let mut blocks = Vec::new();
     for segment in &layout.segments {

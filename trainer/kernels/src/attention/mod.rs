@@ -14,8 +14,8 @@ use burn::tensor::Tensor;
 
 use crate::flex::{constant, contiguous, dims, floats, matrix};
 use crate::op::{
-    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops, OpsKind,
-    backend_extension,
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
+    OpsKind, backend_extension,
 };
 
 /// Queries and the keys that they may see: rows `q_start ..` of the queries, rows `k_start ..` of keys and values. The
@@ -167,9 +167,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
         let (output, normalisers) = B::segment_attention(q.clone(), k.clone(), v.clone(), layout.clone());
         let output = match Step.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                prep.finish(([q, k, v, output.clone(), normalisers.clone()], layout), output)
-            }
+            OpsKind::Tracked(prep) => prep.finish(([q, k, v, output.clone(), normalisers.clone()], layout), output),
             OpsKind::UnTracked(prep) => prep.finish(output),
         };
         (output, constant::<B, C>(normalisers))
@@ -204,12 +202,8 @@ pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: &AttentionLay
     assert_eq!(v.dims(), k.dims(), "keys and values have one shape");
     layout.check(queries, keys);
     let layout = Arc::new(layout.clone());
-    let (output, _) = <Dispatch as AttentionOps>::segment_attention(
-        q.into_dispatch(),
-        k.into_dispatch(),
-        v.into_dispatch(),
-        layout,
-    );
+    let (output, _) =
+        <Dispatch as AttentionOps>::segment_attention(q.into_dispatch(), k.into_dispatch(), v.into_dispatch(), layout);
     Tensor::from_dispatch(output)
 }
 

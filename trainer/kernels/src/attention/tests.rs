@@ -24,7 +24,8 @@ fn naive(q: &[f64], k: &[f64], v: &[f64], layout: &AttentionLayout) -> Vec<f64> 
     for segment in &layout.segments {
         for (i, h) in (0..segment.q_len).flat_map(|i| (0..layout.heads).map(move |h| (i, h))) {
             let q_at = (segment.q_start + i) * layout.heads * n + h * n;
-            let k_at = |j: usize| (segment.k_start + j) * layout.kv_heads * n + h / (layout.heads / layout.kv_heads) * n;
+            let k_at =
+                |j: usize| (segment.k_start + j) * layout.kv_heads * n + h / (layout.heads / layout.kv_heads) * n;
             let position = segment.k_len - segment.q_len + i;
             let sees = |j: &usize| *j <= position && layout.window.is_none_or(|window| *j + window > position);
             let keys: Vec<usize> = (0..segment.k_len).filter(sees).collect();
@@ -50,7 +51,8 @@ fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: &AttentionLayout) -> 
         let groups = (0..heads).map(|h| x.clone().narrow(0, h / (heads / kv_heads), 1)).collect();
         Tensor::cat(groups, 0)
     };
-    let (q, k, v) = (by_head(q, queries, heads), repeat(by_head(k, keys, kv_heads)), repeat(by_head(v, keys, kv_heads)));
+    let (q, k, v) =
+        (by_head(q, queries, heads), repeat(by_head(k, keys, kv_heads)), repeat(by_head(v, keys, kv_heads)));
     let mut mask = vec![0.0; queries * keys];
     for (i, j) in (0..queries).flat_map(|i| (0..keys).map(move |j| (i, j))) {
         let position = keys - queries + i;
@@ -74,7 +76,9 @@ fn narrow(values: &[f64]) -> Vec<f32> {
 
 #[test]
 fn forward_and_gradients_equal_plain_operations() {
-    for (queries, keys) in [(1, 1), (2, 2), (17, 17), (63, 63), (64, 64), (65, 65), (150, 150), (5, 40), (70, 200), (1, 99)] {
+    for (queries, keys) in
+        [(1, 1), (2, 2), (17, 17), (63, 63), (64, 64), (65, 65), (150, 150), (5, 40), (70, 200), (1, 99)]
+    {
         for (heads, kv_heads, n) in [(1, 1, 8), (3, 1, 16), (4, 2, 33), (9, 3, 64), (2, 2, 128)] {
             for window in [None, Some(1), Some(20), Some(1000)] {
                 let segments = vec![Segment { q_start: 0, q_len: queries, k_start: 0, k_len: keys }];
@@ -89,7 +93,8 @@ fn forward_and_gradients_equal_plain_operations() {
                 assert_close(&values(&got), &values(&want), 1e-5, &what);
                 let (got, want) = ((got * gradient.clone()).sum().backward(), (want * gradient).sum().backward());
                 for (name, leaf) in [("q", &q), ("k", &k), ("v", &v)] {
-                    let (got, want) = (values(&leaf.grad(&got).expect("leaf")), values(&leaf.grad(&want).expect("leaf")));
+                    let (got, want) =
+                        (values(&leaf.grad(&got).expect("leaf")), values(&leaf.grad(&want).expect("leaf")));
                     // The gradient of a query that sees one key is zero: compare with the size of the others.
                     let size = want.iter().fold(0.1f32, |size, value| size.max(value.abs()));
                     for (got, want) in got.iter().zip(&want) {
@@ -116,13 +121,8 @@ fn gradients_equal_finite_differences() {
         output.iter().zip(&gradient).map(|(o, g)| o * f64::from(*g)).sum()
     };
     let (output, normalisers) = forward::attention(&inputs[0], &inputs[1], &inputs[2], queries, &layout);
-    let kept = backward::Kept {
-        q: &inputs[0],
-        k: &inputs[1],
-        v: &inputs[2],
-        output: &output,
-        normalisers: &normalisers,
-    };
+    let kept =
+        backward::Kept { q: &inputs[0], k: &inputs[1], v: &inputs[2], output: &output, normalisers: &normalisers };
     let got = backward::gradients(&gradient, &kept, keys, &layout);
     for (which, got) in got.iter().enumerate() {
         for (i, got) in got.iter().enumerate() {
@@ -151,7 +151,11 @@ fn packed_documents_equal_separate_ones() {
             let layout = AttentionLayout { window, ..layout(heads, kv_heads, n, segments) };
             let output = attention(q.clone(), k.clone(), v.clone(), &layout);
             let gradients = (output.clone() * gradient.clone().narrow(0, start, len)).sum().backward();
-            [&q, &k, &v].map(|x| values(&x.grad(&gradients).expect("leaf"))).into_iter().chain([values(&output)]).collect::<Vec<_>>()
+            [&q, &k, &v]
+                .map(|x| values(&x.grad(&gradients).expect("leaf")))
+                .into_iter()
+                .chain([values(&output)])
+                .collect::<Vec<_>>()
         };
         let packed = run(0, total, documents(&lengths));
         let mut separate = vec![Vec::new(); 4];

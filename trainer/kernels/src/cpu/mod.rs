@@ -5,12 +5,12 @@
 
 pub(crate) mod dequantize;
 pub(crate) mod elementary;
+pub(crate) mod few_rows;
 pub(crate) mod level;
 pub(crate) mod memory;
 pub(crate) mod pack;
 pub(crate) mod product;
 pub(crate) mod reduce;
-pub(crate) mod few_rows;
 pub(crate) mod threads;
 pub(crate) mod tile;
 pub(crate) mod transpose;

@@ -3,6 +3,8 @@
 //! Responsible for: reading any right operand, in any number format and either orientation, into panels that stay in
 //! the cache. This is where stored weights become `f32`; nowhere else and never more than a panel of them.
 
+use tonfall_blocks::Format;
+
 use super::dequantize::Stored;
 use super::level::Level;
 use super::memory::with_scratch;
@@ -55,6 +57,8 @@ impl<'a> Right<'a> {
     /// Columns that should be read together, so that no block of a format is decoded twice.
     pub(crate) fn column_unit(&self) -> usize {
         match self {
+            // NF4 is read in any multiples of 16.
+            Self::StoredRows(matrix) if matrix.format == Format::Nf4 => 1,
             Self::StoredRows(matrix) => matrix.format.block_len(),
             _ => 1,
         }

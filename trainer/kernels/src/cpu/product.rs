@@ -18,13 +18,15 @@ use super::transpose;
 const PACKED_DEPTH: usize = 256;
 /// Rows of a panel that a tile sums over at once: 64 columns of them take 32 KiB, two thirds of a first-level cache.
 const TILE_DEPTH: usize = 128;
-/// Rows of the output that use a packed panel before the next one is packed.
-const BLOCK_ROWS: usize = 512;
+/// Rows of the output that use a packed panel before the next one is packed: their part of the left operand stays in a
+/// second-level cache.
+const BLOCK_ROWS: usize = 256;
 /// Up to so many rows of the output, a right operand whose rows are contiguous is read where it lies.
 const UNPACKED_ROWS: usize = 32;
 
-/// Rows of the right operand from which the left operand no longer stays in the cache between panels.
-const DEEP: usize = 4096;
+/// From so many terms of its sums on, a product whose panels are taken one by one reads its left operand from beyond the
+/// second-level cache each time.
+const DEEP: usize = 1024;
 /// Panels that are packed side by side at most: with the blocks of both other operands they fill half a second-level
 /// cache.
 const MAX_TOGETHER: usize = 8;
@@ -100,9 +102,9 @@ impl Cut {
             let busiest = |width: usize| columns.div_ceil(width).div_ceil(threads) * width;
             let widths = [64, 48, 32].into_iter().filter(|width| unit == 1 || width % unit == 0 || unit % width == 0);
             let width = widths.min_by_key(|width| busiest(*width)).unwrap_or(widest);
-            // A deep product would read its left operand once for each panel; panels side by side share one reading.
-            let deep = terms.iter().any(|term| term.depth >= DEEP);
-            let together = if deep { columns.div_ceil(width).div_ceil(threads).min(MAX_TOGETHER) } else { 1 };
+            // Panels side by side share one reading of the left operand.
+            let large = rows > BLOCK_ROWS || terms.iter().any(|term| term.depth >= DEEP);
+            let together = if large { columns.div_ceil(width).div_ceil(threads).min(MAX_TOGETHER) } else { 1 };
             (width, together)
         };
         let strips = columns.div_ceil(width * panels);
@@ -322,7 +324,13 @@ mod tests {
     }
 
     /// `(Σ, Σ of magnitudes)` in f64.
-    fn naive(m: usize, n: usize, k: usize, a: impl Fn(usize, usize) -> f32, b: impl Fn(usize, usize) -> f32) -> Vec<(f64, f64)> {
+    fn naive(
+        m: usize,
+        n: usize,
+        k: usize,
+        a: impl Fn(usize, usize) -> f32,
+        b: impl Fn(usize, usize) -> f32,
+    ) -> Vec<(f64, f64)> {
         let mut out = Vec::with_capacity(m * n);
         for i in 0..m {
             for j in 0..n {
@@ -339,7 +347,7 @@ mod tests {
         }
     }
 
-    const SHAPES: [(usize, usize, usize); 22] = [
+    const SHAPES: [(usize, usize, usize); 23] = [
         (1, 1, 1),
         (1, 64, 64),
         (2, 3, 5),
@@ -362,6 +370,7 @@ mod tests {
         (130, 96, 130),
         (260, 70, 33),
         (600, 50, 17),
+        (9, 150, 4099),
     ];
 
     #[test]
@@ -370,12 +379,18 @@ mod tests {
             for (m, n, k) in SHAPES {
                 let (a, b) = (values(m * k, 1), values(k * n, 2));
                 let lefts = [
-                    (Left::rows(&a, k), Box::new(|i: usize, l: usize| a[i * k + l]) as Box<dyn Fn(usize, usize) -> f32>),
+                    (
+                        Left::rows(&a, k),
+                        Box::new(|i: usize, l: usize| a[i * k + l]) as Box<dyn Fn(usize, usize) -> f32>,
+                    ),
                     (Left::columns(&a, m), Box::new(|i: usize, l: usize| a[l * m + i])),
                 ];
                 for (left, a_at) in &lefts {
                     let rights = [
-                        (Right::Rows { values: &b, stride: n }, Box::new(|l: usize, j: usize| b[l * n + j]) as Box<dyn Fn(usize, usize) -> f32>),
+                        (
+                            Right::Rows { values: &b, stride: n },
+                            Box::new(|l: usize, j: usize| b[l * n + j]) as Box<dyn Fn(usize, usize) -> f32>,
+                        ),
                         (Right::Columns { values: &b, stride: k }, Box::new(|l: usize, j: usize| b[j * k + l])),
                     ];
                     for (right, b_at) in &rights {
@@ -425,13 +440,21 @@ mod tests {
                         let right = Right::stored_transposed(stored);
                         let term = Term { left: Left::rows(&x, cols), right, depth: cols, alpha: 1.0 };
                         parallel(level, &[term], m, rows, &mut y, false);
-                        assert_close(&y, &naive(m, rows, cols, |i, l| x[i * cols + l], |l, j| dense[j * cols + l]), &what);
+                        assert_close(
+                            &y,
+                            &naive(m, rows, cols, |i, l| x[i * cols + l], |l, j| dense[j * cols + l]),
+                            &what,
+                        );
                         let dy = values(m * rows, 5);
                         let mut dx = vec![f32::NAN; m * cols];
                         let right = Right::stored(stored);
                         let term = Term { left: Left::rows(&dy, rows), right, depth: rows, alpha: 1.0 };
                         parallel(level, &[term], m, cols, &mut dx, false);
-                        assert_close(&dx, &naive(m, cols, rows, |i, l| dy[i * rows + l], |l, j| dense[l * cols + j]), &what);
+                        assert_close(
+                            &dx,
+                            &naive(m, cols, rows, |i, l| dy[i * rows + l], |l, j| dense[l * cols + j]),
+                            &what,
+                        );
                     }
                 }
             }

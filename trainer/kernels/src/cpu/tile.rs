@@ -112,11 +112,24 @@ pub(crate) unsafe fn tile(level: Level, rows: usize, units: usize, tile: &Tile) 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn avx512<const ROWS: usize, const UNITS: usize>(tile: &Tile) {
     use std::arch::x86_64::{
-        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
-        _mm512_setzero_ps,
+        _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
     // SAFETY: the caller's promise; masked lanes are neither read nor written.
     unsafe {
+        // Rows of the left operand lie far apart, where no prefetcher of the processor looks for them; neither does one
+        // for the output. Both are asked for while there is a tile's worth of work to do.
+        for row in 0..ROWS {
+            for unit in 0..UNITS {
+                _mm_prefetch::<_MM_HINT_T0>(tile.c.wrapping_add(row * tile.c_row + unit * LANES).cast());
+            }
+            if tile.a_depth == 1 {
+                let next = tile.a.wrapping_add((ROWS + row) * tile.a_row);
+                for k in (0..tile.depth).step_by(LANES) {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(k).cast());
+                }
+            }
+        }
         let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
         let (mut a, mut b) = (tile.a, tile.b);
         for _ in 0..tile.depth {
