@@ -34,7 +34,11 @@ fn main() -> Result<()> {
         let difference = parity::compare_logits(&ours, &text.logits, session.vocab_size());
         eprintln!(
             "  {}: {} tokens, max |difference| {:.2e}, {} of {} positions with another argmax",
-            text.name, text.input_ids.len(), difference.largest, difference.other_argmax, text.input_ids.len()
+            text.name,
+            text.input_ids.len(),
+            difference.largest,
+            difference.other_argmax,
+            text.input_ids.len()
         );
         ensure!(difference.largest <= LOGITS, "{}: logits differ by {:.2e}", text.name, difference.largest);
         ensure!(difference.other_argmax == 0, "{}: another argmax", text.name);

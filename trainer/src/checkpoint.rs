@@ -41,19 +41,11 @@ pub struct TrainerState {
 }
 
 /// Writes trainable tensors, optimizer and state into `dir`.
-pub fn write(
-    dir: &Path,
-    params: &ParamStore,
-    optimizer: &Optimizer,
-    state: &TrainerState,
-) -> Result<(), TrainError> {
+pub fn write(dir: &Path, params: &ParamStore, optimizer: &Optimizer, state: &TrainerState) -> Result<(), TrainError> {
     let weights = params.iter().map(|param| (param.name.clone(), &param.value));
     write_tensors(&dir.join(WEIGHTS), weights)?;
     let moments = params.iter().zip(&optimizer.moments).flat_map(|(param, moments)| {
-        [
-            (format!("{}.exp_avg", param.name), &moments.first),
-            (format!("{}.exp_avg_sq", param.name), &moments.second),
-        ]
+        [(format!("{}.exp_avg", param.name), &moments.first), (format!("{}.exp_avg_sq", param.name), &moments.second)]
     });
     write_tensors(&dir.join(OPTIMIZER), moments)?;
     let text = serde_json::to_vec_pretty(state).map_err(|error| TrainError::Device(error.to_string()))?;
@@ -89,10 +81,7 @@ pub fn read(
     Ok(state)
 }
 
-fn write_tensors<'a>(
-    path: &Path,
-    tensors: impl Iterator<Item = (String, &'a Tensor<2>)>,
-) -> Result<(), TrainError> {
+fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Tensor<2>)>) -> Result<(), TrainError> {
     let mut data = BTreeMap::new();
     for (name, tensor) in tensors {
         data.insert(name, (tensor.dims(), values(tensor)?));

@@ -7,7 +7,9 @@ use thiserror::Error;
 /// Why training, loading or generating failed.
 #[derive(Debug, Error)]
 pub enum TrainError {
-    #[error("the run diverged at step {step}: {what}; lower `training.learning_rate`, or look at the data of this step")]
+    #[error(
+        "the run diverged at step {step}: {what}; lower `training.learning_rate`, or look at the data of this step"
+    )]
     Diverged { step: u64, what: String },
 
     #[error(transparent)]
@@ -31,7 +33,9 @@ pub enum TrainError {
     #[error(transparent)]
     Data(#[from] tonfall_datasets::DataError),
 
-    #[error("no linear layer is named {0}; `lora.target_modules` knows q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \"all-linear\"")]
+    #[error(
+        "no linear layer is named {0}; `lora.target_modules` knows q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \"all-linear\""
+    )]
     TargetModules(String),
 
     #[error("{0}: an adapter can't be put on a weight that is trained itself; use `adapter.kind = \"lora\"`")]
@@ -40,10 +44,14 @@ pub enum TrainError {
     #[error("the adapter has no tensor {0}; it was made for another model")]
     AdapterTensorMissing(String),
 
-    #[error("the adapter's tensor {name} has shape {found:?}, this model needs {expected:?}; it was made for another model")]
+    #[error(
+        "the adapter's tensor {name} has shape {found:?}, this model needs {expected:?}; it was made for another model"
+    )]
     AdapterShape { name: String, expected: [usize; 2], found: [usize; 2] },
 
-    #[error("a sequence of {tokens} tokens is longer than the base model's context of {context}; lower `data.max_seq_len`")]
+    #[error(
+        "a sequence of {tokens} tokens is longer than the base model's context of {context}; lower `data.max_seq_len`"
+    )]
     Context { tokens: usize, context: usize },
 
     #[error("the prompt has {tokens} tokens; it needs at least one and fewer than the context of {context}")]

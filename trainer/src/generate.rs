@@ -82,7 +82,14 @@ fn choose(logits: &[f32], sampling: &Sampling, generator: &mut Philox) -> u32 {
     if let Some(top_p) = sampling.top_p {
         let share = top_p * weights.iter().sum::<f32>();
         let mut seen = 0.0;
-        let kept = weights.iter().take_while(|weight| { let more = seen < share; seen += **weight; more }).count();
+        let kept = weights
+            .iter()
+            .take_while(|weight| {
+                let more = seen < share;
+                seen += **weight;
+                more
+            })
+            .count();
         weights.truncate(kept.max(1));
     }
     let mut left = generator.uniform() * weights.iter().sum::<f32>();

@@ -49,8 +49,7 @@ pub struct TrainingPass {
 /// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses.
 pub fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> f64 {
     let segments = self_segments(&batch.segment_lengths);
-    let documents =
-        Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
+    let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
     let targets = targets(batch);
     if training.recompute {
         recomputed(model, batch, &documents, &targets, training.scale, sums)

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use tonfall_adapters::merge::{MergeOptions, merge};
-use tonfall_adapters::save_model::{SaveOptions, save_model};
-use tonfall_adapters::peft::{self, AdapterConfig};
 use tonfall_adapters::BaseModel;
+use tonfall_adapters::merge::{MergeOptions, merge};
+use tonfall_adapters::peft::{self, AdapterConfig};
+use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
 use tonfall_recipes::checkpoint::CheckpointWriter;
 use tonfall_recipes::events::{EventKind, EventLog};
@@ -63,7 +63,11 @@ pub enum StopReason {
 pub enum Observation<'a> {
     /// An event that has just been written to the event log.
     Event(&'a EventKind),
-    Progress { phase: Phase, done: u64, total: u64 },
+    Progress {
+        phase: Phase,
+        done: u64,
+        total: u64,
+    },
 }
 
 /// Work outside training steps.
@@ -323,8 +327,7 @@ impl<'a> Run<'a> {
             ..EvalReport::default()
         };
         if answers && !self.job.prompts.is_empty() {
-            let mut progress =
-                |done, total| observe(Observation::Progress { phase: Phase::Generating, done, total });
+            let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Generating, done, total });
             let limit = plan.evaluation.max_new_tokens;
             let (counts, samples) =
                 evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut progress)?;
@@ -393,8 +396,7 @@ impl<'a> Run<'a> {
         if plan.export.merged {
             let dir = exports.join("merged");
             let observe = &mut self.job.observe;
-            let mut progress =
-                |done, total| observe(Observation::Progress { phase: Phase::Merging, done, total });
+            let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Merging, done, total });
             merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut progress)?;
             written.1 = Some(dir);
         }

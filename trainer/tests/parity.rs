@@ -46,10 +46,15 @@ impl Expected {
     /// The adapter that the reference used.
     fn adapter(&self) -> Adapter {
         let file = self.file();
-        let names: Vec<String> = file.names().into_iter().filter_map(|name| name.strip_prefix("lora.")).map(str::to_owned).collect();
+        let names: Vec<String> =
+            file.names().into_iter().filter_map(|name| name.strip_prefix("lora.")).map(str::to_owned).collect();
         let tensors = names.iter().filter(|name| name.ends_with(".weight")).map(|name| {
             let shape = file.tensor(&format!("lora.{name}")).expect("a tensor").shape().to_vec();
-            AdapterTensor { name: name.clone(), shape: [shape[0], shape[1]], values: self.floats(&format!("lora.{name}")) }
+            AdapterTensor {
+                name: name.clone(),
+                shape: [shape[0], shape[1]],
+                values: self.floats(&format!("lora.{name}")),
+            }
         });
         let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
         let config = AdapterConfig::lora("tiny", 4, 8.0, 0.0, false, modules.map(str::to_owned).to_vec());
@@ -122,7 +127,10 @@ fn ten_steps_follow_peft_on_a_dense_and_on_an_nf4_base() {
             assert!((ours - theirs).abs() <= 1e-4 * theirs, "{quantization:?} step {step}: {ours} instead of {theirs}");
         }
         for (step, (ours, theirs)) in replay.grad_norms.iter().enumerate() {
-            assert!((ours - theirs).abs() <= 1e-3 * theirs, "{quantization:?} step {step}: norm {ours} instead of {theirs}");
+            assert!(
+                (ours - theirs).abs() <= 1e-3 * theirs,
+                "{quantization:?} step {step}: norm {ours} instead of {theirs}"
+            );
         }
         assert!(replay.worst.1 <= 1e-2, "{quantization:?}: {:?}", replay.worst);
     }

@@ -84,8 +84,7 @@ impl Decoder {
         let binding = Binding::untracked(&self.params);
         let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|p| p as u32).collect();
         let segments = [Segment { q_start: 0, q_len: ids.len(), k_start: 0, k_len: cache.len + ids.len() }];
-        let pass =
-            Pass { binding: &binding, positions: &positions, segments: &segments, with_adapter, dropout: None };
+        let pass = Pass { binding: &binding, positions: &positions, segments: &segments, with_adapter, dropout: None };
         let x = self.embed(ids, &binding);
         let layers = self.layers.iter().zip(&mut cache.layers);
         let x = layers.fold(x, |x, (layer, cache)| layer.forward(x, &self.rope, &pass, Some(cache)));
@@ -125,12 +124,6 @@ pub struct Documents<'a> {
 impl<'a> Documents<'a> {
     /// The pass with the adapter under `binding`.
     pub fn pass(&self, binding: &'a Binding<'a>) -> Pass<'a> {
-        Pass {
-            binding,
-            positions: self.positions,
-            segments: self.segments,
-            with_adapter: true,
-            dropout: self.dropout,
-        }
+        Pass { binding, positions: self.positions, segments: self.segments, with_adapter: true, dropout: self.dropout }
     }
 }

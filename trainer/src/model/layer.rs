@@ -57,7 +57,13 @@ pub struct Layer {
 
 impl Layer {
     /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, keys and values of earlier tokens are seen too.
-    pub fn forward(&self, x: Tensor<2>, rope: &RopeTable, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    pub fn forward(
+        &self,
+        x: Tensor<2>,
+        rope: &RopeTable,
+        pass: &Pass<'_>,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<2> {
         let x = x.clone() + self.attention(self.input_norm.forward(x, pass), rope, pass, cache);
         x.clone() + self.mlp(self.post_attention_norm.forward(x, pass), pass)
     }

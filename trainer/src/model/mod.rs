@@ -9,7 +9,7 @@ mod linear;
 mod load;
 mod pass;
 
-pub use decoder::{Cache, Decoder, Documents, Hidden};
+pub use decoder::{Decoder, Documents, Hidden};
 pub use linear::LoraSite;
 pub use load::{LoadOptions, Loader};
 pub use pass::{DropoutKey, Pass, self_segments};
