@@ -67,8 +67,8 @@ pub fn read(
     let (weights, moments) = (load(WEIGHTS)?, load(OPTIMIZER)?);
     let weights = SafeTensors::deserialize(&weights).map_err(|error| mismatch(format!("{WEIGHTS}: {error}")))?;
     let moments = SafeTensors::deserialize(&moments).map_err(|error| mismatch(format!("{OPTIMIZER}: {error}")))?;
-    if weights.len() != params.len() || moments.len() != 2 * params.len() {
-        return Err(mismatch(format!("{} tensors, {} are trained here", weights.len(), params.len())));
+    if weights.len() != params.count() || moments.len() != 2 * params.count() {
+        return Err(mismatch(format!("{} tensors, {} are trained here", weights.len(), params.count())));
     }
     for (param, slot) in params.iter_mut().zip(&mut optimizer.moments) {
         let shape = param.value.dims();

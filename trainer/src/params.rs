@@ -30,7 +30,7 @@ impl Param {
     }
 
     /// Number of elements.
-    pub fn len(&self) -> usize {
+    pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
@@ -60,17 +60,13 @@ impl ParamStore {
         self.params.iter_mut()
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.params.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.params.is_empty()
     }
 
     /// Number of trainable values.
     pub fn elements(&self) -> usize {
-        self.params.iter().map(Param::len).sum()
+        self.params.iter().map(Param::elements).sum()
     }
 }
 
@@ -118,7 +114,7 @@ pub struct GradientSums {
 
 impl GradientSums {
     pub fn new(store: &ParamStore) -> Self {
-        Self { sums: vec![None; store.len()] }
+        Self { sums: vec![None; store.count()] }
     }
 
     fn add(&mut self, id: ParamId, gradient: Tensor<2>) {
