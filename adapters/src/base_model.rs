@@ -243,6 +243,17 @@ impl BaseModel {
         Ok(Weight { name: name.to_owned(), format: located.format, rows, cols, bytes })
     }
 
+    /// Gives the memory of the weights read so far back to the system; they stay readable. For callers that convert the
+    /// weights one after the other and keep their own copy.
+    pub fn release_pages(&self) {
+        match &self.source {
+            Source::HuggingFace { checkpoint, .. } => {
+                checkpoint.files.iter().for_each(|(_, file)| file.file.release_pages());
+            }
+            Source::Gguf(gguf) => gguf.file.release_pages(),
+        }
+    }
+
     /// The tokenizer; converted from the metadata for a GGUF file.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use thiserror::Error;
 
 /// Why a file could not be opened.
@@ -56,6 +56,14 @@ impl MappedFile {
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives the pages read so far back to the system, so that weights that were copied or converted do not count as this
+    /// process's memory twice; what is read again comes from the file. A system that can't do it keeps them.
+    pub(crate) fn release_pages(&self) {
+        #[expect(unsafe_code, reason = "advice that drops pages has no safe form")]
+        // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same bytes.
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
     /// A part that was checked against the file's length when the file was opened.

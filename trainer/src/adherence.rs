@@ -36,7 +36,7 @@ impl Adherence {
 }
 
 /// Whether `term` stands in `text` as whole words, in any case.
-pub fn uses(text: &str, term: &str) -> bool {
+pub(crate) fn uses(text: &str, term: &str) -> bool {
     let (text, term) = (text.to_lowercase(), term.to_lowercase());
     let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let (first, last) = (is_word(term.chars().next()), is_word(term.chars().next_back()));

@@ -25,7 +25,7 @@ const STATE: &str = "trainer_state.json";
 
 /// What a run has done so far, besides tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TrainerState {
+pub(crate) struct TrainerState {
     /// Optimizer steps done.
     pub step: u64,
     /// Updates that the optimizer has applied.
@@ -41,7 +41,12 @@ pub struct TrainerState {
 }
 
 /// Writes trainable tensors, optimizer and state into `dir`.
-pub fn write(dir: &Path, params: &ParamStore, optimizer: &Optimizer, state: &TrainerState) -> Result<(), TrainError> {
+pub(crate) fn write(
+    dir: &Path,
+    params: &ParamStore,
+    optimizer: &Optimizer,
+    state: &TrainerState,
+) -> Result<(), TrainError> {
     let weights = params.iter().map(|param| (param.name.clone(), &param.value));
     write_tensors(&dir.join(WEIGHTS), weights)?;
     let moments = params.iter().zip(&optimizer.moments).flat_map(|(param, moments)| {
@@ -53,7 +58,7 @@ pub fn write(dir: &Path, params: &ParamStore, optimizer: &Optimizer, state: &Tra
 }
 
 /// Restores what [`write`] wrote. The parameters' names and shapes must be the run's own.
-pub fn read(
+pub(crate) fn read(
     dir: &Path,
     params: &mut ParamStore,
     optimizer: &mut Optimizer,

@@ -37,7 +37,7 @@ pub struct Sample {
 }
 
 /// Mean loss and number of trained tokens over `examples`, `micro_batch_size` at a time; `None` without examples.
-pub fn loss(
+pub(crate) fn loss(
     model: &Decoder,
     examples: &[Example],
     micro_batch_size: usize,
@@ -57,7 +57,7 @@ pub fn loss(
 ///
 /// # Errors
 /// When a prompt can't be rendered, or is longer than the model's context.
-pub fn adherence(
+pub(crate) fn adherence(
     model: &Decoder,
     tokenizer: &ChatTokenizer,
     prompts: &[HeldOutPrompt],

@@ -37,7 +37,7 @@ impl Sampling {
 ///
 /// # Errors
 /// When the prompt is empty or fills the context, or the device fails.
-pub fn generate(
+pub(crate) fn generate(
     model: &Decoder,
     with_adapter: bool,
     prompt: &[u32],

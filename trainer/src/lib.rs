@@ -3,8 +3,6 @@
 //! Responsible for: the decoder, LoRA, the optimisation loop, checkpoints, evaluation, generation.
 //! Must not depend on: terminals, file formats, polars, ratatui. Burn lives here and in `tonfall_kernels`.
 
-#![expect(unreachable_pub, reason = "modules are private; their items are named once, in the list below")]
-
 mod adherence;
 mod checkpoint;
 mod error;

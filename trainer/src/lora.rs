@@ -21,7 +21,7 @@ const INIT_STREAM: u64 = u64::from_le_bytes(*b"lorainit");
 ///
 /// # Errors
 /// When a target module exists in no layer.
-pub fn attach_new(model: &mut Decoder, plan: &LoraPlan, seed: u64, device: &Device) -> Result<(), TrainError> {
+pub(crate) fn attach_new(model: &mut Decoder, plan: &LoraPlan, seed: u64, device: &Device) -> Result<(), TrainError> {
     let scale = scale(plan);
     let mut generator = Philox::new(seed, INIT_STREAM);
     attach(model, &plan.target_modules, scale, plan.dropout, device, |_, [rank_in, rank_out]| {
@@ -35,7 +35,7 @@ pub fn attach_new(model: &mut Decoder, plan: &LoraPlan, seed: u64, device: &Devi
 ///
 /// # Errors
 /// When the adapter's modules or shapes don't fit the model.
-pub fn attach_existing(
+pub(crate) fn attach_existing(
     model: &mut Decoder,
     adapter: &Adapter,
     dropout: f64,
@@ -57,7 +57,7 @@ pub fn attach_existing(
 }
 
 /// PEFT's configuration of a new adapter on `model`.
-pub fn config(model: &Decoder, plan: &LoraPlan, base_model_name: &str) -> AdapterConfig {
+pub(crate) fn config(model: &Decoder, plan: &LoraPlan, base_model_name: &str) -> AdapterConfig {
     let last_part = |param: &Param| param.name.rsplit('.').nth(1).unwrap_or_default().to_owned();
     let modules: BTreeSet<String> = model.params.iter().map(last_part).collect();
     let modules = modules.into_iter().collect();
@@ -68,7 +68,7 @@ pub fn config(model: &Decoder, plan: &LoraPlan, base_model_name: &str) -> Adapte
 ///
 /// # Errors
 /// When the device fails.
-pub fn export(model: &Decoder, config: AdapterConfig) -> Result<Adapter, TrainError> {
+pub(crate) fn export(model: &Decoder, config: AdapterConfig) -> Result<Adapter, TrainError> {
     let tensor = |param: &Param| {
         let name = format!("{}.weight", param.name);
         Ok(AdapterTensor { name, shape: param.value.dims(), values: values(&param.value)? })
@@ -78,7 +78,7 @@ pub fn export(model: &Decoder, config: AdapterConfig) -> Result<Adapter, TrainEr
 }
 
 /// Values of a tensor, read from the device.
-pub fn values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, TrainError> {
+pub(crate) fn values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, TrainError> {
     let data = tensor.clone().try_into_data().map_err(|error| TrainError::Device(error.to_string()))?;
     data.try_to_vec::<f32>().map_err(|error| TrainError::Device(format!("{error:?}")))
 }

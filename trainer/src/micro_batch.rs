@@ -15,7 +15,7 @@ use crate::model::{Decoder, Documents, DropoutKey, Hidden, self_segments};
 use crate::params::{Binding, GradientSums};
 
 /// What each position has to predict: the next token of its own document, `IGNORED` at a document's end.
-pub fn targets(batch: &Batch) -> Vec<i32> {
+pub(crate) fn targets(batch: &Batch) -> Vec<i32> {
     let mut targets = Vec::with_capacity(batch.labels.len());
     let mut start = 0;
     for &len in &batch.segment_lengths {
@@ -28,7 +28,7 @@ pub fn targets(batch: &Batch) -> Vec<i32> {
 }
 
 /// Sum of the token losses (natural logarithm) of a micro-batch, without gradients.
-pub fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
+pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
     let binding = Binding::untracked(&model.params);
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: None };
@@ -39,7 +39,7 @@ pub fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
 
 /// How a micro-batch is run for training.
 #[derive(Clone, Copy, Debug)]
-pub struct TrainingPass {
+pub(crate) struct TrainingPass {
     /// Factor on the loss before the backward pass: 1 / trained tokens of the optimizer step.
     pub scale: f32,
     pub recompute: bool,
@@ -47,7 +47,7 @@ pub struct TrainingPass {
 }
 
 /// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses.
-pub fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> f64 {
+pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> f64 {
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
     let targets = targets(batch);
@@ -129,6 +129,6 @@ fn backward<'a>(
 }
 
 /// The value of a tensor with one element. Reading it waits for the device.
-pub fn scalar(tensor: &Tensor<1>) -> f64 {
+pub(crate) fn scalar(tensor: &Tensor<1>) -> f64 {
     f64::from(tensor.clone().into_scalar::<f32>())
 }

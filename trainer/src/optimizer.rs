@@ -14,14 +14,14 @@ use crate::params::{GradientSums, ParamStore};
 
 /// First and second moment of one parameter, f32, shaped like it.
 #[derive(Clone, Debug)]
-pub struct Moments {
+pub(crate) struct Moments {
     pub first: Tensor<2>,
     pub second: Tensor<2>,
 }
 
 /// AdamW and its state.
 #[derive(Debug)]
-pub struct Optimizer {
+pub(crate) struct Optimizer {
     settings: Settings,
     max_grad_norm: f64,
     /// In the order of the parameter store.
@@ -32,7 +32,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// A fresh optimizer: all moments zero.
-    pub fn new(params: &ParamStore, plan: &TrainingPlan) -> Self {
+    pub(crate) fn new(params: &ParamStore, plan: &TrainingPlan) -> Self {
         let settings = Settings {
             lr: 0.0,
             beta1: plan.beta1,
@@ -47,7 +47,7 @@ impl Optimizer {
 
     /// Updates every parameter that got a gradient. Returns the global norm before clipping; when it is not finite,
     /// nothing is updated.
-    pub fn step(&mut self, params: &mut ParamStore, gradients: GradientSums, learning_rate: f64) -> f64 {
+    pub(crate) fn step(&mut self, params: &mut ParamStore, gradients: GradientSums, learning_rate: f64) -> f64 {
         let gradients = gradients.into_inner();
         let norm = global_norm(gradients.iter().flatten());
         if !norm.is_finite() {

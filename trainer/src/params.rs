@@ -10,11 +10,11 @@ use burn::tensor::{Gradients, Tensor};
 
 /// Index of a trainable tensor in its [`ParamStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ParamId(usize);
+pub(crate) struct ParamId(usize);
 
 /// One trainable tensor.
 #[derive(Debug)]
-pub struct Param {
+pub(crate) struct Param {
     /// Hugging Face name of the tensor, for a LoRA matrix the module's name plus `.lora_A` or `.lora_B`.
     pub name: String,
     /// Value, f32, without autodiff. A vector of length `n` is kept as `[1, n]`.
@@ -25,70 +25,70 @@ pub struct Param {
 
 impl Param {
     /// Whether AdamW's weight decay applies: to matrices, not to norms and biases.
-    pub fn is_matrix(&self) -> bool {
+    pub(crate) fn is_matrix(&self) -> bool {
         self.shape.len() > 1
     }
 
     /// Number of elements.
-    pub fn elements(&self) -> usize {
+    pub(crate) fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
 /// Every trainable tensor of a model, in a fixed order: the order of registration.
 #[derive(Debug, Default)]
-pub struct ParamStore {
+pub(crate) struct ParamStore {
     params: Vec<Param>,
 }
 
 impl ParamStore {
     /// Adds a tensor and returns the handle by which modules refer to it.
-    pub fn register(&mut self, name: impl Into<String>, value: Tensor<2>, shape: Vec<usize>) -> ParamId {
+    pub(crate) fn register(&mut self, name: impl Into<String>, value: Tensor<2>, shape: Vec<usize>) -> ParamId {
         self.params.push(Param { name: name.into(), value, shape });
         ParamId(self.params.len() - 1)
     }
 
-    pub fn get(&self, id: ParamId) -> &Param {
+    pub(crate) fn get(&self, id: ParamId) -> &Param {
         &self.params[id.0]
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Param> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Param> {
         self.params.iter()
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Param> {
         self.params.iter_mut()
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.params.len()
     }
 
     /// Number of trainable values.
-    pub fn elements(&self) -> usize {
+    pub(crate) fn elements(&self) -> usize {
         self.params.iter().map(Param::elements).sum()
     }
 }
 
 /// The parameters as one pass sees them: plain values, or leaves of an autodiff graph.
-pub struct Binding<'a> {
+pub(crate) struct Binding<'a> {
     store: &'a ParamStore,
     leaves: Option<RefCell<BTreeMap<ParamId, Tensor<2>>>>,
 }
 
 impl<'a> Binding<'a> {
     /// A pass that needs no gradients.
-    pub fn untracked(store: &'a ParamStore) -> Self {
+    pub(crate) fn untracked(store: &'a ParamStore) -> Self {
         Self { store, leaves: None }
     }
 
     /// A pass whose parameters become leaves the first time they are used.
-    pub fn tracked(store: &'a ParamStore) -> Self {
+    pub(crate) fn tracked(store: &'a ParamStore) -> Self {
         Self { store, leaves: Some(RefCell::default()) }
     }
 
     /// The value of a parameter within this pass.
-    pub fn get(&self, id: ParamId) -> Tensor<2> {
+    pub(crate) fn get(&self, id: ParamId) -> Tensor<2> {
         let value = || self.store.get(id).value.clone();
         match &self.leaves {
             None => value(),
@@ -97,7 +97,7 @@ impl<'a> Binding<'a> {
     }
 
     /// Adds the gradients of every leaf that this pass used to `sums`.
-    pub fn collect(self, gradients: &mut Gradients, sums: &mut GradientSums) {
+    pub(crate) fn collect(self, gradients: &mut Gradients, sums: &mut GradientSums) {
         for (id, leaf) in self.leaves.into_iter().flat_map(RefCell::into_inner) {
             if let Some(gradient) = leaf.grad_remove(gradients) {
                 sums.add(id, gradient);
@@ -108,12 +108,12 @@ impl<'a> Binding<'a> {
 
 /// Gradients summed over the micro-batches of one optimizer step, by parameter.
 #[derive(Debug)]
-pub struct GradientSums {
+pub(crate) struct GradientSums {
     sums: Vec<Option<Tensor<2>>>,
 }
 
 impl GradientSums {
-    pub fn new(store: &ParamStore) -> Self {
+    pub(crate) fn new(store: &ParamStore) -> Self {
         Self { sums: vec![None; store.count()] }
     }
 
@@ -126,7 +126,7 @@ impl GradientSums {
     }
 
     /// The sums in the order of the store; `None` where no gradient arrived.
-    pub fn into_inner(self) -> Vec<Option<Tensor<2>>> {
+    pub(crate) fn into_inner(self) -> Vec<Option<Tensor<2>>> {
         self.sums
     }
 }

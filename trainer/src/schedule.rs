@@ -7,7 +7,7 @@ use tonfall_recipes::plan::Schedule;
 
 /// A schedule over a known number of optimizer steps.
 #[derive(Clone, Copy, Debug)]
-pub struct LearningRate {
+pub(crate) struct LearningRate {
     pub peak: f64,
     pub schedule: Schedule,
     pub warmup_steps: u64,
@@ -16,7 +16,7 @@ pub struct LearningRate {
 
 impl LearningRate {
     /// The learning rate of optimizer step `step`, counted from 0.
-    pub fn at(&self, step: u64) -> f64 {
+    pub(crate) fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return self.peak * step as f64 / self.warmup_steps.max(1) as f64;
         }

@@ -241,11 +241,11 @@ impl<'a> Run<'a> {
             self.step(device)?;
             let step = self.state.step;
             let last = step == self.total_steps;
-            if eval_every > 0 && step % eval_every == 0 && !last {
+            if eval_every > 0 && step.is_multiple_of(eval_every) && !last {
                 self.evaluate(false)?;
             }
             let stop = (self.job.stop)();
-            if last || stop.is_some() || save_every > 0 && step % save_every == 0 {
+            if last || stop.is_some() || save_every > 0 && step.is_multiple_of(save_every) {
                 self.save()?;
             }
             if let Some(reason) = stop.filter(|_| !last) {

@@ -108,7 +108,7 @@ pub fn linear(x: Tensor<2>, weight: &FrozenMatrix, bias: Option<Tensor<1>>) -> T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, device, random, stored, values};
+    use crate::testing::{assert_close, random, stored, values};
     use tonfall_blocks::Format;
 
     #[test]
@@ -140,7 +140,6 @@ mod tests {
                 }
             }
         }
-        let _ = device();
     }
 
     #[test]

@@ -13,11 +13,11 @@ use super::pass::{DropoutKey, LayerCache, Pass};
 use crate::params::{Binding, ParamStore};
 
 /// Activations between blocks, f32 `[tokens, hidden_size]`.
-pub type Hidden = Tensor<2>;
+pub(crate) type Hidden = Tensor<2>;
 
 /// A decoder-only language model on a device, with or without an adapter.
 #[derive(Debug)]
-pub struct Decoder {
+pub(crate) struct Decoder {
     pub description: ModelDescription,
     /// Every trainable tensor: the adapter's, or all weights in full training.
     pub params: ParamStore,
@@ -30,57 +30,57 @@ pub struct Decoder {
 
 /// Keys and values of every layer for the tokens seen so far.
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     layers: Vec<LayerCache>,
     len: usize,
 }
 
 impl Decoder {
-    pub fn num_layers(&self) -> usize {
+    pub(crate) fn num_layers(&self) -> usize {
         self.layers.len()
     }
 
     /// Token embeddings: `[tokens]` → `[tokens, hidden]`.
-    pub fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Hidden {
+    pub(crate) fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Hidden {
         self.embedding.embed(ids, binding)
     }
 
     /// One block.
-    pub fn layer(&self, index: usize, x: Hidden, pass: &Pass<'_>) -> Hidden {
+    pub(crate) fn layer(&self, index: usize, x: Hidden, pass: &Pass<'_>) -> Hidden {
         self.layers[index].forward(x, &self.rope, pass, None)
     }
 
     /// The final norm.
-    pub fn finish(&self, x: Hidden, pass: &Pass<'_>) -> Hidden {
+    pub(crate) fn finish(&self, x: Hidden, pass: &Pass<'_>) -> Hidden {
         self.norm.forward(x, pass)
     }
 
     /// The output head, `[vocab_size, hidden]`.
-    pub fn head(&self, binding: &Binding<'_>) -> Head {
+    pub(crate) fn head(&self, binding: &Binding<'_>) -> Head {
         self.head.head(binding)
     }
 
     /// Final hidden states of documents laid one after another.
-    pub fn hidden(&self, ids: &[u32], pass: &Pass<'_>) -> Hidden {
+    pub(crate) fn hidden(&self, ids: &[u32], pass: &Pass<'_>) -> Hidden {
         let x = self.embed(ids, pass.binding);
         let x = (0..self.layers.len()).fold(x, |x, layer| self.layer(layer, x, pass));
         self.finish(x, pass)
     }
 
     /// Logits of every position of one document, f32 `[tokens, vocab_size]`.
-    pub fn logits(&self, ids: &[u32], with_adapter: bool) -> Tensor<2> {
+    pub(crate) fn logits(&self, ids: &[u32], with_adapter: bool) -> Tensor<2> {
         let mut cache = self.cache();
         let hidden = self.advance(ids, &mut cache, with_adapter);
         self.project(hidden)
     }
 
     /// An empty cache for this model.
-    pub fn cache(&self) -> Cache {
+    pub(crate) fn cache(&self) -> Cache {
         Cache { layers: vec![LayerCache::default(); self.layers.len()], len: 0 }
     }
 
     /// Feeds `ids` behind what the cache holds and returns their final hidden states.
-    pub fn advance(&self, ids: &[u32], cache: &mut Cache, with_adapter: bool) -> Hidden {
+    pub(crate) fn advance(&self, ids: &[u32], cache: &mut Cache, with_adapter: bool) -> Hidden {
         let binding = Binding::untracked(&self.params);
         let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|p| p as u32).collect();
         let segments = [Segment { q_start: 0, q_len: ids.len(), k_start: 0, k_len: cache.len + ids.len() }];
@@ -93,12 +93,12 @@ impl Decoder {
     }
 
     /// Hidden states through the head: `[tokens, hidden]` → `[tokens, vocab_size]`.
-    pub fn project(&self, hidden: Hidden) -> Tensor<2> {
+    pub(crate) fn project(&self, hidden: Hidden) -> Tensor<2> {
         self.head.project(hidden, None, &Binding::untracked(&self.params))
     }
 
     /// The linear layers of the blocks with the names of their modules, in a fixed order.
-    pub fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
         self.layers.iter_mut().enumerate().flat_map(|(index, layer)| {
             [
                 ("self_attn.q_proj", &mut layer.q),
@@ -115,7 +115,7 @@ impl Decoder {
 }
 
 /// Everything of a pass over training documents except its binding.
-pub struct Documents<'a> {
+pub(crate) struct Documents<'a> {
     pub positions: &'a [u32],
     pub segments: &'a [Segment],
     pub dropout: Option<DropoutKey>,
@@ -123,7 +123,7 @@ pub struct Documents<'a> {
 
 impl<'a> Documents<'a> {
     /// The pass with the adapter under `binding`.
-    pub fn pass(&self, binding: &'a Binding<'a>) -> Pass<'a> {
+    pub(crate) fn pass(&self, binding: &'a Binding<'a>) -> Pass<'a> {
         Pass { binding, positions: self.positions, segments: self.segments, with_adapter: true, dropout: self.dropout }
     }
 }

@@ -11,14 +11,14 @@ use super::pass::{LayerCache, Pass};
 
 /// Root-mean-square norm (Zhang & Sennrich 2019) with a weight.
 #[derive(Clone, Debug)]
-pub struct Norm {
+pub(super) struct Norm {
     pub weight: Vector,
     pub epsilon: f64,
 }
 
 impl Norm {
     /// `[tokens, n]` → `[tokens, n]`.
-    pub fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    pub(super) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         tonfall_kernels::rms_norm(x, self.weight.get(pass.binding), self.epsilon)
     }
 
@@ -30,7 +30,7 @@ impl Norm {
 
 /// Shape of a block's attention.
 #[derive(Clone, Debug)]
-pub struct AttentionShape {
+pub(super) struct AttentionShape {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
@@ -40,7 +40,7 @@ pub struct AttentionShape {
 
 /// One decoder block.
 #[derive(Clone, Debug)]
-pub struct Layer {
+pub(super) struct Layer {
     pub shape: AttentionShape,
     pub input_norm: Norm,
     pub q: Linear,
@@ -57,7 +57,7 @@ pub struct Layer {
 
 impl Layer {
     /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, keys and values of earlier tokens are seen too.
-    pub fn forward(
+    pub(super) fn forward(
         &self,
         x: Tensor<2>,
         rope: &RopeTable,

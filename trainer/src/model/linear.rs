@@ -11,14 +11,15 @@ use crate::params::{Binding, ParamId};
 
 /// A weight matrix `[out_features, in_features]`.
 #[derive(Clone, Debug)]
-pub enum Matrix {
+#[expect(clippy::large_enum_variant, reason = "a model has a few hundred of these: a box would save nothing")]
+pub(crate) enum Matrix {
     Frozen(FrozenMatrix),
     Trainable(ParamId),
 }
 
 impl Matrix {
     /// Rows of the matrix for token ids: `[tokens]` → `[tokens, in_features]`.
-    pub fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Tensor<2> {
+    pub(crate) fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Tensor<2> {
         match self {
             Self::Frozen(matrix) => tonfall_kernels::embedding(ids, matrix),
             Self::Trainable(id) => tonfall_kernels::trainable_embedding(ids, binding.get(*id)),
@@ -26,7 +27,7 @@ impl Matrix {
     }
 
     /// The matrix as the output head of the language model.
-    pub fn head(&self, binding: &Binding<'_>) -> Head {
+    pub(crate) fn head(&self, binding: &Binding<'_>) -> Head {
         match self {
             Self::Frozen(matrix) => Head::Frozen(matrix.clone()),
             Self::Trainable(id) => Head::Trainable(binding.get(*id)),
@@ -34,7 +35,7 @@ impl Matrix {
     }
 
     /// `x · Wᵀ`: `[tokens, in]` → `[tokens, out]`.
-    pub fn project(&self, x: Tensor<2>, bias: Option<Tensor<1>>, binding: &Binding<'_>) -> Tensor<2> {
+    pub(crate) fn project(&self, x: Tensor<2>, bias: Option<Tensor<1>>, binding: &Binding<'_>) -> Tensor<2> {
         match self {
             Self::Frozen(matrix) => tonfall_kernels::linear(x, matrix, bias),
             Self::Trainable(id) => tonfall_kernels::trainable_linear(x, binding.get(*id), bias),
@@ -44,13 +45,14 @@ impl Matrix {
 
 /// A vector: a norm's weight or a bias.
 #[derive(Clone, Debug)]
-pub enum Vector {
+#[expect(clippy::large_enum_variant, reason = "a model has a few hundred of these: a box would save nothing")]
+pub(crate) enum Vector {
     Frozen(Tensor<1>),
     Trainable(ParamId),
 }
 
 impl Vector {
-    pub fn get(&self, binding: &Binding<'_>) -> Tensor<1> {
+    pub(crate) fn get(&self, binding: &Binding<'_>) -> Tensor<1> {
         match self {
             Self::Frozen(vector) => vector.clone(),
             Self::Trainable(id) => {
@@ -64,7 +66,7 @@ impl Vector {
 
 /// The adapter of one linear layer: `s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>).
 #[derive(Clone, Copy, Debug)]
-pub struct LoraSite {
+pub(crate) struct LoraSite {
     /// `[r, in_features]`
     pub a: ParamId,
     /// `[out_features, r]`
@@ -78,7 +80,7 @@ pub struct LoraSite {
 
 /// A linear layer of the decoder.
 #[derive(Clone, Debug)]
-pub struct Linear {
+pub(crate) struct Linear {
     pub weight: Matrix,
     pub bias: Option<Vector>,
     pub lora: Option<LoraSite>,
@@ -86,7 +88,7 @@ pub struct Linear {
 
 impl Linear {
     /// `[tokens, in_features]` → `[tokens, out_features]`.
-    pub fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(|bias| bias.get(pass.binding));
         match (&self.weight, self.lora.filter(|_| pass.with_adapter)) {
             (Matrix::Frozen(matrix), Some(lora)) => {

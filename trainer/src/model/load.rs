@@ -20,14 +20,14 @@ use crate::params::ParamStore;
 
 /// How a base model is brought onto the device.
 #[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
+pub(crate) struct LoadOptions {
     pub quantization: Quantization,
     /// Every weight is trained (`adapter.kind = "full"`), kept as f32.
     pub trainable: bool,
 }
 
 /// Brings a base model onto a device, block by block.
-pub struct Loader<'a> {
+pub(crate) struct Loader<'a> {
     pub base: &'a BaseModel,
     pub options: LoadOptions,
     pub device: &'a Device,
@@ -38,7 +38,7 @@ pub struct Loader<'a> {
 impl Loader<'_> {
     /// # Errors
     /// When a weight can't be read from its file.
-    pub fn load(self) -> Result<Decoder, TrainError> {
+    pub(crate) fn load(self) -> Result<Decoder, TrainError> {
         let Self { base, options, device, progress } = self;
         let description = base.description().clone();
         let mut source = Source { base, options, device, params: ParamStore::default() };
@@ -48,6 +48,7 @@ impl Loader<'_> {
         let mut layers = Vec::with_capacity(count);
         for index in 0..count {
             layers.push(source.layer(index, &description)?);
+            base.release_pages();
             progress(index as u64 + 1, count as u64);
         }
         let norm = source.norm("model.norm.weight", &description)?;
@@ -55,6 +56,7 @@ impl Loader<'_> {
             true => embedding.clone(),
             false => source.matrix("lm_head.weight", Role::Table)?,
         };
+        base.release_pages();
         let rope = RopeTable::new(
             &description.inv_freq(),
             description.attention_factor(),

@@ -9,9 +9,9 @@ mod linear;
 mod load;
 mod pass;
 
-pub use decoder::{Decoder, Documents, Hidden};
-pub use linear::LoraSite;
-pub use load::{LoadOptions, Loader};
-pub use pass::{DropoutKey, Pass, self_segments};
+pub(crate) use decoder::{Decoder, Documents, Hidden};
+pub(crate) use linear::LoraSite;
+pub(crate) use load::{LoadOptions, Loader};
+pub(crate) use pass::{DropoutKey, Pass, self_segments};
 
 pub(crate) use linear::Matrix;
