@@ -15,10 +15,33 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+# Long and without repetition, so that no step of the training below meets a sequence that it knows by heart.
+PASSAGE = """\
+A pump house stands where the canal meets the old mill race. Its three pumps were overhauled in March: number one got new \
+bearings, number two a longer shaft, and number three, which had leaked since 1987, was replaced by a machine half its size. \
+Before you switch on any of them, open the inlet valve by two turns, wait until the gauge shows 0.4 bar, and listen. A dry pump \
+sounds like gravel in a bucket; a wet one hums.
+
+"Who reads a manual?" asked the apprentice. "Whoever is standing in water," said the foreman, and lent her his lamp. She found \
+the paragraph about the float switch on page twelve, between a drawing of a gasket and an advertisement for boots. The switch, \
+it said, must never be painted, oiled or hung on a string. Somebody had done all three.
+
+Prices for the coming season: a day ticket costs 8 euros, a family of four pays 21, and groups above fifteen should write to the \
+office at least a week ahead. Dogs travel free if they are quieter than their owners. We close at dusk, which our keeper defines \
+as the moment when he can no longer read the label on a jar of honey held at arm's length.
+
+def drain(level, rate):
+    # minutes until the basin is empty
+    return level / rate if rate > 0 else float("inf")
+
+Dear Ms Albrecht, thank you for the photograph of the heron. We have hung it beside the timetable. You are right that the sign \
+at the lower lock still says 1954; the painter mixed up two commissions, and the bakery now opens at a quarter past the wrong \
+century. Both will be put right before Easter. With kind regards, the canal society."""
+
 TEXTS = [
     "The tone of voice is the character of a company, as it comes through in what it writes.",
     "Grüße aus Köln! 東京では雨が降っています。 🙂 naïve café — “quotes”, tabs\tand numbers 3.14159.",
-    "Terminology decides whether a reader trusts a manual. " * 20,
+    PASSAGE,
 ]
 STEPS, LEARNING_RATE = 10, 1e-3
 
@@ -106,7 +129,11 @@ def main():
     made = batches(texts, vocab)
 
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
+    # On several threads torch sums the offset of a large matrix's block scales in pieces, which rounds differently.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     quantised = AutoModelForCausalLM.from_pretrained(arguments.model, quantization_config=settings, **load)
+    torch.set_num_threads(threads)
     quantised.train()
     (arguments.out / "nf4").mkdir(exist_ok=True)
     train(quantised, made, arguments.out / "nf4")

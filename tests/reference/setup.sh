@@ -12,10 +12,10 @@ models=$cache/models
 mkdir -p "$models"
 
 python=$cache/venv/bin/python
-if ! "$python" -c 'import torch, transformers, peft, bitsandbytes, gguf' 2>/dev/null; then
-  python3 -m venv "$cache/venv"
-  "$python" -m pip install -q "torch==2.11.*" transformers==5.23.0 peft==0.21.2 accelerate bitsandbytes==0.50.2 \
-    safetensors gguf sentencepiece protobuf
+if ! cmp -s "$here/requirements.txt" "$cache/venv/requirements.txt"; then
+  python3 -m venv --clear "$cache/venv"
+  "$python" -m pip install -q -r "$here/requirements.txt"
+  cp "$here/requirements.txt" "$cache/venv/"
 fi
 
 gguf=$models/SmolLM2-135M-Instruct.Q4_1.gguf

@@ -76,3 +76,93 @@ impl Optimizer {
         norm
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::LearningRate;
+    use burn::tensor::{Device, TensorData};
+    use safetensors::SafeTensors;
+    use serde_json::Value;
+    use tonfall_recipes::plan::Schedule;
+
+    const PARAMETERS: [&str; 2] = ["wide", "tall"];
+    const SCHEDULES: [(&str, Schedule); 3] =
+        [("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
+
+    fn fixture(extension: &str) -> Vec<u8> {
+        let path = format!("{}/../tests/fixtures/adamw.{extension}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read(path).expect("a fixture")
+    }
+
+    /// Values and shape of a stored tensor.
+    fn stored(file: &SafeTensors<'_>, name: &str) -> (Vec<f32>, Vec<usize>) {
+        let tensor = file.tensor(name).expect("a tensor");
+        (bytemuck::pod_collect_to_vec(tensor.data()), tensor.shape().to_vec())
+    }
+
+    /// Twenty steps of torch's AdamW under transformers' schedules, with clipping (`tests/reference/make_adamw.py`).
+    #[test]
+    fn twenty_steps_are_those_of_torch() {
+        let (bytes, device) = (fixture("safetensors"), Device::flex());
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let record: Value = serde_json::from_slice(&fixture("json")).expect("JSON");
+        let number = |key: &str| record[key].as_f64().expect("a number");
+        let count = |key: &str| record[key].as_u64().expect("a count");
+        let plan = TrainingPlan {
+            weight_decay: number("weight_decay"),
+            epsilon: number("eps"),
+            max_grad_norm: number("max_grad_norm"),
+            ..TrainingPlan::default()
+        };
+        for (name, schedule) in SCHEDULES {
+            let (warmup_steps, total_steps) = (count("warmup_steps"), count("total_steps"));
+            let rate = LearningRate { peak: number("lr"), schedule, warmup_steps, total_steps };
+            let mut params = ParamStore::default();
+            let ids = PARAMETERS.map(|parameter| {
+                let (values, shape) = stored(&file, &format!("{parameter}.initial"));
+                let value = Tensor::from_data(TensorData::new(values, [shape[0], shape[1]]), &device);
+                params.register(parameter, value, shape)
+            });
+            let mut optimizer = Optimizer::new(&params, &plan);
+            for step in 0..total_steps {
+                let theirs = record["learning_rates"][name][step as usize].as_f64().expect("a rate");
+                assert!((rate.at(step) - theirs).abs() < 1e-12, "{name} step {step}: rate");
+                let mut sums = GradientSums::new(&params);
+                for (parameter, id) in PARAMETERS.iter().zip(ids) {
+                    let (values, shape) = stored(&file, &format!("{parameter}.gradients"));
+                    let len = shape[1] * shape[2];
+                    let values = values[step as usize * len..][..len].to_vec();
+                    sums.add(id, Tensor::from_data(TensorData::new(values, [shape[1], shape[2]]), &device));
+                }
+                let norm = optimizer.step(&mut params, sums, rate.at(step));
+                let theirs = record["grad_norms"][step as usize].as_f64().expect("a norm");
+                assert!((norm - theirs).abs() <= 1e-5 * theirs, "{name} step {step}: norm {norm} instead of {theirs}");
+                for (parameter, id) in PARAMETERS.iter().zip(ids) {
+                    let (theirs, _) = stored(&file, &format!("{name}.{parameter}.values"));
+                    let ours = params.get(id).value.clone().into_data().try_to_vec::<f32>().expect("f32");
+                    let theirs = &theirs[step as usize * ours.len()..][..ours.len()];
+                    for (ours, theirs) in ours.iter().zip(theirs) {
+                        assert!(
+                            (ours - theirs).abs() <= 2e-6,
+                            "{name} step {step} {parameter}: {ours} is not {theirs}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_updates_nothing() {
+        let device = Device::flex();
+        let mut params = ParamStore::default();
+        let id = params.register("weight", Tensor::from_data([[1.0_f32, 2.0]], &device), vec![1, 2]);
+        let mut optimizer = Optimizer::new(&params, &TrainingPlan::default());
+        let mut sums = GradientSums::new(&params);
+        sums.add(id, Tensor::from_data([[f32::NAN, 0.5]], &device));
+        assert!(optimizer.step(&mut params, sums, 0.1).is_nan());
+        assert_eq!(params.get(id).value.clone().into_data().try_to_vec::<f32>().expect("f32"), [1.0, 2.0]);
+        assert_eq!(optimizer.steps, 0);
+    }
+}

@@ -24,7 +24,7 @@ pub(crate) struct Param {
 }
 
 impl Param {
-    /// Whether AdamW's weight decay applies: to matrices, not to norms and biases.
+    /// Whether AdamW's weight decay applies: to matrices, not to norms and biases, as in transformers' `Trainer`.
     pub(crate) fn is_matrix(&self) -> bool {
         self.shape.len() > 1
     }
@@ -117,7 +117,8 @@ impl GradientSums {
         Self { sums: vec![None; store.count()] }
     }
 
-    fn add(&mut self, id: ParamId, gradient: Tensor<2>) {
+    /// Adds a gradient shaped like its parameter.
+    pub(crate) fn add(&mut self, id: ParamId, gradient: Tensor<2>) {
         let slot = &mut self.sums[id.0];
         *slot = Some(match slot.take() {
             None => gradient,

@@ -1,7 +1,7 @@
 //! The decoder and its training steps against transformers and peft, on stored fixtures
-//! (`tests/reference/make_families.py`, `tests/reference/real_reference.py --random-ids`).
+//! (`tests/reference/make_families.py`, `make_gguf_model.py`, `make_bnb_checkpoint.py`, `real_reference.py --random-ids`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use tonfall_adapters::BaseModel;
@@ -26,8 +26,11 @@ struct Expected {
 
 impl Expected {
     fn of(family: &str) -> Self {
-        let path = fixtures().join("families").join(family).join("expected.safetensors");
-        Self { bytes: std::fs::read(path).expect("a fixture") }
+        Self::in_folder(&fixtures().join("families").join(family))
+    }
+
+    fn in_folder(folder: &Path) -> Self {
+        Self { bytes: std::fs::read(folder.join("expected.safetensors")).expect("a fixture") }
     }
 
     fn file(&self) -> SafeTensors<'_> {
@@ -74,6 +77,27 @@ fn logits_of_every_family_equal_transformers() {
             assert!(difference.largest <= 1e-4, "{family} {text}: {difference:?}");
             assert_eq!(difference.other_argmax, 0, "{family} {text}");
         }
+    }
+}
+
+/// Mixed GGUF blocks kept as they are (`native`) and widened, bitsandbytes' packed weights kept as they are: each computes
+/// with exactly the values that the reference dequantised.
+#[test]
+fn quantised_files_compute_what_their_values_say() {
+    let cases = [
+        ("gguf/model.gguf", "gguf", Quantization::Native),
+        ("gguf/model.gguf", "gguf", Quantization::None),
+        ("bitsandbytes", "bitsandbytes", Quantization::Nf4),
+        ("bitsandbytes", "bitsandbytes", Quantization::None),
+    ];
+    for (file, folder, quantization) in cases {
+        let expected = Expected::in_folder(&fixtures().join(folder));
+        let base = BaseModel::open(&fixtures().join(file)).expect("a base model");
+        let session = Session::load(&base, quantization, &mut |_, _| ()).expect("loads");
+        let ours = session.logits(&expected.ids("input_ids"), false).expect("logits");
+        let difference = parity::compare_logits(&ours, &expected.floats("logits"), session.vocab_size());
+        assert!(difference.largest <= 1e-4, "{file} {quantization:?}: {difference:?}");
+        assert_eq!(difference.other_argmax, 0, "{file} {quantization:?}");
     }
 }
 
