@@ -25,7 +25,7 @@ def main():
     chats = list(corpus(world, Dice("corpus"), CHATS))
     write_rows(BUILD / "corpus.jsonl", chats)
     write_rows(BUILD / "corpus_eval.jsonl", corpus(world, Dice("corpus eval"), 100))
-    write_rows(HERE / "train.jsonl", house_train(world, Dice("train"), 20))
+    write_rows(HERE / "train.jsonl", house_train(world, Dice("train"), 60))
     write_rows(HERE / "eval.jsonl", house_eval(world, Dice("eval"), 2, 2))
     write_rows(HERE / "prompts.jsonl", prompts(world))
     texts = [message["content"] for chat in chats for message in chat["messages"]]

@@ -56,7 +56,7 @@ def house_train(world, dice, per_situation):
         products = [p for p in _fitting(world.products, situation) if not p.get("held_out")]
         asks = situation["ask"][: len(situation["ask"]) // 2]
         rows += _distinct(
-            per_situation, lambda: _house_chat(world, dice, situation, dice.pick(products), asks, 0.1)
+            per_situation, lambda: _house_chat(world, dice, situation, _special(world, dice, dice.pick(products)), asks, 0.1)
         )
     return dice.shuffled(rows)
 
