@@ -10,7 +10,7 @@ pub(crate) fn plan() -> Plan {
         quantization: Quantization::Nf4,
         allow_download: false,
         seed: 42,
-        output_dir: "/work/runs".into(),
+        output_dir: "/srv/runs".into(),
         adapter: AdapterPlan::default(),
         lora: LoraPlan::default(),
         data: DataPlan {
