@@ -105,7 +105,7 @@ impl AdamWOps for CubeBackend {
         // Changed in place, so shared memory is copied first.
         let own = |tensor| {
             let tensor = contiguous(tensor);
-            if tensor.can_mut() { tensor } else { tensor.copy() }
+            if tensor.can_mut() { tensor } else { contiguous(tensor.copy()) }
         };
         let (parameter, first, second) = (own(parameter), own(first), own(second));
         let gradient = contiguous(cast(gradient, DType::F32));

@@ -10,14 +10,13 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
-use burn_cubecl::ops::numeric;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{Planes, UNITS, plane_row, planes, units};
 use super::product::{Factor, product};
-use super::tensors::{contiguous, dims, empty, float, upload};
+use super::tensors::{contiguous, dims, empty, float, upload, zeros};
 use crate::attention::{AttentionLayout, AttentionOps};
 
 /// Most queries of a block.
@@ -377,8 +376,7 @@ impl AttentionOps for CubeBackend {
             kind,
         );
         let dq = empty(&q, [queries, columns], q.dtype);
-        let zeros = || numeric::zeros(q.device.clone(), [keys, k_columns].into(), DType::F32);
-        let (dk, dv) = (zeros(), zeros());
+        let (dk, dv) = (zeros(&q, keys, k_columns), zeros(&q, keys, k_columns));
         let visible = Visible::new(&q, queries, keys, &layout);
         for block in &visible.blocks {
             let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);

@@ -15,7 +15,7 @@ use super::adamw::summed;
 use super::dequantize::dense;
 use super::launch::{Planes, UNITS, plane_row, planes, units};
 use super::product::{Factor, product, product_into};
-use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload};
+use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};
 use crate::cross_entropy::{CrossEntropyOps, IGNORED};
 use crate::frozen::MatrixLayout;
 
@@ -147,7 +147,7 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
     // One row more than needed, so that no buffer is empty.
     let losses = empty(&x, [wanted_rows + 1, 1], DType::F32);
     let gradients = with_dx.then(|| empty(&x, [wanted_rows + 1, hidden], dtype));
-    let mut dw = with_dw.then(|| numeric::zeros(x.device.clone(), [vocab, hidden].into(), DType::F32));
+    let mut dw = with_dw.then(|| zeros(&x, vocab, hidden));
     let held = (HELD_LOGITS / vocab.max(1)).max(1);
     for start in (0..wanted_rows).step_by(held) {
         let chunk = held.min(wanted_rows - start);

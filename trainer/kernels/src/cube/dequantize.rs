@@ -105,37 +105,36 @@ fn k_min(data: &[u32], at: u32, j: u32) -> f32 {
 /// Element `i` of block `block`; the layouts are those of `tonfall_blocks`.
 #[cube]
 fn element(data: &[u32], block: u32, i: u32, #[comptime] format: u32) -> f32 {
-    let mut value = 0.0f32;
     if comptime!(format == F32) {
-        value = f32::reinterpret(data[block as usize]);
+        f32::reinterpret(data[block as usize])
     } else if comptime!(format == F16) {
-        value = half_at(data, 2 * block);
+        half_at(data, 2 * block)
     } else if comptime!(format == BF16) {
-        value = f32::reinterpret((byte(data, 2 * block) | (byte(data, 2 * block + 1) << 8)) << 16);
+        f32::reinterpret((byte(data, 2 * block) | (byte(data, 2 * block + 1) << 8)) << 16)
     } else if comptime!(format == Q8_0) {
         let at = block * 34;
-        value = signed(byte(data, at + 2 + i)) * half_at(data, at);
+        signed(byte(data, at + 2 + i)) * half_at(data, at)
     } else if comptime!(format == Q4_0) {
         let at = block * 18;
         let code = (byte(data, at + 2 + i % 16) >> (4 * (i / 16))) & 15;
-        value = (f32::cast_from(code) - 8.0f32) * half_at(data, at);
+        (f32::cast_from(code) - 8.0f32) * half_at(data, at)
     } else if comptime!(format == Q4_1) {
         let at = block * 20;
         let code = (byte(data, at + 4 + i % 16) >> (4 * (i / 16))) & 15;
-        value = f32::cast_from(code) * half_at(data, at) + half_at(data, at + 2);
+        f32::cast_from(code) * half_at(data, at) + half_at(data, at + 2)
     } else if comptime!(format == Q4_K) {
         let at = block * 144;
         let j = i / 32;
         let code = (byte(data, at + 16 + (j / 2) * 32 + i % 32) >> (4 * (j % 2))) & 15;
         let d = half_at(data, at) * k_scale(data, at + 4, j);
-        value = d * f32::cast_from(code) - half_at(data, at + 2) * k_min(data, at + 4, j);
+        d * f32::cast_from(code) - half_at(data, at + 2) * k_min(data, at + 4, j)
     } else if comptime!(format == Q5_K) {
         let at = block * 176;
         let j = i / 32;
         let low = (byte(data, at + 48 + (j / 2) * 32 + i % 32) >> (4 * (j % 2))) & 15;
         let fifth = (byte(data, at + 16 + i % 32) >> j) & 1;
         let d = half_at(data, at) * k_scale(data, at + 4, j);
-        value = d * f32::cast_from(low | (fifth << 4)) - half_at(data, at + 2) * k_min(data, at + 4, j);
+        d * f32::cast_from(low | (fifth << 4)) - half_at(data, at + 2) * k_min(data, at + 4, j)
     } else {
         let at = block * 210;
         let (part, inside) = (i / 128, i % 128);
@@ -144,9 +143,8 @@ fn element(data: &[u32], block: u32, i: u32, #[comptime] format: u32) -> f32 {
         let high = (byte(data, at + 128 + part * 32 + e) >> (2 * k)) & 3;
         let code = f32::cast_from(low | (high << 4)) - 32.0f32;
         let scale = signed(byte(data, at + 192 + part * 8 + 2 * k + e / 16));
-        value = half_at(data, at + 208) * scale * code;
+        half_at(data, at + 208) * scale * code
     }
-    value
 }
 
 /// Element `at` of an NF4 matrix of which `sections` are the first bytes of absmax and the first words of the nested

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::ops::numeric::{self, empty_device_contiguous_dtype};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::bytes::Bytes;
 use cubecl::ir::{ElemType, FloatKind};
@@ -28,6 +28,11 @@ pub(crate) fn dims(tensor: &CubeTensor) -> (usize, usize) {
 /// A new tensor on the device of another one, its elements undefined.
 pub(crate) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+}
+
+/// A new f32 matrix of zeros. (What Burn allocates may have gaps between its rows.)
+pub(crate) fn zeros(like: &CubeTensor, rows: usize, columns: usize) -> CubeTensor {
+    contiguous(numeric::zeros(like.device.clone(), Shape::from([rows, columns]), DType::F32))
 }
 
 /// Stands for a gradient that nobody asked for.
