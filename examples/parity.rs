@@ -1,6 +1,6 @@
 //! Compares tonfall with the reference implementation on a real model.
 //!
-//! Usage: `parity BASE REFERENCE OUT`: BASE is a model directory or GGUF file, REFERENCE what
+//! Usage: `parity BASE REFERENCE OUT [DEVICE]`: BASE is a model directory or GGUF file, REFERENCE what
 //! `tests/reference/real_reference.py` wrote, OUT a directory for tonfall's logits and adapter, which
 //! `tests/reference/verify_export.py` then gives to peft and transformers.
 //! Ends with an error as soon as a bound of `tests/reference/README.md` is broken.
@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use tonfall_adapters::BaseModel;
 use tonfall_recipes::plan::Quantization;
-use tonfall_trainer::{Session, parity};
+use tonfall_trainer::{Compute, Session, parity};
 
 /// Largest absolute difference of logits, f32 against f32.
 const LOGITS: f64 = 1e-3;
@@ -21,12 +21,18 @@ const ADAPTER: f64 = 1e-2;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [base, reference, out] = arguments.as_slice() else { bail!("usage: parity BASE REFERENCE OUT") };
+    let (arguments, device) = match arguments.as_slice() {
+        [paths @ .., device] if paths.len() == 3 => (paths, device.as_str()),
+        paths => (paths, "cpu"),
+    };
+    let [base, reference, out] = arguments else { bail!("usage: parity BASE REFERENCE OUT [DEVICE]") };
+    let compute = Compute::open(device.parse().map_err(anyhow::Error::msg)?)?.in_f32();
+    eprintln!("computing on {}", compute.name());
     let (base, reference, out) = (Path::new(base), Path::new(reference), Path::new(out));
     let model = BaseModel::open(base).context("opening the base model")?;
 
     eprintln!("logits of {}", base.display());
-    let mut session = Session::load(&model, Quantization::None, &mut |_, _| ())?;
+    let mut session = Session::load(&model, Quantization::None, &compute, &mut |_, _| ())?;
     let texts = parity::reference_logits(&reference.join("logits.safetensors"))?;
     ensure!(!texts.is_empty(), "the reference holds no texts");
     for text in &texts {
@@ -47,7 +53,7 @@ fn main() -> Result<()> {
     for (name, quantization) in [("dense", Quantization::None), ("nf4", Quantization::Nf4)] {
         let folder = if name == "dense" { reference.to_owned() } else { reference.join(name) };
         eprintln!("ten LoRA steps on a {name} base");
-        let report = parity::replay(&model, quantization, &folder)?;
+        let report = parity::replay(&model, quantization, &folder, &compute)?;
         for (step, (ours, theirs)) in report.losses.iter().enumerate() {
             let relative = (ours - theirs).abs() / theirs.abs();
             eprintln!("  step {:2}  loss {ours:.6}  reference {theirs:.6}  relative {relative:.2e}", step + 1);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use tonfall_trainer::DeviceChoice;
+
 use crate::output::Color;
 
 /// Teaches a local language model a company's tone and terminology, and hands the result to the servers people run.
@@ -60,14 +62,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Device {
-    /// The best that this build has, which is the CPU
-    Auto,
-    Cpu,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write a commented recipe, filled in from a base model and data
@@ -86,6 +80,8 @@ pub(crate) enum Command {
     Runs(Runs),
     /// Watch a run, live or finished
     Watch(Watch),
+    /// Say what this machine can compute with, and what is missing
+    Doctor(Doctor),
     /// Write a completion script for a shell
     Completions(Completions),
     /// Write the manual page
@@ -105,9 +101,9 @@ pub(crate) struct RecipeArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
-    /// Where to compute
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub(crate) device: Device,
+    /// Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, …, vulkan
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub(crate) device: DeviceChoice,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -115,6 +111,13 @@ pub(crate) struct GraceArgs {
     /// Seconds that SIGTERM and SIGHUP leave for the current step and its checkpoint
     #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
     pub(crate) grace: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Doctor {
+    /// One JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

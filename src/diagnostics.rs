@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use tonfall_adapters::{BaseError, CheckpointError as WeightsError, TokenizerError};
 use tonfall_datasets::DataError;
 use tonfall_recipes::{CheckpointError, Diagnostics, DurableError, LockError, RunDirError};
-use tonfall_trainer::TrainError;
+use tonfall_trainer::{DeviceError, TrainError};
 
 use crate::hub::HubError;
 
@@ -100,6 +100,9 @@ impl<E: Error + 'static> From<E> for Failure {
 fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     if let Some(error) = error.downcast_ref::<TrainError>() {
         return of_training(error);
+    }
+    if error.is::<DeviceError>() {
+        return ExitCode::Usage;
     }
     if error.is::<DurableError>() {
         return ExitCode::Io;

@@ -10,6 +10,7 @@ use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, PreparedDataset, TokenizerS
 use tonfall_datasets::{Phase, Progress};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::Base;
+use tonfall_trainer::{Compute, DeviceChoice};
 
 use crate::diagnostics::{Failure, Result};
 use crate::hub::{Hub, HubName};
@@ -52,6 +53,16 @@ fn kept<T>(result: Option<Result<T>>, faults: &mut Vec<Failure>) -> Option<T> {
             None
         }
     }
+}
+
+/// Opens the device that was asked for, and says where another one is taken.
+pub(crate) fn compute(choice: DeviceChoice, reporter: &mut Reporter) -> Result<Compute> {
+    let compute = Compute::open(choice)?;
+    if let Some(notice) = compute.notice() {
+        reporter.note(notice);
+    }
+    reporter.detail(&format!("computing on {}", compute.name()));
+    Ok(compute)
 }
 
 /// Opens a base model by path or by `hf:` name.

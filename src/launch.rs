@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tonfall_recipes::{EventKind, EventLog, Plan, RunDir, RunLock, durable};
-use tonfall_trainer::{Job, StopReason, train};
+use tonfall_trainer::{Compute, Job, StopReason, train};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs::Inputs;
@@ -18,6 +18,7 @@ use crate::summary;
 
 /// What is to be trained, and where it is written down.
 pub(crate) struct Launch<'a> {
+    pub(crate) compute: &'a Compute,
     pub(crate) plan: &'a Plan,
     pub(crate) inputs: &'a Inputs,
     pub(crate) run: &'a RunDir,
@@ -27,7 +28,7 @@ pub(crate) struct Launch<'a> {
 
 /// Trains under the run's lock; returns the exit code.
 pub(crate) fn launch(launch: Launch<'_>, reporter: &mut Reporter) -> Result<i32> {
-    let Launch { plan, inputs, run, resume_from, grace } = launch;
+    let Launch { compute, plan, inputs, run, resume_from, grace } = launch;
     let lock = RunLock::acquire(run)?;
     run.clear_stop_request()?;
     // An earlier attempt may have been killed while it exported; what it left is made again.
@@ -42,6 +43,7 @@ pub(crate) fn launch(launch: Launch<'_>, reporter: &mut Reporter) -> Result<i32>
         None => run.stop_requested().then_some(StopReason::Requested),
     };
     let outcome = train(Job {
+        compute,
         plan,
         base: &inputs.base,
         tokenizer: &inputs.tokenizer,

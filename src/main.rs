@@ -61,6 +61,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Merge(args) => done(commands::merge::run(&args, reporter)),
         Command::Runs(args) => done(commands::runs::run(&args)),
         Command::Watch(args) => done(commands::watch::run(&args)),
+        Command::Doctor(args) => done(commands::doctor::run(&args)),
         Command::Completions(args) => done(commands::completions::run(&args)),
         Command::Man => done(commands::man::run()),
     }

@@ -31,7 +31,6 @@ struct Conversation {
 }
 
 pub(crate) fn run(args: &Chat, reporter: &mut Reporter) -> Result<()> {
-    reporter.detail(&format!("computing on the CPU ({:?})", args.device.device));
     let mut conversation = open(args, reporter)?;
     reporter.clear();
     match &args.prompt {
@@ -42,6 +41,7 @@ pub(crate) fn run(args: &Chat, reporter: &mut Reporter) -> Result<()> {
 
 /// Loads the model, and the adapter if there is one.
 fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
+    let compute = inputs::compute(args.device.device, reporter)?;
     let (base, adapter, quantization) = locate(args, reporter)?;
     if args.compare && adapter.is_none() {
         return Err(Failure::new(
@@ -51,7 +51,7 @@ fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
     }
     let tokenizer = inputs::tokenizer(&base)?;
     let mut progress = |done, total| reporter.phase("loading the base model", done, total);
-    let mut session = Session::load(&base, quantization, &mut progress)?;
+    let mut session = Session::load(&base, quantization, &compute, &mut progress)?;
     if let Some(adapter) = &adapter {
         session.attach(adapter)?;
     }

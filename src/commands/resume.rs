@@ -33,8 +33,10 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
         Some(found) => reporter.note(&format!("run {place}, from step {}", found.manifest.step)),
         None => reporter.note(&format!("run {place} has no checkpoint yet: from the beginning")),
     }
-    reporter.detail(&format!("computing on the CPU ({:?})", args.device.device));
+    let compute = inputs::compute(args.device.device, reporter)?;
     let inputs = inputs::open(&plan, reporter)?;
     let resume_from = checkpoint.map(|found| found.path);
-    launch(Launch { plan: &plan, inputs: &inputs, run: &run, resume_from, grace: args.grace.grace }, reporter)
+    let launched =
+        Launch { compute: &compute, plan: &plan, inputs: &inputs, run: &run, resume_from, grace: args.grace.grace };
+    launch(launched, reporter)
 }

@@ -15,10 +15,18 @@ use crate::summary;
 
 pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
     let (recipe, plan) = quickstart::plan(&args.recipe)?;
+    let compute = inputs::compute(args.device.device, reporter)?;
     let inputs = inputs::open(&plan, reporter)?;
     check::memory(&plan, &inputs)?;
     let run = RunDir::create(&plan, &recipe, &args.recipe.set, args.run_name.as_deref())?;
     reporter.note(&format!("run {}", summary::shown(run.path())));
-    reporter.detail(&format!("computing on the CPU ({:?})", args.device.device));
-    launch(Launch { plan: &plan, inputs: &inputs, run: &run, resume_from: None, grace: args.grace.grace }, reporter)
+    let launched = Launch {
+        compute: &compute,
+        plan: &plan,
+        inputs: &inputs,
+        run: &run,
+        resume_from: None,
+        grace: args.grace.grace,
+    };
+    launch(launched, reporter)
 }

@@ -5,6 +5,10 @@
 
 mod adherence;
 mod checkpoint;
+#[cfg(feature = "cuda")]
+pub mod cuda_files;
+mod device;
+pub mod doctor;
 mod error;
 mod evaluate;
 mod generate;
@@ -20,6 +24,7 @@ mod session;
 mod train;
 
 pub use adherence::Adherence;
+pub use device::{Compute, DeviceChoice, DeviceError};
 pub use error::TrainError;
 pub use evaluate::{EvalReport, Sample};
 pub use generate::Sampling;

@@ -80,7 +80,7 @@ pub(crate) fn export(model: &Decoder, config: AdapterConfig) -> Result<Adapter, 
 /// Values of a tensor, read from the device.
 pub(crate) fn values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, TrainError> {
     let data = tensor.clone().try_into_data().map_err(|error| TrainError::Device(error.to_string()))?;
-    data.try_to_vec::<f32>().map_err(|error| TrainError::Device(format!("{error:?}")))
+    data.convert::<f32>().try_to_vec::<f32>().map_err(|error| TrainError::Device(format!("{error:?}")))
 }
 
 fn scale(plan: &LoraPlan) -> f32 {

@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
 use thiserror::Error;
@@ -15,6 +14,7 @@ use tonfall_adapters::peft::{self, Adapter};
 use tonfall_datasets::{Batch, Example};
 use tonfall_recipes::plan::{Quantization, TrainingPlan};
 
+use crate::device::Compute;
 use crate::error::TrainError;
 use crate::lora;
 use crate::micro_batch::{self, TrainingPass};
@@ -116,7 +116,12 @@ pub fn compare_logits(ours: &[f32], theirs: &[f32], vocab: usize) -> LogitDiffer
 ///
 /// # Errors
 /// When the reference can't be read or a step fails.
-pub fn replay(base: &BaseModel, quantization: Quantization, folder: &Path) -> Result<Replay, ParityError> {
+pub fn replay(
+    base: &BaseModel,
+    quantization: Quantization,
+    folder: &Path,
+    compute: &Compute,
+) -> Result<Replay, ParityError> {
     let path = folder.join("steps.json");
     let fail = |why: String| ParityError::Reference { path: path.clone(), why };
     let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
@@ -124,10 +129,9 @@ pub fn replay(base: &BaseModel, quantization: Quantization, folder: &Path) -> Re
     let initial = peft::read(&folder.join("init"))?;
     let expected = peft::read(&folder.join("final"))?;
 
-    let device = Device::flex();
     let options = LoadOptions { quantization, trainable: false };
-    let mut model = Loader { base, options, device: &device, progress: &mut |_, _| () }.load()?;
-    lora::attach_existing(&mut model, &initial, 0.0, &device)?;
+    let mut model = Loader { base, options, compute, progress: &mut |_, _| () }.load()?;
+    lora::attach_existing(&mut model, &initial, 0.0, &compute.device)?;
     let plan = TrainingPlan { learning_rate: steps.lr, ..TrainingPlan::default() };
     let mut optimizer = Optimizer::new(&model.params, &plan);
 
@@ -206,11 +210,11 @@ pub fn lora_gradients(
     adapter: &Adapter,
     ids: &[u32],
     recompute: bool,
+    compute: &Compute,
 ) -> Result<LoraGradients, ParityError> {
-    let device = Device::flex();
     let options = LoadOptions { quantization: Quantization::None, trainable: false };
-    let mut model = Loader { base, options, device: &device, progress: &mut |_, _| () }.load()?;
-    lora::attach_existing(&mut model, adapter, 0.0, &device)?;
+    let mut model = Loader { base, options, compute, progress: &mut |_, _| () }.load()?;
+    lora::attach_existing(&mut model, adapter, 0.0, &compute.device)?;
     let labels = ids.iter().map(|id| *id as i32).collect();
     let batch = Batch::new(std::iter::once(&Example::new(ids.to_vec(), labels)));
     let trained = batch.trained_tokens();

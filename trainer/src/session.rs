@@ -3,11 +3,11 @@
 //! Responsible for: hiding devices and tensors from callers outside this crate.
 //! Must not depend on: training.
 
-use burn::tensor::Device;
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::peft::Adapter;
 use tonfall_recipes::plan::Quantization;
 
+use crate::device::Compute;
 use crate::error::TrainError;
 use crate::generate::{Sampling, generate};
 use crate::lora::{attach_existing, values};
@@ -17,23 +17,23 @@ use crate::model::{Decoder, LoadOptions, Loader};
 #[derive(Debug)]
 pub struct Session {
     model: Decoder,
-    device: Device,
+    compute: Compute,
 }
 
 impl Session {
-    /// Loads a base model; `progress` is called with blocks done and the number of blocks.
+    /// Loads a base model onto a device; `progress` is called with blocks done and the number of blocks.
     ///
     /// # Errors
     /// When a weight can't be read.
     pub fn load(
         base: &BaseModel,
         quantization: Quantization,
+        compute: &Compute,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, TrainError> {
-        let device = Device::flex();
         let options = LoadOptions { quantization, trainable: false };
-        let model = Loader { base, options, device: &device, progress }.load()?;
-        Ok(Self { model, device })
+        let model = Loader { base, options, compute, progress }.load()?;
+        Ok(Self { model, compute: compute.clone() })
     }
 
     /// Puts an adapter on the base.
@@ -41,7 +41,7 @@ impl Session {
     /// # Errors
     /// When the adapter was made for another model.
     pub fn attach(&mut self, adapter: &Adapter) -> Result<(), TrainError> {
-        attach_existing(&mut self.model, adapter, 0.0, &self.device)
+        attach_existing(&mut self.model, adapter, 0.0, &self.compute.device)
     }
 
     /// Continues `prompt`; see [`Sampling`]. The answer holds neither the prompt nor the stop token.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::tensor::Device;
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::merge::{MergeOptions, merge};
 use tonfall_adapters::peft::{self, AdapterConfig};
@@ -19,6 +18,7 @@ use tonfall_recipes::plan::{AdapterKind, Plan, Recompute};
 use tonfall_recipes::run_dir::RunDir;
 
 use crate::checkpoint::{self, TrainerState};
+use crate::device::Compute;
 use crate::error::TrainError;
 use crate::evaluate::{self, EvalReport};
 use crate::lora;
@@ -34,6 +34,7 @@ const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Everything a run needs.
 pub struct Job<'a> {
+    pub compute: &'a Compute,
     pub plan: &'a Plan,
     pub base: &'a BaseModel,
     pub tokenizer: &'a ChatTokenizer,
@@ -114,13 +115,12 @@ pub struct Outcome {
 /// # Errors
 /// Every cause of [`TrainError`]; the checkpoints written so far stay valid.
 pub fn train(job: Job<'_>) -> Result<Outcome, TrainError> {
-    let device = Device::flex();
-    let mut run = Run::start(job, &device)?;
+    let mut run = Run::start(job)?;
     if run.state.before.is_none() {
         let before = run.evaluate(true)?;
         run.state.before = Some(before);
     }
-    let stopped = run.steps(&device)?;
+    let stopped = run.steps()?;
     let mut outcome = Outcome {
         stopped,
         step: run.state.step,
@@ -158,8 +158,9 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(mut job: Job<'a>, device: &Device) -> Result<Self, TrainError> {
-        let (plan, data) = (job.plan, job.data);
+    fn start(mut job: Job<'a>) -> Result<Self, TrainError> {
+        let (plan, data, compute) = (job.plan, job.data, job.compute);
+        let device = &compute.device;
         let sampler = Sampler::new(&data.train, plan);
         let total_steps = total_steps(plan, sampler.steps_per_epoch());
         let longest = data.train.iter().chain(&data.eval).map(|example| example.input_ids.len()).max();
@@ -172,7 +173,7 @@ impl<'a> Run<'a> {
         let options = LoadOptions { quantization: plan.quantization, trainable };
         let observe = &mut job.observe;
         let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Loading, done, total });
-        let mut model = Loader { base: job.base, options, device, progress: &mut progress }.load()?;
+        let mut model = Loader { base: job.base, options, compute, progress: &mut progress }.load()?;
         let adapter = match (plan.adapter.kind, &plan.lora.init) {
             (AdapterKind::Full, _) => None,
             (AdapterKind::Lora, Some(path)) => {
@@ -234,11 +235,11 @@ impl<'a> Run<'a> {
     }
 
     /// Trains until the last step or a stop. A stop saves a checkpoint first.
-    fn steps(&mut self, device: &Device) -> Result<Option<StopReason>, TrainError> {
+    fn steps(&mut self) -> Result<Option<StopReason>, TrainError> {
         let training = &self.job.plan.training;
         let (save_every, eval_every) = (training.save_every, self.job.plan.evaluation.every);
         while self.state.step < self.total_steps {
-            self.step(device)?;
+            self.step()?;
             let step = self.state.step;
             let last = step == self.total_steps;
             if eval_every > 0 && step.is_multiple_of(eval_every) && !last {
@@ -261,7 +262,7 @@ impl<'a> Run<'a> {
     }
 
     /// One optimizer step: micro-batches, weighted by tokens, then the update.
-    fn step(&mut self, device: &Device) -> Result<(), TrainError> {
+    fn step(&mut self) -> Result<(), TrainError> {
         let started = Instant::now();
         let step = self.state.step;
         let batches = self.sampler.optimizer_step(step, &self.job.data.train);
@@ -285,7 +286,7 @@ impl<'a> Run<'a> {
         if !grad_norm.is_finite() {
             return self.diverged(format!("the gradient norm is {grad_norm}"));
         }
-        device.sync().map_err(|error| TrainError::Device(error.to_string()))?;
+        self.job.compute.device.sync().map_err(|error| TrainError::Device(error.to_string()))?;
 
         let seconds = started.elapsed().as_secs_f64();
         let tokens: usize = batches.iter().map(|batch| batch.input_ids.len()).sum();

@@ -7,12 +7,18 @@ use safetensors::SafeTensors;
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::peft::{Adapter, AdapterConfig, AdapterTensor};
 use tonfall_recipes::plan::Quantization;
-use tonfall_trainer::{Session, parity};
+use tonfall_trainer::{Compute, Session, parity};
 
 const FAMILIES: [&str; 5] = ["llama", "llama_tied", "mistral", "qwen2", "qwen3"];
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// The CPU, or the device that `TONFALL_TEST_DEVICE` names.
+fn compute() -> Compute {
+    let choice = std::env::var("TONFALL_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    Compute::open(choice.parse().expect("a device")).expect("the device of TONFALL_TEST_DEVICE").in_f32()
 }
 
 fn base(family: &str) -> BaseModel {
@@ -69,7 +75,7 @@ impl Expected {
 fn logits_of_every_family_equal_transformers() {
     for family in FAMILIES {
         let expected = Expected::of(family);
-        let session = Session::load(&base(family), Quantization::None, &mut |_, _| ()).expect("loads");
+        let session = Session::load(&base(family), Quantization::None, &compute(), &mut |_, _| ()).expect("loads");
         for text in ["text0", "text1"] {
             let ours = session.logits(&expected.ids(&format!("{text}.input_ids")), false).expect("logits");
             let theirs = expected.floats(&format!("{text}.logits"));
@@ -93,7 +99,7 @@ fn quantised_files_compute_what_their_values_say() {
     for (file, folder, quantization) in cases {
         let expected = Expected::in_folder(&fixtures().join(folder));
         let base = BaseModel::open(&fixtures().join(file)).expect("a base model");
-        let session = Session::load(&base, quantization, &mut |_, _| ()).expect("loads");
+        let session = Session::load(&base, quantization, &compute(), &mut |_, _| ()).expect("loads");
         let ours = session.logits(&expected.ids("input_ids"), false).expect("logits");
         let difference = parity::compare_logits(&ours, &expected.floats("logits"), session.vocab_size());
         assert!(difference.largest <= 1e-4, "{file} {quantization:?}: {difference:?}");
@@ -105,7 +111,7 @@ fn quantised_files_compute_what_their_values_say() {
 fn a_sharded_base_is_the_same_model() {
     let ids = Expected::of("llama").ids("text1.input_ids");
     let logits = |family: &str| {
-        let session = Session::load(&base(family), Quantization::None, &mut |_, _| ()).expect("loads");
+        let session = Session::load(&base(family), Quantization::None, &compute(), &mut |_, _| ()).expect("loads");
         session.logits(&ids, false).expect("logits")
     };
     assert_eq!(logits("llama_sharded"), logits("llama"));
@@ -116,7 +122,8 @@ fn gradients_of_every_adapter_tensor_equal_pytorch() {
     for family in FAMILIES {
         let expected = Expected::of(family);
         let ids = expected.ids("text1.input_ids");
-        let ours = parity::lora_gradients(&base(family), &expected.adapter(), &ids, false).expect("gradients");
+        let ours =
+            parity::lora_gradients(&base(family), &expected.adapter(), &ids, false, &compute()).expect("gradients");
         let loss = f64::from(expected.floats("lora.loss")[0]);
         assert!((ours.loss - loss).abs() <= 1e-5 * loss, "{family}: loss {} instead of {loss}", ours.loss);
         assert_eq!(ours.tensors.len(), 2 * 7 * 2, "{family}: A and B of 7 modules in 2 layers");
@@ -136,8 +143,9 @@ fn recomputation_changes_no_bit() {
     for family in FAMILIES {
         let expected = Expected::of(family);
         let ids = expected.ids("text1.input_ids");
-        let gradients =
-            |recompute| parity::lora_gradients(&base(family), &expected.adapter(), &ids, recompute).expect("gradients");
+        let gradients = |recompute| {
+            parity::lora_gradients(&base(family), &expected.adapter(), &ids, recompute, &compute()).expect("gradients")
+        };
         assert_eq!(gradients(true), gradients(false), "{family}");
     }
 }
@@ -146,7 +154,7 @@ fn recomputation_changes_no_bit() {
 fn ten_steps_follow_peft_on_a_dense_and_on_an_nf4_base() {
     let folder = fixtures().join("peft_steps");
     for (quantization, folder) in [(Quantization::None, folder.clone()), (Quantization::Nf4, folder.join("nf4"))] {
-        let replay = parity::replay(&base("llama"), quantization, &folder).expect("a replay");
+        let replay = parity::replay(&base("llama"), quantization, &folder, &compute()).expect("a replay");
         for (step, (ours, theirs)) in replay.losses.iter().enumerate() {
             assert!((ours - theirs).abs() <= 1e-4 * theirs, "{quantization:?} step {step}: {ours} instead of {theirs}");
         }

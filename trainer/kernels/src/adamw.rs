@@ -3,7 +3,7 @@
 //! Responsible for: the arithmetic of `torch.optim.AdamW` (Loshchilov & Hutter 2017) in f32 with f64 coefficients.
 //! Must not depend on: schedules, parameter groups.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use crate::cpu::level::{Level, fma, multiversion};
 use crate::cpu::memory::Shared;
@@ -25,18 +25,18 @@ pub struct AdamW {
 /// The numbers of one update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients {
-    grad_scale: f32,
-    decay: f32,
-    beta1_rest: f32,
-    beta2: f32,
-    beta2_rest: f32,
-    step_size: f32,
-    inverse_correction2: f32,
-    epsilon: f32,
+    pub(crate) grad_scale: f32,
+    pub(crate) decay: f32,
+    pub(crate) beta1_rest: f32,
+    pub(crate) beta2: f32,
+    pub(crate) beta2_rest: f32,
+    pub(crate) step_size: f32,
+    pub(crate) inverse_correction2: f32,
+    pub(crate) epsilon: f32,
 }
 
 /// The update, and sums of squares.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait AdamWOps: Backend {
     /// Parameter, gradient, first and second moment → parameter and moments after the update.
     fn adamw(
@@ -46,7 +46,7 @@ pub(crate) trait AdamWOps: Backend {
         second: FloatTensor<Self>,
         coefficients: Coefficients,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// Σ x², one f64.
+    /// Σ x², one number: f64 on the CPU, f32 elsewhere.
     fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -159,7 +159,6 @@ pub fn global_norm<'a, const D: usize>(gradients: impl IntoIterator<Item = &'a T
     let sum = |gradient: &Tensor<D>| {
         let sum = <Dispatch as AdamWOps>::square_sum(gradient.clone().inner().into_dispatch());
         let sum: Tensor<1> = Tensor::from_dispatch(sum);
-        debug_assert_eq!(sum.dtype(), DType::F64);
         sum.into_scalar::<f64>()
     };
     gradients.into_iter().map(sum).sum::<f64>().sqrt()

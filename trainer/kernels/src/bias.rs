@@ -11,7 +11,7 @@ use crate::op::{
 };
 
 /// Adding a vector to rows.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait BiasOps: Backend {
     /// `x[T, n]`, `bias[n]` → `[T, n]`.
     fn row_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, FloatDType, Shape, Tensor};
 
 use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
@@ -38,7 +38,7 @@ pub enum Head {
 }
 
 /// Cross-entropy of a head's logits: `(sum[1], losses[T], gradients…)`, where a gradient that was not asked for is empty.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait CrossEntropyOps: Backend {
     /// With a stored head; the gradient is that of `x[T, hidden]`.
     fn frozen_cross_entropy(
@@ -208,9 +208,17 @@ impl CrossEntropyOps for Flex {
     }
 }
 
-/// A gradient of the sum, times the sum's own.
+/// A gradient of the sum, times the sum's own. The factor is f32, so the product is rounded once.
 fn scaled<B: Backend>(gradient: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
-    B::float_mul(gradient, B::float_reshape(upstream, Shape::from([1, 1])))
+    use burn::backend::TensorMetadata;
+    let upstream = B::float_reshape(upstream, Shape::from([1, 1]));
+    match gradient.dtype() {
+        DType::F32 => B::float_mul(gradient, upstream),
+        narrow => {
+            let wide = B::float_mul(B::float_cast(gradient, FloatDType::F32), upstream);
+            B::float_cast(wide, narrow.into())
+        }
+    }
 }
 
 impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, C> {

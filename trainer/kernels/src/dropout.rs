@@ -32,12 +32,20 @@ impl Dropout {
         assert!((0.0..1.0).contains(&self.p), "a dropout of {} leaves nothing", self.p);
     }
 
+    /// Elements whose word is smaller become zero.
+    pub(crate) fn threshold(&self) -> u32 {
+        (f64::from(self.p) * 2f64.powi(32)) as u32
+    }
+
+    /// What the others are multiplied by.
+    pub(crate) fn scale(&self) -> f32 {
+        1.0 / (1.0 - self.p)
+    }
+
     /// Applies the mask to elements `start ..` of a tensor, on all threads.
     pub(crate) fn apply(&self, start: usize, values: &mut [f32]) {
         const PIECE: usize = 4096;
-        let level = Level::best();
-        let threshold = (f64::from(self.p) * 2f64.powi(32)) as u32;
-        let scale = 1.0 / (1.0 - self.p);
+        let (level, threshold, scale) = (Level::best(), self.threshold(), self.scale());
         let len = values.len();
         let out = Shared::new(values);
         threads::each(len.div_ceil(PIECE), |piece| {

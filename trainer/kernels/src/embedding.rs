@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use crate::buffer::Buffer;
 use crate::cpu::level::Level;
@@ -16,12 +16,12 @@ use crate::op::{
 };
 
 /// Looking rows up, and adding to them.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait EmbeddingOps: Backend {
-    /// Rows `ids` of a stored matrix, `[T, cols]`.
-    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>) -> FloatTensor<Self>;
-    /// Rows `ids` of `table[rows, cols]`, `[T, cols]`.
-    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self>;
+    /// Rows `ids` of a stored matrix, `[T, cols]`, as `dtype`.
+    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self>;
+    /// Rows `ids` of `table[rows, cols]`, `[T, cols]`, as `dtype`.
+    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self>;
     /// `dy[T, cols]` → `[rows, cols]` where row `ids[t]` is the sum of its rows of `dy`. Has no gradient of its own.
     fn rows_backward(dy: FloatTensor<Self>, ids: Arc<[u32]>, rows: usize) -> FloatTensor<Self>;
 }
@@ -44,13 +44,15 @@ fn fill(ids: &[u32], rows: usize, columns: usize, read: impl Fn(usize, &mut [f32
 }
 
 impl EmbeddingOps for Flex {
-    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>) -> FloatTensor<Self> {
+    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self> {
+        assert_eq!(dtype, DType::F32, "the CPU computes in f32");
         let (level, stored) = (Level::best(), layout.view(bytes(&table)));
         let values = fill(&ids, layout.rows, layout.cols, |id, row| stored.read(level, id * layout.cols, row));
         matrix(values, ids.len(), layout.cols)
     }
 
-    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self> {
+    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self> {
+        assert_eq!(dtype, DType::F32, "the CPU computes in f32");
         let table = contiguous(table);
         let ((rows, columns), table) = (dims(&table), floats(&table));
         let values = fill(&ids, rows, columns, |id, row| row.copy_from_slice(&table[id * columns..][..columns]));
@@ -78,11 +80,11 @@ impl EmbeddingOps for Flex {
 }
 
 impl<B: EmbeddingOps, C: CheckpointStrategy> EmbeddingOps for Autodiff<B, C> {
-    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>) -> FloatTensor<Self> {
-        constant::<B, C>(B::frozen_rows(table, layout, ids))
+    fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self> {
+        constant::<B, C>(B::frozen_rows(table, layout, ids, dtype))
     }
 
-    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>) -> FloatTensor<Self> {
+    fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
         impl<B: EmbeddingOps> Backward<B, 1> for Step {
@@ -95,7 +97,7 @@ impl<B: EmbeddingOps, C: CheckpointStrategy> EmbeddingOps for Autodiff<B, C> {
         use burn::backend::TensorMetadata;
         let (table, node) = table.into_parts();
         let rows = table.shape()[0];
-        let y = B::rows(table, ids.clone());
+        let y = B::rows(table, ids.clone(), dtype);
         match Step.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((ids, rows), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
@@ -107,23 +109,24 @@ impl<B: EmbeddingOps, C: CheckpointStrategy> EmbeddingOps for Autodiff<B, C> {
     }
 }
 
-/// Rows `ids` of a frozen table `[vocab, hidden]`, `[T, hidden]`.
+/// Rows `ids` of a frozen table `[vocab, hidden]`, `[T, hidden]`, as `dtype`: the type in which everything behind it
+/// computes, f32 on the CPU.
 ///
 /// # Panics
 /// When an id is beyond the table.
 #[must_use]
-pub fn embedding(ids: &[u32], table: &FrozenMatrix) -> Tensor<2> {
+pub fn embedding(ids: &[u32], table: &FrozenMatrix, dtype: DType) -> Tensor<2> {
     let data = table.data().clone().into_dispatch();
-    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::frozen_rows(data, table.layout(), ids.into()))
+    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::frozen_rows(data, table.layout(), ids.into(), dtype))
 }
 
-/// Rows `ids` of `table[vocab, hidden]`, `[T, hidden]`. The gradient of a row is the sum over its uses.
+/// Rows `ids` of `table[vocab, hidden]`, `[T, hidden]`, as `dtype`. The gradient of a row is the sum over its uses.
 ///
 /// # Panics
 /// When an id is beyond the table.
 #[must_use]
-pub fn trainable_embedding(ids: &[u32], table: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::rows(table.into_dispatch(), ids.into()))
+pub fn trainable_embedding(ids: &[u32], table: Tensor<2>, dtype: DType) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as EmbeddingOps>::rows(table.into_dispatch(), ids.into(), dtype))
 }
 
 #[cfg(test)]
@@ -141,7 +144,7 @@ mod tests {
                 let dense = values(&dense);
                 let want: Vec<f32> =
                     ids.iter().flat_map(|id: &u32| &dense[*id as usize * cols..][..cols]).copied().collect();
-                assert_eq!(values(&embedding(&ids, &table)), want, "{format}");
+                assert_eq!(values(&embedding(&ids, &table, DType::F32)), want, "{format}");
             }
         }
     }
@@ -152,7 +155,7 @@ mod tests {
             let ids: Vec<u32> = (0..n).map(|i| i * i % 11).collect();
             let table = random::<2>([12, cols], 1).require_grad();
             let dy = random::<2>([n as usize, cols], 2);
-            let got = (trainable_embedding(&ids, table.clone()) * dy.clone()).sum().backward();
+            let got = (trainable_embedding(&ids, table.clone(), DType::F32) * dy.clone()).sum().backward();
             let dy = values(&dy);
             let mut want = vec![0.0; 12 * cols];
             for (t, id) in ids.iter().enumerate() {
@@ -168,6 +171,6 @@ mod tests {
     #[should_panic(expected = "id 20 in a table of 20 rows")]
     fn an_unknown_id_is_refused() {
         let (table, _) = stored(Format::F32, 20, 4, 1);
-        let _ = embedding(&[20], &table);
+        let _ = embedding(&[20], &table, DType::F32);
     }
 }

@@ -39,9 +39,17 @@ impl FrozenMatrix {
     #[must_use]
     pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
         assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} matrix in {format}");
+        let device = device.clone().inner();
+        #[cfg(feature = "cube")]
+        if device != Device::flex() {
+            let words = crate::cube::device_words(&bytes, format);
+            let len = words.len();
+            let data = Tensor::from_data(TensorData::new(words, [len]), (&device, DType::U32));
+            return Self { data, layout: MatrixLayout { format, rows, cols } };
+        }
         let len = bytes.len();
         let data = TensorData::from_bytes_vec(bytes, [len], DType::U8);
-        let data = Tensor::from_data(data, (&device.clone().inner(), DType::U8));
+        let data = Tensor::from_data(data, (&device, DType::U8));
         Self { data, layout: MatrixLayout { format, rows, cols } }
     }
 
@@ -67,7 +75,7 @@ impl FrozenMatrix {
         self.layout.cols
     }
 
-    /// The stored bytes, as a `u8` tensor outside autodiff.
+    /// What is stored, outside autodiff: the bytes as `u8` on the CPU, little-endian `u32` words elsewhere.
     #[must_use]
     pub const fn data(&self) -> &Tensor<1, Int> {
         &self.data

@@ -15,6 +15,8 @@ mod bias;
 mod buffer;
 mod cpu;
 mod cross_entropy;
+#[cfg(feature = "cube")]
+mod cube;
 mod dropout;
 mod embedding;
 mod flex;
@@ -32,6 +34,7 @@ mod trainable_linear;
 
 pub use adamw::{AdamW, adamw_step, global_norm};
 pub use attention::{AttentionLayout, Segment, attention};
+pub use cpu::level::cpu_level;
 pub use cross_entropy::{Head, IGNORED, linear_cross_entropy, logits, token_losses};
 pub use dropout::Dropout;
 pub use embedding::{embedding, trainable_embedding};

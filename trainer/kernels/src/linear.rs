@@ -18,7 +18,7 @@ use crate::op::{
 };
 
 /// Products with a stored matrix.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait LinearOps: Backend {
     /// `x[T, cols]` → `x·Wᵀ`, `[T, rows]`.
     fn frozen_linear(x: FloatTensor<Self>, weight: IntTensor<Self>, layout: MatrixLayout) -> FloatTensor<Self>;

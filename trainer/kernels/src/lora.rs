@@ -37,7 +37,7 @@ pub(crate) struct LoraBackward {
 }
 
 /// Products with a stored matrix and an adapter.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait LoraOps: Backend {
     /// `x[T, in]`, `a[r, in]`, `b[out, r]` → `(y[T, out], u[T, r])`.
     fn lora(

@@ -17,7 +17,7 @@ use crate::op::{
 };
 
 /// The norm over groups of `gamma.len()` elements.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait RmsNormOps: Backend {
     /// `x[T, groups · n]`, `gamma[n]` → `[T, groups · n]`.
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;

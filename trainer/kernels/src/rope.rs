@@ -6,6 +6,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Tensor;
+#[cfg(feature = "cube")]
+use burn_cubecl::tensor::CubeTensor;
 
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::Shared;
@@ -22,6 +24,32 @@ pub(crate) struct Angles {
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// Cosines and sines on the device that asked for them last.
+    #[cfg(feature = "cube")]
+    uploaded: Mutex<Option<(CubeTensor, CubeTensor)>>,
+}
+
+#[cfg(feature = "cube")]
+impl Angles {
+    /// Pairs of a head.
+    pub(crate) const fn half(&self) -> usize {
+        self.half
+    }
+
+    /// Cosines and sines as words on the device of a tensor, uploaded once.
+    pub(crate) fn on_device(&self, like: &CubeTensor) -> (CubeTensor, CubeTensor) {
+        let mut uploaded = self.uploaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((cos, sin)) = uploaded.as_ref()
+            && cos.device == like.device
+        {
+            return (cos.clone(), sin.clone());
+        }
+        let upload =
+            |values: &[f32]| crate::cube::upload(like, &values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
+        let tables = (upload(&self.cos), upload(&self.sin));
+        *uploaded = Some(tables.clone());
+        tables
+    }
 }
 
 /// The angles of a model, computed up to the highest position that was asked for. Clones share them.
@@ -52,14 +80,20 @@ impl RopeTable {
                 let turn = |p: usize, f: f32| function(f64::from(p as f32 * f)) * f64::from(self.attention_factor);
                 (0..rows).flat_map(|p| self.inv_freq.iter().map(move |f| turn(p, *f) as f32)).collect()
             };
-            *angles = Arc::new(Angles { half, cos: table(f64::cos), sin: table(f64::sin) });
+            *angles = Arc::new(Angles {
+                half,
+                cos: table(f64::cos),
+                sin: table(f64::sin),
+                #[cfg(feature = "cube")]
+                uploaded: Mutex::default(),
+            });
         }
         angles.clone()
     }
 }
 
 /// Rotating pairs of elements.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait RopeOps: Backend {
     /// `x[T, heads · head_dim]`, turned by the angles of `positions[t]`, or back.
     fn rotate(x: FloatTensor<Self>, angles: Arc<Angles>, positions: Arc<[u32]>, back: bool) -> FloatTensor<Self>;

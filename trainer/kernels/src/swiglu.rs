@@ -14,7 +14,7 @@ use crate::op::{
 };
 
 /// The gated activation.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait SwigluOps: Backend {
     /// `gate[T, n]`, `up[T, n]` → `[T, n]`.
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;

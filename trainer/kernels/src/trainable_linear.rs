@@ -14,7 +14,7 @@ use crate::op::{
 };
 
 /// Products of two dense matrices.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait TrainableLinearOps: Backend {
     /// `x[T, in]`, `w[out, in]` → `x·Wᵀ`, `[T, out]`.
     fn dense_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;

@@ -3,7 +3,7 @@
 //! Responsible for: the forward pass in the pieces that training, evaluation and generation put together.
 //! Must not depend on: files, optimisation.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use tonfall_adapters::ModelDescription;
 use tonfall_kernels::{Head, RopeTable, Segment};
 
@@ -12,7 +12,7 @@ use super::linear::{Linear, Matrix};
 use super::pass::{DropoutKey, LayerCache, Pass};
 use crate::params::{Binding, ParamStore};
 
-/// Activations between blocks, f32 `[tokens, hidden_size]`.
+/// Activations between blocks, `[tokens, hidden_size]`.
 pub(crate) type Hidden = Tensor<2>;
 
 /// A decoder-only language model on a device, with or without an adapter.
@@ -26,6 +26,8 @@ pub(crate) struct Decoder {
     pub(super) norm: Norm,
     pub(super) head: Matrix,
     pub(super) rope: RopeTable,
+    /// Type of the activations.
+    pub(super) dtype: DType,
 }
 
 /// Keys and values of every layer for the tokens seen so far.
@@ -42,7 +44,7 @@ impl Decoder {
 
     /// Token embeddings: `[tokens]` → `[tokens, hidden]`.
     pub(crate) fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Hidden {
-        self.embedding.embed(ids, binding)
+        self.embedding.embed(ids, self.dtype, binding)
     }
 
     /// One block.
@@ -67,7 +69,7 @@ impl Decoder {
         self.finish(x, pass)
     }
 
-    /// Logits of every position of one document, f32 `[tokens, vocab_size]`.
+    /// Logits of every position of one document, `[tokens, vocab_size]`.
     pub(crate) fn logits(&self, ids: &[u32], with_adapter: bool) -> Tensor<2> {
         let mut cache = self.cache();
         let hidden = self.advance(ids, &mut cache, with_adapter);

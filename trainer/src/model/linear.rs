@@ -3,7 +3,7 @@
 //! Responsible for: choosing the operation that fits what is frozen and what is trained.
 //! Must not depend on: where weights come from, or what the layer is used for.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use tonfall_kernels::{Dropout, FrozenMatrix, Head};
 
 use super::pass::Pass;
@@ -19,10 +19,10 @@ pub(crate) enum Matrix {
 
 impl Matrix {
     /// Rows of the matrix for token ids: `[tokens]` → `[tokens, in_features]`.
-    pub(crate) fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Tensor<2> {
+    pub(crate) fn embed(&self, ids: &[u32], dtype: DType, binding: &Binding<'_>) -> Tensor<2> {
         match self {
-            Self::Frozen(matrix) => tonfall_kernels::embedding(ids, matrix),
-            Self::Trainable(id) => tonfall_kernels::trainable_embedding(ids, binding.get(*id)),
+            Self::Frozen(matrix) => tonfall_kernels::embedding(ids, matrix, dtype),
+            Self::Trainable(id) => tonfall_kernels::trainable_embedding(ids, binding.get(*id), dtype),
         }
     }
 

@@ -15,6 +15,7 @@ use tonfall_recipes::plan::Quantization;
 use super::decoder::Decoder;
 use super::layer::{AttentionShape, Layer, Norm};
 use super::linear::{Linear, Matrix, Vector};
+use crate::device::Compute;
 use crate::error::TrainError;
 use crate::params::ParamStore;
 
@@ -30,7 +31,7 @@ pub(crate) struct LoadOptions {
 pub(crate) struct Loader<'a> {
     pub base: &'a BaseModel,
     pub options: LoadOptions,
-    pub device: &'a Device,
+    pub compute: &'a Compute,
     /// Called with the number of blocks done and the number of blocks.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -39,9 +40,9 @@ impl Loader<'_> {
     /// # Errors
     /// When a weight can't be read from its file.
     pub(crate) fn load(self) -> Result<Decoder, TrainError> {
-        let Self { base, options, device, progress } = self;
+        let Self { base, options, compute, progress } = self;
         let description = base.description().clone();
-        let mut source = Source { base, options, device, params: ParamStore::default() };
+        let mut source = Source { base, options, device: &compute.device, params: ParamStore::default() };
 
         let embedding = source.matrix("model.embed_tokens.weight", Role::Table)?;
         let count = description.num_hidden_layers;
@@ -62,7 +63,7 @@ impl Loader<'_> {
             description.attention_factor(),
             description.max_position_embeddings,
         );
-        Ok(Decoder { params: source.params, embedding, layers, norm, head, rope, description })
+        Ok(Decoder { params: source.params, embedding, layers, norm, head, rope, description, dtype: compute.dtype })
     }
 }
 

@@ -60,7 +60,7 @@ impl AttentionLayout {
     }
 
     /// The keys of its segment that query `i` of `segment` sees.
-    fn visible(&self, segment: &Segment, i: usize) -> std::ops::Range<usize> {
+    pub(crate) fn visible(&self, segment: &Segment, i: usize) -> std::ops::Range<usize> {
         let end = segment.k_len - segment.q_len + i + 1;
         end.saturating_sub(self.window.unwrap_or(end))..end
     }
@@ -83,7 +83,7 @@ impl AttentionLayout {
 }
 
 /// Attention and its gradients.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait AttentionOps: Backend {
     /// `q[Tq, heads · head_dim]`, `k` and `v` `[Tk, kv_heads · head_dim]` → the output, shaped like `q`, and the
     /// logarithms of the normalisers, `[Tq, heads]`.

@@ -47,6 +47,18 @@ impl Level {
     }
 }
 
+/// The instructions that the operations use on this processor, for people.
+#[must_use]
+pub fn cpu_level() -> &'static str {
+    match Level::best() {
+        Level::Portable => "portable instructions",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => "AVX2",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => "AVX-512",
+    }
+}
+
 /// Whether the portable level has a fused multiply-add in hardware; elsewhere the library's would be a slow call.
 pub(crate) const PORTABLE_FMA: bool = cfg!(target_arch = "aarch64");
 

@@ -1,0 +1,34 @@
+//! `tonfall doctor`: what this machine can compute with.
+//!
+//! Responsible for: how the trainer's findings are shown. Fails when a device that is there does not work.
+
+use serde_json::json;
+use tonfall_trainer::doctor::{State, examine};
+
+use crate::args::Doctor;
+use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::output;
+
+pub(crate) fn run(args: &Doctor) -> Result<()> {
+    let findings = examine();
+    for finding in &findings {
+        let state = match finding.state {
+            State::Works => "works",
+            State::Absent => "absent",
+            State::Faulty => "faulty",
+        };
+        if args.json {
+            let (what, text, remedy) = (finding.what, &finding.text, &finding.remedy);
+            output::data(&json!({"device": what, "state": state, "text": text, "remedy": remedy}).to_string())?;
+            continue;
+        }
+        output::data(&format!("{:<7} {:<7} {}", finding.what, state, finding.text))?;
+        if let Some(remedy) = &finding.remedy {
+            output::data(&format!("{:<16}{remedy}", ""))?;
+        }
+    }
+    match findings.iter().find(|finding| finding.state == State::Faulty) {
+        None => Ok(()),
+        Some(faulty) => Err(Failure::new(ExitCode::Unexpected, format!("{} does not compute correctly", faulty.what))),
+    }
+}

@@ -1,0 +1,421 @@
+//! Attention in blocks of queries: two products and a softmax a block, nothing quadratic is kept.
+//!
+//! Responsible for: the same attention as the CPU's. Every query knows the range of keys that it sees; a block of queries
+//! meets the keys from the first that any of them sees to the last, so short documents share a block. The query heads of
+//! a key head lie one after another as rows of one matrix, which is grouped-query attention without copies of the keys.
+
+use std::sync::Arc;
+
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::cast;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use super::launch::{Planes, UNITS, plane_row, planes, units};
+use super::product::{Factor, product};
+use super::tensors::{contiguous, dims, empty, float, upload, zeros};
+use crate::attention::{AttentionLayout, AttentionOps};
+
+/// Most queries of a block.
+const QUERIES: usize = 512;
+/// Most scores of a block: 128 MiB of f32.
+const SCORES: usize = 32 << 20;
+/// Blocks of keys begin at a multiple of this and, where there are so many keys, end at one: tensor cores like it.
+const ALIGNED: usize = 64;
+
+/// `out[g, h · rows + i, d] = x[first + i, (g · group + h) · head_dim + d]`.
+#[cube(launch)]
+fn pack<F: Float>(
+    x: &[F],
+    out: &mut [F],
+    len: u32,
+    first: u32,
+    rows: u32,
+    heads: u32,
+    head_dim: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let at = ABSOLUTE_POS as u32;
+    if at < len {
+        let d = at % head_dim;
+        let i = at / head_dim % rows;
+        let head = at / head_dim / rows;
+        out[at as usize] = x[((first + i) * heads * head_dim + head * head_dim + d) as usize];
+    }
+}
+
+/// The way back, to rows `first ..` of `out`.
+#[cube(launch)]
+fn unpack<F: Float>(
+    packed: &[F],
+    out: &mut [F],
+    len: u32,
+    first: u32,
+    rows: u32,
+    heads: u32,
+    head_dim: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let at = ABSOLUTE_POS as u32;
+    if at < len {
+        let d = at % head_dim;
+        let i = at / head_dim % rows;
+        let head = at / head_dim / rows;
+        out[((first + i) * heads * head_dim + head * head_dim + d) as usize] = packed[at as usize];
+    }
+}
+
+/// The way back, added.
+#[cube(launch)]
+fn unpack_add(packed: &[f32], out: &mut [f32], len: u32, first: u32, rows: u32, heads: u32, head_dim: u32) {
+    let at = ABSOLUTE_POS as u32;
+    if at < len {
+        let d = at % head_dim;
+        let i = at / head_dim % rows;
+        let head = at / head_dim / rows;
+        out[((first + i) * heads * head_dim + head * head_dim + d) as usize] += packed[at as usize];
+    }
+}
+
+/// Rows `head · queries + i` of scores to probabilities; a plane a row.
+#[cube(launch)]
+fn softmax<F: Float>(
+    scores: &[f32],
+    starts: &[u32],
+    ends: &[u32],
+    probabilities: &mut [F],
+    normalisers: &mut [f32],
+    rows: u32,
+    first_query: u32,
+    queries: u32,
+    first_key: u32,
+    keys: u32,
+    heads: u32,
+    scale: f32,
+    #[comptime] lanes: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let row = plane_row();
+    if row < rows {
+        let (head, query) = (row / queries, first_query + row % queries);
+        let (start, end) = (starts[query as usize], ends[query as usize]);
+        let at = row as usize * keys as usize;
+        let mut largest = f32::new(-3.0e38);
+        let mut j = UNIT_POS_X;
+        while j < keys {
+            let key = first_key + j;
+            if key >= start && key < end {
+                largest = max(largest, scores[at + j as usize] * scale);
+            }
+            j += lanes;
+        }
+        let largest = plane_max(largest);
+        let mut sum = 0.0f32;
+        let mut j = UNIT_POS_X;
+        while j < keys {
+            let key = first_key + j;
+            if key >= start && key < end {
+                sum += f32::exp(scores[at + j as usize] * scale - largest);
+            }
+            j += lanes;
+        }
+        let sum = plane_sum(sum);
+        let mut j = UNIT_POS_X;
+        while j < keys {
+            let key = first_key + j;
+            let mut value = 0.0f32;
+            if key >= start && key < end {
+                value = f32::exp(scores[at + j as usize] * scale - largest) / sum;
+            }
+            probabilities[at + j as usize] = F::cast_from(value);
+            j += lanes;
+        }
+        if UNIT_POS_X == 0 {
+            let mut normaliser = 0.0f32;
+            if end > start {
+                normaliser = largest + f32::ln(sum);
+            }
+            normalisers[(query * heads + head) as usize] = normaliser;
+        }
+    }
+}
+
+/// `delta[t, h] = Σ_d gradient · output`; a unit a head of a token.
+#[cube(launch)]
+fn deltas<F: Float>(
+    gradient: &[F],
+    output: &[F],
+    delta: &mut [f32],
+    len: u32,
+    head_dim: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let head = ABSOLUTE_POS as u32;
+    if head < len {
+        let mut sum = 0.0f32;
+        let mut d = 0u32;
+        while d < head_dim {
+            let at = (head * head_dim + d) as usize;
+            sum += f32::cast_from(gradient[at]) * f32::cast_from(output[at]);
+            d += 1;
+        }
+        delta[head as usize] = sum;
+    }
+}
+
+/// Scores to probabilities again, and the gradient of the probabilities to that of the unscaled scores.
+#[cube(launch)]
+fn score_gradients<F: Float>(
+    scores: &[f32],
+    dprobabilities: &[f32],
+    starts: &[u32],
+    ends: &[u32],
+    normalisers: &[f32],
+    delta: &[f32],
+    probabilities: &mut [F],
+    dscores: &mut [F],
+    len: u32,
+    first_query: u32,
+    queries: u32,
+    first_key: u32,
+    keys: u32,
+    heads: u32,
+    scale: f32,
+    #[define(F)] _type: ElemType,
+) {
+    let at = ABSOLUTE_POS;
+    if (at as u32) < len {
+        let (row, key) = (at as u32 / keys, first_key + at as u32 % keys);
+        let (head, query) = (row / queries, first_query + row % queries);
+        let mut p = 0.0f32;
+        if key >= starts[query as usize] && key < ends[query as usize] {
+            p = f32::exp(scores[at] * scale - normalisers[(query * heads + head) as usize]);
+        }
+        probabilities[at] = F::cast_from(p);
+        dscores[at] = F::cast_from(p * (dprobabilities[at] - delta[(query * heads + head) as usize]) * scale);
+    }
+}
+
+/// The keys that every query sees, here and on the device, and the blocks.
+struct Visible {
+    starts: CubeTensor,
+    ends: CubeTensor,
+    blocks: Vec<Block>,
+}
+
+/// Consecutive queries and the keys that any of them sees.
+struct Block {
+    first_query: usize,
+    queries: usize,
+    first_key: usize,
+    keys: usize,
+}
+
+impl Visible {
+    fn new(q: &CubeTensor, queries: usize, keys: usize, layout: &AttentionLayout) -> Self {
+        let mut ranges = vec![0..0; queries];
+        for segment in &layout.segments {
+            for i in 0..segment.q_len {
+                let keys = layout.visible(segment, i);
+                ranges[segment.q_start + i] = segment.k_start + keys.start..segment.k_start + keys.end;
+            }
+        }
+        let mut blocks = Vec::new();
+        let mut first = 0;
+        while first < queries {
+            let mut size = QUERIES.min(queries - first);
+            let (start, end) = loop {
+                let seen = ranges[first..first + size].iter().filter(|range| !range.is_empty());
+                let start = seen.clone().map(|range| range.start).min().unwrap_or(0) / ALIGNED * ALIGNED;
+                let end = seen.map(|range| range.end).max().unwrap_or(1).next_multiple_of(ALIGNED).min(keys);
+                if size == 1 || layout.heads * size * (end - start) <= SCORES {
+                    break (start, end);
+                }
+                size = size.div_ceil(2);
+            };
+            blocks.push(Block { first_query: first, queries: size, first_key: start, keys: end - start });
+            first += size;
+        }
+        let upload_all = |bound: fn(&std::ops::Range<usize>) -> usize| {
+            upload(q, &ranges.iter().map(|range| bound(range) as u32).collect::<Vec<_>>())
+        };
+        Self { starts: upload_all(|range| range.start), ends: upload_all(|range| range.end), blocks }
+    }
+}
+
+/// Rows `first .. first + rows` of `x[_, heads · head_dim]` as `[kv_heads, heads / kv_heads · rows, head_dim]`.
+fn packed(x: &CubeTensor, first: usize, rows: usize, heads: usize, layout: &AttentionLayout) -> CubeTensor {
+    let (group, head_dim) = (heads / layout.kv_heads, layout.head_dim);
+    let out = empty(x, [layout.kv_heads, group * rows, head_dim], x.dtype);
+    let len = heads * rows * head_dim;
+    pack::launch(
+        &out.client.clone(),
+        units(len),
+        CubeDim::new_1d(UNITS),
+        x.clone().into_buffer_arg(),
+        out.clone().into_buffer_arg(),
+        len as u32,
+        first as u32,
+        rows as u32,
+        heads as u32,
+        head_dim as u32,
+        float(x),
+    );
+    out
+}
+
+/// Writes a packed matrix to rows `first ..` of `out`.
+fn unpacked(packed: CubeTensor, out: &CubeTensor, first: usize, rows: usize, layout: &AttentionLayout) {
+    let packed = contiguous(packed);
+    let (len, kind) = (layout.heads * rows * layout.head_dim, float(&packed));
+    unpack::launch(
+        &out.client,
+        units(len),
+        CubeDim::new_1d(UNITS),
+        packed.into_buffer_arg(),
+        out.clone().into_buffer_arg(),
+        len as u32,
+        first as u32,
+        rows as u32,
+        layout.heads as u32,
+        layout.head_dim as u32,
+        kind,
+    );
+}
+
+/// Adds a packed matrix of keys or values to rows `first ..` of `out`.
+fn added(packed: CubeTensor, out: &CubeTensor, first: usize, rows: usize, layout: &AttentionLayout) {
+    let packed = contiguous(packed);
+    let len = layout.kv_heads * rows * layout.head_dim;
+    unpack_add::launch(
+        &out.client,
+        units(len),
+        CubeDim::new_1d(UNITS),
+        packed.into_buffer_arg(),
+        out.clone().into_buffer_arg(),
+        len as u32,
+        first as u32,
+        rows as u32,
+        layout.kv_heads as u32,
+        layout.head_dim as u32,
+    );
+}
+
+impl AttentionOps for CubeBackend {
+    fn segment_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        layout: Arc<AttentionLayout>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [q, k, v] = [q, k, v].map(contiguous);
+        let ((queries, columns), (keys, _), kind) = (dims(&q), dims(&k), float(&q));
+        let client = q.client.clone();
+        let output = empty(&q, [queries, columns], q.dtype);
+        let normalisers = empty(&q, [queries, layout.heads], DType::F32);
+        let visible = Visible::new(&q, queries, keys, &layout);
+        for block in &visible.blocks {
+            let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
+            let k_block = packed(&k, block.first_key, block.keys, layout.kv_heads, &layout);
+            let v_block = packed(&v, block.first_key, block.keys, layout.kv_heads, &layout);
+            let scores = product(Factor::plain(q_block), Factor::transposed(k_block), DType::F32);
+            let rows = layout.heads * block.queries;
+            let shape = [layout.kv_heads, rows / layout.kv_heads, block.keys];
+            let probabilities = empty(&q, shape, q.dtype);
+            let Planes { count, dim, lanes } = planes(&client, rows);
+            softmax::launch(
+                &client,
+                count,
+                dim,
+                contiguous(scores).into_buffer_arg(),
+                visible.starts.clone().into_buffer_arg(),
+                visible.ends.clone().into_buffer_arg(),
+                probabilities.clone().into_buffer_arg(),
+                normalisers.clone().into_buffer_arg(),
+                rows as u32,
+                block.first_query as u32,
+                block.queries as u32,
+                block.first_key as u32,
+                block.keys as u32,
+                layout.heads as u32,
+                layout.scale,
+                lanes,
+                kind,
+            );
+            let out = product(Factor::plain(probabilities), Factor::plain(v_block), q.dtype);
+            unpacked(out, &output, block.first_query, block.queries, &layout);
+        }
+        (output, normalisers)
+    }
+
+    fn segment_attention_backward(
+        gradient: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        normalisers: FloatTensor<Self>,
+        layout: Arc<AttentionLayout>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [gradient, q, k, v, output, normalisers] = [gradient, q, k, v, output, normalisers].map(contiguous);
+        let ((queries, columns), (keys, k_columns), kind) = (dims(&q), dims(&k), float(&q));
+        let client = q.client.clone();
+        let delta = empty(&q, [queries, layout.heads], DType::F32);
+        deltas::launch(
+            &client,
+            units(queries * layout.heads),
+            CubeDim::new_1d(UNITS),
+            gradient.clone().into_buffer_arg(),
+            output.into_buffer_arg(),
+            delta.clone().into_buffer_arg(),
+            (queries * layout.heads) as u32,
+            layout.head_dim as u32,
+            kind,
+        );
+        let dq = empty(&q, [queries, columns], q.dtype);
+        let (dk, dv) = (zeros(&q, keys, k_columns), zeros(&q, keys, k_columns));
+        let visible = Visible::new(&q, queries, keys, &layout);
+        for block in &visible.blocks {
+            let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
+            let d_block = packed(&gradient, block.first_query, block.queries, layout.heads, &layout);
+            let k_block = packed(&k, block.first_key, block.keys, layout.kv_heads, &layout);
+            let v_block = packed(&v, block.first_key, block.keys, layout.kv_heads, &layout);
+            let scores = product(Factor::plain(q_block.clone()), Factor::transposed(k_block.clone()), DType::F32);
+            let dprobabilities = product(Factor::plain(d_block.clone()), Factor::transposed(v_block), DType::F32);
+            let rows = layout.heads * block.queries;
+            let shape = [layout.kv_heads, rows / layout.kv_heads, block.keys];
+            let [probabilities, dscores] = [(); 2].map(|()| empty(&q, shape, q.dtype));
+            score_gradients::launch(
+                &client,
+                units(rows * block.keys),
+                CubeDim::new_1d(UNITS),
+                contiguous(scores).into_buffer_arg(),
+                contiguous(dprobabilities).into_buffer_arg(),
+                visible.starts.clone().into_buffer_arg(),
+                visible.ends.clone().into_buffer_arg(),
+                normalisers.clone().into_buffer_arg(),
+                delta.clone().into_buffer_arg(),
+                probabilities.clone().into_buffer_arg(),
+                dscores.clone().into_buffer_arg(),
+                (rows * block.keys) as u32,
+                block.first_query as u32,
+                block.queries as u32,
+                block.first_key as u32,
+                block.keys as u32,
+                layout.heads as u32,
+                layout.scale,
+                kind,
+            );
+            let dq_block = product(Factor::plain(dscores.clone()), Factor::plain(k_block), q.dtype);
+            unpacked(dq_block, &dq, block.first_query, block.queries, &layout);
+            let dk_block = product(Factor::transposed(dscores), Factor::plain(q_block), DType::F32);
+            added(dk_block, &dk, block.first_key, block.keys, &layout);
+            let dv_block = product(Factor::transposed(probabilities), Factor::plain(d_block), DType::F32);
+            added(dv_block, &dv, block.first_key, block.keys, &layout);
+        }
+        (dq, cast(dk, k.dtype), cast(dv, v.dtype))
+    }
+}

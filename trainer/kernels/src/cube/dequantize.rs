@@ -1,0 +1,298 @@
+//! Stored number formats as floats: whole matrices for products, rows for embeddings.
+//!
+//! Responsible for: the values of `tonfall_blocks::dequantize`, rounded once to the type that is asked for. A matrix lies
+//! on the device as little-endian words; behind an NF4 matrix lie the two tables that it needs.
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+use tonfall_blocks::{DYNAMIC_MAP, Format, NF4, Nf4Sections};
+
+use super::launch::{UNITS, units};
+use super::tensors::{contiguous, empty, float, words};
+use crate::frozen::MatrixLayout;
+
+/// Formats as kernels know them.
+const F32: u32 = 0;
+const F16: u32 = 1;
+const BF16: u32 = 2;
+const Q8_0: u32 = 3;
+const Q4_0: u32 = 4;
+const Q4_1: u32 = 5;
+const Q4_K: u32 = 6;
+const Q5_K: u32 = 7;
+const Q6_K: u32 = 8;
+
+const fn code(format: Format) -> u32 {
+    match format {
+        Format::F32 => F32,
+        Format::F16 => F16,
+        Format::Bf16 => BF16,
+        Format::Q8_0 => Q8_0,
+        Format::Q4_0 => Q4_0,
+        Format::Q4_1 => Q4_1,
+        Format::Q4K => Q4_K,
+        Format::Q5K => Q5_K,
+        Format::Q6K => Q6_K,
+        Format::Nf4 => panic!("NF4 has a kernel of its own"),
+    }
+}
+
+/// The words of a stored matrix as they lie on the device: its bytes, and for NF4 the sixteen values and the map of
+/// scales behind them.
+pub(crate) fn device_words(bytes: &[u8], format: Format) -> Vec<u32> {
+    let mut all = words(bytes);
+    if format == Format::Nf4 {
+        all.extend(NF4.iter().chain(&DYNAMIC_MAP).map(|value| value.to_bits()));
+    }
+    all
+}
+
+#[cube]
+fn byte(data: &[u32], at: u32) -> u32 {
+    (data[(at / 4) as usize] >> (8 * (at % 4))) & 255
+}
+
+#[cube]
+fn signed(byte: u32) -> f32 {
+    f32::cast_from(byte) - select(byte > 127, 256.0f32, 0.0f32)
+}
+
+/// An IEEE half from its bits; every half is exact as f32.
+#[cube]
+fn half(bits: u32) -> f32 {
+    let sign = (bits & 0x8000) << 16;
+    let exponent = (bits >> 10) & 31;
+    let fraction = bits & 1023;
+    let mut exponent_bits = exponent + 112;
+    if exponent == 31 {
+        exponent_bits = 255u32.runtime();
+    }
+    let mut value = f32::reinterpret(sign | (exponent_bits << 23) | (fraction << 13));
+    if exponent == 0 {
+        let magnitude = f32::cast_from(fraction) * 5.960_464_5e-8f32;
+        value = select(sign == 0, magnitude, -magnitude);
+    }
+    value
+}
+
+#[cube]
+fn half_at(data: &[u32], at: u32) -> f32 {
+    half(byte(data, at) | (byte(data, at + 1) << 8))
+}
+
+/// The six-bit scale of sub-block `j`, out of the twelve bytes at `at`.
+#[cube]
+fn k_scale(data: &[u32], at: u32, j: u32) -> f32 {
+    let mut scale = byte(data, at + j) & 63;
+    if j >= 4 {
+        scale = (byte(data, at + j + 4) & 15) | ((byte(data, at + j - 4) >> 6) << 4);
+    }
+    f32::cast_from(scale)
+}
+
+/// The six-bit minimum of sub-block `j`.
+#[cube]
+fn k_min(data: &[u32], at: u32, j: u32) -> f32 {
+    let mut min = byte(data, at + j + 4) & 63;
+    if j >= 4 {
+        min = (byte(data, at + j + 4) >> 4) | ((byte(data, at + j) >> 6) << 4);
+    }
+    f32::cast_from(min)
+}
+
+/// Element `i` of block `block`; the layouts are those of `tonfall_blocks`.
+#[cube]
+fn element(data: &[u32], block: u32, i: u32, #[comptime] format: u32) -> f32 {
+    if comptime!(format == F32) {
+        f32::reinterpret(data[block as usize])
+    } else if comptime!(format == F16) {
+        half_at(data, 2 * block)
+    } else if comptime!(format == BF16) {
+        f32::reinterpret((byte(data, 2 * block) | (byte(data, 2 * block + 1) << 8)) << 16)
+    } else if comptime!(format == Q8_0) {
+        let at = block * 34;
+        signed(byte(data, at + 2 + i)) * half_at(data, at)
+    } else if comptime!(format == Q4_0) {
+        let at = block * 18;
+        let code = (byte(data, at + 2 + i % 16) >> (4 * (i / 16))) & 15;
+        (f32::cast_from(code) - 8.0f32) * half_at(data, at)
+    } else if comptime!(format == Q4_1) {
+        let at = block * 20;
+        let code = (byte(data, at + 4 + i % 16) >> (4 * (i / 16))) & 15;
+        f32::cast_from(code) * half_at(data, at) + half_at(data, at + 2)
+    } else if comptime!(format == Q4_K) {
+        let at = block * 144;
+        let j = i / 32;
+        let code = (byte(data, at + 16 + (j / 2) * 32 + i % 32) >> (4 * (j % 2))) & 15;
+        let d = half_at(data, at) * k_scale(data, at + 4, j);
+        d * f32::cast_from(code) - half_at(data, at + 2) * k_min(data, at + 4, j)
+    } else if comptime!(format == Q5_K) {
+        let at = block * 176;
+        let j = i / 32;
+        let low = (byte(data, at + 48 + (j / 2) * 32 + i % 32) >> (4 * (j % 2))) & 15;
+        let fifth = (byte(data, at + 16 + i % 32) >> j) & 1;
+        let d = half_at(data, at) * k_scale(data, at + 4, j);
+        d * f32::cast_from(low | (fifth << 4)) - half_at(data, at + 2) * k_min(data, at + 4, j)
+    } else {
+        let at = block * 210;
+        let (part, inside) = (i / 128, i % 128);
+        let (k, e) = (inside / 32, inside % 32);
+        let low = (byte(data, at + part * 64 + 32 * (k % 2) + e) >> (4 * (k / 2))) & 15;
+        let high = (byte(data, at + 128 + part * 32 + e) >> (2 * k)) & 3;
+        let code = f32::cast_from(low | (high << 4)) - 32.0f32;
+        let scale = signed(byte(data, at + 192 + part * 8 + 2 * k + e / 16));
+        half_at(data, at + 208) * scale * code
+    }
+}
+
+/// Element `at` of an NF4 matrix of which `sections` are the first bytes of absmax and the first words of the nested
+/// scales, the offset and the tables.
+#[cube]
+fn nf4_element(data: &[u32], at: u32, absmax: u32, nested: u32, offset: u32, tables: u32) -> f32 {
+    let code = (byte(data, at / 2) >> (4 * (1 - at % 2))) & 15;
+    let block = at / 64;
+    let scale = f32::reinterpret(data[(tables + 16 + byte(data, absmax + block)) as usize]);
+    let scale = scale * f32::reinterpret(data[(nested + block / 256) as usize]);
+    let scale = scale + f32::reinterpret(data[offset as usize]);
+    f32::reinterpret(data[(tables + code) as usize]) * scale
+}
+
+/// Eight codes a unit: one word.
+#[cube(launch)]
+fn nf4_matrix<F: Float>(
+    data: &[u32],
+    y: &mut [F],
+    len: u32,
+    absmax: u32,
+    nested: u32,
+    offset: u32,
+    tables: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let word = ABSOLUTE_POS as u32;
+    if word * 8 < len {
+        let codes = data[word as usize];
+        let block = word / 8;
+        let scale = f32::reinterpret(data[(tables + 16 + byte(data, absmax + block)) as usize]);
+        let scale = scale * f32::reinterpret(data[(nested + block / 256) as usize]);
+        let scale = scale + f32::reinterpret(data[offset as usize]);
+        #[unroll]
+        for i in 0..8u32 {
+            if word * 8 + i < len {
+                let shift = comptime!(8 * (i / 2) + 4 * (1 - i % 2));
+                let value = f32::reinterpret(data[(tables + ((codes >> shift) & 15)) as usize]) * scale;
+                y[(word * 8 + i) as usize] = F::cast_from(value);
+            }
+        }
+    }
+}
+
+#[cube(launch)]
+fn block_matrix<F: Float>(
+    data: &[u32],
+    y: &mut [F],
+    len: u32,
+    #[comptime] format: u32,
+    #[comptime] block_len: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let at = ABSOLUTE_POS as u32;
+    if at < len {
+        y[at as usize] = F::cast_from(element(data, at / block_len, at % block_len, format));
+    }
+}
+
+#[cube(launch)]
+fn nf4_rows<F: Float>(
+    data: &[u32],
+    ids: &[u32],
+    y: &mut [F],
+    len: u32,
+    columns: u32,
+    absmax: u32,
+    nested: u32,
+    offset: u32,
+    tables: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let i = ABSOLUTE_POS as u32;
+    if i < len {
+        let at = ids[(i / columns) as usize] * columns + i % columns;
+        y[i as usize] = F::cast_from(nf4_element(data, at, absmax, nested, offset, tables));
+    }
+}
+
+#[cube(launch)]
+fn block_rows<F: Float>(
+    data: &[u32],
+    ids: &[u32],
+    y: &mut [F],
+    len: u32,
+    columns: u32,
+    #[comptime] format: u32,
+    #[comptime] block_len: u32,
+    #[define(F)] _type: ElemType,
+) {
+    let i = ABSOLUTE_POS as u32;
+    if i < len {
+        let at = ids[(i / columns) as usize] * columns + i % columns;
+        y[i as usize] = F::cast_from(element(data, at / block_len, at % block_len, format));
+    }
+}
+
+/// Where the parts of an NF4 matrix lie on the device: the first byte of absmax, the first words of the rest.
+fn nf4_places(layout: MatrixLayout) -> [u32; 4] {
+    let sections =
+        Nf4Sections::of(layout.rows * layout.cols).unwrap_or_else(|| unreachable!("checked when it was made"));
+    let word = |byte: usize| (byte / 4) as u32;
+    [sections.absmax.start as u32, word(sections.nested_absmax.start), word(sections.offset.start), word(sections.end)]
+}
+
+/// The matrix `[rows, cols]` as `dtype`. A dense matrix that has this type already is not copied.
+pub(crate) fn dense(data: CubeTensor, layout: MatrixLayout, dtype: DType) -> CubeTensor {
+    let data = contiguous(data);
+    let (rows, cols) = (layout.rows, layout.cols);
+    if matches!((layout.format, dtype), (Format::F32, DType::F32) | (Format::Bf16, DType::BF16)) {
+        let shape = burn::tensor::Shape::from([rows, cols]);
+        return CubeTensor::new_contiguous(data.client, data.device, shape, data.handle, dtype);
+    }
+    let y = empty(&data, [rows, cols], dtype);
+    let (client, kind, len) = (y.client.clone(), float(&y), rows * cols);
+    let dim = CubeDim::new_1d(UNITS);
+    if layout.format == Format::Nf4 {
+        let [absmax, nested, offset, tables] = nf4_places(layout);
+        let (data, out) = (data.into_buffer_arg(), y.clone().into_buffer_arg());
+        let grid = units(len.div_ceil(8));
+        nf4_matrix::launch(&client, grid, dim, data, out, len as u32, absmax, nested, offset, tables, kind);
+    } else {
+        let (data, out) = (data.into_buffer_arg(), y.clone().into_buffer_arg());
+        let (format, block_len) = (code(layout.format), layout.format.block_len() as u32);
+        block_matrix::launch(&client, units(len), dim, data, out, len as u32, format, block_len, kind);
+    }
+    y
+}
+
+/// Rows `ids` (words on the device) of the matrix as `dtype`, `[count, cols]`.
+pub(crate) fn selected_rows(
+    data: CubeTensor,
+    layout: MatrixLayout,
+    ids: CubeTensor,
+    count: usize,
+    dtype: DType,
+) -> CubeTensor {
+    let data = contiguous(data);
+    let y = empty(&data, [count, layout.cols], dtype);
+    let (client, kind, len, dim) = (y.client.clone(), float(&y), count * layout.cols, CubeDim::new_1d(UNITS));
+    let (data, ids, out) = (data.into_buffer_arg(), ids.into_buffer_arg(), y.clone().into_buffer_arg());
+    let (len, grid, columns) = (len as u32, units(len), layout.cols as u32);
+    if layout.format == Format::Nf4 {
+        let [absmax, nested, offset, tables] = nf4_places(layout);
+        nf4_rows::launch(&client, grid, dim, data, ids, out, len, columns, absmax, nested, offset, tables, kind);
+    } else {
+        let (format, block_len) = (code(layout.format), layout.format.block_len() as u32);
+        block_rows::launch(&client, grid, dim, data, ids, out, len, columns, format, block_len, kind);
+    }
+    y
+}

@@ -1,0 +1,26 @@
+//! The operations on devices that CubeCL compiles for: CUDA through NVRTC, Vulkan through SPIR-V.
+//!
+//! Responsible for: the implementations for `CubeBackend` of the traits in the files above, one file each, with their
+//! kernels. Activations are bf16 or f32, whatever the embedding yields; sums, norms and exponentials are f32; adapters,
+//! gradients of adapters and optimizer states are f32. No kernel uses atomics, so every sum has one order.
+//! Must not depend on: the CPU's implementations.
+
+mod adamw;
+mod attention;
+mod bias;
+mod cross_entropy;
+mod dequantize;
+mod dropout;
+mod embedding;
+mod launch;
+mod linear;
+mod lora;
+mod product;
+mod rms_norm;
+mod rope;
+mod swiglu;
+mod tensors;
+mod trainable_linear;
+
+pub(crate) use dequantize::device_words;
+pub(crate) use tensors::upload;

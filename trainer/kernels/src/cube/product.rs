@@ -1,0 +1,136 @@
+//! Products of dense matrices.
+//!
+//! Responsible for: one way to every product, whatever the device. CUDA takes Burn's matmul, which tunes itself and uses
+//! tensor cores. Other devices take a plain kernel: it is slow, but the one software driver that we test on crashes on
+//! Burn's, as on everything with shared memory.
+
+use burn::tensor::DType;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use super::launch::{UNITS, units};
+use super::tensors::{contiguous, empty, float};
+
+/// A factor of a product, `[rows, columns]` or `[batch, rows, columns]`, perhaps to be read as its transpose.
+#[derive(Clone, Debug)]
+pub(crate) struct Factor {
+    tensor: CubeTensor,
+    transposed: bool,
+}
+
+impl Factor {
+    pub(crate) fn plain(tensor: CubeTensor) -> Self {
+        Self { tensor, transposed: false }
+    }
+
+    pub(crate) fn transposed(tensor: CubeTensor) -> Self {
+        Self { tensor, transposed: true }
+    }
+
+    /// Batches, rows and columns as the product sees them.
+    fn shape(&self) -> [usize; 3] {
+        let [batch, rows, columns] = match self.tensor.meta.shape()[..] {
+            [rows, columns] => [1, rows, columns],
+            [batch, rows, columns] => [batch, rows, columns],
+            ref shape => panic!("a factor of shape {shape:?}"),
+        };
+        if self.transposed { [batch, columns, rows] } else { [batch, rows, columns] }
+    }
+}
+
+/// `y[b, m, n] = Σ_k left[b, m, k] · right[b, k, n]`, a unit an element.
+#[cube(launch)]
+fn dot_products<F: Float, G: Float, H: Float>(
+    left: &[F],
+    right: &[G],
+    y: &mut [H],
+    len: u32,
+    m: u32,
+    n: u32,
+    k: u32,
+    #[comptime] left_transposed: bool,
+    #[comptime] right_transposed: bool,
+    #[define(F, G, H)] _types: [ElemType; 3],
+) {
+    let at = ABSOLUTE_POS as u32;
+    if at < len {
+        let column = at % n;
+        let row = at / n % m;
+        let batch = at / n / m;
+        let mut left_at = (batch * m + row) * k;
+        let mut left_step = 1u32.runtime();
+        if left_transposed {
+            left_at = batch * k * m + row;
+            left_step = m;
+        }
+        let mut right_at = batch * k * n + column;
+        let mut right_step = n;
+        if right_transposed {
+            right_at = (batch * n + column) * k;
+            right_step = 1u32.runtime();
+        }
+        let mut sum = 0.0f32;
+        let mut step = 0u32;
+        while step < k {
+            let a = f32::cast_from(left[(left_at + step * left_step) as usize]);
+            sum += a * f32::cast_from(right[(right_at + step * right_step) as usize]);
+            step += 1;
+        }
+        y[at as usize] = H::cast_from(sum);
+    }
+}
+
+/// Whether Burn's own matmul serves on this device.
+fn has_matmul(tensor: &CubeTensor) -> bool {
+    tensor.client.name().contains("cuda")
+}
+
+/// `left · right`, accumulated in f32, as `dtype`. A batch of products where the factors have three dimensions.
+pub(crate) fn product(left: Factor, right: Factor, dtype: DType) -> CubeTensor {
+    let ([batch, m, _], [_, _, n]) = (left.shape(), right.shape());
+    let y = match left.tensor.meta.num_dims() {
+        2 => empty(&left.tensor, [m, n], dtype),
+        _ => empty(&left.tensor, [batch, m, n], dtype),
+    };
+    product_into(left, right, y.clone());
+    y
+}
+
+/// [`product`] into a contiguous tensor that is there already.
+pub(crate) fn product_into(left: Factor, right: Factor, y: CubeTensor) {
+    let ([batch, m, k], [right_batch, right_k, n]) = (left.shape(), right.shape());
+    assert_eq!((batch, k), (right_batch, right_k), "batches and depth of the factors");
+    if has_matmul(&left.tensor) {
+        let view = |Factor { mut tensor, transposed }: Factor| {
+            let last = tensor.meta.num_dims() - 1;
+            if transposed {
+                tensor.meta.swap(last - 1, last);
+            }
+            tensor
+        };
+        let dtype = y.dtype;
+        let done = matmul(view(left), view(right), Some(y), MatmulStrategy::default(), dtype);
+        done.unwrap_or_else(|error| panic!("a product of {m} x {k} x {n}: {error:?}"));
+        return;
+    }
+    let (left_transposed, right_transposed) = (left.transposed, right.transposed);
+    let (left, right) = (contiguous(left.tensor), contiguous(right.tensor));
+    let (types, len) = ([float(&left), float(&right), float(&y)], batch * m * n);
+    dot_products::launch(
+        &y.client.clone(),
+        units(len),
+        CubeDim::new_1d(UNITS),
+        left.into_buffer_arg(),
+        right.into_buffer_arg(),
+        y.into_buffer_arg(),
+        len as u32,
+        m as u32,
+        n as u32,
+        k as u32,
+        left_transposed,
+        right_transposed,
+        types,
+    );
+}

@@ -1,0 +1,94 @@
+//! Between Burn's tensors on a CubeCL device and the arguments of kernels.
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::{self, empty_device_contiguous_dtype};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::bytes::Bytes;
+use cubecl::ir::{ElemType, FloatKind};
+
+/// The tensor with its elements in one run of memory.
+pub(crate) fn contiguous(tensor: CubeTensor) -> CubeTensor {
+    into_contiguous(tensor)
+}
+
+/// Number of elements.
+pub(crate) fn len(tensor: &CubeTensor) -> usize {
+    tensor.meta.num_elements()
+}
+
+/// Rows and columns.
+pub(crate) fn dims(tensor: &CubeTensor) -> (usize, usize) {
+    match tensor.meta.shape()[..] {
+        [rows, columns] => (rows, columns),
+        ref shape => panic!("expected a matrix, not shape {shape:?}"),
+    }
+}
+
+/// A new tensor on the device of another one, its elements undefined.
+pub(crate) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+}
+
+/// A new f32 matrix of zeros. (What Burn allocates may have gaps between its rows.)
+pub(crate) fn zeros(like: &CubeTensor, rows: usize, columns: usize) -> CubeTensor {
+    contiguous(numeric::zeros(like.device.clone(), Shape::from([rows, columns]), DType::F32))
+}
+
+/// Stands for a gradient that nobody asked for.
+pub(crate) fn nothing(like: &CubeTensor) -> CubeTensor {
+    empty(like, [0, 0], like.dtype)
+}
+
+/// Words uploaded to the device of a tensor.
+pub(crate) fn upload(like: &CubeTensor, values: &[u32]) -> CubeTensor {
+    let handle = like.client.create(Bytes::from_elems(values.to_vec()));
+    CubeTensor::new_contiguous(
+        like.client.clone(),
+        like.device.clone(),
+        Shape::from([values.len()]),
+        handle,
+        DType::U32,
+    )
+}
+
+/// The same elements as a matrix of another shape; the tensor is contiguous.
+pub(crate) fn reshaped<const D: usize>(tensor: CubeTensor, shape: [usize; D]) -> CubeTensor {
+    CubeTensor::new_contiguous(tensor.client, tensor.device, Shape::from(shape), tensor.handle, tensor.dtype)
+}
+
+/// Rows `start .. start + count` of a contiguous matrix, sharing its memory.
+pub(crate) fn rows(tensor: &CubeTensor, start: usize, count: usize) -> CubeTensor {
+    let (total, columns) = dims(tensor);
+    assert!(start + count <= total, "rows {start} + {count} of {total}");
+    let size = (columns * tensor.dtype.size()) as u64;
+    let handle = tensor.handle.clone();
+    let handle = handle.offset_start(start as u64 * size).offset_end((total - start - count) as u64 * size);
+    CubeTensor::new_contiguous(
+        tensor.client.clone(),
+        tensor.device.clone(),
+        Shape::from([count, columns]),
+        handle,
+        tensor.dtype,
+    )
+}
+
+/// CubeCL's name of a float type.
+pub(crate) fn float(tensor: &CubeTensor) -> ElemType {
+    ElemType::Float(match tensor.dtype {
+        DType::F32 => FloatKind::F32,
+        DType::BF16 => FloatKind::BF16,
+        DType::F16 => FloatKind::F16,
+        other => panic!("the kernels compute with floats, not {other:?}"),
+    })
+}
+
+/// Bytes as little-endian words, padded with zeros.
+pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
+    let word = |chunk: &[u8]| {
+        let mut word = [0; 4];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u32::from_le_bytes(word)
+    };
+    bytes.chunks(4).map(word).collect()
+}

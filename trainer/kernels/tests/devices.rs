@@ -1,0 +1,322 @@
+//! Every operation on a GPU's code path against the same operation on the CPU: values and gradients.
+//!
+//! Needs the feature `cuda` or `vulkan` and `TONFALL_TEST_DEVICE=cuda|vulkan`; software Vulkan serves. Run each test in a
+//! process of its own (`cargo nextest`), since a driver that crashes takes its process along. The CPU's operations are
+//! proved against PyTorch and finite differences elsewhere.
+#![cfg(feature = "cube")]
+
+use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
+use tonfall_kernels::philox::Philox;
+use tonfall_kernels::{
+    AdamW, AttentionLayout, Dropout, Format, FrozenMatrix, Head, IGNORED, RopeTable, Segment, adamw_step, attention,
+    embedding, global_norm, linear, linear_cross_entropy, lora_linear, rms_norm_heads, rope, swiglu, token_losses,
+    trainable_embedding, trainable_linear,
+};
+
+/// The device under test.
+fn gpu() -> Device {
+    let name = std::env::var("TONFALL_TEST_DEVICE").expect("TONFALL_TEST_DEVICE names the device, cuda or vulkan");
+    let devices = match name.as_str() {
+        #[cfg(feature = "cuda")]
+        "cuda" => Device::enumerate(DeviceType::Cuda),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Device::enumerate(DeviceType::Vulkan),
+        other => panic!("`{other}` is no device of this build"),
+    };
+    devices.into_iter().next().unwrap_or_else(|| panic!("no {name} device is there"))
+}
+
+fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    let mut generator = Philox::new(seed, 0);
+    (0..len).map(|_| 2.0 * generator.uniform() - 1.0).collect()
+}
+
+/// An input: values and shape.
+type Input = (Vec<f32>, [usize; 2]);
+
+fn input(rows: usize, columns: usize, seed: u64) -> Input {
+    (numbers(rows * columns, seed), [rows, columns])
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().try_to_vec().expect("f32")
+}
+
+/// An operation on tensors made from the inputs; the type is that of the activations.
+type Operation<'a> = &'a dyn Fn(&Device, DType, Vec<Tensor<2>>) -> Tensor<2>;
+
+/// Output and gradients of an operation, weighted by fixed numbers, on one device in one type.
+fn run(op: Operation<'_>, inputs: &[Input], device: &Device, dtype: DType) -> Vec<Vec<f32>> {
+    let tracked = device.clone().autodiff();
+    let leaf = |(values, shape): &Input| {
+        Tensor::<2>::from_data(TensorData::new(values.clone(), *shape), &tracked).cast(dtype).detach().require_grad()
+    };
+    let tensors: Vec<Tensor<2>> = inputs.iter().map(leaf).collect();
+    let output = op(&tracked, dtype, tensors.clone());
+    let [rows, columns] = output.dims();
+    let len = rows * columns;
+    let weights = Tensor::<2>::from_data(TensorData::new(numbers(len, 99), [1, len]), &tracked);
+    // An inner product of our own: Burn's sums and products crash in some software drivers.
+    let gradients = trainable_linear(output.clone().reshape([1, len]), weights, None).backward();
+    let gradient = |tensor: &Tensor<2>| tensor.grad(&gradients).map_or_else(Vec::new, values);
+    std::iter::once(values(output.inner())).chain(tensors.iter().map(gradient)).collect()
+}
+
+fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}: elements");
+    let size = want.iter().fold(0.1f32, |size, value| size.max(value.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= tolerance * size, "{what}: element {i} is {got}, not {want}");
+    }
+}
+
+/// The types in which the device computes, each with the largest error relative to the largest value.
+fn types() -> Vec<(DType, f32)> {
+    match std::env::var("TONFALL_TEST_DEVICE").as_deref() {
+        Ok("cuda") => vec![(DType::F32, 2e-4), (DType::BF16, 3e-2)],
+        _ => vec![(DType::F32, 2e-5)],
+    }
+}
+
+/// Asserts that output and gradients are those of the CPU, which gets the inputs as the narrow type holds them.
+fn compare(what: &str, inputs: &[Input], op: impl Fn(&Device, DType, Vec<Tensor<2>>) -> Tensor<2>) {
+    let device = gpu();
+    for (dtype, tolerance) in types() {
+        let round = |(numbers, shape): &Input| {
+            let tensor = Tensor::<2>::from_data(TensorData::new(numbers.clone(), *shape), &Device::flex());
+            (values(tensor.cast(dtype)), *shape)
+        };
+        let rounded: Vec<Input> = inputs.iter().map(round).collect();
+        let want = run(&op, &rounded, &Device::flex(), DType::F32);
+        let got = run(&op, &rounded, &device, dtype);
+        for (part, (got, want)) in got.iter().zip(&want).enumerate() {
+            let part = if part == 0 { "output".to_owned() } else { format!("gradient {part}") };
+            assert_close(got, want, tolerance, &format!("{what}, {dtype:?}, {part}"));
+        }
+    }
+}
+
+/// A matrix in a stored format, from the same bytes on every device.
+fn stored(format: Format, rows: usize, cols: usize, device: &Device) -> FrozenMatrix {
+    let bytes = match format {
+        Format::F32 => numbers(rows * cols, 5).iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Format::Nf4 => tonfall_blocks::quantize_nf4(&numbers(rows * cols, 5)),
+        // Any bytes are numbers in these formats; cleared high bits keep the exponents small.
+        _ => (0..tonfall_blocks::byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x3b).collect(),
+    };
+    FrozenMatrix::new(bytes, format, rows, cols, device)
+}
+
+/// Columns that every format can hold.
+const WIDE: usize = 256;
+const TOKENS: [usize; 5] = [1, 3, 17, 64, 130];
+
+#[test]
+fn rms_norm_of_rows_and_heads() {
+    for tokens in TOKENS {
+        for (heads, n) in [(1, 1), (1, 17), (3, 64), (1, 576), (2, 33), (1, 1000)] {
+            compare(&format!("{tokens}x{heads}x{n}"), &[input(tokens, heads * n, 1), input(1, n, 2)], |_, _, mut x| {
+                let gamma = x.remove(1).reshape([n]);
+                rms_norm_heads(x.remove(0), gamma, 1e-5)
+            });
+        }
+    }
+}
+
+#[test]
+fn rope_turns_pairs() {
+    for tokens in TOKENS {
+        for (heads, half) in [(1, 1), (3, 4), (9, 32), (2, 7), (1, 64)] {
+            let inv_freq: Vec<f32> = (0..half).map(|i| 10000f32.powf(-(i as f32) / half as f32)).collect();
+            let positions: Vec<u32> = (0..tokens as u32).map(|t| 7 + t * 3 % 170).collect();
+            compare(&format!("{tokens}x{heads}x{half}"), &[input(tokens, heads * 2 * half, 1)], |_, _, mut x| {
+                rope(x.remove(0), &RopeTable::new(&inv_freq, 1.25, 512), &positions)
+            });
+        }
+    }
+}
+
+#[test]
+fn swiglu_and_its_gradients() {
+    for tokens in TOKENS {
+        for n in [1, 5, 64, 300, 1537] {
+            let wide: Vec<f32> = numbers(tokens * n, 1).iter().map(|value| 8.0 * value).collect();
+            compare(&format!("{tokens}x{n}"), &[(wide, [tokens, n]), input(tokens, n, 2)], |_, _, mut x| {
+                let up = x.remove(1);
+                swiglu(x.remove(0), up)
+            });
+        }
+    }
+}
+
+#[test]
+fn embeddings_of_every_format_and_trained_ones() {
+    let ids: Vec<u32> = (0..40).map(|i| i * i % 20).collect();
+    let device = gpu();
+    for format in Format::ALL {
+        for (dtype, _) in types() {
+            let got = values(embedding(&ids, &stored(format, 20, WIDE, &device), dtype));
+            let want = embedding(&ids, &stored(format, 20, WIDE, &Device::flex()), DType::F32);
+            assert_eq!(got, values(want.cast(dtype)), "{format} as {dtype:?}");
+        }
+    }
+    for (rows, columns) in [(20, 1), (20, 16), (31, 33), (20, 576)] {
+        compare(&format!("trained {rows}x{columns}"), &[input(rows, columns, 1)], |_, dtype, mut x| {
+            trainable_embedding(&ids, x.remove(0), dtype)
+        });
+    }
+}
+
+#[test]
+fn frozen_products_of_every_format() {
+    for format in Format::ALL {
+        for (tokens, rows) in [(1, 16), (5, 33), (64, 64), (130, 17)] {
+            compare(&format!("{format} {tokens}x{rows}"), &[input(tokens, WIDE, 1)], |device, _, mut x| {
+                linear(x.remove(0), &stored(format, rows, WIDE, device), None)
+            });
+        }
+    }
+}
+
+#[test]
+fn frozen_products_with_a_bias() {
+    for tokens in TOKENS {
+        compare(&format!("{tokens}"), &[input(tokens, WIDE, 1), input(1, 48, 2)], |device, _, mut x| {
+            let bias = x.remove(1).reshape([48]);
+            linear(x.remove(0), &stored(Format::Nf4, 48, WIDE, device), Some(bias))
+        });
+    }
+}
+
+#[test]
+fn trained_products() {
+    for tokens in TOKENS {
+        for (rows, columns) in [(1, 1), (16, 33), (65, 64), (100, 130)] {
+            let inputs = [input(tokens, columns, 1), input(rows, columns, 2)];
+            compare(&format!("{tokens}x{rows}x{columns}"), &inputs, |_, _, mut x| {
+                let w = x.remove(1);
+                trainable_linear(x.remove(0), w, None)
+            });
+        }
+    }
+}
+
+#[test]
+fn adapters_with_and_without_dropout() {
+    let shapes = [(1, 16, Format::Nf4), (16, 40, Format::Nf4), (8, 33, Format::Q4K), (64, 64, Format::F32)];
+    for tokens in TOKENS {
+        for (rank, rows, format) in shapes {
+            for dropout in [None, Some(Dropout { p: 0.3, seed: 11 << 40 | 5, stream: 7 << 33 | 3 })] {
+                let inputs = [input(tokens, WIDE, 1), input(rank, WIDE, 2), input(rows, rank, 3)];
+                let what = format!("{tokens} tokens, rank {rank}, {format}, {dropout:?}");
+                compare(&what, &inputs, |device, _, mut x| {
+                    let (b, a) = (x.remove(2), x.remove(1));
+                    lora_linear(x.remove(0), &stored(format, rows, WIDE, device), None, a, b, 0.5, dropout)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_with_frozen_and_trained_heads() {
+    for tokens in TOKENS {
+        for vocab in [2, 33, 300, 1025] {
+            let targets: Vec<i32> =
+                (0..tokens).map(|t| if t % 5 == 3 { IGNORED } else { (t * 31 % vocab) as i32 }).collect();
+            compare(&format!("{tokens}x{vocab}, frozen"), &[input(tokens, WIDE, 1)], |device, _, mut x| {
+                let head = Head::Frozen(stored(Format::Q8_0, vocab, WIDE, device));
+                linear_cross_entropy(x.remove(0), head, &targets).reshape([1, 1])
+            });
+            let inputs = [input(tokens, 24, 1), input(vocab, 24, 2)];
+            compare(&format!("{tokens}x{vocab}, trained"), &inputs, |_, _, mut x| {
+                let head = Head::Trainable(x.remove(1));
+                linear_cross_entropy(x.remove(0), head, &targets).reshape([1, 1])
+            });
+        }
+    }
+    let x = |device: &Device| Tensor::<2>::from_data(TensorData::new(numbers(9 * WIDE, 1), [9, WIDE]), device);
+    let losses = |device: &Device| {
+        let head = Head::Frozen(stored(Format::F32, 50, WIDE, device));
+        token_losses(x(device), head, &[1, 2, IGNORED, 4, 5, 49, 0, IGNORED, 8])
+    };
+    assert_close(&losses(&gpu()), &losses(&Device::flex()), 2e-4, "single losses");
+}
+
+#[test]
+fn attention_over_documents() {
+    let document = |start, len| Segment { q_start: start, q_len: len, k_start: start, k_len: len };
+    let cases: [(&str, Vec<Segment>, usize, usize); 6] = [
+        ("one token", vec![document(0, 1)], 1, 1),
+        ("one document", vec![document(0, 70)], 70, 70),
+        ("three documents", vec![document(0, 33), document(33, 1), document(34, 66)], 100, 100),
+        ("rows in no document", vec![document(2, 20), document(30, 9)], 45, 45),
+        ("continued", vec![Segment { q_start: 0, q_len: 5, k_start: 0, k_len: 37 }], 5, 37),
+        ("longer than a block", vec![document(0, 600), document(600, 40)], 640, 640),
+    ];
+    for (what, segments, queries, keys) in cases {
+        for (heads, kv_heads, head_dim) in [(1, 1, 1), (4, 2, 16), (9, 3, 32), (2, 2, 7)] {
+            for window in [None, Some(1), Some(19)] {
+                let segments = segments.clone();
+                let layout = AttentionLayout { heads, kv_heads, head_dim, scale: 0.3, window, segments };
+                let kv = |seed| input(keys, kv_heads * head_dim, seed);
+                let inputs = [input(queries, heads * head_dim, 1), kv(2), kv(3)];
+                compare(
+                    &format!("{what}, {heads}/{kv_heads}x{head_dim}, window {window:?}"),
+                    &inputs,
+                    |_, _, mut x| {
+                        let (v, k) = (x.remove(2), x.remove(1));
+                        attention(x.remove(0), k, v, &layout)
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn adamw_steps_and_norms() {
+    let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let run = |device: &Device, rows: usize, columns: usize| {
+        let tensor =
+            |seed| Tensor::<2>::from_data(TensorData::new(numbers(rows * columns, seed), [rows, columns]), device);
+        let mut parameter = tensor(1);
+        let (mut first, mut second) = (parameter.zeros_like(), parameter.zeros_like());
+        let mut norms = Vec::new();
+        for step in 1..=5 {
+            let gradient = tensor(10 + step);
+            norms.push(global_norm([&gradient, &parameter]) as f32);
+            adamw_step(&mut parameter, gradient, &mut first, &mut second, &settings, step, 0.5);
+        }
+        [values(parameter), values(first), values(second), norms]
+    };
+    let device = gpu();
+    for (rows, columns) in [(1, 1), (3, 17), (64, 64), (129, 1000)] {
+        let (got, want) = (run(&device, rows, columns), run(&Device::flex(), rows, columns));
+        for (got, want) in got.iter().zip(&want) {
+            assert_close(got, want, 2e-6, &format!("{rows}x{columns}"));
+        }
+    }
+}
+
+#[test]
+fn equal_inputs_give_equal_bits() {
+    let device = gpu();
+    let layout = AttentionLayout {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        scale: 0.25,
+        window: None,
+        segments: vec![Segment { q_start: 0, q_len: 90, k_start: 0, k_len: 90 }],
+    };
+    let inputs = [input(90, 64, 1), input(90, 32, 2), input(90, 32, 3)];
+    let op = |_: &Device, _: DType, mut x: Vec<Tensor<2>>| {
+        let (v, k) = (x.remove(2), x.remove(1));
+        attention(x.remove(0), k, v, &layout)
+    };
+    for (dtype, _) in types() {
+        let once = || run(&op, &inputs, &device, dtype);
+        assert_eq!(once(), once(), "{dtype:?}");
+    }
+}

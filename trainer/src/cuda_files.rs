@@ -1,0 +1,65 @@
+//! The files of CUDA that are opened at run time.
+//!
+//! Responsible for: finding out before anything panics whether the driver, NVRTC and the headers that kernels are compiled
+//! with are there. Must not depend on: devices, models.
+
+use std::path::{Path, PathBuf};
+
+/// What is missing and how to get it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub why: String,
+    pub remedy: String,
+}
+
+impl Fault {
+    fn new(why: impl Into<String>, remedy: &str) -> Self {
+        Self { why: why.into(), remedy: remedy.to_owned() }
+    }
+}
+
+/// Where the toolkit lies: `CUDA_PATH`, or the places where it is installed to. The places are those that CubeCL tries.
+#[must_use]
+pub fn toolkit() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("CUDA_PATH") {
+        return Some(path.into());
+    }
+    let installed = [("/usr/local/cuda", "/usr/local/cuda"), ("/opt/cuda", "/opt/cuda"), ("/usr/bin/nvcc", "/usr")];
+    installed.iter().find(|(there, _)| Path::new(there).exists()).map(|(_, root)| root.into())
+}
+
+/// Looks for everything that a kernel needs.
+///
+/// # Errors
+/// The first thing that is missing.
+#[expect(unsafe_code, reason = "opening a shared library runs its initialisers")]
+pub fn check() -> Result<(), Fault> {
+    // SAFETY: these are the libraries that computing would open anyway; they are only opened and closed.
+    let (driver, nvrtc) = unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
+    if !driver {
+        return Err(Fault::new(
+            "libcuda, the driver's library, is not there",
+            "install the driver of your card; in a container, start it with `--gpus all`",
+        ));
+    }
+    if !nvrtc {
+        return Err(Fault::new(
+            "libnvrtc, which compiles the kernels, is not there",
+            "install the CUDA toolkit (`apt-get install cuda-nvrtc-13-0`), and name its libraries in LD_LIBRARY_PATH",
+        ));
+    }
+    let Some(root) = toolkit() else {
+        return Err(Fault::new(
+            "the CUDA toolkit's headers are not there",
+            "install them (`apt-get install cuda-cudart-dev-13-0 cuda-cccl-13-0`), or name the toolkit in CUDA_PATH",
+        ));
+    };
+    let header = root.join("include/cuda_fp16.h");
+    if !header.exists() {
+        return Err(Fault::new(
+            format!("{} is not there", header.display()),
+            "name a toolkit that has its headers in CUDA_PATH, or install `cuda-cudart-dev-13-0`",
+        ));
+    }
+    Ok(())
+}

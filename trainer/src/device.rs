@@ -1,0 +1,181 @@
+//! The device that computes, and the type in which it does.
+//!
+//! Responsible for: turning what the user asked for into a device that is there, and saying why one is not.
+//! Must not depend on: models, command lines.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::{DType, Device};
+use thiserror::Error;
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU where this program and this machine have one, the CPU otherwise.
+    #[default]
+    Auto,
+    Cpu,
+    /// The CUDA device with this number.
+    Cuda(usize),
+    Vulkan,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':').unwrap_or((text, "0")) {
+            ("auto", "0") => Ok(Self::Auto),
+            ("cpu", "0") => Ok(Self::Cpu),
+            ("vulkan", "0") => Ok(Self::Vulkan),
+            ("cuda", index) if index.parse::<usize>().is_ok() => Ok(Self::Cuda(index.parse().unwrap_or_default())),
+            _ => Err("devices are auto, cpu, cuda, cuda:1, …, and vulkan".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(index) => write!(formatter, "cuda:{index}"),
+            Self::Vulkan => formatter.write_str("vulkan"),
+        }
+    }
+}
+
+/// Why a device can't be used.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    #[error(
+        "this program was built without {api}, so it can't use {choice}; build it with `cargo build --release --features {feature}`"
+    )]
+    NotBuilt { choice: DeviceChoice, api: &'static str, feature: &'static str },
+
+    #[error("{choice} can't be used: {why}\n{remedy}", remedy = remedy.as_deref().unwrap_or("`tonfall doctor` says more"))]
+    NotThere { choice: DeviceChoice, why: String, remedy: Option<String> },
+}
+
+/// A device and the type of activations on it.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    pub(crate) device: Device,
+    pub(crate) dtype: DType,
+    name: String,
+    notice: Option<String>,
+}
+
+impl Compute {
+    /// The CPU, in f32.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self { device: Device::flex(), dtype: DType::F32, name: "CPU, f32".to_owned(), notice: None }
+    }
+
+    /// The device that was asked for; `auto` falls back to the CPU and says so where this program could use a GPU.
+    ///
+    /// # Errors
+    /// When the device isn't there, or this program was built without it.
+    pub fn open(choice: DeviceChoice) -> Result<Self, DeviceError> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Self::cpu()),
+            DeviceChoice::Cuda(index) => cuda(choice, index),
+            DeviceChoice::Vulkan => vulkan(choice),
+            DeviceChoice::Auto => match cuda(choice, 0) {
+                Ok(compute) => Ok(compute),
+                Err(DeviceError::NotBuilt { .. }) => Ok(Self::cpu()),
+                Err(DeviceError::NotThere { why, .. }) => {
+                    Ok(Self { notice: Some(format!("no CUDA device ({why}): computing on the CPU")), ..Self::cpu() })
+                }
+            },
+        }
+    }
+
+    /// The same device, computing in f32 throughout.
+    #[must_use]
+    pub fn in_f32(self) -> Self {
+        let name = self.name.rsplit_once(',').map_or(self.name.as_str(), |(device, _)| device);
+        Self { name: format!("{name}, f32"), dtype: DType::F32, ..self }
+    }
+
+    /// The device and the type, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why this is another device than one would expect.
+    #[must_use]
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(choice: DeviceChoice, index: usize) -> Result<Compute, DeviceError> {
+    use burn::tensor::DeviceType;
+
+    let missing = |why: &str, remedy: &str| DeviceError::NotThere {
+        choice,
+        why: why.to_owned(),
+        remedy: Some(remedy.to_owned()),
+    };
+    crate::cuda_files::check().map_err(|fault| missing(&fault.why, &fault.remedy))?;
+    let devices = Device::enumerate(DeviceType::Cuda);
+    let Some(device) = devices.into_iter().nth(index) else {
+        return Err(missing("the driver reports no such device", "`nvidia-smi` lists the devices"));
+    };
+    let name = device.identity().map_or_else(|| format!("CUDA device {index}"), |identity| identity.name);
+    Ok(Compute { device, dtype: DType::BF16, name: format!("{name}, bf16"), notice: None })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(choice: DeviceChoice, _: usize) -> Result<Compute, DeviceError> {
+    Err(DeviceError::NotBuilt { choice, api: "CUDA", feature: "cuda" })
+}
+
+#[cfg(feature = "vulkan")]
+fn vulkan(choice: DeviceChoice) -> Result<Compute, DeviceError> {
+    use burn::tensor::DeviceType;
+
+    let Some(device) = Device::enumerate(DeviceType::Vulkan).into_iter().next() else {
+        return Err(DeviceError::NotThere {
+            choice,
+            why: "no Vulkan driver reports a device".to_owned(),
+            remedy: Some("install the driver of your card, or `apt-get install mesa-vulkan-drivers`".to_owned()),
+        });
+    };
+    let name = device.identity().map_or_else(|| "Vulkan device".to_owned(), |identity| identity.name);
+    Ok(Compute { device, dtype: DType::F32, name: format!("{name}, f32"), notice: None })
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn vulkan(choice: DeviceChoice) -> Result<Compute, DeviceError> {
+    Err(DeviceError::NotBuilt { choice, api: "Vulkan", feature: "vulkan" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_read_as_they_are_written() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3), DeviceChoice::Vulkan] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:1", "CUDA"] {
+            assert!(wrong.parse::<DeviceChoice>().is_err(), "{wrong}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_program_without_cuda_says_how_to_build_one() {
+        let error = Compute::open(DeviceChoice::Cuda(0)).expect_err("no CUDA").to_string();
+        assert!(error.contains("--features cuda"), "{error}");
+        assert_eq!(Compute::open(DeviceChoice::Auto).expect("the CPU").notice(), None);
+    }
+}
