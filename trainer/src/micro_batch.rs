@@ -9,7 +9,7 @@
 
 use burn::tensor::Tensor;
 use tonfall_datasets::{Batch, IGNORED};
-use tonfall_kernels::linear_cross_entropy;
+use tonfall_kernels::{linear_cross_entropy, seed};
 
 use crate::model::{Decoder, Documents, DropoutKey, Hidden, self_segments};
 use crate::params::{Binding, GradientSums};
@@ -100,14 +100,14 @@ fn recomputed(
     });
     for (layer, input) in inputs.into_iter().enumerate().rev() {
         upstream = backward(input, &model.params, sums, |x, binding| {
-            (model.layer(layer, x, &documents.pass(binding)) * upstream.clone()).sum()
+            seed(model.layer(layer, x, &documents.pass(binding)), upstream.clone())
         });
     }
 
     let binding = Binding::tracked(&model.params);
     let embedded = model.embed(&batch.input_ids, &binding);
     if embedded.is_autodiff() && embedded.is_tracked() {
-        let mut gradients = (embedded * upstream).sum().backward();
+        let mut gradients = seed(embedded, upstream).backward();
         binding.collect(&mut gradients, sums);
     }
     value

@@ -27,6 +27,7 @@ mod op;
 pub mod philox;
 mod rms_norm;
 mod rope;
+mod seed;
 mod swiglu;
 #[cfg(test)]
 mod testing;
@@ -43,6 +44,7 @@ pub use linear::linear;
 pub use lora::lora_linear;
 pub use rms_norm::{rms_norm, rms_norm_heads};
 pub use rope::{RopeTable, rope};
+pub use seed::seed;
 pub use swiglu::swiglu;
 pub use tonfall_blocks::Format;
 pub use trainable_linear::trainable_linear;

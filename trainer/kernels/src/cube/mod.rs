@@ -18,6 +18,7 @@ mod lora;
 mod product;
 mod rms_norm;
 mod rope;
+mod seed;
 mod swiglu;
 mod tensors;
 mod trainable_linear;

@@ -1,0 +1,74 @@
+//! Where a backward pass goes on: a scalar whose gradient is known.
+//!
+//! Responsible for: handing a gradient that was computed elsewhere to the graph behind a tensor.
+
+use burn::tensor::Tensor;
+
+use crate::flex::vector;
+use crate::op::{
+    Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
+    OpsKind, backend_extension, unary,
+};
+
+/// Seeding a backward pass.
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
+pub(crate) trait SeedOps: Backend {
+    /// A zero, `[1]`. Its gradient with respect to `y` is `gradient`, shaped like `y`.
+    fn seeded(y: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+impl SeedOps for Flex {
+    fn seeded(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+        vector(vec![0.0])
+    }
+}
+
+impl<B: SeedOps, C: CheckpointStrategy> SeedOps for Autodiff<B, C> {
+    fn seeded(y: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: SeedOps> Backward<B, 1> for Step {
+            type State = FloatTensor<B>;
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                unary::<B, _>(ops.parents, ops.node, grads, |_| ops.state);
+            }
+        }
+        let (y, node) = y.into_parts();
+        let gradient = gradient.into_primitive();
+        let zero = B::seeded(y, gradient.clone());
+        match Step.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(gradient, zero),
+            OpsKind::UnTracked(prep) => prep.finish(zero),
+        }
+    }
+}
+
+/// A zero, `[1]`, from which `backward()` starts with `gradient` as the gradient of `y`.
+///
+/// # Panics
+/// When the shapes differ.
+#[must_use]
+pub fn seed(y: Tensor<2>, gradient: Tensor<2>) -> Tensor<1> {
+    assert_eq!(y.dims(), gradient.dims(), "a gradient is shaped like its tensor");
+    Tensor::from_dispatch(<Dispatch as SeedOps>::seeded(y.into_dispatch(), gradient.into_dispatch()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{random, values};
+
+    #[test]
+    fn the_gradient_arrives_as_it_is() {
+        let (x, gradient) = (random::<2>([3, 5], 1).require_grad(), random::<2>([3, 5], 2).inner());
+        let gradients = seed(x.clone() * 2.0, gradient.clone()).backward();
+        let want: Vec<f32> = values(&gradient).iter().map(|value| value * 2.0).collect();
+        assert_eq!(values(&x.grad(&gradients).expect("x")), want);
+    }
+
+    #[test]
+    #[should_panic(expected = "shaped like its tensor")]
+    fn another_shape_is_refused() {
+        let _ = seed(random([2, 3], 1), random([3, 2], 1));
+    }
+}
