@@ -21,7 +21,7 @@ fn help_version_completions_and_man_go_to_stdout() {
         assert!(run(home.path(), &["completions", shell]).expect(0).stdout.contains("tonfall"));
     }
     let page = run(home.path(), &["man"]).expect(0).stdout;
-    for command in ["INIT", "CHECK", "TRAIN", "RESUME", "CHAT", "MERGE", "RUNS", "WATCH"] {
+    for command in ["INIT", "CHECK", "TRAIN", "RESUME", "CHAT", "MERGE", "RUNS", "WATCH", "DOCTOR"] {
         assert!(page.contains(&format!(".SH TONFALL {command}")), "{command} is in the manual page");
     }
 }
@@ -57,4 +57,24 @@ fn runs_of_an_empty_place_are_none() {
     let home = tempfile::tempdir().unwrap();
     assert_eq!(run(home.path(), &["runs"]).expect(0).stdout, "");
     assert_eq!(run(home.path(), &["runs", "--json"]).expect(0).stdout, "");
+}
+
+#[test]
+fn doctor_uses_the_cpu_and_says_what_else_there_is() {
+    let home = tempfile::tempdir().unwrap();
+    let report = run(home.path(), &["doctor", "--json"]).expect(0).stdout;
+    let lines: Vec<serde_json::Value> = report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let devices: Vec<&str> = lines.iter().filter_map(|line| line["device"].as_str()).collect();
+    assert_eq!(devices, ["cpu", "cuda", "vulkan"]);
+    assert_eq!(lines[0]["state"], "works");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_refused_before_anything_is_written() {
+    let home = tempfile::tempdir().unwrap();
+    // Number 99 is absent on every machine, whatever this program was built with.
+    let refused = run(home.path(), &["train", "quickstart", "--device", "cuda:99"]).expect(2);
+    assert!(refused.stderr.contains("cuda:99"), "{}", refused.stderr);
+    assert!(!home.path().join("runs").exists());
+    assert!(run(home.path(), &["train", "quickstart", "--device", "gpu"]).expect(2).stderr.contains("cuda:1"));
 }
