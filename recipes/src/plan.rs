@@ -4,6 +4,7 @@
 //! [`crate::recipe::RecipeFile::plan`] and never changes afterwards.
 //! Must not depend on: recipes, files on disk.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,10 @@ pub struct Plan {
     pub adapter: AdapterPlan,
     pub lora: LoraPlan,
     pub data: DataPlan,
+    /// Further data.
+    pub source: Vec<SourcePlan>,
+    pub template: Vec<TemplatePlan>,
+    pub audit: AuditPlan,
     pub training: TrainingPlan,
     pub evaluation: EvaluationPlan,
     pub export: ExportPlan,
@@ -57,22 +62,92 @@ pub struct LoraPlan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataPlan {
-    /// At least one.
+    /// Files, directories and patterns.
     pub train: Vec<PathBuf>,
     /// Empty without an eval split of its own.
     pub eval: Vec<PathBuf>,
     /// Share of `train` to hold out, by the seed; 0 when `eval` isn't empty.
     pub eval_fraction: f64,
     pub format: DataFormat,
-    pub messages_column: String,
-    pub prompt_column: String,
-    pub completion_column: String,
-    pub text_column: String,
+    /// Columns of `train` and `eval` by the format's field.
+    pub columns: BTreeMap<String, String>,
+    /// Rows of all sources.
+    pub max_bad_rows: u64,
     pub train_on: TrainOn,
+    pub thinking: Thinking,
     /// Tokens.
     pub max_seq_len: usize,
     pub overflow: Overflow,
+    pub packing: Packing,
     pub shuffle: bool,
+    pub cache: bool,
+}
+
+/// A table `[[source]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcePlan {
+    /// Files, directories and patterns; at least one.
+    pub files: Vec<PathBuf>,
+    pub split: Split,
+    pub format: DataFormat,
+    /// Columns by the format's field.
+    pub columns: BTreeMap<String, String>,
+    /// An SQL expression.
+    pub filter: Option<String>,
+    /// How often a row comes in an epoch.
+    pub weight: f64,
+    /// ISO 639 code.
+    pub language: Option<String>,
+    pub no_answer: Option<String>,
+}
+
+/// A table `[[template]]`. `{names}` in its texts stand for fields of a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplatePlan {
+    pub kind: TemplateKind,
+    pub user: String,
+    /// `None` only for [`TemplateKind::Context`].
+    pub assistant: Option<String>,
+    pub system: Option<String>,
+    pub language: Option<String>,
+}
+
+/// The table `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPlan(BTreeMap<AuditRule, Severity>);
+
+impl AuditPlan {
+    /// What a finding of `rule` means.
+    pub fn severity(&self, rule: AuditRule) -> Severity {
+        self.0.get(&rule).copied().unwrap_or(Severity::Error)
+    }
+
+    /// The same plan with another severity of `rule`.
+    #[must_use]
+    pub fn with(mut self, rule: AuditRule, severity: Severity) -> Self {
+        self.0.insert(rule, severity);
+        self
+    }
+}
+
+impl Plan {
+    /// Everything that data comes from: `data.train`, `data.eval`, then each `[[source]]`.
+    pub fn sources(&self) -> Vec<SourcePlan> {
+        let simple = |files: &[PathBuf], split| SourcePlan {
+            files: files.to_vec(),
+            split,
+            format: self.data.format,
+            columns: self.data.columns.clone(),
+            filter: None,
+            weight: 1.0,
+            language: None,
+            no_answer: None,
+        };
+        let simple = [simple(&self.data.train, Split::Train), simple(&self.data.eval, Split::Eval)];
+        simple.into_iter().filter(|source| !source.files.is_empty()).chain(self.source.iter().cloned()).collect()
+    }
 }
 
 /// The table `[training]`.
@@ -135,6 +210,7 @@ macro_rules! default_from_schema {
 default_from_schema!(
     AdapterPlan = "adapter",
     LoraPlan = "lora",
+    AuditPlan = "audit",
     TrainingPlan = "training",
     EvaluationPlan = "evaluation",
     ExportPlan = "export"
@@ -195,7 +271,7 @@ impl fmt::Display for Base {
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),* })*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[$variant_doc])* $variant),* }
     )*};
@@ -215,8 +291,28 @@ choices! {
     /// How a row of data is built.
     DataFormat {
         /// By the columns that are there.
-        Auto, Messages, PromptCompletion, Text
+        Auto, Messages, Sharegpt, Alpaca, PromptCompletion, Text, Preference, Style, Terminology
     }
+    /// What data is for.
+    Split { Train, Eval }
+    /// What a row of style or terms is turned into.
+    TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Context }
+    /// What becomes of the thoughts of a reasoning model.
+    Thinking { Keep, Drop, Mask }
+    /// What a sequence is.
+    Packing {
+        /// A row.
+        Off,
+        /// Several rows, each a segment of its own.
+        BestFit
+    }
+    /// What the audit looks for.
+    AuditRule {
+        NoTrainedToken, NoEndToken, Truncated, Duplicates, NearDuplicates, Leakage, EmptyText, LongText, Mojibake,
+        Language, UnusedTerm, ForbiddenTerm, PersonalData, Secrets
+    }
+    /// What a finding means.
+    Severity { Error, Warn, Off }
     /// Which tokens have a label.
     TrainOn { Assistant, LastAssistant, All }
     /// What becomes of a row that is longer than `max_seq_len`.
@@ -301,20 +397,36 @@ impl Plan {
         let values = Table::try_from(self).expect("a plan has UTF-8 paths and numbers that TOML has");
         let mut text =
             String::from("# The plan of this run, every value written out. Changing this file changes nothing.\n");
+        let (mut lists, mut end_of_top) = (String::new(), None);
         for (table, about) in schema::TABLES {
-            text.push_str(&match table {
-                "" => String::new(),
-                table => format!("\n[{table}]  # {about}\n"),
-            });
-            let inner = if table.is_empty() { Some(&values) } else { values.get(table).and_then(Value::as_table) };
-            for key in schema::table(table) {
-                let name = key.split().1;
-                text.push_str(&match inner.and_then(|inner| inner.get(name)) {
-                    Some(value) => format!("{name} = {value}  # {}\n", key.doc),
-                    None => format!("# {name} is not set: {}\n", key.doc),
-                });
+            let tables: Vec<(String, &Table)> = match values.get(table) {
+                None if table.is_empty() => vec![(String::new(), &values)],
+                Some(Value::Table(inner)) => vec![(format!("\n[{table}]  # {about}\n"), inner)],
+                Some(Value::Array(items)) => {
+                    let items = items.iter().filter_map(Value::as_table);
+                    items.map(|item| (format!("\n[[{table}]]  # {about}\n"), item)).collect()
+                }
+                _ => Vec::new(),
+            };
+            if tables.is_empty() {
+                lists.push_str(&format!("{table} = []\n"));
+            }
+            for (header, inner) in tables {
+                if !table.is_empty() {
+                    end_of_top.get_or_insert(text.len());
+                }
+                text.push_str(&header);
+                for key in schema::table(table) {
+                    let name = key.split().1;
+                    text.push_str(&match inner.get(name) {
+                        Some(value) => format!("{name} = {value}  # {}\n", key.doc),
+                        None => format!("# {name} is not set: {}\n", key.doc),
+                    });
+                }
             }
         }
+        // Top-level keys go before the first table.
+        text.insert_str(end_of_top.unwrap_or(text.len()), &lists);
         text
     }
 

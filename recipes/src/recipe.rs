@@ -15,7 +15,7 @@ use crate::diagnostics::{Diagnostic, Diagnostics, Place, Source};
 use crate::overrides;
 use crate::plan::Plan;
 use crate::rules;
-use crate::schema::{self, KEYS, Key, KeyDefault, Kind, TABLES};
+use crate::schema::{self, Key, KeyDefault, Kind, TABLES};
 use crate::suggest;
 use crate::values::{self, Folders, Given};
 
@@ -86,8 +86,12 @@ impl RecipeFile {
             match overrides::parse(text, index + 1) {
                 // An override takes the place of a key; of an unknown key it doesn't hide the other mistake.
                 Ok(given) => {
+                    let list = |path: &str| path.split_once('[').map(|(list, _)| list.to_owned());
                     entries.retain(|(path, _)| {
-                        schema::find(path).is_none() || given.iter().all(|(other, _)| other != path)
+                        // A list is replaced as a whole.
+                        let replaced = |other: &str| other == path || list(path).is_some_and(|l| list(other) == Some(l));
+                        let known = schema::find(path).is_some() || schema::item(path).is_some();
+                        !(known && given.iter().any(|(other, _)| replaced(other)))
                     });
                     entries.extend(given);
                 }
@@ -98,15 +102,22 @@ impl RecipeFile {
         let folders = Folders { recipe: &folder, current: &current };
         let mut settings = Settings::default();
         for (path, given) in entries {
-            match schema::find(&path) {
-                Some(key) => {
+            match (schema::find(&path), schema::item(&path)) {
+                (Some(key), _) => {
                     let value = values::check(key, &given, &folders).map_err(|more| faults.extend(more)).ok();
-                    settings.0.insert(key.path, Setting { value, key: given.key, place: given.place });
+                    settings.keys.insert(path, Setting { value, key: given.key, place: given.place });
                 }
-                None => faults.push(unknown_key(&path, given.key, &self.path)),
+                (None, Some((list, _))) => settings.items.entry(list).or_default().push(given.key),
+                (None, None) => faults.push(unknown_key(&path, given.key, &self.path)),
             }
         }
-        faults.extend(KEYS.iter().filter(|key| settings.explicit(key.path).is_none()).filter_map(missing));
+        for (table, _) in TABLES {
+            for (prefix, place) in settings.tables(table) {
+                let absent = |key: &&Key| settings.explicit(&format!("{prefix}{}", key.split().1)).is_none();
+                let missing = schema::table(table).filter(absent).filter_map(missing);
+                faults.extend(missing.map(|fault| Diagnostic { place: place.cloned(), ..fault }));
+            }
+        }
         faults.extend(rules::check(&settings));
         match faults.is_empty() {
             true => Ok(settings.into_plan(&self.path, &current)),
@@ -146,7 +157,25 @@ pub(crate) fn flatten<'a>(document: &DeTable<'a>, source: usize) -> (Entries<'a>
             let path = format!("{prefix}{}", bare_or_quoted(key.get_ref()));
             let place = Place::new(source, key.span());
             let is_table = TABLES.iter().any(|(name, _)| *name == path);
+            let is_list = schema::LISTS.contains(&path.as_str());
             match value.get_ref() {
+                DeValue::Array(items) if is_list => {
+                    for (index, item) in items.iter().enumerate() {
+                        let place = Place::new(source, item.span());
+                        let DeValue::Table(inner) = item.get_ref() else {
+                            let fault = Diagnostic::error(format!("`{path}` must be a list of tables")).at(place);
+                            faults.push(fault.label(format!("write [[{path}]] and its keys below")));
+                            continue;
+                        };
+                        let given = Given { value: item.get_ref().clone(), key: place.clone(), place };
+                        entries.push((format!("{path}[{index}]"), given));
+                        tables.push((format!("{path}[{index}]."), inner));
+                    }
+                }
+                _ if is_list => {
+                    let fault = Diagnostic::error(format!("`{path}` must be a list of tables")).at(place);
+                    faults.push(fault.label(format!("write [[{path}]] and its keys below")));
+                }
                 DeValue::Table(inner) if is_table => tables.push((format!("{path}."), inner)),
                 DeValue::Table(_) if schema::find(&path).is_none() => faults.push(unknown_table(&path, place)),
                 _ if is_table => {
@@ -171,6 +200,9 @@ fn bare_or_quoted(key: &str) -> String {
 
 fn unknown_key(path: &str, place: Place, recipe: &Path) -> Diagnostic {
     let in_file = place.source == 0;
+    // Which item of a list it is says the place.
+    let plain = path.split_once('.').and_then(|(table, name)| Some(format!("{}.{name}", schema::item(table)?.0)));
+    let path = plain.as_deref().unwrap_or(path);
     let fault = Diagnostic::error(format!("unknown key `{path}`")).at(place);
     let fault = fault.hint(format!("`tonfall check {}` lists every key", recipe.display()));
     let table = |path: &str| path.rsplit_once('.').map_or("", |(table, _)| table).to_owned();
@@ -196,7 +228,8 @@ fn unknown_table(path: &str, place: Place) -> Diagnostic {
 fn missing(key: &Key) -> Option<Diagnostic> {
     let KeyDefault::Required(example) = key.default else { return None };
     let (table, name) = key.split();
-    let place = if table.is_empty() { "at the top".to_owned() } else { format!("under [{table}]") };
+    let table = if schema::LISTS.contains(&table) { format!("[[{table}]]") } else { format!("[{table}]") };
+    let place = if key.split().0.is_empty() { "at the top".to_owned() } else { format!("under {table}") };
     let fault = Diagnostic::error(format!("`{}` is missing", key.path));
     Some(fault.hint(format!("write `{name} = \"{example}\"` {place}: {}", key.doc)))
 }
@@ -214,12 +247,29 @@ pub(crate) struct Setting {
 
 /// What a recipe and its overrides set, checked key by key.
 #[derive(Debug, Default)]
-pub(crate) struct Settings(BTreeMap<&'static str, Setting>);
+pub(crate) struct Settings {
+    /// By path as written: `lora.rank`, `source[0].files`.
+    keys: BTreeMap<String, Setting>,
+    /// The items of lists, and where they stand.
+    items: BTreeMap<&'static str, Vec<Place>>,
+}
 
 impl Settings {
     /// What was written for a key.
     pub(crate) fn explicit(&self, path: &str) -> Option<&Setting> {
-        self.0.get(path)
+        self.keys.get(path)
+    }
+
+    /// How the keys of a table begin: once, or for each item of a list.
+    pub(crate) fn tables(&self, table: &'static str) -> Vec<(String, Option<&Place>)> {
+        match (table, schema::LISTS.contains(&table)) {
+            ("", _) => vec![(String::new(), None)],
+            (table, false) => vec![(format!("{table}."), None)],
+            (table, true) => {
+                let items = self.items.get(table).into_iter().flatten().enumerate();
+                items.map(|(index, place)| (format!("{table}[{index}]."), Some(place))).collect()
+            }
+        }
     }
 
     /// The value of a key, written or default; `None` when it is unset or faulty.
@@ -233,21 +283,27 @@ impl Settings {
     /// The plan. Every key was checked against the schema, which a test compares with the plan.
     fn into_plan(self, recipe: &Path, current: &Path) -> Plan {
         let mut plan = Table::new();
-        for key in KEYS {
-            let value = match self.value(key.path) {
-                Some(Value::String(folder)) if matches!(key.kind, Kind::NewDirectory) => {
-                    Some(Value::String(current.join(folder).to_string_lossy().into_owned()))
-                }
-                None if key.path == "name" => Some(Value::String(name_of(recipe))),
-                value => value,
-            };
-            let (table, name) = key.split();
-            let table = match table {
-                "" => Some(&mut plan),
-                table => plan.entry(table).or_insert_with(|| Value::Table(Table::new())).as_table_mut(),
-            };
-            if let Some((table, value)) = table.zip(value) {
-                table.insert(name.to_owned(), value);
+        for (table, _) in TABLES {
+            let tables = self.tables(table).into_iter().map(|(prefix, _)| {
+                let values = schema::table(table).filter_map(|key| {
+                    let name = key.split().1;
+                    let value = match self.value(&format!("{prefix}{name}")) {
+                        Some(Value::String(folder)) if matches!(key.kind, Kind::NewDirectory) => {
+                            Some(Value::String(current.join(folder).to_string_lossy().into_owned()))
+                        }
+                        None if key.path == "name" => Some(Value::String(name_of(recipe))),
+                        None if key.path == "data.train" => Some(Value::Array(Vec::new())),
+                        value => value,
+                    };
+                    Some((name.to_owned(), value?))
+                });
+                Value::Table(values.collect())
+            });
+            let mut tables: Vec<Value> = tables.collect();
+            match (table, schema::LISTS.contains(&table)) {
+                (list, true) => drop(plan.insert(list.to_owned(), Value::Array(tables))),
+                ("", _) => plan.extend(tables.pop().and_then(|top| top.try_into::<Table>().ok()).unwrap_or_default()),
+                (table, false) => plan.extend(tables.pop().map(|values| (table.to_owned(), values))),
             }
         }
         let mut plan: Plan = plan.try_into().expect("the schema's rows fit the plan's fields");

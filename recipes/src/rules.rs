@@ -32,24 +32,6 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
         keys: &["lora.rank", "lora.alpha", "lora.use_rslora", "lora.target_modules"],
         because: "the adapter at `lora.init` decides it",
     },
-    WithoutEffect {
-        when: "data.format",
-        is: Some("messages"),
-        keys: &["data.prompt_column", "data.completion_column", "data.text_column"],
-        because: "rows of this format have no such column",
-    },
-    WithoutEffect {
-        when: "data.format",
-        is: Some("prompt_completion"),
-        keys: &["data.messages_column", "data.text_column"],
-        because: "rows of this format have no such column",
-    },
-    WithoutEffect {
-        when: "data.format",
-        is: Some("text"),
-        keys: &["data.messages_column", "data.prompt_column", "data.completion_column"],
-        because: "rows of this format have no such column",
-    },
 ];
 
 /// Every contradiction.
@@ -64,8 +46,10 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
         something_to_export,
         full_has_no_adapter,
         text_has_no_assistant,
+        something_to_train_on,
     ];
     faults.extend(rules.iter().filter_map(|rule| rule(settings)));
+    faults.extend(templates_have_answers(settings));
     faults.extend(held_out_is_held_out(settings));
     faults
 }
@@ -133,7 +117,10 @@ fn one_warmup(settings: &Settings) -> Option<Diagnostic> {
 }
 
 fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
-    let nothing = !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
+    let sources = settings.tables("source").into_iter();
+    let held_out = sources.map(|(prefix, _)| format!("{prefix}split")).any(|split| is(settings, &split, "eval"));
+    let nothing =
+        !held_out && !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
     // A faulty split is reported already.
     let known = settings.value("data.eval").is_some() && settings.value("data.eval_fraction").is_some();
     (number(settings, "evaluation.every") > 0.0 && nothing && known).then(|| {
@@ -164,6 +151,40 @@ fn text_has_no_assistant(settings: &Settings) -> Option<Diagnostic> {
         fault(settings, &["data.train_on"], "plain text has no assistant to learn from")
             .label("write \"all\", or remove this")
     })
+}
+
+fn something_to_train_on(settings: &Settings) -> Option<Diagnostic> {
+    let mut sources = settings.tables("source").into_iter().map(|(prefix, _)| prefix);
+    let none = (settings.explicit("data.train").is_none_or(|train| train.value.is_some()))
+        && !has_items(settings, "data.train")
+        && !sources.any(|prefix| is(settings, &format!("{prefix}split"), "train"));
+    none.then(|| {
+        Diagnostic::error("there is nothing to train on")
+            .hint("write `train = \"train.jsonl\"` under [data], or a [[source]] with its files")
+    })
+}
+
+/// Every task but a context has an answer.
+fn templates_have_answers(settings: &Settings) -> Vec<Diagnostic> {
+    let templates = settings.tables("template").into_iter();
+    let faults = templates.filter_map(|(prefix, _)| {
+        let kind = settings.explicit(&format!("{prefix}kind"))?;
+        let assistant = settings.explicit(&format!("{prefix}assistant"));
+        match (is(settings, &format!("{prefix}kind"), "context"), assistant) {
+            (true, Some(assistant)) => Some(
+                Diagnostic::error("a template of kind \"context\" has no answer: the row has one")
+                    .at(assistant.key.clone())
+                    .label("remove this"),
+            ),
+            (false, None) if kind.value.is_some() => Some(
+                Diagnostic::error("a template needs `assistant`, the answer to learn").at(kind.place.clone()).label(
+                    "write, say, assistant = \"{styled}\" below",
+                ),
+            ),
+            _ => None,
+        }
+    });
+    faults.collect()
 }
 
 /// A file that is trained on says nothing as an eval split.

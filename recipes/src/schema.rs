@@ -49,8 +49,10 @@ pub enum Kind {
     Name,
     /// A model: a directory, a GGUF file or a name on the Hub.
     Base,
-    /// One path or a list of paths of files that exist.
+    /// One or several of: a file, a directory, a pattern such as `letters/*.jsonl`.
     Files,
+    /// `{ field = "column" }`.
+    Columns,
     /// A path of a file that exists.
     File,
     /// A path of a directory that exists.
@@ -75,24 +77,42 @@ pub enum KeyDefault {
 }
 
 use KeyDefault::{Derived, Required, Unset, Value as Is};
-use Kind::{Base, Bool, Choice, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text};
+use Kind::{Base, Bool, Choice, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text};
 
 /// More steps, tokens or sequences than this are a slip of the finger.
 const MANY: i64 = 1_000_000_000;
 const NOT_NEGATIVE: Kind = Number(Included(0.0), Unbounded);
 const POSITIVE: Kind = Number(Excluded(0.0), Unbounded);
 const SHARE: Kind = Number(Included(0.0), Excluded(1.0));
+const SEVERITY: Kind = Choice(&["error", "warn", "off"]);
+const FORMATS: Kind = Choice(&[
+    "auto",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt_completion",
+    "text",
+    "preference",
+    "style",
+    "terminology",
+]);
 
 /// The tables of a recipe in the order in which they are written, with what they are about.
-pub const TABLES: [(&str, &str); 7] = [
+pub const TABLES: [(&str, &str); 10] = [
     ("", "the run"),
     ("adapter", "what is trained"),
     ("lora", "the adapter, with kind = \"lora\""),
     ("data", "what it learns from"),
+    ("source", "further data, each with a format of its own; can be repeated"),
+    ("template", "how a row of style or terms becomes a task; can be repeated"),
+    ("audit", "what is wrong with data: error stops the run | warn counts it | off"),
     ("training", "how it learns"),
     ("evaluation", "what is measured on the way"),
     ("export", "what is written at the end"),
 ];
+
+/// The tables that a recipe writes as `[[name]]`, any number of times.
+pub const LISTS: [&str; 2] = ["source", "template"];
 
 /// All keys, in the order in which they are written.
 #[rustfmt::skip]
@@ -113,18 +133,49 @@ pub static KEYS: &[Key] = &[
     Key { path: "lora.target_modules", kind: Modules, default: Is("\"all-linear\""), doc: "\"all-linear\" or a list such as [\"q_proj\", \"v_proj\"]" },
     Key { path: "lora.init", kind: Directory, default: Unset("path/to/adapter"), doc: "a PEFT adapter to start from; it decides rank, alpha, use_rslora and target_modules" },
 
-    Key { path: "data.train", kind: Files, default: Required("train.jsonl"), doc: "JSONL or Parquet files, one or a list" },
-    Key { path: "data.eval", kind: Files, default: Is("[]"), doc: "held-out files, one or a list" },
-    Key { path: "data.eval_fraction", kind: SHARE, default: Is("0.0"), doc: "share of train to hold out; only without eval" },
-    Key { path: "data.format", kind: Choice(&["auto", "messages", "prompt_completion", "text"]), default: Is("\"auto\""), doc: "auto | messages | prompt_completion | text" },
-    Key { path: "data.messages_column", kind: Text, default: Is("\"messages\""), doc: "column of conversations" },
-    Key { path: "data.prompt_column", kind: Text, default: Is("\"prompt\""), doc: "column of prompts" },
-    Key { path: "data.completion_column", kind: Text, default: Is("\"completion\""), doc: "column of completions" },
-    Key { path: "data.text_column", kind: Text, default: Is("\"text\""), doc: "column of plain texts" },
+    Key { path: "data.train", kind: Files, default: Unset("train.jsonl"), doc: "files, directories or patterns: JSONL, Parquet, CSV, TSV, TBX, TXT, also .gz and .zst" },
+    Key { path: "data.eval", kind: Files, default: Is("[]"), doc: "the same, held out" },
+    Key { path: "data.eval_fraction", kind: SHARE, default: Is("0.0"), doc: "share of train to hold out, terms by whole concepts; only without eval" },
+    Key { path: "data.format", kind: FORMATS, default: Is("\"auto\""), doc: "what a row is; auto recognises it by its columns" },
+    Key { path: "data.columns", kind: Columns, default: Is("{}"), doc: "columns with other names than the format's fields, such as { prompt = \"question\" }" },
+    Key { path: "data.max_bad_rows", kind: Integer(0, MANY), default: Is("0"), doc: "rows that may be faulty and left out, counted, before the run stops" },
     Key { path: "data.train_on", kind: Choice(&["assistant", "last_assistant", "all"]), default: Is("\"assistant\""), doc: "learn from: assistant every answer | last_assistant the last one | all everything" },
+    Key { path: "data.thinking", kind: Choice(&["keep", "drop", "mask"]), default: Is("\"keep\""), doc: "thoughts of reasoning models: keep them | drop them from the text | mask them from the loss" },
     Key { path: "data.max_seq_len", kind: Integer(2, 1 << 24), default: Is("1024"), doc: "tokens" },
     Key { path: "data.overflow", kind: Choice(&["error", "drop", "truncate"]), default: Is("\"error\""), doc: "a row longer than max_seq_len: error | drop | truncate" },
+    Key { path: "data.packing", kind: Choice(&["off", "best_fit"]), default: Is("\"off\""), doc: "off: a sequence is a row | best_fit: rows share sequences of max_seq_len, without seeing each other" },
     Key { path: "data.shuffle", kind: Bool, default: Is("true"), doc: "a new order each epoch, from the seed" },
+    Key { path: "data.cache", kind: Bool, default: Is("true"), doc: "keep prepared data in the cache directory, under a key of everything it depends on" },
+
+    Key { path: "source.files", kind: Files, default: Required("terms.tbx"), doc: "as data.train" },
+    Key { path: "source.split", kind: Choice(&["train", "eval"]), default: Is("\"train\""), doc: "train | eval" },
+    Key { path: "source.format", kind: FORMATS, default: Is("\"auto\""), doc: "as data.format" },
+    Key { path: "source.columns", kind: Columns, default: Is("{}"), doc: "as data.columns" },
+    Key { path: "source.filter", kind: Text, default: Unset("rating >= 4"), doc: "an SQL expression over the columns; rows for which it isn't true are left out, counted" },
+    Key { path: "source.weight", kind: Number(Excluded(0.0), Included(1000.0)), default: Is("1.0"), doc: "how often its rows come in an epoch; 0.5 takes half of them, by the seed" },
+    Key { path: "source.language", kind: Text, default: Unset("de"), doc: "language of its texts; of terms, those to take" },
+    Key { path: "source.no_answer", kind: Text, default: Unset("That is not in the documents."), doc: "the answer to learn for a row that has context and no answer" },
+
+    Key { path: "template.kind", kind: Choice(&["rewrite", "write", "usage", "correction", "definition", "contrast", "context"]), default: Required("rewrite"), doc: "the task: rewrite, write (style) | usage, correction, definition, contrast (terms) | context (how documents stand before a question)" },
+    Key { path: "template.user", kind: Text, default: Required("Say it in our voice: {neutral}"), doc: "the question; {names} stand for the row's fields" },
+    Key { path: "template.assistant", kind: Text, default: Unset("{styled}"), doc: "the answer; not for context" },
+    Key { path: "template.system", kind: Text, default: Unset("You are an editor."), doc: "a system message before it" },
+    Key { path: "template.language", kind: Text, default: Unset("de"), doc: "only for rows of this language" },
+
+    Key { path: "audit.no_trained_token", kind: SEVERITY, default: Is("\"error\""), doc: "a row from which nothing is learned" },
+    Key { path: "audit.no_end_token", kind: SEVERITY, default: Is("\"error\""), doc: "an answer that no end token closes, so that stopping is not learned" },
+    Key { path: "audit.truncated", kind: SEVERITY, default: Is("\"warn\""), doc: "an answer cut off by overflow = \"truncate\"" },
+    Key { path: "audit.duplicates", kind: SEVERITY, default: Is("\"error\""), doc: "the same example twice among those trained" },
+    Key { path: "audit.near_duplicates", kind: SEVERITY, default: Is("\"warn\""), doc: "examples that are almost the same among those trained" },
+    Key { path: "audit.leakage", kind: SEVERITY, default: Is("\"error\""), doc: "a held-out example that is trained on, exactly or almost" },
+    Key { path: "audit.empty_text", kind: SEVERITY, default: Is("\"error\""), doc: "a question or an answer of blanks only" },
+    Key { path: "audit.long_text", kind: SEVERITY, default: Is("\"warn\""), doc: "a text of more than a million characters" },
+    Key { path: "audit.mojibake", kind: SEVERITY, default: Is("\"error\""), doc: "texts damaged by a wrong encoding, such as GrÃ¼ÃŸe" },
+    Key { path: "audit.language", kind: SEVERITY, default: Is("\"warn\""), doc: "answers in another language than source.language says" },
+    Key { path: "audit.unused_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a preferred term that no trained answer uses" },
+    Key { path: "audit.forbidden_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a trained answer that uses a forbidden term" },
+    Key { path: "audit.personal_data", kind: SEVERITY, default: Is("\"warn\""), doc: "e-mail addresses and IBANs" },
+    Key { path: "audit.secrets", kind: SEVERITY, default: Is("\"warn\""), doc: "keys and passwords" },
 
     Key { path: "training.epochs", kind: Number(Excluded(0.0), Included(1e6)), default: Is("1.0"), doc: "passes over the data" },
     Key { path: "training.max_steps", kind: Integer(1, MANY), default: Unset("1000"), doc: "optimizer steps; whichever of epochs and max_steps comes first" },
@@ -152,9 +203,22 @@ pub static KEYS: &[Key] = &[
     Key { path: "export.merged", kind: Bool, default: Is("false"), doc: "write base and adapter in one, as safetensors" },
 ];
 
-/// The row of a key.
+/// The row of a key as it is written: of a list with the number of its item, `source[0].files`.
 pub fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
+    let (table, name) = path.split_once('.').unwrap_or(("", path));
+    let table = match item(table) {
+        Some((list, _)) => list,
+        None if LISTS.contains(&table) => return None,
+        None => table,
+    };
+    KEYS.iter().find(|key| key.split() == (table, name))
+}
+
+/// The list and the number of `source[0]`.
+pub(crate) fn item(table: &str) -> Option<(&'static str, usize)> {
+    let (name, number) = table.strip_suffix(']')?.split_once('[')?;
+    let list = LISTS.into_iter().find(|list| *list == name)?;
+    Some((list, number.parse().ok()?))
 }
 
 /// The rows of a table, `""` for the top level.
@@ -204,6 +268,7 @@ impl fmt::Display for Kind {
             Self::Name => f.write_str("a name of small letters, digits and hyphens"),
             Self::Base => f.write_str("a path or hf:owner/name"),
             Self::Files => f.write_str("a path or a list of paths"),
+            Self::Columns => f.write_str("a table { field = \"column\" }"),
             Self::File => f.write_str("the path of a file"),
             Self::Directory | Self::NewDirectory => f.write_str("the path of a directory"),
             Self::Modules => f.write_str("\"all-linear\" or a list of module names"),

@@ -5,7 +5,7 @@
 
 use toml::Value;
 
-use crate::schema::{Key, KeyDefault, TABLES, table};
+use crate::schema::{Key, KeyDefault, LISTS, TABLES, table};
 
 /// A recipe with every key: those in `values` (path and value) are set, the others stand as comments with their default.
 ///
@@ -20,11 +20,16 @@ pub fn commented_recipe(values: &[(&str, Value)]) -> String {
          # for a key that is not set; remove the # to change it.\n",
     );
     for (name, about) in TABLES {
+        let is_list = LISTS.contains(&name);
         text.push_str(&match name {
             "" => "\n".to_owned(),
+            name if is_list => format!("\n# [[{name}]]  # {about}\n"),
             name => format!("\n[{name}]  # {about}\n"),
         });
         for key in table(name) {
+            if is_list && matches!(key.default, KeyDefault::Required(_)) {
+                text.push_str("# ");
+            }
             text.push_str(&line(key, values.iter().find(|(path, _)| *path == key.path).map(|(_, value)| value)));
         }
     }

@@ -6,8 +6,8 @@
 use std::ops::{Bound, RangeBounds};
 use std::path::{self, Path};
 
-use toml::Value;
-use toml::de::{DeArray, DeInteger, DeValue};
+use toml::de::{DeArray, DeInteger, DeTable, DeValue};
+use toml::{Table, Value};
 
 use crate::diagnostics::{Diagnostic, Place};
 use crate::schema::{Key, KeyDefault, Kind};
@@ -35,6 +35,11 @@ pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Resu
     let place = &given.place;
     let one = |checked: Result<Value, Diagnostic>| checked.map_err(|fault| vec![fault]);
     let file = |place: &Place, text: &str| existing(key, place, text, folders, Path::is_file);
+    // What a pattern stands for is found out when the data is read.
+    let files = |place: &Place, text: &str| match text.contains(PATTERN) {
+        true => absolute(key, place, text, folders.recipe),
+        false => existing(key, place, text, folders, Path::exists),
+    };
     match (key.kind, &given.value) {
         (Kind::Bool, DeValue::Boolean(value)) => Ok(Value::Boolean(*value)),
         (Kind::Integer(min, max), DeValue::Integer(written)) => one(integer(key, place, written, min, max)),
@@ -54,11 +59,12 @@ pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Resu
         (Kind::File, DeValue::String(text)) => one(file(place, text)),
         (Kind::Directory, DeValue::String(text)) => one(existing(key, place, text, folders, Path::is_dir)),
         (Kind::NewDirectory, DeValue::String(text)) => one(absolute(key, place, text, folders.current)),
-        (Kind::Files, DeValue::String(text)) => one(file(place, text)).map(|path| Value::Array(vec![path])),
+        (Kind::Files, DeValue::String(text)) => one(files(place, text)).map(|path| Value::Array(vec![path])),
         (Kind::Files, DeValue::Array(items)) if items.is_empty() && matches!(key.default, KeyDefault::Required(_)) => {
             one(Err(out_of_range(key, place, "an empty list")))
         }
-        (Kind::Files, DeValue::Array(items)) => list(key, place, items, file),
+        (Kind::Files, DeValue::Array(items)) => list(key, place, items, files),
+        (Kind::Columns, DeValue::Table(columns)) => self::columns(key, place, columns),
         (Kind::Modules, DeValue::String(text)) => one(match text.as_ref() {
             "all-linear" => Ok(Value::String(text.to_string())),
             other => Err(out_of_range(key, place, &format!("\"{other}\""))
@@ -73,6 +79,23 @@ pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Resu
         },
         (_, value) => one(Err(wrong_type(key, place, value))),
     }
+}
+
+/// What makes a path a pattern.
+const PATTERN: [char; 3] = ['*', '?', '['];
+
+/// Texts by name; all faults at once.
+fn columns(key: &Key, place: &Place, columns: &DeTable<'_>) -> Result<Value, Vec<Diagnostic>> {
+    let (mut values, mut faults) = (Table::new(), Vec::new());
+    for (field, column) in columns {
+        let place = Place::new(place.source, column.span());
+        match column.get_ref().as_str() {
+            Some("") => faults.push(out_of_range(key, &place, "an empty text")),
+            Some(column) => drop(values.insert(field.get_ref().to_string(), Value::String(column.to_owned()))),
+            None => faults.push(wrong_type(key, &place, column.get_ref())),
+        }
+    }
+    if faults.is_empty() { Ok(Value::Table(values)) } else { Err(faults) }
 }
 
 /// Every item of a list of texts; all faults at once.

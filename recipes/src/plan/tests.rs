@@ -3,6 +3,29 @@ use proptest::prelude::*;
 use super::*;
 use crate::schema::{KEYS, Kind};
 
+fn source() -> SourcePlan {
+    SourcePlan {
+        files: vec!["/data/terms.tbx".into()],
+        split: Split::Train,
+        format: DataFormat::Terminology,
+        columns: [("term".to_owned(), "Benennung".to_owned())].into(),
+        filter: Some("status = 'approved'".to_owned()),
+        weight: 0.5,
+        language: Some("de".to_owned()),
+        no_answer: Some("Dazu sagen die Unterlagen nichts.".to_owned()),
+    }
+}
+
+fn template() -> TemplatePlan {
+    TemplatePlan {
+        kind: TemplateKind::Usage,
+        user: "a".to_owned(),
+        assistant: Some("b".to_owned()),
+        system: Some("c".to_owned()),
+        language: Some("de".to_owned()),
+    }
+}
+
 pub(crate) fn plan() -> Plan {
     Plan {
         name: "house-style".into(),
@@ -18,15 +41,19 @@ pub(crate) fn plan() -> Plan {
             eval: vec![],
             eval_fraction: 0.0,
             format: DataFormat::Auto,
-            messages_column: "messages".into(),
-            prompt_column: "prompt".into(),
-            completion_column: "completion".into(),
-            text_column: "text".into(),
+            columns: BTreeMap::new(),
+            max_bad_rows: 0,
             train_on: TrainOn::Assistant,
+            thinking: Thinking::Keep,
             max_seq_len: 1024,
             overflow: Overflow::Error,
+            packing: Packing::Off,
             shuffle: true,
+            cache: true,
         },
+        source: vec![],
+        template: vec![],
+        audit: AuditPlan::default(),
         training: TrainingPlan::default(),
         evaluation: EvaluationPlan::default(),
         export: ExportPlan::default(),
@@ -43,7 +70,8 @@ fn defaults_are_those_of_the_schema() {
 
 #[test]
 fn every_choice_of_the_schema_is_one_of_the_plan() {
-    let plan = Table::try_from(plan()).expect("a plan");
+    let plan = Plan { source: vec![source()], template: vec![template()], ..plan() };
+    let plan = Table::try_from(plan).expect("a plan");
     for key in KEYS {
         let Kind::Choice(choices) = key.kind else { continue };
         for choice in choices {
@@ -51,7 +79,10 @@ fn every_choice_of_the_schema_is_one_of_the_plan() {
             let (table, name) = key.split();
             let table = match table {
                 "" => &mut changed,
-                table => changed[table].as_table_mut().expect("a table"),
+                table => match &mut changed[table] {
+                    Value::Array(items) => items[0].as_table_mut().expect("a table"),
+                    table => table.as_table_mut().expect("a table"),
+                },
             };
             table.insert(name.to_owned(), Value::String((*choice).to_owned()));
             Plan::from_toml(&toml::to_string(&changed).expect("TOML"))
@@ -67,10 +98,14 @@ fn every_field_of_the_plan_is_a_row_of_the_schema() {
     plan.training.max_steps = Some(1);
     plan.training.warmup_steps = Some(1);
     plan.evaluation.prompts = Some("/p".into());
+    (plan.source, plan.template) = (vec![source()], vec![template()]);
     let mut fields = Vec::new();
     for (name, value) in Table::try_from(plan).expect("a plan") {
         match value {
             Value::Table(table) => fields.extend(table.keys().map(|key| format!("{name}.{key}"))),
+            Value::Array(items) => {
+                fields.extend(items[0].as_table().expect("a table").keys().map(|key| format!("{name}.{key}")));
+            }
             _ => fields.push(name),
         }
     }
@@ -86,6 +121,11 @@ fn plan_toml_has_a_comment_for_each_key() {
     assert!(text.contains("\nlearning_rate = 0.0002  # the highest of the schedule\n"), "{text}");
     assert!(text.contains("\n# warmup_steps is not set: "), "{text}");
     assert_eq!(Plan::from_toml(&text).expect("it reads its own"), plan());
+
+    let listed = Plan { source: vec![source(), source()], template: vec![template()], ..plan() };
+    let text = listed.to_toml();
+    assert!(text.contains("\ncolumns = { term = \"Benennung\" }  # "), "{text}");
+    assert_eq!(Plan::from_toml(&text).expect("it reads its own"), listed, "{text}");
 }
 
 #[test]
@@ -153,7 +193,7 @@ prop_compose! {
             init: init.map(PathBuf::from),
         };
         plan.data.train = files.iter().map(PathBuf::from).collect();
-        plan.data.text_column = path;
+        plan.data.columns = [("text".to_owned(), path)].into();
         plan.data.shuffle = flags[1];
         plan.training.epochs = numbers[2];
         plan.training.learning_rate = numbers[3];

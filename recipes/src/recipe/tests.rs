@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{AdapterKind, Base, Quantization, TargetModules};
+use crate::plan::{AdapterKind, Base, Quantization, Split, TargetModules};
 
 const RIGHT: &str = "base = \"model\"\n[data]\ntrain = \"a.jsonl\"\n";
 
@@ -160,9 +160,9 @@ fn all_faults_come_at_once() {
      --> style.toml
     hint: write `base = "path/to/model"` at the top: Hugging Face directory, GGUF file or hf:owner/name[@revision]
 
-    error: `data.train` is missing
+    error: there is nothing to train on
      --> style.toml
-    hint: write `train = "train.jsonl"` under [data]: JSONL or Parquet files, one or a list
+    hint: write `train = "train.jsonl"` under [data], or a [[source]] with its files
     "##);
 }
 
@@ -210,9 +210,9 @@ fn types_of_tables_and_keys() {
     assert_eq!(messages(&format!("\"lora.rank\" = 3\n{RIGHT}"), &[]), ["unknown key `\"lora.rank\"`"]);
     assert_eq!(
         messages("base = \"model\"\ndata.train = []", &[]),
-        ["`data.train` must be a path or a list of paths, not an empty list"]
+        ["there is nothing to train on"]
     );
-    assert_eq!(messages("base = \"a\\u0000b\"\ndata.train = \"model\"", &[]).len(), 2);
+    assert_eq!(messages("base = \"a\\u0000b\"\ndata.train = \"model\"", &[]).len(), 1);
 }
 
 #[test]
@@ -248,7 +248,17 @@ fn ranges_hold_at_their_ends() {
         "base=",
         "lora.target_modules=q_proj",
         "lora.target_modules=[]",
-        "data.text_column=''",
+        "data.columns={text = ''}",
+        "data.columns={text = 1}",
+        "data.columns=text",
+        "data.max_bad_rows=-1",
+        "audit.leakage=fatal",
+        "source.weight=2",
+        "source=3",
+        "source=[3]",
+        "source=[{files = \"b.jsonl\", weight = 0}]",
+        "source=[{files = \"b.jsonl\", wieght = 1}]",
+        "source=[{split = \"eval\"}]",
         "shuffle=true",
         "data.shuffle=1",
         "data.shuffle=yes",
@@ -278,6 +288,44 @@ fn overrides_take_the_place_of_values() {
     assert_eq!((plan.lora.rank, plan.lora.alpha, plan.name.as_str()), (3, 4.0, "2026"));
     let plan = right(RIGHT, &["data.train=[\"a.jsonl\", \"b.jsonl\"]", "base=base.gguf", "quantization=native"]);
     assert_eq!((plan.data.train.len(), plan.quantization), (2, Quantization::Native));
+}
+
+#[test]
+fn lists_of_tables() {
+    let lists = "[[source]]\nfiles = [\"b.jsonl\", \"letters/*.csv\"]\nweight = 2\n[[source]]\nfiles = \".\"\nsplit = \"eval\"\n\
+                 columns = { prompt = \"question\" }\n[[template]]\nkind = \"rewrite\"\nuser = \"{a}\"\nassistant = \"{b}\"\n";
+    let plan = right(&format!("{RIGHT}{lists}"), &[]);
+    assert_eq!((plan.source.len(), plan.template.len(), plan.source[0].weight), (2, 1, 2.0));
+    assert!(plan.source[0].files[1].ends_with("letters/*.csv"));
+    assert_eq!(plan.source[1].columns["prompt"], "question");
+    // The two of `[data]` and `[[source]]`.
+    let splits: Vec<Split> = plan.sources().iter().map(|source| source.split).collect();
+    assert_eq!(splits, [Split::Train, Split::Train, Split::Eval]);
+    let plan = right(&format!("{RIGHT}{lists}"), &["source=[{files = \"b.jsonl\"}]"]);
+    assert_eq!((plan.source.len(), plan.template.len()), (1, 1));
+
+    let faulty = format!("{RIGHT}[[source]]\nfiels = \"b.jsonl\"\n[[source]]\nfiles = \"none.jsonl\"\n");
+    insta::assert_snapshot!(wrong(&faulty, &[]), @r##"
+    error: `source.files` is missing
+     --> style.toml:4:1
+      |
+    4 | [[source]]
+      | ^^^^^^^^^^
+    hint: write `files = "terms.tbx"` under [[source]]: as data.train
+
+    error: unknown key `source.fiels`
+     --> style.toml:5:1
+      |
+    5 | fiels = "b.jsonl"
+      | ^^^^^ did you mean `files`?
+    hint: `tonfall check style.toml` lists every key
+
+    error: `source.files` names a path that does not exist
+     --> style.toml:7:9
+      |
+    7 | files = "none.jsonl"
+      |         ^^^^^^^^^^^^ looked for none.jsonl
+    "##);
 }
 
 #[test]
@@ -364,11 +412,16 @@ fn contradictions_are_refused() {
     fails(&["evaluation.every=10"], "something to evaluate");
     fails(&["export.adapter=false"], "nothing would be written");
     fails(&["data.eval=a.jsonl"], "both trained on and held out");
-    fails(&["data.format=messages", "data.text_column=body"], "no effect");
+    fails(&["template=[{kind = \"usage\", user = \"a\"}]"], "needs `assistant`");
+    fails(&["template=[{kind = \"context\", user = \"a\", assistant = \"b\"}]"], "has no answer");
+    fails(&["data.train=[]"], "nothing to train on");
+    fails(&["data.train=[]", "source=[{files = \"b.jsonl\", split = \"eval\"}]"], "nothing to train on");
     fails(&["data.format=text", "data.train_on=assistant"], "no assistant");
     fails(&["lora.init=model", "lora.rank=8"], "no effect");
     right(RIGHT, &["evaluation.every=10", "data.eval_fraction=0.1"]);
-    right(RIGHT, &["data.format=text", "data.train_on=all", "data.text_column=body"]);
+    right(RIGHT, &["data.format=text", "data.train_on=all", "data.columns={text = \"body\"}"]);
+    right(RIGHT, &["evaluation.every=10", "source=[{files = \"b.jsonl\", split = \"eval\"}]"]);
+    right(RIGHT, &["data.train=[]", "source=[{files = \"b.jsonl\"}]"]);
 }
 
 #[test]

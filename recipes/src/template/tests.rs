@@ -30,8 +30,12 @@ fn the_defaults_in_comments_are_the_defaults() {
         let has = |key: &&Key| key.default_value().is_some() && Some(key.split().1) == name;
         KEYS.iter().any(|key| has(&key))
     };
-    let uncommented: Vec<_> =
-        given().lines().map(|line| if is_default(line) { line[2..].to_owned() } else { line.to_owned() }).collect();
+    // Lists are empty by default: their keys stay comments.
+    let (mut uncommented, mut in_list) = (Vec::new(), false);
+    for line in given().lines() {
+        in_list = line.starts_with("# [[") || in_list && !line.starts_with('[');
+        uncommented.push(if is_default(line) && !in_list { line[2..].to_owned() } else { line.to_owned() });
+    }
     let mut with_comments = load(uncommented.join("\n"));
     let without = load(given());
     // The two were loaded from two folders.
