@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Find out everything that can be known before training, all faults at once
     Check(Check),
+    /// Prepare the data of a recipe and show what came of it
+    Data(Data),
     /// Train as a recipe says
     Train(Train),
     /// Go on with a run that was interrupted
@@ -140,6 +142,18 @@ pub(crate) struct Init {
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Data {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Print so many examples, with the tokens that are trained marked
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) show: usize,
+    /// The whole report as one JSON object
+    #[arg(long, conflicts_with = "show")]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,13 +3,14 @@
 //! Responsible for: opening all of it and collecting every fault on the way. `check` stops here, `train` goes on.
 //! Must not depend on: run directories.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use tonfall_adapters::{BaseModel, SpecialToken};
 use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, PreparedDataset, TokenizerSpec, prepare, read_prompts};
 use tonfall_datasets::{Phase, Progress};
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::Base;
+use tonfall_recipes::plan::{Base, Severity};
 use tonfall_trainer::{Compute, DeviceChoice};
 
 use crate::diagnostics::{Failure, Result};
@@ -85,26 +86,29 @@ pub(crate) fn data(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Report
     let shared = Mutex::new(&mut *reporter);
     let progress = |Progress { phase, done, total }: Progress| {
         let name = match phase {
-            Phase::Reading => "reading the data",
-            Phase::Tokenizing => "tokenizing",
+            Phase::Looking => "looking for prepared data (KiB)",
+            Phase::Preparing => "preparing the data (KiB)",
         };
         if let Ok(mut reporter) = shared.lock() {
-            reporter.phase(name, done, total);
+            reporter.phase(name, done.div_ceil(1024), total.div_ceil(1024));
         }
     };
-    let prepared = prepare(&plan.data, tokenizer, plan.seed, &progress)?;
+    let prepared = prepare(plan, tokenizer, cache_dir().as_deref(), &progress)?;
     reporter.clear();
     reporter.detail(prepared.report.to_string().trim_end());
-    let report = &prepared.report;
-    let surprises = [
-        (report.truncated, "rows were cut to data.max_seq_len"),
-        (report.unterminated, "rows have an answer that no end token closes: the model isn't taught to stop there"),
-        (report.straddling, "tokens lie across the border of an answer and are not trained"),
-    ];
-    for (count, what) in surprises.iter().filter(|(count, _)| *count > 0) {
-        reporter.note(&format!("warning: {count} {what}"));
+    let findings = prepared.report.findings.of(Severity::Warn, &plan.audit);
+    for warning in prepared.report.notes().iter().chain(&findings) {
+        reporter.note(&format!("warning: {warning}"));
     }
     Ok(prepared)
+}
+
+/// Where prepared data is kept: `$TONFALL_CACHE_DIR`, else the user's cache folder
+/// (<https://specifications.freedesktop.org/basedir-spec/latest/>); nowhere without a home.
+fn cache_dir() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || Some(variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?.join("tonfall"));
+    Some(variable("TONFALL_CACHE_DIR").or_else(user)?.join("datasets"))
 }
 
 /// The tokenizer of a base model, checked against it.

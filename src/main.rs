@@ -55,6 +55,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
     match cli.command {
         Command::Init(args) => done(commands::init::run(&args, reporter)),
         Command::Check(args) => done(commands::check::run(&args, reporter)),
+        Command::Data(args) => done(commands::data::run(&args, reporter)),
         Command::Train(args) => commands::train::run(&args, reporter),
         Command::Resume(args) => commands::resume::run(&args, reporter),
         Command::Chat(args) => done(commands::chat::run(&args, reporter)),

@@ -4,16 +4,19 @@
 //! Must not depend on: files, tokenizers, tensors.
 
 use tonfall_recipes::Plan;
+use tonfall_recipes::plan::Packing;
 
 use crate::mask::IGNORED;
+use crate::packing::best_fit_decreasing;
 use crate::permutation::Permutation;
+use crate::store::Examples;
 
 /// Where an example comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// Index in the list of the plan that names the file, `data.train` or `data.eval`.
+    /// Index among [`PrepareReport::files`](crate::PrepareReport).
     pub file: usize,
-    /// Line (JSON lines) or number (Parquet), from 1.
+    /// Line of a text file, number of a row in others, from 1.
     pub row: u64,
 }
 
@@ -57,7 +60,7 @@ pub struct Batch {
 
 impl Batch {
     /// Lays examples one after another.
-    pub fn new<'a>(examples: impl Iterator<Item = &'a Example>) -> Self {
+    pub fn new(examples: impl Iterator<Item = Example>) -> Self {
         let mut batch = Self::default();
         for example in examples {
             batch.input_ids.extend(&example.input_ids);
@@ -82,9 +85,12 @@ impl Batch {
 
 /// Which examples each optimizer step gets. An epoch's order depends on the seed and the epoch alone, so that resuming
 /// needs no more than the number of the step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampler {
-    examples: usize,
+    /// Each a list of examples that share a sequence; what is shuffled.
+    sequences: Vec<Vec<u32>>,
+    /// Share of the sequences' room that tokens fill, when examples are packed.
+    efficiency: Option<f64>,
     seed: u64,
     shuffle: bool,
     micro_batch_size: usize,
@@ -96,11 +102,22 @@ const EPOCH_STREAM: u64 = 0;
 
 impl Sampler {
     /// The sampler that a plan asks for.
-    pub fn new(examples: &[Example], plan: &Plan) -> Self {
+    pub fn new(examples: &Examples, plan: &Plan) -> Self {
         let training = &plan.training;
+        let lengths = examples.lengths();
+        let (sequences, efficiency) = match plan.data.packing {
+            Packing::Off => ((0..lengths.len() as u32).map(|index| vec![index]).collect(), None),
+            Packing::BestFit => {
+                let capacity = plan.data.max_seq_len;
+                let sequences = best_fit_decreasing(&lengths, capacity);
+                let room = (sequences.len() * capacity).max(1);
+                (sequences, Some(lengths.iter().sum::<usize>() as f64 / room as f64))
+            }
+        };
         let (size, accumulation) = (training.micro_batch_size.max(1), training.gradient_accumulation_steps.max(1));
         Self {
-            examples: examples.len(),
+            sequences,
+            efficiency,
             seed: plan.seed,
             shuffle: plan.data.shuffle,
             micro_batch_size: size,
@@ -110,24 +127,45 @@ impl Sampler {
 
     /// Optimizer steps in an epoch; the last one may be smaller.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.examples.div_ceil(self.per_step) as u64
+        self.sequences.len().div_ceil(self.per_step) as u64
+    }
+
+    /// Sequences in an epoch: examples, or what they are packed into.
+    pub fn sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Share of the sequences' room that tokens fill, when examples are packed.
+    pub fn packing_efficiency(&self) -> Option<f64> {
+        self.efficiency
+    }
+
+    /// Tokens of the largest micro-batch that can come about.
+    pub fn largest_micro_batch(&self, examples: &Examples) -> usize {
+        let lengths = examples.lengths();
+        let tokens = |sequence: &Vec<u32>| sequence.iter().map(|index| lengths[*index as usize]).sum();
+        let mut sequences: Vec<usize> = self.sequences.iter().map(tokens).collect();
+        sequences.sort_unstable_by(|a, b| b.cmp(a));
+        sequences.iter().take(self.micro_batch_size).sum()
     }
 
     /// Indexes of the examples of an optimizer step (counted from 0 over all epochs), micro-batch by micro-batch.
     pub fn indexes(&self, step: u64) -> Vec<Vec<usize>> {
-        if self.examples == 0 {
+        let count = self.sequences.len();
+        if count == 0 {
             return Vec::new();
         }
         let (epoch, step) = (step / self.steps_per_epoch(), (step % self.steps_per_epoch()) as usize);
-        let order = Permutation::new(self.examples, self.seed, EPOCH_STREAM, epoch);
+        let order = Permutation::new(count, self.seed, EPOCH_STREAM, epoch);
         let start = step * self.per_step;
-        let places: Vec<usize> = (start..self.examples.min(start.saturating_add(self.per_step))).collect();
-        let index = |&place: &usize| if self.shuffle { order.at(place) } else { place };
-        places.chunks(self.micro_batch_size).map(|places| places.iter().map(index).collect()).collect()
+        let places: Vec<usize> = (start..count.min(start.saturating_add(self.per_step))).collect();
+        let sequence = |&place: &usize| &self.sequences[if self.shuffle { order.at(place) } else { place }];
+        let micro_batches = places.chunks(self.micro_batch_size);
+        micro_batches.map(|places| places.iter().flat_map(sequence).map(|index| *index as usize).collect()).collect()
     }
 
     /// The micro-batches of an optimizer step. `examples` are those that the sampler was made for.
-    pub fn optimizer_step(&self, step: u64, examples: &[Example]) -> Vec<Batch> {
+    pub fn optimizer_step(&self, step: u64, examples: &Examples) -> Vec<Batch> {
         let indexes = self.indexes(step);
         indexes.iter().map(|micro| Batch::new(micro.iter().filter_map(|&index| examples.get(index)))).collect()
     }
@@ -136,13 +174,16 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::{Batch, Example, Sampler};
+    use crate::store::Examples;
 
-    fn examples(count: u32) -> Vec<Example> {
+    fn examples(count: u32) -> Examples {
         (0..count).map(|id| Example::new(vec![id; 3], vec![-100, id as i32, id as i32])).collect()
     }
 
     fn sampler(examples: usize, micro_batch_size: usize, accumulation: usize) -> Sampler {
-        Sampler { examples, seed: 7, shuffle: true, micro_batch_size, per_step: micro_batch_size * accumulation }
+        let sequences = (0..examples as u32).map(|index| vec![index]).collect();
+        let per_step = micro_batch_size * accumulation;
+        Sampler { sequences, efficiency: None, seed: 7, shuffle: true, micro_batch_size, per_step }
     }
 
     #[test]
@@ -152,7 +193,7 @@ mod tests {
             // A trained first token is no target: nothing stands before it.
             Example::new(vec![8, 9], vec![8, 9]),
         ];
-        let batch = Batch::new(examples.iter());
+        let batch = Batch::new(examples.iter().cloned());
         assert_eq!(batch.input_ids, [5, 6, 7, 8, 9]);
         assert_eq!(batch.labels, [-100, 6, 7, 8, 9]);
         assert_eq!(batch.position_ids, [0, 1, 2, 0, 1]);
@@ -186,9 +227,24 @@ mod tests {
     }
 
     #[test]
+    fn packed_examples_come_together_as_segments_of_their_own() {
+        let sampler = Sampler { sequences: vec![vec![0, 3], vec![1], vec![2]], ..sampler(0, 2, 1) };
+        assert_eq!(sampler.steps_per_epoch(), 2);
+        let mut sizes: Vec<usize> = (0..2)
+            .flat_map(|step| sampler.optimizer_step(step, &examples(4)))
+            .map(|batch| batch.segment_lengths.len())
+            .collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes.iter().sum::<usize>(), 4);
+        let together =
+            (0..2).flat_map(|step| sampler.indexes(step)).any(|micro| micro.windows(2).any(|pair| pair == [0, 3]));
+        assert!(together);
+    }
+
+    #[test]
     fn without_shuffling_the_order_is_that_of_the_files() {
         let sampler = Sampler { shuffle: false, ..sampler(5, 2, 1) };
         assert_eq!((0..3).flat_map(|step| sampler.indexes(step).concat()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-        assert!(Sampler { examples: 0, ..sampler }.indexes(0).is_empty());
+        assert!(Sampler { sequences: Vec::new(), ..sampler }.indexes(0).is_empty());
     }
 }

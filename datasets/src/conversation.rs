@@ -1,14 +1,11 @@
 //! What a row of a dataset says: a conversation, a prompt with its completion, or a text.
 //!
-//! Responsible for: these types, and which columns make which of them.
+//! Responsible for: these types, and what makes one valid.
 //! Must not depend on: file formats, templates, tokenizers.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
-use tonfall_recipes::plan::{DataFormat, DataPlan};
 
-use crate::error::{DataError, RowFault};
+use crate::error::RowFault;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,12 +16,25 @@ pub struct Message {
     /// Every other key, as the file has it. A `content` that isn't text (null, a list of parts) stands here under its
     /// own name, and is what the chat template sees.
     pub fields: Map<String, Value>,
+    /// Does it carry loss, as far as `data.train_on` lets it? Rows say so with `"train": false` or `"weight": 0`.
+    pub trained: bool,
 }
 
 impl Message {
     /// A message of plain text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), fields: Map::new() }
+        Self { role: role.into(), content: content.into(), fields: Map::new(), trained: true }
+    }
+
+    /// Reads a message from JSON, as a row of data has it.
+    ///
+    /// # Errors
+    /// When it is no object, or a key has no meaning.
+    pub fn from_json(value: Value) -> Result<Self, RowFault> {
+        match value {
+            Value::Object(fields) => Ok(Self::from_fields(fields)?),
+            other => Err(RowFault::Syntax(format!("a message is {}, not an object", kind(&other)))),
+        }
     }
 
     /// Does the model itself speak in it?
@@ -35,7 +45,7 @@ impl Message {
     /// Reads a message from its keys.
     ///
     /// # Errors
-    /// When `role` isn't text, or a key asks for something that isn't done (per-message weights).
+    /// When a key has no meaning, such as a weight of 0.5.
     pub(crate) fn from_fields(mut fields: Map<String, Value>) -> Result<Self, String> {
         let role = match fields.shift_remove("role") {
             Some(Value::String(role)) => role,
@@ -55,12 +65,30 @@ impl Message {
         if !content.is_empty() {
             fields.shift_remove("content");
         }
-        if let Some(key) = ["train", "weight"].into_iter().find(|key| fields.contains_key(*key)) {
-            return Err(format!(
-                "`{key}` on a message is not supported; take it out, and choose the turns with `data.train_on`"
-            ));
+        let trained = trained(&mut fields)?;
+        if trained == Some(true) && role != "assistant" {
+            return Err(format!("only the assistant's messages are trained, and this is {role}'s"));
         }
-        Ok(Self { role, content, fields })
+        Ok(Self { role, content, fields, trained: trained.unwrap_or(true) })
+    }
+}
+
+/// Takes `train` and `weight` out of a message: `None` when it has neither.
+fn trained(fields: &mut Map<String, Value>) -> Result<Option<bool>, String> {
+    let train = match fields.shift_remove("train") {
+        None | Some(Value::Null) => None,
+        Some(Value::Bool(train)) => Some(train),
+        Some(other) => return Err(format!("`train` is {}, not true or false", kind(&other))),
+    };
+    let weight = match fields.shift_remove("weight") {
+        None | Some(Value::Null) => None,
+        Some(weight) if weight.as_f64() == Some(0.0) => Some(false),
+        Some(weight) if weight.as_f64() == Some(1.0) => Some(true),
+        Some(weight) => return Err(format!("`weight` is {weight}; a message is trained (1) or not (0)")),
+    };
+    match (train, weight) {
+        (Some(train), Some(weight)) if train != weight => Err("`train` and `weight` contradict each other".to_owned()),
+        _ => Ok(train.or(weight)),
     }
 }
 
@@ -110,75 +138,5 @@ impl Sample {
             Self::Text(text) if text.is_empty() => Err(RowFault::EmptyText("text")),
             _ => Ok(self),
         }
-    }
-}
-
-/// Which columns are read, and as what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shape {
-    Messages { column: String },
-    PromptCompletion { prompt: String, completion: String },
-    Text { column: String },
-}
-
-/// Column of a conversation's tools; read when it is there.
-pub(crate) const TOOLS: &str = "tools";
-
-impl Shape {
-    /// The shape that the recipe names or, for `auto`, the only one that `columns` allow.
-    ///
-    /// # Errors
-    /// When `auto` finds none or several.
-    pub fn resolve(data: &DataPlan, path: &Path, columns: &[String]) -> Result<Self, DataError> {
-        let shape = |format| match format {
-            DataFormat::PromptCompletion => Self::PromptCompletion {
-                prompt: data.prompt_column.clone(),
-                completion: data.completion_column.clone(),
-            },
-            DataFormat::Text => Self::Text { column: data.text_column.clone() },
-            DataFormat::Messages | DataFormat::Auto => Self::Messages { column: data.messages_column.clone() },
-        };
-        if data.format != DataFormat::Auto {
-            return Ok(shape(data.format));
-        }
-        let mut fitting: Vec<Self> = [DataFormat::Messages, DataFormat::PromptCompletion, DataFormat::Text]
-            .map(shape)
-            .into_iter()
-            .filter(|shape| shape.columns().iter().all(|(column, _)| columns.contains(column)))
-            .collect();
-        match (fitting.pop(), fitting.is_empty()) {
-            (Some(shape), true) => Ok(shape),
-            (None, _) => Err(DataError::UnknownFormat { path: path.to_owned(), present: columns.to_vec() }),
-            (Some(last), false) => Err(DataError::AmbiguousFormat {
-                path: path.to_owned(),
-                formats: fitting.iter().chain([&last]).map(Self::name).collect(),
-            }),
-        }
-    }
-
-    /// The format's name in a recipe.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Messages { .. } => "messages",
-            Self::PromptCompletion { .. } => "prompt_completion",
-            Self::Text { .. } => "text",
-        }
-    }
-
-    /// The columns that must be there, each with the recipe key that names it.
-    pub(crate) fn columns(&self) -> Vec<(&String, &'static str)> {
-        match self {
-            Self::Messages { column } => vec![(column, "messages_column")],
-            Self::PromptCompletion { prompt, completion } => {
-                vec![(prompt, "prompt_column"), (completion, "completion_column")]
-            }
-            Self::Text { column } => vec![(column, "text_column")],
-        }
-    }
-
-    /// Does this shape use `column`?
-    pub(crate) fn uses(&self, column: &str) -> bool {
-        self.columns().iter().any(|(name, _)| *name == column)
-            || matches!(self, Self::Messages { .. }) && column == TOOLS
     }
 }

@@ -13,26 +13,53 @@ pub enum DataError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
 
-    #[error("{}: not a data file this program reads; use JSON lines (.jsonl, .ndjson) or Parquet (.parquet)", path.display())]
+    #[error("{}: not a data file this program reads; use .jsonl, .ndjson, .json, .parquet, .csv, .tsv, .tbx, .txt or .md, also with .gz or .zst", path.display())]
     UnknownKind { path: PathBuf },
 
     #[error("{}: no rows", path.display())]
     Empty { path: PathBuf },
 
-    #[error("{}: no column `{column}`; the file has {}; set `data.{key}`", path.display(), list(present))]
-    MissingColumn { path: PathBuf, column: String, key: &'static str, present: Vec<String> },
-
-    #[error("{}: column `{column}` holds {found}, but {expected} is needed; set `data.{key}` or convert the column", path.display())]
-    ColumnType { path: PathBuf, column: String, key: &'static str, found: String, expected: &'static str },
+    #[error("{}: no data file is there", pattern.display())]
+    NoFiles { pattern: PathBuf },
 
     #[error(
-        "{}: the format is not recognisable; the file has {}; set `data.format` and the column it reads",
+        "{}: no column `{column}`; the file has {}; name the right one: `columns = {{ {field} = \"…\" }}`",
+        path.display(),
+        list(present)
+    )]
+    MissingColumn { path: PathBuf, column: String, field: String, present: Vec<String> },
+
+    #[error(
+        "{}: `columns` names the field `{field}`, which the format {format} doesn't have; its fields are {}",
+        path.display(),
+        fields.join(", ")
+    )]
+    UnknownField { path: PathBuf, field: String, format: &'static str, fields: Vec<&'static str> },
+
+    #[error("the filter `{filter}` can't be used: {why}")]
+    Filter { filter: String, why: String },
+
+    #[error("{count} rows are faulty, more than `data.max_bad_rows` = {limit}:\n  {}", rows.join("\n  "))]
+    BadRows { count: u64, limit: u64, rows: Vec<String> },
+
+    #[error("the audit of the data found what may not be trained on:\n{findings}")]
+    Audit { findings: String },
+
+    #[error("the cache of prepared data: {0}")]
+    Cache(#[from] tonfall_recipes::durable::DurableError),
+
+    /// Ends a reading that has seen what it wanted.
+    #[error("enough was read")]
+    Enough,
+
+    #[error(
+        "{}: the format is not recognisable; the file has {}; set its `format`, and `columns` where names differ",
         path.display(),
         list(present)
     )]
     UnknownFormat { path: PathBuf, present: Vec<String> },
 
-    #[error("{}: the columns fit several formats ({}); set `data.format`", path.display(), formats.join(", "))]
+    #[error("{}: the columns fit several formats ({}); set its `format`", path.display(), formats.join(", "))]
     AmbiguousFormat { path: PathBuf, formats: Vec<&'static str> },
 
     #[error("{}: {why}", path.display())]
@@ -48,12 +75,6 @@ pub enum DataError {
         path.display()
     )]
     TooLong { path: PathBuf, row: u64, tokens: usize, limit: usize, count: usize, rows: usize },
-
-    #[error(
-        "{}:{row}: no token of this row is trained; rows like it: {count}; give it an answer, or leave it out",
-        path.display()
-    )]
-    NothingTrained { path: PathBuf, row: u64, count: usize },
 
     #[error("nothing is left to {what}: {why}")]
     NothingLeft { what: &'static str, why: String },
@@ -104,6 +125,12 @@ pub enum RowFault {
 
     #[error("the prompt and the completion need text; `{0}` is empty")]
     EmptyText(&'static str),
+
+    #[error("no [[template]] of kind \"{kind}\" fits the row, which has {available}")]
+    NoTemplateFits { kind: &'static str, available: String },
+
+    #[error("there is nothing to ask about the term: it has no definition, no example and no forbidden variant")]
+    BareTerm,
 
     #[error("a conversation, but the base model has no chat template; use a base that has one, or plain text")]
     NoTemplate,

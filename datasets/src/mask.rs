@@ -19,14 +19,16 @@
 //! A token that lies partly inside a trained range is not trained (in use, its first half would belong to the prompt);
 //! such tokens are counted.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::slice;
 
-use tonfall_recipes::plan::TrainOn;
+use tonfall_recipes::plan::{DataPlan, Thinking, TrainOn};
 
 use crate::conversation::{Conversation, Message, Sample};
 use crate::error::RowFault;
 use crate::template::{ChatTemplate, Rendering};
+use crate::thinking;
 use crate::tokenizer::{ChatTokenizer, Encoded};
 
 /// Label of a token without loss, as in PyTorch and transformers.
@@ -41,6 +43,21 @@ pub struct Labelled {
     pub straddling: usize,
     /// Trained turns that no end token closes, so that nothing teaches the model to stop there.
     pub unterminated: usize,
+    /// Thoughts of the row that the chat template leaves out, as many do with those of earlier turns.
+    pub thoughts_left_out: usize,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LabelOptions {
+    pub train_on: TrainOn,
+    pub thinking: Thinking,
+}
+
+impl From<&DataPlan> for LabelOptions {
+    fn from(data: &DataPlan) -> Self {
+        Self { train_on: data.train_on, thinking: data.thinking }
+    }
 }
 
 impl Labelled {
@@ -55,7 +72,7 @@ impl Labelled {
             straddling += usize::from(touching && !inside);
             if inside { label(id) } else { IGNORED }
         });
-        Self { labels: labels.collect(), input_ids: encoded.ids, straddling, unterminated: 0 }
+        Self { labels: labels.collect(), input_ids: encoded.ids, straddling, ..Self::default() }
     }
 
     fn push(&mut self, id: u32, trained: bool) {
@@ -73,18 +90,18 @@ fn label(id: u32) -> i32 {
 ///
 /// # Errors
 /// When the template refuses it, or the trained part can't be located exactly.
-pub fn label_sample(sample: &Sample, tokenizer: &ChatTokenizer, train_on: TrainOn) -> Result<Labelled, RowFault> {
+pub fn label_sample(sample: &Sample, tokenizer: &ChatTokenizer, options: LabelOptions) -> Result<Labelled, RowFault> {
     let labelled = match (sample, tokenizer.template()) {
         (Sample::Conversation(conversation), Some(template)) => {
-            label_conversation(conversation, template, tokenizer, train_on)?
+            label_conversation(conversation, template, tokenizer, options)?
         }
         (Sample::PromptCompletion { prompt, completion }, Some(template)) => {
             let messages = vec![Message::new("user", prompt), Message::new("assistant", completion)];
-            label_conversation(&Conversation { messages, tools: None }, template, tokenizer, train_on)?
+            label_conversation(&Conversation { messages, tools: None }, template, tokenizer, options)?
         }
         (Sample::Conversation(_), None) => return Err(RowFault::NoTemplate),
         (Sample::PromptCompletion { prompt, completion }, None) => {
-            let start = if train_on == TrainOn::All { 0 } else { prompt.len() };
+            let start = if options.train_on == TrainOn::All { 0 } else { prompt.len() };
             label_plain(&format!("{prompt}{completion}"), start, tokenizer)?
         }
         (Sample::Text(text), _) => label_plain(text, 0, tokenizer)?,
@@ -118,20 +135,26 @@ fn label_conversation(
     conversation: &Conversation,
     template: &ChatTemplate,
     tokenizer: &ChatTokenizer,
-    train_on: TrainOn,
+    options: LabelOptions,
 ) -> Result<Labelled, RowFault> {
-    let turns = Turns { conversation, template, stops: tokenizer.stop_tokens().collect() };
-    let (text, trained, unterminated) = match (train_on, template.has_generation_blocks()) {
-        (TrainOn::All, _) => {
-            let text = turns.render(conversation.messages.len(), false)?;
-            let whole = std::iter::once(0..text.len()).collect();
-            (text, whole, 0)
-        }
+    let LabelOptions { train_on, thinking } = options;
+    let mut conversation = Cow::Borrowed(conversation);
+    if thinking == Thinking::Drop {
+        conversation.to_mut().messages.iter_mut().for_each(thinking::drop_thoughts);
+    }
+    let turns = Turns { conversation: &conversation, template, stops: tokenizer.stop_tokens().collect() };
+    let (text, mut trained, unterminated) = match (train_on, template.has_generation_blocks()) {
+        (TrainOn::All, _) => turns.whole()?,
         (_, true) => turns.marked(train_on)?,
         (_, false) => turns.located(train_on)?,
     };
+    if thinking == Thinking::Mask {
+        trained = thinking::without(&trained, &thinking::spans(&text));
+    }
     let mut labelled = Labelled::new(tokenizer.encode_ranges(&text)?, &trained);
     labelled.unterminated = unterminated;
+    let thoughts = conversation.messages.iter().filter(|message| message.is_assistant()).flat_map(thinking::thoughts);
+    labelled.thoughts_left_out = thoughts.filter(|thought| !text.contains(thought)).count();
     Ok(labelled)
 }
 
@@ -157,17 +180,44 @@ impl Turns<'_> {
         Ok(self.template.render(self.rendering(messages, add_generation_prompt))?)
     }
 
+    fn trained(&self, turn: usize) -> bool {
+        self.conversation.messages[turn].trained
+    }
+
     fn assistant_turns(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
         let messages = self.conversation.messages.iter().enumerate();
         messages.filter(|(_, message)| message.is_assistant()).map(|(index, _)| index)
     }
 
+    /// Everything but the turns that the row takes out.
+    fn whole(&self) -> Result<Located, RowFault> {
+        let text = self.render(self.conversation.messages.len(), false)?;
+        let mut untrained = Vec::new();
+        for (turn, message) in self.conversation.messages.iter().enumerate().filter(|(_, message)| !message.trained) {
+            if !message.is_assistant() {
+                let why = format!("it is the {}'s, and can't be left out of train_on = \"all\"", message.role);
+                return Err(RowFault::Message { index: turn, why });
+            }
+            let start = self.start(turn, &text)?;
+            untrained.push(start..self.end(turn, start, &text)?.0);
+        }
+        let whole = 0..text.len();
+        Ok((text, thinking::without(slice::from_ref(&whole), &untrained), 0))
+    }
+
     /// By the template's own `{% generation %}` blocks.
     fn marked(&self, train_on: TrainOn) -> Result<Located, RowFault> {
         let (text, mut ranges) = self.template.render_marked(self.rendering(&self.conversation.messages, false))?;
-        if let (TrainOn::LastAssistant, Some(last)) = (train_on, self.assistant_turns().next_back()) {
-            let start = self.start(last, &text)?;
-            ranges.retain(|range| start <= range.start);
+        let last = self.assistant_turns().next_back();
+        let wanted = |turn: usize| self.trained(turn) && (train_on != TrainOn::LastAssistant || Some(turn) == last);
+        if !self.assistant_turns().all(wanted) {
+            // A block belongs to the last turn that starts before it.
+            let starts: Result<Vec<(usize, bool)>, RowFault> =
+                self.assistant_turns().map(|turn| Ok((self.start(turn, &text)?, wanted(turn)))).collect();
+            let starts = starts?;
+            ranges.retain(|range| {
+                starts.iter().rev().find(|(start, _)| *start <= range.start).is_some_and(|(_, wanted)| *wanted)
+            });
         }
         let unterminated = ranges.iter().filter(|range| self.closing(&text[(*range).clone()]).is_none()).count();
         Ok((text, ranges, unterminated))
@@ -181,7 +231,7 @@ impl Turns<'_> {
             TrainOn::LastAssistant => self.assistant_turns().count().saturating_sub(1),
             TrainOn::Assistant | TrainOn::All => 0,
         };
-        for turn in self.assistant_turns().skip(skipped) {
+        for turn in self.assistant_turns().skip(skipped).filter(|turn| self.trained(*turn)) {
             let start = self.start(turn, &text)?;
             let (end, terminated) = self.end(turn, start, &text)?;
             if ranges.last().is_some_and(|previous| start < previous.end) {

@@ -6,13 +6,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Findings;
+
 /// What came of one file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
     pub path: PathBuf,
     /// The format that was read or recognised, as the recipe names it.
-    pub format: &'static str,
+    pub format: String,
     pub rows: u64,
+    /// Rows for which the source's filter wasn't true.
+    pub filtered: u64,
+    /// Faulty rows, left out by `max_bad_rows`.
+    pub faulty: u64,
+    /// Examples.
     pub kept: u64,
     pub tokens: u64,
     pub trained_tokens: u64,
@@ -21,47 +30,80 @@ pub struct FileReport {
 }
 
 /// What came of all files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrepareReport {
     pub rows: u64,
+    /// Before weights.
     pub train_examples: u64,
     pub eval_examples: u64,
-    /// Rows left out, by reason.
+    /// Examples in an epoch, after weights.
+    pub epoch_examples: u64,
+    /// Examples left out, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Rows cut to `max_seq_len`.
+    /// Examples cut to `max_seq_len`.
     pub truncated: u64,
     pub tokens: u64,
     pub trained_tokens: u64,
-    /// Tokens of the longest row that was kept, after cutting.
+    /// Tokens of the longest example that was kept, after cutting.
     pub longest: u64,
-    /// Rows with a trained turn that no end token closes.
+    /// Examples by length: the key is the smallest power of two that is not below the tokens.
+    pub lengths: BTreeMap<u64, u64>,
+    /// Examples with a trained turn that no end token closes.
     pub unterminated: u64,
     /// Tokens across the border of a trained range, left untrained.
     pub straddling: u64,
-    /// The train files, then the eval files, in the plan's order.
+    /// Thoughts that the chat template leaves out.
+    pub thoughts_left_out: u64,
+    /// The first faulty rows that were left out.
+    pub faults: Vec<String>,
+    /// Files of a directory that are of no kind that is read.
+    pub skipped_files: Vec<PathBuf>,
     pub files: Vec<FileReport>,
+    pub findings: Findings,
+    /// Examples beyond the number that is looked through for near-duplicates.
+    pub not_compared: u64,
+    /// Why nothing is kept in the cache, when it was to be.
+    #[serde(skip)]
+    pub uncached: Option<String>,
+    /// Whether it was found in the cache.
+    #[serde(skip)]
+    pub cached: bool,
+}
+
+impl PrepareReport {
+    /// What surprises: counts with what they mean.
+    pub fn notes(&self) -> Vec<String> {
+        let notes = [
+            (self.truncated, "rows cut to data.max_seq_len"),
+            (self.straddling, "tokens lie across the border of an answer and are not trained"),
+            (self.thoughts_left_out, "thoughts are left out by the chat template"),
+            (self.not_compared, "examples were looked through for exact duplicates only"),
+            (self.skipped_files.len() as u64, "files in directories of data are of another kind and were not read"),
+        ];
+        let counted = notes.iter().filter(|(count, _)| *count > 0).map(|(count, note)| format!("{count} {note}"));
+        let dropped = self.dropped.iter().map(|(reason, count)| format!("{count} rows dropped: {reason}"));
+        let faulty: u64 = self.files.iter().map(|file| file.faulty).sum();
+        let faulty = (faulty > 0).then(|| format!("{faulty} faulty rows left out:\n  {}", self.faults.join("\n  ")));
+        let uncached = self.uncached.iter().map(|why| format!("prepared data is not kept: {why}"));
+        dropped.chain(faulty).chain(counted).chain(uncached).collect()
+    }
 }
 
 impl fmt::Display for PrepareReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kept = self.train_examples + self.eval_examples;
-        writeln!(f, "{kept} of {} rows kept: {} train, {} eval", self.rows, self.train_examples, self.eval_examples)?;
+        writeln!(f, "{} rows, {kept} examples: {} train, {} eval", self.rows, self.train_examples, self.eval_examples)?;
+        if self.epoch_examples != self.train_examples {
+            writeln!(f, "{} examples in an epoch, by the weights of the sources", self.epoch_examples)?;
+        }
         let share = 100.0 * self.trained_tokens as f64 / self.tokens.max(1) as f64;
         writeln!(
             f,
-            "{} tokens, {} of them trained ({share:.1} %), longest row {}",
+            "{} tokens, {} of them trained ({share:.1} %), longest {}",
             self.tokens, self.trained_tokens, self.longest
         )?;
-        for (reason, count) in &self.dropped {
-            writeln!(f, "{count} rows dropped: {reason}")?;
-        }
-        let notes = [
-            (self.truncated, "rows cut to data.max_seq_len"),
-            (self.unterminated, "rows where no end token closes a trained turn: the model isn't taught to stop there"),
-            (self.straddling, "tokens lie across the border of an answer and are not trained"),
-        ];
-        for (count, note) in notes.iter().filter(|(count, _)| *count > 0) {
-            writeln!(f, "{count} {note}")?;
+        for note in self.notes() {
+            writeln!(f, "{note}")?;
         }
         for file in &self.files {
             write!(
@@ -74,6 +116,9 @@ impl fmt::Display for PrepareReport {
                 file.tokens,
                 file.trained_tokens
             )?;
+            if file.filtered > 0 {
+                write!(f, ", {} filtered out", file.filtered)?;
+            }
             if !file.unused_columns.is_empty() {
                 write!(f, "; not read: {}", file.unused_columns.join(", "))?;
             }

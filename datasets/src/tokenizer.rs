@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use jiff::Zoned;
+use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use crate::conversation::Message;
@@ -47,6 +48,7 @@ pub struct ChatTokenizer {
     pad: Option<u32>,
     add_bos: bool,
     stop_ids: Vec<u32>,
+    fingerprint: [u8; 32],
 }
 
 /// Token ids, and for each the bytes of the text that it stands for.
@@ -61,6 +63,7 @@ impl ChatTokenizer {
     /// # Errors
     /// When either is faulty, a special token is unknown, or an id has no embedding in the base.
     pub fn new(spec: TokenizerSpec) -> Result<Self, DataError> {
+        let fingerprint = fingerprint(&spec);
         let mut tokenizer =
             Tokenizer::from_bytes(&spec.tokenizer_json).map_err(|error| TokenizerError::Parse(error.to_string()))?;
         // Settings that the file may carry from its own training: they would cut, pad or decorate texts unseen.
@@ -94,7 +97,21 @@ impl ChatTokenizer {
         stop_ids.extend(template.as_ref().and_then(|template| end_of_turn(&tokenizer, template)));
         stop_ids.sort_unstable();
         stop_ids.dedup();
-        Ok(Self { tokenizer, template, bos, eos, pad: pad.map(|(id, _)| id), add_bos: spec.add_bos, stop_ids })
+        Ok(Self {
+            tokenizer,
+            template,
+            bos,
+            eos,
+            pad: pad.map(|(id, _)| id),
+            add_bos: spec.add_bos,
+            stop_ids,
+            fingerprint,
+        })
+    }
+
+    /// SHA-256 of everything that decides over token ids and labels.
+    pub(crate) fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
     }
 
     /// The chat template, if the base has one.
@@ -243,6 +260,20 @@ impl DecodeStream<'_> {
         self.shown = self.ids.len();
         Ok(Some(fresh))
     }
+}
+
+fn fingerprint(spec: &TokenizerSpec) -> [u8; 32] {
+    // A template that tells the date gives other texts tomorrow.
+    let dated = spec.chat_template.as_ref().is_some_and(|template| template.contains("strftime_now"));
+    let date = dated.then(|| spec.now.clone().unwrap_or_else(Zoned::now).date().to_string());
+    let names = [&spec.bos_token, &spec.eos_token, &spec.pad_token, &spec.unk_token];
+    let rest = format!("{names:?} {} {:?} {} {date:?}", spec.add_bos, spec.stop_ids, spec.vocab_size);
+    let mut digest = Sha256::new();
+    for part in [&spec.tokenizer_json, spec.chat_template.as_deref().unwrap_or_default().as_bytes(), rest.as_bytes()] {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
 
 fn check_fit(tokenizer: &Tokenizer, vocab_size: usize) -> Result<(), TokenizerError> {

@@ -89,7 +89,8 @@ impl RecipeFile {
                     let list = |path: &str| path.split_once('[').map(|(list, _)| list.to_owned());
                     entries.retain(|(path, _)| {
                         // A list is replaced as a whole.
-                        let replaced = |other: &str| other == path || list(path).is_some_and(|l| list(other) == Some(l));
+                        let replaced =
+                            |other: &str| other == path || list(path).is_some_and(|l| list(other) == Some(l));
                         let known = schema::find(path).is_some() || schema::item(path).is_some();
                         !(known && given.iter().any(|(other, _)| replaced(other)))
                     });

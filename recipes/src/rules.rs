@@ -119,8 +119,7 @@ fn one_warmup(settings: &Settings) -> Option<Diagnostic> {
 fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
     let sources = settings.tables("source").into_iter();
     let held_out = sources.map(|(prefix, _)| format!("{prefix}split")).any(|split| is(settings, &split, "eval"));
-    let nothing =
-        !held_out && !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
+    let nothing = !held_out && !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
     // A faulty split is reported already.
     let known = settings.value("data.eval").is_some() && settings.value("data.eval_fraction").is_some();
     (number(settings, "evaluation.every") > 0.0 && nothing && known).then(|| {
@@ -177,9 +176,9 @@ fn templates_have_answers(settings: &Settings) -> Vec<Diagnostic> {
                     .label("remove this"),
             ),
             (false, None) if kind.value.is_some() => Some(
-                Diagnostic::error("a template needs `assistant`, the answer to learn").at(kind.place.clone()).label(
-                    "write, say, assistant = \"{styled}\" below",
-                ),
+                Diagnostic::error("a template needs `assistant`, the answer to learn")
+                    .at(kind.place.clone())
+                    .label("write, say, assistant = \"{styled}\" below"),
             ),
             _ => None,
         }

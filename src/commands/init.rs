@@ -72,7 +72,7 @@ fn recipe(args: &Init, named: &Base, base: &tonfall_adapters::BaseModel, max_seq
 
 /// What was seen, as comments.
 fn header(model: &tonfall_adapters::ModelDescription, seen: &PreparedDataset) -> String {
-    let format = seen.report.files.first().map_or("", |file| file.format);
+    let format = seen.report.files.first().map_or("", |file| file.format.as_str());
     format!(
         "# base: {:?}, {} layers, {} tokens in the vocabulary, context of {}\n\
          # data: {} rows ({format}), {} tokens, {} of them learned, {} in the longest row\n",

@@ -29,7 +29,7 @@ impl Workshop {
         let workshop = Self { dir };
         write_model(&workshop.path("base"));
         fs::write(workshop.path("train.jsonl"), conversations(24)).unwrap();
-        fs::write(workshop.path("eval.jsonl"), conversations(4)).unwrap();
+        fs::write(workshop.path("eval.jsonl"), held_out()).unwrap();
         let prompts = r#"{"prompt": "Where is my parcel?", "expect": ["handover"], "avoid": ["delivery"]}"#;
         fs::write(workshop.path("prompts.jsonl"), format!("{prompts}\n")).unwrap();
         fs::write(workshop.path("recipe.toml"), RECIPE).unwrap();
@@ -84,6 +84,19 @@ merged = true
 "#;
 
 /// JSONL with so many conversations, all different.
+/// Conversations about things that no other one is about.
+fn held_out() -> String {
+    let mut rows = String::new();
+    for thing in ["mirror", "table", "carpet", "clock"] {
+        let row = json!({"messages": [
+            {"role": "user", "content": format!("When will the {thing} that I chose yesterday come?")},
+            {"role": "assistant", "content": format!("Dear guest, we are about to hand over your {thing}.")},
+        ]});
+        writeln!(rows, "{row}").unwrap();
+    }
+    rows
+}
+
 pub(crate) fn conversations(count: usize) -> String {
     let subjects = ["kettle", "lamp", "chair", "radio", "scarf"];
     let mut rows = String::new();

@@ -296,7 +296,7 @@ fn init_writes_a_recipe_that_checks_and_trains() {
     assert!(fs::read_to_string(&recipe).unwrap().contains("max_seq_len = 128"));
     let recipe = recipe.to_str().unwrap();
     let checked = run(workshop.home(), &["check", recipe]).expect(0);
-    assert!(checked.stdout.contains("24 of 24 rows kept"), "{}", checked.stdout);
+    assert!(checked.stdout.contains("24 rows, 24 examples"), "{}", checked.stdout);
     run(workshop.home(), &["--quiet", "train", recipe, "--set", "training.max_steps=1", "--run-name", "m"]).expect(0);
     assert!(Path::new(&workshop.path("runs/m").join(ADAPTER)).is_file());
 }

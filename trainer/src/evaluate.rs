@@ -4,7 +4,7 @@
 //! Must not depend on: optimisation, run directories.
 
 use serde::{Deserialize, Serialize};
-use tonfall_datasets::{Batch, ChatTokenizer, DataError, Example, HeldOutPrompt};
+use tonfall_datasets::{Batch, ChatTokenizer, DataError, Examples, HeldOutPrompt};
 
 use crate::adherence::{Adherence, uses};
 use crate::error::TrainError;
@@ -39,16 +39,17 @@ pub struct Sample {
 /// Mean loss and number of trained tokens over `examples`, `micro_batch_size` at a time; `None` without examples.
 pub(crate) fn loss(
     model: &Decoder,
-    examples: &[Example],
+    examples: &Examples,
     micro_batch_size: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Option<(f64, u64)> {
     let (mut sum, mut tokens) = (0.0, 0);
-    for (index, group) in examples.chunks(micro_batch_size.max(1)).enumerate() {
-        let batch = Batch::new(group.iter());
+    for start in (0..examples.len()).step_by(micro_batch_size.max(1)) {
+        let end = examples.len().min(start + micro_batch_size.max(1));
+        let batch = Batch::new((start..end).filter_map(|index| examples.get(index)));
         sum += micro_batch::loss(model, &batch, true);
         tokens += batch.trained_tokens() as u64;
-        progress(((index + 1) * micro_batch_size).min(examples.len()) as u64, examples.len() as u64);
+        progress(end as u64, examples.len() as u64);
     }
     (tokens > 0).then(|| (sum / tokens as f64, tokens))
 }

@@ -139,7 +139,7 @@ pub fn replay(
     for (step, batch) in steps.batches.iter().enumerate() {
         let examples: Vec<Example> =
             batch.sequences.iter().map(|s| Example::new(s.input_ids.clone(), s.labels.clone())).collect();
-        let batch = Batch::new(examples.iter());
+        let batch = Batch::new(examples.into_iter());
         let trained = batch.trained_tokens();
         let pass = TrainingPass {
             scale: (trained as f32).recip(),
@@ -216,7 +216,7 @@ pub fn lora_gradients(
     let mut model = Loader { base, options, compute, progress: &mut |_, _| () }.load()?;
     lora::attach_existing(&mut model, adapter, 0.0, &compute.device)?;
     let labels = ids.iter().map(|id| *id as i32).collect();
-    let batch = Batch::new(std::iter::once(&Example::new(ids.to_vec(), labels)));
+    let batch = Batch::new(std::iter::once(Example::new(ids.to_vec(), labels)));
     let trained = batch.trained_tokens();
     let dropout = DropoutKey { seed: 0, step: 0, micro_batch: 0 };
     let pass = TrainingPass { scale: (trained as f32).recip(), recompute, dropout };

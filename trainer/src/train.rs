@@ -14,7 +14,7 @@ use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
 use tonfall_recipes::checkpoint::CheckpointWriter;
 use tonfall_recipes::events::{EventKind, EventLog};
-use tonfall_recipes::plan::{AdapterKind, Plan, Recompute};
+use tonfall_recipes::plan::{AdapterKind, Plan, Recompute, Severity};
 use tonfall_recipes::run_dir::RunDir;
 
 use crate::checkpoint::{self, TrainerState};
@@ -163,7 +163,7 @@ impl<'a> Run<'a> {
         let device = &compute.device;
         let sampler = Sampler::new(&data.train, plan);
         let total_steps = total_steps(plan, sampler.steps_per_epoch());
-        let longest = data.train.iter().chain(&data.eval).map(|example| example.input_ids.len()).max();
+        let longest = data.train.lengths().into_iter().chain(data.eval.lengths()).max();
         let context = job.base.description().max_position_embeddings;
         if let Some(tokens) = longest.filter(|tokens| *tokens > context) {
             return Err(TrainError::Context { tokens, context });
@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
             Some(dir) => checkpoint::read(dir, &mut model.params, &mut optimizer, device)?,
             None => TrainerState::default(),
         };
-        let (recompute, why) = recompute(plan, job.base, data);
+        let (recompute, why) = recompute(plan, job.base, &sampler, data);
         let learning_rate = LearningRate {
             peak: plan.training.learning_rate,
             schedule: plan.training.schedule,
@@ -223,13 +223,16 @@ impl<'a> Run<'a> {
             trainable_parameters: trained as u64,
         })?;
         self.event(data)?;
-        let counts = [
-            (report.truncated, "rows were cut to data.max_seq_len"),
-            (report.unterminated, "rows have a trained turn that no end token closes: stopping is not learned there"),
-            (report.straddling, "tokens lie across the border of a trained range and are not trained"),
-        ];
-        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
-            self.event(EventKind::Notice { message: format!("{count} {what}") })?;
+        let warnings = report.findings.of(Severity::Warn, &self.job.plan.audit);
+        let packed = self.sampler.packing_efficiency().map(|share| {
+            format!(
+                "{} sequences hold the examples, {:.1} % of their room filled",
+                self.sampler.sequences(),
+                100.0 * share
+            )
+        });
+        for message in report.notes().into_iter().chain(warnings).chain(packed) {
+            self.event(EventKind::Notice { message })?;
         }
         self.event(EventKind::Notice { message: recompute })
     }
@@ -433,10 +436,8 @@ fn warmup_steps(plan: &Plan, total_steps: u64) -> u64 {
 }
 
 /// Whether blocks are computed again in the backward pass, and the sentence that says why.
-fn recompute(plan: &Plan, base: &BaseModel, data: &PreparedDataset) -> (bool, String) {
-    let mut lengths: Vec<usize> = data.train.iter().map(|example| example.input_ids.len()).collect();
-    lengths.sort_unstable_by(|a, b| b.cmp(a));
-    let tokens: usize = lengths.iter().take(plan.training.micro_batch_size).sum();
+fn recompute(plan: &Plan, base: &BaseModel, sampler: &Sampler, data: &PreparedDataset) -> (bool, String) {
+    let tokens = sampler.largest_micro_batch(&data.train);
     let mib = |recompute| memory::activation_bytes(base.description(), tokens, recompute) >> 20;
     let (with, without) = (mib(true), mib(false));
     let available = memory::available().map(|bytes| bytes >> 20);

@@ -1,9 +1,9 @@
 //! Exactly which tokens are trained.
 
-use tonfall_recipes::plan::TrainOn;
+use tonfall_recipes::plan::{Thinking, TrainOn};
 
 use super::tiny::{CHATML, chatml, conversation, spec, tokenizer_json};
-use crate::{ChatTokenizer, Conversation, IGNORED, Labelled, Message, RowFault, Sample, label_sample};
+use crate::{ChatTokenizer, Conversation, IGNORED, LabelOptions, Labelled, Message, RowFault, Sample};
 
 fn with_template(template: &str, eos: Option<&str>) -> ChatTokenizer {
     ChatTokenizer::new(spec(Some(template), eos)).expect("a sound tokenizer")
@@ -24,6 +24,10 @@ fn trained(tokenizer: &ChatTokenizer, labelled: &Labelled) -> Vec<String> {
     }
     let texts = stretches.iter().filter(|ids| !ids.is_empty()).map(|ids| tokenizer.decode_with_special(ids));
     texts.collect::<Result<_, _>>().expect("ids of this tokenizer")
+}
+
+fn label_sample(sample: &Sample, tokenizer: &ChatTokenizer, train_on: TrainOn) -> Result<Labelled, RowFault> {
+    crate::label_sample(sample, tokenizer, LabelOptions { train_on, thinking: Thinking::Keep })
 }
 
 fn label(tokenizer: &ChatTokenizer, sample: &Sample, train_on: TrainOn) -> Labelled {
@@ -209,4 +213,38 @@ fn what_a_base_lacks_is_said() {
     assert!(matches!(talk, Err(RowFault::NoTemplate)), "{talk:?}");
     let text = label_sample(&Sample::Text("one".to_owned()), &bare, TrainOn::All);
     assert!(matches!(text, Err(RowFault::NoEndToken)), "{text:?}");
+}
+
+#[test]
+fn a_message_can_be_taken_out_of_the_loss() {
+    let mut messages: Vec<Message> = TALK.iter().map(|(role, content)| Message::new(*role, *content)).collect();
+    messages[2].trained = false;
+    let sample = Sample::Conversation(Conversation { messages, tools: None });
+    for tokenizer in [chatml(), with_template(MARKED, Some("<|im_end|>"))] {
+        let labelled = label(&tokenizer, &sample, TrainOn::Assistant);
+        assert_eq!(trained(&tokenizer, &labelled), ["Bye\n<|im_end|>"]);
+    }
+    let tokenizer = chatml();
+    let stretches = trained(&tokenizer, &label(&tokenizer, &sample, TrainOn::All));
+    assert!(stretches.len() == 2 && !stretches.concat().contains("Grüße"), "{stretches:?}");
+}
+
+#[test]
+fn thoughts_are_kept_dropped_or_masked() {
+    let tokenizer = chatml();
+    let talk = conversation(&[("user", "1?"), ("assistant", "<think>hm</think>\n\none")]);
+    let with = |thinking| {
+        let options = LabelOptions { train_on: TrainOn::Assistant, thinking };
+        let labelled = crate::label_sample(&talk, &tokenizer, options).expect("labelled");
+        let text = tokenizer.decode_with_special(&labelled.input_ids).expect("its own ids");
+        (trained(&tokenizer, &labelled).concat(), text.contains("<think>hm</think>"))
+    };
+    assert_eq!(with(Thinking::Keep), ("<think>hm</think>\n\none<|im_end|>".to_owned(), true));
+    assert_eq!(with(Thinking::Mask), ("\n\none<|im_end|>".to_owned(), true));
+    assert_eq!(with(Thinking::Drop), ("one<|im_end|>".to_owned(), false));
+
+    let forgetful = with_template(FORGETFUL, Some("<|im_end|>"));
+    let talk =
+        conversation(&[("user", "1?"), ("assistant", "<think>hm</think>one"), ("user", "2?"), ("assistant", "two")]);
+    assert_eq!(label(&forgetful, &talk, TrainOn::Assistant).thoughts_left_out, 1);
 }

@@ -1,7 +1,9 @@
 //! What the room does as a whole, on files and tokenizers that the tests make.
 
 mod decoding;
+mod formats;
 mod labels;
+mod pipeline;
 mod preparing;
 mod reference;
 mod sources;

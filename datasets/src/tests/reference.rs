@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tonfall_recipes::plan::TrainOn;
+use tonfall_recipes::plan::{Thinking, TrainOn};
 
-use crate::{ChatTemplate, ChatTokenizer, Conversation, Message, Rendering, Sample, TokenizerSpec, label_sample};
+use crate::{
+    ChatTemplate, ChatTokenizer, Conversation, LabelOptions, Message, Rendering, Sample, TokenizerSpec, label_sample,
+};
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/chat").join(name);
@@ -85,7 +87,9 @@ fn conversations_get_the_token_ids_and_labels_of_the_reference() {
         let prompt = tokenizer.render_prompt(&messages).expect(name);
         assert_eq!(prompt, tokenizer.encode(&text(true)).expect(name));
         let sample = Sample::Conversation(Conversation { messages, tools: None });
-        let labelled = label_sample(&sample, &tokenizer, TrainOn::Assistant).expect(name);
+        let labelled =
+            label_sample(&sample, &tokenizer, LabelOptions { train_on: TrainOn::Assistant, thinking: Thinking::Keep })
+                .expect(name);
         assert_eq!(Value::from(labelled.input_ids), expected["input_ids"], "{name}");
         assert_eq!(Value::from(labelled.labels), expected["labels"], "{name}");
         assert_eq!(Value::from(labelled.straddling), expected["straddling"], "{name}");

@@ -5,15 +5,56 @@ use std::path::Path;
 use polars::prelude::{DataFrame, IntoSeries, NamedFrom, ParquetWriter, PlSmallStr, Series, StructChunked};
 use proptest::prelude::*;
 use serde_json::json;
-use tonfall_recipes::plan::{DataFormat, DataPlan};
+use tonfall_recipes::plan::{DataFormat, DataPlan, SourcePlan, Split};
 
 use super::tiny::{plan, write};
-use crate::conversation::Shape;
-use crate::{DataError, Row, Sample, columns, jsonl, read};
+use crate::files::DataFile;
+use crate::format::Layout;
+use crate::samples::build;
+use crate::tasks::Tasks;
+use crate::{DataError, Sample, rows};
 
-fn read_with(plan: &DataPlan, path: &Path) -> Result<Vec<Row>, DataError> {
-    let shape = Shape::resolve(plan, path, &columns(path)?)?;
-    read(path, &shape)
+/// A row with its only sample.
+#[derive(Debug)]
+struct Row {
+    number: u64,
+    sample: Sample,
+}
+
+pub(super) fn source(format: DataFormat) -> SourcePlan {
+    SourcePlan {
+        files: Vec::new(),
+        split: Split::Train,
+        format,
+        columns: std::collections::BTreeMap::new(),
+        filter: None,
+        weight: 1.0,
+        language: None,
+        no_answer: None,
+    }
+}
+
+/// The samples of a file, row by row, up to the first fault.
+pub(super) fn samples(path: &Path, source: &SourcePlan) -> Result<Vec<(u64, Sample)>, DataError> {
+    let file = DataFile::new(path.to_owned())?;
+    let layout = Layout::resolve(&file, source, &[])?;
+    let (tasks, mut all) = (Tasks::new(&[]), Vec::new());
+    rows::read(&file, &mut |chunk| {
+        for row in chunk {
+            let number = row.number;
+            let built = row.parse().and_then(|row| build(&row, &layout, source, &tasks, number));
+            let built = built.map_err(|fault| DataError::row(path, number, fault))?;
+            all.extend(built.samples.into_iter().map(|sample| (number, sample)));
+        }
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+fn read_with(data: &DataPlan, path: &Path) -> Result<Vec<Row>, DataError> {
+    let source = SourcePlan { columns: data.columns.clone(), ..source(data.format) };
+    let rows = samples(path, &source)?;
+    Ok(rows.into_iter().map(|(number, sample)| Row { number, sample }).collect())
 }
 
 fn read_lines(text: impl AsRef<[u8]>) -> Result<Vec<Row>, DataError> {
@@ -82,17 +123,17 @@ fn faulty_lines_are_named() {
         (b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}", "not UTF-8: invalid byte at column"),
         (b"{\"other\": 1}", "no column `messages`"),
         (b"{\"messages\": null}", "column `messages` is null"),
-        (b"{\"messages\": \"hello\"}", "expected a sequence"),
+        (b"{\"messages\": \"hello\"}", "expected a list"),
         (b"{\"messages\": []}", "`messages` of the row is empty"),
-        (b"{\"messages\": [7]}", "a message object"),
-        (b"{\"messages\": [{\"role\": 7, \"content\": \"a\"}]}", "expected text"),
-        (b"{\"messages\": [{\"role\": \"user\", \"content\": 7}]}", "expected text, null or a list"),
-        (b"{\"messages\": [{\"content\": \"a\"}]}", "without `role`"),
-        (b"{\"messages\": [{\"role\": \"user\"}]}", "without `content`"),
+        (b"{\"messages\": [7]}", "message 0: it is a number"),
+        (b"{\"messages\": [{\"role\": 7, \"content\": \"a\"}]}", "`role` is a number"),
+        (b"{\"messages\": [{\"role\": \"user\", \"content\": 7}]}", "`content` is a number, not text"),
+        (b"{\"messages\": [{\"content\": \"a\"}]}", "no `role`"),
+        (b"{\"messages\": [{\"role\": \"user\"}]}", "no `content`"),
         (b"{\"messages\": [], \"messages\": []}", "stands twice"),
         (b"{\"messages\": [{\"role\": \"a\", \"role\": \"b\", \"content\": \"\"}]}", "stands twice"),
         (b"{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", "no assistant turn"),
-        (b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"weight\": 0}]}", "`weight` on a message"),
+        (b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\", \"weight\": 0.5}]}", "`weight` is 0.5"),
         (b"{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}], \"tools\": 3}", "`tools` must be a list"),
         (deep.as_bytes(), "recursion limit"),
     ];
@@ -114,7 +155,7 @@ fn files_that_are_none_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let read = |path: &Path| read_with(&plan(Vec::new()), path).expect_err("no data").to_string();
     assert!(read(&folder.path().join("absent.jsonl")).contains("absent.jsonl: No such file"));
-    assert!(read(&write(folder.path(), "a.csv", "text\n")).contains("not a data file"));
+    assert!(read(&write(folder.path(), "a.docx", "text\n")).contains("not a data file"));
     for name in ["empty.jsonl", "empty.parquet"] {
         assert!(read(&write(folder.path(), name, "")).contains("no rows"), "{name}");
     }
@@ -124,34 +165,43 @@ fn files_that_are_none_are_refused() {
 
 #[test]
 fn the_format_is_recognised_or_asked_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let resolve = |names: &[&str], format| {
-        let columns: Vec<String> = names.iter().map(ToString::to_string).collect();
-        Shape::resolve(&DataPlan { format, ..plan(Vec::new()) }, Path::new("x.jsonl"), &columns)
+        let row: serde_json::Map<_, _> = names.iter().map(|name| ((*name).to_owned(), json!("x"))).collect();
+        let file = DataFile::new(write(folder.path(), "x.jsonl", json!(row).to_string())).expect("a file");
+        Layout::resolve(&file, &source(format), &[]).map(|layout| (layout.format.name, layout.unused))
     };
     let auto = |names: &[&str]| resolve(names, DataFormat::Auto);
-    assert_eq!(auto(&["id", "messages"]).expect("one fits").name(), "messages");
-    assert_eq!(auto(&["prompt", "completion"]).expect("one fits").name(), "prompt_completion");
-    assert_eq!(auto(&["prompt", "text"]).expect("one fits").name(), "text");
+    assert_eq!(auto(&["id", "messages"]).expect("one fits"), ("messages", vec!["id".to_owned()]));
+    assert_eq!(auto(&["prompt", "completion"]).expect("one fits").0, "prompt_completion");
+    assert_eq!(auto(&["prompt", "text"]).expect("one fits").0, "text");
+    assert_eq!(auto(&["conversations"]).expect("one fits").0, "sharegpt");
+    assert_eq!(auto(&["instruction", "input", "output"]).expect("one fits").0, "alpaca");
+    assert_eq!(auto(&["prompt", "chosen", "rejected"]).expect("one fits").0, "preference");
+    assert_eq!(auto(&["neutral", "styled"]).expect("one fits").0, "style");
+    assert_eq!(auto(&["term", "forbidden"]).expect("one fits").0, "terminology");
     let none = auto(&["question", "answer"]).expect_err("none fits").to_string();
-    assert!(none.contains("`question`, `answer`") && none.contains("data.format"), "{none}");
+    assert!(none.contains("`answer`, `question`") && none.contains("`format`"), "{none}");
     let several = auto(&["text", "messages"]).expect_err("two fit").to_string();
     assert!(several.contains("messages, text"), "{several}");
-    assert_eq!(resolve(&["text", "messages"], DataFormat::Text).expect("named").name(), "text");
+    assert_eq!(resolve(&["text", "messages"], DataFormat::Text).expect("named").0, "text");
 }
 
 #[test]
 fn a_missing_column_is_named_with_those_that_are_there() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(folder.path(), "a.jsonl", "{\"question\": \"a\", \"answer\": \"b\"}\n");
-    let plan =
-        DataPlan { format: DataFormat::PromptCompletion, prompt_column: "question".to_owned(), ..plan(Vec::new()) };
-    let error = read_with(&plan, &path).expect_err("no completion").to_string();
-    assert!(
-        error.contains("no column `completion`")
-            && error.contains("`question`, `answer`")
-            && error.contains("data.completion_column"),
-        "{error}"
-    );
+    let read = |columns: &[(&str, &str)]| {
+        let columns = columns.iter().map(|(field, column)| ((*field).to_owned(), (*column).to_owned())).collect();
+        samples(&path, &SourcePlan { columns, ..source(DataFormat::PromptCompletion) })
+            .map_err(|error| error.to_string())
+    };
+    let error = read(&[("prompt", "question")]).expect_err("no completion");
+    assert!(error.contains("no column `completion`") && error.contains("`answer`, `question`"), "{error}");
+    let error = read(&[("prompt", "question"), ("competion", "answer")]).expect_err("no such field");
+    assert!(error.contains("`competion`") && error.contains("prompt, completion"), "{error}");
+    let rows = read(&[("prompt", "question"), ("completion", "answer")]).expect("mapped");
+    assert_eq!(rows, [(1, Sample::PromptCompletion { prompt: "a".to_owned(), completion: "b".to_owned() })]);
 }
 
 fn parquet(path: &Path, columns: Vec<Series>) {
@@ -208,10 +258,10 @@ fn faulty_parquet_is_refused() {
 
     parquet(&path, vec![Series::new("text".into(), [1_i64, 2])]);
     let numbers = read_with(&plan(Vec::new()), &path).expect_err("numbers").to_string();
-    assert!(numbers.contains("column `text` holds i64, but text is needed"), "{numbers}");
+    assert!(numbers.contains("a.parquet:1: column `text` is a number, expected text"), "{numbers}");
     parquet(&path, vec![Series::new("messages".into(), ["[]", "[]"])]);
     let texts = read_with(&plan(Vec::new()), &path).expect_err("texts").to_string();
-    assert!(texts.contains("holds str, but a list of structs"), "{texts}");
+    assert!(texts.contains("a.parquet:1: `messages` of the row is empty"), "{texts}");
 }
 
 #[test]
@@ -239,16 +289,9 @@ fn no_damaged_byte_of_parquet_ends_the_process() {
 
 proptest! {
     #[test]
-    fn no_line_makes_the_survey_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), shape in 0..3_usize) {
-        let text = || "text".to_owned();
-        let shape = match shape {
-            0 => Shape::Messages { column: "messages".to_owned() },
-            1 => Shape::Text { column: text() },
-            _ => Shape::PromptCompletion { prompt: text(), completion: "messages".to_owned() },
-        };
-        let _ = jsonl::survey_line(&bytes, &shape);
-        let like_a_row = [b"{\"messages\":[{\"role\":\"user\",\"content\":", bytes.as_slice(), b"}]}"].concat();
-        let _ = jsonl::survey_line(&like_a_row, &shape);
+    fn no_line_makes_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = crate::jsonl::parse(&bytes);
+        let _ = crate::jsonl::parse(&[b"{\"messages\":[{\"role\":\"user\",\"content\":", bytes.as_slice(), b"}]}"].concat());
     }
 
     #[test]

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tonfall_recipes::plan::{DataFormat, DataPlan, Overflow, TrainOn};
+use tonfall_recipes::Plan;
+use tonfall_recipes::plan::{
+    AdapterPlan, AuditPlan, Base, DataFormat, DataPlan, EvaluationPlan, ExportPlan, LoraPlan, Overflow, Packing,
+    Quantization, Thinking, TrainOn, TrainingPlan,
+};
 
 use crate::{ChatTokenizer, Message, Sample, TokenizerSpec};
 
@@ -60,20 +64,42 @@ pub(super) fn conversation(turns: &[(&str, &str)]) -> Sample {
     Sample::Conversation(crate::Conversation { messages, tools: None })
 }
 
+/// A plan with this data and defaults.
+pub(super) fn with(data: DataPlan) -> Plan {
+    Plan {
+        name: "tiny".to_owned(),
+        base: Base::Local("/nowhere".into()),
+        quantization: Quantization::None,
+        allow_download: false,
+        seed: 7,
+        output_dir: "/nowhere".into(),
+        adapter: AdapterPlan::default(),
+        lora: LoraPlan::default(),
+        data,
+        source: Vec::new(),
+        template: Vec::new(),
+        audit: AuditPlan::default(),
+        training: TrainingPlan::default(),
+        evaluation: EvaluationPlan::default(),
+        export: ExportPlan::default(),
+    }
+}
+
 pub(super) fn plan(train: Vec<PathBuf>) -> DataPlan {
     DataPlan {
         train,
         eval: Vec::new(),
         eval_fraction: 0.0,
         format: DataFormat::Auto,
-        messages_column: "messages".to_owned(),
-        prompt_column: "prompt".to_owned(),
-        completion_column: "completion".to_owned(),
-        text_column: "text".to_owned(),
+        columns: std::collections::BTreeMap::new(),
+        max_bad_rows: 0,
         train_on: TrainOn::Assistant,
+        thinking: Thinking::Keep,
         max_seq_len: 4096,
         overflow: Overflow::Error,
+        packing: Packing::Off,
         shuffle: true,
+        cache: true,
     }
 }
 

@@ -208,10 +208,7 @@ fn types_of_tables_and_keys() {
     assert_eq!(messages(&format!("{RIGHT}[training.beta1]\nx = 1"), &[]).len(), 1);
     assert_eq!(messages(&format!("{RIGHT}[lora.deep]\nx = 1"), &[]), ["unknown table `lora.deep`"]);
     assert_eq!(messages(&format!("\"lora.rank\" = 3\n{RIGHT}"), &[]), ["unknown key `\"lora.rank\"`"]);
-    assert_eq!(
-        messages("base = \"model\"\ndata.train = []", &[]),
-        ["there is nothing to train on"]
-    );
+    assert_eq!(messages("base = \"model\"\ndata.train = []", &[]), ["there is nothing to train on"]);
     assert_eq!(messages("base = \"a\\u0000b\"\ndata.train = \"model\"", &[]).len(), 1);
 }
 

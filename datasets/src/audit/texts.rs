@@ -1,0 +1,196 @@
+//! What single texts show: damage, emptiness, languages, secrets.
+//!
+//! Responsible for: findings in one sample. Must not depend on: other samples.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use tonfall_recipes::plan::AuditRule;
+
+use crate::conversation::{Message, Sample};
+use crate::tasks::primary;
+
+/// Characters of a text that is no text for a conversation any more.
+const LONG: usize = 1_000_000;
+/// Characters from which on a language can be told.
+const ENOUGH: usize = 80;
+
+struct Pattern {
+    rule: AuditRule,
+    what: &'static str,
+    regex: LazyLock<Regex>,
+}
+
+macro_rules! pattern {
+    ($rule:ident, $what:literal, $regex:literal) => {
+        Pattern {
+            rule: AuditRule::$rule,
+            what: $what,
+            regex: LazyLock::new(|| Regex::new($regex).expect("a test compiles every pattern")),
+        }
+    };
+}
+
+static PATTERNS: [Pattern; 9] = [
+    // UTF-8 read as Latin-1 or Windows-1252: a lead byte and a continuation byte as two characters.
+    pattern!(
+        Mojibake,
+        "UTF-8 read as Latin-1",
+        r"Ã[\u{80}-\u{BF}ŸœžŠšŒŽ„“”‘’–—…†‡€‚ƒˆ‰‹›•˜™]|â€[\u{80}-\u{BF}œžŸ™˜“”¦¢]|Â[\u{A0}-\u{BF}]"
+    ),
+    pattern!(Mojibake, "a replacement character", "\u{FFFD}"),
+    pattern!(PersonalData, "an e-mail address", r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"),
+    pattern!(PersonalData, "an IBAN", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"),
+    pattern!(Secrets, "a private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    pattern!(Secrets, "an access key of AWS", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    pattern!(Secrets, "a token of GitHub", r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{50,})\b"),
+    pattern!(Secrets, "an API key", r"\b(?:sk|pk|rk)[-_](?:live|test|proj|ant)?[-_]?[A-Za-z0-9_-]{24,}\b"),
+    pattern!(Secrets, "a password", r#"(?i)\b(?:password|passwort|kennwort)\s*[:=]\s*[^\s"'{}<>]{6,}"#),
+];
+
+/// What is wrong with a sample, each kind of finding once.
+pub(crate) fn inspect(sample: &Sample, language: Option<&str>) -> Vec<(AuditRule, String)> {
+    let mut findings = Vec::new();
+    for (speaker, text) in texts(sample) {
+        if text.trim().is_empty() {
+            findings.push((AuditRule::EmptyText, format!("the {speaker}'s text is empty")));
+        }
+        if text.len() > LONG {
+            findings.push((AuditRule::LongText, format!("the {speaker}'s text has {} bytes", text.len())));
+        }
+        for pattern in &PATTERNS {
+            let hit = pattern.regex.find_iter(text).find(|hit| pattern.what != "an IBAN" || is_iban(hit.as_str()));
+            if let Some(hit) = hit {
+                findings.push((pattern.rule, shown(pattern, hit.as_str())));
+            }
+        }
+        let wanted = language.filter(|_| speaker == "assistant" && text.chars().count() >= ENOUGH);
+        if let Some(found) = wanted.and_then(|wanted| other_language(text, wanted)) {
+            findings.push((AuditRule::Language, format!("an answer seems to be {found}")));
+        }
+    }
+    findings.sort();
+    findings.dedup_by_key(|(rule, _)| *rule);
+    findings
+}
+
+/// Secrets and personal data aren't repeated in reports.
+fn shown(pattern: &Pattern, hit: &str) -> String {
+    match pattern.rule {
+        AuditRule::Mojibake => format!("{}: {hit}", pattern.what),
+        _ => format!("{} of {} characters", pattern.what, hit.chars().count()),
+    }
+}
+
+/// Who says what. A turn that only calls tools says nothing.
+pub(crate) fn texts(sample: &Sample) -> Vec<(&str, &str)> {
+    match sample {
+        Sample::Text(text) => vec![("document", text)],
+        Sample::PromptCompletion { prompt, completion } => vec![("user", prompt), ("assistant", completion)],
+        Sample::Conversation(conversation) => {
+            let says = |message: &&Message| {
+                let is_text = message.fields.get("content").is_none_or(serde_json::Value::is_string);
+                is_text && !message.fields.contains_key("tool_calls") && message.role != "tool"
+            };
+            let spoken = conversation.messages.iter().filter(says);
+            spoken.map(|message| (message.role.as_str(), message.content.as_str())).collect()
+        }
+    }
+}
+
+/// The language of a text, when it is surely another one than `wanted`.
+fn other_language(text: &str, wanted: &str) -> Option<&'static str> {
+    let found = whatlang::detect(text).filter(whatlang::Info::is_reliable)?.lang();
+    let is_wanted = ISO_639.iter().find(|(short, _)| *short == primary(wanted))?.1 == found.code();
+    (!is_wanted).then(|| found.eng_name())
+}
+
+/// ISO 639-1 and 639-3 of the languages that are told apart here; in others nothing is found.
+const ISO_639: [(&str, &str); 14] = [
+    ("de", "deu"),
+    ("en", "eng"),
+    ("fr", "fra"),
+    ("it", "ita"),
+    ("es", "spa"),
+    ("pt", "por"),
+    ("nl", "nld"),
+    ("pl", "pol"),
+    ("cs", "ces"),
+    ("da", "dan"),
+    ("sv", "swe"),
+    ("fi", "fin"),
+    ("ru", "rus"),
+    ("tr", "tur"),
+];
+
+/// ISO 13616: the number, with its first four characters at the end and letters as 10 to 35, is 1 modulo 97.
+fn is_iban(text: &str) -> bool {
+    let plain: Vec<char> = text.chars().filter(|c| *c != ' ').collect();
+    let rotated = plain.iter().skip(4).chain(plain.iter().take(4));
+    let remainder = rotated.fold(0_u32, |remainder, c| match c.to_digit(36) {
+        Some(value @ 0..=9) => (remainder * 10 + value) % 97,
+        Some(value) => (remainder * 100 + value) % 97,
+        None => 96,
+    });
+    (15..=34).contains(&plain.len()) && remainder == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use tonfall_recipes::plan::AuditRule::{self, EmptyText, Language, Mojibake, PersonalData, Secrets};
+
+    use super::{inspect, is_iban};
+    use crate::conversation::Sample;
+
+    fn rules(answer: &str, language: Option<&str>) -> Vec<AuditRule> {
+        let sample = Sample::PromptCompletion { prompt: "Frage?".to_owned(), completion: answer.to_owned() };
+        inspect(&sample, language).into_iter().map(|(rule, _)| rule).collect()
+    }
+
+    #[test]
+    fn each_rule_finds_its_kind_and_nothing_else() {
+        let key = "AKIA".to_owned() + "IOSFODNN7EXAMPLE";
+        let pem = "-----BEGIN RSA PRIVATE".to_owned() + " KEY-----";
+        let cases: [(&str, &[AuditRule]); 14] = [
+            ("Grüße aus Zürich – naïve façade, 20 °C, Ærø, Ångström, ÃO", &[]),
+            ("GrÃ¼ÃŸe", &[Mojibake]),
+            ("it wasnâ€™t", &[Mojibake]),
+            ("20 Â°C", &[Mojibake]),
+            ("Gr\u{FFFD}\u{FFFD}e", &[Mojibake]),
+            (" \n", &[EmptyText]),
+            ("write to anna.muster@example.co.uk", &[PersonalData]),
+            ("IBAN DE89 3704 0044 0532 0130 00.", &[PersonalData]),
+            ("IBAN DE88 3704 0044 0532 0130 00.", &[]),
+            (&key, &[Secrets]),
+            (&pem, &[Secrets]),
+            ("Passwort: geheim123", &[Secrets]),
+            ("Das Passwort ist geheim", &[]),
+            ("a@b", &[]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(rules(text, None), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_repeated() {
+        let sample = Sample::Text("Passwort: geheim123".to_owned());
+        assert!(inspect(&sample, None).iter().all(|(_, detail)| !detail.contains("geheim")));
+    }
+
+    #[test]
+    fn another_language_is_told() {
+        let english =
+            "Thank you very much for your letter, which reached us yesterday. We will answer it within a week.";
+        let german =
+            "Vielen Dank für Ihren Brief, der uns gestern erreicht hat. Wir antworten innerhalb einer Woche darauf.";
+        assert_eq!(rules(english, Some("de-CH")), [Language]);
+        assert!(rules(german, Some("de-CH")).is_empty() && rules("Hello!", Some("de")).is_empty());
+    }
+
+    #[test]
+    fn check_digits() {
+        assert!(is_iban("GB82 WEST 1234 5698 7654 32") && is_iban("CH9300762011623852957"));
+        assert!(!is_iban("GB82 WEST 1234 5698 7654 33") && !is_iban("DE00"));
+    }
+}

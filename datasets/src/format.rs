@@ -1,0 +1,235 @@
+//! What a row is: the formats, their fields, and which of them a file has.
+//!
+//! Responsible for: the table of formats, recognising one by its columns, and reading fields of a row by name.
+//! Must not depend on: what is made of the fields.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tonfall_recipes::plan::{DataFormat, SourcePlan};
+
+use crate::conversation::kind;
+use crate::error::{DataError, RowFault};
+use crate::files::{DataFile, Kind};
+use crate::rows::{self, Row};
+
+/// A format's row in the table.
+#[derive(Debug)]
+pub(crate) struct Format {
+    pub(crate) format: DataFormat,
+    /// As a recipe writes it.
+    pub(crate) name: &'static str,
+    pub(crate) required: &'static [&'static str],
+    optional: &'static [&'static str],
+}
+
+/// Documents of a question, as text or as a list.
+pub(crate) const CONTEXT: [&str; 2] = ["context", "documents"];
+
+const FORMATS: &[Format] = &[
+    Format {
+        format: DataFormat::Messages,
+        name: "messages",
+        required: &["messages"],
+        optional: &["tools", "context", "documents"],
+    },
+    Format {
+        format: DataFormat::Sharegpt,
+        name: "sharegpt",
+        required: &["conversations"],
+        optional: &["system", "tools", "context", "documents"],
+    },
+    Format {
+        format: DataFormat::Alpaca,
+        name: "alpaca",
+        required: &["instruction", "output"],
+        optional: &["input", "system", "context", "documents"],
+    },
+    Format {
+        format: DataFormat::PromptCompletion,
+        name: "prompt_completion",
+        required: &["prompt", "completion"],
+        optional: &["system", "tools", "context", "documents"],
+    },
+    Format { format: DataFormat::Text, name: "text", required: &["text"], optional: &[] },
+    Format {
+        format: DataFormat::Preference,
+        name: "preference",
+        required: &["chosen", "rejected"],
+        optional: &["prompt", "system", "tools", "context", "documents"],
+    },
+    Format { format: DataFormat::Style, name: "style", required: &["styled"], optional: &["neutral", "topic"] },
+    Format {
+        format: DataFormat::Terminology,
+        name: "terminology",
+        required: &["term"],
+        optional: &[
+            "concept",
+            "language",
+            "forbidden",
+            "admitted",
+            "definition",
+            "examples",
+            "subject",
+            "part_of_speech",
+        ],
+    },
+];
+
+/// A file's format, and where its fields are.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub(crate) format: &'static Format,
+    /// Columns by field, as far as they have other names.
+    columns: BTreeMap<String, String>,
+    /// Columns that nothing reads.
+    pub(crate) unused: Vec<String>,
+}
+
+impl Layout {
+    /// The format that the recipe names or, for `auto`, the only one that the file's columns allow.
+    pub(crate) fn resolve(file: &DataFile, source: &SourcePlan, also_read: &[String]) -> Result<Self, DataError> {
+        let present = rows::columns(file)?;
+        let column = |field: &str| source.columns.get(field).map_or(field, String::as_str).to_owned();
+        let fits = |format: &&Format| format.required.iter().all(|field| present.contains(&column(field)));
+        let format = match source.format {
+            _ if file.kind == Kind::Tbx => find(DataFormat::Terminology),
+            DataFormat::Auto => {
+                let fitting: Vec<&'static Format> = FORMATS.iter().filter(fits).collect();
+                match fitting[..] {
+                    [format] => format,
+                    [] => return Err(DataError::UnknownFormat { path: file.path.clone(), present }),
+                    _ => {
+                        let formats = fitting.iter().map(|format| format.name).collect();
+                        return Err(DataError::AmbiguousFormat { path: file.path.clone(), formats });
+                    }
+                }
+            }
+            format => find(format),
+        };
+        let fields: Vec<&str> = format.required.iter().chain(format.optional).copied().collect();
+        if let Some(field) = source.columns.keys().find(|field| !fields.contains(&field.as_str())) {
+            return Err(DataError::UnknownField {
+                path: file.path.clone(),
+                field: field.clone(),
+                format: format.name,
+                fields,
+            });
+        }
+        for field in format.required.iter().map(|field| (*field).to_owned()).chain(source.columns.keys().cloned()) {
+            let column = column(&field);
+            // Of lines, a key that the first ones lack may still come; what a recipe maps must be there.
+            if !present.contains(&column) {
+                return Err(DataError::MissingColumn { path: file.path.clone(), column, field, present });
+            }
+        }
+        let used: Vec<String> = fields.iter().map(|field| column(field)).collect();
+        // Templates may name any column.
+        let unused = match format.format {
+            DataFormat::Style | DataFormat::Terminology => Vec::new(),
+            _ => present.into_iter().filter(|name| !used.contains(name) && !also_read.contains(name)).collect(),
+        };
+        Ok(Self { format, columns: source.columns.clone(), unused })
+    }
+
+    /// The fields of a row.
+    pub(crate) fn fields<'a>(&'a self, row: &'a Row) -> Fields<'a> {
+        Fields { row, columns: &self.columns }
+    }
+}
+
+fn find(format: DataFormat) -> &'static Format {
+    FORMATS.iter().find(|row| row.format == format).unwrap_or(&FORMATS[0])
+}
+
+/// A row, by the format's names.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'a> {
+    row: &'a Row,
+    columns: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Fields<'a> {
+    fn column(&self, field: &'a str) -> &'a str {
+        self.columns.get(field).map_or(field, String::as_str)
+    }
+
+    /// A value that is there and not null.
+    pub(crate) fn value(&self, field: &'a str) -> Option<&'a Value> {
+        self.row.get(self.column(field)).filter(|value| !value.is_null())
+    }
+
+    /// A value that must be there.
+    pub(crate) fn required(&self, field: &'a str) -> Result<&'a Value, RowFault> {
+        let column = self.column(field);
+        match self.row.get(column) {
+            None => Err(RowFault::Missing(column.to_owned())),
+            Some(Value::Null) => Err(RowFault::Null(column.to_owned())),
+            Some(value) => Ok(value),
+        }
+    }
+
+    /// A text that must be there.
+    pub(crate) fn text(&self, field: &'a str) -> Result<&'a str, RowFault> {
+        let value = self.required(field)?;
+        value.as_str().ok_or_else(|| self.no_text(field, value))
+    }
+
+    /// A text that may be missing.
+    pub(crate) fn optional_text(&self, field: &'a str) -> Result<Option<&'a str>, RowFault> {
+        match self.value(field) {
+            None => Ok(None),
+            Some(value) => Ok(Some(value.as_str().ok_or_else(|| self.no_text(field, value))?)),
+        }
+    }
+
+    fn no_text(&self, field: &'a str, value: &Value) -> RowFault {
+        RowFault::Syntax(format!("column `{}` is {}, expected text", self.column(field), kind(value)))
+    }
+
+    /// Several texts: a list, or one text in which `|` parts them, as tables have it.
+    pub(crate) fn texts(&self, field: &'a str) -> Result<Vec<String>, RowFault> {
+        match self.value(field) {
+            None => Ok(Vec::new()),
+            Some(Value::String(text)) => {
+                Ok(text.split('|').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect())
+            }
+            Some(Value::Array(items)) => items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| self.no_text(field, item)))
+                .collect(),
+            Some(other) => Err(self.no_text(field, other)),
+        }
+    }
+
+    /// A list, also one that a text holds as JSON, as tables have it.
+    pub(crate) fn list(&self, field: &'a str) -> Result<Vec<Value>, RowFault> {
+        let parsed = match self.required(field)? {
+            Value::Array(items) => return Ok(items.clone()),
+            Value::String(text) => serde_json::from_str(text).ok(),
+            _ => None,
+        };
+        parsed.ok_or_else(|| {
+            let column = self.column(field);
+            let found = self.value(field).map_or("null", kind);
+            RowFault::Syntax(format!("column `{column}` is {found}, expected a list"))
+        })
+    }
+
+    /// What a template may name: every text and number of the row, also under the format's names.
+    pub(crate) fn placeholders(&self) -> BTreeMap<&'a str, String> {
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let mut named: BTreeMap<&'a str, String> =
+            self.row.iter().filter_map(|(column, value)| Some((column.as_str(), text(value)?))).collect();
+        for (field, column) in self.columns {
+            if let Some(text) = self.row.get(column).and_then(text) {
+                named.insert(field, text);
+            }
+        }
+        named
+    }
+}

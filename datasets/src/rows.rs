@@ -1,0 +1,128 @@
+//! Files → rows, a chunk at a time, so that a file may be larger than memory.
+//!
+//! Responsible for: one shape for the rows of every kind of file. Must not depend on: what a row means.
+
+use serde_json::{Map, Value};
+
+use crate::error::{DataError, RowFault};
+use crate::files::{DataFile, Kind};
+use crate::{delimited, jsonl, parquet, tbx};
+
+/// A row as its file has it, by column.
+pub(crate) type Row = Map<String, Value>;
+
+/// A row that may still have to be parsed.
+pub(crate) struct RawRow {
+    /// Line in a file of text, number from 1 in others.
+    pub(crate) number: u64,
+    pub(crate) content: Content,
+}
+
+pub(crate) enum Content {
+    /// A line of JSON.
+    Line(Vec<u8>),
+    Row(Row),
+    Fault(RowFault),
+}
+
+impl RawRow {
+    /// The row, parsed.
+    pub(crate) fn parse(self) -> Result<Row, RowFault> {
+        match self.content {
+            Content::Line(bytes) => jsonl::parse(&bytes),
+            Content::Row(row) => Ok(row),
+            Content::Fault(fault) => Err(fault),
+        }
+    }
+
+    /// Bytes of the file that it takes, as far as that is known.
+    pub(crate) fn bytes(&self) -> u64 {
+        match &self.content {
+            Content::Line(bytes) => bytes.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// Rows are handed on when there are so many,
+const CHUNK_ROWS: usize = 2048;
+/// or when they take so many bytes.
+const CHUNK_BYTES: u64 = 8 << 20;
+/// Files that are read as a whole are not larger.
+pub(crate) const WHOLE_BYTES: u64 = 1 << 30;
+
+/// Gathers rows and hands them on.
+pub(crate) struct Chunks<'a> {
+    rows: Vec<RawRow>,
+    bytes: u64,
+    each: &'a mut dyn FnMut(Vec<RawRow>) -> Result<(), DataError>,
+}
+
+impl Chunks<'_> {
+    pub(crate) fn push(&mut self, number: u64, content: Content) -> Result<(), DataError> {
+        let row = RawRow { number, content };
+        self.bytes += row.bytes();
+        self.rows.push(row);
+        if self.rows.len() >= CHUNK_ROWS || self.bytes >= CHUNK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), DataError> {
+        self.bytes = 0;
+        if self.rows.is_empty() { Ok(()) } else { (self.each)(std::mem::take(&mut self.rows)) }
+    }
+}
+
+/// Calls `each` with all rows of a file, in order.
+pub(crate) fn read(
+    file: &DataFile,
+    each: &mut dyn FnMut(Vec<RawRow>) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let mut chunks = Chunks { rows: Vec::new(), bytes: 0, each };
+    match file.kind {
+        Kind::JsonLines => jsonl::read(file, &mut chunks)?,
+        Kind::Json => jsonl::read_list(file, &mut chunks)?,
+        Kind::Parquet => parquet::read(file, &mut chunks)?,
+        Kind::Csv | Kind::Tsv => delimited::read(file, &mut chunks)?,
+        Kind::Tbx => tbx::read(file, &mut chunks)?,
+        Kind::Text => {
+            let text = file.text(WHOLE_BYTES)?;
+            chunks.push(1, Content::Row(Row::from_iter([("text".to_owned(), Value::String(text))])))?;
+        }
+    }
+    chunks.flush()
+}
+
+/// The columns of a file: those of a table, or the keys of its first rows.
+///
+/// # Errors
+/// When the file can't be read or has no rows.
+pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
+    if file.kind == Kind::Parquet {
+        return parquet::columns(&file.path);
+    }
+    let mut columns: Vec<String> = Vec::new();
+    let (mut rows, mut first_fault) = (0, None);
+    let mut look = |chunk: Vec<RawRow>| {
+        for row in chunk {
+            let number = row.number;
+            rows += 1;
+            match row.parse() {
+                Ok(row) => columns.extend(row.into_iter().map(|(key, _)| key)),
+                Err(fault) => drop(first_fault.get_or_insert((number, fault))),
+            }
+        }
+        columns.sort_unstable();
+        columns.dedup();
+        // The first chunk is enough.
+        Err(DataError::Enough)
+    };
+    match read(file, &mut look) {
+        Ok(()) | Err(DataError::Enough) => {}
+        Err(error) => return Err(error),
+    }
+    match first_fault {
+        _ if rows == 0 => Err(DataError::Empty { path: file.path.clone() }),
+        Some((number, fault)) if columns.is_empty() => Err(DataError::row(&file.path, number, fault)),
+        _ => Ok(columns),
+    }
+}

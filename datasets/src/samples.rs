@@ -1,0 +1,273 @@
+//! Rows → samples: what each format says.
+//!
+//! Responsible for: messages, ShareGPT, Alpaca, pairs, texts and preferences, and documents before a question. Style and
+//! terms are made in [`crate::tasks`].
+//! Must not depend on: files, tokenizers.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use tonfall_recipes::plan::{DataFormat, SourcePlan, TemplateKind};
+
+use crate::conversation::{Conversation, Message, Sample, kind};
+use crate::error::RowFault;
+use crate::format::{CONTEXT, Fields, Layout};
+use crate::rows::Row;
+use crate::tasks::Tasks;
+
+/// What a row gives.
+#[derive(Debug, Default)]
+pub(crate) struct Built {
+    pub(crate) samples: Vec<Sample>,
+    /// Rows of one group go to one side of the split.
+    pub(crate) group: Option<String>,
+}
+
+/// The samples of a row. `key` decides what is chosen at random.
+pub(crate) fn build(
+    row: &Row,
+    layout: &Layout,
+    source: &SourcePlan,
+    tasks: &Tasks,
+    key: u64,
+) -> Result<Built, RowFault> {
+    let fields = layout.fields(row);
+    let conversation = match layout.format.format {
+        DataFormat::Style => return tasks.style(fields, source.language.as_deref(), key),
+        DataFormat::Terminology => return tasks.terms(fields, source.language.as_deref(), key),
+        DataFormat::Text => {
+            let text = fields.text("text")?.to_owned();
+            return Ok(Built { samples: vec![Sample::Text(text).validate()?], group: None });
+        }
+        DataFormat::Messages | DataFormat::Auto => {
+            Conversation { messages: messages(fields.list("messages")?)?, tools: tools(fields)? }
+        }
+        DataFormat::Sharegpt => sharegpt(fields)?,
+        DataFormat::Alpaca => alpaca(fields)?,
+        DataFormat::PromptCompletion => match pair(fields, source)? {
+            Sample::Conversation(conversation) => conversation,
+            pair => return Ok(Built { samples: vec![pair.validate()?], group: None }),
+        },
+        DataFormat::Preference => preference(fields)?,
+    };
+    let conversation = with_context(conversation, fields, source, tasks, key)?;
+    Ok(Built { samples: vec![Sample::Conversation(conversation).validate()?], group: None })
+}
+
+fn messages(list: Vec<Value>) -> Result<Vec<Message>, RowFault> {
+    let messages = list.into_iter().enumerate().map(|(index, item)| {
+        let fault = |why| RowFault::Message { index, why };
+        match item {
+            Value::Object(fields) => Message::from_fields(fields).map_err(fault),
+            other => Err(fault(format!("it is {}, not an object", kind(&other)))),
+        }
+    });
+    messages.collect()
+}
+
+/// A list of tools; tables often keep it as a string of JSON.
+fn tools(fields: Fields<'_>) -> Result<Option<Value>, RowFault> {
+    let list = match fields.value("tools") {
+        None => return Ok(None),
+        Some(Value::String(text)) if text.is_empty() => return Ok(None),
+        Some(Value::String(text)) => serde_json::from_str(text).map_err(|_| RowFault::Tools)?,
+        Some(list) => list.clone(),
+    };
+    match list {
+        Value::Array(list) if list.is_empty() => Ok(None),
+        Value::Null => Ok(None),
+        Value::Array(list) => Ok(Some(Value::Array(list))),
+        _ => Err(RowFault::Tools),
+    }
+}
+
+/// Speakers of ShareGPT exports and the roles that they are.
+const SPEAKERS: &[(&str, &str)] = &[
+    ("system", "system"),
+    ("human", "user"),
+    ("user", "user"),
+    ("gpt", "assistant"),
+    ("chatgpt", "assistant"),
+    ("bot", "assistant"),
+    ("model", "assistant"),
+    ("assistant", "assistant"),
+    ("function_call", "call"),
+    ("observation", "tool"),
+    ("tool", "tool"),
+];
+
+fn sharegpt(fields: Fields<'_>) -> Result<Conversation, RowFault> {
+    let system = fields.optional_text("system")?.filter(|text| !text.is_empty());
+    let mut turns: Vec<Message> = system.map(|text| Message::new("system", text)).into_iter().collect();
+    for (index, turn) in fields.list("conversations")?.into_iter().enumerate() {
+        let fault = |why: String| RowFault::Message { index, why };
+        let Value::Object(mut turn) = turn else { return Err(fault(format!("it is {}, not an object", kind(&turn)))) };
+        if turn.contains_key("role") {
+            turns.push(Message::from_fields(turn).map_err(fault)?);
+            continue;
+        }
+        let mut text = |key: &str| match turn.shift_remove(key) {
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(fault(format!("`{key}` is {}, not text", kind(&other)))),
+            None => Err(fault(format!("no `{key}`"))),
+        };
+        let (from, value) = (text("from")?, text("value")?);
+        let Some((_, role)) = SPEAKERS.iter().find(|(speaker, _)| *speaker == from) else {
+            let known: Vec<&str> = SPEAKERS.iter().map(|(speaker, _)| *speaker).collect();
+            return Err(fault(format!("`from` is \"{from}\", none of {}", known.join(", "))));
+        };
+        let mut message = match *role {
+            "call" => Map::from_iter([
+                ("role".to_owned(), "assistant".into()),
+                ("content".to_owned(), Value::Null),
+                ("tool_calls".to_owned(), tool_calls(&value).map_err(fault)?),
+            ]),
+            role => Map::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), value.into())]),
+        };
+        message.extend(turn);
+        turns.push(Message::from_fields(message).map_err(fault)?);
+    }
+    Ok(Conversation { messages: turns, tools: tools(fields)? })
+}
+
+/// `{"name": …, "arguments": …}`, one or a list, as OpenAI's API has it.
+fn tool_calls(text: &str) -> Result<Value, String> {
+    let calls = match serde_json::from_str(text) {
+        Ok(Value::Array(calls)) => calls,
+        Ok(call @ Value::Object(_)) => vec![call],
+        _ => return Err("`value` of a function_call is no JSON of a call".to_owned()),
+    };
+    Ok(calls.into_iter().map(|call| serde_json::json!({"type": "function", "function": call})).collect())
+}
+
+fn alpaca(fields: Fields<'_>) -> Result<Conversation, RowFault> {
+    let instruction = fields.text("instruction")?;
+    let user = match fields.optional_text("input")?.map(str::trim).filter(|input| !input.is_empty()) {
+        Some(input) => format!("{instruction}\n\n{input}"),
+        None => instruction.to_owned(),
+    };
+    Ok(talk(fields.optional_text("system")?, user, fields.text("output")?.to_owned(), None))
+}
+
+fn talk(system: Option<&str>, user: String, assistant: String, tools: Option<Value>) -> Conversation {
+    let system = system.filter(|text| !text.is_empty()).map(|text| Message::new("system", text));
+    let turns = [Message::new("user", user), Message::new("assistant", assistant)];
+    Conversation { messages: system.into_iter().chain(turns).collect(), tools }
+}
+
+/// A prompt and its completion: two texts or two lists of messages.
+fn pair(fields: Fields<'_>, source: &SourcePlan) -> Result<Sample, RowFault> {
+    let prompt = fields.required("prompt")?;
+    if prompt.is_array() {
+        let mut turns = messages(fields.list("prompt")?)?;
+        turns.extend(messages(fields.list("completion")?)?);
+        return Ok(Sample::Conversation(Conversation { messages: turns, tools: tools(fields)? }));
+    }
+    let has_context = CONTEXT.iter().any(|field| fields.value(field).is_some());
+    let unanswered = |text: &&str| text.trim().is_empty() && has_context;
+    let completion = match (fields.optional_text("completion")?, &source.no_answer) {
+        (None, Some(answer)) if has_context => answer.clone(),
+        (Some(text), Some(answer)) if unanswered(&text) => answer.clone(),
+        _ => fields.text("completion")?.to_owned(),
+    };
+    let prompt = fields.text("prompt")?.to_owned();
+    let (system, tools) = (fields.optional_text("system")?, tools(fields)?);
+    if system.is_none() && tools.is_none() && !has_context {
+        return Ok(Sample::PromptCompletion { prompt, completion });
+    }
+    Ok(Sample::Conversation(talk(system, prompt, completion, tools)))
+}
+
+/// The chosen answer; what was rejected teaches nothing here.
+fn preference(fields: Fields<'_>) -> Result<Conversation, RowFault> {
+    let as_messages = |field, role: &str| match fields.required(field)? {
+        Value::Array(list) => messages(list.clone()),
+        _ => Ok(vec![Message::new(role, fields.text(field)?)]),
+    };
+    as_messages("rejected", "assistant")?;
+    let mut turns = match fields.value("prompt") {
+        Some(_) => as_messages("prompt", "user")?,
+        None => Vec::new(),
+    };
+    let chosen = as_messages("chosen", "assistant")?;
+    // Some files repeat the prompt in the answer.
+    let repeated = turns.iter().zip(&chosen).take_while(|(turn, chosen)| turn == chosen).count();
+    turns.extend(chosen.into_iter().skip(if repeated == turns.len() { repeated } else { 0 }));
+    if let Some(system) = fields.optional_text("system")?.filter(|text| !text.is_empty()) {
+        turns.insert(0, Message::new("system", system));
+    }
+    Ok(Conversation { messages: turns, tools: tools(fields)? })
+}
+
+/// Puts a row's documents before its last question.
+fn with_context(
+    mut conversation: Conversation,
+    fields: Fields<'_>,
+    source: &SourcePlan,
+    tasks: &Tasks,
+    key: u64,
+) -> Result<Conversation, RowFault> {
+    let mut documents = Vec::new();
+    for field in CONTEXT {
+        match fields.value(field) {
+            None => {}
+            Some(Value::String(text)) => documents.push(text.clone()),
+            Some(Value::Array(items)) => {
+                for item in items {
+                    documents.push(document(item).ok_or_else(|| {
+                        RowFault::Syntax(format!(
+                            "a document in `{field}` is {}, not text or {{title, text}}",
+                            kind(item)
+                        ))
+                    })?);
+                }
+            }
+            Some(other) => return Err(RowFault::Syntax(format!("`{field}` is {}, not text or a list", kind(other)))),
+        }
+    }
+    documents.retain(|document| !document.trim().is_empty());
+    if documents.is_empty() {
+        return Ok(conversation);
+    }
+    if let (Some(answer), Some(last)) = (&source.no_answer, conversation.messages.last_mut())
+        && last.is_assistant()
+        && last.content.trim().is_empty()
+        && !last.fields.contains_key("tool_calls")
+    {
+        *last = Message { trained: last.trained, ..Message::new("assistant", answer.clone()) };
+    }
+    let Some(question) = conversation.messages.iter_mut().rev().find(|message| message.role == "user") else {
+        return Err(RowFault::Syntax("documents, but no question to put them before".to_owned()));
+    };
+    let template = tasks.pick(TemplateKind::Context, source.language.as_deref(), key, &["context", "question"]);
+    let context = match documents.len() {
+        1 => documents.remove(0),
+        _ => documents
+            .iter()
+            .zip(1..)
+            .map(|(text, number)| format!("[{number}] {text}"))
+            .collect::<Vec<_>>()
+            .join("\n\n"),
+    };
+    let asked = std::mem::take(&mut question.content);
+    let values = BTreeMap::from([("context", context), ("question", asked)]);
+    question.content = template.map_or_else(
+        || format!("{}\n\n{}", values["context"], values["question"]),
+        |template| crate::tasks::fill(&template.user, &values),
+    );
+    question.fields.shift_remove("content");
+    Ok(conversation)
+}
+
+/// A text, or an object with a text and perhaps a title.
+fn document(item: &Value) -> Option<String> {
+    if let Some(text) = item.as_str() {
+        return Some(text.to_owned());
+    }
+    let text = |keys: &[&str]| keys.iter().find_map(|key| item.get(key)?.as_str());
+    let body = text(&["text", "content", "page_content", "body"])?;
+    Some(match text(&["title", "source", "name"]) {
+        Some(title) => format!("{title}\n{body}"),
+        None => body.to_owned(),
+    })
+}

@@ -1,0 +1,30 @@
+//! An example as people read it.
+//!
+//! Responsible for: stretches of text, trained or not, special tokens visible. Must not depend on: terminals.
+
+use crate::batch::Example;
+use crate::error::TokenizerError;
+use crate::mask::IGNORED;
+use crate::tokenizer::ChatTokenizer;
+
+/// Text of tokens that are all trained, or all not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    pub text: String,
+    pub trained: bool,
+    pub tokens: usize,
+}
+
+/// The stretches of an example.
+///
+/// # Errors
+/// When the tokenizer can't decode its own tokens.
+pub fn stretches(example: &Example, tokenizer: &ChatTokenizer) -> Result<Vec<Stretch>, TokenizerError> {
+    let pairs: Vec<(u32, bool)> =
+        example.input_ids.iter().zip(&example.labels).map(|(id, label)| (*id, *label != IGNORED)).collect();
+    let stretches = pairs.chunk_by(|left, right| left.1 == right.1).map(|run| {
+        let ids: Vec<u32> = run.iter().map(|(id, _)| *id).collect();
+        Ok(Stretch { text: tokenizer.decode_with_special(&ids)?, trained: run[0].1, tokens: run.len() })
+    });
+    stretches.collect()
+}
