@@ -81,6 +81,7 @@ pub(crate) enum Sink {
 
 impl Sink {
     /// A new entry of the cache, or memory without one.
+    #[expect(clippy::disallowed_methods, reason = "the scratch directory syncs what is in it when it is published")]
     pub(crate) fn new(cache: Option<(&Path, &str)>) -> Result<Self, DataError> {
         let Some((folder, key)) = cache else { return Ok(Self::Memory(Vec::new())) };
         durable::create_dir_all(folder)?;

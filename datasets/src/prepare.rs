@@ -265,13 +265,13 @@ impl<'a> Workers<'a> {
             used.sort_unstable();
             used.dedup();
             // A task about a term may name the forbidden one.
-            let forbidden = used.iter().filter_map(|index| {
+            let mut forbidden = used.iter().filter_map(|index| {
                 let wanted = &self.terms.wanted[*index as usize];
                 Some((&wanted.term, wanted.instead.as_ref()?))
             });
-            if let Some((term, instead)) = forbidden.filter(|_| !own_terms).next() {
-                findings
-                    .push((AuditRule::ForbiddenTerm, format!("an answer says \"{term}\"; the term is \"{instead}\"")));
+            if let (false, Some((term, instead))) = (own_terms, forbidden.next()) {
+                let detail = format!("an answer says \"{term}\"; the term is \"{instead}\"");
+                findings.push((AuditRule::ForbiddenTerm, detail));
             }
             Ok(PreparedExample {
                 labelled: mask::label_sample(sample, tokenizer, self.options)?,
@@ -378,7 +378,8 @@ impl<'a> Collector<'a> {
         let tokens = labelled.input_ids.len();
         if trained(&labelled) == 0 {
             self.report.findings.add(AuditRule::NoTrainedToken, &path, number, "nothing in it is an answer to learn");
-            return Ok(self.drop("nothing in them is trained"));
+            self.leave_out("nothing in them is trained");
+            return Ok(());
         }
         if tokens > limit {
             match self.plan.data.overflow {
@@ -386,12 +387,16 @@ impl<'a> Collector<'a> {
                     self.too_long.get_or_insert((file, number, tokens, 0)).3 += 1;
                     return Ok(());
                 }
-                Overflow::Drop => return Ok(self.drop("longer than data.max_seq_len")),
+                Overflow::Drop => {
+                    self.leave_out("longer than data.max_seq_len");
+                    return Ok(());
+                }
                 Overflow::Truncate => {
                     labelled.input_ids.truncate(limit);
                     labelled.labels.truncate(limit);
                     if trained(&labelled) == 0 {
-                        return Ok(self.drop("cut before the first trained token"));
+                        self.leave_out("cut before the first trained token");
+                        return Ok(());
                     }
                     let detail = format!("{tokens} tokens cut to {limit}");
                     self.report.findings.add(AuditRule::Truncated, &path, number, detail);
@@ -439,7 +444,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    fn drop(&mut self, reason: &str) {
+    fn leave_out(&mut self, reason: &str) {
         *self.report.dropped.entry(reason.to_owned()).or_default() += 1;
     }
 

