@@ -48,3 +48,25 @@ fn documents_stand_before_questions_and_may_not_tell() {
         assert!(shown.contains(part), "{shown} lacks {part}");
     }
 }
+
+#[test]
+fn packing_changes_no_loss_and_no_gradient() {
+    let home = tempfile::tempdir().unwrap();
+    let step = |name: &str, sets: &[&str]| {
+        let recipe = recipe("terminology.toml");
+        let mut args = vec!["train", &recipe, "--run-name", name, "--device", "cpu", "--set", "training.max_steps=1"];
+        args.extend(sets.iter().flat_map(|set| ["--set", set]));
+        run(home.path(), &args).expect(0);
+        let events = std::fs::read_to_string(home.path().join("runs").join(name).join("events.jsonl")).unwrap();
+        let mut events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let step = events.find(|event| event["kind"] == "step").unwrap();
+        ["loss", "grad_norm", "tokens"].map(|key| step[key].as_f64().unwrap())
+    };
+    // All 39 examples in one step: packed, and each alone.
+    let packed = step("packed", &["training.micro_batch_size=8"]);
+    let alone = ["data.packing=off", "training.micro_batch_size=1", "training.gradient_accumulation_steps=64"];
+    let alone = step("alone", &alone);
+    for (packed, alone) in packed.iter().zip(alone) {
+        assert!((packed - alone).abs() <= 1e-5 * alone.abs(), "{packed} and {alone}");
+    }
+}
