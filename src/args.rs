@@ -3,6 +3,7 @@
 //! Responsible for: names, help and types of commands and options. What follows from them is decided in `commands`.
 //! Must not depend on: anything that does work.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,8 +81,12 @@ pub(crate) enum Command {
     Merge(Merge),
     /// List runs with their state
     Runs(Runs),
-    /// Watch a run, live or finished
+    /// Watch runs, live or finished
     Watch(Watch),
+    /// Draw the loss of runs as a picture
+    Plot(Plot),
+    /// Give the numbers of runs to Prometheus or TensorBoard
+    Metrics(Metrics),
     /// Say what this machine can compute with, and what is missing
     Doctor(Doctor),
     /// Write a completion script for a shell
@@ -163,6 +168,11 @@ pub(crate) struct Train {
     /// Name of the run's directory
     #[arg(long, value_name = "NAME")]
     pub(crate) run_name: Option<String>,
+    /// Open the dashboard over the run, which goes on when it is left
+    #[arg(long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
@@ -173,6 +183,8 @@ pub(crate) struct Train {
 pub(crate) struct Resume {
     /// A run's directory, or its name under `runs`
     pub(crate) run: PathBuf,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
@@ -250,11 +262,93 @@ pub(crate) struct Runs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
-    /// A run's directory, or its name under `runs`; without it the newest run
-    pub(crate) run: Option<PathBuf>,
-    /// Print one frame and leave
+    /// Directories of runs, or their names under `runs`; several are compared; without one the newest run
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Print one frame as text and leave
     #[arg(long)]
     pub(crate) once: bool,
+    /// Characters of the frame of --once
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "100x30", requires = "once", value_parser = size)]
+    pub(crate) size: (u16, u16),
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+/// How the dashboard looks. Whether it has colours decides `--color`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LookArgs {
+    /// The terminal's background
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    pub(crate) background: Background,
+    /// Characters that curves are drawn with
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    pub(crate) symbols: SymbolSet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Background {
+    /// What COLORFGBG says, otherwise dark
+    Auto,
+    Dark,
+    Light,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SymbolSet {
+    /// What the locale and TERM allow
+    Auto,
+    Braille,
+    Block,
+    Ascii,
+}
+
+fn size(text: &str) -> Result<(u16, u16), String> {
+    let sides =
+        text.split_once(['x', '×']).and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    let fits = |(width, height): &(u16, u16)| (1..=1000).contains(width) && (1..=1000).contains(height);
+    sides.filter(fits).ok_or_else(|| "two numbers from 1 to 1000 are needed, say 100x30".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plot {
+    /// Directories of runs, or their names under `runs`; without one the newest run
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The picture: a name that ends in .svg or .png
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Metrics {
+    /// Directories of runs, or their names under `runs`; without one all runs in `runs`
+    #[arg(value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Write event files for TensorBoard, a folder a run; otherwise Prometheus text is printed
+    #[arg(long, value_name = "DIR", conflicts_with = "metrics_addr")]
+    pub(crate) tensorboard: Option<PathBuf>,
+    /// Go on writing until the runs have ended
+    #[arg(long, requires = "tensorboard")]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) serve: MetricsArgs,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct MetricsArgs {
+    /// Serve Prometheus text at http://ADDRESS/metrics; a port alone means 127.0.0.1
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) metrics_addr: Option<SocketAddr>,
+    /// Allow an address that other machines can reach
+    #[arg(long, requires = "metrics_addr")]
+    pub(crate) metrics_public: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    let port = text.strip_prefix(':').unwrap_or(text).parse().map(local);
+    port.or_else(|_| text.parse()).map_err(|_| "an address such as 127.0.0.1:9898 is needed".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -269,5 +363,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_addresses() {
+        assert_eq!(super::size("80x24"), Ok((80, 24)));
+        assert!(["", "80", "0x5", "80x", "70000x2"].iter().all(|text| super::size(text).is_err()));
+        let shown = |text| super::address(text).map(|address| address.to_string());
+        assert_eq!(shown("9898"), Ok("127.0.0.1:9898".to_owned()));
+        assert_eq!(shown(":9898"), Ok("127.0.0.1:9898".to_owned()));
+        assert_eq!(shown("[::1]:1"), Ok("[::1]:1".to_owned()));
+        assert!(shown("localhost").is_err() && shown("99999").is_err());
     }
 }

@@ -9,12 +9,14 @@ mod diagnostics;
 mod hub;
 mod inputs;
 mod launch;
+mod metrics_server;
 mod output;
 mod progress;
 mod quickstart;
 mod runs;
 mod signals;
 mod summary;
+mod watched;
 
 use std::panic;
 use std::process;
@@ -56,12 +58,15 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Init(args) => done(commands::init::run(&args, reporter)),
         Command::Check(args) => done(commands::check::run(&args, reporter)),
         Command::Data(args) => done(commands::data::run(&args, reporter)),
+        Command::Train(args) if args.watch => watched::train(&args, &cli.global),
         Command::Train(args) => commands::train::run(&args, reporter),
         Command::Resume(args) => commands::resume::run(&args, reporter),
         Command::Chat(args) => done(commands::chat::run(&args, reporter)),
         Command::Merge(args) => done(commands::merge::run(&args, reporter)),
         Command::Runs(args) => done(commands::runs::run(&args)),
-        Command::Watch(args) => done(commands::watch::run(&args)),
+        Command::Watch(args) => done(commands::watch::run(&args, &cli.global)),
+        Command::Plot(args) => done(commands::plot::run(&args)),
+        Command::Metrics(args) => done(commands::metrics::run(&args)),
         Command::Doctor(args) => done(commands::doctor::run(&args)),
         Command::Completions(args) => done(commands::completions::run(&args)),
         Command::Man => done(commands::man::run()),

@@ -160,13 +160,17 @@ impl Reporter {
             }
             return;
         }
+        // The observation that comes with it is shown.
+        if matches!(kind, EventKind::Phase { .. }) {
+            return;
+        }
         self.phase = None;
         match kind {
             EventKind::AttemptStarted { from_step, total_steps, trainable_parameters, .. } => {
                 self.begin(*from_step, *total_steps);
                 self.note(&format!("{total_steps} steps, {} trainable parameters", grouped(*trainable_parameters)));
             }
-            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens } => {
+            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, .. } => {
                 self.note(&format!(
                     "{train_examples} examples, {} tokens, {} of them trained; {eval_examples} held out",
                     grouped(*tokens),
@@ -182,7 +186,15 @@ impl Reporter {
             EventKind::Checkpoint { path, .. } => self.detail(&format!("saved {path}")),
             EventKind::Interrupted { .. } | EventKind::Diverged { .. } | EventKind::Failed { .. } => self.clear(),
             EventKind::Finished { .. } => self.clear(),
-            EventKind::Sample { .. } => {}
+            EventKind::Gate { passed, reasons } => {
+                let verdict = if *passed { "passed" } else { "failed" };
+                self.note(&format!(
+                    "gate {verdict}{}",
+                    reasons.iter().map(|why| format!("; {why}")).collect::<String>()
+                ));
+            }
+            EventKind::Published { name } => self.note(&format!("published as {name}")),
+            EventKind::Sample { .. } | EventKind::Device { .. } | EventKind::Phase { .. } => {}
         }
     }
 

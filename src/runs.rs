@@ -11,6 +11,7 @@ use tonfall_recipes::plan::AdapterKind;
 use tonfall_recipes::{Plan, RunDir, RunDirError};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::output;
 use crate::summary;
 
 /// Where runs lie unless a recipe says otherwise.
@@ -31,7 +32,26 @@ pub(crate) fn open(name: &Path) -> Result<RunDir> {
     }
 }
 
-/// The same, or `None` when there is no run of this name; it may be a model or an adapter then.
+/// The runs that `names` mean, or the newest one.
+pub(crate) fn named_or_newest(names: &[PathBuf]) -> Result<Vec<RunDir>> {
+    if !names.is_empty() {
+        return names.iter().map(|name| open(name)).collect();
+    }
+    let newest = RunDir::latest(Path::new(DIRECTORY))?;
+    let none = || Failure::new(ExitCode::Invalid, "there are no runs in ./runs; `tonfall train` makes one");
+    newest.map(|run| vec![run]).ok_or_else(none)
+}
+
+/// All runs of a directory, oldest first; what can't be read is told.
+pub(crate) fn all(directory: &Path) -> Result<Vec<RunDir>> {
+    let found = RunDir::list(directory)?;
+    for damaged in found.damaged {
+        output::note(&format!("warning: {damaged}"));
+    }
+    Ok(found.runs)
+}
+
+/// The run that `name` means, or `None` when there is none of this name; it may be a model or an adapter then.
 pub(crate) fn find(name: &Path) -> Result<Option<RunDir>> {
     let is_run = |path: &Path| !matches!(RunDir::open(path), Err(RunDirError::NotFound { .. }));
     match is_run(name) || is_run(&Path::new(DIRECTORY).join(name)) {

@@ -45,6 +45,25 @@ pub enum EventKind {
     AttemptStarted { from_step: u64, total_steps: u64, plan_hash: String, trainable_parameters: u64 },
     /// A sentence for people: a choice that was made, and why.
     Notice { message: String },
+    /// What the attempt computes on, and what a token costs there.
+    Device {
+        name: String,
+        /// Floating-point operations that a token of a training step needs.
+        #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+        flops_per_token: Option<f64>,
+        /// What the device can do in a second, where its maker says so. The denominator of MFU.
+        #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+        peak_flops: Option<f64>,
+        /// Memory of the accelerator.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory_bytes: Option<u64>,
+        /// Memory of the machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host_memory_bytes: Option<u64>,
+    },
+    /// Work outside optimizer steps began (`done` is 0) or goes on. `total` is 0 while nobody knows it. The next event
+    /// of another kind ends it.
+    Phase { phase: Phase, done: u64, total: u64 },
     /// What the data came to. `dropped` counts rows by reason.
     Data {
         train_examples: u64,
@@ -53,6 +72,9 @@ pub enum EventKind {
         dropped: BTreeMap<String, u64>,
         tokens: u64,
         trained_tokens: u64,
+        /// How long the training examples are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lengths: Option<Lengths>,
     },
     /// An optimizer step was done. `loss` is the mean a trained token; tokens and seconds are those of this step.
     Step {
@@ -73,6 +95,9 @@ pub enum EventKind {
         seconds: f64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peak_rss_bytes: Option<u64>,
+        /// Memory of the accelerator that is in use.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accelerator_bytes: Option<u64>,
     },
     /// The eval split was measured: mean loss over `tokens` trained tokens.
     Eval {
@@ -115,13 +140,74 @@ pub enum EventKind {
     Diverged { step: u64, what: String },
     /// The attempt ended with an error.
     Failed { message: String, exit_code: u8 },
+    /// What the gate said of the finished run; `reasons` are those for a refusal.
+    Gate {
+        passed: bool,
+        #[serde(default)]
+        reasons: Vec<String>,
+    },
+    /// The run's artefact became the current one under `name`.
+    Published { name: String },
+}
+
+/// Work outside optimizer steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Preparing,
+    Loading,
+    Quantizing,
+    Evaluating,
+    Generating,
+    Saving,
+    Merging,
+    /// Of a newer tonfall.
+    #[serde(other)]
+    Other,
+}
+
+impl Phase {
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing the data",
+            Self::Loading => "loading the base model",
+            Self::Quantizing => "quantizing the base model",
+            Self::Evaluating => "evaluating",
+            Self::Generating => "answering held-out prompts",
+            Self::Saving => "saving",
+            Self::Merging => "merging",
+            Self::Other => "working",
+        }
+    }
+}
+
+/// Tokens of training examples: half of them are at most `median` long, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lengths {
+    pub median: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub max: u64,
+}
+
+impl Lengths {
+    /// Of lengths in any order; `None` without any.
+    pub fn of(mut lengths: Vec<u64>) -> Option<Self> {
+        lengths.sort_unstable();
+        let max = *lengths.last()?;
+        let at = |percent: usize| lengths[(lengths.len() * percent).div_ceil(100).saturating_sub(1)];
+        Some(Self { median: at(50), p90: at(90), p99: at(99), max })
+    }
 }
 
 impl EventKind {
     /// The names under which kinds stand in a line.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 15] = [
         "attempt_started",
         "notice",
+        "device",
+        "phase",
         "data",
         "step",
         "eval",
@@ -131,6 +217,8 @@ impl EventKind {
         "interrupted",
         "diverged",
         "failed",
+        "gate",
+        "published",
     ];
 
     /// The optimizer step that something was measured or saved at, for kinds that a later attempt can supersede.
@@ -147,6 +235,11 @@ impl EventKind {
     /// Whether the event says how an attempt ended.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Finished { .. } | Self::Interrupted { .. } | Self::Diverged { .. } | Self::Failed { .. })
+    }
+
+    /// Whether the event judges or uses a run that has ended, so that it begins no attempt.
+    pub fn is_afterwards(&self) -> bool {
+        matches!(self, Self::Gate { .. } | Self::Published { .. })
     }
 }
 

@@ -26,4 +26,4 @@ pub use events::{Event, EventKind, EventLog, EventReader};
 pub use lock::{LockError, RunLock};
 pub use plan::Plan;
 pub use recipe::RecipeFile;
-pub use run_dir::{RunDir, RunDirError, RunState};
+pub use run_dir::{LoggedState, RunDir, RunDirError, RunState};

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::durable::{self, DurableError, ScratchDir};
-use crate::events::{EventKind, EventReadError, EventReader};
+use crate::events::{Event, EventKind, EventReadError, EventReader};
 use crate::lock;
 use crate::plan::Plan;
 use crate::recipe::RecipeFile;
@@ -109,6 +109,43 @@ impl RunState {
     }
 }
 
+/// How a run stands by its log alone, event by event. Whether it is running only its lock knows.
+#[derive(Clone, Copy, Debug)]
+pub struct LoggedState {
+    state: RunState,
+    attempt: u32,
+}
+
+impl Default for LoggedState {
+    fn default() -> Self {
+        Self { state: RunState::Created, attempt: 0 }
+    }
+}
+
+impl LoggedState {
+    /// Takes the next event of the log.
+    pub fn observe(&mut self, event: &Event) {
+        if event.kind.is_afterwards() {
+            return;
+        }
+        let fresh = event.attempt > self.attempt;
+        self.attempt = self.attempt.max(event.attempt);
+        self.state = match event.kind {
+            EventKind::Finished { .. } => RunState::Finished,
+            EventKind::Diverged { .. } => RunState::Diverged,
+            // Divergence is the reason for the failure that follows it.
+            EventKind::Failed { .. } if self.state != RunState::Diverged || fresh => RunState::Failed,
+            _ if fresh || self.state == RunState::Created => RunState::Interrupted,
+            _ => self.state,
+        };
+    }
+
+    /// How the run stands when its lock is free.
+    pub fn state(self) -> RunState {
+        self.state
+    }
+}
+
 /// A run directory that exists.
 #[derive(Clone, Debug)]
 pub struct RunDir {
@@ -152,15 +189,19 @@ impl RunDir {
             }
             return Self::create_at(plan.output_dir.join(name), plan, recipe, info);
         }
-        let digits = format!("{:016x}", durable::nonce());
-        for length in SHORTEST_ID..LONGEST_ID {
-            let path = plan.output_dir.join(format!("{}-{}", plan.name, &digits[..length]));
-            match Self::create_at(path, plan, recipe, info.clone()) {
+        for id in ids(plan) {
+            match Self::create_at(plan.output_dir.join(id), plan, recipe, info.clone()) {
                 Err(RunDirError::Exists { .. }) => {}
                 other => return other,
             }
         }
-        Self::create_at(plan.output_dir.join(format!("{}-{digits}", plan.name)), plan, recipe, info)
+        Self::create_at(plan.output_dir.join(longest_id(plan)), plan, recipe, info)
+    }
+
+    /// A name that no run in the plan's `output_dir` has yet, for [`RunDir::create`].
+    pub fn free_id(plan: &Plan) -> String {
+        let free = |id: &String| plan.output_dir.join(id).symlink_metadata().is_err();
+        ids(plan).find(free).unwrap_or_else(|| longest_id(plan))
     }
 
     fn create_at(path: PathBuf, plan: &Plan, recipe: &RecipeFile, info: RunInfo) -> Result<Self, RunDirError> {
@@ -262,31 +303,25 @@ impl RunDir {
     /// # Errors
     /// When the lock or the log can't be read.
     pub fn state(&self) -> Result<RunState, RunDirError> {
-        let failed = |path: PathBuf| move |source| RunDirError::Read { path, source };
-        if lock::is_held(&self.lock()).map_err(failed(self.lock()))? {
+        if self.is_held()? {
             return Ok(RunState::Running);
         }
-        let mut state = RunState::Created;
-        let mut attempt = 0;
-        let read = EventReader::new(self.events()).scan(|event| {
-            let fresh = event.attempt > attempt;
-            attempt = attempt.max(event.attempt);
-            state = match event.kind {
-                EventKind::Finished { .. } => RunState::Finished,
-                EventKind::Diverged { .. } => RunState::Diverged,
-                // Divergence is the reason for the failure that follows it.
-                EventKind::Failed { .. } if state != RunState::Diverged || fresh => RunState::Failed,
-                _ if fresh || state == RunState::Created => RunState::Interrupted,
-                _ => state,
-            };
-        });
-        match read {
-            Ok(()) => Ok(state),
+        let mut logged = LoggedState::default();
+        match EventReader::new(self.events()).scan(|event| logged.observe(&event)) {
+            Ok(()) => Ok(logged.state()),
             Err(EventReadError::Io { path, source }) => Err(RunDirError::Read { path, source }),
             Err(error @ EventReadError::Shrunk { .. }) => {
                 Err(RunDirError::Damaged { path: self.events(), why: error.to_string() })
             }
         }
+    }
+
+    /// Whether a process works on the run: whether its lock is held.
+    ///
+    /// # Errors
+    /// When the lock can't be read.
+    pub fn is_held(&self) -> Result<bool, RunDirError> {
+        lock::is_held(&self.lock()).map_err(|source| RunDirError::Read { path: self.lock(), source })
     }
 
     /// Asks the process that works on the run to save and stop.
@@ -358,6 +393,16 @@ impl RunDir {
     pub fn exports(&self) -> PathBuf {
         self.path.join("exports")
     }
+}
+
+/// The plan's name with some hexadecimal digits behind it, each time one more.
+fn ids(plan: &Plan) -> impl Iterator<Item = String> {
+    let digits = format!("{:016x}", durable::nonce());
+    (SHORTEST_ID..LONGEST_ID).map(move |length| format!("{}-{}", plan.name, &digits[..length]))
+}
+
+fn longest_id(plan: &Plan) -> String {
+    format!("{}-{:016x}", plan.name, durable::nonce())
 }
 
 /// A text file of at most [`MAX_TEXT`] bytes.

@@ -8,6 +8,8 @@ pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod man;
 pub(crate) mod merge;
+pub(crate) mod metrics;
+pub(crate) mod plot;
 pub(crate) mod resume;
 pub(crate) mod runs;
 pub(crate) mod train;

@@ -9,6 +9,7 @@ use crate::args::Resume;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs;
 use crate::launch::{Launch, launch};
+use crate::metrics_server::{MetricsServer, Scrape};
 use crate::progress::Reporter;
 use crate::runs;
 use crate::summary;
@@ -34,7 +35,11 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
         None => reporter.note(&format!("run {place} has no checkpoint yet: from the beginning")),
     }
     let compute = inputs::compute(args.device.device, reporter)?;
+    let metrics = MetricsServer::bind(&args.metrics)?;
     let inputs = inputs::open(&plan, reporter)?;
+    if let Some(server) = metrics {
+        server.serve_beside(Scrape::runs(vec![run.clone()]))?;
+    }
     let resume_from = checkpoint.map(|found| found.path);
     let launched =
         Launch { compute: &compute, plan: &plan, inputs: &inputs, run: &run, resume_from, grace: args.grace.grace };

@@ -3,81 +3,75 @@
 //! Responsible for: a line a run, from its lock and its event log.
 
 use serde_json::json;
-use tonfall_recipes::events::drop_superseded;
-use tonfall_recipes::{EventKind, EventReader, RunDir, RunState};
+use tonfall_recipes::RunDir;
+use tonfall_tui::{Status, Summary};
 
 use crate::args::Runs;
 use crate::diagnostics::Result;
 use crate::output;
+use crate::runs;
 
 /// What is told of a run.
-struct Row {
-    id: String,
-    state: RunState,
-    created: String,
-    step: u64,
-    total_steps: u64,
-    loss: Option<f64>,
-    eval_loss: Option<f64>,
+struct Row<'a> {
+    run: &'a RunDir,
+    summary: Summary,
+    status: Status,
 }
 
 pub(crate) fn run(args: &Runs) -> Result<()> {
-    let found = RunDir::list(&args.dir)?;
-    for damaged in found.damaged {
-        output::note(&format!("warning: {damaged}"));
+    let found = runs::all(&args.dir)?;
+    let mut rows = Vec::with_capacity(found.len());
+    for run in &found {
+        let (summary, status) = tonfall_tui::read(run)?;
+        rows.push(Row { run, summary, status });
     }
-    let rows: Vec<Row> = found.runs.iter().map(row).collect::<Result<_>>()?;
-    if args.json {
-        for row in &rows {
-            output::data(&json(row))?;
-        }
-        return Ok(());
-    }
-    let width = rows.iter().map(|row| row.id.len()).max().unwrap_or(0).max(3);
-    if !rows.is_empty() {
-        output::data(&format!("{:<width$}  {:<11}  {:>13}  {:>8}  {:>8}", "run", "state", "step", "loss", "eval"))?;
-    }
-    for row in rows {
-        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
-        output::data(&format!(
-            "{:<width$}  {:<11}  {:>13}  {:>8}  {:>8}",
-            row.id,
-            row.state.name(),
-            format!("{}/{}", row.step, row.total_steps),
-            number(row.loss),
-            number(row.eval_loss)
-        ))?;
+    let lines = if args.json { rows.iter().map(json).collect() } else { table(&rows) };
+    for line in lines {
+        output::data(&line)?;
     }
     Ok(())
 }
 
-fn row(run: &RunDir) -> Result<Row> {
-    let (state, created) = (run.state()?, run.info().created.clone());
-    let mut row = Row { id: run.id(), state, created, step: 0, total_steps: 0, loss: None, eval_loss: None };
-    let mut events = EventReader::read_all(&run.events())?;
-    drop_superseded(&mut events);
-    for event in events {
-        match event.kind {
-            EventKind::AttemptStarted { from_step, total_steps, .. } => {
-                (row.step, row.total_steps) = (from_step, total_steps)
-            }
-            EventKind::Step { step, loss, .. } => (row.step, row.loss) = (step, Some(loss)),
-            EventKind::Eval { loss, .. } => row.eval_loss = Some(loss),
-            _ => {}
-        }
-    }
-    Ok(row)
+/// A head and a line a run; nothing without runs.
+fn table(rows: &[Row<'_>]) -> Vec<String> {
+    let Some(width) = rows.iter().map(|row| row.run.id().len()).max() else { return Vec::new() };
+    let line = |id: &str, state: &str, step: &str, numbers: [&str; 3], verdict: &str| {
+        let [loss, eval, best] = numbers;
+        let line = format!("{id:<width$}  {state:<11}  {step:>13}  {loss:>8}  {eval:>8}  {best:>8}  {verdict}");
+        line.trim_end().to_owned()
+    };
+    let mut lines = vec![line("run", "state", "step", ["loss", "eval", "best"], "verdict")];
+    lines.extend(rows.iter().map(|Row { run, summary, status }| {
+        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+        let loss = number(summary.now.map(|now| now.loss));
+        let eval = number(summary.eval.map(|(_, loss)| loss));
+        let best = number(summary.best().map(|(_, loss)| loss));
+        let step = format!("{}/{}", summary.step, summary.total_steps);
+        line(&run.id(), status.name(), &step, [&loss, &eval, &best], verdict(summary).unwrap_or_default())
+    }));
+    lines
 }
 
-fn json(row: &Row) -> String {
+fn verdict(summary: &Summary) -> Option<&'static str> {
+    summary.verdict.as_ref().map(|verdict| if verdict.passed { "passed" } else { "failed" })
+}
+
+fn json(row: &Row<'_>) -> String {
+    let Row { run, summary, status } = row;
     json!({
-        "id": row.id,
-        "state": row.state,
-        "created": row.created,
-        "step": row.step,
-        "total_steps": row.total_steps,
-        "loss": row.loss,
-        "eval_loss": row.eval_loss,
+        "id": run.id(),
+        "state": status.name(),
+        "created": run.info().created,
+        "step": summary.step,
+        "total_steps": summary.total_steps,
+        "loss": summary.now.map(|now| now.loss),
+        "eval_loss": summary.eval.map(|(_, loss)| loss),
+        "best_eval_loss": summary.best().map(|(_, loss)| loss),
+        "best_eval_step": summary.best().map(|(step, _)| step),
+        "attempt": summary.attempt,
+        "verdict": verdict(summary),
+        "published": summary.published,
+        "end": summary.end,
     })
     .to_string()
 }

@@ -9,6 +9,7 @@ use crate::commands::check;
 use crate::diagnostics::Result;
 use crate::inputs;
 use crate::launch::{Launch, launch};
+use crate::metrics_server::{MetricsServer, Scrape};
 use crate::progress::Reporter;
 use crate::quickstart;
 use crate::summary;
@@ -16,10 +17,14 @@ use crate::summary;
 pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
     let (recipe, plan) = quickstart::plan(&args.recipe)?;
     let compute = inputs::compute(args.device.device, reporter)?;
+    let metrics = MetricsServer::bind(&args.metrics)?;
     let inputs = inputs::open(&plan, reporter)?;
     check::memory(&plan, &inputs)?;
     let run = RunDir::create(&plan, &recipe, &args.recipe.set, args.run_name.as_deref())?;
     reporter.note(&format!("run {}", summary::shown(run.path())));
+    if let Some(server) = metrics {
+        server.serve_beside(Scrape::runs(vec![run.clone()]))?;
+    }
     let launched = Launch {
         compute: &compute,
         plan: &plan,

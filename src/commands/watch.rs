@@ -1,31 +1,61 @@
-//! `tonfall watch [RUN]`: the view of a run, live or finished.
+//! `tonfall watch [RUN…]`: the view of runs, live or finished.
 //!
-//! Responsible for: finding the run; the view itself is `tonfall_tui`.
+//! Responsible for: finding the runs and what the terminal can show; the view itself is `tonfall_tui`.
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use tonfall_recipes::RunDir;
+use tonfall_tui::{Depth, Environment, Look, Still, Symbols, Watch as What};
 
-use crate::args::Watch;
+use crate::args::{Background, Global, LookArgs, SymbolSet, Watch};
 use crate::diagnostics::{ExitCode, Failure, Result};
-use crate::output;
+use crate::output::{self, Color};
 use crate::runs;
+use crate::watched::Person;
 
-/// Size of the frame that `--once` prints.
-const ONCE: (u16, u16) = (100, 30);
+pub(crate) fn run(args: &Watch, global: &Global) -> Result<()> {
+    let found = runs::named_or_newest(&args.runs)?;
+    let paths: Vec<_> = found.iter().map(|run| run.path().to_owned()).collect();
+    let directory = paths.first().and_then(|path| path.parent()).filter(|parent| *parent != Path::new(""));
+    let what = What { directory: directory.map(Path::to_owned), runs: paths, look: look(&args.look, global) };
+    if args.once {
+        let (width, height) = args.size;
+        return Ok(output::data(&Still::read(&what).draw(width, height))?);
+    }
+    terminal("--once prints one frame as text")?;
+    Ok(tonfall_tui::watch(&what, &Person::new()?)?)
+}
 
-pub(crate) fn run(args: &Watch) -> Result<()> {
-    let run = match &args.run {
-        Some(name) => runs::open(name)?,
-        None => RunDir::latest(Path::new(runs::DIRECTORY))?
-            .ok_or_else(|| Failure::new(ExitCode::Invalid, "there are no runs in ./runs; `tonfall train` makes one"))?,
-    };
-    if !args.once && !io::stdout().is_terminal() {
-        return Err(Failure::new(ExitCode::Usage, "stdout is not a terminal\nhint: --once prints one frame as text"));
+/// An error where there is no terminal to draw on or to read keys from.
+pub(crate) fn terminal(hint: &str) -> Result<()> {
+    for (stream, is_terminal) in [("stdout", io::stdout().is_terminal()), ("stdin", io::stdin().is_terminal())] {
+        if !is_terminal {
+            return Err(Failure::new(ExitCode::Usage, format!("{stream} is not a terminal\nhint: {hint}")));
+        }
     }
-    match args.once {
-        true => Ok(output::data(tonfall_tui::frame(&run, ONCE.0, ONCE.1)?.trim_end())?),
-        false => Ok(tonfall_tui::watch(&run)?),
+    Ok(())
+}
+
+/// What the environment says, unless the options say otherwise.
+pub(crate) fn look(args: &LookArgs, global: &Global) -> Look {
+    let mut environment = Environment::of_process();
+    if global.color == Color::Always {
+        environment.no_color = None;
     }
+    let mut look = Look::detect(&environment);
+    if global.color == Color::Never {
+        look.depth = Depth::Mono;
+    }
+    match args.background {
+        Background::Auto => {}
+        Background::Dark => look.light = false,
+        Background::Light => look.light = true,
+    }
+    match args.symbols {
+        SymbolSet::Auto => {}
+        SymbolSet::Braille => look.symbols = Symbols::Braille,
+        SymbolSet::Block => look.symbols = Symbols::Block,
+        SymbolSet::Ascii => look.symbols = Symbols::Ascii,
+    }
+    look
 }

@@ -12,5 +12,6 @@ mod graph;
 mod hub;
 mod program;
 mod recipes;
+mod terminal;
 mod tiny_model;
 mod train;

@@ -16,8 +16,17 @@ pub fn peak_rss() -> Option<u64> {
 
 /// Memory that is free for new allocations in bytes, where the system tells (Linux: `MemAvailable`).
 pub fn available() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
+/// Memory of the machine in bytes, where the system tells (Linux: `MemTotal`).
+pub fn total() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+fn meminfo(name: &str) -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::merge::{MergeOptions, merge};
@@ -13,14 +13,15 @@ use tonfall_adapters::peft::{self, AdapterConfig};
 use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
 use tonfall_recipes::checkpoint::CheckpointWriter;
-use tonfall_recipes::events::{EventKind, EventLog};
-use tonfall_recipes::plan::{AdapterKind, Plan, Recompute, Severity};
+use tonfall_recipes::events::{EventKind, EventLog, Lengths, Phase};
+use tonfall_recipes::plan::{AdapterKind, Plan, Quantization, Recompute, Severity};
 use tonfall_recipes::run_dir::RunDir;
 
 use crate::checkpoint::{self, TrainerState};
 use crate::device::Compute;
 use crate::error::TrainError;
 use crate::evaluate::{self, EvalReport};
+use crate::flops;
 use crate::lora;
 use crate::memory;
 use crate::micro_batch::{self, TrainingPass};
@@ -31,6 +32,9 @@ use crate::schedule::LearningRate;
 
 /// Largest file of a saved model.
 const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Events of one phase are at least so far apart.
+const PHASE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything a run needs.
 pub struct Job<'a> {
@@ -69,28 +73,6 @@ pub enum Observation<'a> {
         done: u64,
         total: u64,
     },
-}
-
-/// Work outside training steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    Loading,
-    Evaluating,
-    Generating,
-    Saving,
-    Merging,
-}
-
-impl Phase {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Loading => "loading the base model",
-            Self::Evaluating => "evaluating",
-            Self::Generating => "answering held-out prompts",
-            Self::Saving => "saving",
-            Self::Merging => "merging",
-        }
-    }
 }
 
 /// What came of a run.
@@ -158,7 +140,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(mut job: Job<'a>) -> Result<Self, TrainError> {
+    fn start(job: Job<'a>) -> Result<Self, TrainError> {
         let (plan, data, compute) = (job.plan, job.data, job.compute);
         let device = &compute.device;
         let sampler = Sampler::new(&data.train, plan);
@@ -171,9 +153,13 @@ impl<'a> Run<'a> {
 
         let trainable = plan.adapter.kind == AdapterKind::Full;
         let options = LoadOptions { quantization: plan.quantization, trainable };
-        let observe = &mut job.observe;
-        let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Loading, done, total });
-        let mut model = Loader { base: job.base, options, compute, progress: &mut progress }.load()?;
+        let phase = match plan.quantization {
+            Quantization::Nf4 if !trainable => Phase::Quantizing,
+            _ => Phase::Loading,
+        };
+        let mut loading = progress(job.log, job.observe, phase);
+        let mut model = Loader { base: job.base, options, compute, progress: &mut loading }.load()?;
+        drop(loading);
         let adapter = match (plan.adapter.kind, &plan.lora.init) {
             (AdapterKind::Full, _) => None,
             (AdapterKind::Lora, Some(path)) => {
@@ -214,6 +200,7 @@ impl<'a> Run<'a> {
             dropped: report.dropped.clone(),
             tokens: report.tokens,
             trained_tokens: report.trained_tokens,
+            lengths: Lengths::of(self.job.data.train.lengths().into_iter().map(|tokens| tokens as u64).collect()),
         };
         let trained = self.model.params.elements();
         self.event(EventKind::AttemptStarted {
@@ -222,6 +209,7 @@ impl<'a> Run<'a> {
             plan_hash: self.job.plan.hash(),
             trainable_parameters: trained as u64,
         })?;
+        self.event(self.device())?;
         self.event(data)?;
         let warnings = report.findings.of(Severity::Warn, &self.job.plan.audit);
         let packed = self.sampler.packing_efficiency().map(|share| {
@@ -235,6 +223,18 @@ impl<'a> Run<'a> {
             self.event(EventKind::Notice { message })?;
         }
         self.event(EventKind::Notice { message: recompute })
+    }
+
+    fn device(&self) -> EventKind {
+        let adapter = self.adapter.as_ref().map(|_| self.model.params.elements() as u64);
+        EventKind::Device {
+            name: self.job.compute.name().to_owned(),
+            flops_per_token: Some(flops::per_token(&self.model.description, adapter, self.recompute)),
+            // Drivers don't say it, and makers of CPUs not in a way that could be looked up.
+            peak_flops: None,
+            memory_bytes: None,
+            host_memory_bytes: memory::total(),
+        }
     }
 
     /// Trains until the last step or a stop. A stop saves a checkpoint first.
@@ -309,6 +309,7 @@ impl<'a> Run<'a> {
             tokens_per_second: tokens as f64 / seconds,
             seconds,
             peak_rss_bytes: memory::peak_rss(),
+            accelerator_bytes: None,
         })
     }
 
@@ -321,20 +322,21 @@ impl<'a> Run<'a> {
     /// Measures the eval split; with `answers` the held-out prompts as well.
     fn evaluate(&mut self, answers: bool) -> Result<EvalReport, TrainError> {
         let plan = self.job.plan;
-        let observe = &mut self.job.observe;
-        let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Evaluating, done, total });
         let size = plan.training.micro_batch_size;
-        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut progress);
+        let mut evaluating = progress(self.job.log, self.job.observe, Phase::Evaluating);
+        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating);
+        drop(evaluating);
         let mut report = EvalReport {
             loss: loss.map(|(loss, _)| loss),
             tokens: loss.map_or(0, |(_, tokens)| tokens),
             ..EvalReport::default()
         };
         if answers && !self.job.prompts.is_empty() {
-            let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Generating, done, total });
+            let mut generating = progress(self.job.log, self.job.observe, Phase::Generating);
             let limit = plan.evaluation.max_new_tokens;
             let (counts, samples) =
-                evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut progress)?;
+                evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut generating)?;
+            drop(generating);
             (report.adherence, report.samples) = (Some(counts), samples);
         }
         let step = self.state.step;
@@ -363,6 +365,7 @@ impl<'a> Run<'a> {
         if self.saved_step == Some(step) {
             return Ok(());
         }
+        drop(progress(self.job.log, self.job.observe, Phase::Saving));
         let writer = CheckpointWriter::create(self.job.run, step, &self.job.plan.hash())?;
         checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {
@@ -399,9 +402,9 @@ impl<'a> Run<'a> {
         }
         if plan.export.merged {
             let dir = exports.join("merged");
-            let observe = &mut self.job.observe;
-            let mut progress = |done, total| observe(Observation::Progress { phase: Phase::Merging, done, total });
-            merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut progress)?;
+            let mut merging = progress(self.job.log, self.job.observe, Phase::Merging);
+            merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut merging)?;
+            drop(merging);
             written.1 = Some(dir);
         }
         Ok(written)
@@ -421,6 +424,30 @@ impl<'a> Run<'a> {
         self.job.log.append(kind.clone())?;
         (self.job.observe)(Observation::Event(&kind));
         Ok(())
+    }
+}
+
+/// Tells of work outside optimizer steps: its begin and how it goes on in the log, everything to the observer.
+fn progress<'a>(
+    log: &'a mut EventLog,
+    observe: &'a mut dyn FnMut(Observation<'_>),
+    phase: Phase,
+) -> impl FnMut(u64, u64) + 'a {
+    let mut logged = Instant::now();
+    let mut event = move |observe: &mut dyn FnMut(Observation<'_>), done, total| {
+        let kind = EventKind::Phase { phase, done, total };
+        // A disk that takes no line now takes none of the results either; that error is the one to report.
+        if log.append(kind.clone()).is_ok() {
+            observe(Observation::Event(&kind));
+        }
+    };
+    event(observe, 0, 0);
+    move |done, total| {
+        observe(Observation::Progress { phase, done, total });
+        if logged.elapsed() >= PHASE_INTERVAL {
+            logged = Instant::now();
+            event(observe, done, total);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use thiserror::Error;
 
@@ -29,6 +30,8 @@ pub enum EventReadError {
 pub struct EventReader {
     path: PathBuf,
     offset: u64,
+    /// Length and time of the file when it was read to its end.
+    seen: Option<(u64, Option<SystemTime>)>,
     unknown: u64,
     damaged: u64,
 }
@@ -36,7 +39,7 @@ pub struct EventReader {
 impl EventReader {
     /// A reader at the beginning of the log, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), offset: 0, unknown: 0, damaged: 0 }
+        Self { path: path.into(), offset: 0, seen: None, unknown: 0, damaged: 0 }
     }
 
     /// All events of a log that stand in whole lines.
@@ -61,28 +64,48 @@ impl EventReader {
     ///
     /// # Errors
     /// As [`EventReader::poll`].
-    pub fn scan(&mut self, mut each: impl FnMut(Event)) -> Result<(), EventReadError> {
+    pub fn scan(&mut self, each: impl FnMut(Event)) -> Result<(), EventReadError> {
+        self.scan_some(u64::MAX, each).map(|_| ())
+    }
+
+    /// [`EventReader::scan`], but not much more than `bytes` at a time, so that somebody who waits for a long log can do
+    /// something else in between. Returns how many bytes are left, a torn line's among them.
+    ///
+    /// # Errors
+    /// As [`EventReader::poll`].
+    pub fn scan_some(&mut self, bytes: u64, mut each: impl FnMut(Event)) -> Result<u64, EventReadError> {
         let failed = |source| EventReadError::Io { path: self.path.clone(), source };
         let mut file = match File::open(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.offset == 0 => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.offset == 0 => return Ok(0),
             other => other.map_err(failed)?,
         };
-        let len = file.metadata().map_err(failed)?.len();
+        let metadata = file.metadata().map_err(failed)?;
+        let len = metadata.len();
         if len < self.offset {
             return Err(EventReadError::Shrunk { path: self.path.clone(), offset: self.offset, len });
+        }
+        // Torn or not: as long as nothing was added there is nothing new to find.
+        let found = Some((len, metadata.modified().ok()));
+        if found == self.seen {
+            return Ok(len - self.offset);
         }
         file.seek(SeekFrom::Start(self.offset)).map_err(failed)?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let mut line = Vec::new();
-        while let Some(bytes) = next_line(&mut reader, &mut line).map_err(failed)? {
-            self.offset += bytes;
+        let stop = self.offset.saturating_add(bytes);
+        while self.offset < stop {
+            let Some(length) = next_line(&mut reader, &mut line).map_err(failed)? else {
+                self.seen = found;
+                break;
+            };
+            self.offset += length;
             match Line::parse(&line) {
                 Line::Event(event) => each(event),
                 Line::Unknown => self.unknown += 1,
                 Line::Damaged => self.damaged += 1,
             }
         }
-        Ok(())
+        Ok(len.saturating_sub(self.offset))
     }
 
     /// Bytes read so far: the end of the last whole line.

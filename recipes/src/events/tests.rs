@@ -20,6 +20,7 @@ fn step(step: u64, loss: f64) -> EventKind {
         tokens_per_second: 1000.0,
         seconds: 0.512,
         peak_rss_bytes: None,
+        accelerator_bytes: None,
     }
 }
 
@@ -32,12 +33,21 @@ fn all_kinds() -> Vec<EventKind> {
     vec![
         started(0),
         EventKind::Notice { message: "a\nb \"c\" é".into() },
+        EventKind::Device {
+            name: "cpu".into(),
+            flops_per_token: Some(4e9),
+            peak_flops: None,
+            memory_bytes: None,
+            host_memory_bytes: Some(8 << 30),
+        },
+        EventKind::Phase { phase: Phase::Evaluating, done: 1, total: 0 },
         EventKind::Data {
             train_examples: 3,
             eval_examples: 0,
             dropped: BTreeMap::from([("too long".to_owned(), 2)]),
             tokens: 9,
             trained_tokens: 4,
+            lengths: Lengths::of(vec![2, 3, 4]),
         },
         step(1, 2.0),
         EventKind::Eval { step: 1, loss: 1.25, tokens: 7 },
@@ -54,6 +64,8 @@ fn all_kinds() -> Vec<EventKind> {
         EventKind::Interrupted { step: 4, signal: Some(2) },
         EventKind::Diverged { step: 4, what: "loss".into() },
         EventKind::Failed { message: "no".into(), exit_code: 8 },
+        EventKind::Gate { passed: false, reasons: vec!["worse than the base".into()] },
+        EventKind::Published { name: "house-style".into() },
     ]
 }
 
@@ -101,7 +113,7 @@ fn numbers_that_are_none_survive() {
 fn newer_lines_are_unknown_and_broken_ones_damaged() {
     let unknown = |text: &str| assert_eq!(Line::parse(text.as_bytes()), Line::Unknown, "{text}");
     let damaged = |text: &str| assert_eq!(Line::parse(text.as_bytes()), Line::Damaged, "{text}");
-    unknown(r#"{"v":1,"seq":1,"attempt":1,"t":0,"kind":"gate","score":1}"#);
+    unknown(r#"{"v":1,"seq":1,"attempt":1,"t":0,"kind":"weather","score":1}"#);
     unknown(r#"{"v":2,"kind":"step"}"#);
     unknown(r#"{"v":2,"seq":1,"attempt":1,"t":0,"kind":"notice","message":"m"}"#);
     damaged(r#"{"v":1,"seq":1,"attempt":1,"t":0,"kind":"step","step":1}"#);
@@ -111,6 +123,21 @@ fn newer_lines_are_unknown_and_broken_ones_damaged() {
     // A field that a newer version adds is no fault.
     let more = r#"{"v":1,"seq":1,"attempt":1,"t":0,"kind":"notice","message":"m","more":1}"#;
     assert!(matches!(Line::parse(more.as_bytes()), Line::Event(_)));
+}
+
+#[test]
+fn a_newer_phase_is_still_a_phase() {
+    let line = br#"{"v":1,"seq":1,"attempt":1,"t":0,"kind":"phase","phase":"dreaming","done":1,"total":2}"#;
+    let Line::Event(event) = Line::parse(line) else { panic!("an event") };
+    assert_eq!(event.kind, EventKind::Phase { phase: Phase::Other, done: 1, total: 2 });
+}
+
+#[test]
+fn lengths_are_quantiles() {
+    assert_eq!(Lengths::of(vec![]), None);
+    assert_eq!(Lengths::of(vec![7]), Some(Lengths { median: 7, p90: 7, p99: 7, max: 7 }));
+    let hundred = Lengths::of((1..=100).rev().collect());
+    assert_eq!(hundred, Some(Lengths { median: 50, p90: 90, p99: 99, max: 100 }));
 }
 
 #[test]

@@ -107,6 +107,8 @@ fn the_state_follows_from_lock_and_log() {
         EventKind::Finished { step: 2, seconds: 1.0, tokens: 1, eval_loss: None, peak_rss_bytes: None },
     ]);
     assert_eq!(state(), RunState::Finished);
+    attempt(&[EventKind::Gate { passed: false, reasons: vec![] }, EventKind::Published { name: "x".into() }]);
+    assert_eq!(state(), RunState::Finished, "a verdict begins no attempt");
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! `tonfall metrics [RUN…]`: the numbers of runs for Prometheus and TensorBoard.
+//!
+//! Responsible for: which runs, and where their numbers go; the formats are `tonfall_tui`'s.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use tonfall_recipes::durable::{self, AppendFile};
+use tonfall_recipes::{EventReader, RunDir};
+use tonfall_tui::exporters::tensorboard;
+
+use crate::args::Metrics;
+use crate::diagnostics::Result;
+use crate::metrics_server::{MetricsServer, Scrape};
+use crate::output;
+use crate::runs;
+use crate::summary;
+
+/// How often a run that goes on is asked for news.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+pub(crate) fn run(args: &Metrics) -> Result<()> {
+    let found = || match args.runs.is_empty() {
+        true => runs::all(Path::new(runs::DIRECTORY)),
+        false => runs::named_or_newest(&args.runs),
+    };
+    let runs = found()?;
+    if let Some(directory) = &args.tensorboard {
+        return tensorboard_files(&runs, directory, args.follow);
+    }
+    if let Some(server) = MetricsServer::bind(&args.serve)? {
+        let scrape = match args.runs.is_empty() {
+            true => Scrape::directory(Path::new(runs::DIRECTORY)),
+            false => Scrape::runs(runs),
+        };
+        return server.serve(scrape);
+    }
+    Ok(output::data(Scrape::runs(runs).text().trim_end())?)
+}
+
+/// A run and its event file.
+struct Export {
+    run: RunDir,
+    reader: EventReader,
+    file: AppendFile,
+    records: u64,
+}
+
+fn tensorboard_files(runs: &[RunDir], directory: &Path, follow: bool) -> Result<()> {
+    let mut exports = Vec::with_capacity(runs.len());
+    for run in runs {
+        let folder = directory.join(run.id());
+        durable::create_dir_all(&folder)?;
+        // TensorBoard knows its files by this part of the name; one name a run, so that it is replaced, not doubled.
+        let mut file = AppendFile::open(&folder.join("events.out.tfevents.0000000000.tonfall"), 0)?;
+        let mut reader = EventReader::new(run.events());
+        let mut start = None;
+        reader.scan_some(1, |event| start = Some(event.t))?;
+        file.append(&tensorboard::header(start.unwrap_or(0.0)))?;
+        exports.push(Export { run: run.clone(), reader: EventReader::new(run.events()), file, records: 0 });
+    }
+    loop {
+        let mut alive = false;
+        for export in &mut exports {
+            // The lock first: once it is free, the log is complete.
+            alive |= export.run.is_held()?;
+            export.go_on()?;
+        }
+        if !(follow && alive) {
+            break;
+        }
+        thread::sleep(INTERVAL);
+    }
+    for export in &exports {
+        export.file.sync()?;
+        let folder = summary::shown(&directory.join(export.run.id()));
+        let skipped = export.reader.damaged() + export.reader.unknown();
+        let lost =
+            if skipped > 0 { format!("; {skipped} lines of the log were not understood") } else { String::new() };
+        output::note(&format!("{folder}: {} records{lost}", export.records));
+    }
+    Ok(())
+}
+
+impl Export {
+    /// Appends what the log has got.
+    fn go_on(&mut self) -> Result<()> {
+        const PIECE: u64 = 4 << 20;
+        loop {
+            let before = self.reader.offset();
+            let mut bytes = Vec::new();
+            let records = &mut self.records;
+            self.reader.scan_some(PIECE, |event| {
+                let record = tensorboard::records(&event);
+                *records += u64::from(!record.is_empty());
+                bytes.extend_from_slice(&record);
+            })?;
+            if !bytes.is_empty() {
+                self.file.append(&bytes)?;
+            }
+            if self.reader.offset() == before {
+                return Ok(());
+            }
+        }
+    }
+}

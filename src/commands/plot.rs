@@ -1,0 +1,28 @@
+//! `tonfall plot [RUN…] --out FILE`: the loss of runs as a picture.
+//!
+//! Responsible for: the format by the file's name, and writing it; the picture itself is `tonfall_tui`'s.
+
+use tonfall_recipes::durable;
+use tonfall_tui::exporters::picture;
+
+use crate::args::Plot;
+use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::output;
+use crate::runs;
+use crate::summary;
+
+pub(crate) fn run(args: &Plot) -> Result<()> {
+    let extension = args.out.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    let draw = match extension.as_deref() {
+        Some("svg") => |runs: &[_]| picture::svg(runs).map(String::into_bytes),
+        Some("png") => picture::png,
+        _ => {
+            let message = format!("{} is no picture\nhint: --out needs a name in .svg or .png", args.out.display());
+            return Err(Failure::new(ExitCode::Usage, message));
+        }
+    };
+    let runs = runs::named_or_newest(&args.runs)?;
+    durable::write_file(&args.out, &draw(&runs)?)?;
+    output::note(&format!("wrote {}", summary::shown(&args.out)));
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! A dashboard and the person in front of it; `tonfall train --watch`.
+//!
+//! Responsible for: signals and time for the dashboard, and a trainer in a process of its own, which nothing that happens
+//! here can touch: it has its own process group, and writing to a closed pipe does not end it.
+//! Must not depend on: what is drawn, training.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+use tonfall_recipes::RunDir;
+use tonfall_tui::{Host, Watch as What};
+
+use crate::args::{Background, Global, LookArgs, SymbolSet, Train};
+use crate::commands::watch;
+use crate::diagnostics::{ExitCode, Result};
+use crate::output;
+use crate::quickstart;
+use crate::summary;
+
+/// Lines of the trainer's that are kept to be shown when it fails.
+const LINES: usize = 200;
+/// How long a trainer that is done may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Time and signals.
+pub(crate) struct Person {
+    since: Instant,
+    leave: Arc<AtomicBool>,
+}
+
+impl Person {
+    pub(crate) fn new() -> Result<Self> {
+        let leave = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            flag::register(signal, Arc::clone(&leave))?;
+        }
+        Ok(Self { since: Instant::now(), leave })
+    }
+}
+
+impl Host for Person {
+    fn now(&self) -> f64 {
+        self.since.elapsed().as_secs_f64()
+    }
+
+    fn should_leave(&self) -> bool {
+        self.leave.load(Ordering::Relaxed)
+    }
+}
+
+/// Trains in another process and shows the run. Returns the trainer's exit code when it has ended by the time the
+/// dashboard is left.
+pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
+    watch::terminal("without --watch training needs no terminal")?;
+    // Faults of the recipe are better told here than by a screen that closes again.
+    let (_, plan) = quickstart::plan(&args.recipe)?;
+    let id = args.run_name.clone().unwrap_or_else(|| RunDir::free_id(&plan));
+    let path = plan.output_dir.join(&id);
+    let look = LookArgs { background: Background::Auto, symbols: SymbolSet::Auto };
+    let what =
+        What { runs: vec![path.clone()], directory: Some(plan.output_dir.clone()), look: watch::look(&look, global) };
+    let person = Person::new()?;
+    let trainer = Trainer::start(args, &id)?;
+    let host = Attended { person, trainer: Mutex::new(trainer), path: path.clone() };
+    let shown = tonfall_tui::watch(&what, &host);
+    let mut trainer = host.trainer.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let ended = trainer.ended(path.join("run.json").exists());
+    match ended {
+        Some(code) => trainer.report(code)?,
+        None => {
+            output::note(&format!("the run goes on\nhint: `tonfall watch {}` shows it again", summary::shown(&path)))
+        }
+    }
+    shown?;
+    Ok(ended.unwrap_or(ExitCode::Done.number()))
+}
+
+/// A person in front of a run that was just started.
+struct Attended {
+    person: Person,
+    trainer: Mutex<Trainer>,
+    path: PathBuf,
+}
+
+impl Attended {
+    fn trainer<T>(&self, ask: impl FnOnce(&mut Trainer) -> T) -> Option<T> {
+        self.trainer.lock().ok().map(|mut trainer| ask(&mut trainer))
+    }
+}
+
+impl Host for Attended {
+    fn now(&self) -> f64 {
+        self.person.now()
+    }
+
+    /// Also when the trainer failed before there was a run to be seen.
+    fn should_leave(&self) -> bool {
+        let gone =
+            || !self.path.join("run.json").exists() && self.trainer(|trainer| trainer.code().is_some()) == Some(true);
+        self.person.should_leave() || gone()
+    }
+
+    /// What the trainer says, until it is seen in the run itself.
+    fn news(&self) -> Option<String> {
+        let waiting = !self.path.join("events.jsonl").exists();
+        waiting.then(|| self.trainer(|trainer| trainer.lines.lock().ok()?.back().cloned()).flatten()).flatten()
+    }
+}
+
+/// The trainer's process.
+struct Trainer {
+    child: Child,
+    /// The newest lines on its stderr.
+    lines: Arc<Mutex<VecDeque<String>>>,
+    /// What it printed on stdout, once that is closed.
+    result: Option<thread::JoinHandle<String>>,
+    talk: Option<thread::JoinHandle<()>>,
+}
+
+impl Trainer {
+    fn start(args: &Train, id: &str) -> Result<Self> {
+        let mut arguments: Vec<OsString> =
+            std::env::args_os().skip(1).filter(|argument| argument != "--watch").collect();
+        if args.run_name.is_none() {
+            // Before a `--`, behind which nothing is an option any more.
+            let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+            arguments.splice(end..end, ["--run-name".into(), id.into()]);
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Keys and the end of the terminal reach the group in front, which is the dashboard's.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn()?;
+        let lines = Arc::new(Mutex::new(VecDeque::new()));
+        let talk = child.stderr.take().map(|stderr| {
+            let lines = Arc::clone(&lines);
+            thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(std::result::Result::ok) {
+                    let Ok(mut lines) = lines.lock() else { return };
+                    lines.push_back(line);
+                    if lines.len() > LINES {
+                        lines.pop_front();
+                    }
+                }
+            })
+        });
+        let result = child.stdout.take().map(|mut stdout| {
+            thread::spawn(move || {
+                let mut text = String::new();
+                // What came before an error is still worth showing.
+                let _ = stdout.read_to_string(&mut text);
+                text
+            })
+        });
+        Ok(Self { child, lines, result, talk })
+    }
+
+    /// The exit code, once the process has ended; that of the shell for signals.
+    fn code(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().ok().flatten()?;
+        #[cfg(unix)]
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        #[cfg(not(unix))]
+        let signal: Option<i32> = None;
+        Some(status.code().or(signal.map(crate::signals::exit_code)).unwrap_or(ExitCode::Unexpected.number()))
+    }
+
+    /// The exit code; a moment is waited for a run that was seen to its end.
+    fn ended(&mut self, has_run: bool) -> Option<i32> {
+        let deadline = Instant::now() + if has_run { Duration::ZERO } else { LAST_WORDS };
+        loop {
+            match self.code() {
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                code => return code,
+            }
+        }
+    }
+
+    /// Says what the trainer said at its end.
+    fn report(&mut self, code: i32) -> Result<()> {
+        if let Some(talk) = self.talk.take() {
+            // A thread that panicked has nothing to say.
+            let _ = talk.join();
+        }
+        let result = self.result.take().and_then(|result| result.join().ok()).unwrap_or_default();
+        if code != ExitCode::Done.number()
+            && let Ok(lines) = self.lines.lock()
+        {
+            lines.iter().for_each(|line| output::note(line));
+        }
+        if !result.trim().is_empty() {
+            output::data(result.trim_end())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,233 @@
+//! Pictures of loss curves.
+//!
+//! Responsible for: the curves of runs as SVG or PNG, with a font of its own, so that every machine draws the same.
+//! Must not depend on: fonts of the machine, terminals.
+
+use std::sync::OnceLock;
+
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+use thiserror::Error;
+use tonfall_recipes::events::EventReadError;
+use tonfall_recipes::{EventReader, RunDir};
+
+use crate::numbers::{measure, short};
+use crate::run::{Metric, RunData};
+use crate::series::{Axis, Series};
+use crate::theme::PRINT;
+
+/// The name under which the font is known, also to whoever shows the SVG.
+const FONT: &str = "sans-serif";
+const SIZE: (u32, u32) = (1000, 560);
+/// Share of the past in the smoothed loss.
+const PAST: f64 = 0.95;
+/// Points of a curve; of more, each column keeps its lowest and its highest.
+const COLUMNS: usize = 1500;
+/// Share of the height that is left free above and below.
+const MARGIN: f64 = 0.05;
+
+/// Why no picture could be drawn.
+#[derive(Debug, Error)]
+pub enum PictureError {
+    #[error(transparent)]
+    Log(#[from] EventReadError),
+    #[error("no run has a step or an evaluation yet")]
+    Empty,
+    #[error("the picture can't be drawn: {0}")]
+    Draw(String),
+}
+
+/// The curves of runs as an SVG document.
+///
+/// # Errors
+/// When a log can't be read or holds nothing to draw.
+pub fn svg(runs: &[RunDir]) -> Result<String, PictureError> {
+    let curves = read(runs)?;
+    let mut text = String::new();
+    draw(SVGBackend::with_string(&mut text, SIZE).into_drawing_area(), &curves)?;
+    Ok(text)
+}
+
+/// The curves of runs as a PNG file.
+///
+/// # Errors
+/// When a log can't be read or holds nothing to draw.
+pub fn png(runs: &[RunDir]) -> Result<Vec<u8>, PictureError> {
+    let curves = read(runs)?;
+    let mut pixels = vec![255; SIZE.0 as usize * SIZE.1 as usize * 3];
+    draw(BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area(), &curves)?;
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, SIZE.0, SIZE.1);
+    encoder.set_color(png::ColorType::Rgb);
+    let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels));
+    written.map_err(|error| PictureError::Draw(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// What is drawn of a run. Curves are pieces, with gaps between them.
+struct Curves {
+    id: String,
+    raw: Vec<Vec<(f64, f64)>>,
+    smooth: Vec<Vec<(f64, f64)>>,
+    evals: Vec<(f64, f64)>,
+}
+
+fn read(runs: &[RunDir]) -> Result<Vec<Curves>, PictureError> {
+    let mut all = Vec::with_capacity(runs.len());
+    for run in runs {
+        let mut data = RunData::default();
+        EventReader::new(run.events()).scan(|event| data.observe(event))?;
+        all.push(curves(run.id(), &data));
+    }
+    match all.iter().all(|curves| curves.raw.is_empty() && curves.evals.is_empty()) {
+        true => Err(PictureError::Empty),
+        false => Ok(all),
+    }
+}
+
+fn curves(id: String, data: &RunData) -> Curves {
+    let loss = Metric::Loss.index();
+    let smooth = data.steps.smoothed(loss, PAST);
+    let xs = data.steps.buckets().iter().map(|bucket| bucket.x(Axis::Step));
+    let smooth = xs.zip(smooth).map(|(x, value)| (x, f64::from(value), f64::from(value)));
+    let evals = spans(&data.evals, 0).filter(|(_, low, _)| low.is_finite()).map(|(x, low, _)| (x, low)).collect();
+    Curves { id, raw: pieces(spans(&data.steps, loss)), smooth: pieces(smooth), evals }
+}
+
+fn spans<const N: usize>(series: &Series<N>, index: usize) -> impl ExactSizeIterator<Item = (f64, f64, f64)> {
+    series.buckets().iter().map(move |bucket| {
+        let span = bucket.values[index];
+        (bucket.x(Axis::Step), f64::from(span.low), f64::from(span.high))
+    })
+}
+
+/// Points in pieces between gaps; where there are more than a picture has columns, the lowest and highest of neighbours.
+fn pieces(spans: impl ExactSizeIterator<Item = (f64, f64, f64)>) -> Vec<Vec<(f64, f64)>> {
+    let group = spans.len().div_ceil(COLUMNS).max(1);
+    let (mut pieces, mut piece) = (Vec::new(), Vec::new());
+    let mut open: Option<(usize, f64, f64, f64)> = None;
+    let flush = |open: &mut Option<(usize, f64, f64, f64)>, piece: &mut Vec<(f64, f64)>| {
+        if let Some((_, x, low, high)) = open.take() {
+            piece.push((x, low));
+            if high > low {
+                piece.push((x, high));
+            }
+        }
+    };
+    for (index, (x, low, high)) in spans.enumerate() {
+        if !(low.is_finite() && high.is_finite()) {
+            flush(&mut open, &mut piece);
+            pieces.push(std::mem::take(&mut piece));
+            continue;
+        }
+        let slot = index / group;
+        match &mut open {
+            Some((at, _, lowest, highest)) if *at == slot => {
+                (*lowest, *highest) = (lowest.min(low), highest.max(high));
+            }
+            _ => {
+                flush(&mut open, &mut piece);
+                open = Some((slot, x, low, high));
+            }
+        }
+    }
+    flush(&mut open, &mut piece);
+    pieces.push(piece);
+    pieces.retain(|piece| !piece.is_empty());
+    pieces
+}
+
+fn draw<B: DrawingBackend>(area: DrawingArea<B, plotters::coord::Shift>, runs: &[Curves]) -> Result<(), PictureError> {
+    font()?;
+    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| PictureError::Draw(error.to_string());
+    area.fill(&WHITE).map_err(failed)?;
+    let points = || runs.iter().flat_map(|run| run.raw.iter().chain(&run.smooth).flatten().chain(&run.evals));
+    let last = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    let (low, high) =
+        points().map(|(_, y)| *y).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
+    let margin = ((high - low) * MARGIN).max(high.abs() * 1e-3).max(f64::MIN_POSITIVE);
+    let mut chart = ChartBuilder::on(&area)
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..last, low - margin..high + margin)
+        .map_err(failed)?;
+    let axis = TextStyle::from((FONT, 15).into_font()).color(&RGBColor(60, 60, 60));
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc("loss")
+        .label_style(axis.clone())
+        .axis_desc_style(axis.clone())
+        .x_label_formatter(&|x| short(*x))
+        .y_label_formatter(&|y| measure(*y))
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(228, 228, 228))
+        .axis_style(RGBColor(150, 150, 150))
+        .draw()
+        .map_err(failed)?;
+    for (number, run) in runs.iter().enumerate() {
+        let [red, green, blue] = PRINT[number % PRINT.len()];
+        let colour = RGBColor(red, green, blue);
+        for piece in &run.raw {
+            chart
+                .draw_series(LineSeries::new(piece.iter().copied(), colour.mix(0.3).stroke_width(1)))
+                .map_err(failed)?;
+        }
+        let mut named = false;
+        for piece in &run.smooth {
+            let drawn =
+                chart.draw_series(LineSeries::new(piece.iter().copied(), colour.stroke_width(2))).map_err(failed)?;
+            if !std::mem::replace(&mut named, true) {
+                let line = move |(x, y)| PathElement::new(vec![(x, y), (x + 22, y)], colour.stroke_width(2));
+                drawn.label(format!("{}, smoothed", run.id)).legend(line);
+            }
+        }
+        let diamonds = run.evals.iter().map(|point| {
+            EmptyElement::at(*point) + Polygon::new(vec![(0, -6), (6, 0), (0, 6), (-6, 0)], colour.filled())
+        });
+        let drawn = chart.draw_series(diamonds).map_err(failed)?;
+        if !run.evals.is_empty() {
+            let mark = move |(x, y)| {
+                let corners = vec![(x + 11, y - 6), (x + 17, y), (x + 11, y + 6), (x + 5, y)];
+                Polygon::new(corners, colour.filled())
+            };
+            drawn.label(format!("{}, held-out data", run.id)).legend(mark);
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(axis)
+        .background_style(WHITE.mix(0.85))
+        .border_style(RGBColor(200, 200, 200))
+        .draw()
+        .map_err(failed)?;
+    area.present().map_err(failed)
+}
+
+/// Makes the font known, once.
+fn font() -> Result<(), PictureError> {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let register = || register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok();
+    match KNOWN.get_or_init(register) {
+        true => Ok(()),
+        false => Err(PictureError::Draw("its font is damaged".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_at_gaps_and_keep_spikes() {
+        let flat = |values: &[f64]| values.iter().enumerate().map(|(x, y)| (x as f64, *y, *y)).collect::<Vec<_>>();
+        let gap = pieces(flat(&[1.0, 2.0, f64::NAN, 3.0]).into_iter());
+        assert_eq!(gap, [vec![(0.0, 1.0), (1.0, 2.0)], vec![(3.0, 3.0)]]);
+        let mut long = vec![1.0; 100_000];
+        long[77_777] = 50.0;
+        let long = pieces(flat(&long).into_iter());
+        assert!(long[0].len() <= COLUMNS + 1 && long[0].iter().any(|(_, y)| *y == 50.0), "{}", long[0].len());
+    }
+}

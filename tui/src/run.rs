@@ -1,0 +1,255 @@
+//! Everything about one run that a screen can show.
+//!
+//! Responsible for: folding events into series, lines, samples and facts, in bounded memory: what is not kept is counted.
+//! Must not depend on: terminals, files, clocks.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tonfall_recipes::events::Lengths;
+use tonfall_recipes::{Event, EventKind};
+
+use crate::numbers::{duration, grouped, measure};
+use crate::series::Series;
+
+/// Steps over which the speed is averaged.
+const RECENT: usize = 20;
+/// Lines of the list of events.
+const LINES: usize = 500;
+/// Held-out prompts whose answers are kept.
+const SAMPLES: usize = 200;
+/// Characters of a line, a prompt or an answer.
+const TEXT: usize = 4000;
+
+/// A number that every step measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Metric {
+    Loss,
+    LearningRate,
+    GradNorm,
+    Throughput,
+    HostMemory,
+    AcceleratorMemory,
+}
+
+impl Metric {
+    const COUNT: usize = 6;
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weight {
+    Plain,
+    Good,
+    Bad,
+}
+
+/// A line of the list of events.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Line {
+    /// Seconds since 1970.
+    pub(crate) t: f64,
+    pub(crate) weight: Weight,
+    pub(crate) text: String,
+}
+
+/// An answer to a held-out prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) prompt: String,
+    pub(crate) text: String,
+    pub(crate) expected: Vec<String>,
+    pub(crate) missing: Vec<String>,
+    pub(crate) violations: Vec<String>,
+}
+
+/// The answers of one evaluation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) step: u64,
+    pub(crate) answers: Vec<Answer>,
+    /// Answers beyond [`SAMPLES`].
+    pub(crate) left_out: u64,
+}
+
+/// What the data came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DataFacts {
+    pub(crate) train_examples: u64,
+    pub(crate) eval_examples: u64,
+    pub(crate) dropped: BTreeMap<String, u64>,
+    pub(crate) tokens: u64,
+    pub(crate) trained_tokens: u64,
+    pub(crate) lengths: Option<Lengths>,
+}
+
+/// What the run computes on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct DeviceFacts {
+    pub(crate) name: String,
+    pub(crate) flops_per_token: Option<f64>,
+    pub(crate) peak_flops: Option<f64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) host_memory_bytes: Option<u64>,
+}
+
+/// Everything about one run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunData {
+    pub(crate) steps: Series<{ Metric::COUNT }>,
+    pub(crate) evals: Series<1>,
+    pub(crate) lines: VecDeque<Line>,
+    /// Older lines that were let go.
+    pub(crate) lines_left_out: u64,
+    /// The first evaluation with answers, and the newest one.
+    pub(crate) before: Answers,
+    pub(crate) after: Answers,
+    pub(crate) data: Option<DataFacts>,
+    pub(crate) device: Option<DeviceFacts>,
+    pub(crate) trainable_parameters: Option<u64>,
+    /// Tokens of the newest step.
+    pub(crate) step_tokens: Option<(u64, u64)>,
+    recent: VecDeque<f64>,
+    tokens: f64,
+    seconds: f64,
+}
+
+impl RunData {
+    /// Takes the next event of the log.
+    pub(crate) fn observe(&mut self, event: Event) {
+        let t = event.t;
+        match event.kind {
+            EventKind::AttemptStarted { from_step, total_steps, trainable_parameters, .. } => {
+                self.restart(from_step);
+                self.trainable_parameters = Some(trainable_parameters);
+                let from = if from_step > 0 { format!(" from step {from_step}") } else { String::new() };
+                self.line(t, Weight::Plain, format!("attempt {}{from}, {total_steps} steps", event.attempt));
+            }
+            EventKind::Step {
+                step,
+                loss,
+                lr,
+                grad_norm,
+                tokens,
+                trained_tokens,
+                tokens_per_second,
+                seconds,
+                peak_rss_bytes,
+                accelerator_bytes,
+                ..
+            } => {
+                let seconds = if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
+                self.tokens += tokens as f64;
+                self.seconds += seconds;
+                self.recent.push_back(seconds);
+                if self.recent.len() > RECENT {
+                    self.recent.pop_front();
+                }
+                self.step_tokens = Some((tokens, trained_tokens));
+                let bytes = |bytes: Option<u64>| bytes.map_or(f64::NAN, |bytes| bytes as f64);
+                let host = bytes(peak_rss_bytes);
+                let values = [loss, lr, grad_norm, tokens_per_second, host, bytes(accelerator_bytes)];
+                self.steps.push(step, self.tokens, self.seconds, values);
+            }
+            EventKind::Eval { step, loss, .. } => {
+                // Evaluations at a later step than any training step come first only in a damaged log.
+                self.evals.push(step, self.tokens, self.seconds, [loss]);
+                self.line(t, Weight::Plain, format!("eval {} at step {step}", measure(loss)));
+            }
+            EventKind::Sample { step, prompt, text, expected, missing, violations } => {
+                let answer = Answer { prompt: cut(prompt), text: cut(text), expected, missing, violations };
+                self.sample(step, answer);
+            }
+            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths } => {
+                let lost: u64 = dropped.values().fold(0, |sum, count| sum.saturating_add(*count));
+                let lost = if lost > 0 { format!(", {lost} dropped") } else { String::new() };
+                let weight = if lost.is_empty() { Weight::Plain } else { Weight::Bad };
+                self.line(t, weight, format!("{train_examples} examples, {eval_examples} held out{lost}"));
+                self.data = Some(DataFacts { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths });
+            }
+            EventKind::Device { name, flops_per_token, peak_flops, memory_bytes, host_memory_bytes } => {
+                self.device = Some(DeviceFacts { name, flops_per_token, peak_flops, memory_bytes, host_memory_bytes });
+            }
+            EventKind::Notice { message } => self.line(t, Weight::Plain, message),
+            EventKind::Checkpoint { path, .. } => self.line(t, Weight::Plain, format!("checkpoint {path}")),
+            EventKind::Interrupted { step, .. } => {
+                self.line(t, Weight::Bad, format!("interrupted at step {step}, checkpoint saved"));
+            }
+            EventKind::Diverged { step, what } => self.line(t, Weight::Bad, format!("diverged at step {step}: {what}")),
+            EventKind::Failed { message, exit_code } => {
+                self.line(t, Weight::Bad, format!("failed with exit code {exit_code}: {message}"));
+            }
+            EventKind::Finished { step, seconds, tokens, .. } => {
+                let text = format!("finished: {step} steps in {}, {} tokens", duration(seconds), grouped(tokens));
+                self.line(t, Weight::Good, text);
+            }
+            EventKind::Gate { passed, reasons } => {
+                let (weight, verdict) = if passed { (Weight::Good, "passed") } else { (Weight::Bad, "failed") };
+                self.line(t, weight, format!("gate {verdict} {}", reasons.join("; ")));
+            }
+            EventKind::Published { name } => self.line(t, Weight::Good, format!("published as {name}")),
+            EventKind::Phase { .. } => {}
+        }
+    }
+
+    /// What was measured behind `step` is superseded.
+    fn restart(&mut self, step: u64) {
+        self.steps.truncate(step);
+        self.evals.truncate(step);
+        (self.tokens, self.seconds) = self.steps.sums_at(step);
+        self.recent.clear();
+        for answers in [&mut self.before, &mut self.after] {
+            // An attempt that begins from the start answers everything again.
+            if answers.step > step || step == 0 {
+                *answers = Answers::default();
+            }
+        }
+    }
+
+    fn sample(&mut self, step: u64, answer: Answer) {
+        let first = self.before.answers.is_empty() || self.before.step == step;
+        let answers = if first { &mut self.before } else { &mut self.after };
+        if answers.step != step {
+            *answers = Answers::default();
+        }
+        answers.step = step;
+        match answers.answers.len() < SAMPLES {
+            true => answers.answers.push(answer),
+            false => answers.left_out += 1,
+        }
+    }
+
+    /// Adds a line that is not from the log as well.
+    pub(crate) fn line(&mut self, t: f64, weight: Weight, text: String) {
+        self.lines.push_back(Line { t, weight, text: cut(text) });
+        if self.lines.len() > LINES {
+            self.lines.pop_front();
+            self.lines_left_out += 1;
+        }
+    }
+
+    /// Mean seconds of the newest steps.
+    pub(crate) fn seconds_per_step(&self) -> Option<f64> {
+        (!self.recent.is_empty()).then(|| self.recent.iter().sum::<f64>() / self.recent.len() as f64)
+    }
+
+    /// Floating-point operations a second, and their share of what the device can do, where both are known.
+    pub(crate) fn flops(&self, tokens_per_second: f64) -> (Option<f64>, Option<f64>) {
+        let device = self.device.as_ref();
+        let rate = device.and_then(|device| device.flops_per_token).map(|flops| flops * tokens_per_second);
+        let peak = device.and_then(|device| device.peak_flops).filter(|peak| *peak > 0.0);
+        (rate, rate.zip(peak).map(|(rate, peak)| rate / peak))
+    }
+}
+
+/// At most [`TEXT`] characters, with a mark where more was.
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(TEXT) {
+        text.truncate(end);
+        text.push_str(" […]");
+    }
+    text
+}

@@ -1,0 +1,221 @@
+//! The panels that are charts.
+//!
+//! Responsible for: which curves of which runs stand in which chart, and between which bounds.
+//! Must not depend on: dots and characters.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::block;
+use crate::app::{App, Run};
+use crate::chart::{Chart, Curve, Labels, Marks, Point, Scale};
+use crate::layout::Panel;
+use crate::numbers::short;
+use crate::run::{Metric, RunData};
+use crate::series::{Axis, Series};
+use crate::theme::Role;
+
+/// Share of the values that may lie outside when outliers are cut, at each end.
+const OUTLIERS: f64 = 0.01;
+/// Letters that tell curves apart.
+const TAGS: &str = "abcdefghijklmnopqrstuvwxyz";
+
+pub(super) fn loss(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let runs = followed(app);
+    let x = horizontal(app, &runs);
+    let (mut curves, mut marks) = (Vec::new(), Vec::new());
+    let past = app.charts.past();
+    let alone = runs.len() < 2;
+    let loss = Metric::Loss.index();
+    for (number, (_, data)) in runs.iter().enumerate() {
+        let raw = points(&data.steps, loss, app.charts.axis, &x);
+        if past == 0.0 || (number == 0 && app.charts.raw) {
+            let role = if past == 0.0 { Role::Curve(number) } else { Role::Faint };
+            let tag = if past == 0.0 { tag(number, alone) } else { None };
+            curves.push(Curve { points: raw, role, ascii: '.', tag });
+        }
+        if past > 0.0 {
+            let points = smoothed(&data.steps, loss, past, app.charts.axis, &x);
+            let ascii = if alone { '*' } else { tag(number, alone).unwrap_or('*') };
+            curves.push(Curve { points, role: Role::Curve(number), ascii, tag: tag(number, alone) });
+        }
+        let points = points(&data.evals, 0, app.charts.axis, &x);
+        let role = if alone { Role::Eval } else { Role::Curve(number) };
+        marks.push(Marks { points, role, symbol: app.look.symbol("◆", "E") });
+    }
+    let y = vertical(app, &curves, &marks, Labels::Measure);
+    let title = title(app, &runs);
+    let block = block(app, Panel::Loss, title);
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    frame.render_widget(Chart { x, y, curves, marks, look: app.look }, inner);
+}
+
+/// One of the smaller charts.
+pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect) {
+    let (metric, name, labels) = match panel {
+        Panel::LearningRate => (Metric::LearningRate, "learning rate", Labels::Measure),
+        Panel::GradNorm => (Metric::GradNorm, "gradient norm", Labels::Measure),
+        Panel::Throughput => (Metric::Throughput, "tokens/s", Labels::Count),
+        _ => (Metric::HostMemory, "memory", Labels::Bytes),
+    };
+    let runs = followed(app);
+    let x = horizontal(app, &runs);
+    let alone = runs.len() < 2;
+    let mut curves = Vec::new();
+    for (number, (_, data)) in runs.iter().enumerate() {
+        let points = points(&data.steps, metric.index(), app.charts.axis, &x);
+        let ascii = if alone { '*' } else { tag(number, alone).unwrap_or('*') };
+        curves.push(Curve { points, role: Role::Curve(number), ascii, tag: tag(number, alone) });
+    }
+    let mut text = format!(" {name} ");
+    if let Some((run, data)) = runs.first() {
+        let now = run.summary.now;
+        match panel {
+            Panel::Throughput => {
+                let (rate, share) = now.map_or((None, None), |now| data.flops(now.tokens_per_second));
+                match (rate, share) {
+                    (_, Some(share)) => text = format!(" {name}  MFU {:.0}% ", share * 100.0),
+                    (Some(rate), None) => text = format!(" {name}  {}FLOP/s ", short(rate)),
+                    (None, None) => {}
+                }
+            }
+            Panel::Memory => {
+                // The accelerator's memory is the scarce one where there is an accelerator.
+                let has_accelerator = now.is_some_and(|now| now.accelerator_bytes.is_some());
+                if has_accelerator {
+                    let points = points(&data.steps, Metric::AcceleratorMemory.index(), app.charts.axis, &x);
+                    curves.push(Curve { points, role: Role::Eval, ascii: 'v', tag: None });
+                    text = format!(" memory  host {}  vram {} ", line_symbol(app), app.look.symbol("═", "v"));
+                } else {
+                    text = " memory  host, peak ".to_owned();
+                }
+            }
+            _ => {}
+        }
+    }
+    let y = vertical(app, &curves, &[], labels);
+    let block = block(app, panel, text);
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    frame.render_widget(Chart { x, y, curves, marks: Vec::new(), look: app.look }, inner);
+}
+
+/// The runs whose curves are drawn, as far as they are read.
+fn followed(app: &App) -> Vec<(&Run, &RunData)> {
+    let runs = app.compared().into_iter().filter_map(|run| app.runs.get(run));
+    runs.filter_map(|run| Some((run, run.data.as_deref()?))).collect()
+}
+
+fn tag(number: usize, alone: bool) -> Option<char> {
+    TAGS.chars().nth(number).filter(|_| !alone)
+}
+
+fn line_symbol(app: &App) -> &'static str {
+    app.look.symbol("─", "*")
+}
+
+fn title(app: &App, runs: &[(&Run, &RunData)]) -> Line<'static> {
+    let style = |role| app.look.style(role);
+    let mut spans = vec![Span::raw(" loss ")];
+    let past = app.charts.past();
+    if runs.len() < 2 {
+        match past {
+            0.0 => spans.push(Span::styled(format!(" raw {}", app.look.symbol("─", ".")), style(Role::Curve(0)))),
+            _ => {
+                if app.charts.raw {
+                    spans.push(Span::styled(format!(" raw {}", app.look.symbol("·", ".")), style(Role::Faint)));
+                }
+                spans.push(Span::styled(format!("  ema {past} {}", line_symbol(app)), style(Role::Curve(0))));
+            }
+        }
+        spans.push(Span::styled(format!("  eval {}", app.look.symbol("◆", "E")), style(Role::Eval)));
+    } else {
+        for (number, (run, _)) in runs.iter().enumerate() {
+            let name = format!(" {} {} ", tag(number, false).unwrap_or('?'), run.id);
+            spans.push(Span::styled(name, style(Role::Curve(number))));
+        }
+    }
+    let mut notes = Vec::new();
+    let gaps: u64 = runs.first().map_or(0, |(_, data)| data.steps.gaps(Metric::Loss.index()));
+    if gaps > 0 {
+        notes.push(format!("{gaps} not finite"));
+    }
+    if app.charts.log {
+        notes.push("log".to_owned());
+    }
+    if app.charts.axis != Axis::Step {
+        notes.push(format!("by {}", app.charts.axis.name()));
+    }
+    if app.charts.cut_outliers {
+        notes.push("98%".to_owned());
+    }
+    if app.charts.span < 1.0 {
+        let follows = if app.charts.end.is_none() { ", follows" } else { "" };
+        notes.push(format!("zoom {}x{follows}", short(1.0 / app.charts.span)));
+    }
+    spans.push(Span::raw(if notes.is_empty() { " ".to_owned() } else { format!("  {} ", notes.join(", ")) }));
+    Line::from(spans)
+}
+
+/// What is seen of the whole, which goes from 0 to the newest point of all runs.
+fn horizontal(app: &App, runs: &[(&Run, &RunData)]) -> Scale {
+    let axis = app.charts.axis;
+    let ends = runs.iter().flat_map(|(_, data)| {
+        let steps = data.steps.last().map(|bucket| bucket.x(axis));
+        steps.into_iter().chain(data.evals.last().map(|bucket| bucket.x(axis)))
+    });
+    let whole = ends.filter(|end| end.is_finite()).fold(0.0, f64::max);
+    let (start, end) = app.charts.window();
+    let labels = if axis == Axis::Time { Labels::Time } else { Labels::Count };
+    Scale::new(start * whole, end * whole, false, labels)
+}
+
+fn points<const N: usize>(series: &Series<N>, index: usize, axis: Axis, x: &Scale) -> Vec<Point> {
+    let visible = visible(series, axis, x);
+    let point = |bucket: &crate::series::Bucket<N>| {
+        let span = bucket.values[index];
+        Point { x: bucket.x(axis), low: f64::from(span.low), high: f64::from(span.high) }
+    };
+    visible.iter().map(point).collect()
+}
+
+fn smoothed<const N: usize>(series: &Series<N>, index: usize, past: f64, axis: Axis, x: &Scale) -> Vec<Point> {
+    let values = series.smoothed(index, past);
+    let point = |(bucket, value): (&crate::series::Bucket<N>, f32)| {
+        let value = f64::from(value);
+        Point { x: bucket.x(axis), low: value, high: value }
+    };
+    let inside = |point: &Point| (x.low()..=x.high()).contains(&point.x);
+    series.buckets().iter().zip(values).map(point).filter(inside).collect()
+}
+
+fn visible<'a, const N: usize>(series: &'a Series<N>, axis: Axis, x: &Scale) -> &'a [crate::series::Bucket<N>] {
+    let buckets = series.buckets();
+    let start = buckets.partition_point(|bucket| bucket.x(axis) < x.low());
+    let end = buckets.partition_point(|bucket| bucket.x(axis) <= x.high());
+    &buckets[start.min(end)..end]
+}
+
+/// Bounds for everything that is drawn.
+fn vertical(app: &App, curves: &[Curve], marks: &[Marks], labels: Labels) -> Scale {
+    let log = app.charts.log;
+    let usable = |value: &f64| value.is_finite() && value.abs() < 1e30 && !(log && *value <= 0.0);
+    let of_curves = curves.iter().flat_map(|curve| &curve.points);
+    let all = || of_curves.clone().chain(marks.iter().flat_map(|marks| &marks.points));
+    let (mut low, mut high) = all()
+        .flat_map(|point| [point.low, point.high])
+        .filter(usable)
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    if app.charts.cut_outliers {
+        let mut values: Vec<f64> = all().flat_map(|point| [point.low, point.high]).filter(usable).collect();
+        let last = values.len().saturating_sub(1);
+        let place = (values.len() as f64 * OUTLIERS) as usize;
+        if last > 0 {
+            low = *values.select_nth_unstable_by(place, f64::total_cmp).1;
+            high = *values.select_nth_unstable_by(last - place, f64::total_cmp).1;
+        }
+    }
+    Scale::new(low, high, log, labels)
+}

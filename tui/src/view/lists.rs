@@ -1,0 +1,185 @@
+//! The panels that are lists.
+//!
+//! Responsible for: events, samples before and after with their terms marked, and the table of runs.
+//! Must not depend on: charts.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Wrap};
+
+use super::{block, status};
+use crate::app::{App, first_row};
+use crate::layout::Panel;
+use crate::numbers::{clock, measure};
+use crate::run::{Answer, Weight};
+use crate::theme::{Look, Role};
+
+pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let room = usize::from(area.height.saturating_sub(2));
+    let data = app.run().and_then(|run| run.data.as_deref());
+    let count = data.map_or(0, |data| data.lines.len());
+    // Counted from the newest line, which stands at the bottom.
+    let below = app.scroll[Panel::Events.index()].min(count.saturating_sub(room));
+    let end = count - below;
+    let start = end.saturating_sub(room);
+    let mut lines = Vec::with_capacity(room);
+    for line in data.into_iter().flat_map(|data| data.lines.range(start..end)) {
+        let role = match line.weight {
+            Weight::Plain => Role::Plain,
+            Weight::Good => Role::Good,
+            Weight::Bad => Role::Bad,
+        };
+        let time = Span::styled(format!("{} ", clock(line.t)), app.look.style(Role::Faint));
+        lines.push(Line::from(vec![time, Span::styled(line.text.clone(), app.look.style(role))]));
+    }
+    let left_out = data.map_or(0, |data| data.lines_left_out);
+    let above = start as u64 + left_out;
+    let mut title = " events (UTC) ".to_owned();
+    if above > 0 {
+        title += &format!(" {above} above ");
+    }
+    if below > 0 {
+        title += &format!(" {below} below ");
+    }
+    frame.render_widget(Paragraph::new(lines).block(block(app, Panel::Events, title)), area);
+}
+
+pub(super) fn samples(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let data = app.run().and_then(|run| run.data.as_deref());
+    let mut lines = Vec::new();
+    let mut title = " samples ".to_owned();
+    if let Some(data) = data {
+        let (before, after) = (&data.before, &data.after);
+        let count = before.answers.len().max(after.answers.len());
+        let at = app.scroll[Panel::Samples.index()].min(count.saturating_sub(1));
+        let answers = [(before.step, before.answers.get(at)), (after.step, after.answers.get(at))];
+        if let Some(answer) = answers.iter().find_map(|(_, answer)| *answer) {
+            title = format!(" samples {}/{count} ", at + 1);
+            let left_out = before.left_out.max(after.left_out);
+            if left_out > 0 {
+                title += &format!(" {left_out} more are not kept ");
+            }
+            lines.push(labelled(app.look, "prompt", vec![Span::raw(flat(&answer.prompt))]));
+        }
+        for (step, answer) in answers {
+            let Some(answer) = answer else { continue };
+            let mut spans = marked(answer, app.look);
+            if !answer.missing.is_empty() {
+                let missing = format!("  (missing: {})", answer.missing.join(", "));
+                spans.push(Span::styled(missing, app.look.style(Role::Faint)));
+            }
+            lines.push(labelled(app.look, &format!("@{step}"), spans));
+        }
+    }
+    if lines.is_empty() {
+        lines.push(Line::styled("no held-out prompt was answered yet", app.look.style(Role::Faint)));
+    }
+    let block = block(app, Panel::Samples, title);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(block), area);
+}
+
+fn labelled(look: Look, label: &str, rest: Vec<Span<'static>>) -> Line<'static> {
+    let mut spans = vec![Span::styled(format!("{label:<8}"), look.style(Role::Faint))];
+    spans.extend(rest);
+    Line::from(spans)
+}
+
+/// Text on one line.
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// An answer with the terms in it: underlined where they should be used, struck out where they should not.
+fn marked(answer: &Answer, look: Look) -> Vec<Span<'static>> {
+    let text = flat(&answer.text);
+    let hits = answer.expected.iter().filter(|term| !answer.missing.contains(term)).map(|term| (term, Role::Hit));
+    let violations = answer.violations.iter().map(|term| (term, Role::Violation));
+    let mut places: Vec<(usize, usize, Role)> = hits
+        .chain(violations)
+        .flat_map(|(term, role)| occurrences(&text, term).into_iter().map(move |(start, end)| (start, end, role)))
+        .collect();
+    places.sort_by_key(|(start, end, _)| (*start, usize::MAX - *end));
+    let (mut spans, mut done) = (Vec::new(), 0);
+    for (start, end, role) in places {
+        if start < done {
+            continue;
+        }
+        spans.push(Span::raw(text[done..start].to_owned()));
+        spans.push(Span::styled(text[start..end].to_owned(), look.style(role)));
+        done = end;
+    }
+    spans.push(Span::raw(text[done..].to_owned()));
+    spans
+}
+
+/// Where a term stands in a text, whatever the case of its letters.
+fn occurrences(text: &str, term: &str) -> Vec<(usize, usize)> {
+    let term: Vec<char> = term.chars().flat_map(char::to_lowercase).collect();
+    let mut found = Vec::new();
+    if term.is_empty() {
+        return found;
+    }
+    for (start, _) in text.char_indices() {
+        let mut wanted = term.iter();
+        for (offset, char) in text[start..].char_indices() {
+            let matches = char.to_lowercase().all(|lower| wanted.next() == Some(&lower));
+            if !matches {
+                break;
+            }
+            if wanted.len() == 0 {
+                found.push((start, start + offset + char.len_utf8()));
+                break;
+            }
+        }
+    }
+    found
+}
+
+pub(super) fn runs(app: &App, frame: &mut Frame<'_>, area: Rect) {
+    let rows = app.rows();
+    let first = first_row(app, area);
+    let room = usize::from(area.height.saturating_sub(3)).max(1);
+    let width = usize::from(area.width.saturating_sub(2));
+    // State, step, loss and eval need so much; the name gets the rest.
+    let name_width = width.saturating_sub(2 + 14 + 12 + 8 + 8).clamp(8, 40);
+    let head = format!("  {:<name_width$} {:<13} {:>11} {:>7} {:>7}", "run", "state", "step", "loss", "best");
+    let mut lines = vec![Line::styled(head, app.look.style(Role::Faint))];
+    for index in rows.iter().skip(first).take(room) {
+        let run = &app.runs[*index];
+        let mark = if run.marked { app.look.symbol("✓", "x") } else { " " };
+        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), measure);
+        let name: String = run.id.chars().take(name_width).collect();
+        let badge = status::badge(run.status(), app.look);
+        let padding = " ".repeat(14usize.saturating_sub(Line::from(badge.clone()).width()));
+        let numbers = format!(
+            "{padding}{:>11} {:>7} {:>7}",
+            format!("{}/{}", run.summary.step, run.summary.total_steps),
+            number(run.summary.now.map(|now| now.loss)),
+            number(run.summary.best().map(|(_, loss)| loss)),
+        );
+        let mut line = Line::from(vec![Span::raw(format!("{mark} {name:<name_width$} ")), badge, Span::raw(numbers)]);
+        if *index == app.selected {
+            line = line.style(app.look.style(Role::Selected));
+        }
+        lines.push(line);
+    }
+    let title = match app.filter.is_empty() {
+        true => format!(" runs {} ", rows.len()),
+        false => format!(" runs {} of {}: {} ", rows.len(), app.runs.len(), app.filter),
+    };
+    frame.render_widget(Paragraph::new(lines).block(block(app, Panel::Runs, title)), area);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_are_found_in_any_case() {
+        assert_eq!(occurrences("The Guest and the guest", "guest"), [(4, 9), (18, 23)]);
+        assert_eq!(occurrences("Grüße, GRÜSSE", "grüße"), [(0, 7)]);
+        assert_eq!(occurrences("abc", ""), []);
+        assert_eq!(occurrences("aaa", "aa"), [(0, 2), (1, 3)]);
+    }
+}

@@ -1,0 +1,76 @@
+//! Drawing.
+//!
+//! Responsible for: a frame from the state. Only draws: nothing is changed, read or measured here.
+//! Must not depend on: where the state comes from.
+
+mod charts;
+mod dialogs;
+mod facts;
+mod lists;
+mod status;
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Clear, Paragraph};
+
+use crate::app::{App, Mode};
+use crate::layout::{Panel, Screen};
+use crate::theme::Role;
+
+/// Draws everything into a frame.
+pub(crate) fn view(app: &App, frame: &mut Frame<'_>) {
+    let area = frame.area();
+    match crate::layout::divide(area, app.focus, app.alone) {
+        Screen::OneLine(area) => frame.render_widget(Paragraph::new(dialogs::or_line(app)), area),
+        Screen::Panels { head, panels, foot } => {
+            frame.render_widget(Paragraph::new(status::header(app, head.width)), head);
+            for (panel, area) in panels {
+                draw(app, panel, frame, area);
+            }
+            frame.render_widget(Paragraph::new(dialogs::foot(app, foot.width)), foot);
+            match &app.mode {
+                Mode::Help => dialogs::help(app, frame, area),
+                Mode::Stop { run, typed } => dialogs::stop(app, *run, typed, frame, area),
+                Mode::Panels | Mode::Filter => {}
+            }
+        }
+    }
+}
+
+fn draw(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect) {
+    match panel {
+        Panel::Loss => charts::loss(app, frame, area),
+        Panel::LearningRate | Panel::GradNorm | Panel::Throughput | Panel::Memory => {
+            charts::metric(app, panel, frame, area);
+        }
+        Panel::Now => facts::now(app, frame, area),
+        Panel::Data => facts::data(app, frame, area),
+        Panel::Events => lists::events(app, frame, area),
+        Panel::Samples => lists::samples(app, frame, area),
+        Panel::Runs => lists::runs(app, frame, area),
+    }
+}
+
+/// A panel's frame, brighter when the keys go there.
+fn block<'a>(app: &App, panel: Panel, title: impl Into<Line<'a>>) -> Block<'a> {
+    let role = if app.focus == panel { Role::Focus } else { Role::Border };
+    framed(app, role, title)
+}
+
+fn framed<'a>(app: &App, role: Role, title: impl Into<Line<'a>>) -> Block<'a> {
+    Block::bordered()
+        .border_set(app.look.border())
+        .border_style(app.look.style(role))
+        .title(title)
+        .title_style(Style::new())
+}
+
+/// A rectangle in the middle, emptied, as large as wanted and possible.
+fn popup(frame: &mut Frame<'_>, area: Rect, width: u16, height: u16) -> Rect {
+    let (width, height) = (width.min(area.width), height.min(area.height));
+    let place = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
+    frame.render_widget(Clear, place);
+    place
+}

@@ -1,0 +1,149 @@
+//! The dashboard on a terminal, and one frame of it as text.
+//!
+//! Responsible for: the loop of reading, drawing and waiting for keys.
+//! Must not depend on: what is drawn or what keys mean.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+use ratatui::crossterm::event::{self, Event};
+use thiserror::Error;
+
+use crate::app::{App, Effect, Message, update};
+use crate::feed::Feeds;
+use crate::screen::Screen;
+use crate::theme::Look;
+use crate::view::view;
+
+/// How often logs are asked for news.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// Seconds after which a screen without news is drawn again, for what counts down.
+const REDRAW: f64 = 1.0;
+
+/// Why nothing can be shown.
+#[derive(Debug, Error)]
+pub enum WatchError {
+    #[error("the terminal can't be used: {0}")]
+    Terminal(#[from] io::Error),
+}
+
+/// What is watched.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// Run directories, the one to show first; they need not be there yet. Several are compared.
+    pub runs: Vec<PathBuf>,
+    /// Where to look for more runs for the table.
+    pub directory: Option<PathBuf>,
+    pub look: Look,
+}
+
+/// The world around a dashboard.
+pub trait Host {
+    /// Seconds; only differences count.
+    fn now(&self) -> f64;
+
+    /// Whether the dashboard has to close, because of a signal, say.
+    fn should_leave(&self) -> bool {
+        false
+    }
+
+    /// Something to say to the person in front of it.
+    fn news(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Shows runs on the terminal until somebody leaves. The runs do not notice.
+///
+/// # Errors
+/// When the terminal can't be used. Logs that can't be read are shown as such.
+pub fn watch(what: &Watch, host: &dyn Host) -> Result<(), WatchError> {
+    let (mut app, mut feeds) = begin(what);
+    let mut screen = Screen::take()?;
+    let mut drawn = f64::NEG_INFINITY;
+    let mut input = true;
+    loop {
+        let now = host.now();
+        update(&mut app, Message::Tick(now));
+        if host.should_leave() {
+            return Ok(());
+        }
+        if let Some(news) = host.news() {
+            update(&mut app, Message::Notice(news));
+        }
+        let (news, more) = if app.frozen { (false, false) } else { feeds.poll(&mut app) };
+        let size = screen.terminal.size()?;
+        if (size.width, size.height) != (app.size.width, app.size.height) {
+            update(&mut app, Message::Resize(size.width, size.height));
+            input = true;
+        }
+        if news || input || now - drawn >= REDRAW {
+            screen.terminal.draw(|frame| view(&app, frame))?;
+            drawn = now;
+        }
+        input = event::poll(if more { Duration::ZERO } else { INTERVAL })?;
+        let mut waiting = input;
+        while waiting {
+            let message = match event::read()? {
+                Event::Key(key) => Message::Key(key),
+                Event::Mouse(mouse) => Message::Mouse(mouse),
+                Event::Resize(width, height) => Message::Resize(width, height),
+                _ => break,
+            };
+            match update(&mut app, message) {
+                Some(Effect::Quit) => return Ok(()),
+                Some(Effect::RequestStop { run }) => drop(update(&mut app, feeds.request_stop(run))),
+                None => {}
+            }
+            waiting = event::poll(Duration::ZERO)?;
+        }
+    }
+}
+
+/// Runs as they were when they were read, to be drawn as text.
+#[derive(Debug)]
+pub struct Still {
+    app: App,
+}
+
+impl Still {
+    /// Reads the logs to their ends. What can't be read is shown as such.
+    pub fn read(what: &Watch) -> Self {
+        let (mut app, mut feeds) = begin(what);
+        while feeds.poll(&mut app).1 {}
+        Self { app }
+    }
+
+    /// One frame, `width` × `height` characters at most.
+    pub fn draw(&mut self, width: u16, height: u16) -> String {
+        update(&mut self.app, Message::Resize(width, height));
+        text(&draw(&self.app, width, height))
+    }
+}
+
+fn begin(what: &Watch) -> (App, Feeds) {
+    let mut app = App::new(what.look);
+    let feeds = Feeds::new(&what.runs, what.directory.clone(), &mut app);
+    app.compare = app.runs.len() > 1;
+    app.runs.iter_mut().for_each(|run| run.marked = true);
+    (app, feeds)
+}
+
+/// Draws into memory.
+pub(crate) fn draw(app: &App, width: u16, height: u16) -> Buffer {
+    let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
+    let Ok(_) = terminal.draw(|frame| view(app, frame));
+    terminal.backend().buffer().clone()
+}
+
+/// The characters of a frame, without its colours and without spaces at the ends of lines.
+pub(crate) fn text(buffer: &Buffer) -> String {
+    let width = usize::from(buffer.area.width).max(1);
+    let row = |cells: &[ratatui::buffer::Cell]| cells.iter().map(|cell| cell.symbol()).collect::<String>();
+    let lines = buffer.content.chunks(width).map(|cells| row(cells).trim_end().to_owned());
+    lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
+}
