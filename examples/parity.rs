@@ -26,7 +26,7 @@ fn main() -> Result<()> {
         paths => (paths, "cpu"),
     };
     let [base, reference, out] = arguments else { bail!("usage: parity BASE REFERENCE OUT [DEVICE]") };
-    let compute = Compute::open(device.parse().map_err(anyhow::Error::msg)?)?.in_f32();
+    let compute = Compute::open(device.parse().map_err(anyhow::Error::msg)?, 0)?.in_f32();
     eprintln!("computing on {}", compute.name());
     let (base, reference, out) = (Path::new(base), Path::new(reference), Path::new(out));
     let model = BaseModel::open(base).context("opening the base model")?;

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use tonfall_adapters::{BaseError, CheckpointError as WeightsError, TokenizerError};
 use tonfall_datasets::DataError;
 use tonfall_recipes::{CheckpointError, Diagnostics, DurableError, LockError, RunDirError};
-use tonfall_trainer::{DeviceError, TrainError};
+use tonfall_trainer::{DeviceError, GroupError, LaunchError, TrainError};
 
 use crate::hub::HubError;
 
@@ -101,8 +101,14 @@ fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     if let Some(error) = error.downcast_ref::<TrainError>() {
         return of_training(error);
     }
-    if error.is::<DeviceError>() {
+    if error.is::<DeviceError>() || error.is::<LaunchError>() {
         return ExitCode::Usage;
+    }
+    if let Some(error) = error.downcast_ref::<GroupError>() {
+        return match error {
+            GroupError::Differs { .. } => ExitCode::Invalid,
+            _ => ExitCode::Io,
+        };
     }
     if error.is::<DurableError>() {
         return ExitCode::Io;
@@ -166,6 +172,8 @@ fn of_training(error: &TrainError) -> ExitCode {
         | TrainError::AdapterShape { .. }
         | TrainError::Context { .. }
         | TrainError::Prompt { .. } => ExitCode::Invalid,
+        TrainError::Group(error) => exit_code(error),
+        TrainError::Processes { .. } => ExitCode::Invalid,
         TrainError::CheckpointMismatch { .. } => ExitCode::Refused,
         TrainError::Device(_) => ExitCode::Unexpected,
     }

@@ -57,8 +57,8 @@ fn kept<T>(result: Option<Result<T>>, faults: &mut Vec<Failure>) -> Option<T> {
 }
 
 /// Opens the device that was asked for, and says where another one is taken.
-pub(crate) fn compute(choice: DeviceChoice, reporter: &mut Reporter) -> Result<Compute> {
-    let compute = Compute::open(choice)?;
+pub(crate) fn compute(choice: DeviceChoice, local_rank: usize, reporter: &mut Reporter) -> Result<Compute> {
+    let compute = Compute::open(choice, local_rank)?;
     if let Some(notice) = compute.notice() {
         reporter.note(notice);
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tonfall_recipes::{EventKind, EventLog, Plan, RunDir, RunLock, durable};
-use tonfall_trainer::{Compute, Job, StopReason, train};
+use tonfall_trainer::{Compute, Group, Job, Record, StopReason, train};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs::Inputs;
@@ -16,19 +16,27 @@ use crate::progress::Reporter;
 use crate::signals::{self, Signals};
 use crate::summary;
 
-/// What is to be trained, and where it is written down.
+/// What is to be trained.
 pub(crate) struct Launch<'a> {
     pub(crate) compute: &'a Compute,
     pub(crate) plan: &'a Plan,
     pub(crate) inputs: &'a Inputs,
-    pub(crate) run: &'a RunDir,
+    pub(crate) group: &'a mut Group,
     pub(crate) resume_from: Option<PathBuf>,
     pub(crate) grace: Duration,
 }
 
+impl<'a> Launch<'a> {
+    fn job(self, record: Option<Record<'a>>, stop: &'a dyn Fn() -> Option<StopReason>) -> Job<'a> {
+        let Self { compute, plan, inputs, group, resume_from, .. } = self;
+        let Inputs { base, tokenizer, data, prompts } = inputs;
+        Job { compute, plan, base, tokenizer, data, prompts, group, record, resume_from, stop }
+    }
+}
+
 /// Trains under the run's lock; returns the exit code.
-pub(crate) fn launch(launch: Launch<'_>, reporter: &mut Reporter) -> Result<i32> {
-    let Launch { compute, plan, inputs, run, resume_from, grace } = launch;
+pub(crate) fn launch(launch: Launch<'_>, run: &RunDir, reporter: &mut Reporter) -> Result<i32> {
+    let plan = launch.plan;
     let lock = RunLock::acquire(run)?;
     run.clear_stop_request()?;
     // An earlier attempt may have been killed while it exported; what it left is made again.
@@ -37,45 +45,43 @@ pub(crate) fn launch(launch: Launch<'_>, reporter: &mut Reporter) -> Result<i32>
     }
     let mut log = EventLog::open(run, &lock)?;
     reporter.follow(&run.events(), plan.training.log_every);
-    let signals = Signals::install(grace)?;
-    let stop = || match signals.received() {
-        Some(signal) => Some(StopReason::Signal(signal)),
-        None => run.stop_requested().then_some(StopReason::Requested),
+    let signals = Signals::install(launch.grace)?;
+    let stop = || {
+        let requested = || run.stop_requested().then_some(StopReason::Requested);
+        signals.received().map(StopReason::Signal).or_else(requested)
     };
-    let outcome = train(Job {
-        compute,
-        plan,
-        base: &inputs.base,
-        tokenizer: &inputs.tokenizer,
-        data: &inputs.data,
-        prompts: &inputs.prompts,
-        run,
-        log: &mut log,
-        resume_from,
-        stop: &stop,
-        observe: &mut |observation| reporter.observe(observation),
-    });
+    let record = Record { run, log: &mut log, observe: &mut |observation| reporter.observe(observation) };
+    let outcome = train(launch.job(Some(record), &stop));
     reporter.clear();
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => return Err(failed(Failure::from(error), &mut log)),
     };
-    match outcome.stopped {
-        None => {
-            output::data(&summary::text(plan, run, &outcome, reporter.json()))?;
-            Ok(ExitCode::Done.number())
-        }
-        Some(reason) => {
-            let place = summary::shown(run.path());
-            output::note(&format!(
-                "stopped after step {} of {}; its checkpoint is saved\nhint: `tonfall resume {place}` goes on",
-                outcome.step, outcome.total_steps
-            ));
-            Ok(match reason {
-                StopReason::Signal(signal) => signals::exit_code(signal),
-                StopReason::Requested => signals::exit_code(signal_hook::consts::SIGINT),
-            })
-        }
+    if outcome.stopped.is_none() {
+        output::data(&summary::text(plan, run, &outcome, reporter.json()))?;
+    } else {
+        let place = summary::shown(run.path());
+        output::note(&format!(
+            "stopped after step {} of {}; its checkpoint is saved\nhint: `tonfall resume {place}` goes on",
+            outcome.step, outcome.total_steps
+        ));
+    }
+    Ok(exit_code(outcome.stopped))
+}
+
+/// Trains along with the first process, which writes everything down; returns the exit code.
+pub(crate) fn join_in(launch: Launch<'_>) -> Result<i32> {
+    let signals = Signals::install(launch.grace)?;
+    let stop = || signals.received().map(StopReason::Signal);
+    let outcome = train(launch.job(None, &stop))?;
+    Ok(exit_code(outcome.stopped))
+}
+
+fn exit_code(stopped: Option<StopReason>) -> i32 {
+    match stopped {
+        None => ExitCode::Done.number(),
+        Some(StopReason::Signal(signal)) => signals::exit_code(signal),
+        Some(StopReason::Requested) => signals::exit_code(signal_hook::consts::SIGINT),
     }
 }
 

@@ -11,6 +11,7 @@ mod inputs;
 mod launch;
 mod metrics_server;
 mod output;
+mod processes;
 mod progress;
 mod quickstart;
 mod runs;

@@ -61,6 +61,11 @@ impl Reporter {
     }
 
     /// Whether the result is wanted as JSON too.
+    /// Says nothing from now on.
+    pub(crate) fn silence(&mut self) {
+        self.style = Style::Silent;
+    }
+
     pub(crate) fn json(&self) -> bool {
         self.json
     }

@@ -101,8 +101,8 @@ pub struct Sampler {
 const EPOCH_STREAM: u64 = 0;
 
 impl Sampler {
-    /// The sampler that a plan asks for.
-    pub fn new(examples: &Examples, plan: &Plan) -> Self {
+    /// The sampler that a plan asks for, for `processes` that train together: each has the plan's accumulation to do.
+    pub fn new(examples: &Examples, plan: &Plan, processes: usize) -> Self {
         let training = &plan.training;
         let lengths = examples.lengths();
         let (sequences, efficiency) = match plan.data.packing {
@@ -121,7 +121,7 @@ impl Sampler {
             seed: plan.seed,
             shuffle: plan.data.shuffle,
             micro_batch_size: size,
-            per_step: size.saturating_mul(accumulation),
+            per_step: size.saturating_mul(accumulation).saturating_mul(processes.max(1)),
         }
     }
 

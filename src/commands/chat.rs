@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Chat, reporter: &mut Reporter) -> Result<()> {
 
 /// Loads the model, and the adapter if there is one.
 fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
-    let compute = inputs::compute(args.device.device, reporter)?;
+    let compute = inputs::compute(args.device.device, 0, reporter)?;
     let (base, adapter, quantization) = locate(args, reporter)?;
     if args.compare && adapter.is_none() {
         return Err(Failure::new(

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Data, reporter: &mut Reporter) -> Result<()> {
     let base = inputs::model(&plan.base, plan.allow_download, reporter)?;
     let tokenizer = inputs::tokenizer(&base)?;
     let prepared = inputs::data(&plan, &tokenizer, reporter)?;
-    let sampler = Sampler::new(&prepared.train, &plan);
+    let sampler = Sampler::new(&prepared.train, &plan, 1);
     reporter.clear();
     if args.json {
         output::data(&json(&plan, &prepared.report, &sampler)?)?;

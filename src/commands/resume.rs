@@ -7,9 +7,9 @@ use tonfall_recipes::{LockError, RunState};
 
 use crate::args::Resume;
 use crate::diagnostics::{ExitCode, Failure, Result};
-use crate::inputs;
-use crate::launch::{Launch, launch};
+use crate::launch::{Launch, join_in, launch};
 use crate::metrics_server::{MetricsServer, Scrape};
+use crate::processes;
 use crate::progress::Reporter;
 use crate::runs;
 use crate::summary;
@@ -17,7 +17,9 @@ use crate::summary;
 pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
     let run = runs::open(&args.run)?;
     let place = summary::shown(run.path());
+    let (mut group, compute) = processes::meet(&args.device, reporter)?;
     match run.state()? {
+        _ if !group.is_first() => {}
         RunState::Finished => {
             let message = format!("the run {place} is finished\nhint: `tonfall train` begins a new one");
             return Err(Failure::new(ExitCode::Invalid, message));
@@ -34,14 +36,21 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
         Some(found) => reporter.note(&format!("run {place}, from step {}", found.manifest.step)),
         None => reporter.note(&format!("run {place} has no checkpoint yet: from the beginning")),
     }
-    let compute = inputs::compute(args.device.device, reporter)?;
-    let metrics = MetricsServer::bind(&args.metrics)?;
-    let inputs = inputs::open(&plan, reporter)?;
+    let step = checkpoint.as_ref().map_or(0, |found| found.manifest.step);
+    group.agree("newest checkpoint", &step.to_le_bytes())?;
+    let metrics = if group.is_first() { MetricsServer::bind(&args.metrics)? } else { None };
+    let inputs = processes::open(&plan, &mut group, reporter)?;
     if let Some(server) = metrics {
         server.serve_beside(Scrape::runs(vec![run.clone()]))?;
     }
-    let resume_from = checkpoint.map(|found| found.path);
-    let launched =
-        Launch { compute: &compute, plan: &plan, inputs: &inputs, run: &run, resume_from, grace: args.grace.grace };
-    launch(launched, reporter)
+    let (first, resume_from) = (group.is_first(), checkpoint.map(|found| found.path));
+    let launched = Launch {
+        compute: &compute,
+        plan: &plan,
+        inputs: &inputs,
+        group: &mut group,
+        resume_from,
+        grace: args.grace.grace,
+    };
+    if first { launch(launched, &run, reporter) } else { join_in(launched) }
 }

@@ -7,31 +7,35 @@ use tonfall_recipes::RunDir;
 use crate::args::Train;
 use crate::commands::check;
 use crate::diagnostics::Result;
-use crate::inputs;
-use crate::launch::{Launch, launch};
+use crate::launch::{Launch, join_in, launch};
 use crate::metrics_server::{MetricsServer, Scrape};
+use crate::processes;
 use crate::progress::Reporter;
 use crate::quickstart;
 use crate::summary;
 
 pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
     let (recipe, plan) = quickstart::plan(&args.recipe)?;
-    let compute = inputs::compute(args.device.device, reporter)?;
-    let metrics = MetricsServer::bind(&args.metrics)?;
-    let inputs = inputs::open(&plan, reporter)?;
+    let (mut group, compute) = processes::meet(&args.device, reporter)?;
+    let metrics = if group.is_first() { MetricsServer::bind(&args.metrics)? } else { None };
+    let inputs = processes::open(&plan, &mut group, reporter)?;
     check::memory(&plan, &inputs)?;
+    let first = group.is_first();
+    let launched = Launch {
+        compute: &compute,
+        plan: &plan,
+        inputs: &inputs,
+        group: &mut group,
+        resume_from: None,
+        grace: args.grace.grace,
+    };
+    if !first {
+        return join_in(launched);
+    }
     let run = RunDir::create(&plan, &recipe, &args.recipe.set, args.run_name.as_deref())?;
     reporter.note(&format!("run {}", summary::shown(run.path())));
     if let Some(server) = metrics {
         server.serve_beside(Scrape::runs(vec![run.clone()]))?;
     }
-    let launched = Launch {
-        compute: &compute,
-        plan: &plan,
-        inputs: &inputs,
-        run: &run,
-        resume_from: None,
-        grace: args.grace.grace,
-    };
-    launch(launched, reporter)
+    launch(launched, &run, reporter)
 }

@@ -10,6 +10,7 @@ mod command_line;
 mod docs;
 mod graph;
 mod hub;
+mod processes;
 mod program;
 mod recipes;
 mod terminal;

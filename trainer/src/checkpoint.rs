@@ -32,12 +32,20 @@ pub(crate) struct TrainerState {
     pub optimizer_steps: u64,
     pub tokens: u64,
     pub trained_tokens: u64,
+    /// Processes that train together; their number decides which examples a step has.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// Seconds spent in training steps, over all attempts.
     pub seconds: f64,
     /// Lowest loss on the eval split so far and its step.
     pub best: Option<(f64, u64)>,
     /// The evaluation before the first step.
     pub before: Option<EvalReport>,
+}
+
+/// Checkpoints from before there were several processes.
+fn one() -> usize {
+    1
 }
 
 /// Writes trainable tensors, optimizer and state into `dir`.

@@ -74,16 +74,17 @@ impl Compute {
         Self { device: Device::flex(), dtype: DType::F32, name: "CPU, f32".to_owned(), notice: None }
     }
 
-    /// The device that was asked for; `auto` falls back to the CPU and says so where this program could use a GPU.
+    /// The device that was asked for; `auto` falls back to the CPU and says so where this program could use a GPU. Of
+    /// processes that share a machine, each takes the GPU `local_rank` places behind the one that was asked for.
     ///
     /// # Errors
     /// When the device isn't there, or this program was built without it.
-    pub fn open(choice: DeviceChoice) -> Result<Self, DeviceError> {
+    pub fn open(choice: DeviceChoice, local_rank: usize) -> Result<Self, DeviceError> {
         match choice {
             DeviceChoice::Cpu => Ok(Self::cpu()),
-            DeviceChoice::Cuda(index) => cuda(choice, index),
+            DeviceChoice::Cuda(index) => cuda(choice, index + local_rank),
             DeviceChoice::Vulkan => vulkan(choice),
-            DeviceChoice::Auto => match cuda(choice, 0) {
+            DeviceChoice::Auto => match cuda(choice, local_rank) {
                 Ok(compute) => Ok(compute),
                 Err(DeviceError::NotBuilt { .. }) => Ok(Self::cpu()),
                 Err(DeviceError::NotThere { why, .. }) => {
@@ -174,8 +175,8 @@ mod tests {
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_program_without_cuda_says_how_to_build_one() {
-        let error = Compute::open(DeviceChoice::Cuda(0)).expect_err("no CUDA").to_string();
+        let error = Compute::open(DeviceChoice::Cuda(0), 0).expect_err("no CUDA").to_string();
         assert!(error.contains("--features cuda"), "{error}");
-        assert_eq!(Compute::open(DeviceChoice::Auto).expect("the CPU").notice(), None);
+        assert_eq!(Compute::open(DeviceChoice::Auto, 0).expect("the CPU").notice(), None);
     }
 }

@@ -39,7 +39,7 @@ pub fn examine() -> Vec<Finding> {
     let free = memory::available().map_or_else(String::new, |bytes| format!(", {:.1} GiB free", gib(bytes)));
     let cpu = used("cpu", &Compute::cpu(), &format!("{threads} threads, {}{free}; computes in f32", cpu_level()));
     let gpus = [("cuda", DeviceChoice::Cuda(0)), ("vulkan", DeviceChoice::Vulkan)];
-    let gpus = gpus.into_iter().map(|(what, choice)| match Compute::open(choice) {
+    let gpus = gpus.into_iter().map(|(what, choice)| match Compute::open(choice, 0) {
         Ok(compute) => used(what, &compute, compute.name()),
         Err(DeviceError::NotThere { why, remedy, .. }) => Finding { what, state: State::Absent, text: why, remedy },
         Err(error @ DeviceError::NotBuilt { .. }) => {

@@ -60,6 +60,14 @@ pub enum TrainError {
     #[error("checkpoint {} does not fit this run: {why}", path.display())]
     CheckpointMismatch { path: PathBuf, why: String },
 
+    #[error(transparent)]
+    Group(#[from] crate::group::GroupError),
+
+    #[error(
+        "the checkpoint was made by {made_by} processes, these are {size}: a step would hold other examples; start {made_by}, or train anew"
+    )]
+    Processes { made_by: usize, size: usize },
+
     #[error("the device failed: {0}")]
     Device(String),
 }

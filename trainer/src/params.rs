@@ -126,6 +126,11 @@ impl GradientSums {
         });
     }
 
+    /// The sums in the order of the store, to be changed.
+    pub(crate) fn slots(&mut self) -> &mut [Option<Tensor<2>>] {
+        &mut self.sums
+    }
+
     /// The sums in the order of the store; `None` where no gradient arrived.
     pub(crate) fn into_inner(self) -> Vec<Option<Tensor<2>>> {
         self.sums

@@ -22,6 +22,7 @@ use crate::device::Compute;
 use crate::error::TrainError;
 use crate::evaluate::{self, EvalReport};
 use crate::flops;
+use crate::group::Group;
 use crate::lora;
 use crate::memory;
 use crate::micro_batch::{self, TrainingPass};
@@ -44,14 +45,32 @@ pub struct Job<'a> {
     pub tokenizer: &'a ChatTokenizer,
     pub data: &'a PreparedDataset,
     pub prompts: &'a [HeldOutPrompt],
-    /// Created and locked by the caller.
-    pub run: &'a RunDir,
-    pub log: &'a mut EventLog,
+    /// The processes that train together.
+    pub group: &'a mut Group,
+    /// Where the first process writes the run down; `None` in the others.
+    pub record: Option<Record<'a>>,
     /// A verified checkpoint of this run.
     pub resume_from: Option<PathBuf>,
     /// Asked after every optimizer step.
     pub stop: &'a dyn Fn() -> Option<StopReason>,
+}
+
+/// Where a run is written down, and who is told of it.
+pub struct Record<'a> {
+    /// Created and locked by the caller.
+    pub run: &'a RunDir,
+    pub log: &'a mut EventLog,
     pub observe: &'a mut dyn FnMut(Observation<'_>),
+}
+
+impl Record<'_> {
+    /// A disk that takes no line now takes none of the results either; that error is the one to report.
+    fn phase(&mut self, phase: Phase, done: u64, total: u64) {
+        let kind = EventKind::Phase { phase, done, total };
+        if self.log.append(kind.clone()).is_ok() {
+            (self.observe)(Observation::Event(&kind));
+        }
+    }
 }
 
 /// Why a run stops before its end.
@@ -92,7 +111,8 @@ pub struct Outcome {
     pub peak_rss_bytes: Option<u64>,
 }
 
-/// Trains as the plan says.
+/// Trains as the plan says. Processes that train together all call this; the first one evaluates, saves and exports while
+/// the others wait for it in the next step.
 ///
 /// # Errors
 /// Every cause of [`TrainError`]; the checkpoints written so far stay valid.
@@ -140,10 +160,10 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(job: Job<'a>) -> Result<Self, TrainError> {
+    fn start(mut job: Job<'a>) -> Result<Self, TrainError> {
         let (plan, data, compute) = (job.plan, job.data, job.compute);
         let device = &compute.device;
-        let sampler = Sampler::new(&data.train, plan);
+        let sampler = Sampler::new(&data.train, plan, job.group.size());
         let total_steps = total_steps(plan, sampler.steps_per_epoch());
         let longest = data.train.lengths().into_iter().chain(data.eval.lengths()).max();
         let context = job.base.description().max_position_embeddings;
@@ -157,7 +177,7 @@ impl<'a> Run<'a> {
             Quantization::Nf4 if !trainable => Phase::Quantizing,
             _ => Phase::Loading,
         };
-        let mut loading = progress(job.log, job.observe, phase);
+        let mut loading = progress(&mut job.record, phase);
         let mut model = Loader { base: job.base, options, compute, progress: &mut loading }.load()?;
         drop(loading);
         let adapter = match (plan.adapter.kind, &plan.lora.init) {
@@ -175,8 +195,11 @@ impl<'a> Run<'a> {
         let mut optimizer = Optimizer::new(&model.params, &plan.training);
         let state = match &job.resume_from {
             Some(dir) => checkpoint::read(dir, &mut model.params, &mut optimizer, device)?,
-            None => TrainerState::default(),
+            None => TrainerState { processes: job.group.size(), ..TrainerState::default() },
         };
+        if state.processes != job.group.size() {
+            return Err(TrainError::Processes { made_by: state.processes, size: job.group.size() });
+        }
         let (recompute, why) = recompute(plan, job.base, &sampler, data);
         let learning_rate = LearningRate {
             peak: plan.training.learning_rate,
@@ -248,7 +271,7 @@ impl<'a> Run<'a> {
             if eval_every > 0 && step.is_multiple_of(eval_every) && !last {
                 self.evaluate(false)?;
             }
-            let stop = (self.job.stop)();
+            let stop = self.stop()?;
             if last || stop.is_some() || save_every > 0 && step.is_multiple_of(save_every) {
                 self.save()?;
             }
@@ -264,6 +287,21 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
+    /// Whether the run is to stop here; all processes stop after the same step, whichever of them was asked to.
+    fn stop(&mut self) -> Result<Option<StopReason>, TrainError> {
+        let code = match (self.job.stop)() {
+            None => 0,
+            Some(StopReason::Requested) => -1,
+            Some(StopReason::Signal(number)) => number,
+        };
+        let codes = self.job.group.gather(f64::from(code))?;
+        let reason = |code: f64| match code as i32 {
+            -1 => StopReason::Requested,
+            number => StopReason::Signal(number),
+        };
+        Ok(codes.into_iter().find(|code| *code != 0.0).map(reason))
+    }
+
     /// One optimizer step: micro-batches, weighted by tokens, then the update.
     fn step(&mut self) -> Result<(), TrainError> {
         let started = Instant::now();
@@ -272,7 +310,7 @@ impl<'a> Run<'a> {
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
         let mut sums = GradientSums::new(&self.model.params);
         let mut loss = 0.0;
-        for (index, batch) in batches.iter().enumerate() {
+        for (index, batch) in batches.iter().enumerate().filter(|(index, _)| self.job.group.has(*index)) {
             let pass = TrainingPass {
                 scale: (trained.max(1) as f32).recip(),
                 recompute: self.recompute,
@@ -280,7 +318,10 @@ impl<'a> Run<'a> {
             };
             loss += micro_batch::accumulate(&self.model, batch, pass, &mut sums);
         }
-        let loss = loss / trained.max(1) as f64;
+        let mut losses = [loss];
+        self.job.group.sum(&mut losses)?;
+        self.job.group.sum_gradients(&mut sums, &self.model.params)?;
+        let loss = losses[0] / trained.max(1) as f64;
         if !loss.is_finite() {
             return self.diverged(format!("the loss is {loss}"));
         }
@@ -321,9 +362,12 @@ impl<'a> Run<'a> {
 
     /// Measures the eval split; with `answers` the held-out prompts as well.
     fn evaluate(&mut self, answers: bool) -> Result<EvalReport, TrainError> {
+        if self.job.record.is_none() {
+            return Ok(EvalReport::default());
+        }
         let plan = self.job.plan;
         let size = plan.training.micro_batch_size;
-        let mut evaluating = progress(self.job.log, self.job.observe, Phase::Evaluating);
+        let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);
         let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating);
         drop(evaluating);
         let mut report = EvalReport {
@@ -332,7 +376,7 @@ impl<'a> Run<'a> {
             ..EvalReport::default()
         };
         if answers && !self.job.prompts.is_empty() {
-            let mut generating = progress(self.job.log, self.job.observe, Phase::Generating);
+            let mut generating = progress(&mut self.job.record, Phase::Generating);
             let limit = plan.evaluation.max_new_tokens;
             let (counts, samples) =
                 evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut generating)?;
@@ -365,8 +409,9 @@ impl<'a> Run<'a> {
         if self.saved_step == Some(step) {
             return Ok(());
         }
-        drop(progress(self.job.log, self.job.observe, Phase::Saving));
-        let writer = CheckpointWriter::create(self.job.run, step, &self.job.plan.hash())?;
+        drop(progress(&mut self.job.record, Phase::Saving));
+        let Some(record) = &self.job.record else { return Ok(()) };
+        let writer = CheckpointWriter::create(record.run, step, &self.job.plan.hash())?;
         checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {
             peft::write(writer.dir(), &lora::export(&self.model, config.clone())?)?;
@@ -379,7 +424,8 @@ impl<'a> Run<'a> {
 
     /// Writes what the run was for, and reads it back.
     fn export(&mut self) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
-        let (plan, exports) = (self.job.plan, self.job.run.exports());
+        let Some(record) = &self.job.record else { return Ok((None, None)) };
+        let (plan, exports) = (self.job.plan, record.run.exports());
         let Some(config) = self.adapter.clone() else {
             let dir = exports.join("model");
             let base = self.job.base;
@@ -402,7 +448,7 @@ impl<'a> Run<'a> {
         }
         if plan.export.merged {
             let dir = exports.join("merged");
-            let mut merging = progress(self.job.log, self.job.observe, Phase::Merging);
+            let mut merging = progress(&mut self.job.record, Phase::Merging);
             merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut merging)?;
             drop(merging);
             written.1 = Some(dir);
@@ -421,32 +467,26 @@ impl<'a> Run<'a> {
     }
 
     fn event(&mut self, kind: EventKind) -> Result<(), TrainError> {
-        self.job.log.append(kind.clone())?;
-        (self.job.observe)(Observation::Event(&kind));
+        if let Some(record) = &mut self.job.record {
+            record.log.append(kind.clone())?;
+            (record.observe)(Observation::Event(&kind));
+        }
         Ok(())
     }
 }
 
 /// Tells of work outside optimizer steps: its begin and how it goes on in the log, everything to the observer.
-fn progress<'a>(
-    log: &'a mut EventLog,
-    observe: &'a mut dyn FnMut(Observation<'_>),
-    phase: Phase,
-) -> impl FnMut(u64, u64) + 'a {
+fn progress(record: &mut Option<Record<'_>>, phase: Phase) -> impl FnMut(u64, u64) {
+    if let Some(record) = record {
+        record.phase(phase, 0, 0);
+    }
     let mut logged = Instant::now();
-    let mut event = move |observe: &mut dyn FnMut(Observation<'_>), done, total| {
-        let kind = EventKind::Phase { phase, done, total };
-        // A disk that takes no line now takes none of the results either; that error is the one to report.
-        if log.append(kind.clone()).is_ok() {
-            observe(Observation::Event(&kind));
-        }
-    };
-    event(observe, 0, 0);
     move |done, total| {
-        observe(Observation::Progress { phase, done, total });
+        let Some(record) = record else { return };
+        (record.observe)(Observation::Progress { phase, done, total });
         if logged.elapsed() >= PHASE_INTERVAL {
             logged = Instant::now();
-            event(observe, done, total);
+            record.phase(phase, done, total);
         }
     }
 }

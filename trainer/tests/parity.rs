@@ -18,7 +18,7 @@ fn fixtures() -> PathBuf {
 /// The CPU, or the device that `TONFALL_TEST_DEVICE` names.
 fn compute() -> Compute {
     let choice = std::env::var("TONFALL_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
-    Compute::open(choice.parse().expect("a device")).expect("the device of TONFALL_TEST_DEVICE").in_f32()
+    Compute::open(choice.parse().expect("a device"), 0).expect("the device of TONFALL_TEST_DEVICE").in_f32()
 }
 
 fn base(family: &str) -> BaseModel {

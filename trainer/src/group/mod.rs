@@ -1,0 +1,164 @@
+//! Several processes that train one model: data parallelism.
+//!
+//! Responsible for: which micro-batches are this process's, and sums over all processes. Every process holds the whole
+//! model, computes its share of each optimizer step and then makes the same update; the first one writes the run down.
+//! Must not depend on: the training loop.
+
+mod environment;
+mod star;
+
+use burn::tensor::{Tensor, TensorData};
+use sha2::{Digest, Sha256};
+
+pub use environment::{Launch, LaunchError};
+pub use star::GroupError;
+use star::Star;
+
+use crate::error::TrainError;
+use crate::lora::values;
+use crate::params::{GradientSums, ParamStore};
+
+/// The processes of a run, seen from one of them.
+#[derive(Debug)]
+pub struct Group {
+    rank: usize,
+    size: usize,
+    /// `None` in a process that trains alone.
+    star: Option<Star>,
+}
+
+impl Group {
+    /// A process that trains alone.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self { rank: 0, size: 1, star: None }
+    }
+
+    /// Waits until all processes are there.
+    ///
+    /// # Errors
+    /// When they don't come, or the first one can't be reached.
+    pub fn meet(launch: &Launch) -> Result<Self, GroupError> {
+        Ok(Self { rank: launch.rank, size: launch.size, star: Some(Star::meet(launch)?) })
+    }
+
+    /// Whether this process writes the run down.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Number of processes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Whether a micro-batch of an optimizer step is this process's.
+    pub(crate) fn has(&self, micro_batch: usize) -> bool {
+        micro_batch % self.size == self.rank
+    }
+
+    /// Compares something that has to be the same in all processes.
+    ///
+    /// # Errors
+    /// In every process, when one of them has something else.
+    pub fn agree(&mut self, what: &'static str, bytes: &[u8]) -> Result<(), GroupError> {
+        let Some(star) = &mut self.star else { return Ok(()) };
+        let own: [u8; 32] = Sha256::digest(bytes).into();
+        let mut first = own;
+        star.share(&mut first)?;
+        let differs = self.gather(f64::from(u8::from(own != first)))?;
+        match differs.iter().position(|differs| *differs > 0.0) {
+            Some(rank) => Err(GroupError::Differs { rank, what }),
+            None => Ok(()),
+        }
+    }
+
+    /// A number of every process, by rank.
+    pub(crate) fn gather(&mut self, own: f64) -> Result<Vec<f64>, GroupError> {
+        let mut numbers = vec![0.0; self.size];
+        numbers[self.rank] = own;
+        self.sum(&mut numbers)?;
+        Ok(numbers)
+    }
+
+    /// Replaces numbers by their sums over all processes.
+    pub(crate) fn sum(&mut self, numbers: &mut [f64]) -> Result<(), GroupError> {
+        self.star.as_mut().map_or(Ok(()), |star| star.sum(numbers))
+    }
+
+    /// Replaces gradients by their sums over all processes; a parameter that got none anywhere still has none.
+    pub(crate) fn sum_gradients(&mut self, sums: &mut GradientSums, params: &ParamStore) -> Result<(), TrainError> {
+        let Some(star) = &mut self.star else { return Ok(()) };
+        let slots = sums.slots();
+        // One message: which parameters have a gradient, then all gradients one after another.
+        let mut numbers: Vec<f32> = slots.iter().map(|slot| f32::from(u8::from(slot.is_some()))).collect();
+        for (slot, param) in slots.iter().zip(params.iter()) {
+            match slot {
+                Some(gradient) => numbers.extend(values(gradient)?),
+                None => numbers.resize(numbers.len() + param.elements(), 0.0),
+            }
+        }
+        star.sum(&mut numbers)?;
+        let (present, mut rest) = numbers.split_at(slots.len());
+        for ((slot, param), present) in slots.iter_mut().zip(params.iter()).zip(present) {
+            let (sum, after) = rest.split_at(param.elements());
+            rest = after;
+            let tensor = || TensorData::new(sum.to_vec(), param.value.dims());
+            *slot = (*present > 0.0).then(|| Tensor::from_data(tensor(), &param.value.device()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn gradients_are_summed_and_absent_ones_stay_absent() {
+        let sums = star::tests::each(3, |launch| {
+            let device = Device::flex();
+            let mut params = ParamStore::default();
+            let zeros = |shape| Tensor::<2>::zeros(shape, &device);
+            let shapes = [[2, 3], [1, 4], [2, 2]];
+            let ids = shapes.map(|shape| params.register("p", zeros(shape), shape.to_vec()));
+            let mut group = Group::meet(&launch).expect("all come");
+            let mut sums = GradientSums::new(&params);
+            sums.add(ids[0], zeros(shapes[0]) + (launch.rank + 1) as f32);
+            if launch.rank == 1 {
+                sums.add(ids[2], zeros(shapes[2]) + 0.5);
+            }
+            group.sum_gradients(&mut sums, &params).expect("a sum");
+            let read = |slot: &Option<Tensor<2>>| slot.as_ref().map(|tensor| values(tensor).expect("values"));
+            sums.slots().iter().map(read).collect::<Vec<_>>()
+        });
+        for sum in sums {
+            assert_eq!(sum, [Some(vec![6.0; 6]), None, Some(vec![0.5; 4])]);
+        }
+    }
+
+    #[test]
+    fn all_processes_learn_who_differs() {
+        let results = star::tests::each(3, |launch| {
+            let mut group = Group::meet(&launch).expect("all come");
+            group.agree("plan", b"same").expect("the same");
+            let other = [b"same", b"same", b"else"][launch.rank];
+            group.agree("plan", other).map_err(|error| error.to_string())
+        });
+        for result in results {
+            assert!(result.expect_err("one differs").starts_with("rank 2 has another plan"));
+        }
+    }
+
+    #[test]
+    fn every_micro_batch_belongs_to_one_process() {
+        let group = |rank| Group { rank, size: 3, star: None };
+        for micro_batch in 0..10 {
+            assert_eq!((0..3).filter(|rank| group(*rank).has(micro_batch)).count(), 1);
+        }
+    }
+}
