@@ -168,6 +168,7 @@ fn of_training(error: &TrainError) -> ExitCode {
         | TrainError::Prompt { .. } => ExitCode::Invalid,
         TrainError::CheckpointMismatch { .. } => ExitCode::Refused,
         TrainError::Device(_) => ExitCode::Unexpected,
+        TrainError::DeviceMemory(_) | TrainError::OutOfMemory { .. } => ExitCode::Memory,
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn launch(launch: Launch<'_>, reporter: &mut Reporter) -> Result<i32>
         run,
         log: &mut log,
         resume_from,
+        memory: &|| compute.memory(),
         stop: &stop,
         observe: &mut |observation| reporter.observe(observation),
     });

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
         Some(found) => reporter.note(&format!("run {place}, from step {}", found.manifest.step)),
         None => reporter.note(&format!("run {place} has no checkpoint yet: from the beginning")),
     }
-    let compute = inputs::compute(args.device.device, reporter)?;
+    let compute = inputs::compute(args.device.device, reporter)?.deterministic(plan.training.deterministic);
     let metrics = MetricsServer::bind(&args.metrics)?;
     let inputs = inputs::open(&plan, reporter)?;
     if let Some(server) = metrics {

@@ -5,7 +5,7 @@
 use tonfall_recipes::RunDir;
 
 use crate::args::Train;
-use crate::commands::check;
+use crate::commands::estimate;
 use crate::diagnostics::Result;
 use crate::inputs;
 use crate::launch::{Launch, launch};
@@ -16,10 +16,10 @@ use crate::summary;
 
 pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
     let (recipe, plan) = quickstart::plan(&args.recipe)?;
-    let compute = inputs::compute(args.device.device, reporter)?;
+    let compute = inputs::compute(args.device.device, reporter)?.deterministic(plan.training.deterministic);
     let metrics = MetricsServer::bind(&args.metrics)?;
     let inputs = inputs::open(&plan, reporter)?;
-    check::memory(&plan, &inputs)?;
+    estimate::refuse_too_much(&plan, &inputs, &compute)?;
     let run = RunDir::create(&plan, &recipe, &args.recipe.set, args.run_name.as_deref())?;
     reporter.note(&format!("run {}", summary::shown(run.path())));
     if let Some(server) = metrics {
