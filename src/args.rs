@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Init(Init),
     /// Find out everything that can be known before training, all faults at once
     Check(Check),
+    /// Predict the memory that a recipe needs, by part, and that other sizes of models would need
+    Estimate(Estimate),
     /// Prepare the data of a recipe and show what came of it
     Data(Data),
     /// Train as a recipe says
@@ -147,6 +149,20 @@ pub(crate) struct Init {
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Estimate {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Where it would compute: auto (a GPU where there is one), cpu, cuda, vulkan; a GPU need not be there
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub(crate) device: DeviceChoice,
+    /// Everything as one JSON object, in bytes
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -176,6 +176,7 @@ fn of_training(error: &TrainError) -> ExitCode {
         TrainError::Processes { .. } => ExitCode::Invalid,
         TrainError::CheckpointMismatch { .. } => ExitCode::Refused,
         TrainError::Device(_) => ExitCode::Unexpected,
+        TrainError::DeviceMemory(_) | TrainError::OutOfMemory { .. } => ExitCode::Memory,
     }
 }
 

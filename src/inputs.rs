@@ -11,7 +11,8 @@ use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, PreparedDataset, TokenizerS
 use tonfall_datasets::{Phase, Progress};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{Base, Severity};
-use tonfall_trainer::{Compute, DeviceChoice};
+use tonfall_trainer::estimate::Workload;
+use tonfall_trainer::{Compute, DeviceChoice, DeviceKind};
 
 use crate::diagnostics::{Failure, Result};
 use crate::hub::{Hub, HubName};
@@ -23,6 +24,13 @@ pub(crate) struct Inputs {
     pub(crate) tokenizer: ChatTokenizer,
     pub(crate) data: PreparedDataset,
     pub(crate) prompts: Vec<HeldOutPrompt>,
+}
+
+impl Inputs {
+    /// What the run that `plan` declares asks of memory; what this process holds now is the program's part of it.
+    pub(crate) fn workload(&self, plan: &Plan, device: DeviceKind) -> Result<Workload> {
+        Ok(Workload::new(plan, &self.base, &self.data, (&self.tokenizer, &self.prompts), device, 1)?)
+    }
 }
 
 /// Opens everything; the failure holds all faults that could be found.

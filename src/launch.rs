@@ -27,10 +27,15 @@ pub(crate) struct Launch<'a> {
 }
 
 impl<'a> Launch<'a> {
-    fn job(self, record: Option<Record<'a>>, stop: &'a dyn Fn() -> Option<StopReason>) -> Job<'a> {
+    fn job(
+        self,
+        record: Option<Record<'a>>,
+        memory: &'a dyn Fn() -> Option<u64>,
+        stop: &'a dyn Fn() -> Option<StopReason>,
+    ) -> Job<'a> {
         let Self { compute, plan, inputs, group, resume_from, .. } = self;
         let Inputs { base, tokenizer, data, prompts } = inputs;
-        Job { compute, plan, base, tokenizer, data, prompts, group, record, resume_from, stop }
+        Job { compute, plan, base, tokenizer, data, prompts, group, record, resume_from, memory, stop }
     }
 }
 
@@ -50,8 +55,10 @@ pub(crate) fn launch(launch: Launch<'_>, run: &RunDir, reporter: &mut Reporter) 
         let requested = || run.stop_requested().then_some(StopReason::Requested);
         signals.received().map(StopReason::Signal).or_else(requested)
     };
+    let compute = launch.compute;
+    let memory = || compute.memory();
     let record = Record { run, log: &mut log, observe: &mut |observation| reporter.observe(observation) };
-    let outcome = train(launch.job(Some(record), &stop));
+    let outcome = train(launch.job(Some(record), &memory, &stop));
     reporter.clear();
     let outcome = match outcome {
         Ok(outcome) => outcome,
@@ -73,7 +80,9 @@ pub(crate) fn launch(launch: Launch<'_>, run: &RunDir, reporter: &mut Reporter) 
 pub(crate) fn join_in(launch: Launch<'_>) -> Result<i32> {
     let signals = Signals::install(launch.grace)?;
     let stop = || signals.received().map(StopReason::Signal);
-    let outcome = train(launch.job(None, &stop))?;
+    let compute = launch.compute;
+    let memory = || compute.memory();
+    let outcome = train(launch.job(None, &memory, &stop))?;
     Ok(exit_code(outcome.stopped))
 }
 

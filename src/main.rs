@@ -33,7 +33,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     panic::set_hook(Box::new(|fault| {
-        output::note(&format!("error: unexpected: {fault}\nhint: this is a fault of tonfall; please report it"))
+        let text = fault.to_string();
+        // The training loop takes it up and says what becomes of it.
+        if !tonfall_trainer::is_out_of_memory(&text) {
+            output::note(&format!("error: unexpected: {text}\nhint: this is a fault of tonfall; please report it"));
+        }
     }));
     let cli = Cli::parse();
     let color = cli.global.color.on();
@@ -58,6 +62,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
     match cli.command {
         Command::Init(args) => done(commands::init::run(&args, reporter)),
         Command::Check(args) => done(commands::check::run(&args, reporter)),
+        Command::Estimate(args) => done(commands::estimate::run(&args, reporter)),
         Command::Data(args) => done(commands::data::run(&args, reporter)),
         Command::Train(args) if args.watch => watched::train(&args, &cli.global),
         Command::Train(args) => commands::train::run(&args, reporter),

@@ -186,6 +186,13 @@ impl Reporter {
                 }
             }
             EventKind::Notice { message } => self.detail(message),
+            EventKind::Memory { predicted_bytes, limit_bytes, reason, .. } => {
+                let of = limit_bytes.map_or_else(String::new, |limit| format!(" of {}", bytes(limit)));
+                self.detail(&format!("memory: about {}{of}", bytes(*predicted_bytes)));
+                if let Some(reason) = reason {
+                    self.note(reason);
+                }
+            }
             EventKind::Step { .. } => self.step(kind),
             EventKind::Eval { step, loss, .. } => self.note(&format!("step {step}  loss on held-out data {loss:.4}")),
             EventKind::Checkpoint { path, .. } => self.detail(&format!("saved {path}")),

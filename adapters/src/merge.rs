@@ -87,7 +87,7 @@ pub struct MergeReport {
 /// Merges `adapter` into `base` and writes a Hugging Face directory to `out`, which must not be there yet.
 ///
 /// A dense Hugging Face base keeps its names, dtypes, shards, index and side files. A quantised base is written dense,
-/// with a configuration made for it. Memory stays at a few tens of MB beside the memory maps, whatever the model's size.
+/// with a configuration made for it. Memory stays at a few tens of MB and two tensors, whatever the model's size.
 /// `progress` is told bytes done and in total; verifying counts as much as writing.
 ///
 /// # Errors
@@ -108,7 +108,11 @@ pub fn merge(
     let mut work =
         Work { base, deltas, done: 0, total: 2 * plan.bytes(), progress, changes: BTreeMap::new(), fault: None };
     for file in &plan.files {
-        let written = file.write(scratch.path(), &mut |tensor, sink| work.stream(tensor, sink));
+        let written = file.write(scratch.path(), &mut |tensor, sink| {
+            let written = work.stream(tensor, sink);
+            base.release_pages();
+            written
+        });
         if let Some(fault) = work.fault.take() {
             return Err(fault);
         }
@@ -345,6 +349,8 @@ impl Work<'_> {
                 rest = later;
                 Ok(())
             });
+            self.base.release_pages();
+            written.file.release_pages();
             if compared.is_err() || !same || !rest.is_empty() {
                 return Err(differs());
             }

@@ -83,6 +83,36 @@ impl Batch {
     }
 }
 
+/// The most that any of several batches holds; each number may be another one's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Largest {
+    pub tokens: usize,
+    /// Tokens that the model is trained to predict.
+    pub trained: usize,
+    /// Tokens of the longest example.
+    pub example: usize,
+}
+
+impl Largest {
+    /// Of batches, each given by the indexes of its examples.
+    pub fn of(examples: &Examples, batches: impl Iterator<Item = Vec<usize>>) -> Self {
+        let (tokens, trained) = (examples.lengths(), examples.trained_lengths());
+        let sum =
+            |lengths: &[usize], batch: &[usize]| batch.iter().filter_map(|&index| lengths.get(index)).sum::<usize>();
+        batches.fold(Self::default(), |most, batch| Self {
+            tokens: most.tokens.max(sum(&tokens, &batch)),
+            trained: most.trained.max(sum(&trained, &batch)),
+            example: batch.iter().filter_map(|&index| tokens.get(index)).copied().fold(most.example, usize::max),
+        })
+    }
+
+    /// Of all examples in order, `size` at a time.
+    pub fn in_order(examples: &Examples, size: usize) -> Self {
+        let (count, size) = (examples.len(), size.max(1));
+        Self::of(examples, (0..count).step_by(size).map(|start| (start..count.min(start + size)).collect()))
+    }
+}
+
 /// Which examples each optimizer step gets. An epoch's order depends on the seed and the epoch alone, so that resuming
 /// needs no more than the number of the step.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,13 +170,20 @@ impl Sampler {
         self.efficiency
     }
 
-    /// Tokens of the largest micro-batch that can come about.
-    pub fn largest_micro_batch(&self, examples: &Examples) -> usize {
-        let lengths = examples.lengths();
-        let tokens = |sequence: &Vec<u32>| sequence.iter().map(|index| lengths[*index as usize]).sum();
-        let mut sequences: Vec<usize> = self.sequences.iter().map(tokens).collect();
-        sequences.sort_unstable_by(|a, b| b.cmp(a));
-        sequences.iter().take(self.micro_batch_size).sum()
+    /// Sequences computed at once.
+    pub fn micro_batch_size(&self) -> usize {
+        self.micro_batch_size
+    }
+
+    /// The same optimizer steps in micro-batches of `size` sequences, as many of them as that takes.
+    #[must_use]
+    pub fn in_micro_batches_of(self, size: usize) -> Self {
+        Self { micro_batch_size: size.max(1), ..self }
+    }
+
+    /// The most that a micro-batch of the first `steps` optimizer steps holds.
+    pub fn largest_micro_batch(&self, examples: &Examples, steps: u64) -> Largest {
+        Largest::of(examples, (0..steps).flat_map(|step| self.indexes(step)))
     }
 
     /// Indexes of the examples of an optimizer step (counted from 0 over all epochs), micro-batch by micro-batch.
@@ -173,7 +210,7 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
-    use super::{Batch, Example, Sampler};
+    use super::{Batch, Example, Largest, Sampler};
     use crate::store::Examples;
 
     fn examples(count: u32) -> Examples {
@@ -215,6 +252,29 @@ mod tests {
         }
         // The last step keeps what is left.
         assert_eq!(sampler.indexes(2).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn smaller_micro_batches_make_the_same_steps() {
+        let whole = sampler(11, 4, 1);
+        let halves = whole.clone().in_micro_batches_of(2);
+        for step in 0..6 {
+            assert_eq!(whole.indexes(step).concat(), halves.indexes(step).concat());
+            assert!(halves.indexes(step).iter().all(|micro| micro.len() <= 2));
+        }
+        assert_eq!(halves.steps_per_epoch(), whole.steps_per_epoch());
+    }
+
+    #[test]
+    fn the_largest_batch_is_that_of_the_steps_that_are_done() {
+        let lengths = [2, 9, 3, 4, 5];
+        let examples: Examples = lengths.iter().map(|&len| Example::new(vec![1; len], vec![1; len])).collect();
+        let sampler = Sampler { shuffle: false, ..sampler(5, 2, 1) };
+        let largest = |steps| sampler.largest_micro_batch(&examples, steps);
+        assert_eq!((largest(1).tokens, largest(1).example), (11, 9));
+        assert_eq!(largest(3), Largest { tokens: 11, trained: 9, example: 9 });
+        assert_eq!(Largest::in_order(&examples, 3), Largest { tokens: 14, trained: 11, example: 9 });
+        assert_eq!(largest(0), Largest::default());
     }
 
     #[test]

@@ -38,7 +38,7 @@ mod thinking;
 mod tokenizer;
 
 pub use audit::{Finding, Findings, Hit, name as rule_name};
-pub use batch::{Batch, Example, Sampler, Source};
+pub use batch::{Batch, Example, Largest, Sampler, Source};
 pub use conversation::{Conversation, Message, Sample};
 pub use error::{DataError, RowFault, TemplateError, TokenizerError};
 pub use mask::{IGNORED, LabelOptions, Labelled, label_sample};

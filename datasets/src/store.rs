@@ -101,6 +101,11 @@ impl Examples {
     pub fn lengths(&self) -> Vec<usize> {
         (0..self.len()).filter_map(|index| Some(self.entry(index)?.tokens as usize)).collect()
     }
+
+    /// Tokens of each that the model is trained to predict.
+    pub fn trained_lengths(&self) -> Vec<usize> {
+        (0..self.len()).filter_map(|index| Some(self.entry(index)?.trained as usize)).collect()
+    }
 }
 
 impl FromIterator<Example> for Examples {

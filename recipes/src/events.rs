@@ -61,6 +61,22 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host_memory_bytes: Option<u64>,
     },
+    /// How the run uses memory from here on: its highest use by arithmetic, by part, against what it may have.
+    Memory {
+        predicted_bytes: u64,
+        /// `None` where nobody tells.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit_bytes: Option<u64>,
+        parts: BTreeMap<String, u64>,
+        /// Sequences.
+        micro_batch_size: u64,
+        /// Micro-batches of an optimizer step.
+        gradient_accumulation_steps: u64,
+        recompute: bool,
+        /// Why it is not as the plan says, or not as it was before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Work outside optimizer steps began (`done` is 0) or goes on. `total` is 0 while nobody knows it. The next event
     /// of another kind ends it.
     Phase { phase: Phase, done: u64, total: u64 },
@@ -203,10 +219,11 @@ impl Lengths {
 
 impl EventKind {
     /// The names under which kinds stand in a line.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "attempt_started",
         "notice",
         "device",
+        "memory",
         "phase",
         "data",
         "step",

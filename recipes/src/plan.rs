@@ -172,6 +172,10 @@ pub struct TrainingPlan {
     /// 0 turns clipping off.
     pub max_grad_norm: f64,
     pub recompute: Recompute,
+    /// GiB that the run may take on its device; `None`: what is free.
+    pub max_memory: Option<f64>,
+    /// The same bits in every run on one device.
+    pub deterministic: bool,
     /// Optimizer steps.
     pub log_every: u64,
     /// Optimizer steps; 0 saves only at the end.

@@ -191,6 +191,8 @@ pub static KEYS: &[Key] = &[
     Key { path: "training.epsilon", kind: POSITIVE, default: Is("1e-8"), doc: "AdamW" },
     Key { path: "training.max_grad_norm", kind: NOT_NEGATIVE, default: Is("1.0"), doc: "gradients are clipped to this global norm; 0 = never" },
     Key { path: "training.recompute", kind: Choice(&["auto", "on", "off"]), default: Is("\"auto\""), doc: "compute activations again in the backward pass, less memory for more time: auto | on | off" },
+    Key { path: "training.max_memory", kind: POSITIVE, default: Unset("16.0"), doc: "GiB that the run may take on its device, instead of what is found free; smaller micro-batches where they don't fit" },
+    Key { path: "training.deterministic", kind: Bool, default: Is("false"), doc: "the same bits in every run on one GPU, for some speed; on the CPU it is always so" },
     Key { path: "training.log_every", kind: Integer(1, MANY), default: Is("1"), doc: "optimizer steps between lines of progress" },
     Key { path: "training.save_every", kind: Integer(0, MANY), default: Is("0"), doc: "optimizer steps between checkpoints; 0 = only at the end" },
     Key { path: "training.keep_checkpoints", kind: Integer(1, MANY), default: Is("3"), doc: "newest checkpoints that are kept, besides the best" },

@@ -1,22 +1,20 @@
 //! `tonfall check RECIPE`: everything that can be known before training.
 //!
-//! Responsible for: the report of what was found, and the arithmetic of the base's memory.
+//! Responsible for: the report of what was found.
 
-use tonfall_adapters::{BaseKind, BaseModel, Shape};
+use tonfall_adapters::{BaseKind, Shape};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AdapterKind, Quantization};
 use tonfall_recipes::schema::KEYS;
-use tonfall_trainer::memory;
+use tonfall_trainer::estimate::Choice;
 
 use crate::args::Check;
-use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::commands::estimate;
+use crate::diagnostics::Result;
 use crate::inputs::{self, Inputs};
 use crate::output;
 use crate::progress::{Reporter, bytes, grouped};
 use crate::quickstart;
-
-/// Bits of a weight in NF4 with double quantisation (Dettmers et al. 2023, <https://arxiv.org/abs/2305.14314>, §3).
-const NF4_BITS: f64 = 4.127;
 
 pub(crate) fn run(args: &Check, reporter: &mut Reporter) -> Result<()> {
     let (_, plan) = match quickstart::plan(&args.recipe) {
@@ -26,10 +24,15 @@ pub(crate) fn run(args: &Check, reporter: &mut Reporter) -> Result<()> {
             return Err(faults);
         }
     };
+    let compute = inputs::compute(args.device.device, 0, reporter)?;
     let inputs = inputs::open(&plan, reporter)?;
+    let (workload, choice) = estimate::chosen(&plan, &inputs, &compute)?;
     reporter.clear();
-    output::data(&report(&plan, &inputs))?;
-    memory(&plan, &inputs)
+    output::data(&report(&plan, &inputs, &choice))?;
+    if !choice.fits() {
+        reporter.note(&format!("warning: {}", workload.refusal(&choice)));
+    }
+    Ok(())
 }
 
 /// Every key that a recipe can have, for one that has others.
@@ -40,7 +43,7 @@ fn keys() -> String {
 }
 
 /// What the recipe amounts to, a line a topic.
-pub(crate) fn report(plan: &Plan, inputs: &Inputs) -> String {
+fn report(plan: &Plan, inputs: &Inputs, choice: &Choice) -> String {
     let model = inputs.base.description();
     let kind = match inputs.base.kind() {
         BaseKind::HuggingFace => "Hugging Face directory",
@@ -65,51 +68,10 @@ pub(crate) fn report(plan: &Plan, inputs: &Inputs) -> String {
     if !inputs.prompts.is_empty() {
         lines.push(format!("prompts    {} held out", inputs.prompts.len()));
     }
-    lines.push(format!(
-        "memory     base weights about {} ({}), as files {}",
-        bytes(base_bytes(plan, &inputs.base)),
-        quantization(plan),
-        bytes(inputs.base.weight_bytes())
-    ));
+    let there = choice.limit.map_or_else(String::new, |limit| format!(" of {} that are there", bytes(limit)));
+    lines.push(format!("memory     about {}{there}; the base {}", bytes(choice.estimate.peak()), quantization(plan)));
     lines.push("the recipe is valid".to_owned());
     lines.join("\n")
-}
-
-/// Refuses a plan whose base alone can't fit into the memory that is free.
-pub(crate) fn memory(plan: &Plan, inputs: &Inputs) -> Result<()> {
-    let needed = base_bytes(plan, &inputs.base);
-    match memory::available() {
-        Some(available) if needed > available => Err(Failure::new(
-            ExitCode::Memory,
-            format!(
-                "the base weights alone take about {} ({}), {} are free; take a smaller base or `quantization = \"nf4\"`",
-                bytes(needed),
-                quantization(plan),
-                bytes(available)
-            ),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// Bytes of the base's weights in memory: linear layers as the plan keeps them, everything else as in the file.
-fn base_bytes(plan: &Plan, base: &BaseModel) -> u64 {
-    if plan.adapter.kind == AdapterKind::Full {
-        return base.description().tensors().iter().map(|(_, shape)| 4 * elements(*shape)).sum();
-    }
-    match plan.quantization {
-        Quantization::Native => base.weight_bytes(),
-        Quantization::None if !base.is_quantized() => base.weight_bytes(),
-        Quantization::None => base.description().tensors().iter().map(|(_, shape)| 4 * elements(*shape)).sum(),
-        Quantization::Nf4 => {
-            let tensors = base.description().tensors();
-            let linear = |name: &str| name.ends_with("_proj.weight");
-            let (in_four_bits, kept): (Vec<_>, Vec<_>) = tensors.iter().partition(|(name, _)| linear(name));
-            let four_bits: u64 = in_four_bits.iter().map(|(_, shape)| elements(*shape)).sum();
-            let kept: u64 = kept.iter().map(|(name, shape)| stored_bytes(base, name, *shape)).sum();
-            (four_bits as f64 * NF4_BITS / 8.0) as u64 + kept
-        }
-    }
 }
 
 fn quantization(plan: &Plan) -> &'static str {
@@ -119,12 +81,6 @@ fn quantization(plan: &Plan) -> &'static str {
         (_, Quantization::Native) => "native blocks",
         (_, Quantization::None) => "not quantised",
     }
-}
-
-/// Bytes of a weight as its file has it.
-fn stored_bytes(base: &BaseModel, name: &str, shape: Shape) -> u64 {
-    base.weight_format(name)
-        .map_or(0, |(format, _)| elements(shape).div_ceil(format.block_len() as u64) * format.block_bytes() as u64)
 }
 
 fn elements(shape: Shape) -> u64 {

@@ -36,6 +36,7 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
         Some(found) => reporter.note(&format!("run {place}, from step {}", found.manifest.step)),
         None => reporter.note(&format!("run {place} has no checkpoint yet: from the beginning")),
     }
+    let compute = compute.deterministic(plan.training.deterministic);
     let step = checkpoint.as_ref().map_or(0, |found| found.manifest.step);
     group.agree("newest checkpoint", &step.to_le_bytes())?;
     let metrics = if group.is_first() { MetricsServer::bind(&args.metrics)? } else { None };

@@ -5,7 +5,7 @@
 use tonfall_recipes::RunDir;
 
 use crate::args::Train;
-use crate::commands::check;
+use crate::commands::estimate;
 use crate::diagnostics::Result;
 use crate::launch::{Launch, join_in, launch};
 use crate::metrics_server::{MetricsServer, Scrape};
@@ -17,9 +17,10 @@ use crate::summary;
 pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
     let (recipe, plan) = quickstart::plan(&args.recipe)?;
     let (mut group, compute) = processes::meet(&args.device, reporter)?;
+    let compute = compute.deterministic(plan.training.deterministic);
     let metrics = if group.is_first() { MetricsServer::bind(&args.metrics)? } else { None };
     let inputs = processes::open(&plan, &mut group, reporter)?;
-    check::memory(&plan, &inputs)?;
+    estimate::refuse_too_much(&plan, &inputs, &compute)?;
     let first = group.is_first();
     let launched = Launch {
         compute: &compute,

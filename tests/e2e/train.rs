@@ -91,6 +91,51 @@ fn the_same_seed_gives_the_same_bytes() {
     assert_eq!(bytes(&one), bytes(&two));
 }
 
+/// Every sum has one order, whoever computes its parts.
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let workshop = Workshop::new();
+    let with = |threads: &str| {
+        let mut command = tonfall(workshop.home());
+        command.args(["train", "recipe.toml", "--run-name", threads, "--set", "training.deterministic=true"]);
+        let done = command.env("RAYON_NUM_THREADS", threads).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        fs::read(workshop.path("runs").join(threads).join(ADAPTER)).unwrap()
+    };
+    let one = with("1");
+    assert!(one == with("2"), "two threads change the adapter");
+    assert!(one == with("5"), "five threads change the adapter");
+}
+
+#[test]
+fn memory_is_predicted_compared_and_refused() {
+    let workshop = Workshop::new();
+    let estimate = run(workshop.home(), &["estimate", "recipe.toml", "--json"]).expect(0).stdout;
+    let estimate: Value = serde_json::from_str(&estimate).unwrap();
+    assert_eq!((&estimate["device"], &estimate["micro_batch_size"]), (&"CPU, f32".into(), &2.into()));
+    let predicted = estimate["peak_bytes"].as_u64().unwrap();
+    assert!(estimate["limit_bytes"].as_u64().unwrap() > predicted);
+    assert_eq!(estimate["size_classes"].as_array().unwrap().len(), 7);
+    let text = run(workshop.home(), &["estimate", "recipe.toml", "--device", "cuda"]).expect(0).stdout;
+    assert!(text.contains("tiny on CUDA, bf16: micro-batches of 2"), "{text}");
+    assert!(text.contains("Llama-3.1-8B") && text.contains("training: activations"), "{text}");
+
+    let done = run(workshop.home(), &["train", "recipe.toml", "--run-name", "a"]).expect(0);
+    assert!(done.stdout.contains("peak memory ") && done.stdout.contains(", predicted "), "{}", done.stdout);
+    let memory = &of_kind(&events(&workshop, "a"), "memory")[0].clone();
+    assert_eq!((&memory["micro_batch_size"], &memory["recompute"]), (&2.into(), &false.into()));
+    assert!(memory["parts"]["base"].as_u64().unwrap() > 0 && memory["limit_bytes"].as_u64().unwrap() > predicted);
+
+    let little = ["--set", "training.max_memory=0.01"];
+    let checked = run(workshop.home(), &[&["check", "recipe.toml"], &little[..]].concat()).expect(0);
+    assert!(checked.stderr.contains("warning: not enough memory"), "{}", checked.stderr);
+    let refused = run(workshop.home(), &[&["train", "recipe.toml", "--run-name", "b"], &little[..]].concat()).expect(6);
+    for part in ["error: not enough memory: the run needs about", "11 MiB are there", "hint: try "] {
+        assert!(refused.stderr.contains(part), "{part:?} is in\n{}", refused.stderr);
+    }
+    assert!(!workshop.path("runs/b").exists(), "nothing was written");
+}
+
 #[test]
 fn json_lines_are_the_event_log() {
     let workshop = Workshop::new();

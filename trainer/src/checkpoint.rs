@@ -41,6 +41,10 @@ pub(crate) struct TrainerState {
     pub best: Option<(f64, u64)>,
     /// The evaluation before the first step.
     pub before: Option<EvalReport>,
+    /// Sequences of a micro-batch, which may be fewer than the plan's where memory was short: sums of gradients are
+    /// rounded in its order, so a resumed run keeps it. `None` before the run began.
+    #[serde(default)]
+    pub micro_batch_size: Option<usize>,
 }
 
 /// Checkpoints from before there were several processes.
@@ -65,18 +69,25 @@ pub(crate) fn write(
     Ok(durable::write_file(&dir.join(STATE), &text)?)
 }
 
-/// Restores what [`write`] wrote. The parameters' names and shapes must be the run's own.
-pub(crate) fn read(
+/// The state of what [`write`] wrote.
+pub(crate) fn read_state(dir: &Path) -> Result<TrainerState, TrainError> {
+    let mismatch =
+        |why: String| TrainError::CheckpointMismatch { path: dir.to_owned(), why: format!("{STATE}: {why}") };
+    let text = std::fs::read(dir.join(STATE)).map_err(|error| mismatch(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| mismatch(error.to_string()))
+}
+
+/// Restores the tensors that [`write`] wrote; `state` is the one beside them. The parameters' names and shapes must be
+/// the run's own.
+pub(crate) fn read_tensors(
     dir: &Path,
+    state: &TrainerState,
     params: &mut ParamStore,
     optimizer: &mut Optimizer,
     device: &Device,
-) -> Result<TrainerState, TrainError> {
+) -> Result<(), TrainError> {
     let mismatch = |why: String| TrainError::CheckpointMismatch { path: dir.to_owned(), why };
     let load = |name: &str| std::fs::read(dir.join(name)).map_err(|error| mismatch(format!("{name}: {error}")));
-    let state: TrainerState =
-        serde_json::from_slice(&load(STATE)?).map_err(|error| mismatch(format!("{STATE}: {error}")))?;
-
     let (weights, moments) = (load(WEIGHTS)?, load(OPTIMIZER)?);
     let weights = SafeTensors::deserialize(&weights).map_err(|error| mismatch(format!("{WEIGHTS}: {error}")))?;
     let moments = SafeTensors::deserialize(&moments).map_err(|error| mismatch(format!("{OPTIMIZER}: {error}")))?;
@@ -91,7 +102,7 @@ pub(crate) fn read(
         slot.second = get(&moments, &format!("{}.exp_avg_sq", param.name))?;
     }
     optimizer.steps = state.optimizer_steps;
-    Ok(state)
+    Ok(())
 }
 
 fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Tensor<2>)>) -> Result<(), TrainError> {

@@ -9,6 +9,8 @@ use std::str::FromStr;
 use burn::tensor::{DType, Device};
 use thiserror::Error;
 
+use crate::memory;
+
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -58,11 +60,44 @@ pub enum DeviceError {
     NotThere { choice: DeviceChoice, why: String, remedy: Option<String> },
 }
 
+/// What kind of device computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// In f32, in the memory of this process.
+    Cpu,
+    /// In bf16, in memory of its own.
+    Cuda,
+    /// In f32, in memory of its own.
+    Vulkan,
+}
+
+impl DeviceKind {
+    /// The type of activations.
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::Cpu | Self::Vulkan => DType::F32,
+            Self::Cuda => DType::BF16,
+        }
+    }
+
+    /// With the type of activations, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU, f32",
+            Self::Cuda => "CUDA, bf16",
+            Self::Vulkan => "Vulkan, f32",
+        }
+    }
+}
+
 /// A device and the type of activations on it.
 #[derive(Clone, Debug)]
 pub struct Compute {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
+    kind: DeviceKind,
+    deterministic: bool,
     name: String,
     notice: Option<String>,
 }
@@ -71,7 +106,11 @@ impl Compute {
     /// The CPU, in f32.
     #[must_use]
     pub fn cpu() -> Self {
-        Self { device: Device::flex(), dtype: DType::F32, name: "CPU, f32".to_owned(), notice: None }
+        Self::new(DeviceKind::Cpu, Device::flex(), DeviceKind::Cpu.name().to_owned())
+    }
+
+    fn new(kind: DeviceKind, device: Device, name: String) -> Self {
+        Self { device, dtype: kind.dtype(), kind, deterministic: false, name, notice: None }
     }
 
     /// The device that was asked for; `auto` falls back to the CPU and says so where this program could use a GPU. Of
@@ -99,6 +138,34 @@ impl Compute {
     pub fn in_f32(self) -> Self {
         let name = self.name.rsplit_once(',').map_or(self.name.as_str(), |(device, _)| device);
         Self { name: format!("{name}, f32"), dtype: DType::F32, ..self }
+    }
+
+    /// The same device, asked to give the same bits in every run (`training.deterministic`): no sum in an order that
+    /// depends on timing, no kernel chosen by timing. The CPU does so in any case.
+    #[must_use]
+    pub fn deterministic(self, wanted: bool) -> Self {
+        Self { deterministic: wanted, ..self }
+    }
+
+    /// Whether the same run gives the same bits.
+    #[must_use]
+    pub fn is_deterministic(&self) -> bool {
+        self.deterministic || self.kind == DeviceKind::Cpu
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> DeviceKind {
+        self.kind
+    }
+
+    /// Bytes that a run may hold on this device altogether, where the system tells. On the CPU what this process holds
+    /// and what is still free for it; GPUs are not asked yet.
+    #[must_use]
+    pub fn memory(&self) -> Option<u64> {
+        match self.kind {
+            DeviceKind::Cpu => Some(memory::rss()? + memory::available()?),
+            DeviceKind::Cuda | DeviceKind::Vulkan => None,
+        }
     }
 
     /// The device and the type, for people.
@@ -129,7 +196,7 @@ fn cuda(choice: DeviceChoice, index: usize) -> Result<Compute, DeviceError> {
         return Err(missing("the driver reports no such device", "`nvidia-smi` lists the devices"));
     };
     let name = device.identity().map_or_else(|| format!("CUDA device {index}"), |identity| identity.name);
-    Ok(Compute { device, dtype: DType::BF16, name: format!("{name}, bf16"), notice: None })
+    Ok(Compute::new(DeviceKind::Cuda, device, format!("{name}, bf16")))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -149,7 +216,7 @@ fn vulkan(choice: DeviceChoice) -> Result<Compute, DeviceError> {
         });
     };
     let name = device.identity().map_or_else(|| "Vulkan device".to_owned(), |identity| identity.name);
-    Ok(Compute { device, dtype: DType::F32, name: format!("{name}, f32"), notice: None })
+    Ok(Compute::new(DeviceKind::Vulkan, device, format!("{name}, f32")))
 }
 
 #[cfg(not(feature = "vulkan"))]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::estimate::Estimate;
+
 /// Why training, loading or generating failed.
 #[derive(Debug, Error)]
 pub enum TrainError {
@@ -70,4 +72,24 @@ pub enum TrainError {
 
     #[error("the device failed: {0}")]
     Device(String),
+
+    #[error("the device ran out of memory: {0}")]
+    DeviceMemory(String),
+
+    #[error("not enough memory: {}\nhint: {ways}", shortage(needed, *limit))]
+    OutOfMemory { needed: Box<Estimate>, limit: Option<u64>, ways: String },
+}
+
+/// What is needed, by part, and what there is.
+fn shortage(needed: &Estimate, limit: Option<u64>) -> String {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let parts = needed.at_peak().filter(|part| part.bytes > 0);
+    let parts: Vec<String> = parts.map(|part| format!("{} {}", part.name, mib(part.bytes))).collect();
+    let doing = needed.highest().map_or("", |stage| stage.name);
+    let there = limit.map_or_else(
+        || "it is not known how much is there".to_owned(),
+        |limit| format!("{} MiB are there", mib(limit)),
+    );
+    let peak = mib(needed.peak());
+    format!("the run needs about {peak} MiB while {doing}, and a tenth in reserve; {there} (MiB: {})", parts.join(", "))
 }

@@ -5,7 +5,7 @@
 
 use tonfall_adapters::ModelDescription;
 
-use crate::memory::linear_shapes;
+use crate::estimate::linear_shapes;
 
 /// Floating-point operations that one token of a training step needs. `adapter` is the number of its parameters; without
 /// one, all of the model is trained.
@@ -14,7 +14,7 @@ use crate::memory::linear_shapes;
 /// costs 2 more for its own gradient, so it is 6, a frozen one 4; recomputing activations adds 2 for everything in the
 /// blocks. The products of attention, which grow with the length, are not counted.
 pub(crate) fn per_token(model: &ModelDescription, adapter: Option<u64>, recompute: bool) -> f64 {
-    let block: usize = linear_shapes(model).iter().map(|[rows, cols]| rows * cols).sum();
+    let block: usize = linear_shapes(model).iter().map(|(_, [rows, cols])| rows * cols).sum();
     let blocks = (block * model.num_hidden_layers) as f64;
     let head = (model.vocab_size * model.hidden_size) as f64;
     let beside = adapter.unwrap_or(0) as f64;

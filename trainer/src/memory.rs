@@ -1,60 +1,187 @@
-//! What a run holds in memory: measured, and by arithmetic.
+//! Memory as the system reports it.
 //!
-//! Responsible for: peak resident memory of this process and the predicted size of each part of a training run.
-//! Must not depend on: tensors.
+//! Responsible for: what this process holds, and how much more it may have: free memory, the limits of control groups
+//! (containers, batch systems) and of the process.
+//! Must not depend on: what the memory is for.
 
-use tonfall_adapters::ModelDescription;
-use tonfall_blocks::{Format, byte_len};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Highest resident set size of this process so far in bytes, where the system tells (Linux: `VmHWM`).
 pub fn peak_rss() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+    field(Path::new("/proc/self/status"), "VmHWM:")
 }
 
-/// Memory that is free for new allocations in bytes, where the system tells (Linux: `MemAvailable`).
-pub fn available() -> Option<u64> {
-    meminfo("MemAvailable:")
+/// Resident set size of this process in bytes, where the system tells (Linux: `VmRSS`). Pages of mapped files count.
+pub fn rss() -> Option<u64> {
+    field(Path::new("/proc/self/status"), "VmRSS:")
 }
 
 /// Memory of the machine in bytes, where the system tells (Linux: `MemTotal`).
 pub fn total() -> Option<u64> {
-    meminfo("MemTotal:")
+    field(Path::new("/proc/meminfo"), "MemTotal:")
 }
 
-fn meminfo(name: &str) -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+/// Bytes that this process may still allocate, where the system tells: the least of the machine's free memory
+/// (`MemAvailable`), of what every control group above the process leaves, and of its own limit on addresses (`ulimit -v`).
+pub fn available() -> Option<u64> {
+    available_below(Path::new("/"))
+}
+
+/// [`available`] with another root of `/proc` and `/sys`.
+fn available_below(root: &Path) -> Option<u64> {
+    let free = field(&root.join("proc/meminfo"), "MemAvailable:");
+    free.into_iter().chain(control_groups(root)).chain(address_space(root)).min()
+}
+
+/// Bytes behind `name` in a file of lines such as `MemTotal:  8123456 kB`.
+fn field(file: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
-/// Shapes `[out_features, in_features]` of the seven linear layers of a block.
-pub fn linear_shapes(model: &ModelDescription) -> [[usize; 2]; 7] {
-    let (hidden, ff) = (model.hidden_size, model.intermediate_size);
-    let q = model.num_attention_heads * model.head_dim;
-    let kv = model.num_key_value_heads * model.head_dim;
-    [[q, hidden], [kv, hidden], [kv, hidden], [hidden, q], [ff, hidden], [ff, hidden], [hidden, ff]]
+/// A version of control groups: where its memory controller lies, and what its files are called.
+struct ControlGroups {
+    /// The controllers in a line of `/proc/self/cgroup`: `0::/path`, `4:memory:/path`.
+    controllers: &'static str,
+    mount: &'static str,
+    limit: &'static str,
+    used: &'static str,
+    /// In `memory.stat`: file pages that the kernel takes back when memory is needed.
+    reclaimable: &'static str,
 }
 
-/// Bytes of all linear layers of all blocks in one format.
-pub fn linear_bytes(model: &ModelDescription, format: Format) -> u64 {
-    let block: usize = linear_shapes(model).iter().map(|[rows, cols]| byte_len(format, *rows, *cols)).sum();
-    (block * model.num_hidden_layers) as u64
+/// <https://docs.kernel.org/admin-guide/cgroup-v2.html>, <https://docs.kernel.org/admin-guide/cgroup-v1/memory.html>
+const CONTROL_GROUPS: [ControlGroups; 2] = [
+    ControlGroups {
+        controllers: "",
+        mount: "sys/fs/cgroup",
+        limit: "memory.max",
+        used: "memory.current",
+        reclaimable: "inactive_file ",
+    },
+    ControlGroups {
+        controllers: "memory",
+        mount: "sys/fs/cgroup/memory",
+        limit: "memory.limit_in_bytes",
+        used: "memory.usage_in_bytes",
+        reclaimable: "total_inactive_file ",
+    },
+];
+
+/// What each control group from the process's own up to the root leaves. Inside a container the path may be that of the
+/// host; the group's files then lie at the mount itself, where the way up ends.
+fn control_groups(root: &Path) -> Vec<u64> {
+    let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let mut left = Vec::new();
+    for line in membership.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let known =
+            CONTROL_GROUPS.iter().filter(|groups| controllers.split(',').any(|name| name == groups.controllers));
+        for groups in known {
+            let mount = root.join(groups.mount);
+            let own = mount.join(path.trim_start_matches('/'));
+            let above = own.ancestors().take_while(|dir| dir.starts_with(&mount)).map(Path::to_owned);
+            left.extend(above.filter_map(|dir: PathBuf| groups.left(&dir)));
+        }
+    }
+    left
 }
 
-/// Bytes of activations that the backward pass of `tokens` tokens needs, f32.
-/// Without recomputation every block keeps the inputs of its operations, with it every block keeps its own input and
-/// one block at a time keeps all.
-pub fn activation_bytes(model: &ModelDescription, tokens: usize, recompute: bool) -> u64 {
-    let (hidden, ff) = (model.hidden_size, model.intermediate_size);
-    let q = model.num_attention_heads * model.head_dim;
-    let kv = model.num_key_value_heads * model.head_dim;
-    // Two block inputs, two norms' outputs; q, k, v before and after RoPE, attention's output; gate, up, their product.
-    let block = 4 * hidden + 3 * q + 3 * kv + 3 * ff;
-    let layers = model.num_hidden_layers;
-    let kept = if recompute { layers * hidden + block } else { layers * block };
-    (kept * tokens * size_of::<f32>()) as u64
+impl ControlGroups {
+    /// What the group in `dir` leaves; `None` without a limit.
+    fn left(&self, dir: &Path) -> Option<u64> {
+        let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
+        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+        // "max" and v1's largest page-aligned number mean that there is none.
+        let limit = number(self.limit).filter(|limit| *limit < i64::MAX as u64 / 2)?;
+        let stat = read("memory.stat").unwrap_or_default();
+        let reclaimable = stat.lines().find_map(|line| line.strip_prefix(self.reclaimable)?.trim().parse::<u64>().ok());
+        let used = number(self.used)?.saturating_sub(reclaimable.unwrap_or(0));
+        Some(limit.saturating_sub(used))
+    }
+}
+
+/// What the limit on the process's addresses leaves; `None` without one.
+fn address_space(root: &Path) -> Option<u64> {
+    let limits = fs::read_to_string(root.join("proc/self/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(limit.saturating_sub(field(&root.join("proc/self/status"), "VmSize:")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with the files that are given.
+    fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a directory");
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
+            fs::write(path, text).expect("a file");
+        }
+        root
+    }
+
+    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:  8000 kB\nMemAvailable:    6000 kB\n");
+
+    #[test]
+    fn this_process_is_measured() {
+        let (peak, now) = (peak_rss().expect("Linux"), rss().expect("Linux"));
+        assert!(peak >= now && now > 1 << 20, "{now} of at most {peak} bytes");
+        assert!(available().expect("Linux") <= total().expect("Linux"));
+    }
+
+    #[test]
+    fn without_limits_free_memory_counts() {
+        assert_eq!(available_below(system(&[MEMINFO]).path()), Some(6000 * 1024));
+        assert_eq!(available_below(system(&[]).path()), None);
+        let unlimited =
+            ("proc/self/limits", "Max address space         unlimited            unlimited            bytes\n");
+        let none = ("sys/fs/cgroup/memory.max", "max\n");
+        let group = ("proc/self/cgroup", "0::/\n");
+        assert_eq!(available_below(system(&[MEMINFO, unlimited, group, none]).path()), Some(6000 * 1024));
+    }
+
+    #[test]
+    fn the_tightest_control_group_of_version_2_counts_without_its_reclaimable_pages() {
+        let files = [
+            MEMINFO,
+            ("proc/self/cgroup", "0::/job/step\n"),
+            ("sys/fs/cgroup/job/memory.max", "1000000\n"),
+            ("sys/fs/cgroup/job/memory.current", "700000\n"),
+            ("sys/fs/cgroup/job/memory.stat", "anon 1\ninactive_file 200000\n"),
+            ("sys/fs/cgroup/job/step/memory.max", "max\n"),
+        ];
+        assert_eq!(available_below(system(&files).path()), Some(500_000));
+    }
+
+    #[test]
+    fn control_groups_of_version_1_are_found_at_the_mount_of_a_container() {
+        let files = [
+            MEMINFO,
+            ("proc/self/cgroup", "9:name=systemd:/\n4:cpu,memory:/docker/1f\n0::/\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "900000\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "100000\n"),
+        ];
+        assert_eq!(available_below(system(&files).path()), Some(800_000));
+    }
+
+    #[test]
+    fn a_limit_on_addresses_counts() {
+        let files = [
+            MEMINFO,
+            (
+                "proc/self/limits",
+                "Limit   Soft Limit  Hard Limit  Units\nMax address space   5000000  unlimited  bytes\n",
+            ),
+            ("proc/self/status", "VmSize:\t    1000 kB\n"),
+        ];
+        assert_eq!(available_below(system(&files).path()), Some(5_000_000 - 1_024_000));
+    }
 }

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use burn::tensor::{Gradients, Tensor};
+use tonfall_kernels::global_norm;
 
 /// Index of a trainable tensor in its [`ParamStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,6 +125,11 @@ impl GradientSums {
             None => gradient,
             Some(sum) => sum + gradient,
         });
+    }
+
+    /// The norm of all gradients as one vector.
+    pub(crate) fn norm(&self) -> f64 {
+        global_norm(self.sums.iter().flatten())
     }
 
     /// The sums in the order of the store, to be changed.

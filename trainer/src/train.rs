@@ -3,6 +3,8 @@
 //! Responsible for: the order of things in a run: load, evaluate, step, checkpoint, evaluate, export.
 //! Must not depend on: terminals, signals, command lines.
 
+mod room;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use tonfall_adapters::merge::{MergeOptions, merge};
 use tonfall_adapters::peft::{self, AdapterConfig};
 use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
+use tonfall_kernels::release_idle;
 use tonfall_recipes::checkpoint::CheckpointWriter;
 use tonfall_recipes::events::{EventKind, EventLog, Lengths, Phase};
 use tonfall_recipes::plan::{AdapterKind, Plan, Quantization, Recompute, Severity};
@@ -20,14 +23,16 @@ use tonfall_recipes::run_dir::RunDir;
 use crate::checkpoint::{self, TrainerState};
 use crate::device::Compute;
 use crate::error::TrainError;
+use crate::estimate::{self, Choice, Workload};
 use crate::evaluate::{self, EvalReport};
 use crate::flops;
 use crate::group::Group;
 use crate::lora;
 use crate::memory;
 use crate::micro_batch::{self, TrainingPass};
-use crate::model::{Decoder, DropoutKey, LoadOptions, Loader};
+use crate::model::{Decoder, DropoutKey, Loader};
 use crate::optimizer::Optimizer;
+use crate::out_of_memory;
 use crate::params::GradientSums;
 use crate::schedule::LearningRate;
 
@@ -51,6 +56,9 @@ pub struct Job<'a> {
     pub record: Option<Record<'a>>,
     /// A verified checkpoint of this run.
     pub resume_from: Option<PathBuf>,
+    /// Bytes that the run may hold altogether, where anybody knows; asked before it begins and before every optimizer
+    /// step. [`Compute::memory`] says what there is.
+    pub memory: &'a dyn Fn() -> Option<u64>,
     /// Asked after every optimizer step.
     pub stop: &'a dyn Fn() -> Option<StopReason>,
 }
@@ -109,6 +117,8 @@ pub struct Outcome {
     pub artefact: Option<PathBuf>,
     pub merged: Option<PathBuf>,
     pub peak_rss_bytes: Option<u64>,
+    /// The highest use of memory by arithmetic.
+    pub predicted_bytes: u64,
 }
 
 /// Trains as the plan says. Processes that train together all call this; the first one evaluates, saves and exports while
@@ -117,6 +127,10 @@ pub struct Outcome {
 /// # Errors
 /// Every cause of [`TrainError`]; the checkpoints written so far stay valid.
 pub fn train(job: Job<'_>) -> Result<Outcome, TrainError> {
+    out_of_memory::catch(|| whole(job))
+}
+
+fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
     let mut run = Run::start(job)?;
     if run.state.before.is_none() {
         let before = run.evaluate(true)?;
@@ -134,6 +148,7 @@ pub fn train(job: Job<'_>) -> Result<Outcome, TrainError> {
         artefact: None,
         merged: None,
         peak_rss_bytes: None,
+        predicted_bytes: run.choice.estimate.peak(),
     };
     if stopped.is_none() {
         let after = run.evaluate(true)?;
@@ -154,7 +169,8 @@ struct Run<'a> {
     sampler: Sampler,
     learning_rate: LearningRate,
     total_steps: u64,
-    recompute: bool,
+    workload: Workload,
+    choice: Choice,
     state: TrainerState,
     saved_step: Option<u64>,
 }
@@ -163,18 +179,34 @@ impl<'a> Run<'a> {
     fn start(mut job: Job<'a>) -> Result<Self, TrainError> {
         let (plan, data, compute) = (job.plan, job.data, job.compute);
         let device = &compute.device;
-        let sampler = Sampler::new(&data.train, plan, job.group.size());
-        let total_steps = total_steps(plan, sampler.steps_per_epoch());
         let longest = data.train.lengths().into_iter().chain(data.eval.lengths()).max();
         let context = job.base.description().max_position_embeddings;
         if let Some(tokens) = longest.filter(|tokens| *tokens > context) {
             return Err(TrainError::Context { tokens, context });
         }
 
-        let trainable = plan.adapter.kind == AdapterKind::Full;
-        let options = LoadOptions { quantization: plan.quantization, trainable };
+        let mut state = match &job.resume_from {
+            Some(dir) => checkpoint::read_state(dir)?,
+            None => TrainerState { processes: job.group.size(), ..TrainerState::default() },
+        };
+        if state.processes != job.group.size() {
+            return Err(TrainError::Processes { made_by: state.processes, size: job.group.size() });
+        }
+        let workload =
+            Workload::new(plan, job.base, data, (job.tokenizer, job.prompts), compute.kind(), job.group.size())?;
+        let size = state.micro_batch_size.unwrap_or(plan.training.micro_batch_size);
+        let choice = workload.choose(size, plan.training.recompute == Recompute::On, (job.memory)());
+        if !choice.fits() {
+            return Err(workload.refusal(&choice));
+        }
+        let choice = workload.agreed(choice, job.group)?;
+        state.micro_batch_size = Some(choice.micro_batch_size);
+        let sampler = Sampler::new(&data.train, plan, job.group.size()).in_micro_batches_of(choice.micro_batch_size);
+        let total_steps = total_steps(plan, sampler.steps_per_epoch());
+
+        let options = estimate::load_options(plan);
         let phase = match plan.quantization {
-            Quantization::Nf4 if !trainable => Phase::Quantizing,
+            Quantization::Nf4 if !options.trainable => Phase::Quantizing,
             _ => Phase::Loading,
         };
         let mut loading = progress(&mut job.record, phase);
@@ -193,14 +225,9 @@ impl<'a> Run<'a> {
             }
         };
         let mut optimizer = Optimizer::new(&model.params, &plan.training);
-        let state = match &job.resume_from {
-            Some(dir) => checkpoint::read(dir, &mut model.params, &mut optimizer, device)?,
-            None => TrainerState { processes: job.group.size(), ..TrainerState::default() },
-        };
-        if state.processes != job.group.size() {
-            return Err(TrainError::Processes { made_by: state.processes, size: job.group.size() });
+        if let Some(dir) = &job.resume_from {
+            checkpoint::read_tensors(dir, &state, &mut model.params, &mut optimizer, device)?;
         }
-        let (recompute, why) = recompute(plan, job.base, &sampler, data);
         let learning_rate = LearningRate {
             peak: plan.training.learning_rate,
             schedule: plan.training.schedule,
@@ -208,14 +235,25 @@ impl<'a> Run<'a> {
             total_steps,
         };
         let saved_step = job.resume_from.as_ref().map(|_| state.step);
-        let mut run =
-            Self { job, model, adapter, optimizer, sampler, learning_rate, total_steps, recompute, state, saved_step };
-        run.announce(why)?;
+        let mut run = Self {
+            job,
+            model,
+            adapter,
+            optimizer,
+            sampler,
+            learning_rate,
+            total_steps,
+            workload,
+            choice,
+            state,
+            saved_step,
+        };
+        run.announce()?;
         Ok(run)
     }
 
     /// The first events of an attempt.
-    fn announce(&mut self, recompute: String) -> Result<(), TrainError> {
+    fn announce(&mut self) -> Result<(), TrainError> {
         let report = &self.job.data.report;
         let data = EventKind::Data {
             train_examples: self.job.data.train.len() as u64,
@@ -245,14 +283,15 @@ impl<'a> Run<'a> {
         for message in report.notes().into_iter().chain(warnings).chain(packed) {
             self.event(EventKind::Notice { message })?;
         }
-        self.event(EventKind::Notice { message: recompute })
+        let reason = self.difference_from_plan();
+        self.tell_memory(reason)
     }
 
     fn device(&self) -> EventKind {
         let adapter = self.adapter.as_ref().map(|_| self.model.params.elements() as u64);
         EventKind::Device {
             name: self.job.compute.name().to_owned(),
-            flops_per_token: Some(flops::per_token(&self.model.description, adapter, self.recompute)),
+            flops_per_token: Some(flops::per_token(&self.model.description, adapter, self.choice.recompute)),
             // Drivers don't say it, and makers of CPUs not in a way that could be looked up.
             peak_flops: None,
             memory_bytes: None,
@@ -302,38 +341,28 @@ impl<'a> Run<'a> {
         Ok(codes.into_iter().find(|code| *code != 0.0).map(reason))
     }
 
-    /// One optimizer step: micro-batches, weighted by tokens, then the update.
+    /// One optimizer step, in smaller micro-batches when memory runs out.
     fn step(&mut self) -> Result<(), TrainError> {
+        self.stay_within_memory()?;
         let started = Instant::now();
-        let step = self.state.step;
-        let batches = self.sampler.optimizer_step(step, &self.job.data.train);
+        let (batches, loss, sums) = loop {
+            let computed = out_of_memory::catch(|| self.gradients());
+            // Processes cut their batches alike, so all of them go on with less when one has to.
+            let short = matches!(computed, Err(TrainError::DeviceMemory(_)));
+            let anywhere = self.job.group.gather(f64::from(u8::from(short)))?.contains(&1.0);
+            match computed {
+                Err(TrainError::DeviceMemory(why)) => self.shrink(&why)?,
+                Ok(_) if anywhere => self.shrink("another process has no memory left")?,
+                done => break done?,
+            }
+        };
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
-        let mut sums = GradientSums::new(&self.model.params);
-        let mut loss = 0.0;
-        for (index, batch) in batches.iter().enumerate().filter(|(index, _)| self.job.group.has(*index)) {
-            let pass = TrainingPass {
-                scale: (trained.max(1) as f32).recip(),
-                recompute: self.recompute,
-                dropout: DropoutKey { seed: self.job.plan.seed, step, micro_batch: index as u32 },
-            };
-            loss += micro_batch::accumulate(&self.model, batch, pass, &mut sums);
-        }
-        let mut losses = [loss];
-        self.job.group.sum(&mut losses)?;
-        self.job.group.sum_gradients(&mut sums, &self.model.params)?;
-        let loss = losses[0] / trained.max(1) as f64;
-        if !loss.is_finite() {
-            return self.diverged(format!("the loss is {loss}"));
-        }
-        let lr = self.learning_rate.at(step);
-        let grad_norm = self.optimizer.step(&mut self.model.params, sums, lr);
-        if !grad_norm.is_finite() {
-            return self.diverged(format!("the gradient norm is {grad_norm}"));
-        }
+        let (loss, grad_norm) = self.update(loss, trained, sums)?;
         self.job.compute.device.sync().map_err(|error| TrainError::Device(error.to_string()))?;
 
         let seconds = started.elapsed().as_secs_f64();
         let tokens: usize = batches.iter().map(|batch| batch.input_ids.len()).sum();
+        let lr = self.learning_rate.at(self.state.step);
         self.state.step += 1;
         self.state.optimizer_steps = self.optimizer.steps;
         self.state.tokens += tokens as u64;
@@ -354,10 +383,48 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn diverged(&mut self, what: String) -> Result<(), TrainError> {
+    /// All micro-batches of the step, the sum of the token losses of this process's, and their gradients, weighted by the
+    /// trained tokens of all.
+    fn gradients(&self) -> Result<(Vec<Batch>, f64, GradientSums), TrainError> {
+        let step = self.state.step;
+        let batches = self.sampler.optimizer_step(step, &self.job.data.train);
+        let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
+        let mut sums = GradientSums::new(&self.model.params);
+        let mut loss = 0.0;
+        for (index, batch) in batches.iter().enumerate().filter(|(index, _)| self.job.group.has(*index)) {
+            let pass = TrainingPass {
+                scale: (trained.max(1) as f32).recip(),
+                recompute: self.choice.recompute,
+                dropout: DropoutKey { seed: self.job.plan.seed, step, micro_batch: index as u32 },
+            };
+            loss += micro_batch::accumulate(&self.model, batch, pass, &mut sums);
+        }
+        // Reading the norm brings to light what has failed on the device so far.
+        sums.norm();
+        Ok((batches, loss, sums))
+    }
+
+    /// Sums over all processes, and the update. Returns the mean loss of a trained token and the norm of the gradients.
+    fn update(&mut self, loss: f64, trained: usize, mut sums: GradientSums) -> Result<(f64, f64), TrainError> {
+        let mut losses = [loss];
+        self.job.group.sum(&mut losses)?;
+        self.job.group.sum_gradients(&mut sums, &self.model.params)?;
+        let loss = losses[0] / trained.max(1) as f64;
+        if !loss.is_finite() {
+            return Err(self.diverged(format!("the loss is {loss}"))?);
+        }
+        let grad_norm = self.optimizer.step(&mut self.model.params, sums, self.learning_rate.at(self.state.step));
+        if !grad_norm.is_finite() {
+            return Err(self.diverged(format!("the gradient norm is {grad_norm}"))?);
+        }
+        Ok((loss, grad_norm))
+    }
+
+    /// The error of a diverged step, written into the log.
+    fn diverged(&mut self, what: String) -> Result<TrainError, TrainError> {
         let step = self.state.step + 1;
         self.event(EventKind::Diverged { step, what: what.clone() })?;
-        Err(TrainError::Diverged { step, what })
+        Ok(TrainError::Diverged { step, what })
     }
 
     /// Measures the eval split; with `answers` the held-out prompts as well.
@@ -366,7 +433,7 @@ impl<'a> Run<'a> {
             return Ok(EvalReport::default());
         }
         let plan = self.job.plan;
-        let size = plan.training.micro_batch_size;
+        let size = self.choice.micro_batch_size;
         let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);
         let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating);
         drop(evaluating);
@@ -411,6 +478,7 @@ impl<'a> Run<'a> {
         }
         drop(progress(&mut self.job.record, Phase::Saving));
         let Some(record) = &self.job.record else { return Ok(()) };
+        release_idle(estimate::SAVED_COPIES * 4 * self.model.params.elements() as u64);
         let writer = CheckpointWriter::create(record.run, step, &self.job.plan.hash())?;
         checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {
@@ -500,26 +568,6 @@ pub fn total_steps(plan: &Plan, steps_per_epoch: u64) -> u64 {
 fn warmup_steps(plan: &Plan, total_steps: u64) -> u64 {
     let by_ratio = (plan.training.warmup_ratio * total_steps as f64).ceil() as u64;
     plan.training.warmup_steps.unwrap_or(by_ratio)
-}
-
-/// Whether blocks are computed again in the backward pass, and the sentence that says why.
-fn recompute(plan: &Plan, base: &BaseModel, sampler: &Sampler, data: &PreparedDataset) -> (bool, String) {
-    let tokens = sampler.largest_micro_batch(&data.train);
-    let mib = |recompute| memory::activation_bytes(base.description(), tokens, recompute) >> 20;
-    let (with, without) = (mib(true), mib(false));
-    let available = memory::available().map(|bytes| bytes >> 20);
-    let on = match plan.training.recompute {
-        Recompute::On => true,
-        Recompute::Off => false,
-        Recompute::Auto => available.is_some_and(|available| without > available / 2),
-    };
-    let state = if on { "on" } else { "off" };
-    let free = available.map_or_else(|| "unknown".to_owned(), |mib| format!("{mib} MiB"));
-    let why = format!(
-        "recomputation of activations is {state}: the largest micro-batch has up to {tokens} tokens, \
-         about {without} MiB of activations without and {with} MiB with it; free memory {free}"
-    );
-    (on, why)
 }
 
 fn file_name(path: &Path) -> String {

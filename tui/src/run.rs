@@ -110,6 +110,8 @@ pub(crate) struct RunData {
     pub(crate) data: Option<DataFacts>,
     pub(crate) device: Option<DeviceFacts>,
     pub(crate) trainable_parameters: Option<u64>,
+    /// The highest use of memory, as it was predicted.
+    pub(crate) predicted_bytes: Option<u64>,
     /// Tokens of the newest step.
     pub(crate) step_tokens: Option<(u64, u64)>,
     recent: VecDeque<f64>,
@@ -172,6 +174,12 @@ impl RunData {
             }
             EventKind::Device { name, flops_per_token, peak_flops, memory_bytes, host_memory_bytes } => {
                 self.device = Some(DeviceFacts { name, flops_per_token, peak_flops, memory_bytes, host_memory_bytes });
+            }
+            EventKind::Memory { predicted_bytes, reason, .. } => {
+                self.predicted_bytes = Some(predicted_bytes);
+                if let Some(reason) = reason {
+                    self.line(t, Weight::Plain, reason);
+                }
             }
             EventKind::Notice { message } => self.line(t, Weight::Plain, message),
             EventKind::Checkpoint { path, .. } => self.line(t, Weight::Plain, format!("checkpoint {path}")),

@@ -192,6 +192,7 @@ impl Summary {
             EventKind::Failed { .. }
             | EventKind::Notice { .. }
             | EventKind::Device { .. }
+            | EventKind::Memory { .. }
             | EventKind::Phase { .. }
             | EventKind::Data { .. }
             | EventKind::Sample { .. } => {}

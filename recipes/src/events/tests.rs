@@ -40,6 +40,15 @@ fn all_kinds() -> Vec<EventKind> {
             memory_bytes: None,
             host_memory_bytes: Some(8 << 30),
         },
+        EventKind::Memory {
+            predicted_bytes: 7 << 20,
+            limit_bytes: None,
+            parts: BTreeMap::from([("base".to_owned(), 5 << 20), ("logits".to_owned(), 2 << 20)]),
+            micro_batch_size: 2,
+            gradient_accumulation_steps: 4,
+            recompute: true,
+            reason: Some("memory is short".into()),
+        },
         EventKind::Phase { phase: Phase::Evaluating, done: 1, total: 0 },
         EventKind::Data {
             train_examples: 3,

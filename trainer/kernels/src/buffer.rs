@@ -30,6 +30,11 @@ fn reuse(len: usize) -> Option<Vec<f32>> {
     values
 }
 
+/// Frees idle memory of at least `bytes` bytes, as far as there is so much, before something else allocates them.
+pub fn release_idle(bytes: u64) {
+    make_room(usize::try_from(bytes).unwrap_or(usize::MAX) / size_of::<f32>());
+}
+
 /// Frees idle vectors of at least `len` elements together, the longest first.
 fn make_room(len: usize) {
     let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,6 +165,16 @@ mod tests {
             let zeros = Buffer::zeroed(len);
             assert!(zeros.len() == len && zeros.iter().all(|value| *value == 0.0));
         }
+    }
+
+    #[test]
+    fn idle_memory_can_be_released() {
+        let len = 1 << 22;
+        drop(Buffer::dirty(len));
+        assert!(reuse(len).is_some_and(|values| values.len() == len));
+        drop(Buffer::from(vec![0.0; len]));
+        release_idle(u64::MAX);
+        assert!(reuse(len).is_none());
     }
 
     #[test]

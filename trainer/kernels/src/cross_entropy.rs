@@ -30,6 +30,12 @@ pub const IGNORED: i32 = -100;
 /// Most logits held at once: 64 MiB, or those of one token.
 const HELD_LOGITS: usize = 16 << 20;
 
+/// Of so many tokens with a target, how many have their logits held at once on the CPU.
+#[must_use]
+pub fn held_tokens(tokens: usize, vocab: usize) -> usize {
+    (HELD_LOGITS / vocab.max(1)).max(1).min(tokens)
+}
+
 /// The weight `[vocab, hidden]` of an output head.
 #[derive(Clone, Debug)]
 pub enum Head {
@@ -122,7 +128,7 @@ fn cross_entropy(
     let rows: Vec<usize> = (0..targets.len()).filter(|row| targets[*row] != IGNORED).collect();
     let gradient = dx.is_some() || dw.is_some();
     let mut losses = vec![0.0; targets.len()];
-    let held = (HELD_LOGITS / vocab.max(1)).max(1).min(rows.len());
+    let held = held_tokens(rows.len(), vocab);
     let (mut logits, mut inputs) = (Buffer::dirty(held * vocab), Vec::with_capacity(held * hidden));
     let mut gradients = Buffer::dirty(if dx.is_some() { held * hidden } else { 0 });
     for rows in rows.chunks(held.max(1)) {

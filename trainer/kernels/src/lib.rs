@@ -35,8 +35,9 @@ mod trainable_linear;
 
 pub use adamw::{AdamW, adamw_step, global_norm};
 pub use attention::{AttentionLayout, Segment, attention};
+pub use buffer::release_idle;
 pub use cpu::level::cpu_level;
-pub use cross_entropy::{Head, IGNORED, linear_cross_entropy, logits, token_losses};
+pub use cross_entropy::{Head, IGNORED, held_tokens, linear_cross_entropy, logits, token_losses};
 pub use dropout::Dropout;
 pub use embedding::{embedding, trainable_embedding};
 pub use frozen::{FrozenMatrix, MatrixLayout};

@@ -69,7 +69,7 @@ impl Loader<'_> {
 
 /// What a matrix is used for. Embeddings and the head keep the precision of their file; 4 bits are for linear layers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(crate) enum Role {
     Table,
     Linear,
 }
@@ -188,7 +188,7 @@ impl Source<'_> {
 
 /// The format in which a matrix is kept on the device. Dense formats stay as the file has them; what must become dense
 /// becomes f32, since no smaller dense type holds every value of a quantised one.
-fn kept_format(file: Format, role: Role, options: LoadOptions) -> Format {
+pub(crate) fn kept_format(file: Format, role: Role, options: LoadOptions) -> Format {
     let dense = matches!(file, Format::F32 | Format::F16 | Format::Bf16);
     match (options.trainable, options.quantization, role) {
         (true, _, _) => Format::F32,

@@ -92,6 +92,9 @@ fn memory(app: &App, run: &Run, rows: &mut Vec<Line<'_>>) {
             None => rows.push(row(app, name, bytes(used))),
         }
     }
+    if let Some(predicted) = run.data.as_deref().and_then(|data| data.predicted_bytes) {
+        rows.push(row(app, "", format!("{} predicted", bytes(predicted as f64))));
+    }
 }
 
 /// A share as a bar: `▇▇▇▇▇▇╌╌╌╌  61%`

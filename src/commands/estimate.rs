@@ -1,0 +1,107 @@
+//! `tonfall estimate RECIPE`: the memory that a run will need, by part, and that other sizes of models would.
+//!
+//! Responsible for: the tables and the JSON. The arithmetic is `tonfall_trainer::estimate`.
+
+use serde_json::json;
+use tonfall_recipes::Plan;
+use tonfall_recipes::plan::Recompute;
+use tonfall_trainer::estimate::{Choice, ClassEstimate, Part, Workload};
+use tonfall_trainer::{Compute, DeviceChoice, DeviceKind};
+
+use crate::args::Estimate;
+use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::inputs::{self, Inputs};
+use crate::output;
+use crate::progress::{Reporter, bytes};
+use crate::quickstart;
+
+pub(crate) fn run(args: &Estimate, reporter: &mut Reporter) -> Result<()> {
+    let (_, plan) = quickstart::plan(&args.recipe)?;
+    let (device, limit) = match args.device {
+        DeviceChoice::Cuda(_) => (DeviceKind::Cuda, None),
+        DeviceChoice::Vulkan => (DeviceKind::Vulkan, None),
+        choice @ (DeviceChoice::Auto | DeviceChoice::Cpu) => {
+            let compute = inputs::compute(choice, 0, reporter)?;
+            (compute.kind(), compute.memory())
+        }
+    };
+    let inputs = inputs::open(&plan, reporter)?;
+    let workload = inputs.workload(&plan, device)?;
+    let choice = choose(&plan, &workload, limit);
+    let classes = workload.size_classes();
+    reporter.clear();
+    if args.json {
+        let text = serde_json::to_string(&as_json(device, &choice, &classes));
+        output::data(&text.map_err(|error| Failure::new(ExitCode::Unexpected, error.to_string()))?)?;
+        return Ok(());
+    }
+    output::data(&for_people(&plan, device, &choice, &classes))?;
+    Ok(())
+}
+
+/// How the run would go on a device that is there.
+pub(crate) fn chosen(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<(Workload, Choice)> {
+    let workload = inputs.workload(plan, compute.kind())?;
+    let choice = choose(plan, &workload, compute.memory());
+    Ok((workload, choice))
+}
+
+fn choose(plan: &Plan, workload: &Workload, limit: Option<u64>) -> Choice {
+    workload.choose(plan.training.micro_batch_size, plan.training.recompute == Recompute::On, limit)
+}
+
+/// Refuses a run that can't fit, before anything is written.
+pub(crate) fn refuse_too_much(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<()> {
+    let (workload, choice) = chosen(plan, inputs, compute)?;
+    match choice.fits() {
+        true => Ok(()),
+        false => Err(workload.refusal(&choice).into()),
+    }
+}
+
+fn as_json(device: DeviceKind, choice: &Choice, classes: &[ClassEstimate]) -> serde_json::Value {
+    json!({
+        "device": device.name(),
+        "micro_batch_size": choice.micro_batch_size,
+        "recompute": choice.recompute,
+        "lasting": choice.estimate.lasting,
+        "stages": choice.estimate.stages,
+        "highest_stage": choice.estimate.highest().map(|stage| stage.name),
+        "peak_bytes": choice.estimate.peak(),
+        "limit_bytes": choice.limit,
+        "fits": choice.fits(),
+        "size_classes": classes,
+    })
+}
+
+fn for_people(plan: &Plan, device: DeviceKind, choice: &Choice, classes: &[ClassEstimate]) -> String {
+    let estimate = &choice.estimate;
+    let highest = estimate.highest().map_or("", |stage| stage.name);
+    let recompute = if choice.recompute { ", recomputing" } else { "" };
+    let mut lines =
+        vec![format!("{} on {}: micro-batches of {}{recompute}", plan.name, device.name(), choice.micro_batch_size)];
+    lines.push("\nfrom the first step to the last".to_owned());
+    lines.extend(estimate.lasting.iter().filter(|part| part.bytes > 0).map(|part| row("", part)));
+    lines.push("beside it, in turn".to_owned());
+    for stage in &estimate.stages {
+        let parts = stage.parts.iter().filter(|part| part.bytes > 0);
+        lines.extend(parts.map(|part| row(&format!("{}: ", stage.name), part)));
+    }
+    lines.push(row("", &Part { name: "highest", bytes: estimate.peak() }) + &format!("  while {highest}"));
+    if let Some(limit) = choice.limit {
+        lines.push(row("", &Part { name: "there", bytes: limit }));
+    }
+    let (tokens, size) = (plan.data.max_seq_len, plan.training.micro_batch_size);
+    lines.push(format!("\nother models, {size} × {tokens} tokens at once; with recomputation in brackets"));
+    lines.push(format!("{:<16}{:>26}{:>26}", "", "4-bit base", "dense base"));
+    let pair = |[plain, again]: [u64; 2]| format!("{} ({})", bytes(plain), bytes(again));
+    lines.extend(classes.iter().map(|class| {
+        let four_bits = class.four_bits.map_or_else(|| "-".to_owned(), pair);
+        format!("{:<16}{four_bits:>26}{:>26}", class.class, pair(class.dense))
+    }));
+    lines.join("\n")
+}
+
+fn row(stage: &str, part: &Part) -> String {
+    format!("  {:<34}{:>12}", format!("{stage}{}", part.name), bytes(part.bytes))
+}

@@ -1,0 +1,368 @@
+//! What a run will hold in memory, by arithmetic, before any of it is allocated.
+//!
+//! Responsible for: the peak of a run by part, and the way of running that fits into what there is.
+//! Must not depend on: tensors; what is allocated is described here, not done.
+
+mod pass;
+mod size_classes;
+mod storage;
+
+use serde::Serialize;
+use tonfall_adapters::peft;
+use tonfall_adapters::{BaseModel, ModelDescription};
+use tonfall_blocks::Format;
+use tonfall_datasets::{ChatTokenizer, Examples, HeldOutPrompt, Largest, PreparedDataset, Sampler};
+use tonfall_recipes::Plan;
+use tonfall_recipes::plan::{AdapterKind, Quantization, Recompute, TargetModules};
+
+use self::pass::{Pass, Sites};
+pub use self::size_classes::{ClassEstimate, SIZE_CLASSES, SizeClass};
+use self::storage::Storage;
+use crate::device::DeviceKind;
+use crate::error::TrainError;
+use crate::group::Group;
+use crate::memory;
+use crate::model::LoadOptions;
+use crate::train::total_steps;
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+/// Saving holds both moments of every trained value, as values and as the bytes of a file.
+pub(crate) const SAVED_COPIES: u64 = 4;
+/// What a merge works in: a band of 2 Mi values as f32, and encoded before and after.
+const MERGE_BUFFERS: u64 = 24 << 20;
+
+/// Names of the seven linear layers of a block, and their shapes `[out_features, in_features]`.
+pub(crate) fn linear_shapes(model: &ModelDescription) -> [(&'static str, [usize; 2]); 7] {
+    let (hidden, ff) = (model.hidden_size, model.intermediate_size);
+    let q = model.num_attention_heads * model.head_dim;
+    let kv = model.num_key_value_heads * model.head_dim;
+    [
+        ("self_attn.q_proj", [q, hidden]),
+        ("self_attn.k_proj", [kv, hidden]),
+        ("self_attn.v_proj", [kv, hidden]),
+        ("self_attn.o_proj", [hidden, q]),
+        ("mlp.gate_proj", [ff, hidden]),
+        ("mlp.up_proj", [ff, hidden]),
+        ("mlp.down_proj", [hidden, ff]),
+    ]
+}
+
+/// A part of a run's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    pub name: &'static str,
+    pub bytes: u64,
+}
+
+impl Part {
+    fn new(name: &'static str, bytes: u64) -> Self {
+        Self { name, bytes }
+    }
+}
+
+fn sum(parts: &[Part]) -> u64 {
+    parts.iter().map(|part| part.bytes).sum()
+}
+
+/// What a run holds beside what lasts, in one of the things that it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stage {
+    pub name: &'static str,
+    pub parts: Vec<Part>,
+}
+
+impl Stage {
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        sum(&self.parts)
+    }
+}
+
+/// The memory of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    /// What is there from the first step to the last.
+    pub lasting: Vec<Part>,
+    /// What comes to it in turn; the highest one decides.
+    pub stages: Vec<Stage>,
+}
+
+impl Estimate {
+    /// What lasts, in bytes.
+    #[must_use]
+    pub fn lasting_bytes(&self) -> u64 {
+        sum(&self.lasting)
+    }
+
+    /// The stage that needs most.
+    #[must_use]
+    pub fn highest(&self) -> Option<&Stage> {
+        self.stages.iter().max_by_key(|stage| stage.bytes())
+    }
+
+    /// What is there at the highest moment of the run.
+    pub fn at_peak(&self) -> impl Iterator<Item = &Part> {
+        self.lasting.iter().chain(self.highest().into_iter().flat_map(|stage| &stage.parts))
+    }
+
+    /// Bytes at the highest moment of the run.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        self.lasting_bytes() + self.highest().map_or(0, Stage::bytes)
+    }
+}
+
+/// A way of running that decides on memory and not on what is learned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Choice {
+    pub micro_batch_size: usize,
+    pub recompute: bool,
+    pub estimate: Estimate,
+    /// Bytes that the run may have; `None` where nobody tells.
+    pub limit: Option<u64>,
+}
+
+impl Choice {
+    /// Whether it fits into what the run may have, with a tenth in reserve: so exact is the estimate.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.limit.is_none_or(|limit| self.estimate.peak() + self.estimate.peak() / 10 <= limit)
+    }
+}
+
+/// Everything about a run that decides on its memory, except what [`Choice`] leaves open.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    plan: Plan,
+    model: ModelDescription,
+    device: DeviceKind,
+    storage: Storage,
+    /// Of the adapter; `None` when every weight is trained.
+    rank: Option<usize>,
+    targets: TargetModules,
+    sampler: Sampler,
+    steps: u64,
+    train: Examples,
+    eval: Examples,
+    /// Tokens of the longest held-out prompt.
+    prompt: Option<usize>,
+    /// What this process holds before the base is loaded.
+    program: u64,
+    threads: usize,
+}
+
+impl Workload {
+    /// Of a plan and what it names, for one of `processes` that train together. What this process holds now counts as the
+    /// program itself.
+    ///
+    /// # Errors
+    /// When a held-out prompt can't be rendered, or the adapter to start from can't be read.
+    pub fn new(
+        plan: &Plan,
+        base: &BaseModel,
+        data: &PreparedDataset,
+        (tokenizer, prompts): (&ChatTokenizer, &[HeldOutPrompt]),
+        device: DeviceKind,
+        processes: usize,
+    ) -> Result<Self, TrainError> {
+        let sampler = Sampler::new(&data.train, plan, processes);
+        let threads = rayon::current_num_threads();
+        let options = load_options(plan);
+        let format = |name: &str| base.weight_format(name).map_or(Format::F32, |(format, _)| format);
+        let (rank, targets) = match (plan.adapter.kind, &plan.lora.init) {
+            (AdapterKind::Full, _) => (None, TargetModules::AllLinear),
+            (AdapterKind::Lora, None) => (Some(plan.lora.rank), plan.lora.target_modules.clone()),
+            (AdapterKind::Lora, Some(path)) => {
+                let adapter = peft::read(path)?;
+                (Some(adapter.config.r), TargetModules::List(adapter.modules()))
+            }
+        };
+        let mut prompt = None;
+        for held_out in prompts {
+            prompt = prompt.max(Some(tokenizer.render_prompt(&held_out.messages)?.len()));
+        }
+        Ok(Self {
+            plan: plan.clone(),
+            model: base.description().clone(),
+            device,
+            storage: Storage::new(base.description(), options, threads, format),
+            rank,
+            targets,
+            steps: total_steps(plan, sampler.steps_per_epoch()),
+            sampler,
+            train: data.train.clone(),
+            eval: data.eval.clone(),
+            prompt,
+            program: if device == DeviceKind::Cpu { memory::rss().unwrap_or(0) } else { 0 },
+            threads,
+        })
+    }
+
+    /// Values that are trained, and the places of adapters within a block.
+    fn trained(&self) -> (u64, Sites) {
+        let Some(rank) = self.rank else {
+            let all = self.model.tensors().into_iter().map(|(_, shape)| shape.rows_cols());
+            return (all.map(|(rows, cols)| (rows * cols) as u64).sum(), Sites([true; 7]));
+        };
+        let (mut elements, mut sites) = (0, [false; 7]);
+        for layer in 0..self.model.num_hidden_layers {
+            for (site, (name, [rows, cols])) in linear_shapes(&self.model).into_iter().enumerate() {
+                if self.targets.matching(&format!("model.layers.{layer}.{name}")).is_some() {
+                    sites[site] = true;
+                    elements += (rank * (rows + cols)) as u64;
+                }
+            }
+        }
+        (elements, Sites(sites))
+    }
+
+    /// The memory of the run with micro-batches of so many sequences.
+    #[must_use]
+    pub fn estimate(&self, micro_batch_size: usize, recompute: bool) -> Estimate {
+        let sampler = self.sampler.clone().in_micro_batches_of(micro_batch_size);
+        let largest = sampler.largest_micro_batch(&self.train, self.steps);
+        let eval = Largest::in_order(&self.eval, micro_batch_size);
+        let per_step = self.plan.training.micro_batch_size * self.plan.training.gradient_accumulation_steps;
+        self.of(largest, eval, per_step > micro_batch_size, recompute)
+    }
+
+    /// The memory of the run, given its batches.
+    fn of(&self, train: Largest, eval: Largest, accumulates: bool, recompute: bool) -> Estimate {
+        let (trained, sites) = self.trained();
+        let pass = |batch| Pass {
+            model: &self.model,
+            device: self.device,
+            threads: self.threads,
+            sites,
+            rank: self.rank,
+            trained,
+            batch,
+        };
+        let values = F32 * trained;
+        let lasting = vec![
+            Part::new("program", self.program),
+            Part::new("base", if self.rank.is_some() { self.storage.kept } else { 0 }),
+            Part::new(if self.rank.is_some() { "adapter" } else { "weights" }, values),
+            Part::new("optimizer", 2 * values),
+        ];
+        let lasting_bytes = sum(&lasting);
+        let host = |bytes: u64| if self.device == DeviceKind::Cpu { bytes } else { 0 };
+        let loading = host((self.program + self.storage.loading).saturating_sub(lasting_bytes));
+        let mut stages = vec![
+            Stage { name: "loading", parts: vec![Part::new("weights in conversion", loading)] },
+            Stage { name: "training", parts: pass(train).training(recompute, accumulates) },
+        ];
+        if eval.tokens > 0 {
+            stages.push(Stage { name: "evaluating", parts: pass(eval).evaluation() });
+        }
+        if let Some(tokens) = self.prompt {
+            let parts = pass(Largest { tokens, trained: 1, example: tokens });
+            let parts = parts.answering(self.plan.evaluation.max_new_tokens);
+            stages.push(Stage { name: "answering", parts });
+        }
+        stages.push(Stage {
+            name: "saving",
+            parts: vec![Part::new("the optimizer's file", host(SAVED_COPIES * values))],
+        });
+        if self.plan.export.merged {
+            let parts = vec![Part::new("weights in conversion", host(MERGE_BUFFERS + 2 * self.storage.largest))];
+            stages.push(Stage { name: "merging", parts });
+        }
+        Estimate { lasting, stages }
+    }
+
+    /// The way of running that fits into `limit` bytes and is nearest to what is asked for: then recomputation where the
+    /// recipe leaves it open, then smaller micro-batches; the last of these when none fits. `training.max_memory` goes
+    /// before `limit`.
+    #[must_use]
+    pub fn choose(&self, micro_batch_size: usize, recompute: bool, limit: Option<u64>) -> Choice {
+        let mut choice = self.choice(micro_batch_size, recompute, self.limit(limit));
+        while !choice.fits()
+            && let Some(smaller) = self.smaller(&choice)
+        {
+            choice = smaller;
+        }
+        choice
+    }
+
+    /// The nearest way to what is asked for that every process of a group can go. Each comes with its own choice; all
+    /// start from the plan's and take the same steps down.
+    pub(crate) fn agreed(&self, choice: Choice, group: &mut Group) -> Result<Choice, TrainError> {
+        let sizes = group.gather(choice.micro_batch_size as f64)?;
+        let recompute = group.gather(f64::from(u8::from(choice.recompute)))?.contains(&1.0);
+        let size = sizes.into_iter().fold(f64::INFINITY, f64::min) as usize;
+        match (size, recompute) == (choice.micro_batch_size, choice.recompute) {
+            true => Ok(choice),
+            false => Ok(self.choice(size, recompute, choice.limit)),
+        }
+    }
+
+    /// Bytes that the run may have: `training.max_memory`, otherwise what was found.
+    #[must_use]
+    pub fn limit(&self, found: Option<u64>) -> Option<u64> {
+        self.plan.training.max_memory.map(|gib| (gib * f64::from(1 << 30)) as u64).or(found)
+    }
+
+    fn choice(&self, micro_batch_size: usize, recompute: bool, limit: Option<u64>) -> Choice {
+        Choice { micro_batch_size, recompute, estimate: self.estimate(micro_batch_size, recompute), limit }
+    }
+
+    /// The next way that needs less memory; `None` at the floor.
+    #[must_use]
+    pub fn smaller(&self, choice: &Choice) -> Option<Choice> {
+        if self.plan.training.recompute == Recompute::Auto && !choice.recompute {
+            return Some(self.choice(choice.micro_batch_size, true, choice.limit));
+        }
+        let half = choice.micro_batch_size.div_ceil(2);
+        (half < choice.micro_batch_size).then(|| self.choice(half, choice.recompute, choice.limit))
+    }
+
+    /// Why nothing fits, with the numbers and what would change it.
+    #[must_use]
+    pub fn refusal(&self, choice: &Choice) -> TrainError {
+        let mut ways = Vec::new();
+        if self.rank.is_none() {
+            ways.push("`adapter.kind = \"lora\"`");
+        } else if self.plan.quantization != Quantization::Nf4 {
+            ways.push("`quantization = \"nf4\"`");
+        }
+        if !choice.recompute {
+            ways.push("`training.recompute = \"on\"`");
+        }
+        ways.push("a lower `data.max_seq_len`");
+        ways.push("a smaller base");
+        let ways =
+            format!("try {}, or a higher `training.max_memory` where more is there than it seems", ways.join(", "));
+        TrainError::OutOfMemory { needed: Box::new(choice.estimate.clone()), limit: choice.limit, ways }
+    }
+
+    /// Every size class, 4-bit and dense, with this recipe's adapter and full micro-batches of `max_seq_len` tokens.
+    #[must_use]
+    pub fn size_classes(&self) -> Vec<ClassEstimate> {
+        SIZE_CLASSES.iter().map(|class| self.size_class(class)).collect()
+    }
+
+    fn size_class(&self, class: &SizeClass) -> ClassEstimate {
+        let example = self.plan.data.max_seq_len;
+        let tokens = example * self.plan.training.micro_batch_size;
+        let batch = Largest { tokens, trained: tokens, example };
+        let eval = if self.eval.is_empty() { Largest::default() } else { batch };
+        let peak = |quantization, recompute| {
+            let options = LoadOptions { quantization, trainable: self.rank.is_none() };
+            let model = class.description();
+            let storage = Storage::new(&model, options, self.threads, |_| Format::Bf16);
+            let accumulates = self.plan.training.gradient_accumulation_steps > 1;
+            let workload = Self { model, storage, ..self.clone() };
+            workload.of(batch, eval, accumulates, recompute).peak()
+        };
+        let pair = |quantization| [peak(quantization, false), peak(quantization, true)];
+        let four_bits = self.rank.is_some().then(|| pair(Quantization::Nf4));
+        ClassEstimate { class: class.name, parameters: class.parameters(), four_bits, dense: pair(Quantization::None) }
+    }
+}
+
+/// How a plan's base is kept.
+pub(crate) fn load_options(plan: &Plan) -> LoadOptions {
+    LoadOptions { quantization: plan.quantization, trainable: plan.adapter.kind == AdapterKind::Full }
+}

@@ -1,0 +1,260 @@
+//! What a pass over a micro-batch takes beside the weights.
+//!
+//! Responsible for: the arithmetic of `micro_batch` and of the operations that it calls: what is kept for the backward
+//! pass, what exists at once in it, and what an evaluation needs. A change there is a change here; `.ci/run reference`
+//! compares with what is measured.
+//! Must not depend on: recipes, data, files.
+
+use tonfall_adapters::ModelDescription;
+use tonfall_datasets::Largest;
+use tonfall_kernels::held_tokens;
+
+use super::Part;
+use crate::device::DeviceKind;
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+/// Bytes of the panels that one thread packs for a product, at most.
+const PANELS: u64 = 512 << 10;
+/// Queries that meet their keys at once on the CPU.
+const QUERIES: u64 = 64;
+/// Scores that exist at once on a GPU, at most.
+const GPU_SCORES: u64 = 32 << 20;
+/// Logits that exist at once on a GPU, at most.
+const GPU_LOGITS: u64 = 128 << 20;
+
+/// The linear layers of a block that are trained or have an adapter, in the order of
+/// [`super::linear_shapes`]: q, k, v, o, gate, up, down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sites(pub(super) [bool; 7]);
+
+/// A pass, described.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass<'a> {
+    pub(super) model: &'a ModelDescription,
+    pub(super) device: DeviceKind,
+    pub(super) threads: usize,
+    pub(super) sites: Sites,
+    /// `None`: every weight is trained.
+    pub(super) rank: Option<usize>,
+    /// Trained values.
+    pub(super) trained: u64,
+    pub(super) batch: Largest,
+}
+
+impl Pass<'_> {
+    fn hidden(&self) -> u64 {
+        self.model.hidden_size as u64
+    }
+
+    fn ff(&self) -> u64 {
+        self.model.intermediate_size as u64
+    }
+
+    fn q(&self) -> u64 {
+        (self.model.num_attention_heads * self.model.head_dim) as u64
+    }
+
+    fn kv(&self) -> u64 {
+        (self.model.num_key_value_heads * self.model.head_dim) as u64
+    }
+
+    fn layers(&self) -> u64 {
+        self.model.num_hidden_layers as u64
+    }
+
+    fn vocab(&self) -> u64 {
+        self.model.vocab_size as u64
+    }
+
+    /// Bytes of an activation.
+    fn width(&self) -> u64 {
+        self.device.dtype().size() as u64
+    }
+
+    /// Bytes of `numbers` activations for each token.
+    fn tokens(&self, numbers: u64) -> u64 {
+        self.batch.tokens as u64 * numbers * self.width()
+    }
+
+    /// What the operations of a block keep for the backward pass.
+    fn kept(&self) -> u64 {
+        let Sites([q, k, v, o, gate, up, down]) = self.sites;
+        let when = |wanted: bool, numbers: u64| if wanted { numbers } else { 0 };
+        // Inputs of both norms; queries, keys and values; what comes of them; gate and up.
+        let always = 2 * self.hidden() + 2 * self.q() + 2 * self.kv() + 2 * self.ff();
+        let inputs = when(q || k || v, self.hidden()) + when(gate || up, self.hidden()) + when(down, self.ff());
+        let head_norms = when(self.model.qk_norm, self.q() + self.kv());
+        let sites = [q, k, v, o, gate, up, down].into_iter().filter(|site| *site).count();
+        let low_rank = self.rank.map_or(0, |rank| (sites * rank) as u64);
+        let normalisers = (self.batch.tokens * self.model.num_attention_heads) as u64 * F32;
+        self.tokens(always + inputs + head_norms + low_rank) + normalisers
+    }
+
+    /// What the backward pass of a block's MLP makes: the gradient that comes in and those of gate and up. That of their
+    /// product takes the product's place.
+    fn mlp_gradients(&self) -> u64 {
+        self.tokens(self.hidden() + 2 * self.ff())
+    }
+
+    /// Tokens whose logits exist at once.
+    fn held(&self) -> u64 {
+        match self.device {
+            DeviceKind::Cpu => held_tokens(self.batch.trained, self.model.vocab_size) as u64,
+            _ => (GPU_LOGITS / self.vocab().max(1)).clamp(1, (self.batch.trained as u64).max(1)),
+        }
+    }
+
+    /// The logits of a chunk of tokens, with their inputs and, when training, with gradients.
+    fn logits(&self, gradients: bool) -> u64 {
+        let (held, logits, inputs) = (self.held(), F32 * self.vocab(), self.width() * self.hidden());
+        let turned = if self.rank.is_none() && gradients { logits } else { 0 };
+        match (self.device, gradients) {
+            (DeviceKind::Cpu, true) => held * (logits + turned + 2 * inputs),
+            (DeviceKind::Cpu, false) => held * (logits + inputs),
+            (_, true) => held * (logits + self.width() * self.vocab() + 2 * inputs),
+            (_, false) => held * (logits + inputs),
+        }
+    }
+
+    /// Scratch memory of products and attention; on a GPU the dense copy of the largest weight too.
+    fn workspace(&self) -> u64 {
+        let keys = self.batch.example as u64;
+        match self.device {
+            DeviceKind::Cpu => self.threads as u64 * (PANELS + 2 * QUERIES * (keys + 16) * F32),
+            _ => {
+                let scores = (self.model.num_attention_heads as u64 * keys.min(512) * keys).min(GPU_SCORES);
+                let largest = self.ff().max(self.vocab()) * self.hidden();
+                // The base's part of a product, the adapter's, and their sum.
+                largest * self.width() + 2 * scores * self.width() + 2 * self.tokens(self.ff())
+            }
+        }
+    }
+
+    /// A training step. `accumulates`: several micro-batches make a step. Of the moments that can be the highest, the
+    /// highest: the loss, the backward pass of the last block, the end of the backward pass. Gradients of this
+    /// micro-batch come about while activations go, in less memory than those leave.
+    pub(super) fn training(&self, recompute: bool, accumulates: bool) -> Vec<Part> {
+        let summed = if accumulates { F32 * self.trained } else { 0 };
+        let head = if self.rank.is_none() { F32 * self.vocab() * self.hidden() } else { 0 };
+        let (inputs, block) = (self.tokens(self.layers() * self.hidden()), self.kept());
+        let (kept, in_block) = match recompute {
+            false => (self.layers() * block, 0),
+            // The block's own input is among the inputs of all.
+            true => (inputs, block - self.tokens(self.hidden())),
+        };
+        // Input and output of the final norm, and the gradient that comes back.
+        let loss = [summed + head, kept + self.tokens(3 * self.hidden()), self.logits(true)];
+        let backward = [summed + head, kept + in_block + self.mlp_gradients(), 0];
+        let end = [summed + F32 * self.trained, 0, 0];
+        let [gradients, activations, logits] =
+            [loss, backward, end].into_iter().max_by_key(|moment| moment.iter().sum::<u64>()).unwrap_or_default();
+        vec![
+            Part::new("gradients", gradients),
+            Part::new("activations", activations),
+            Part::new("logits", logits),
+            Part::new("workspace", self.workspace()),
+        ]
+    }
+
+    /// A pass without gradients.
+    pub(super) fn evaluation(&self) -> Vec<Part> {
+        let mlp = self.tokens(self.hidden() + 3 * self.ff());
+        let attention = self.tokens(2 * self.hidden() + 2 * self.q() + 2 * self.kv());
+        let (blocks, loss) = (mlp.max(attention), self.tokens(self.hidden()));
+        let logits = self.logits(false);
+        let (activations, logits) = if blocks > loss + logits { (blocks, 0) } else { (loss, logits) };
+        vec![
+            Part::new("activations", activations),
+            Part::new("logits", logits),
+            Part::new("workspace", self.workspace()),
+        ]
+    }
+
+    /// An answer to a prompt: `batch` is the prompt, `new` tokens follow.
+    pub(super) fn answering(&self, new: usize) -> Vec<Part> {
+        let cached = (self.batch.tokens + new) as u64 * 2 * self.kv() * self.width();
+        // A block's cache is there twice while it grows; logits exist on the device, as read, and ranked.
+        vec![
+            Part::new("key and value cache", (self.layers() + 1) * cached),
+            Part::new("activations", self.tokens(self.hidden() + 3 * self.ff())),
+            Part::new("logits", 3 * F32 * self.vocab()),
+            Part::new("workspace", self.workspace()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonfall_adapters::{Family, Rope, RopeScaling};
+
+    /// Two layers, hidden 4, feed-forward 8, two heads of 2 that share a key head, 16 tokens.
+    fn model() -> ModelDescription {
+        ModelDescription {
+            family: Family::Llama,
+            vocab_size: 16,
+            hidden_size: 4,
+            intermediate_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 2,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 1e4, scaling: RopeScaling::None },
+            max_position_embeddings: 64,
+            tie_word_embeddings: true,
+            attention_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            layer_windows: vec![None; 2],
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+        }
+    }
+
+    fn pass(model: &ModelDescription, sites: [bool; 7]) -> Pass<'_> {
+        let batch = Largest { tokens: 10, trained: 6, example: 5 };
+        Pass { model, device: DeviceKind::Cpu, threads: 1, sites: Sites(sites), rank: Some(2), trained: 100, batch }
+    }
+
+    fn bytes(parts: &[Part]) -> Vec<u64> {
+        parts.iter().map(|part| part.bytes).collect()
+    }
+
+    #[test]
+    fn a_step_by_hand() {
+        let model = model();
+        let pass = pass(&model, [true; 7]);
+        // For each token and block: four times hidden, twice q, twice kv, three times ff, seven times r, in f32; and the
+        // normalisers of two heads.
+        let block = 10 * (4 * (16 + 8 + 4 + 24 + 14) + 4 * 2);
+        assert_eq!(pass.kept(), block);
+        let scratch = pass.workspace();
+        let logits = 6 * (4 * 16 + 2 * 4 * 4);
+        // The loss is the highest moment: three more times hidden.
+        let loss = 2 * block + 10 * 4 * 12;
+        assert_eq!(bytes(&pass.training(false, false)), [0, loss, logits, scratch]);
+        assert_eq!(bytes(&pass.training(false, true)), [400, loss, logits, scratch]);
+        // Recomputing, it is the last block's backward pass: inputs of both blocks (one of them the block's own), its
+        // gradients of hidden, gate and up.
+        let again = 2 * 10 * 4 * 4 + block - 10 * 4 * 4 + 10 * 4 * 20;
+        assert_eq!(bytes(&pass.training(true, false)), [0, again, 0, scratch]);
+        // Evaluating, it is the last block's MLP: its input, gate, up and their product.
+        assert_eq!(bytes(&pass.evaluation()), [10 * 4 * (4 + 24), 0, scratch]);
+        // An answer of 3 tokens: keys and values of 13 tokens in both layers, and of one twice.
+        assert_eq!(bytes(&pass.answering(3))[0], 3 * 13 * 2 * 2 * 4);
+    }
+
+    #[test]
+    fn inputs_are_kept_where_an_adapter_needs_them() {
+        let model = model();
+        let kept = |sites| pass(&model, sites).kept();
+        let none = kept([false; 7]);
+        let q_alone = kept([true, false, false, false, false, false, false]);
+        assert_eq!(q_alone - none, 10 * 4 * (4 + 2));
+        assert_eq!(kept([true, true, true, false, false, false, false]) - q_alone, 10 * 4 * 4);
+        assert_eq!(kept([false, false, false, false, false, false, true]) - none, 10 * 4 * (8 + 2));
+    }
+}

@@ -1,0 +1,79 @@
+//! Models of well-known sizes.
+//!
+//! Responsible for: the shapes that `tonfall estimate` speaks of when it says what else would fit.
+//! Must not depend on: plans.
+
+use serde::Serialize;
+use tonfall_adapters::{Family, ModelDescription, Rope, RopeScaling};
+
+/// The shape of a known model; numbers as its `config.json` has them.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeClass {
+    pub name: &'static str,
+    vocab: usize,
+    hidden: usize,
+    ff: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    tied: bool,
+}
+
+/// The peak of one class, in bytes, without and with recomputation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClassEstimate {
+    pub class: &'static str,
+    pub parameters: u64,
+    /// NF4; `None` when every weight is trained.
+    pub four_bits: Option<[u64; 2]>,
+    /// bf16 as the files have it; f32 when every weight is trained.
+    pub dense: [u64; 2],
+}
+
+/// From the smallest that is of use to the largest that one machine trains.
+#[rustfmt::skip]
+pub const SIZE_CLASSES: [SizeClass; 7] = [
+    SizeClass { name: "SmolLM2-135M", vocab: 49_152, hidden: 576, ff: 1_536, layers: 30, heads: 9, kv_heads: 3, head_dim: 64, tied: true },
+    SizeClass { name: "Llama-3.2-1B", vocab: 128_256, hidden: 2_048, ff: 8_192, layers: 16, heads: 32, kv_heads: 8, head_dim: 64, tied: true },
+    SizeClass { name: "Llama-3.2-3B", vocab: 128_256, hidden: 3_072, ff: 8_192, layers: 28, heads: 24, kv_heads: 8, head_dim: 128, tied: true },
+    SizeClass { name: "Llama-3.1-8B", vocab: 128_256, hidden: 4_096, ff: 14_336, layers: 32, heads: 32, kv_heads: 8, head_dim: 128, tied: false },
+    SizeClass { name: "Qwen2.5-14B", vocab: 152_064, hidden: 5_120, ff: 13_824, layers: 48, heads: 40, kv_heads: 8, head_dim: 128, tied: false },
+    SizeClass { name: "Qwen2.5-32B", vocab: 152_064, hidden: 5_120, ff: 27_648, layers: 64, heads: 40, kv_heads: 8, head_dim: 128, tied: false },
+    SizeClass { name: "Llama-3.1-70B", vocab: 128_256, hidden: 8_192, ff: 28_672, layers: 80, heads: 64, kv_heads: 8, head_dim: 128, tied: false },
+];
+
+impl SizeClass {
+    /// As a model of the Llama kind; biases, which some of these have, are a few kilobytes.
+    #[must_use]
+    pub fn description(&self) -> ModelDescription {
+        ModelDescription {
+            family: Family::Llama,
+            vocab_size: self.vocab,
+            hidden_size: self.hidden,
+            intermediate_size: self.ff,
+            num_hidden_layers: self.layers,
+            num_attention_heads: self.heads,
+            num_key_value_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+            max_position_embeddings: 131_072,
+            tie_word_embeddings: self.tied,
+            attention_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            layer_windows: vec![None; self.layers],
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+        }
+    }
+
+    /// Number of weights.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        let tensors = self.description().tensors().into_iter();
+        tensors.map(|(_, shape)| shape.rows_cols()).map(|(rows, cols)| (rows * cols) as u64).sum()
+    }
+}

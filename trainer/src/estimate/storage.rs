@@ -1,0 +1,57 @@
+//! What the weights of a base take: as they are kept, and on the way there.
+//!
+//! Responsible for: the arithmetic of `model::load`.
+//! Must not depend on: files; formats come from whoever knows them.
+
+use tonfall_adapters::{ModelDescription, Shape};
+use tonfall_blocks::{Format, byte_len};
+
+use crate::model::{LoadOptions, Role, kept_format};
+
+/// Bytes of a base.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Storage {
+    /// All weights in the formats in which they are kept.
+    pub(super) kept: u64,
+    /// The most that is held while they are brought there: those that are kept so far, the pages of the file that are
+    /// mapped, values on their way from one format to another.
+    pub(super) loading: u64,
+    /// The largest tensor of the file.
+    pub(super) largest: u64,
+}
+
+impl Storage {
+    /// `file` says in which format a file has a tensor; `threads` convert at once.
+    pub(super) fn new(
+        model: &ModelDescription,
+        options: LoadOptions,
+        threads: usize,
+        file: impl Fn(&str) -> Format,
+    ) -> Self {
+        let (mut kept, mut mapped, mut loading, mut largest) = (0, 0, 0, 0);
+        let mut block = None;
+        for (name, shape) in model.tensors() {
+            let (rows, cols) = shape.rows_cols();
+            let (bytes, wide) = (|format| byte_len(format, rows, cols) as u64, 4 * (rows * cols) as u64);
+            let role = if name.ends_with("_proj.weight") { Role::Linear } else { Role::Table };
+            let to = match shape {
+                Shape::Vector(_) => Format::F32,
+                Shape::Matrix(..) => kept_format(file(&name), role, options),
+            };
+            // Pages are given back behind each block.
+            let this = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()).map(str::to_owned);
+            if block.is_some() && this != block {
+                mapped = 0;
+            }
+            block = this;
+            mapped += bytes(file(&name));
+            largest = largest.max(bytes(file(&name)));
+            kept += bytes(to);
+            let at_once = if role == Role::Linear { threads.min(7) as u64 } else { 1 };
+            let converted = if to == file(&name) { 0 } else { at_once * wide };
+            let copied = if options.trainable { wide } else { 0 };
+            loading = loading.max(kept + mapped + converted + copied);
+        }
+        Self { kept, loading, largest }
+    }
+}
