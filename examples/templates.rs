@@ -1,6 +1,7 @@
 //! Chat templates against transformers, token ids and labels against TRL: what `tests/reference/template_parity.py` wrote.
 //!
-//! Usage: `templates DIR`, with `cases.jsonl` and `labels.jsonl`. Prints a line a template; exits 1 if anything differs.
+//! Usage: `templates DIR`, with `cases.jsonl`, `labels.jsonl` and `pairs/`. Prints a line a template; exits 1 if anything
+//! differs that isn't explained here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,7 +12,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tonfall_datasets::{
     ChatTemplate, ChatTokenizer, Conversation, LabelOptions, Message, Rendering, Sample, TokenizerSpec, label_sample,
+    prepare,
 };
+use tonfall_recipes::RecipeFile;
 use tonfall_recipes::plan::{Thinking, TrainOn};
 
 /// What came of a template's cases.
@@ -49,7 +52,15 @@ fn main() -> Result<()> {
     let differ: usize = tallies.values().map(|tally| tally.differences.len()).sum();
     println!("{} templates, {cases} cases agree, {differ} differ", tallies.len());
     let labelled = labels(&folder.join("labels.jsonl"), &tokenizers)?;
-    println!("{labelled} conversations have TRL's token ids and labels");
+    println!("{labelled} conversations have TRL's token ids and labels (assistant_only_loss)");
+    let base = tokenizers.keys().find(|folder| folder.contains("SmolLM2")).context("no tokenizer of SmolLM2")?;
+    for name in ["messages", "completion", "texts"] {
+        let Pairs { same, behind, across } = pairs(&folder.join("pairs"), name, Path::new(base))?;
+        println!(
+            "{name}: {same} prompts and completions have TRL's token ids and labels (completion_only_loss); with these more \
+             {behind}, whose last line break TRL trains, and {across}, whose first token lies across the border"
+        );
+    }
     if differ > 0 { bail!("templates render differently") } else { Ok(()) }
 }
 
@@ -144,4 +155,65 @@ fn labels(path: &Path, tokenizers: &HashMap<String, ChatTokenizer>) -> Result<us
         count += 1;
     }
     Ok(count)
+}
+
+/// Prompts with their completions, by what of them is as TRL has it.
+#[derive(Default)]
+struct Pairs {
+    same: usize,
+    /// TRL's completion goes on to the end of the text, also behind the end token; here the turn ends with it.
+    behind: usize,
+    /// TRL's completion begins with the first token that differs from the prompt's own. One that begins in the prompt is not
+    /// trained here: in use its first half is already written.
+    across: usize,
+}
+
+/// Compares `NAME.jsonl`, prepared as `tonfall train` does with the template `NAME.jinja`, or with none.
+fn pairs(folder: &Path, name: &str, base: &Path) -> Result<Pairs> {
+    let rows = folder.join(format!("{name}.jsonl"));
+    let template = std::fs::read_to_string(folder.join(format!("{name}.jinja"))).ok();
+    let off = tonfall_recipes::schema::KEYS.iter().filter_map(|key| key.path.strip_prefix("audit."));
+    let audit: String = off.map(|rule| format!("{rule} = \"off\"\n")).collect();
+    let recipe = format!(
+        "base = {base:?}\n[data]\ntrain = {rows:?}\nformat = \"prompt_completion\"\nmax_seq_len = 100000\n[audit]\n{audit}"
+    );
+    let path = folder.join(format!("{name}.toml"));
+    tonfall_recipes::durable::write_file(&path, recipe.as_bytes())?;
+    let (_, plan) = RecipeFile::load(&path, &[]).map_err(|faults| anyhow::anyhow!(faults.render(false)))?;
+    let tokenizer = ChatTokenizer::new(TokenizerSpec {
+        tokenizer_json: std::fs::read(base.join("tokenizer.json"))?,
+        chat_template: template,
+        eos_token: Some("<|im_end|>".to_owned()),
+        vocab_size: usize::MAX,
+        ..TokenizerSpec::default()
+    })?;
+    let prepared = prepare(&plan, &tokenizer, None, &|_| ())?;
+    let expected: Vec<Value> = BufReader::new(File::open(&rows)?)
+        .lines()
+        .map(|line| Ok(serde_json::from_str(&line?)?))
+        .collect::<Result<_>>()?;
+    if prepared.train.len() != expected.len() {
+        bail!("{name}: {} of {} rows were prepared", prepared.train.len(), expected.len());
+    }
+    let mut pairs = Pairs::default();
+    for (ours, theirs) in prepared.train.iter().zip(&expected) {
+        let row = ours.source.row;
+        if Value::from(ours.input_ids.clone()) != theirs["input_ids"] {
+            bail!("{name}.jsonl:{row}: other token ids");
+        }
+        let labels: Vec<i32> = serde_json::from_value(theirs["labels"].clone())?;
+        let first = ours.labels.iter().position(|label| *label >= 0).context("nothing is trained")?;
+        let last = ours.labels.iter().rposition(|label| *label >= 0).context("nothing is trained")?;
+        if ours.labels[first..=last] != labels[first..=last] {
+            bail!("{name}.jsonl:{row}: other labels");
+        }
+        let trained = |labels: &[i32]| labels.iter().filter(|label| **label >= 0).count();
+        match (trained(&labels[..first]), trained(&labels[last + 1..])) {
+            (0, 0) => pairs.same += 1,
+            (0, 1) => pairs.behind += 1,
+            (1, 0) => pairs.across += 1,
+            (before, behind) => bail!("{name}.jsonl:{row}: TRL trains {before} tokens before ours, {behind} behind"),
+        }
+    }
+    Ok(pairs)
 }

@@ -3,12 +3,12 @@
 //! Responsible for: opening all of it and collecting every fault on the way. `check` stops here, `train` goes on.
 //! Must not depend on: run directories.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use tonfall_adapters::{BaseModel, SpecialToken};
-use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, PreparedDataset, TokenizerSpec, prepare, read_prompts};
-use tonfall_datasets::{Phase, Progress};
+use tonfall_adapters::{BaseModel, OtherTemplate as OtherFile, SpecialToken};
+use tonfall_datasets::{ChatTokenizer, DataError, HeldOutPrompt, OtherTemplate, Phase, PreparedDataset, Progress};
+use tonfall_datasets::{TokenizerSpec, prepare, read_prompts};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{Base, Severity};
 use tonfall_trainer::estimate::Workload;
@@ -39,7 +39,8 @@ pub(crate) fn open(plan: &Plan, reporter: &mut Reporter) -> Result<Inputs> {
     let prompts =
         plan.evaluation.prompts.as_deref().map_or(Ok(Vec::new()), |path| read_prompts(path).map_err(Failure::from));
     let base = model(&plan.base, plan.allow_download, reporter);
-    let tokenizer = base.as_ref().ok().map(tokenizer);
+    let chat_template = plan.data.chat_template.as_deref();
+    let tokenizer = base.as_ref().ok().map(|base| tokenizer(base, chat_template));
     let data = match &tokenizer {
         Some(Ok(tokenizer)) => Some(data(plan, tokenizer, reporter)),
         _ => None,
@@ -119,15 +120,29 @@ fn cache_dir() -> Option<PathBuf> {
     Some(variable("TONFALL_CACHE_DIR").or_else(user)?.join("datasets"))
 }
 
-/// The tokenizer of a base model, checked against it.
-pub(crate) fn tokenizer(base: &BaseModel) -> Result<ChatTokenizer> {
+/// The tokenizer of a base model, checked against it; `chat_template`, a file, takes the place of the base's own.
+pub(crate) fn tokenizer(base: &BaseModel, chat_template: Option<&Path>) -> Result<ChatTokenizer> {
     let files = base.tokenizer()?;
+    let others = files.other_templates.into_iter();
+    let mut others: Vec<OtherTemplate> =
+        others.map(|OtherFile { place, source, with_tools }| OtherTemplate { place, source, with_tools }).collect();
+    let template = match chat_template {
+        Some(path) => {
+            let own = files.chat_template.into_iter();
+            let own = own.map(|source| OtherTemplate { place: "the base's own".to_owned(), source, with_tools: false });
+            others.splice(0..0, own);
+            let io = |source| DataError::Io { path: path.to_owned(), source };
+            Some(std::fs::read_to_string(path).map_err(io)?)
+        }
+        None => files.chat_template,
+    };
     let description = base.description();
     let content = |token: &Option<SpecialToken>| token.as_ref().map(|token| token.content.clone());
     let mut stop_ids = description.eos_token_ids.clone();
     stop_ids.extend(files.eot.as_ref().map(|token| token.id));
     Ok(ChatTokenizer::new(TokenizerSpec {
-        chat_template: files.chat_template.clone(),
+        chat_template: template,
+        other_templates: others,
         bos_token: content(&files.bos),
         eos_token: content(&files.eos),
         pad_token: content(&files.pad),

@@ -31,4 +31,4 @@ pub use families::ConfigError;
 pub use gguf::{GgufError, GgufTokenizerError};
 pub use mapped_file::OpenError;
 pub use safetensors_file::SafetensorsError;
-pub use tokenizer_files::{SideFile, SpecialToken, TokenizerError, TokenizerFiles};
+pub use tokenizer_files::{OtherTemplate, SideFile, SpecialToken, TokenizerError, TokenizerFiles};

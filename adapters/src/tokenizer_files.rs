@@ -47,6 +47,8 @@ pub struct TokenizerFiles {
     pub tokenizer_json: Vec<u8>,
     /// Jinja source.
     pub chat_template: Option<String>,
+    /// What other software may take instead.
+    pub other_templates: Vec<OtherTemplate>,
     pub bos: Option<SpecialToken>,
     pub eos: Option<SpecialToken>,
     pub pad: Option<SpecialToken>,
@@ -56,6 +58,17 @@ pub struct TokenizerFiles {
     /// Whether the configuration asks for a BOS in front of plain text; `None` where it says nothing.
     pub add_bos: Option<bool>,
     pub add_eos: Option<bool>,
+}
+
+/// A chat template besides the one that is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherTemplate {
+    /// Where it stands.
+    pub place: String,
+    /// Jinja source.
+    pub source: String,
+    /// Whether it is meant for conversations with tools only.
+    pub with_tools: bool,
 }
 
 /// A file that travels with the weights.
@@ -84,8 +97,10 @@ pub(crate) fn read(dir: &Path) -> Result<TokenizerFiles, TokenizerError> {
             None => Err(TokenizerError::NotInVocabulary { path: path.clone(), role, content }),
         }
     };
+    let (chat_template, other_templates) = chat_templates(dir, &config)?;
     Ok(TokenizerFiles {
-        chat_template: chat_template(dir, &config)?,
+        chat_template,
+        other_templates,
         bos: special("bos")?,
         eos: special("eos")?,
         pad: special("pad")?,
@@ -97,22 +112,37 @@ pub(crate) fn read(dir: &Path) -> Result<TokenizerFiles, TokenizerError> {
     })
 }
 
-/// `chat_template.jinja` wins over the key in `tokenizer_config.json`, which may hold several by name.
-fn chat_template(dir: &Path, config: &Map<String, Value>) -> Result<Option<String>, TokenizerError> {
-    let path = dir.join("chat_template.jinja");
-    if path.exists() {
-        let text = String::from_utf8(read_bounded(&path)?);
-        return text.map(Some).map_err(|error| TokenizerError::Json { path, reason: error.to_string() });
-    }
-    let named = |list: &Vec<Value>| {
-        let default = list.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))?;
-        default.get("template")?.as_str().map(str::to_owned)
+/// `chat_template.jinja` wins over the key in `tokenizer_config.json`, which may hold several by name. Transformers takes the
+/// one that is called `tool_use` where there are tools.
+fn chat_templates(
+    dir: &Path,
+    config: &Map<String, Value>,
+) -> Result<(Option<String>, Vec<OtherTemplate>), TokenizerError> {
+    let text = |value: &Value, key: &str| Some(value.get(key)?.as_str()?.to_owned());
+    let mut found: Vec<(String, String)> = match config.get("chat_template") {
+        Some(Value::String(template)) => vec![("default".to_owned(), template.clone())],
+        Some(Value::Array(list)) => {
+            list.iter().filter_map(|entry| Some((text(entry, "name")?, text(entry, "template")?))).collect()
+        }
+        _ => Vec::new(),
     };
-    Ok(match config.get("chat_template") {
-        Some(Value::String(template)) => Some(template.clone()),
-        Some(Value::Array(list)) => named(list),
-        _ => None,
-    })
+    found.retain(|(name, _)| name == "default" || name == "tool_use");
+    let path = dir.join("chat_template.jinja");
+    let file = path.exists().then(|| {
+        String::from_utf8(read_bounded(&path)?)
+            .map_err(|error| TokenizerError::Json { path: path.clone(), reason: error.to_string() })
+    });
+    let chosen = match file.transpose()? {
+        Some(file) => Some(file),
+        None => found.iter().position(|(name, _)| name == "default").map(|index| found.remove(index).1),
+    };
+    found.retain(|(_, source)| Some(source) != chosen.as_ref());
+    let others = found.into_iter().map(|(name, source)| OtherTemplate {
+        place: format!("tokenizer_config.json, \"{name}\""),
+        source,
+        with_tools: name == "tool_use",
+    });
+    Ok((chosen, others.collect()))
 }
 
 /// A token is written as its text or as an object around it.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tonfall_recipes::plan::{AuditPlan, AuditRule, Severity};
 
 pub(crate) mod duplicates;
+pub(crate) mod templates;
 pub(crate) mod terms;
 pub(crate) mod texts;
 

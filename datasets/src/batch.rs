@@ -7,7 +7,7 @@ use tonfall_recipes::Plan;
 use tonfall_recipes::plan::Packing;
 
 use crate::mask::IGNORED;
-use crate::packing::best_fit_decreasing;
+use crate::packing::{Sequences, best_fit_decreasing};
 use crate::permutation::Permutation;
 use crate::store::Examples;
 
@@ -117,8 +117,8 @@ impl Largest {
 /// needs no more than the number of the step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampler {
-    /// Each a list of examples that share a sequence; what is shuffled.
-    sequences: Vec<Vec<u32>>,
+    /// Examples that share a sequence; what is shuffled.
+    sequences: Sequences,
     /// Share of the sequences' room that tokens fill, when examples are packed.
     efficiency: Option<f64>,
     seed: u64,
@@ -136,7 +136,7 @@ impl Sampler {
         let training = &plan.training;
         let lengths = examples.lengths();
         let (sequences, efficiency) = match plan.data.packing {
-            Packing::Off => ((0..lengths.len() as u32).map(|index| vec![index]).collect(), None),
+            Packing::Off => (Sequences::alone(lengths.len()), None),
             Packing::BestFit => {
                 let capacity = plan.data.max_seq_len;
                 let sequences = best_fit_decreasing(&lengths, capacity);
@@ -196,7 +196,7 @@ impl Sampler {
         let order = Permutation::new(count, self.seed, EPOCH_STREAM, epoch);
         let start = step * self.per_step;
         let places: Vec<usize> = (start..count.min(start.saturating_add(self.per_step))).collect();
-        let sequence = |&place: &usize| &self.sequences[if self.shuffle { order.at(place) } else { place }];
+        let sequence = |&place: &usize| self.sequences.get(if self.shuffle { order.at(place) } else { place });
         let micro_batches = places.chunks(self.micro_batch_size);
         micro_batches.map(|places| places.iter().flat_map(sequence).map(|index| *index as usize).collect()).collect()
     }
@@ -211,6 +211,7 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::{Batch, Example, Largest, Sampler};
+    use crate::packing::{Sequences, best_fit_decreasing};
     use crate::store::Examples;
 
     fn examples(count: u32) -> Examples {
@@ -218,9 +219,15 @@ mod tests {
     }
 
     fn sampler(examples: usize, micro_batch_size: usize, accumulation: usize) -> Sampler {
-        let sequences = (0..examples as u32).map(|index| vec![index]).collect();
         let per_step = micro_batch_size * accumulation;
-        Sampler { sequences, efficiency: None, seed: 7, shuffle: true, micro_batch_size, per_step }
+        Sampler {
+            sequences: Sequences::alone(examples),
+            efficiency: None,
+            seed: 7,
+            shuffle: true,
+            micro_batch_size,
+            per_step,
+        }
     }
 
     #[test]
@@ -288,7 +295,8 @@ mod tests {
 
     #[test]
     fn packed_examples_come_together_as_segments_of_their_own() {
-        let sampler = Sampler { sequences: vec![vec![0, 3], vec![1], vec![2]], ..sampler(0, 2, 1) };
+        // 0 and 3 into one sequence, 1 and 2 alone.
+        let sampler = Sampler { sequences: best_fit_decreasing(&[7, 10, 9, 3], 10), ..sampler(0, 2, 1) };
         assert_eq!(sampler.steps_per_epoch(), 2);
         let mut sizes: Vec<usize> = (0..2)
             .flat_map(|step| sampler.optimizer_step(step, &examples(4)))
@@ -305,6 +313,6 @@ mod tests {
     fn without_shuffling_the_order_is_that_of_the_files() {
         let sampler = Sampler { shuffle: false, ..sampler(5, 2, 1) };
         assert_eq!((0..3).flat_map(|step| sampler.indexes(step).concat()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-        assert!(Sampler { sequences: Vec::new(), ..sampler }.indexes(0).is_empty());
+        assert!(Sampler { sequences: Sequences::default(), ..sampler }.indexes(0).is_empty());
     }
 }

@@ -1,37 +1,44 @@
 //! Prepared data on disk, under a key of everything that it depends on.
 //!
-//! Responsible for: the key, writing in one step, verifying before use, and keeping the number of entries small.
-//! Must not depend on: how data is prepared.
+//! Responsible for: the key, writing in one step, verifying before use, keeping the number of entries small, and removing
+//! what killed preparations left. Must not depend on: how data is prepared.
 //!
-//! An entry is a directory of `tokens.bin` (u32, native byte order), `index.json` and, written last, `MANIFEST.json` with
-//! the size and the SHA-256 of both. What doesn't verify is removed and made again.
+//! An entry is a directory of columns (native byte order), `index.json` and, written last, `MANIFEST.json` with the size
+//! and the SHA-256 of each. What doesn't verify is removed and made again. Tokens and places are written while data is
+//! prepared, so that memory doesn't grow with them.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use bytemuck::Pod;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tonfall_recipes::ScratchLock;
 use tonfall_recipes::durable::{self, ScratchDir};
 
 use crate::error::DataError;
 use crate::report::PrepareReport;
-use crate::store::{Entry, Tokens};
+use crate::store::{Column, Columns, Entry};
 
 /// Changes with every change of what is stored or of how data is prepared.
-const VERSION: &str = "tonfall data 1";
+const VERSION: &str = "tonfall data 2";
 /// Entries that are kept, the most recently used ones.
 const KEPT: usize = 16;
-const FILES: [&str; 2] = ["tokens.bin", "index.json"];
+const TOKENS: &str = "tokens.bin";
+const ENTRIES: &str = "examples.bin";
+const ORDER: &str = "order.bin";
+const INDEX: &str = "index.json";
+const MANIFEST: &str = "MANIFEST.json";
+const FILES: [&str; 4] = [TOKENS, ENTRIES, ORDER, INDEX];
 
-/// Everything about examples but their tokens.
+/// Everything about prepared data but its columns.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Index {
-    pub(crate) entries: Vec<Entry>,
-    pub(crate) train: Vec<u32>,
-    pub(crate) eval: Vec<u32>,
+    /// How much of the order is an epoch; the rest is held out.
+    pub(crate) epoch: usize,
     pub(crate) report: PrepareReport,
 }
 
@@ -68,58 +75,103 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Where tokens go while data is prepared.
+/// Where examples go while data is prepared.
 pub(crate) enum Sink {
-    Memory(Vec<u32>),
-    /// A directory that will be the entry.
-    Disk {
-        scratch: ScratchDir,
-        file: BufWriter<File>,
-        entry: PathBuf,
-    },
+    Memory(Vec<u32>, Vec<Entry>),
+    /// A directory that will be an entry of the cache.
+    Disk(Box<Disk>),
+}
+
+pub(crate) struct Disk {
+    tokens: BufWriter<File>,
+    entries: BufWriter<File>,
+    place: Place,
+}
+
+/// Where an entry is made.
+struct Place {
+    scratch: ScratchDir,
+    entry: PathBuf,
+    /// Until the entry is published.
+    _lock: Option<ScratchLock>,
 }
 
 impl Sink {
     /// A new entry of the cache, or memory without one.
-    #[expect(clippy::disallowed_methods, reason = "the scratch directory syncs what is in it when it is published")]
     pub(crate) fn new(cache: Option<(&Path, &str)>) -> Result<Self, DataError> {
-        let Some((folder, key)) = cache else { return Ok(Self::Memory(Vec::new())) };
+        let Some((folder, key)) = cache else { return Ok(Self::Memory(Vec::new(), Vec::new())) };
         durable::create_dir_all(folder)?;
+        let lock = ScratchLock::join(folder)?;
         let entry = folder.join(key);
         let scratch = ScratchDir::beside(&entry)?;
-        let path = scratch.path().join(FILES[0]);
-        let file = File::create(&path).map_err(|source| DataError::Io { path, source })?;
-        Ok(Self::Disk { scratch, file: BufWriter::with_capacity(1 << 20, file), entry })
+        let column = |name| create(&scratch.path().join(name));
+        let (tokens, entries) = (column(TOKENS)?, column(ENTRIES)?);
+        Ok(Self::Disk(Box::new(Disk { tokens, entries, place: Place { scratch, entry, _lock: lock } })))
     }
 
-    pub(crate) fn push(&mut self, words: &[u32]) -> Result<(), DataError> {
+    /// Takes the tokens of an example, and where they lie.
+    pub(crate) fn push(&mut self, words: &[u32], example: Entry) -> Result<(), DataError> {
         match self {
-            Self::Memory(all) => all.extend_from_slice(words),
-            Self::Disk { file, entry, .. } => file
-                .write_all(bytemuck::cast_slice(words))
-                .map_err(|source| DataError::Io { path: entry.clone(), source })?,
+            Self::Memory(tokens, entries) => {
+                tokens.extend_from_slice(words);
+                entries.push(example);
+            }
+            Self::Disk(disk) => {
+                let written = disk.tokens.write_all(bytemuck::cast_slice(words));
+                written
+                    .and_then(|()| disk.entries.write_all(bytemuck::bytes_of(&example)))
+                    .map_err(|source| DataError::Io { path: disk.place.entry.clone(), source })?;
+            }
         }
         Ok(())
     }
 
-    /// Everything is written: the tokens, as they will be read.
-    pub(crate) fn finish(self, index: &Index) -> Result<Arc<Tokens>, DataError> {
-        let (scratch, file, entry) = match self {
-            Self::Memory(words) => return Ok(Arc::new(Tokens::Memory(words))),
-            Self::Disk { scratch, file, entry } => (scratch, file, entry),
+    /// All examples were taken: places can be looked up from now on.
+    pub(crate) fn close(self) -> Result<Closed, DataError> {
+        let disk = match self {
+            Self::Memory(tokens, entries) => {
+                return Ok(Closed { tokens, entries: Column::Memory(entries), place: None });
+            }
+            Self::Disk(disk) => *disk,
         };
-        let io = |source| DataError::Io { path: entry.clone(), source };
-        file.into_inner().map_err(|error| io(error.into_error()))?;
-        let json = |error: serde_json::Error| io(error.into());
-        durable::write_file(&scratch.path().join(FILES[1]), &serde_json::to_vec(index).map_err(json)?)?;
-        let described = FILES.iter().map(|name| {
-            let path = scratch.path().join(name);
-            let bytes = std::fs::metadata(&path).map_err(io)?.len();
-            Ok((bytes, hex(&hash_file(&path)?)))
-        });
+        let io = |source| DataError::Io { path: disk.place.entry.clone(), source };
+        for column in [disk.tokens, disk.entries] {
+            column.into_inner().map_err(|error| io(error.into_error()))?;
+        }
+        let entries = map(&disk.place.scratch.path().join(ENTRIES))?;
+        Ok(Closed { tokens: Vec::new(), entries, place: Some(disk.place) })
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the scratch directory syncs what is in it when it is published")]
+fn create(path: &Path) -> Result<BufWriter<File>, DataError> {
+    let file = File::create(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    Ok(BufWriter::with_capacity(1 << 20, file))
+}
+
+/// All examples, without an order yet.
+pub(crate) struct Closed {
+    /// Those in memory.
+    tokens: Vec<u32>,
+    pub(crate) entries: Column<Entry>,
+    place: Option<Place>,
+}
+
+impl Closed {
+    /// Everything, in its place.
+    pub(crate) fn finish(self, order: Vec<u32>, index: &Index) -> Result<Columns, DataError> {
+        let Self { tokens, entries, place } = self;
+        let Some(Place { scratch, entry, _lock }) = place else {
+            return Ok(Columns { tokens: Column::Memory(tokens), entries, order: Column::Memory(order) });
+        };
+        // Some systems rename no directory in which a file is mapped.
+        drop(entries);
+        let json = |error: serde_json::Error| DataError::Io { path: entry.clone(), source: error.into() };
+        durable::write_file(&scratch.path().join(ORDER), bytemuck::cast_slice(&order))?;
+        durable::write_file(&scratch.path().join(INDEX), &serde_json::to_vec(index).map_err(json)?)?;
+        let described = FILES.iter().map(|name| describe(&scratch.path().join(name)));
         let manifest = Manifest { files: described.collect::<Result<_, DataError>>()? };
-        let manifest = serde_json::to_vec(&manifest).map_err(json)?;
-        durable::write_file(&scratch.path().join("MANIFEST.json"), &manifest)?;
+        durable::write_file(&scratch.path().join(MANIFEST), &serde_json::to_vec(&manifest).map_err(json)?)?;
         // Another process may have been quicker; then its entry, which is the same, is taken.
         if let Err(error) = scratch.publish()
             && open(&entry)?.is_none()
@@ -129,12 +181,26 @@ impl Sink {
         if let Some(folder) = entry.parent() {
             prune(folder);
         }
-        map(&entry.join(FILES[0]))
+        columns(&entry)
     }
 }
 
+/// Bytes and SHA-256 of a file.
+fn describe(path: &Path) -> Result<(u64, String), DataError> {
+    let metadata = std::fs::metadata(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    Ok((metadata.len(), hex(&hash_file(path)?)))
+}
+
+fn columns(entry: &Path) -> Result<Columns, DataError> {
+    Ok(Columns {
+        tokens: map(&entry.join(TOKENS))?,
+        entries: map(&entry.join(ENTRIES))?,
+        order: map(&entry.join(ORDER))?,
+    })
+}
+
 /// The entry of `key`, if there is one that verifies.
-pub(crate) fn load(folder: &Path, key: &str) -> Result<Option<(Arc<Tokens>, Index)>, DataError> {
+pub(crate) fn load(folder: &Path, key: &str) -> Result<Option<(Columns, Index)>, DataError> {
     let entry = folder.join(key);
     if !entry.exists() {
         return Ok(None);
@@ -145,13 +211,13 @@ pub(crate) fn load(folder: &Path, key: &str) -> Result<Option<(Arc<Tokens>, Inde
         return Ok(None);
     };
     // The time of the last use is what pruning goes by; a cache that can't be touched is still a cache.
-    File::open(entry.join("MANIFEST.json")).and_then(|file| file.set_modified(std::time::SystemTime::now())).ok();
-    Ok(Some((map(&entry.join(FILES[0]))?, index)))
+    File::open(entry.join(MANIFEST)).and_then(|file| file.set_modified(std::time::SystemTime::now())).ok();
+    Ok(Some((columns(&entry)?, index)))
 }
 
 /// The index of an entry whose files are those of its manifest.
 fn open(entry: &Path) -> Result<Option<Index>, DataError> {
-    let Ok(manifest) = std::fs::read(entry.join("MANIFEST.json")) else { return Ok(None) };
+    let Ok(manifest) = std::fs::read(entry.join(MANIFEST)) else { return Ok(None) };
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest) else { return Ok(None) };
     if manifest.files.len() != FILES.len() {
         return Ok(None);
@@ -163,29 +229,28 @@ fn open(entry: &Path) -> Result<Option<Index>, DataError> {
         }
         return Ok(None);
     }
-    let Ok(index) = std::fs::read(entry.join(FILES[1])) else { return Ok(None) };
+    let Ok(index) = std::fs::read(entry.join(INDEX)) else { return Ok(None) };
     Ok(serde_json::from_slice(&index).ok())
 }
 
 #[expect(unsafe_code, reason = "a memory map")]
-fn map(path: &Path) -> Result<Arc<Tokens>, DataError> {
+fn map<T: Pod>(path: &Path) -> Result<Column<T>, DataError> {
     let io = |source| DataError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     if file.metadata().map_err(io)?.len() == 0 {
-        return Ok(Arc::new(Tokens::default()));
+        return Ok(Column::default());
     }
     // SAFETY: entries are written under another name, published whole and never changed; pruning unlinks files, which
     // leaves what is mapped. Somebody who overwrites a file of the cache by hand changes what is trained, not more:
-    // every word is a valid u32.
+    // every value of a `Pod` is valid.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-    Ok(Arc::new(Tokens::Mapped(map)))
+    Ok(Column::Mapped(map, PhantomData))
 }
 
 /// Removes all but the most recently used entries. What can't be removed stays: it is in nobody's way.
 fn prune(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
-    let used =
-        |path: &Path| std::fs::metadata(path.join("MANIFEST.json")).and_then(|metadata| metadata.modified()).ok();
+    let used = |path: &Path| std::fs::metadata(path.join(MANIFEST)).and_then(|metadata| metadata.modified()).ok();
     let mut aged: Vec<_> = entries.flatten().filter_map(|entry| Some((used(&entry.path())?, entry.path()))).collect();
     aged.sort();
     let surplus = aged.len().saturating_sub(KEPT);

@@ -149,9 +149,6 @@ pub enum RowFault {
          use a template with {{% generation %}} blocks, or train_on = \"all\""
     )]
     Turn { turn: usize, why: &'static str },
-
-    #[error("the row begins with two {0} tokens; the template adds one already, so take it out of the text")]
-    DoubleBos(String),
 }
 
 impl From<String> for RowFault {

@@ -68,13 +68,13 @@ impl DataFile {
 
     /// Its content, uncompressed.
     pub(crate) fn open(&self) -> Result<Box<dyn BufRead + Send>, DataError> {
-        let io = |source: io::Error| DataError::Io { path: self.path.clone(), source };
-        let file = File::open(&self.path).map_err(io)?;
+        let file = File::open(&self.path).map_err(|error| self.fault(error))?;
         Ok(match self.compression {
             Compression::None => Box::new(BufReader::with_capacity(1 << 18, file)),
             Compression::Gzip => Box::new(BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file))),
             Compression::Zstd => {
-                Box::new(BufReader::with_capacity(1 << 18, zstd::stream::read::Decoder::new(file).map_err(io)?))
+                let decoder = zstd::stream::read::Decoder::new(file).map_err(|error| self.fault(error))?;
+                Box::new(BufReader::with_capacity(1 << 18, decoder))
             }
         })
     }
@@ -83,7 +83,7 @@ impl DataFile {
     pub(crate) fn text(&self, limit: u64) -> Result<String, DataError> {
         let mut bytes = Vec::new();
         let read = io::Read::take(self.open()?, limit + 1).read_to_end(&mut bytes);
-        read.map_err(|source| DataError::Io { path: self.path.clone(), source })?;
+        read.map_err(|error| self.fault(error))?;
         let unreadable = |why: String| DataError::Unreadable { path: self.path.clone(), why };
         if bytes.len() as u64 > limit {
             return Err(unreadable(format!(
@@ -92,8 +92,24 @@ impl DataFile {
             )));
         }
         String::from_utf8(bytes).map_err(|error| {
-            unreadable(format!("the file is not UTF-8: invalid byte at offset {}", error.utf8_error().valid_up_to()))
+            let offset = error.utf8_error().valid_up_to();
+            unreadable(format!("the file is not UTF-8: invalid byte at offset {offset}; save it as UTF-8"))
         })
+    }
+
+    /// Why reading failed: a damaged archive is another fault than a disk that doesn't answer.
+    pub(crate) fn fault(&self, source: io::Error) -> DataError {
+        let path = self.path.clone();
+        // The operating system's own errors have a number; those of the decoders don't.
+        match (self.compression, source.raw_os_error()) {
+            (Compression::Gzip, None) => {
+                DataError::Unreadable { path, why: format!("damaged gzip ({source}); make it again with gzip") }
+            }
+            (Compression::Zstd, None) => {
+                DataError::Unreadable { path, why: format!("damaged zstd ({source}); make it again with zstd") }
+            }
+            _ => DataError::Io { path, source },
+        }
     }
 
     /// Whether the bytes on disk are those that are read.

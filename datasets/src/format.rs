@@ -4,6 +4,7 @@
 //! Must not depend on: what is made of the fields.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::Value;
 use tonfall_recipes::plan::{DataFormat, SourcePlan};
@@ -89,19 +90,29 @@ pub(crate) struct Layout {
 impl Layout {
     /// The format that the recipe names or, for `auto`, the only one that the file's columns allow.
     pub(crate) fn resolve(file: &DataFile, source: &SourcePlan, also_read: &[String]) -> Result<Self, DataError> {
-        let present = rows::columns(file)?;
+        Self::choose(&file.path, file.kind, rows::columns(file)?, source, also_read)
+    }
+
+    /// The same for a file with the columns that are `present`.
+    pub(crate) fn choose(
+        path: &Path,
+        kind: Kind,
+        present: Vec<String>,
+        source: &SourcePlan,
+        also_read: &[String],
+    ) -> Result<Self, DataError> {
         let column = |field: &str| source.columns.get(field).map_or(field, String::as_str).to_owned();
         let fits = |format: &&Format| format.required.iter().all(|field| present.contains(&column(field)));
         let format = match source.format {
-            _ if file.kind == Kind::Tbx => find(DataFormat::Terminology),
+            _ if kind == Kind::Tbx => find(DataFormat::Terminology),
             DataFormat::Auto => {
                 let fitting: Vec<&'static Format> = FORMATS.iter().filter(fits).collect();
                 match fitting[..] {
                     [format] => format,
-                    [] => return Err(DataError::UnknownFormat { path: file.path.clone(), present }),
+                    [] => return Err(DataError::UnknownFormat { path: path.to_owned(), present }),
                     _ => {
                         let formats = fitting.iter().map(|format| format.name).collect();
-                        return Err(DataError::AmbiguousFormat { path: file.path.clone(), formats });
+                        return Err(DataError::AmbiguousFormat { path: path.to_owned(), formats });
                     }
                 }
             }
@@ -110,7 +121,7 @@ impl Layout {
         let fields: Vec<&str> = format.required.iter().chain(format.optional).copied().collect();
         if let Some(field) = source.columns.keys().find(|field| !fields.contains(&field.as_str())) {
             return Err(DataError::UnknownField {
-                path: file.path.clone(),
+                path: path.to_owned(),
                 field: field.clone(),
                 format: format.name,
                 fields,
@@ -120,7 +131,7 @@ impl Layout {
             let column = column(&field);
             // Of lines, a key that the first ones lack may still come; what a recipe maps must be there.
             if !present.contains(&column) {
-                return Err(DataError::MissingColumn { path: file.path.clone(), column, field, present });
+                return Err(DataError::MissingColumn { path: path.to_owned(), column, field, present });
             }
         }
         let used: Vec<String> = fields.iter().map(|field| column(field)).collect();

@@ -3,12 +3,14 @@
 //! Responsible for: finding a term under the endings that its language gives it, and putting another term in its place
 //! under the same ending. Must not depend on: term bases.
 //!
-//! Regular endings only: no umlaut plurals, no change of gender or article. What comes out is the *wrong* sentence of a
+//! Regular endings and umlaut plurals; no change of gender or article. What comes out is the *wrong* sentence of a
 //! correction task or a finding of the audit, never a text that a model learns to write.
 
 /// The forms of `term`, each with the name of its ending; the bare one first.
 pub(crate) fn forms(term: &str, language: &str) -> Vec<(&'static str, String)> {
     const GERMAN: [&str; 8] = ["", "s", "es", "e", "en", "n", "er", "ern"];
+    const UMLAUT: [(&str, &str); 6] =
+        [("¨", ""), ("¨e", "e"), ("¨en", "en"), ("¨n", "n"), ("¨er", "er"), ("¨ern", "ern")];
     let with = |ending: &str| format!("{term}{ending}");
     match super::tasks::primary(language).as_str() {
         "de" => {
@@ -19,6 +21,9 @@ pub(crate) fn forms(term: &str, language: &str) -> Vec<(&'static str, String)> {
             };
             let mut forms: Vec<(&str, String)> = GERMAN.iter().map(|ending| (*ending, joined(ending))).collect();
             forms.dedup_by(|second, first| second.1 == first.1);
+            if let Some(stem) = umlaut(term) {
+                forms.extend(UMLAUT.iter().map(|(name, ending)| (*name, format!("{stem}{ending}"))));
+            }
             forms
         }
         "en" => {
@@ -34,6 +39,28 @@ pub(crate) fn forms(term: &str, language: &str) -> Vec<(&'static str, String)> {
     }
 }
 
+/// The stem of an umlaut plural: `Gäst` of `Gast`, `Äpfel` of `Apfel`. None for words whose last vowel has no umlaut.
+fn umlaut(term: &str) -> Option<String> {
+    let stem = ["el", "er", "en"].iter().find_map(|ending| term.strip_suffix(ending)).unwrap_or(term);
+    let (at, vowel) = stem.char_indices().rev().find(|(_, c)| "aeiouyäöüAEIOUÄÖÜ".contains(*c))?;
+    // `Haus` has its umlaut on the first of two.
+    let (at, vowel) = match stem[..at].chars().next_back() {
+        Some(first @ ('a' | 'A')) if vowel == 'u' => (at - 1, first),
+        _ => (at, vowel),
+    };
+    let changed = "aouAOU".chars().zip("äöüÄÖÜ".chars()).find(|(plain, _)| *plain == vowel)?.1;
+    Some(format!("{}{changed}{}", &term[..at], &term[at + 1..]))
+}
+
+/// The name of the ending of another term that stands in the place of one with `ending`.
+fn alike(ending: &'static str, other: &str) -> &'static str {
+    // Whether the other has an umlaut as well isn't known; a plural of what ends with -e ends with -en.
+    match (ending, ending.trim_start_matches('¨')) {
+        ("¨", _) | (_, "e" | "er" | "ern") if other.ends_with('e') => "en",
+        (_, plain) => plain,
+    }
+}
+
 /// `text` with every `from` replaced by `to` under the same ending; `None` when it doesn't contain `from`.
 pub(crate) fn substitute(text: &str, from: &str, to: &str, language: &str) -> Option<String> {
     let (mut found, replacements) = (forms(from, language), forms(to, language));
@@ -45,7 +72,8 @@ pub(crate) fn substitute(text: &str, from: &str, to: &str, language: &str) -> Op
         let hit = found.iter().filter(|_| boundary).find_map(|(ending, form)| {
             let length = matches(rest, form)?;
             let ends = rest[length..].chars().next().is_none_or(|next| !is_word(next));
-            let replacement = &replacements.iter().find(|(other, _)| other == ending).unwrap_or(&replacements[0]).1;
+            let ending = alike(ending, to);
+            let replacement = &replacements.iter().find(|(other, _)| *other == ending).unwrap_or(&replacements[0]).1;
             ends.then_some((length, replacement))
         });
         if let Some((length, replacement)) = hit {
@@ -86,7 +114,11 @@ mod tests {
     #[test]
     fn a_term_keeps_its_ending() {
         let de = |text, from, to| substitute(text, from, to, "de-DE");
-        assert_eq!(de("Die Gaste kommen.", "Gast", "Kunde").as_deref(), Some("Die Kunde kommen."));
+        assert_eq!(de("Die Gäste kommen.", "Gast", "Kunde").as_deref(), Some("Die Kunden kommen."));
+        assert_eq!(de("Mit Gästen in Häusern", "Gast", "Kunde").as_deref(), Some("Mit Kunden in Häusern"));
+        assert_eq!(de("Mit Gästen in Häusern", "Haus", "Bau").as_deref(), Some("Mit Gästen in Bauern"));
+        assert_eq!(de("Die Läden, im Laden", "Laden", "Shop").as_deref(), Some("Die Shop, im Shop"));
+        assert_eq!(de("Verträge und Äpfel", "Apfel", "Birne").as_deref(), Some("Verträge und Birnen"));
         assert_eq!(de("Wir fragen den Kunden.", "Kunde", "Mandant").as_deref(), Some("Wir fragen den Mandanten."));
         assert_eq!(de("des Beleges, der Beleg", "Beleg", "Bon").as_deref(), Some("des Bones, der Bon"));
         assert_eq!(de("Belegschaft", "Beleg", "Bon"), None);

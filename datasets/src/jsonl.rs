@@ -4,7 +4,7 @@
 //! nesting beyond serde_json's limit. Must not depend on: what a row means.
 
 use std::fmt;
-use std::io::{BufRead, Read};
+use std::io::{self, BufRead, Read};
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -16,10 +16,17 @@ use crate::rows::{Chunks, Content, Row, WHOLE_BYTES};
 /// A longer line is a file of another kind.
 const LINE_BYTES: u64 = 64 << 20;
 
-/// Every line that isn't blank.
+/// Every line of a file that isn't blank.
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
-    let io = |source| DataError::Io { path: file.path.clone(), source };
-    let mut reader = file.open()?;
+    lines(file.open()?, &|error| file.fault(error), chunks)
+}
+
+/// Every line that isn't blank.
+pub(crate) fn lines(
+    mut reader: impl BufRead,
+    io: &dyn Fn(io::Error) -> DataError,
+    chunks: &mut Chunks<'_>,
+) -> Result<(), DataError> {
     for number in 1.. {
         let mut line = Vec::new();
         if reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line).map_err(io)? == 0 {

@@ -8,6 +8,7 @@ mod audit;
 mod batch;
 mod cache;
 mod cells;
+mod collect;
 mod conversation;
 mod delimited;
 mod error;
@@ -48,7 +49,7 @@ pub use report::{FileReport, PrepareReport};
 pub use show::{Stretch, stretches};
 pub use store::Examples;
 pub use template::{ChatTemplate, Rendering};
-pub use tokenizer::{ChatTokenizer, DecodeStream, TokenizerSpec};
+pub use tokenizer::{ChatTokenizer, DecodeStream, OtherTemplate, TokenizerSpec};
 
 #[cfg(test)]
 mod tests;

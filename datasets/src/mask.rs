@@ -91,24 +91,20 @@ fn label(id: u32) -> i32 {
 /// # Errors
 /// When the template refuses it, or the trained part can't be located exactly.
 pub fn label_sample(sample: &Sample, tokenizer: &ChatTokenizer, options: LabelOptions) -> Result<Labelled, RowFault> {
-    let labelled = match (sample, tokenizer.template()) {
+    match (sample, tokenizer.template()) {
         (Sample::Conversation(conversation), Some(template)) => {
-            label_conversation(conversation, template, tokenizer, options)?
+            label_conversation(conversation, template, tokenizer, options)
         }
         (Sample::PromptCompletion { prompt, completion }, Some(template)) => {
             let messages = vec![Message::new("user", prompt), Message::new("assistant", completion)];
-            label_conversation(&Conversation { messages, tools: None }, template, tokenizer, options)?
+            label_conversation(&Conversation { messages, tools: None }, template, tokenizer, options)
         }
-        (Sample::Conversation(_), None) => return Err(RowFault::NoTemplate),
+        (Sample::Conversation(_), None) => Err(RowFault::NoTemplate),
         (Sample::PromptCompletion { prompt, completion }, None) => {
             let start = if options.train_on == TrainOn::All { 0 } else { prompt.len() };
-            label_plain(&format!("{prompt}{completion}"), start, tokenizer)?
+            label_plain(&format!("{prompt}{completion}"), start, tokenizer)
         }
-        (Sample::Text(text), _) => label_plain(text, 0, tokenizer)?,
-    };
-    match tokenizer.double_bos(&labelled.input_ids) {
-        Some(token) => Err(RowFault::DoubleBos(token.to_owned())),
-        None => Ok(labelled),
+        (Sample::Text(text), _) => label_plain(text, 0, tokenizer),
     }
 }
 

@@ -3,23 +3,22 @@
 //! Responsible for: the split by a fraction, and the weights of sources, both by the seed alone.
 //! Must not depend on: what is in the examples.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::error::DataError;
-use crate::permutation::Permutation;
+use crate::permutation::{Permutation, mix};
 
 /// What the split into train and eval, and the choice by weights, are called among the uses of the seed.
 const SPLIT_STREAM: u64 = 1;
 const WEIGHT_STREAM: u64 = 2;
 
-/// What is known of an example.
+/// The examples of one file, which come one after another.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Member {
+pub(crate) struct Share {
+    pub(crate) examples: usize,
     pub(crate) eval: bool,
-    /// How often it comes in an epoch; a fraction is a chance.
+    /// How often an example comes in an epoch; a fraction is a chance.
     pub(crate) weight: f64,
-    /// Examples of one unit stay on one side of the split.
-    pub(crate) unit: u64,
 }
 
 /// Indexes of examples.
@@ -27,75 +26,85 @@ pub(crate) struct Member {
 pub(crate) struct Order {
     pub(crate) train: Vec<u32>,
     pub(crate) eval: Vec<u32>,
+    /// Of each example.
+    pub(crate) held_out: Vec<bool>,
 }
 
-/// Holds out a share of the units that are trained, and repeats or leaves out examples by their weights.
+/// Holds out a share of the units that are trained, and repeats or leaves out examples by their weights. `units` has
+/// each example's: those of one unit stay on one side of the split.
 ///
 /// # Errors
 /// When a fraction leaves nothing to train on.
-pub(crate) fn order(members: &mut [Member], fraction: f64, seed: u64) -> Result<Order, DataError> {
+pub(crate) fn order(units: &[u64], shares: &[Share], fraction: f64, seed: u64) -> Result<Order, DataError> {
+    let mut held_out: Vec<bool> =
+        shares.iter().flat_map(|share| std::iter::repeat_n(share.eval, share.examples)).collect();
     if fraction > 0.0 {
-        let mut numbers: HashMap<u64, usize> = HashMap::new();
-        for member in members.iter().filter(|member| !member.eval) {
-            let next = numbers.len();
-            numbers.entry(member.unit).or_insert(next);
-        }
-        let units = numbers.len();
-        let held_out = ((units as f64 * fraction).round() as usize).max(1);
-        if held_out >= units {
-            return Err(DataError::Split { fraction, rows: units, side: "train on" });
-        }
-        let permutation = Permutation::new(units, seed, SPLIT_STREAM, 0);
-        let mut chosen = vec![false; units];
-        (0..held_out).for_each(|place| chosen[permutation.at(place)] = true);
-        for member in members.iter_mut().filter(|member| !member.eval) {
-            member.eval = chosen[numbers[&member.unit]];
+        // Units in an order of the seed's own; the first of them are held out.
+        let place = |unit: u64| mix(mix(seed ^ mix(SPLIT_STREAM)) ^ unit);
+        let mut places: Vec<u64> =
+            units.iter().zip(&held_out).filter(|(_, eval)| !**eval).map(|(unit, _)| place(*unit)).collect();
+        places.sort_unstable();
+        places.dedup();
+        let wanted = ((places.len() as f64 * fraction).round() as usize).max(1);
+        let Some(border) = places.get(wanted) else {
+            return Err(DataError::Split { fraction, rows: places.len(), side: "train on" });
+        };
+        for (eval, unit) in held_out.iter_mut().zip(units) {
+            *eval = *eval || place(*unit) < *border;
         }
     }
-    let eval = (0..members.len() as u32).filter(|index| members[*index as usize].eval).collect();
-    let trained: Vec<u32> = (0..members.len() as u32).filter(|index| !members[*index as usize].eval).collect();
-    let mut copies: Vec<u64> = trained.iter().map(|index| members[*index as usize].weight.trunc() as u64).collect();
+    let eval = (0_u32..).zip(&held_out).filter(|(_, eval)| **eval).map(|(index, _)| index).collect();
+    let mut trained: Vec<(u32, u16)> = Vec::with_capacity(held_out.len());
     // Of what is left of a weight, the nearest number of its examples.
-    let mut by_weight: HashMap<u64, Vec<usize>> = HashMap::new();
-    for (place, index) in trained.iter().enumerate() {
-        let fraction = members[*index as usize].weight.fract();
-        if fraction > 0.0 {
-            by_weight.entry(fraction.to_bits()).or_default().push(place);
+    let mut by_fraction: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    let weights = shares.iter().flat_map(|share| std::iter::repeat_n(share.weight, share.examples));
+    for ((index, weight), _) in (0_u32..).zip(weights).zip(&held_out).filter(|(_, eval)| !**eval) {
+        if weight.fract() > 0.0 {
+            by_fraction.entry(weight.fract().to_bits()).or_default().push(trained.len() as u32);
         }
+        trained.push((index, weight.trunc() as u16));
     }
-    for (fraction, places) in by_weight {
+    for (fraction, places) in by_fraction {
         let count = (places.len() as f64 * f64::from_bits(fraction)).round() as usize;
         let permutation = Permutation::new(places.len(), seed, WEIGHT_STREAM, fraction);
-        (0..count).for_each(|place| copies[places[permutation.at(place)]] += 1);
+        (0..count).for_each(|place| trained[places[permutation.at(place)] as usize].1 += 1);
     }
-    let passes = copies.iter().copied().max().unwrap_or(0);
-    let pass =
-        |pass: u64| trained.iter().zip(&copies).filter(move |(_, copies)| **copies > pass).map(|(index, _)| *index);
-    Ok(Order { train: (0..passes).flat_map(pass).collect(), eval })
+    let passes = trained.iter().map(|(_, copies)| *copies).max().unwrap_or(0);
+    let pass = |pass| trained.iter().filter(move |(_, copies)| *copies > pass).map(|(index, _)| *index);
+    let train = (0..passes).flat_map(pass).collect();
+    Ok(Order { train, eval, held_out })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Member, order};
-
-    fn members(count: u64, weight: f64) -> Vec<Member> {
-        (0..count).map(|index| Member { eval: false, weight, unit: index / 3 }).collect()
-    }
+    use super::{Share, order};
 
     #[test]
     fn a_unit_stays_together() {
-        let mut all = members(30, 1.0);
-        let split = order(&mut all, 0.2, 7).expect("enough");
+        let units: Vec<u64> = (0..30).map(|index| index / 3).collect();
+        let share = |examples| [Share { examples, eval: false, weight: 1.0 }];
+        let split = order(&units, &share(30), 0.2, 7).expect("enough");
         assert_eq!((split.train.len(), split.eval.len()), (24, 6));
         assert!(split.eval.chunks(3).all(|unit| unit.iter().all(|index| index / 3 == unit[0] / 3)), "{split:?}");
-        assert!(order(&mut members(3, 1.0), 0.5, 7).is_err());
+        assert_ne!(order(&units, &share(30), 0.2, 8).expect("enough").eval, split.eval);
+        assert!(order(&units[..3], &share(3), 0.5, 7).is_err());
+    }
+
+    #[test]
+    fn files_are_on_the_side_that_the_recipe_says() {
+        let shares = [(2, false, 2.0), (3, true, 1.0), (1, false, 1.0)];
+        let shares = shares.map(|(examples, eval, weight)| Share { examples, eval, weight });
+        let split = order(&[0, 1, 2, 3, 4, 5], &shares, 0.0, 7).expect("no split");
+        assert_eq!((split.train, split.eval), (vec![0, 1, 5, 0, 1], vec![2, 3, 4]));
     }
 
     #[test]
     fn weights_repeat_and_leave_out() {
-        let count = |weight| order(&mut members(10, weight), 0.0, 7).expect("no split").train.len();
-        assert_eq!([count(1.0), count(2.0), count(0.5), count(1.25)], [10, 20, 5, 13]);
-        let mut twice = order(&mut members(10, 2.0), 0.0, 7).expect("no split").train;
+        let units: Vec<u64> = (0..10).collect();
+        let train =
+            |weight| order(&units, &[Share { examples: 10, eval: false, weight }], 0.0, 7).expect("no split").train;
+        assert_eq!([1.0, 2.0, 0.5, 1.25].map(|weight| train(weight).len()), [10, 20, 5, 13]);
+        let mut twice = train(2.0);
         twice.sort_unstable();
         assert_eq!(twice[..4], [0, 0, 1, 1]);
     }

@@ -9,33 +9,77 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// Sequences of examples (as indexes of `lengths`, ascending within a sequence) that hold at most `capacity` tokens
-/// each. An example that is longer gets a sequence of its own. Depends on the lengths alone.
-pub(crate) fn best_fit_decreasing(lengths: &[usize], capacity: usize) -> Vec<Vec<u32>> {
+/// Lists of examples, as indexes; ascending within a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sequences {
+    members: Vec<u32>,
+    /// Where each list ends among the members.
+    ends: Vec<u32>,
+}
+
+impl Sequences {
+    /// Each example alone.
+    pub(crate) fn alone(count: usize) -> Self {
+        Self { members: (0..count as u32).collect(), ends: (1..=count as u32).collect() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The list at `index`, which must be below the length.
+    pub(crate) fn get(&self, index: usize) -> &[u32] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.members[start as usize..self.ends[index] as usize]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u32]> {
+        (0..self.len()).map(|index| self.get(index))
+    }
+}
+
+/// Sequences that hold at most `capacity` tokens each. An example that is longer gets a sequence of its own. Depends on
+/// the lengths alone.
+pub(crate) fn best_fit_decreasing(lengths: &[usize], capacity: usize) -> Sequences {
     let mut order: Vec<u32> = (0..lengths.len() as u32).collect();
     order.sort_by_key(|index| (Reverse(lengths[*index as usize]), *index));
-    let mut sequences: Vec<Vec<u32>> = Vec::new();
+    // The sequence of each example, and how many there are.
+    let (mut sequence_of, mut count) = (vec![0_u32; lengths.len()], 0);
     // Free tokens → sequences that have so many.
-    let mut free: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut free: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
     for index in order {
         let length = lengths[index as usize];
         let best = free.range_mut(length.max(1)..).next().and_then(|(room, open)| Some((*room, open.pop()?)));
         let (room, sequence) = best.unwrap_or_else(|| {
-            sequences.push(Vec::new());
-            (capacity.max(length), sequences.len() - 1)
+            count += 1;
+            (capacity.max(length), count - 1)
         });
         if free.get(&room).is_some_and(Vec::is_empty) {
             free.remove(&room);
         }
-        sequences[sequence].push(index);
+        sequence_of[index as usize] = sequence;
         if room > length {
             free.entry(room - length).or_default().push(sequence);
         }
     }
-    for sequence in &mut sequences {
-        sequence.sort_unstable();
+    let mut sizes = vec![0_u32; count as usize];
+    sequence_of.iter().for_each(|sequence| sizes[*sequence as usize] += 1);
+    let mut next: Vec<u32> = sizes
+        .iter()
+        .scan(0, |end, size| {
+            *end += size;
+            Some(*end - size)
+        })
+        .collect();
+    let mut members = vec![0; lengths.len()];
+    for (example, sequence) in (0_u32..).zip(sequence_of) {
+        let place = &mut next[sequence as usize];
+        members[*place as usize] = example;
+        *place += 1;
     }
-    sequences
+    // Each list is full: where the next example would go is where it ends.
+    Sequences { members, ends: next }
 }
 
 #[cfg(test)]
@@ -47,9 +91,11 @@ mod tests {
     #[test]
     fn the_tightest_gap_is_filled() {
         // 7, 6, 3, 3, 1 into 10: 7 + 3, 6 + 3 + 1.
-        assert_eq!(best_fit_decreasing(&[6, 3, 1, 7, 3], 10), [vec![1, 3], vec![0, 2, 4]]);
-        assert_eq!(best_fit_decreasing(&[12, 10, 1], 10), [vec![0], vec![1], vec![2]]);
-        assert!(best_fit_decreasing(&[], 10).is_empty());
+        let packed =
+            |lengths: &[usize]| best_fit_decreasing(lengths, 10).iter().map(<[u32]>::to_vec).collect::<Vec<_>>();
+        assert_eq!(packed(&[6, 3, 1, 7, 3]), [vec![1, 3], vec![0, 2, 4]]);
+        assert_eq!(packed(&[12, 10, 1]), [vec![0], vec![1], vec![2]]);
+        assert!(packed(&[]).is_empty());
     }
 
     #[test]
@@ -72,10 +118,10 @@ mod tests {
             lengths in prop::collection::vec(1_usize..60, 0..200), capacity in 1_usize..64,
         ) {
             let sequences = best_fit_decreasing(&lengths, capacity);
-            let mut all = sequences.concat();
+            let mut all: Vec<u32> = sequences.iter().flatten().copied().collect();
             all.sort_unstable();
             prop_assert!(all.into_iter().eq(0..lengths.len() as u32));
-            for sequence in sequences {
+            for sequence in sequences.iter() {
                 let tokens: usize = sequence.iter().map(|index| lengths[*index as usize]).sum();
                 prop_assert!(tokens <= capacity || sequence.len() == 1);
             }

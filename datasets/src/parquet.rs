@@ -16,15 +16,18 @@ use crate::files::DataFile;
 use crate::rows::{Chunks, Content};
 use crate::{cells, parquet_headers};
 
-/// Rows in memory at once.
-const SLICE: u32 = 1 << 14;
+/// Rows in memory at once,
+const SLICE_ROWS: u64 = 1 << 14;
+/// or fewer, so that they take no more bytes than these.
+const SLICE_BYTES: u64 = 64 << 20;
 
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
     let path = &file.path;
     schema(path)?;
-    parquet_headers::check(path, |_| true)?;
-    for offset in (0_i64..).step_by(SLICE as usize) {
-        let frame = guarded(path, || scan(path)?.slice(offset, SLICE).collect())?;
+    let size = parquet_headers::check(path, |_| true)?;
+    let slice = (SLICE_BYTES / size.bytes_of_row().max(1)).clamp(1, SLICE_ROWS) as u32;
+    for offset in (0_i64..).step_by(slice as usize) {
+        let frame = guarded(path, || scan(path)?.slice(offset, slice).collect())?;
         let table = cells::Table::new(&frame);
         for index in 0..frame.height() {
             let content = match table.row(index) {
@@ -33,7 +36,7 @@ pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataE
             };
             chunks.push(offset as u64 + index as u64 + 1, content)?;
         }
-        if frame.height() < SLICE as usize {
+        if frame.height() < slice as usize {
             break;
         }
     }

@@ -22,11 +22,25 @@ const SCHEMA_DEPTH: usize = 32;
 const THRIFT_DEPTH: usize = 16;
 const MAGIC: &[u8; 4] = b"PAR1";
 
+/// How much a file holds, as it states.
+pub(crate) struct Size {
+    rows: u64,
+    /// Of all columns, uncompressed.
+    bytes: u64,
+}
+
+impl Size {
+    /// Bytes of a row, on average.
+    pub(crate) fn bytes_of_row(&self) -> u64 {
+        self.bytes / self.rows.max(1)
+    }
+}
+
 /// Checks the footer, and the pages of the columns that `wanted` accepts.
 ///
 /// # Errors
 /// When the file isn't Parquet, or states what it can't hold.
-pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), DataError> {
+pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Size, DataError> {
     let unreadable =
         |why: &str| DataError::Unreadable { path: path.to_owned(), why: format!("damaged Parquet: {why}") };
     let io = |source| DataError::Io { path: path.to_owned(), source };
@@ -43,13 +57,16 @@ pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), Da
     let bytes = file.read(start, footer).map_err(io)?;
     let footer = Thrift::decode(&mut bytes.as_slice()).ok_or_else(|| unreadable("its footer can't be read"))?;
     check_schema(&footer).map_err(unreadable)?;
+    let stated = |value: Option<i64>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
+    let mut size = Size { rows: stated(footer.int(3)), bytes: 0 };
     for column in footer.list(4).iter().flat_map(|group| group.list(1)) {
         let column = column.field(3).ok_or_else(|| unreadable("a column lies in another file"))?;
+        size.bytes = size.bytes.saturating_add(stated(column.int(6)));
         if wanted(&column.list(3).first().map(Thrift::text).unwrap_or_default()) {
             file.check_column(column).map_err(io)?.map_err(unreadable)?;
         }
     }
-    Ok(())
+    Ok(size)
 }
 
 /// Walks the flattened tree of columns: as many children as stated, and not too deep.

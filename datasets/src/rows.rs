@@ -35,12 +35,22 @@ impl RawRow {
         }
     }
 
-    /// Bytes of the file that it takes, as far as that is known.
+    /// Bytes of the file that it takes, or about as many.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.content {
             Content::Line(bytes) => bytes.len() as u64,
-            _ => 0,
+            Content::Row(row) => row.values().map(text_bytes).sum(),
+            Content::Fault(_) => 0,
         }
+    }
+}
+
+fn text_bytes(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(object) => object.values().map(text_bytes).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
     }
 }
 
@@ -58,7 +68,11 @@ pub(crate) struct Chunks<'a> {
     each: &'a mut dyn FnMut(Vec<RawRow>) -> Result<(), DataError>,
 }
 
-impl Chunks<'_> {
+impl<'a> Chunks<'a> {
+    pub(crate) fn new(each: &'a mut dyn FnMut(Vec<RawRow>) -> Result<(), DataError>) -> Self {
+        Self { rows: Vec::new(), bytes: 0, each }
+    }
+
     pub(crate) fn push(&mut self, number: u64, content: Content) -> Result<(), DataError> {
         let row = RawRow { number, content };
         self.bytes += row.bytes();
@@ -66,7 +80,7 @@ impl Chunks<'_> {
         if self.rows.len() >= CHUNK_ROWS || self.bytes >= CHUNK_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn flush(&mut self) -> Result<(), DataError> {
+    pub(crate) fn flush(&mut self) -> Result<(), DataError> {
         self.bytes = 0;
         if self.rows.is_empty() { Ok(()) } else { (self.each)(std::mem::take(&mut self.rows)) }
     }
@@ -77,7 +91,7 @@ pub(crate) fn read(
     file: &DataFile,
     each: &mut dyn FnMut(Vec<RawRow>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let mut chunks = Chunks { rows: Vec::new(), bytes: 0, each };
+    let mut chunks = Chunks::new(each);
     match file.kind {
         Kind::JsonLines => jsonl::read(file, &mut chunks)?,
         Kind::Json => jsonl::read_list(file, &mut chunks)?,

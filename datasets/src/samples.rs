@@ -65,6 +65,11 @@ fn messages(list: Vec<Value>) -> Result<Vec<Message>, RowFault> {
     messages.collect()
 }
 
+/// Messages of a prompt: what is to be learned is the answer to it, not those that it holds.
+fn given(messages: &mut [Message]) {
+    messages.iter_mut().filter(|message| message.is_assistant()).for_each(|message| message.trained = false);
+}
+
 /// A list of tools; tables often keep it as a string of JSON.
 fn tools(fields: Fields<'_>) -> Result<Option<Value>, RowFault> {
     let list = match fields.value("tools") {
@@ -160,6 +165,7 @@ fn pair(fields: Fields<'_>, source: &SourcePlan) -> Result<Sample, RowFault> {
     let prompt = fields.required("prompt")?;
     if prompt.is_array() {
         let mut turns = messages(fields.list("prompt")?)?;
+        given(&mut turns);
         turns.extend(messages(fields.list("completion")?)?);
         return Ok(Sample::Conversation(Conversation { messages: turns, tools: tools(fields)? }));
     }
@@ -184,15 +190,18 @@ fn preference(fields: Fields<'_>) -> Result<Conversation, RowFault> {
         Value::Array(list) => messages(list.clone()),
         _ => Ok(vec![Message::new(role, fields.text(field)?)]),
     };
-    as_messages("rejected", "assistant")?;
+    let rejected = as_messages("rejected", "assistant")?;
     let mut turns = match fields.value("prompt") {
         Some(_) => as_messages("prompt", "user")?,
         None => Vec::new(),
     };
     let chosen = as_messages("chosen", "assistant")?;
-    // Some files repeat the prompt in the answer.
-    let repeated = turns.iter().zip(&chosen).take_while(|(turn, chosen)| turn == chosen).count();
+    // Some files repeat the prompt in the answer, others have it only there.
+    let shared = |left: &[Message], right: &[Message]| left.iter().zip(right).take_while(|(a, b)| a == b).count();
+    let repeated = shared(&turns, &chosen);
+    let prompt = if turns.is_empty() { shared(&chosen, &rejected) } else { turns.len() };
     turns.extend(chosen.into_iter().skip(if repeated == turns.len() { repeated } else { 0 }));
+    given(&mut turns[..prompt]);
     if let Some(system) = fields.optional_text("system")?.filter(|text| !text.is_empty()) {
         turns.insert(0, Message::new("system", system));
     }

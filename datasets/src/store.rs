@@ -1,12 +1,14 @@
-//! Prepared examples: tokens in one long row, in memory or mapped from a file.
+//! Prepared examples: columns of tokens, places and order, in memory or mapped from files.
 //!
 //! Responsible for: the form of a token (its id, and a bit for "trained"), which examples lie where, and giving them out.
 //! Must not depend on: how they were made, what is computed with them.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
-use serde::{Deserialize, Serialize};
 
 use crate::batch::{Example, Source};
 use crate::mask::IGNORED;
@@ -14,39 +16,51 @@ use crate::mask::IGNORED;
 /// The bit of a token that is trained. Ids are below a vocabulary's size, which fits in 31 bits.
 const TRAINED: u32 = 1 << 31;
 
-/// Where an example lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where an example lies, as files have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub(crate) struct Entry {
     /// Of its first token.
     pub(crate) start: u64,
+    pub(crate) row: u64,
     pub(crate) tokens: u32,
-    pub(crate) trained: u32,
     /// Index among the files of all sources.
     pub(crate) file: u32,
-    pub(crate) row: u64,
 }
 
-/// The tokens of all examples.
+/// Values of one kind, one after another.
 #[derive(Debug)]
-pub(crate) enum Tokens {
-    Memory(Vec<u32>),
-    Mapped(Mmap),
+pub(crate) enum Column<T> {
+    Memory(Vec<T>),
+    Mapped(Mmap, PhantomData<T>),
 }
 
-impl Default for Tokens {
+impl<T> Default for Column<T> {
     fn default() -> Self {
         Self::Memory(Vec::new())
     }
 }
 
-impl Tokens {
-    fn words(&self) -> &[u32] {
+impl<T: Pod> Deref for Column<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
         match self {
-            Self::Memory(words) => words,
+            Self::Memory(values) => values,
             // A map begins at a page, and its length was checked; on another byte order the cache has another key.
-            Self::Mapped(map) => bytemuck::try_cast_slice(map).unwrap_or_default(),
+            Self::Mapped(map, _) => bytemuck::try_cast_slice(map).unwrap_or_default(),
         }
     }
+}
+
+/// Everything that is prepared.
+#[derive(Debug, Default)]
+pub(crate) struct Columns {
+    /// Of all examples, in the order of `entries`.
+    pub(crate) tokens: Column<u32>,
+    pub(crate) entries: Column<Entry>,
+    /// Indexes of examples: those of an epoch, then those that are held out.
+    pub(crate) order: Column<u32>,
 }
 
 /// A token and whether it is trained, as one word.
@@ -57,33 +71,38 @@ pub(crate) fn word(id: u32, label: i32) -> u32 {
 /// Examples in an order; one may come several times.
 #[derive(Clone, Debug, Default)]
 pub struct Examples {
-    tokens: Arc<Tokens>,
-    entries: Arc<[Entry]>,
-    order: Arc<[u32]>,
+    columns: Arc<Columns>,
+    /// Of the order.
+    range: Range<usize>,
 }
 
 impl Examples {
-    pub(crate) fn new(tokens: Arc<Tokens>, entries: Arc<[Entry]>, order: Vec<u32>) -> Self {
-        Self { tokens, entries, order: order.into() }
+    pub(crate) fn new(columns: Arc<Columns>, range: Range<usize>) -> Self {
+        Self { columns, range }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.range.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.range.is_empty()
     }
 
     fn entry(&self, index: usize) -> Option<&Entry> {
-        self.entries.get(*self.order.get(index)? as usize)
+        let order = self.columns.order.get(self.range.clone())?;
+        self.columns.entries.get(*order.get(index)? as usize)
+    }
+
+    fn words(&self, entry: &Entry) -> Option<&[u32]> {
+        self.columns.tokens.get(entry.start as usize..)?.get(..entry.tokens as usize)
     }
 
     /// The example at `index`.
     pub fn get(&self, index: usize) -> Option<Example> {
         let entry = self.entry(index)?;
-        let words = self.tokens.words().get(entry.start as usize..)?.get(..entry.tokens as usize)?;
+        let words = self.words(entry)?;
         let label = |word: &u32| if word & TRAINED == 0 { IGNORED } else { (word & !TRAINED) as i32 };
         Some(Example {
             input_ids: words.iter().map(|word| word & !TRAINED).collect(),
@@ -102,9 +121,10 @@ impl Examples {
         (0..self.len()).filter_map(|index| Some(self.entry(index)?.tokens as usize)).collect()
     }
 
-    /// Tokens of each that the model is trained to predict.
+    /// Tokens of each that the model is trained to predict, for which all tokens are read.
     pub fn trained_lengths(&self) -> Vec<usize> {
-        (0..self.len()).filter_map(|index| Some(self.entry(index)?.trained as usize)).collect()
+        let trained = |words: &[u32]| words.iter().skip(1).filter(|word| *word & TRAINED != 0).count();
+        (0..self.len()).filter_map(|index| Some(trained(self.words(self.entry(index)?)?))).collect()
     }
 }
 
@@ -114,14 +134,15 @@ impl FromIterator<Example> for Examples {
         for example in examples {
             entries.push(Entry {
                 start: words.len() as u64,
-                tokens: example.input_ids.len() as u32,
-                trained: example.trained_tokens() as u32,
-                file: example.source.file as u32,
                 row: example.source.row,
+                tokens: example.input_ids.len() as u32,
+                file: example.source.file as u32,
             });
             words.extend(example.input_ids.iter().zip(&example.labels).map(|(id, label)| word(*id, *label)));
         }
-        let order = (0..entries.len() as u32).collect();
-        Self::new(Arc::new(Tokens::Memory(words)), entries.into(), order)
+        let range = 0..entries.len();
+        let order = Column::Memory((0..entries.len() as u32).collect());
+        let columns = Columns { tokens: Column::Memory(words), entries: Column::Memory(entries), order };
+        Self::new(Arc::new(columns), range)
     }
 }

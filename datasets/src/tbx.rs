@@ -7,6 +7,8 @@
 //! Nothing outside the file is ever read. Entities that a document type declares are not expanded, so that a small file
 //! stays small; a text that uses one is refused. References between entries are not followed.
 
+use std::path::Path;
+
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use serde_json::{Value, json};
@@ -37,12 +39,16 @@ struct Term {
 
 /// Every concept, a row for each of its languages; the number of a row is that of its line.
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
-    let text = file.text(WHOLE_BYTES)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    concepts(&file.path, &file.text(WHOLE_BYTES)?, chunks)
+}
+
+/// The same of a text; `path` stands in errors.
+pub(crate) fn concepts(path: &Path, text: &str, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = Lines { text, at: 0, line: 1 };
     let mut unreadable = |at: u64, why: String| {
         let line = lines.of(at as usize);
-        DataError::Row { path: file.path.clone(), row: line, fault: RowFault::Syntax(why) }
+        DataError::row(path, line, why)
     };
     let mut reader = Reader::from_str(text);
     reader.config_mut().check_end_names = true;

@@ -24,6 +24,8 @@ pub struct TokenizerSpec {
     pub tokenizer_json: Vec<u8>,
     /// Jinja source; `None` for a base that knows no chats.
     pub chat_template: Option<String>,
+    /// What the base says besides, and the audit compares.
+    pub other_templates: Vec<OtherTemplate>,
     pub bos_token: Option<String>,
     pub eos_token: Option<String>,
     pub pad_token: Option<String>,
@@ -38,11 +40,31 @@ pub struct TokenizerSpec {
     pub now: Option<Zoned>,
 }
 
+/// A chat template of the base that is not the one taken.
+#[derive(Clone, Debug)]
+pub struct OtherTemplate {
+    /// Where it stands.
+    pub place: String,
+    /// Jinja source.
+    pub source: String,
+    /// Whether it is meant for conversations with tools only.
+    pub with_tools: bool,
+}
+
+/// Another template, compiled; or why it can't be.
+#[derive(Clone, Debug)]
+pub(crate) struct Other {
+    pub(crate) place: String,
+    pub(crate) with_tools: bool,
+    pub(crate) template: Result<ChatTemplate, String>,
+}
+
 /// A tokenizer that knows how its base model chats.
 #[derive(Clone, Debug)]
 pub struct ChatTokenizer {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    others: Vec<Other>,
     bos: Option<(u32, String)>,
     eos: Option<u32>,
     pad: Option<u32>,
@@ -88,10 +110,15 @@ impl ChatTokenizer {
             Ok(Some((id, token.clone())))
         };
         let (bos, eos, pad) = (find("bos_token")?, find("eos_token")?, find("pad_token")?);
-        let template = spec
-            .chat_template
-            .map(|source| ChatTemplate::new(&source, special.clone(), spec.now.unwrap_or_else(Zoned::now)))
-            .transpose()?;
+        let now = spec.now.unwrap_or_else(Zoned::now);
+        let compile = |source: &str| ChatTemplate::new(source, special.clone(), now.clone());
+        let template = spec.chat_template.as_deref().map(compile).transpose()?;
+        let others = spec.other_templates.into_iter().map(|other| Other {
+            template: compile(&other.source).map_err(|error| error.to_string()),
+            place: other.place,
+            with_tools: other.with_tools,
+        });
+        let others = others.collect();
         let mut stop_ids: Vec<u32> = eos.iter().map(|(id, _)| *id).chain(spec.stop_ids).collect();
         let eos = eos.map(|(id, _)| id);
         stop_ids.extend(template.as_ref().and_then(|template| end_of_turn(&tokenizer, template)));
@@ -100,6 +127,7 @@ impl ChatTokenizer {
         Ok(Self {
             tokenizer,
             template,
+            others,
             bos,
             eos,
             pad: pad.map(|(id, _)| id),
@@ -117,6 +145,11 @@ impl ChatTokenizer {
     /// The chat template, if the base has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// The base's templates besides that one.
+    pub(crate) fn other_templates(&self) -> &[Other] {
+        &self.others
     }
 
     /// The beginning-of-sequence token.
@@ -267,7 +300,9 @@ fn fingerprint(spec: &TokenizerSpec) -> [u8; 32] {
     let dated = spec.chat_template.as_ref().is_some_and(|template| template.contains("strftime_now"));
     let date = dated.then(|| spec.now.clone().unwrap_or_else(Zoned::now).date().to_string());
     let names = [&spec.bos_token, &spec.eos_token, &spec.pad_token, &spec.unk_token];
-    let rest = format!("{names:?} {} {:?} {} {date:?}", spec.add_bos, spec.stop_ids, spec.vocab_size);
+    let others: Vec<(&String, bool)> =
+        spec.other_templates.iter().map(|other| (&other.source, other.with_tools)).collect();
+    let rest = format!("{names:?} {} {:?} {} {date:?} {others:?}", spec.add_bos, spec.stop_ids, spec.vocab_size);
     let mut digest = Sha256::new();
     for part in [&spec.tokenizer_json, spec.chat_template.as_deref().unwrap_or_default().as_bytes(), rest.as_bytes()] {
         digest.update((part.len() as u64).to_le_bytes());

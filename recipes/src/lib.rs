@@ -23,7 +23,7 @@ pub use checkpoint::{CheckpointError, CheckpointWriter};
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 pub use durable::DurableError;
 pub use events::{Event, EventKind, EventLog, EventReader};
-pub use lock::{LockError, RunLock};
+pub use lock::{LockError, RunLock, ScratchLock};
 pub use plan::Plan;
 pub use recipe::RecipeFile;
 pub use run_dir::{LoggedState, RunDir, RunDirError, RunState};

@@ -75,6 +75,8 @@ pub struct DataPlan {
     pub max_bad_rows: u64,
     pub train_on: TrainOn,
     pub thinking: Thinking,
+    /// A Jinja file in the place of the base's own.
+    pub chat_template: Option<PathBuf>,
     /// Tokens.
     pub max_seq_len: usize,
     pub overflow: Overflow,
@@ -312,8 +314,8 @@ choices! {
     }
     /// What the audit looks for.
     AuditRule {
-        NoTrainedToken, NoEndToken, Truncated, Duplicates, NearDuplicates, Leakage, EmptyText, LongText, Mojibake,
-        Language, UnusedTerm, ForbiddenTerm, PersonalData, Secrets
+        NoTrainedToken, NoEndToken, DoubleBos, Truncated, OtherTemplate, Duplicates, NearDuplicates, Leakage, EmptyText,
+        LongText, Mojibake, Language, UnusedTerm, ForbiddenTerm, PersonalData, Secrets
     }
     /// What a finding means.
     Severity { Error, Warn, Off }

@@ -141,6 +141,7 @@ pub static KEYS: &[Key] = &[
     Key { path: "data.max_bad_rows", kind: Integer(0, MANY), default: Is("0"), doc: "rows that may be faulty and left out, counted, before the run stops" },
     Key { path: "data.train_on", kind: Choice(&["assistant", "last_assistant", "all"]), default: Is("\"assistant\""), doc: "learn from: assistant every answer | last_assistant the last one | all everything" },
     Key { path: "data.thinking", kind: Choice(&["keep", "drop", "mask"]), default: Is("\"keep\""), doc: "thoughts of reasoning models: keep them | drop them from the text | mask them from the loss" },
+    Key { path: "data.chat_template", kind: File, default: Unset("template.jinja"), doc: "a Jinja file in the place of the base's own chat template, such as one with {% generation %} blocks" },
     Key { path: "data.max_seq_len", kind: Integer(2, 1 << 24), default: Is("1024"), doc: "tokens" },
     Key { path: "data.overflow", kind: Choice(&["error", "drop", "truncate"]), default: Is("\"error\""), doc: "a row longer than max_seq_len: error | drop | truncate" },
     Key { path: "data.packing", kind: Choice(&["off", "best_fit"]), default: Is("\"off\""), doc: "off: a sequence is a row | best_fit: rows share sequences of max_seq_len, without seeing each other" },
@@ -164,7 +165,9 @@ pub static KEYS: &[Key] = &[
 
     Key { path: "audit.no_trained_token", kind: SEVERITY, default: Is("\"error\""), doc: "a row from which nothing is learned" },
     Key { path: "audit.no_end_token", kind: SEVERITY, default: Is("\"error\""), doc: "an answer that no end token closes, so that stopping is not learned" },
+    Key { path: "audit.double_bos", kind: SEVERITY, default: Is("\"error\""), doc: "a row that begins with two beginning-of-sequence tokens" },
     Key { path: "audit.truncated", kind: SEVERITY, default: Is("\"warn\""), doc: "an answer cut off by overflow = \"truncate\"" },
+    Key { path: "audit.other_template", kind: SEVERITY, default: Is("\"error\""), doc: "a conversation that another chat template of the base writes differently" },
     Key { path: "audit.duplicates", kind: SEVERITY, default: Is("\"error\""), doc: "the same example twice among those trained" },
     Key { path: "audit.near_duplicates", kind: SEVERITY, default: Is("\"warn\""), doc: "examples that are almost the same among those trained" },
     Key { path: "audit.leakage", kind: SEVERITY, default: Is("\"error\""), doc: "a held-out example that is trained on, exactly or almost" },

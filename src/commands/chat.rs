@@ -49,7 +49,7 @@ fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
             "--compare needs an adapter: give a run, or MODEL with --adapter DIR",
         ));
     }
-    let tokenizer = inputs::tokenizer(&base)?;
+    let tokenizer = inputs::tokenizer(&base, None)?;
     let mut progress = |done, total| reporter.phase("loading the base model", done, total);
     let mut session = Session::load(&base, quantization, &compute, &mut progress)?;
     if let Some(adapter) = &adapter {

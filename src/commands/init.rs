@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Init, reporter: &mut Reporter) -> Result<()> {
     }
     let named = absolute(Base::from(args.base.clone()));
     let base = inputs::model(&named, false, reporter)?;
-    let tokenizer = inputs::tokenizer(&base)?;
+    let tokenizer = inputs::tokenizer(&base, None)?;
     let model = base.description();
     let context = model.max_position_embeddings;
 

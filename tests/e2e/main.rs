@@ -5,11 +5,14 @@
 #![expect(clippy::unwrap_used, reason = "a test panics on purpose")]
 #![expect(clippy::disallowed_methods, reason = "tests write their own files")]
 
+mod bad_data;
 mod bad_input;
 mod command_line;
+mod data_cache;
 mod docs;
 mod graph;
 mod hub;
+mod parquet_file;
 mod processes;
 mod program;
 mod recipes;

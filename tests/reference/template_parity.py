@@ -7,7 +7,13 @@ folder for each further tokenizer (tokenizer.json, tokenizer_config.json). Write
   generation    byte ranges that {% generation %} blocks wrote, where the template has them
   tokenizer     the folder whose tokenizer.json was used, and
   input_ids     its token ids of the text
-and OUT/labels.jsonl, TRL's own preparation for SFT of the quickstart's conversations (assistant_only_loss): messages, input_ids, labels.
+and, prepared for SFT by TRL itself, the quickstart's conversations:
+  OUT/labels.jsonl            assistant_only_loss: messages, input_ids, labels
+  OUT/pairs/NAME.jsonl        the same as prompt and completion, with input_ids and labels of completion_only_loss:
+    messages                    lists of messages, the template of TRL that marks the assistant's turns, both losses
+    completion                  the same with the model's own template, completion_only_loss alone
+    texts                       texts without a chat template
+  OUT/pairs/NAME.jinja        that template
 """
 
 import json
@@ -111,11 +117,30 @@ def main(out, model, tokenizers):
     conversations = [json.loads(row)["messages"] for row in rows] + [messages for messages, tools in CASES.values() if messages[-1]["role"] == "assistant" and not tools]
     with open(out / "labels.jsonl", "w") as file:
         print(json.dumps({"template": training}), file=file)
-        for row in trl_examples(conversations, smollm):
+        rows = [{"messages": [plain(message) for message in messages]} for messages in conversations]
+        for row in trl_examples(rows, smollm, assistant_only_loss=True):
             print(json.dumps(row), file=file)
 
+    (out / "pairs").mkdir(exist_ok=True)
+    own = AutoTokenizer.from_pretrained(model).chat_template
+    pairs = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in rows if len(row["messages"]) > 1]
+    texts = [{"prompt": row["prompt"][-1]["content"] + "\n\n", "completion": row["completion"][0]["content"]} for row in pairs]
+    texts = [row for row in texts if row["completion"].strip()]
+    kinds = {"messages": (training, pairs, True), "completion": (own, pairs, False), "texts": (None, texts, False)}
+    for name, (template, rows, assistant_only) in kinds.items():
+        smollm.chat_template = template
+        if template:
+            (out / "pairs" / f"{name}.jinja").write_text(template)
+        with open(out / "pairs" / f"{name}.jsonl", "w") as file:
+            for row in trl_examples(rows, smollm, assistant_only_loss=assistant_only, completion_only_loss=True):
+                print(json.dumps(row), file=file)
 
-def trl_examples(conversations, tokenizer):
+
+def plain(message):
+    return {"role": message["role"], "content": message["content"]}
+
+
+def trl_examples(rows, tokenizer, assistant_only_loss, completion_only_loss=None):
     """What SFTTrainer would train on, by its own preparation."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -124,16 +149,16 @@ def trl_examples(conversations, tokenizer):
         def __init__(self):
             pass
 
-    dataset = Dataset.from_list([{"messages": [{"role": m["role"], "content": m["content"]} for m in messages]} for messages in conversations])
-    args = SFTConfig(output_dir="unused", assistant_only_loss=True, max_length=None, report_to="none", use_cpu=True, dataset_num_proc=1)
+    dataset = Dataset.from_list(rows)
+    args = SFTConfig(output_dir="unused", assistant_only_loss=assistant_only_loss, max_length=None, report_to="none", use_cpu=True, dataset_num_proc=1)
     preparation = Preparation()
-    for name, value in {"_is_vlm": False, "_is_vision_dataset": False, "assistant_only_loss": True, "completion_only_loss": None,
+    for name, value in {"_is_vlm": False, "_is_vision_dataset": False, "assistant_only_loss": assistant_only_loss,
+                        "completion_only_loss": completion_only_loss,
                         "chat_template": None, "tools": None, "padding_free": False, "_tokenizer": tokenizer}.items():
         setattr(preparation, name, value)
     prepared = preparation._prepare_dataset(dataset, tokenizer, args, False, None, "train")
-    for messages, example in zip(conversations, prepared, strict=True):
-        plain = [{"role": m["role"], "content": m["content"]} for m in messages]
-        yield {"messages": plain, "input_ids": example["input_ids"], "labels": example["labels"]}
+    for row, example in zip(rows, prepared, strict=True):
+        yield {**row, "input_ids": example["input_ids"], "labels": example["labels"]}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::file::GgufFile;
 use super::pre_tokenizers::{self, PreTokenizer, byte_level};
 use super::value::Value;
-use crate::tokenizer_files::{SpecialToken, TokenizerFiles};
+use crate::tokenizer_files::{OtherTemplate, SpecialToken, TokenizerFiles};
 
 /// Why the tokenizer of a GGUF file can't be used.
 #[derive(Debug, Error)]
@@ -78,6 +78,7 @@ pub(crate) fn tokenizer_files(gguf: &GgufFile) -> Result<TokenizerFiles, Error> 
     Ok(TokenizerFiles {
         tokenizer_json: Json::Object(in_order(tokenizer)).to_string().into_bytes(),
         chat_template: metadata.string("tokenizer.chat_template").map(str::to_owned),
+        other_templates: metadata.tool_template().into_iter().collect(),
         bos,
         eos,
         pad: special("tokenizer.ggml.padding_token_id")?,
@@ -95,6 +96,13 @@ impl<'a> Metadata<'a> {
 
     fn string(&self, key: &str) -> Option<&'a str> {
         self.values.get(key).and_then(Value::as_str)
+    }
+
+    /// Written by converters of models whose tokenizer has several by name.
+    fn tool_template(&self) -> Option<OtherTemplate> {
+        const KEY: &str = "tokenizer.chat_template.tool_use";
+        let source = self.string(KEY)?.to_owned();
+        Some(OtherTemplate { place: KEY.to_owned(), source, with_tools: true })
     }
 
     fn array(&self, key: &'static str) -> Result<&'a [Value], Error> {

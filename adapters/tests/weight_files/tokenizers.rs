@@ -158,11 +158,19 @@ fn the_tokenizer_of_a_directory() {
 
     write(
         "tokenizer_config.json",
-        r#"{"chat_template":[{"name":"tool","template":"t"},{"name":"default","template":"d"}]}"#,
+        r#"{"chat_template":[{"name":"tool_use","template":"t"},{"name":"rag","template":"r"},{"name":"default","template":"d"}]}"#,
     );
-    assert_eq!(open().unwrap().chat_template.as_deref(), Some("d"));
+    let templates = || {
+        let files = open().unwrap();
+        let others = files.other_templates.into_iter().map(|other| (other.source, other.with_tools));
+        (files.chat_template.unwrap(), others.collect::<Vec<_>>())
+    };
+    let tool = || ("t".to_owned(), true);
+    assert_eq!(templates(), ("d".to_owned(), vec![tool()]));
     write("chat_template.jinja", "jinja");
-    assert_eq!(open().unwrap().chat_template.as_deref(), Some("jinja"));
+    assert_eq!(templates(), ("jinja".to_owned(), vec![tool(), ("d".to_owned(), false)]));
+    write("chat_template.jinja", "d");
+    assert_eq!(templates(), ("d".to_owned(), vec![tool()]));
 
     write("tokenizer_config.json", r#"{"eos_token":"<end>"}"#);
     let error = open().unwrap_err().to_string();

@@ -7,7 +7,6 @@
 //! words, with banding (Indyk and Motwani, 1998): 8 bands of 4 hashes. Two texts count as almost the same when 5 of 8
 //! bands agree, which texts with 95 % common shingles do with a probability of 0.96, with 80 % of 0.19.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 const BANDS: usize = 8;
@@ -16,8 +15,8 @@ const AGREE: usize = 5;
 const SHINGLE: usize = 3;
 /// Texts with fewer words are compared exactly only: a word more or less is all the difference there is.
 const WORDS: usize = 12;
-/// More examples than this are compared exactly only; the report says so.
-pub(crate) const COMPARED: usize = 2_000_000;
+/// More long texts than this are compared exactly only; the report says so. Each takes 36 bytes, the others 8.
+const COMPARED: usize = 2_000_000;
 
 /// What is kept of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,50 +67,68 @@ fn factor(index: u64) -> u64 {
 /// A pair: an example, and an earlier one that it repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Repeat {
-    pub(crate) example: usize,
-    pub(crate) of: usize,
+    pub(crate) example: u32,
+    pub(crate) of: u32,
     pub(crate) exact: bool,
 }
 
-/// Each example that repeats an earlier one, once, in order.
-pub(crate) fn repeats(fingerprints: &[Fingerprint]) -> Vec<Repeat> {
-    let mut found: HashMap<usize, Repeat> = HashMap::new();
-    let mut first: HashMap<u64, usize> = HashMap::with_capacity(fingerprints.len());
-    for (example, fingerprint) in fingerprints.iter().enumerate() {
-        let of = *first.entry(fingerprint.exact).or_insert(example);
-        if of != example {
-            found.insert(example, Repeat { example, of, exact: true });
+/// The fingerprints of all examples.
+#[derive(Debug, Default)]
+pub(crate) struct Fingerprints {
+    exact: Vec<u64>,
+    /// Example and bands, of long texts.
+    banded: Vec<(u32, [u32; BANDS])>,
+    /// Long texts beyond [`COMPARED`].
+    pub(crate) not_compared: u64,
+}
+
+impl Fingerprints {
+    /// Adds the next example's.
+    pub(crate) fn push(&mut self, fingerprint: Fingerprint) {
+        let example = self.exact.len() as u32;
+        self.exact.push(fingerprint.exact);
+        match fingerprint.bands {
+            Some(bands) if self.banded.len() < COMPARED => self.banded.push((example, bands)),
+            Some(_) => self.not_compared += 1,
+            None => {}
         }
     }
-    let mut agreeing: HashMap<(u32, u32), usize> = HashMap::new();
-    let compared = &fingerprints[..fingerprints.len().min(COMPARED)];
-    for band in 0..BANDS {
-        let banded = compared.iter().enumerate().filter(|(example, _)| !found.contains_key(example));
-        let mut hashes: Vec<(u32, u32)> =
-            banded.filter_map(|(example, print)| Some((print.bands?[band], example as u32))).collect();
-        hashes.sort_unstable();
-        for run in hashes.chunk_by(|left, right| left.0 == right.0) {
-            // The first of a run stands for it: what repeats any of them nearly repeats that one.
-            for (_, example) in &run[1..] {
-                *agreeing.entry((run[0].1, *example)).or_default() += 1;
+
+    /// Each example that repeats an earlier one, once, in order.
+    pub(crate) fn repeats(self) -> Vec<Repeat> {
+        let Self { exact, mut banded, .. } = self;
+        let mut found = Vec::new();
+        let mut order: Vec<u32> = (0..exact.len() as u32).collect();
+        order.sort_unstable_by_key(|example| (exact[*example as usize], *example));
+        for same in order.chunk_by(|left, right| exact[*left as usize] == exact[*right as usize]) {
+            found.extend(same[1..].iter().map(|example| Repeat { example: *example, of: same[0], exact: true }));
+        }
+        found.sort_unstable();
+        banded.retain(|(example, _)| found.binary_search_by_key(example, |repeat| repeat.example).is_err());
+        // In the place of each hash, the first example that has it: what repeats any of a run nearly repeats that one.
+        let mut run_of: Vec<u32> = (0..banded.len() as u32).collect();
+        for band in 0..BANDS {
+            run_of.sort_unstable_by_key(|place| (banded[*place as usize].1[band], *place));
+            let mut first: Option<(u32, u32)> = None;
+            for place in &run_of {
+                let (example, bands) = &mut banded[*place as usize];
+                let hash = bands[band];
+                let (_, example) = *first.insert(first.filter(|(run, _)| *run == hash).unwrap_or((hash, *example)));
+                bands[band] = example;
             }
         }
-    }
-    for ((of, example), bands) in agreeing {
-        if bands >= AGREE {
-            let (of, example) = (of as usize, example as usize);
-            let repeat = Repeat { example, of, exact: false };
-            found.entry(example).and_modify(|earlier| *earlier = (*earlier).min(repeat)).or_insert(repeat);
+        for (example, firsts) in banded {
+            let agree = |of: &&u32| **of != example && firsts.iter().filter(|first| first == of).count() >= AGREE;
+            found.extend(firsts.iter().find(agree).map(|of| Repeat { example, of: *of, exact: false }));
         }
+        found.sort_unstable();
+        found
     }
-    let mut repeats: Vec<Repeat> = found.into_values().collect();
-    repeats.sort_unstable();
-    repeats
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Repeat, fingerprint, repeats};
+    use super::{Fingerprints, Repeat, fingerprint};
 
     #[test]
     fn the_same_and_almost_the_same_are_found() {
@@ -119,9 +136,10 @@ mod tests {
         let changed = long.replace("word30", "other");
         let different: String = (0..200).map(|word| format!("term{word} ")).collect();
         let texts = [long.as_str(), &different, &changed, &long, "short text", "short texts", "short text"];
-        let prints: Vec<_> = texts.iter().map(|text| fingerprint(std::iter::once(*text))).collect();
+        let mut prints = Fingerprints::default();
+        texts.iter().for_each(|text| prints.push(fingerprint(std::iter::once(*text))));
         assert_eq!(
-            repeats(&prints),
+            prints.repeats(),
             [
                 Repeat { example: 2, of: 0, exact: false },
                 Repeat { example: 3, of: 0, exact: true },

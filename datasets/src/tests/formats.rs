@@ -53,6 +53,23 @@ fn conversations_of_every_kind() {
 }
 
 #[test]
+fn answers_that_a_prompt_holds_are_not_learned() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let learned = |row: Value| {
+        let rows = samples(&write(folder.path(), "data.jsonl", row.to_string()), &source(DataFormat::Auto));
+        let Sample::Conversation(talk) = rows.expect("a sound row").remove(0).1 else { panic!("no conversation") };
+        let learned = talk.messages.into_iter().filter(|message| message.is_assistant() && message.trained);
+        learned.map(|message| message.content).collect::<Vec<_>>()
+    };
+    let say = |role: &str, content: &str| json!({"role": role, "content": content});
+    let asked = [say("user", "a?"), say("assistant", "b"), say("user", "c?")];
+    assert_eq!(learned(json!({"prompt": asked, "completion": [say("assistant", "d")]})), ["d"]);
+    let answered = |answer: &str| [asked.as_slice(), &[say("assistant", answer)]].concat();
+    assert_eq!(learned(json!({"prompt": asked, "chosen": answered("d"), "rejected": answered("e")})), ["d"]);
+    assert_eq!(learned(json!({"chosen": answered("d"), "rejected": answered("e")})), ["d"]);
+}
+
+#[test]
 fn documents_stand_before_the_question() {
     let row = json!({"prompt": "How long?", "completion": "Two years.", "context": "The guarantee is two years."});
     assert_eq!(auto(row), "user: The guarantee is two years.\n\nHow long? / assistant: Two years.");

@@ -173,13 +173,6 @@ fn a_turn_of_tool_calls_is_trained_too() {
 }
 
 #[test]
-fn two_beginnings_are_refused() {
-    let tokenizer = with_template("{{ bos_token }}{{ bos_token }}{{ messages[-1].content }}", Some("</s>"));
-    let refused = label_sample(&conversation(&[("assistant", "one")]), &tokenizer, TrainOn::All);
-    assert!(matches!(refused, Err(RowFault::DoubleBos(_))), "{refused:?}");
-}
-
-#[test]
 fn prompts_and_completions_are_a_conversation_where_there_is_a_template() {
     let tokenizer = chatml();
     let pair = Sample::PromptCompletion { prompt: "1?".to_owned(), completion: "one".to_owned() };

@@ -7,8 +7,8 @@ use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AuditRule, DataFormat, DataPlan, Severity, SourcePlan, Split};
 
 use super::sources::source;
-use super::tiny::{chatml, conversations, plan, with, write};
-use crate::{DataError, PreparedDataset, prepare};
+use super::tiny::{CHATML, chatml, conversations, plan, spec, with, write};
+use crate::{ChatTokenizer, DataError, OtherTemplate, PreparedDataset, TokenizerSpec, prepare};
 
 fn prepared(plan: &Plan) -> Result<PreparedDataset, DataError> {
     prepare(plan, &chatml(), None, &|_| ())
@@ -129,6 +129,32 @@ fn what_is_held_out_is_not_trained_on() {
 }
 
 #[test]
+fn two_beginnings_and_other_templates_are_findings() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = write(folder.path(), "a.jsonl", conversations(3));
+    let other = |source: String, with_tools| OtherTemplate { place: "other.json".to_owned(), source, with_tools };
+    let found = |template: &str, others: Vec<OtherTemplate>| {
+        let spec = TokenizerSpec { other_templates: others, ..spec(Some(template), Some("<|im_end|>")) };
+        let tokenizer = ChatTokenizer::new(spec).expect("a sound tokenizer");
+        prepare(&with(plan(vec![path.clone()])), &tokenizer, None, &|_| ()).map_err(|error| error.to_string())
+    };
+    let twice = found(&format!("{{{{ bos_token }}}}{{{{ bos_token }}}}{CHATML}"), Vec::new()).expect_err("two of them");
+    assert!(twice.contains("double_bos: 3") && twice.contains("a.jsonl:1: it begins with two <s>"), "{twice}");
+
+    let changed = other(CHATML.replace("im_start", "user"), false);
+    let differs = found(CHATML, vec![changed.clone()]).expect_err("another text");
+    assert!(differs.contains("other_template: 3") && differs.contains("by other.json \"user"), "{differs}");
+    // Where only the prompt is written differently, servers prompt differently.
+    let prompt = other(CHATML.replace("<|im_start|>assistant", "<|assistant|>"), false);
+    assert!(found(CHATML, vec![prompt]).expect_err("another prompt").contains("other_template: 3"));
+    let faulty = found(CHATML, vec![other("{% for %}".to_owned(), false)]).expect_err("no template");
+    assert!(faulty.contains("other.json can't write it: chat template, line 1"), "{faulty}");
+    // The same text by other means, and a template for tools where there are none.
+    let same = other(format!("{{# a note #}}{CHATML}"), false);
+    found(CHATML, vec![same, OtherTemplate { with_tools: true, ..changed }]).expect("no difference");
+}
+
+#[test]
 fn terms_are_split_by_concept_and_looked_for_elsewhere() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let entry = |index: usize| {
@@ -178,15 +204,16 @@ fn prepared_data_is_found_again_and_verified() {
     let off = with(DataPlan { cache: false, ..plan.data.clone() });
     assert!(!prepared(&off).report.cached);
 
-    let tokens =
-        || std::fs::read_dir(&cache).expect("a cache").map(|entry| entry.expect("an entry").path().join("tokens.bin"));
-    for path in tokens() {
-        let mut bytes = std::fs::read(&path).expect("tokens");
-        bytes[8] ^= 1;
-        write(path.parent().expect("a folder"), "tokens.bin", bytes);
+    for name in ["tokens.bin", "examples.bin", "order.bin", "index.json"] {
+        let entries = std::fs::read_dir(&cache).expect("a cache").map(|entry| entry.expect("an entry").path());
+        for entry in entries.filter(|entry| entry.is_dir()) {
+            let mut bytes = std::fs::read(entry.join(name)).expect("a column");
+            bytes[8] ^= 1;
+            write(&entry, name, bytes);
+        }
+        let again = prepared(&plan);
+        assert!(!again.report.cached && all(&again) == first, "damage in {name} is seen, and made good");
     }
-    let third = prepared(&plan);
-    assert!(!third.report.cached && all(&third) == first, "damage is seen, and made good");
     assert!(prepared(&plan).report.cached);
 
     write(folder.path(), "a.jsonl", conversations(21));

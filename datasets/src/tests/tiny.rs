@@ -95,6 +95,7 @@ pub(super) fn plan(train: Vec<PathBuf>) -> DataPlan {
         max_bad_rows: 0,
         train_on: TrainOn::Assistant,
         thinking: Thinking::Keep,
+        chat_template: None,
         max_seq_len: 4096,
         overflow: Overflow::Error,
         packing: Packing::Off,

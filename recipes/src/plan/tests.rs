@@ -45,6 +45,7 @@ pub(crate) fn plan() -> Plan {
             max_bad_rows: 0,
             train_on: TrainOn::Assistant,
             thinking: Thinking::Keep,
+            chat_template: None,
             max_seq_len: 1024,
             overflow: Overflow::Error,
             packing: Packing::Off,

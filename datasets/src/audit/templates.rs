@@ -1,0 +1,57 @@
+//! Chat templates of the base that are not the one taken: servers and other trainers may take them.
+//!
+//! Responsible for: conversations that another one writes differently. Must not depend on: tokenizing.
+
+use tonfall_recipes::plan::Thinking;
+
+use crate::conversation::{Conversation, Message, Sample};
+use crate::template::{ChatTemplate, Rendering};
+use crate::thinking::drop_thoughts;
+use crate::tokenizer::ChatTokenizer;
+
+/// How the first of the base's other templates that writes the sample differently does so.
+pub(crate) fn difference(sample: &Sample, tokenizer: &ChatTokenizer, thinking: Thinking) -> Option<String> {
+    let template = tokenizer.template().filter(|_| !tokenizer.other_templates().is_empty())?;
+    let mut conversation = match sample {
+        Sample::Conversation(conversation) => conversation.clone(),
+        Sample::PromptCompletion { prompt, completion } => Conversation {
+            messages: vec![Message::new("user", prompt), Message::new("assistant", completion)],
+            tools: None,
+        },
+        Sample::Text(_) => return None,
+    };
+    if thinking == Thinking::Drop {
+        conversation.messages.iter_mut().for_each(drop_thoughts);
+    }
+    let taken = texts(template, &conversation).ok()?;
+    let others = tokenizer.other_templates().iter();
+    let mut others = others.filter(|other| !other.with_tools || conversation.tools.is_some());
+    others.find_map(|other| {
+        let written = match &other.template {
+            Ok(template) => texts(template, &conversation),
+            Err(why) => Err(why.clone()),
+        };
+        match written {
+            Err(why) => Some(format!("{} can't write it: {why}", other.place)),
+            Ok(written) => taken.iter().zip(&written).find_map(|(taken, written)| {
+                let at = taken.char_indices().zip(written.chars()).find(|((_, ours), theirs)| ours != theirs);
+                let at = at.map_or(taken.len().min(written.len()), |((at, _), _)| at);
+                let behind = |text: &str| text[at..].chars().take(20).collect::<String>();
+                (taken != written)
+                    .then(|| format!("byte {at} is {:?}, by {} {:?}", behind(taken), other.place, behind(written)))
+            }),
+        }
+    })
+}
+
+/// The whole conversation, and what stands before its last answer.
+fn texts(template: &ChatTemplate, conversation: &Conversation) -> Result<[String; 2], String> {
+    let messages = &conversation.messages;
+    let last = messages.iter().rposition(Message::is_assistant).unwrap_or(messages.len());
+    let render = |messages: &[Message], add_generation_prompt| {
+        let tools = conversation.tools.as_ref();
+        template.render(Rendering { messages, tools, add_generation_prompt }).map_err(|error| error.to_string())
+    };
+    // Some templates refuse to begin with the assistant; then there is no prompt to compare.
+    Ok([render(messages, false)?, render(&messages[..last], true).unwrap_or_default()])
+}
