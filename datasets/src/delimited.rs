@@ -15,8 +15,14 @@ use crate::rows::{Chunks, Content, Row};
 /// A longer record is a quote that nothing closes.
 const RECORD_BYTES: u64 = 64 << 20;
 
-/// Every record behind the header, with the line on which it begins.
-pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
+/// The names in the header.
+pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
+    Ok(open(file)?.1)
+}
+
+/// The records of a file, and the names in its header.
+#[expect(clippy::type_complexity, reason = "a reader of whatever a file is packed with")]
+fn open(file: &DataFile) -> Result<(csv::Reader<Watched<Box<dyn BufRead + Send>>>, Vec<String>), DataError> {
     let unreadable = |why: String| DataError::Unreadable { path: file.path.clone(), why };
     let mut input = file.open()?;
     let delimiter = match file.kind {
@@ -24,11 +30,18 @@ pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataE
         _ => most_frequent(input.fill_buf().map_err(|error| file.fault(error))?),
     };
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Watched::new(input, delimiter));
-    let header = reader.headers().map_err(|error| unreadable(format!("the header: {}", describe(&error))))?.clone();
-    let names: Vec<&str> = header.iter().map(str::trim).collect();
+    let header = reader.headers().map_err(|error| unreadable(format!("the header: {}", describe(&error))))?;
+    let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
     if let Some((index, name)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
         return Err(unreadable(format!("the header has `{name}` twice, the second time as column {}", index + 1)));
     }
+    Ok((reader, names))
+}
+
+/// Every record behind the header, with the line on which it begins.
+pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
+    let unreadable = |why: String| DataError::Unreadable { path: file.path.clone(), why };
+    let (mut reader, names) = open(file)?;
     let mut record = StringRecord::new();
     loop {
         let line = reader.position().line();
@@ -43,7 +56,7 @@ pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataE
             },
             Ok(true) => {
                 let cells = names.iter().zip(&record).filter(|(_, cell)| !cell.is_empty());
-                let row: Row = cells.map(|(name, cell)| ((*name).to_owned(), Value::from(cell))).collect();
+                let row: Row = cells.map(|(name, cell)| (name.clone(), Value::from(cell))).collect();
                 let line = record.position().map_or(line, csv::Position::line);
                 chunks.push(line, Content::Row(row))?;
             }

@@ -102,7 +102,7 @@ pub enum RowFault {
     #[error("{0}")]
     Syntax(String),
 
-    #[error("the line is not UTF-8: invalid byte at column {column}")]
+    #[error("the line is not UTF-8: invalid byte at column {column}; save the file as UTF-8")]
     Encoding { column: usize },
 
     #[error("no column `{0}`")]
@@ -123,10 +123,10 @@ pub enum RowFault {
     #[error("the conversation has no assistant turn, so there is nothing to learn from it")]
     NoAssistant,
 
-    #[error("the prompt and the completion need text; `{0}` is empty")]
+    #[error("`{0}` is empty, and needs text")]
     EmptyText(&'static str),
 
-    #[error("no [[template]] of kind \"{kind}\" fits the row, which has {available}")]
+    #[error("no [[template]] of kind \"{kind}\" fits the row, which has {available}; add one that names nothing else")]
     NoTemplateFits { kind: &'static str, available: String },
 
     #[error("there is nothing to ask about the term: it has no definition, no example and no forbidden variant")]

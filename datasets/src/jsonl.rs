@@ -72,6 +72,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Row, RowFault> {
             "the file begins with a byte order mark; save it as UTF-8 without one".to_owned(),
         ));
     }
+    if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
+        let why = format!("a zero byte at column {}; the file is damaged, or no text", at + 1);
+        return Err(RowFault::Syntax(why));
+    }
     match serde_json::from_str(text) {
         Ok(Strict(Value::Object(row))) => Ok(row),
         Ok(Strict(other)) => {
@@ -81,7 +85,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Row, RowFault> {
             // serde_json counts lines within this one line; only the column means something here.
             let text = error.to_string();
             let what = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
-            Err(RowFault::Syntax(format!("{what} (column {})", error.column())))
+            let hint = if error.is_eof() { "; is the line cut off?" } else { "" };
+            Err(RowFault::Syntax(format!("{what} (column {}){hint}", error.column())))
         }
     }
 }

@@ -111,10 +111,11 @@ pub(crate) fn read(
 /// # Errors
 /// When the file can't be read or has no rows.
 pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
-    if file.kind == Kind::Parquet {
-        return parquet::columns(&file.path);
-    }
-    let mut columns: Vec<String> = Vec::new();
+    let mut columns: Vec<String> = match file.kind {
+        Kind::Parquet => return parquet::columns(&file.path),
+        Kind::Csv | Kind::Tsv => delimited::columns(file)?,
+        _ => Vec::new(),
+    };
     let (mut rows, mut first_fault) = (0, None);
     let mut look = |chunk: Vec<RawRow>| {
         for row in chunk {

@@ -124,8 +124,11 @@ pub(crate) fn concepts(path: &Path, text: &str, chunks: &mut Chunks<'_>) -> Resu
                 }
             }
             Event::Eof if !closed => {
-                let inside = open.last().map_or("the beginning".to_owned(), |(name, _)| format!("<{name}>"));
-                return Err(unreadable(at, format!("the file ends inside of {inside}")));
+                let why = match open.last() {
+                    Some((name, _)) => format!("the file ends inside of <{name}>; is it cut off?"),
+                    None => "the file holds no XML; expected <tbx> or <martif>".to_owned(),
+                };
+                return Err(unreadable(at, why));
             }
             Event::Eof => break,
             Event::Empty(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
@@ -242,6 +245,8 @@ fn is_preferred(term: &Term) -> bool {
 /// An element's name without its prefix, and the data category it carries: its `type` (DCA) or that name (DCT).
 fn names(tag: &BytesStart<'_>) -> Result<(String, String), String> {
     let name = String::from_utf8(tag.local_name().as_ref().to_vec()).map_err(|error| error.to_string())?;
+    // One that stands twice is found only by looking at all.
+    tag.attributes().try_for_each(|attribute| attribute.map(drop)).map_err(|error| error.to_string())?;
     let category = attribute(tag, "type")?.unwrap_or_else(|| name.clone());
     Ok((name, category))
 }
