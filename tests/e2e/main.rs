@@ -8,6 +8,7 @@
 mod bad_input;
 mod command_line;
 mod docs;
+mod exporters;
 mod graph;
 mod hub;
 mod processes;
