@@ -3,21 +3,25 @@
 
 Usage: dashboard.py --build RELEASE_DIR [--rounds 5]
 
-RELEASE_DIR holds `tonfall` and `examples/frame_speed` (`cargo build --release --workspace --examples`). Logs of 100,000
-and of 3,000,000 steps (about 1 GB) are made up in a temporary directory. Reported are medians over the rounds: reading the
-log and drawing the first frame, drawing a frame in three sizes, and, of `tonfall watch` on a pseudo-terminal, CPU time
-while nothing happens and the highest resident memory. Standard library only; Linux.
+RELEASE_DIR holds `tonfall` and `examples/frame_speed` (`cargo build --release --workspace --bin tonfall --example
+frame_speed`). Logs of 100,000 and of 3,000,000 steps (about 1 GB), and one of 1,000 steps beside 200 other runs, are made up
+in a temporary directory. Reported are medians over the rounds: reading the log and drawing the first frame, drawing a frame
+in three sizes, and, of `tonfall watch` on a pseudo-terminal, CPU time while nothing happens and the highest resident memory.
+Standard library only; Linux.
 """
 
 import argparse
+import fcntl
 import json
 import math
 import os
 import pathlib
 import pty
 import statistics
+import struct
 import subprocess
 import tempfile
+import termios
 import threading
 import time
 
@@ -62,7 +66,9 @@ def peak_mib(pid: int) -> float:
 def idle(tonfall: pathlib.Path, run: pathlib.Path) -> dict:
     """CPU in percent and peak memory in MiB of a dashboard that shows a run to which nothing is added."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50"}
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 50, 200, 0, 0))
+    # Nobody is here to answer for a terminal.
+    environment = {**os.environ, "TERM": "xterm-256color", "COLORFGBG": "15;0"}
     process = subprocess.Popen([tonfall, "watch", run], stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
 
@@ -96,14 +102,18 @@ def main() -> None:
     options = parser.parse_args()
     build = options.build.resolve()
     with tempfile.TemporaryDirectory() as directory:
-        for steps in (100_000, 3_000_000):
-            run = pathlib.Path(directory) / f"steps-{steps}"
+        for steps, beside in ((1_000, 200), (100_000, 0), (3_000_000, 0)):
+            runs = pathlib.Path(directory) / f"runs-{steps}"
+            runs.mkdir()
+            for number in range(beside):
+                make_run(runs / f"other-{number}", 100)
+            run = runs / "run"
             size = make_run(run, steps)
             rounds = []
             for _ in range(options.rounds if steps <= 100_000 else 1):
                 speed = subprocess.run([build / "examples/frame_speed", run], capture_output=True, check=True, text=True)
                 rounds.append({**json.loads(speed.stdout), **idle(build / "tonfall", run)})
-            print(f"{steps:,} steps, {size / 1e6:.0f} MB, {len(rounds)} rounds")
+            print(f"{steps:,} steps, {size / 1e6:.0f} MB, {beside} runs beside it, {len(rounds)} rounds")
             for name in rounds[0]:
                 print(f"  {name:<24} {statistics.median(row[name] for row in rounds):10.2f}")
 

@@ -304,7 +304,7 @@ pub(crate) struct LookArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Background {
-    /// What COLORFGBG says, otherwise dark
+    /// What COLORFGBG says, otherwise what the terminal answers, otherwise dark
     Auto,
     Dark,
     Light,

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tonfall_recipes::events::Packing;
 use tonfall_recipes::{EventKind, EventReader};
 use tonfall_trainer::Observation;
 
@@ -175,12 +176,18 @@ impl Reporter {
                 self.begin(*from_step, *total_steps);
                 self.note(&format!("{total_steps} steps, {} trainable parameters", grouped(*trainable_parameters)));
             }
-            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, .. } => {
+            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, packing, .. } => {
                 self.note(&format!(
                     "{train_examples} examples, {} tokens, {} of them trained; {eval_examples} held out",
                     grouped(*tokens),
                     grouped(*trained_tokens)
                 ));
+                if let Some(Packing { sequences, filled }) = packing {
+                    self.detail(&format!(
+                        "{sequences} sequences hold them, {:.1} % of their room filled",
+                        100.0 * filled
+                    ));
+                }
                 for (reason, count) in dropped {
                     self.note(&format!("warning: {count} rows left out: {reason}"));
                 }

@@ -66,8 +66,8 @@ pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
     let id = args.run_name.clone().unwrap_or_else(|| RunDir::free_id(&plan));
     let path = plan.output_dir.join(&id);
     let look = LookArgs { background: Background::Auto, symbols: SymbolSet::Auto };
-    let what =
-        What { runs: vec![path.clone()], directory: Some(plan.output_dir.clone()), look: watch::look(&look, global) };
+    let look = watch::look_of_terminal(&look, global);
+    let what = What { runs: vec![path.clone()], directory: Some(plan.output_dir.clone()), look };
     let person = Person::new()?;
     let trainer = Trainer::start(args, &id)?;
     let host = Attended { person, trainer: Mutex::new(trainer), path: path.clone() };

@@ -91,6 +91,9 @@ pub enum EventKind {
         /// How long the training examples are.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lengths: Option<Lengths>,
+        /// How they are packed, where they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        packing: Option<Packing>,
     },
     /// An optimizer step was done. `loss` is the mean a trained token; tokens and seconds are those of this step.
     Step {
@@ -205,6 +208,13 @@ pub struct Lengths {
     pub p90: u64,
     pub p99: u64,
     pub max: u64,
+}
+
+/// Training examples in sequences of `data.max_seq_len` tokens; `filled` is the share of their room that tokens take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Packing {
+    pub sequences: u64,
+    pub filled: f64,
 }
 
 impl Lengths {

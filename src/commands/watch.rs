@@ -5,6 +5,7 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
+use terminal_colorsaurus::{QueryOptions, ThemeMode, theme_mode};
 use tonfall_tui::{Depth, Environment, Look, Still, Symbols, Watch as What};
 
 use crate::args::{Background, Global, LookArgs, SymbolSet, Watch};
@@ -14,15 +15,18 @@ use crate::runs;
 use crate::watched::Person;
 
 pub(crate) fn run(args: &Watch, global: &Global) -> Result<()> {
+    if !args.once {
+        terminal("--once prints one frame as text")?;
+    }
     let found = runs::named_or_newest(&args.runs)?;
     let paths: Vec<_> = found.iter().map(|run| run.path().to_owned()).collect();
     let directory = paths.first().and_then(|path| path.parent()).filter(|parent| *parent != Path::new(""));
-    let what = What { directory: directory.map(Path::to_owned), runs: paths, look: look(&args.look, global) };
+    let look = if args.once { look(&args.look, global) } else { look_of_terminal(&args.look, global) };
+    let what = What { directory: directory.map(Path::to_owned), runs: paths, look };
     if args.once {
         let (width, height) = args.size;
         return Ok(output::data(&Still::read(&what).draw(width, height))?);
     }
-    terminal("--once prints one frame as text")?;
     Ok(tonfall_tui::watch(&what, &Person::new()?)?)
 }
 
@@ -36,8 +40,19 @@ pub(crate) fn terminal(hint: &str) -> Result<()> {
     Ok(())
 }
 
+/// [`look`], and the terminal is asked whether its background is light when nobody said it. One that does not answer is
+/// taken as dark.
+pub(crate) fn look_of_terminal(args: &LookArgs, global: &Global) -> Look {
+    let mut look = look(args, global);
+    let is_said = args.background != Background::Auto || std::env::var_os("COLORFGBG").is_some();
+    if !is_said && look.depth != Depth::Mono {
+        look.light = matches!(theme_mode(QueryOptions::default()), Ok(ThemeMode::Light));
+    }
+    look
+}
+
 /// What the environment says, unless the options say otherwise.
-pub(crate) fn look(args: &LookArgs, global: &Global) -> Look {
+fn look(args: &LookArgs, global: &Global) -> Look {
     let mut environment = Environment::of_process();
     if global.color == Color::Always {
         environment.no_color = None;

@@ -10,6 +10,7 @@ mod bad_input;
 mod command_line;
 mod data_cache;
 mod docs;
+mod exporters;
 mod graph;
 mod hub;
 mod parquet_file;

@@ -227,6 +227,31 @@ fn no_color_means_no_color() {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
+fn a_light_terminal_gets_dark_colours() {
+    let workshop = finished();
+    let (tmux, settings) = terminal(workshop.home());
+    // The colour of the curve, from the 256: blue on light, sky on dark.
+    let curve = |number: u8| {
+        let screen = tmux.command(&["capture-pane", "-e", "-p"]);
+        screen.contains(&format!("38;5;{number}m"))
+    };
+    for (style, option, number) in
+        [("fg=black,bg=white", "", 25), ("fg=white,bg=black", "", 74), ("fg=black,bg=white", "--background dark", 74)]
+    {
+        tmux.command(&["set-option", "-g", "window-style", style]);
+        tmux.enters(&format!("$tonfall watch {option}"));
+        tmux.waits_for("FINISHED");
+        assert!(curve(number), "{style} {option}");
+        tmux.types("b");
+        wait_until("the other colours", || curve(99 - number));
+        tmux.types("q");
+        tmux.waits_for("ready>");
+    }
+    tmux.is_restored(&settings);
+}
+
+#[test]
+#[ignore = "needs tmux: `.ci/run terminal`"]
 fn a_panic_gives_the_terminal_back() {
     let workshop = finished();
     let (tmux, settings) = terminal(workshop.home());

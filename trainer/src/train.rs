@@ -16,7 +16,7 @@ use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
 use tonfall_kernels::release_idle;
 use tonfall_recipes::checkpoint::CheckpointWriter;
-use tonfall_recipes::events::{EventKind, EventLog, Lengths, Phase};
+use tonfall_recipes::events::{EventKind, EventLog, Lengths, Packing, Phase};
 use tonfall_recipes::plan::{AdapterKind, Plan, Quantization, Recompute, Severity};
 use tonfall_recipes::run_dir::RunDir;
 
@@ -262,6 +262,10 @@ impl<'a> Run<'a> {
             tokens: report.tokens,
             trained_tokens: report.trained_tokens,
             lengths: Lengths::of(self.job.data.train.lengths().into_iter().map(|tokens| tokens as u64).collect()),
+            packing: self
+                .sampler
+                .packing_efficiency()
+                .map(|filled| Packing { sequences: self.sampler.sequences() as u64, filled }),
         };
         let trained = self.model.params.elements();
         self.event(EventKind::AttemptStarted {
@@ -273,14 +277,7 @@ impl<'a> Run<'a> {
         self.event(self.device())?;
         self.event(data)?;
         let warnings = report.findings.of(Severity::Warn, &self.job.plan.audit);
-        let packed = self.sampler.packing_efficiency().map(|share| {
-            format!(
-                "{} sequences hold the examples, {:.1} % of their room filled",
-                self.sampler.sequences(),
-                100.0 * share
-            )
-        });
-        for message in report.notes().into_iter().chain(warnings).chain(packed) {
+        for message in report.notes().into_iter().chain(warnings) {
             self.event(EventKind::Notice { message })?;
         }
         let reason = self.difference_from_plan();

@@ -4,12 +4,14 @@
 //! the request to stop, which `tonfall_recipes` writes.
 //! Must not depend on: terminals, drawing.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use tonfall_recipes::events::EventReadError;
 use tonfall_recipes::{EventReader, RunDir, RunDirError};
 
-use crate::app::{App, Message, update};
+use crate::app::{App, Read};
+use crate::update::{Message, News, update};
 
 /// Bytes of logs that are read before the screen is drawn again.
 const PIECE: u64 = 4 << 20;
@@ -23,6 +25,8 @@ struct Source {
     run: Option<RunDir>,
     reader: EventReader,
     whole: bool,
+    /// Whether it was held and asked to stop when it was asked last.
+    lock: Option<(bool, bool)>,
 }
 
 /// All runs of a dashboard, numbered as the state numbers them.
@@ -44,9 +48,10 @@ impl Feeds {
 
     fn add(&mut self, path: &Path, app: &mut App) {
         let id = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        update(app, Message::Found { id });
+        update(app, Message::Found(id));
         // The log's own place is known once the directory is there.
-        self.sources.push(Source { path: path.to_owned(), run: None, reader: EventReader::new(path), whole: false });
+        let path = path.to_owned();
+        self.sources.push(Source { reader: EventReader::new(&path), path, run: None, whole: false, lock: None });
     }
 
     /// Asks every run once and reads a piece of its log. Returns whether there was news, and whether more can be read at
@@ -85,11 +90,20 @@ impl Feeds {
         }
         let known = self.sources.len();
         for run in &found.runs {
-            if !self.sources.iter().any(|source| same(&source.path, run.path())) {
+            if !self.knows(run.path()) {
                 self.add(run.path(), app);
             }
         }
         self.sources.len() > known || !found.damaged.is_empty()
+    }
+
+    /// Whether a run is followed, maybe under another name of its directory.
+    fn knows(&self, path: &Path) -> bool {
+        // Asking the file system for each pair of runs would keep it busy.
+        self.sources.iter().any(|source| source.path == path)
+            || fs::canonicalize(path).is_ok_and(|whole| {
+                self.sources.iter().any(|source| fs::canonicalize(&source.path).is_ok_and(|other| other == whole))
+            })
     }
 
     /// Writes the request to stop.
@@ -106,28 +120,27 @@ impl Feeds {
 
 impl Source {
     fn poll(&mut self, index: usize, wanted: bool, app: &mut App) -> (bool, bool) {
-        match self.read(index, wanted, app) {
-            Ok(done) => {
-                let had_fault = app.runs.get(index).is_some_and(|run| run.fault.is_some());
-                if had_fault {
-                    update(app, Message::Fault { run: index, fault: None });
-                }
-                (done.0 || had_fault, done.1)
-            }
-            Err(fault) => {
-                let known = app.runs.get(index).is_some_and(|run| run.fault.as_ref() == Some(&fault));
-                update(app, Message::Fault { run: index, fault: Some(fault) });
-                (!known, false)
-            }
+        let known = app.runs.get(index).and_then(|run| run.fault.clone());
+        let (done, fault) = match self.read(index, wanted, app) {
+            Ok(done) => (done, None),
+            Err(fault) => ((false, false), Some(fault)),
+        };
+        let changed = known != fault;
+        if changed {
+            update(app, Message::News(index, News::Fault(fault)));
         }
+        (done.0 || changed, done.1)
     }
 
     fn read(&mut self, index: usize, wanted: bool, app: &mut App) -> Result<(bool, bool), String> {
+        let mut tell = |news| {
+            update(app, Message::News(index, news));
+        };
         let mut news = false;
         if self.run.is_none() {
             match RunDir::open(&self.path) {
                 Ok(run) => {
-                    update(app, Message::Opened { run: index, created: run.info().created.clone() });
+                    tell(News::Opened { created: run.info().created.clone() });
                     self.reader = EventReader::new(run.events());
                     self.run = Some(run);
                     news = true;
@@ -143,13 +156,10 @@ impl Source {
         if wanted != self.whole {
             // What was dropped is in the log; what is no longer shown need not stay in memory.
             self.whole = wanted;
-            match wanted {
-                true => {
-                    self.reader = EventReader::new(run.events());
-                    update(app, Message::Restart { run: index, whole: true });
-                }
-                false => drop(update(app, Message::Forget { run: index })),
+            if wanted {
+                self.reader = EventReader::new(run.events());
             }
+            tell(if wanted { News::Restart { whole: true } } else { News::Forget });
             news = true;
         }
         let before = self.reader.offset();
@@ -158,29 +168,24 @@ impl Source {
             Ok(left) => left,
             Err(EventReadError::Shrunk { .. }) => {
                 self.reader = EventReader::new(run.events());
-                update(app, Message::Restart { run: index, whole: self.whole });
+                tell(News::Restart { whole: self.whole });
                 return Ok((true, true));
             }
             Err(error) => return Err(error.to_string()),
         };
         let bytes = self.reader.offset();
-        let (damaged, unknown) = (self.reader.damaged(), self.reader.unknown());
         let moved = bytes != before;
         if moved {
-            update(app, Message::Events { run: index, events });
-            update(app, Message::Read { run: index, bytes, of: bytes.saturating_add(left), damaged, unknown });
+            let (damaged, unknown) = (self.reader.damaged(), self.reader.unknown());
+            tell(News::Events(events));
+            tell(News::Read(Read { bytes, of: bytes.saturating_add(left), damaged, unknown }));
         }
-        let known = app.runs.get(index).is_some_and(|run| (run.held, run.stop_requested) == (held, stop_requested));
-        if !known {
-            update(app, Message::Held { run: index, held, stop_requested });
+        let changed = self.lock != Some((held, stop_requested));
+        if changed {
+            self.lock = Some((held, stop_requested));
+            tell(News::Held { held, stop_requested });
         }
         // A torn line is left as well; it moves nothing.
-        Ok((news || moved || !known, moved && left > 0))
+        Ok((news || moved || changed, moved && left > 0))
     }
-}
-
-/// Whether two paths are the same directory, as far as that can be known.
-fn same(a: &Path, b: &Path) -> bool {
-    let whole = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    a == b || whole(a) == whole(b)
 }

@@ -38,6 +38,7 @@ pub(crate) enum Action {
     Whole,
     Follow,
     Freeze,
+    Background,
     Stop,
 }
 
@@ -83,9 +84,9 @@ pub(crate) const BINDINGS: &[Binding] = bindings![
     "Tab" [Code(KeyCode::Tab)] Action::NextPanel, "next panel", foot "focus";
     "Shift-Tab" [Code(KeyCode::BackTab)] Action::PreviousPanel, "panel before";
     "Enter" [Code(KeyCode::Enter)] Action::Maximise, "the panel alone, and back", foot "large";
-    "s" [Char('s')] Action::Smooth, "smoothing: 0.95, 0.99, none, 0.6, 0.9", foot "smooth";
+    "s" [Char('s')] Action::Smooth, "smoothing: 0.9, 0.95, 0.99, none, 0.6", foot "smooth";
     "y" [Char('y')] Action::LogScale, "logarithmic vertical axis", foot "log";
-    "x" [Char('x')] Action::Axis, "horizontal axis: step, tokens, time", foot "x axis";
+    "x" [Char('x')] Action::Axis, "horizontal axis: step, tokens, time", foot "axis";
     "/" [Char('/')] Action::Filter, "filter the runs by name and state", foot "filter";
     "Esc" [Code(KeyCode::Esc)] Action::Back, "back: from a page, a large panel, a zoom, a filter";
     "1" [Char('1')] Action::Panel(Panel::Loss), "loss";
@@ -115,6 +116,7 @@ pub(crate) const BINDINGS: &[Binding] = bindings![
     "0" [Char('0')] Action::Whole, "the whole run";
     "f" [Char('f')] Action::Follow, "zoomed: follow the newest step";
     "p" [Char('p')] Action::Freeze, "hold the screen still, and go on";
+    "b" [Char('b')] Action::Background, "colours for a light or a dark background";
     "X" [Char('X')] Action::Stop, "ask the run to save and stop (asks back)";
 ];
 
@@ -146,6 +148,14 @@ mod tests {
         for panel in Panel::ALL {
             assert!(BINDINGS.iter().any(|binding| binding.action == Action::Panel(panel)), "{panel:?}");
         }
+    }
+
+    #[test]
+    fn the_document_lists_them_all() {
+        let document = include_str!("../../docs/dashboard.md");
+        let table: String =
+            BINDINGS.iter().map(|binding| format!("| `{}` | {} |\n", binding.shown, binding.help)).collect();
+        assert!(document.contains(&table), "docs/dashboard.md needs this table:\n{table}");
     }
 
     #[test]

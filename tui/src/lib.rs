@@ -8,14 +8,17 @@ mod app;
 mod chart;
 pub mod exporters;
 mod feed;
+mod input;
 mod keys;
 mod layout;
 mod numbers;
+mod plot;
 mod run;
 mod screen;
 mod series;
 mod summary;
 mod theme;
+mod update;
 mod view;
 mod watch;
 

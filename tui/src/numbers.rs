@@ -20,6 +20,9 @@ pub(crate) fn measure(value: f64) -> String {
 
 /// `2e-4`, `1.95e-4`
 pub(crate) fn scientific(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
     let text = format!("{value:.2e}");
     match text.split_once('e') {
         Some((digits, exponent)) => format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.')),
@@ -40,6 +43,13 @@ pub(crate) fn short(value: f64) -> String {
         _ if size >= 10.0 || size.fract() == 0.0 => format!("{value:.0}"),
         _ => format!("{value:.2}"),
     }
+}
+
+/// `15.3 GFLOP/s`
+pub(crate) fn flops(rate: f64) -> String {
+    let text = short(rate);
+    let digits = text.trim_end_matches(['k', 'M', 'G', 'T']);
+    format!("{digits} {}FLOP/s", &text[digits.len()..])
 }
 
 /// `12,345`
@@ -93,7 +103,8 @@ mod tests {
         assert_eq!(measures, ["1.842", "0.0312", "1.2e-5", "523.4", "1.23e5", "NaN", "0", "-2.500"]);
         let shorts = [0.0, 950.0, 3120.0, 31_200.0, 2.5e6, 4e12, 0.25, 1e20].map(short);
         assert_eq!(shorts, ["0", "950", "3120", "31.2k", "2.5M", "4.0T", "0.25", "1e20"]);
-        assert_eq!([scientific(2e-4), scientific(1.949e-4)], ["2e-4", "1.95e-4"]);
+        assert_eq!([2e-4, 1.949e-4, 0.0].map(scientific), ["2e-4", "1.95e-4", "0"]);
+        assert_eq!([1.53e10, 950.0].map(flops), ["15.3 GFLOP/s", "950 FLOP/s"]);
         assert_eq!([12.2, 200.0, 3725.0, 356_400.0].map(duration), ["12s", "3m 20s", "1h 02m", "4d 03h"]);
         assert_eq!([12.0, 432_013_312.0, 15_354_658_816.0].map(bytes), ["12 B", "412 MiB", "14.3 GiB"]);
         assert_eq!((clock(81_700.0), grouped(1_234_567)), ("22:41".to_owned(), "1,234,567".to_owned()));

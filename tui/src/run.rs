@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tonfall_recipes::events::Lengths;
+use tonfall_recipes::events::{Lengths, Packing};
 use tonfall_recipes::{Event, EventKind};
 
 use crate::numbers::{duration, grouped, measure};
@@ -76,7 +76,7 @@ pub(crate) struct Answers {
 }
 
 /// What the data came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct DataFacts {
     pub(crate) train_examples: u64,
     pub(crate) eval_examples: u64,
@@ -84,6 +84,7 @@ pub(crate) struct DataFacts {
     pub(crate) tokens: u64,
     pub(crate) trained_tokens: u64,
     pub(crate) lengths: Option<Lengths>,
+    pub(crate) packing: Option<Packing>,
 }
 
 /// What the run computes on.
@@ -157,20 +158,30 @@ impl RunData {
                 self.steps.push(step, self.tokens, self.seconds, values);
             }
             EventKind::Eval { step, loss, .. } => {
+                let best = loss.is_finite() && self.evals.lowest(0).is_none_or(|lowest| (loss as f32) < lowest);
                 // Evaluations at a later step than any training step come first only in a damaged log.
                 self.evals.push(step, self.tokens, self.seconds, [loss]);
-                self.line(t, Weight::Plain, format!("eval {} at step {step}", measure(loss)));
+                let best = if best { " (best)" } else { "" };
+                self.line(t, Weight::Plain, format!("eval {} at step {step}{best}", measure(loss)));
             }
             EventKind::Sample { step, prompt, text, expected, missing, violations } => {
                 let answer = Answer { prompt: cut(prompt), text: cut(text), expected, missing, violations };
                 self.sample(step, answer);
             }
-            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths } => {
+            EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths, packing } => {
                 let lost: u64 = dropped.values().fold(0, |sum, count| sum.saturating_add(*count));
                 let lost = if lost > 0 { format!(", {lost} dropped") } else { String::new() };
                 let weight = if lost.is_empty() { Weight::Plain } else { Weight::Bad };
                 self.line(t, weight, format!("{train_examples} examples, {eval_examples} held out{lost}"));
-                self.data = Some(DataFacts { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths });
+                self.data = Some(DataFacts {
+                    train_examples,
+                    eval_examples,
+                    dropped,
+                    tokens,
+                    trained_tokens,
+                    lengths,
+                    packing,
+                });
             }
             EventKind::Device { name, flops_per_token, peak_flops, memory_bytes, host_memory_bytes } => {
                 self.device = Some(DeviceFacts { name, flops_per_token, peak_flops, memory_bytes, host_memory_bytes });
@@ -196,7 +207,8 @@ impl RunData {
             }
             EventKind::Gate { passed, reasons } => {
                 let (weight, verdict) = if passed { (Weight::Good, "passed") } else { (Weight::Bad, "failed") };
-                self.line(t, weight, format!("gate {verdict} {}", reasons.join("; ")));
+                let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+                self.line(t, weight, format!("gate {verdict}{reasons}"));
             }
             EventKind::Published { name } => self.line(t, Weight::Good, format!("published as {name}")),
             EventKind::Phase { .. } => {}

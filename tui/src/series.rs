@@ -163,6 +163,11 @@ impl<const N: usize> Series<N> {
         self.buckets.last()
     }
 
+    /// The lowest of the values `index`.
+    pub(crate) fn lowest(&self, index: usize) -> Option<f32> {
+        self.buckets.iter().map(|bucket| bucket.values[index].low).filter(|low| low.is_finite()).reduce(f32::min)
+    }
+
     /// Steps whose value `index` is not finite.
     pub(crate) fn gaps(&self, index: usize) -> u64 {
         self.buckets.iter().map(|bucket| u64::from(bucket.steps.saturating_sub(bucket.values[index].count))).sum()

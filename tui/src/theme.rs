@@ -125,6 +125,8 @@ impl Look {
         }
         match role {
             Role::Plain => plain,
+            // In more than one palette the bright black of the 16 colours is the background itself.
+            Role::Faint | Role::Border if self.depth == Depth::Ansi16 => plain.add_modifier(Modifier::DIM),
             Role::Faint | Role::Border => plain.fg(self.grey()),
             Role::Strong => plain.add_modifier(Modifier::BOLD),
             Role::Curve(number) => plain.fg(self.paint(self.curves()[number % 6])),
@@ -151,8 +153,7 @@ impl Look {
         match (self.depth, self.light) {
             (Depth::Rgb, true) => Color::Rgb(120, 120, 120),
             (Depth::Rgb, false) => Color::Rgb(130, 130, 130),
-            (Depth::Indexed, _) => Color::Indexed(244),
-            _ => Color::DarkGray,
+            _ => Color::Indexed(244),
         }
     }
 
@@ -237,6 +238,18 @@ mod tests {
         ];
         for (pairs, expected) in table {
             assert_eq!(detected(&pairs), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn no_colour_of_the_sixteen_is_a_background() {
+        for light in [false, true] {
+            let look = Look { depth: Depth::Ansi16, light, symbols: Symbols::Braille };
+            let roles = [Role::Faint, Role::Border, Role::Eval, Role::Good, Role::Bad, Role::Focus, Role::Hit];
+            for role in roles.into_iter().chain((0..6).map(Role::Curve)) {
+                let backgrounds = [Color::Black, Color::DarkGray, Color::Gray, Color::White];
+                assert!(look.style(role).fg.is_none_or(|colour| !backgrounds.contains(&colour)), "{role:?}");
+            }
         }
     }
 

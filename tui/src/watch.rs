@@ -13,10 +13,11 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event};
 use thiserror::Error;
 
-use crate::app::{App, Effect, Message, update};
+use crate::app::App;
 use crate::feed::Feeds;
 use crate::screen::Screen;
 use crate::theme::Look;
+use crate::update::{Effect, Message, update};
 use crate::view::view;
 
 /// How often logs are asked for news.
@@ -75,7 +76,7 @@ pub fn watch(what: &Watch, host: &dyn Host) -> Result<(), WatchError> {
         if let Some(news) = host.news() {
             update(&mut app, Message::Notice(news));
         }
-        let (news, more) = if app.frozen { (false, false) } else { feeds.poll(&mut app) };
+        let (news, more) = if app.frozen.is_some() { (false, false) } else { feeds.poll(&mut app) };
         let size = screen.terminal.size()?;
         if (size.width, size.height) != (app.size.width, app.size.height) {
             update(&mut app, Message::Resize(size.width, size.height));
@@ -118,10 +119,15 @@ impl Still {
         Self { app }
     }
 
-    /// One frame, `width` × `height` characters at most.
+    /// One frame as text, `width` × `height` characters at most.
     pub fn draw(&mut self, width: u16, height: u16) -> String {
+        text(&self.frame(width, height))
+    }
+
+    /// One frame with its colours.
+    pub fn frame(&mut self, width: u16, height: u16) -> Buffer {
         update(&mut self.app, Message::Resize(width, height));
-        text(&draw(&self.app, width, height))
+        draw(&self.app, width, height)
     }
 }
 

@@ -57,6 +57,7 @@ fn all_kinds() -> Vec<EventKind> {
             tokens: 9,
             trained_tokens: 4,
             lengths: Lengths::of(vec![2, 3, 4]),
+            packing: Some(Packing { sequences: 2, filled: 0.75 }),
         },
         step(1, 2.0),
         EventKind::Eval { step: 1, loss: 1.25, tokens: 7 },

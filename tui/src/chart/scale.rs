@@ -10,6 +10,9 @@ const LARGEST: f64 = 1e30;
 /// Spans below it are flat for the eye.
 const FLAT: f64 = 1e-12;
 
+/// How much higher than its values an axis from zero is.
+const ROOM: f64 = 1.2;
+
 /// What stands at an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Labels {
@@ -51,6 +54,11 @@ impl Scale {
             (true, false) => (low - low.abs() / 10.0, high + high.abs() / 10.0),
         };
         Self { low, high, log, labels }
+    }
+
+    /// The same axis from zero on with some room above, where all values are positive and it is not logarithmic.
+    pub(crate) fn from_zero(self) -> Self {
+        if self.log || self.low < 0.0 { self } else { Self { low: 0.0, high: self.high * ROOM, ..self } }
     }
 
     pub(crate) fn low(&self) -> f64 {
@@ -131,6 +139,9 @@ impl Scale {
             let fitting = STEPS.into_iter().find(|step| *step >= rough);
             return fitting.unwrap_or_else(|| 86_400.0 * round_up((rough / 86_400.0).max(1.0)));
         }
+        if self.labels == Labels::Bytes {
+            return rough.log2().ceil().exp2();
+        }
         let step = round_up(rough);
         // Steps and tokens have no parts.
         if self.labels == Labels::Count && self.high >= 2.0 { step.max(1.0) } else { step }
@@ -161,6 +172,9 @@ mod tests {
         assert_eq!(labels(Scale::new(0.413, 2.61, false, Labels::Measure), 3), ["1.000", "2.000"]);
         assert_eq!(labels(Scale::new(1.35, 2.91, false, Labels::Measure), 3), ["1.500", "2.000", "2.500"]);
         assert_eq!(labels(Scale::new(0.0, 5400.0, false, Labels::Time), 3), ["0s", "30m 00s", "1h 00m", "1h 30m"]);
+        let memory = Scale::new(0.0, 9e8, false, Labels::Bytes);
+        assert_eq!(labels(memory, 3), ["0 B", "512 MiB"]);
+        assert_eq!(labels(memory, 4), ["0 B", "256 MiB", "512 MiB", "768 MiB"]);
         assert_eq!(
             labels(Scale::new(0.001, 20.0, true, Labels::Measure), 9),
             ["0.0010", "0.0100", "0.100", "1.000", "10.000"]
@@ -175,6 +189,8 @@ mod tests {
         let linear = Scale::new(0.0, 10.0, false, Labels::Measure);
         assert_eq!((linear.position(20.0), linear.inside(20.0)), (Some(1.0), None));
         assert_eq!(Scale::new(-1.0, 1.0, true, Labels::Measure).position(0.0), Some(0.5), "linear after all");
+        let from_zero = |low| Scale::new(low, 10.0, false, Labels::Measure).from_zero().low();
+        assert_eq!((from_zero(5.0), from_zero(-5.0), log.from_zero().low()), (0.0, -5.0, 0.1));
     }
 
     proptest! {

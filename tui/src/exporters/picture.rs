@@ -12,6 +12,7 @@ use tonfall_recipes::events::EventReadError;
 use tonfall_recipes::{EventReader, RunDir};
 
 use crate::numbers::{measure, short};
+use crate::plot::Plot;
 use crate::run::{Metric, RunData};
 use crate::series::{Axis, Series};
 use crate::theme::PRINT;
@@ -19,8 +20,6 @@ use crate::theme::PRINT;
 /// The name under which the font is known, also to whoever shows the SVG.
 const FONT: &str = "sans-serif";
 const SIZE: (u32, u32) = (1000, 560);
-/// Share of the past in the smoothed loss.
-const PAST: f64 = 0.95;
 /// Points of a curve; of more, each column keeps its lowest and its highest.
 const COLUMNS: usize = 1500;
 /// Share of the height that is left free above and below.
@@ -87,7 +86,7 @@ fn read(runs: &[RunDir]) -> Result<Vec<Curves>, PictureError> {
 
 fn curves(id: String, data: &RunData) -> Curves {
     let loss = Metric::Loss.index();
-    let smooth = data.steps.smoothed(loss, PAST);
+    let smooth = data.steps.smoothed(loss, Plot::default().past());
     let xs = data.steps.buckets().iter().map(|bucket| bucket.x(Axis::Step));
     let smooth = xs.zip(smooth).map(|(x, value)| (x, f64::from(value), f64::from(value)));
     let evals = spans(&data.evals, 0).filter(|(_, low, _)| low.is_finite()).map(|(x, low, _)| (x, low)).collect();

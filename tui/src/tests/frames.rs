@@ -4,9 +4,10 @@ use ratatui::buffer::{Buffer, Cell};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 
 use super::stories::app;
-use crate::app::{App, Effect, Message, update};
+use crate::app::App;
 use crate::summary::Status;
 use crate::theme::{Depth, Look, Symbols};
+use crate::update::{Effect, Message, News, update};
 use crate::watch::{draw, text};
 
 /// A line, the smallest size of the design, one with charts, one with the table.
@@ -56,9 +57,9 @@ fn every_state_in_every_size() {
 
 #[test]
 fn colours_and_their_absence() {
-    insta::assert_snapshot!("styles_colour", of_all_states(COLOURED, (80, 24), styles));
-    insta::assert_snapshot!("styles_mono", of_all_states(MONO, (80, 24), styles));
-    for size in SIZES {
+    for size @ (width, height) in SIZES {
+        insta::assert_snapshot!(format!("colour_{width}x{height}_styles"), of_all_states(COLOURED, size, styles));
+        insta::assert_snapshot!(format!("mono_{width}x{height}_styles"), of_all_states(MONO, size, styles));
         let mono = of_all_states(MONO, size, styles);
         assert!(!mono.contains('#'), "monochrome has no colour: {mono}");
         assert!(of_all_states(MONO, size, text).is_ascii(), "ASCII is ASCII");
@@ -111,10 +112,10 @@ fn a_zoom_can_be_left_and_a_filter_keeps_a_run_in_sight() {
     let mut app = app(COLOURED, Status::Running);
     update(&mut app, Message::Resize(200, 50));
     press(&mut app, "+++hh");
-    let (start, end) = app.charts.window();
-    assert!(app.charts.span < 0.2 && end < 1.0 && start > 0.0);
+    let (start, end) = app.plot.window();
+    assert!(end - start < 0.2 && end < 1.0 && start > 0.0);
     press(&mut app, "0");
-    assert_eq!(app.charts.window(), (0.0, 1.0));
+    assert_eq!(app.plot.window(), (0.0, 1.0));
     press(&mut app, "/11c0 finished\n");
     assert_eq!((app.rows(), app.selected), (vec![1], 1));
     press(&mut app, "\x1b");
@@ -131,8 +132,8 @@ fn runs_that_are_marked_are_compared() {
     assert!(app.runs[1].marked && app.wants(1));
     press(&mut app, "[1");
     let events = super::stories::story(Status::Finished).events;
-    update(&mut app, Message::Restart { run: 1, whole: true });
-    update(&mut app, Message::Events { run: 1, events });
+    update(&mut app, Message::News(1, News::Restart { whole: true }));
+    update(&mut app, Message::News(1, News::Events(events)));
     assert_eq!(app.compared(), [0, 1]);
     let frame = shown(&app);
     assert!(frame.contains("a nightly-7f3a") && frame.contains("b nightly-11c0"), "{frame}");
@@ -147,14 +148,14 @@ fn a_click_shows_a_run_and_the_wheel_zooms() {
     update(&mut app, mouse(MouseEventKind::Down(MouseButton::Left), 5, 4));
     assert_eq!(app.selected, 1);
     update(&mut app, mouse(MouseEventKind::ScrollUp, 100, 8));
-    assert!(app.charts.span < 1.0);
+    assert!(app.plot.is_zoomed());
 }
 
 #[test]
 fn a_killed_run_has_no_eta_and_says_so() {
     let mut app = app(COLOURED, Status::Running);
     assert!(app.eta().is_some());
-    update(&mut app, Message::Held { run: 0, held: false, stop_requested: false });
+    update(&mut app, Message::News(0, News::Held { held: false, stop_requested: false }));
     assert_eq!(app.eta(), None);
     let frame = shown(&app);
     assert!(frame.contains("INTERRUPTED") && frame.contains("killed, without a word"), "{frame}");
@@ -169,8 +170,63 @@ fn a_later_attempt_takes_back_what_is_behind_it() {
     if let tonfall_recipes::EventKind::AttemptStarted { from_step, .. } = &mut events[0].kind {
         *from_step = 50;
     }
-    update(&mut app, Message::Events { run: 0, events });
+    update(&mut app, Message::News(0, News::Events(events)));
     let run = app.run().expect("a run");
     let data = run.data.as_ref().expect("its data");
     assert_eq!((run.summary.step, data.steps.last().map(|bucket| bucket.last)), (50, Some(50)));
+}
+
+#[test]
+fn a_frozen_screen_stands_still() {
+    let mut app = app(COLOURED, Status::Running);
+    update(&mut app, Message::Resize(120, 24));
+    press(&mut app, "p");
+    let before = shown(&app);
+    assert!(before.contains("FROZEN"), "{before}");
+    update(&mut app, Message::Tick(500.0));
+    assert_eq!(shown(&app), before, "neither the time to go nor the silence moves");
+    press(&mut app, "p");
+    assert!(shown(&app).contains("no news for 8m 20s"), "{}", shown(&app));
+    press(&mut app, "p]");
+    assert!(!shown(&app).contains("FROZEN"), "another run is shown as it is now");
+}
+
+#[test]
+fn long_events_are_read_to_their_ends() {
+    let mut app = app(COLOURED, Status::Running);
+    let words: Vec<String> = (0..40).map(|word| format!("word{word}")).collect();
+    let kind = tonfall_recipes::EventKind::Notice { message: words.join(" ") };
+    let event = tonfall_recipes::Event { v: 1, seq: 1, attempt: 1, t: 0.0, kind };
+    update(&mut app, Message::News(0, News::Events(vec![event])));
+    let small = shown(&app);
+    assert!(small.contains("word0") && !small.contains("word39") && small.contains("Enter shows all"), "{small}");
+    press(&mut app, "3\n");
+    let large = shown(&app);
+    assert!(words.iter().all(|word| large.contains(word)), "{large}");
+    press(&mut app, &"k".repeat(200));
+    let oldest = shown(&app);
+    assert!(
+        oldest.contains("attempt 1, 200 steps") && oldest.contains("checkpoint step-000100"),
+        "a full page: {oldest}"
+    );
+}
+
+#[test]
+fn terms_are_marked_in_answers() {
+    let mut app = app(COLOURED, Status::Finished);
+    update(&mut app, Message::Resize(160, 24));
+    press(&mut app, "5");
+    let frame = draw(&app, 160, 24);
+    let words = text(&frame);
+    assert!(
+        words.contains("@0      Your delivery is on its way.") && words.contains("(to avoid: delivery)"),
+        "{words}"
+    );
+    assert!(words.contains("@200    Your handover is on its way."), "{words}");
+    let marked = |modifier| {
+        let cells = frame.content.iter().filter(|cell| cell.modifier.contains(modifier));
+        cells.map(|cell| cell.symbol()).collect::<String>()
+    };
+    assert_eq!(marked(ratatui::style::Modifier::CROSSED_OUT), "delivery");
+    assert_eq!(marked(ratatui::style::Modifier::UNDERLINED), "handover");
 }

@@ -8,9 +8,10 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, Mo
 use tonfall_recipes::EventReader;
 
 use super::stories::{app, story};
-use crate::app::{Message, update};
+use crate::app::App;
 use crate::summary::Status;
 use crate::theme::{Depth, Look, Symbols};
+use crate::update::{Message, News, update};
 use crate::watch::draw;
 
 /// A number as a damaged or foreign log may hold it.
@@ -59,8 +60,8 @@ fn log() -> impl Strategy<Value = Vec<u8>> {
 
 fn message() -> impl Strategy<Value = Message> {
     let keys = [
-        '\t', '\n', 'q', '?', 's', 'y', 'x', 'o', 'r', '+', '-', 'h', 'l', '0', 'f', 'p', 'c', ' ', '/', 'X', 'j', 'k',
-        ']', '[', '4', '5', 'd',
+        '\t', '\n', 'q', '?', 's', 'y', 'x', 'o', 'r', '+', '-', 'h', 'l', '0', 'f', 'p', 'b', 'c', ' ', '/', 'X', 'j',
+        'k', ']', '[', '4', '5', 'd',
     ];
     let key = |char| {
         let code = match char {
@@ -108,11 +109,16 @@ proptest! {
         EventReader::new(file.path()).scan(|event| events.push(event)).expect("any bytes are a log");
         let mut app = app(look, status);
         update(&mut app, Message::Resize(width, height));
-        update(&mut app, Message::Events { run: 0, events });
-        draw(&app, width, height);
+        update(&mut app, Message::News(0, News::Events(events)));
+        let draws = |app: &App| {
+            let frame = draw(app, width, height);
+            // What a log holds must not reach the terminal as a command.
+            assert!(frame.content.iter().all(|cell| !cell.symbol().contains(char::is_control)));
+        };
+        draws(&app);
         for message in messages {
             update(&mut app, message);
-            draw(&app, width, height);
+            draws(&app);
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use tonfall_recipes::events::{Lengths, Phase};
+use tonfall_recipes::events::{Lengths, Packing, Phase};
 use tonfall_recipes::{Event, EventKind};
 
-use crate::app::{App, Message, update};
+use crate::app::{App, Read};
 use crate::summary::Status;
 use crate::theme::Look;
+use crate::update::{Message, News, update};
 
 const STEPS: u64 = 200;
 /// 2026-11-02 22:00:00 UTC
@@ -56,6 +57,7 @@ impl Teller {
             tokens: 412_008,
             trained_tokens: 208_113,
             lengths: Some(Lengths { median: 241, p90: 402, p99: 508, max: 512 }),
+            packing: Some(Packing { sequences: 803, filled: 0.982 }),
         });
         self.samples(0, &["delivery"]);
         self.tell(EventKind::Eval { step: 0, loss: 2.914, tokens: 9_120 });
@@ -172,12 +174,17 @@ pub(super) fn app(look: Look, status: Status) -> App {
     for (run, (id, status, created)) in shown.into_iter().enumerate() {
         let Story { events, held } = story(status);
         let bytes = events.len() as u64 * 200;
-        update(&mut app, Message::Found { id: id.to_owned() });
-        update(&mut app, Message::Opened { run, created: created.to_owned() });
-        update(&mut app, Message::Restart { run, whole: run == 0 });
-        update(&mut app, Message::Events { run, events });
-        update(&mut app, Message::Read { run, bytes, of: bytes, damaged: 0, unknown: 0 });
-        update(&mut app, Message::Held { run, held, stop_requested: false });
+        update(&mut app, Message::Found(id.to_owned()));
+        let news = [
+            News::Opened { created: created.to_owned() },
+            News::Restart { whole: run == 0 },
+            News::Events(events),
+            News::Read(Read { bytes, of: bytes, ..Read::default() }),
+            News::Held { held, stop_requested: false },
+        ];
+        for news in news {
+            update(&mut app, Message::News(run, news));
+        }
     }
     update(&mut app, Message::Tick(0.5));
     app

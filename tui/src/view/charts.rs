@@ -6,14 +6,18 @@
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
 
 use super::block;
+use super::status::remark;
+use super::words::{bar, fitted, wrapped};
 use crate::app::{App, Run};
 use crate::chart::{Chart, Curve, Labels, Marks, Point, Scale};
 use crate::layout::Panel;
-use crate::numbers::short;
+use crate::numbers::{flops, short};
 use crate::run::{Metric, RunData};
 use crate::series::{Axis, Series};
+use crate::summary::Status;
 use crate::theme::Role;
 
 /// Share of the values that may lie outside when outliers are cut, at each end.
@@ -25,31 +29,56 @@ pub(super) fn loss(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let runs = followed(app);
     let x = horizontal(app, &runs);
     let (mut curves, mut marks) = (Vec::new(), Vec::new());
-    let past = app.charts.past();
+    let past = app.plot.past();
     let alone = runs.len() < 2;
     let loss = Metric::Loss.index();
     for (number, (_, data)) in runs.iter().enumerate() {
-        let raw = points(&data.steps, loss, app.charts.axis, &x);
-        if past == 0.0 || (number == 0 && app.charts.raw) {
+        let raw = points(&data.steps, loss, app.plot.axis, &x);
+        if past == 0.0 || (number == 0 && app.plot.raw) {
             let role = if past == 0.0 { Role::Curve(number) } else { Role::Faint };
             let tag = if past == 0.0 { tag(number, alone) } else { None };
             curves.push(Curve { points: raw, role, ascii: '.', tag });
         }
         if past > 0.0 {
-            let points = smoothed(&data.steps, loss, past, app.charts.axis, &x);
+            let points = smoothed(&data.steps, loss, past, app.plot.axis, &x);
             let ascii = if alone { '*' } else { tag(number, alone).unwrap_or('*') };
             curves.push(Curve { points, role: Role::Curve(number), ascii, tag: tag(number, alone) });
         }
-        let points = points(&data.evals, 0, app.charts.axis, &x);
+        let points = points(&data.evals, 0, app.plot.axis, &x);
         let role = if alone { Role::Eval } else { Role::Curve(number) };
         marks.push(Marks { points, role, symbol: app.look.symbol("◆", "E") });
     }
-    let y = vertical(app, &curves, &marks, Labels::Measure);
-    let title = title(app, &runs);
-    let block = block(app, Panel::Loss, title);
+    let block = block(app, Panel::Loss, title(app, &runs, area.width));
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    frame.render_widget(Chart { x, y, curves, marks, look: app.look }, inner);
+    let is_empty =
+        curves.iter().all(|curve| curve.points.is_empty()) && marks.iter().all(|marks| marks.points.is_empty());
+    match app.run().filter(|_| is_empty) {
+        Some(run) => waiting(app, run, frame, inner),
+        None => {
+            let y = vertical(app, &curves, &marks, Labels::Measure);
+            frame.render_widget(Chart { x, y, curves, marks, look: app.look }, inner);
+        }
+    }
+}
+
+/// What a run does, or why it ended, as long as there is no curve.
+fn waiting(app: &App, run: &Run, frame: &mut Frame<'_>, area: Rect) {
+    let status = run.status();
+    let nothing = match status {
+        Status::Waiting => "waiting for the run to begin",
+        _ => "nothing measured yet",
+    };
+    let text = remark(app, run).unwrap_or_else(|| nothing.to_owned());
+    let room = usize::from(area.width.min(60)).saturating_sub(2);
+    let mut lines: Vec<Line<'_>> = wrapped(&text, room).into_iter().map(Line::from).collect();
+    if let Some((_, done, total)) = run.summary.phase.filter(|(_, _, total)| status.is_alive() && *total > 0) {
+        lines.extend([Line::default(), Line::from(bar(done as f64 / total as f64, app.look))]);
+    }
+    let above = area.height.saturating_sub(lines.len() as u16) / 2;
+    let middle = Rect { y: area.y + above, height: area.height - above, ..area };
+    let role = if status.is_alive() { Role::Faint } else { Role::Plain };
+    frame.render_widget(Paragraph::new(lines).centered().style(app.look.style(role)), middle);
 }
 
 /// One of the smaller charts.
@@ -65,7 +94,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
     let alone = runs.len() < 2;
     let mut curves = Vec::new();
     for (number, (_, data)) in runs.iter().enumerate() {
-        let points = points(&data.steps, metric.index(), app.charts.axis, &x);
+        let points = points(&data.steps, metric.index(), app.plot.axis, &x);
         let ascii = if alone { '*' } else { tag(number, alone).unwrap_or('*') };
         curves.push(Curve { points, role: Role::Curve(number), ascii, tag: tag(number, alone) });
     }
@@ -77,7 +106,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
                 let (rate, share) = now.map_or((None, None), |now| data.flops(now.tokens_per_second));
                 match (rate, share) {
                     (_, Some(share)) => text = format!(" {name}  MFU {:.0}% ", share * 100.0),
-                    (Some(rate), None) => text = format!(" {name}  {}FLOP/s ", short(rate)),
+                    (Some(rate), None) => text = format!(" {name}  {} ", flops(rate)),
                     (None, None) => {}
                 }
             }
@@ -85,7 +114,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
                 // The accelerator's memory is the scarce one where there is an accelerator.
                 let has_accelerator = now.is_some_and(|now| now.accelerator_bytes.is_some());
                 if has_accelerator {
-                    let points = points(&data.steps, Metric::AcceleratorMemory.index(), app.charts.axis, &x);
+                    let points = points(&data.steps, Metric::AcceleratorMemory.index(), app.plot.axis, &x);
                     curves.push(Curve { points, role: Role::Eval, ascii: 'v', tag: None });
                     text = format!(" memory  host {}  vram {} ", line_symbol(app), app.look.symbol("═", "v"));
                 } else {
@@ -95,7 +124,8 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
             _ => {}
         }
     }
-    let y = vertical(app, &curves, &[], labels);
+    // From zero, so that a ripple does not look like a storm.
+    let y = vertical(app, &curves, &[], labels).from_zero();
     let block = block(app, panel, text);
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -116,15 +146,15 @@ fn line_symbol(app: &App) -> &'static str {
     app.look.symbol("─", "*")
 }
 
-fn title(app: &App, runs: &[(&Run, &RunData)]) -> Line<'static> {
+fn title(app: &App, runs: &[(&Run, &RunData)], width: u16) -> Line<'static> {
     let style = |role| app.look.style(role);
     let mut spans = vec![Span::raw(" loss ")];
-    let past = app.charts.past();
+    let past = app.plot.past();
     if runs.len() < 2 {
         match past {
             0.0 => spans.push(Span::styled(format!(" raw {}", app.look.symbol("─", ".")), style(Role::Curve(0)))),
             _ => {
-                if app.charts.raw {
+                if app.plot.raw {
                     spans.push(Span::styled(format!(" raw {}", app.look.symbol("·", ".")), style(Role::Faint)));
                 }
                 spans.push(Span::styled(format!("  ema {past} {}", line_symbol(app)), style(Role::Curve(0))));
@@ -132,8 +162,11 @@ fn title(app: &App, runs: &[(&Run, &RunData)]) -> Line<'static> {
         }
         spans.push(Span::styled(format!("  eval {}", app.look.symbol("◆", "E")), style(Role::Eval)));
     } else {
+        // The frame and "loss" need room as well; names are more important than the notes behind them.
+        let each = usize::from(width).saturating_sub(8) / runs.len();
         for (number, (run, _)) in runs.iter().enumerate() {
-            let name = format!(" {} {} ", tag(number, false).unwrap_or('?'), run.id);
+            let name = fitted(&run.id, each.saturating_sub(4), app.look);
+            let name = format!(" {} {name} ", tag(number, false).unwrap_or('?'));
             spans.push(Span::styled(name, style(Role::Curve(number))));
         }
     }
@@ -142,18 +175,18 @@ fn title(app: &App, runs: &[(&Run, &RunData)]) -> Line<'static> {
     if gaps > 0 {
         notes.push(format!("{gaps} not finite"));
     }
-    if app.charts.log {
+    if app.plot.log {
         notes.push("log".to_owned());
     }
-    if app.charts.axis != Axis::Step {
-        notes.push(format!("by {}", app.charts.axis.name()));
+    if app.plot.axis != Axis::Step {
+        notes.push(format!("by {}", app.plot.axis.name()));
     }
-    if app.charts.cut_outliers {
+    if app.plot.cut_outliers {
         notes.push("98%".to_owned());
     }
-    if app.charts.span < 1.0 {
-        let follows = if app.charts.end.is_none() { ", follows" } else { "" };
-        notes.push(format!("zoom {}x{follows}", short(1.0 / app.charts.span)));
+    if app.plot.is_zoomed() {
+        let follows = if app.plot.follows() { ", follows" } else { "" };
+        notes.push(format!("zoom {}x{follows}", short(app.plot.magnification())));
     }
     spans.push(Span::raw(if notes.is_empty() { " ".to_owned() } else { format!("  {} ", notes.join(", ")) }));
     Line::from(spans)
@@ -161,13 +194,13 @@ fn title(app: &App, runs: &[(&Run, &RunData)]) -> Line<'static> {
 
 /// What is seen of the whole, which goes from 0 to the newest point of all runs.
 fn horizontal(app: &App, runs: &[(&Run, &RunData)]) -> Scale {
-    let axis = app.charts.axis;
+    let axis = app.plot.axis;
     let ends = runs.iter().flat_map(|(_, data)| {
         let steps = data.steps.last().map(|bucket| bucket.x(axis));
         steps.into_iter().chain(data.evals.last().map(|bucket| bucket.x(axis)))
     });
     let whole = ends.filter(|end| end.is_finite()).fold(0.0, f64::max);
-    let (start, end) = app.charts.window();
+    let (start, end) = app.plot.window();
     let labels = if axis == Axis::Time { Labels::Time } else { Labels::Count };
     Scale::new(start * whole, end * whole, false, labels)
 }
@@ -200,7 +233,7 @@ fn visible<'a, const N: usize>(series: &'a Series<N>, axis: Axis, x: &Scale) -> 
 
 /// Bounds for everything that is drawn.
 fn vertical(app: &App, curves: &[Curve], marks: &[Marks], labels: Labels) -> Scale {
-    let log = app.charts.log;
+    let log = app.plot.log;
     let usable = |value: &f64| value.is_finite() && value.abs() < 1e30 && !(log && *value <= 0.0);
     let of_curves = curves.iter().flat_map(|curve| &curve.points);
     let all = || of_curves.clone().chain(marks.iter().flat_map(|marks| &marks.points));
@@ -208,7 +241,7 @@ fn vertical(app: &App, curves: &[Curve], marks: &[Marks], labels: Labels) -> Sca
         .flat_map(|point| [point.low, point.high])
         .filter(usable)
         .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
-    if app.charts.cut_outliers {
+    if app.plot.cut_outliers {
         let mut values: Vec<f64> = all().flat_map(|point| [point.low, point.high]).filter(usable).collect();
         let last = values.len().saturating_sub(1);
         let place = (values.len() as f64 * OUTLIERS) as usize;

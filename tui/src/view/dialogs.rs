@@ -8,6 +8,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 
+use super::words::{fitted, wrapped};
 use super::{framed, popup, status};
 use crate::app::{App, Mode, STOP_WORD};
 use crate::keys::BINDINGS;
@@ -31,7 +32,8 @@ pub(super) fn foot(app: &App, width: u16) -> Line<'static> {
         ));
     }
     if let Some((_, notice)) = &app.notice {
-        return Line::styled(format!(" {notice}"), app.look.style(Role::Strong));
+        let notice = fitted(&format!(" {notice}"), usize::from(width), app.look);
+        return Line::styled(notice, app.look.style(Role::Strong));
     }
     let mut line = Line::default();
     for binding in BINDINGS {
@@ -77,23 +79,6 @@ pub(super) fn help(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let more = if hidden > scroll { " help   j k scroll, other keys close " } else { " help   any key closes " };
     let block = framed(app, Role::Focus, more);
     frame.render_widget(Paragraph::new(lines).scroll((scroll, 0)).block(block), place);
-}
-
-/// Words in lines of at most `width` characters.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = vec![String::new()];
-    for word in text.split_whitespace() {
-        let Some(line) = lines.last_mut() else { break };
-        if line.is_empty() {
-            line.push_str(word);
-        } else if line.chars().count() + 1 + word.chars().count() <= width {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(word.to_owned());
-        }
-    }
-    lines
 }
 
 pub(super) fn stop(app: &App, run: usize, typed: &str, frame: &mut Frame<'_>, area: Rect) {

@@ -1,84 +1,108 @@
 //! The panels that are numbers.
 //!
-//! Responsible for: "now" (the latest step, evaluation, memory, speed, verdict) and "data" (examples, lengths, packing).
+//! Responsible for: "now" (the latest step, evaluation, memory, speed, how the run ended) and "data" (examples, lengths,
+//! packing, the gate's verdict).
 //! Must not depend on: charts, lists.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Paragraph, Wrap};
+use ratatui::widgets::Paragraph;
 
-use super::block;
+use super::words::{bar, wrapped};
+use super::{block, status};
 use crate::app::{App, Run};
 use crate::layout::Panel;
-use crate::numbers::{bytes, duration, grouped, measure, scientific, short};
+use crate::numbers::{bytes, duration, flops, grouped, measure, scientific, short};
 use crate::run::{DataFacts, Metric, RunData};
+use crate::series::Axis;
+use crate::summary::Status;
 use crate::theme::Role;
 
 /// Characters of a name in front of its value.
 const NAME: usize = 8;
-/// Characters of a bar.
-const BAR: usize = 10;
+
+/// Names and values, one below the other; values that are too long go on in the next line.
+struct Rows<'a> {
+    app: &'a App,
+    room: usize,
+    lines: Vec<Line<'static>>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(app: &'a App, area: Rect) -> Self {
+        Self { app, room: usize::from(area.width).saturating_sub(NAME), lines: Vec::new() }
+    }
+
+    fn row(&mut self, name: &str, value: impl AsRef<str>) {
+        self.styled(name, value.as_ref(), Role::Plain);
+    }
+
+    fn styled(&mut self, name: &str, value: &str, role: Role) {
+        for (index, part) in wrapped(value, self.room).into_iter().enumerate() {
+            let name = if index == 0 { name } else { "" };
+            let name = Span::styled(format!("{name:<NAME$}"), self.app.look.style(Role::Faint));
+            self.lines.push(Line::from(vec![name, Span::styled(part, self.app.look.style(role))]));
+        }
+    }
+
+    fn draw(self, panel: Panel, title: &str, frame: &mut Frame<'_>, area: Rect) {
+        let block = block(self.app, panel, title);
+        let scroll = self.app.scroll[panel.index()].min(self.lines.len().saturating_sub(1)) as u16;
+        frame.render_widget(Paragraph::new(self.lines).scroll((scroll, 0)).block(block), area);
+    }
+}
 
 pub(super) fn now(app: &App, frame: &mut Frame<'_>, area: Rect) {
-    let block = block(app, Panel::Now, " now ");
-    let mut rows: Vec<Line<'_>> = Vec::new();
+    let mut rows = Rows::new(app, super::inside(area));
     if let Some(run) = app.run() {
-        training(app, run, &mut rows);
-        memory(app, run, &mut rows);
-        judgement(app, run, &mut rows);
-        reading(app, run, &mut rows);
+        training(run, &mut rows);
+        memory(run, &mut rows);
+        end(run, &mut rows);
+        reading(run, &mut rows);
     }
-    if rows.is_empty() {
-        rows.push(Line::styled("no step yet", app.look.style(Role::Faint)));
+    if rows.lines.is_empty() {
+        rows.lines.push(Line::styled("no step yet", app.look.style(Role::Faint)));
     }
-    let scroll = app.scroll[Panel::Now.index()].min(rows.len()) as u16;
-    frame.render_widget(Paragraph::new(rows).scroll((scroll, 0)).block(block), area);
+    rows.draw(Panel::Now, " now ", frame, area);
 }
 
-fn row(app: &App, name: &str, value: String) -> Line<'static> {
-    Line::from(vec![Span::styled(format!("{name:<NAME$}"), app.look.style(Role::Faint)), Span::raw(value)])
-}
-
-fn training(app: &App, run: &Run, rows: &mut Vec<Line<'_>>) {
+fn training(run: &Run, rows: &mut Rows<'_>) {
     let data = run.data.as_deref();
     if let Some(now) = run.summary.now {
-        let past = app.charts.past();
+        let past = rows.app.plot.past();
         let smooth = data.and_then(|data| data.steps.smoothed(Metric::Loss.index(), past).last().copied());
-        let smooth =
-            smooth.filter(|_| past > 0.0).map_or_else(String::new, |ema| format!("  ema {}", measure(f64::from(ema))));
-        rows.push(row(app, "loss", format!("{}{smooth}", measure(now.loss))));
+        let smooth = smooth.filter(|_| past > 0.0).map(|ema| format!(", ema {}", measure(f64::from(ema))));
+        rows.row("loss", format!("{}{}", measure(now.loss), smooth.unwrap_or_default()));
     }
     if let Some((step, loss)) = run.summary.eval {
         let best = run.summary.best();
         let is_best = best.is_some_and(|(at, _)| at == step);
-        let best =
-            best.filter(|_| !is_best).map_or_else(String::new, |(at, loss)| format!("best {} @{at}", measure(loss)));
-        let here = if is_best { format!("@{step}, the best") } else { format!("@{step}") };
-        rows.push(row(app, "eval", format!("{} {here}", measure(loss))));
-        if !best.is_empty() {
-            rows.push(row(app, "", best));
+        rows.row("eval", format!("{} @{step}{}", measure(loss), if is_best { ", the best" } else { "" }));
+        if let Some((at, best)) = best.filter(|_| !is_best) {
+            rows.row("", format!("best {} @{at}", measure(best)));
         }
     }
     if let Some(now) = run.summary.now {
-        rows.push(row(app, "lr", scientific(now.lr)));
-        rows.push(row(app, "|g|", measure(now.grad_norm)));
-        rows.push(row(app, "speed", format!("{} tok/s", short(now.tokens_per_second))));
-        if let Some(data) = data {
-            match data.flops(now.tokens_per_second) {
-                (_, Some(share)) => rows.push(row(app, "MFU", format!("{:.1}%", share * 100.0))),
-                (Some(rate), None) => rows.push(row(app, "compute", format!("{}FLOP/s", short(rate)))),
-                (None, None) => {}
-            }
+        rows.row("lr", scientific(now.lr));
+        rows.row("|g|", measure(now.grad_norm));
+        rows.row("speed", format!("{} tok/s", short(now.tokens_per_second)));
+        match data.map(|data| data.flops(now.tokens_per_second)) {
+            Some((_, Some(share))) => rows.row("MFU", format!("{:.1}%", share * 100.0)),
+            Some((Some(rate), None)) => rows.row("compute", flops(rate)),
+            _ => {}
         }
     }
     if let Some(seconds) = data.and_then(RunData::seconds_per_step) {
         let each = if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.2} s") };
-        rows.push(row(app, "step", each));
+        rows.row("step", each);
+    }
+    if let Some(last) = data.and_then(|data| data.steps.last()) {
+        rows.row("trained", duration(last.x(Axis::Time)));
     }
 }
 
-fn memory(app: &App, run: &Run, rows: &mut Vec<Line<'_>>) {
+fn memory(run: &Run, rows: &mut Rows<'_>) {
     let Some(now) = run.summary.now else { return };
     let device = run.data.as_deref().and_then(|data| data.device.as_ref());
     let of = [device.and_then(|device| device.memory_bytes), device.and_then(|device| device.host_memory_bytes)];
@@ -86,93 +110,87 @@ fn memory(app: &App, run: &Run, rows: &mut Vec<Line<'_>>) {
         let Some(used) = used.map(|used| used as f64) else { continue };
         match all.filter(|all| *all > 0).map(|all| all as f64) {
             Some(all) => {
-                rows.push(row(app, name, format!("{} of {}", bytes(used), bytes(all))));
-                rows.push(row(app, "", bar(app, used / all)));
+                rows.row(name, format!("{} of {}", bytes(used), bytes(all)));
+                rows.row("", bar(used / all, rows.app.look));
             }
-            None => rows.push(row(app, name, bytes(used))),
+            None => rows.row(name, bytes(used)),
         }
     }
     if let Some(predicted) = run.data.as_deref().and_then(|data| data.predicted_bytes) {
-        rows.push(row(app, "", format!("{} predicted", bytes(predicted as f64))));
+        rows.row("", format!("{} predicted", bytes(predicted as f64)));
     }
 }
 
-/// A share as a bar: `▇▇▇▇▇▇╌╌╌╌  61%`
-fn bar(app: &App, share: f64) -> String {
-    let share = share.clamp(0.0, 1.0);
-    let full = (share * BAR as f64).round() as usize;
-    let (on, off) = (app.look.symbol("▇", "#"), app.look.symbol("╌", "."));
-    format!("{}{} {:.0}%", on.repeat(full), off.repeat(BAR - full), share * 100.0)
-}
-
-fn judgement(app: &App, run: &Run, rows: &mut Vec<Line<'_>>) {
-    if let Some(verdict) = &run.summary.verdict {
-        let (word, role) = if verdict.passed { ("passed", Role::Good) } else { ("failed", Role::Bad) };
-        let name = Span::styled(format!("{:<NAME$}", "gate"), app.look.style(Role::Faint));
-        rows.push(Line::from(vec![name, Span::styled(word, app.look.style(role))]));
-    }
+/// What the gate said, how the run ended, and how it goes on.
+fn end(run: &Run, rows: &mut Rows<'_>) {
+    verdict(run, rows);
     if let Some(name) = &run.summary.published {
-        rows.push(row(app, "current", name.clone()));
+        rows.styled("current", name, Role::Good);
     }
-    if let Some(t) = run.data.as_deref().and_then(|data| data.steps.last()) {
-        rows.push(row(app, "trained", duration(t.x(crate::series::Axis::Time))));
+    let status = run.status();
+    if matches!(status, Status::Interrupted | Status::Diverged | Status::Failed) {
+        rows.styled("ended", &status::remark(rows.app, run).unwrap_or_default(), Role::Bad);
     }
+    if status == Status::Interrupted {
+        rows.row("go on", format!("tonfall resume {}", run.id));
+    }
+}
+
+fn verdict(run: &Run, rows: &mut Rows<'_>) {
+    let Some(verdict) = &run.summary.verdict else { return };
+    let (word, role) = if verdict.passed { ("passed", Role::Good) } else { ("failed", Role::Bad) };
+    rows.styled("gate", word, role);
+    verdict.reasons.iter().for_each(|reason| rows.row("", reason));
 }
 
 /// What the log holds that could not be shown.
-fn reading(app: &App, run: &Run, rows: &mut Vec<Line<'_>>) {
-    if run.damaged > 0 {
-        rows.push(Line::styled(format!("{} damaged lines skipped", run.damaged), app.look.style(Role::Bad)));
+fn reading(run: &Run, rows: &mut Rows<'_>) {
+    if run.read.damaged > 0 {
+        rows.styled("log", &format!("{} damaged lines skipped", run.read.damaged), Role::Bad);
     }
-    if run.unknown > 0 {
-        rows.push(Line::styled(format!("{} lines of a newer tonfall", run.unknown), app.look.style(Role::Faint)));
+    if run.read.unknown > 0 {
+        rows.row("log", format!("{} lines of a newer tonfall", run.read.unknown));
     }
 }
 
 pub(super) fn data(app: &App, frame: &mut Frame<'_>, area: Rect) {
-    let block = block(app, Panel::Data, " data and gate ");
-    let run = app.run();
-    let mut rows = Vec::new();
-    if let Some(data) = run.and_then(|run| run.data.as_deref()) {
+    let mut rows = Rows::new(app, super::inside(area));
+    if let Some(data) = app.data() {
         if let Some(facts) = &data.data {
-            examples(app, facts, &mut rows);
+            examples(facts, &mut rows);
         }
         if let Some((tokens, trained)) = data.step_tokens {
-            rows.push(row(app, "step", format!("{} tokens, {} trained", grouped(tokens), percent(trained, tokens))));
+            rows.row("step", format!("{} tokens, {} trained", grouped(tokens), percent(trained, tokens)));
         }
         if let Some(parameters) = data.trainable_parameters {
-            rows.push(row(app, "trained", format!("{} parameters", short(parameters as f64))));
+            rows.row("trains", format!("{} parameters", short(parameters as f64)));
         }
         if let Some(device) = &data.device {
-            rows.push(row(app, "device", device.name.clone()));
+            rows.row("device", &device.name);
         }
     }
-    match run.and_then(|run| run.summary.verdict.as_ref()) {
-        Some(verdict) => {
-            let (word, role) = if verdict.passed { ("passed", Role::Good) } else { ("failed", Role::Bad) };
-            let name = Span::styled(format!("{:<NAME$}", "gate"), app.look.style(Role::Faint));
-            rows.push(Line::from(vec![name, Span::styled(word, app.look.style(role))]));
-            rows.extend(verdict.reasons.iter().map(|reason| row(app, "", reason.clone())));
-        }
-        None => rows.push(row(app, "gate", "no verdict".to_owned())),
+    match app.run().filter(|run| run.summary.verdict.is_some()) {
+        Some(run) => verdict(run, &mut rows),
+        None => rows.row("gate", "no verdict"),
     }
-    let scroll = app.scroll[Panel::Data.index()].min(rows.len().saturating_sub(1)) as u16;
-    frame.render_widget(Paragraph::new(rows).wrap(Wrap { trim: false }).scroll((scroll, 0)).block(block), area);
+    rows.draw(Panel::Data, " data and gate ", frame, area);
 }
 
-fn examples(app: &App, facts: &DataFacts, rows: &mut Vec<Line<'_>>) {
-    let DataFacts { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths } = facts;
-    rows.push(row(app, "train", format!("{} examples", grouped(*train_examples))));
-    rows.push(row(app, "eval", format!("{} held out", grouped(*eval_examples))));
-    rows.push(row(app, "tokens", format!("{}, {} trained", grouped(*tokens), percent(*trained_tokens, *tokens))));
+fn examples(facts: &DataFacts, rows: &mut Rows<'_>) {
+    let DataFacts { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths, packing } = facts;
+    rows.row("train", format!("{} examples", grouped(*train_examples)));
+    rows.row("eval", format!("{} held out", grouped(*eval_examples)));
+    rows.row("tokens", format!("{}, {} trained", grouped(*tokens), percent(*trained_tokens, *tokens)));
     if let Some(lengths) = lengths {
-        let text = format!("half up to {}, 90% {}, 99% {}", lengths.median, lengths.p90, lengths.p99);
-        rows.push(row(app, "lengths", text));
-        rows.push(row(app, "", format!("longest {}", grouped(lengths.max))));
+        let [median, p90, p99, max] = [lengths.median, lengths.p90, lengths.p99, lengths.max].map(grouped);
+        rows.row("lengths", format!("half up to {median}, 90% {p90}, 99% {p99}, longest {max}"));
+    }
+    if let Some(packing) = packing {
+        let sequences = grouped(packing.sequences);
+        rows.row("packed", format!("{sequences} sequences, {:.1}% filled", 100.0 * packing.filled));
     }
     for (reason, count) in dropped {
-        let name = Span::styled(format!("{:<NAME$}", "dropped"), app.look.style(Role::Bad));
-        rows.push(Line::from(vec![name, Span::raw(format!("{count}: {reason}"))]));
+        rows.styled("dropped", &format!("{count}: {reason}"), Role::Bad);
     }
 }
 

@@ -3,53 +3,77 @@
 //! Responsible for: events, samples before and after with their terms marked, and the table of runs.
 //! Must not depend on: charts.
 
+use std::collections::VecDeque;
+
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 
-use super::{block, status};
-use crate::app::{App, first_row};
+use super::words::{fitted, wrapped};
+use super::{block, inside, status};
+use crate::app::App;
+use crate::input::first_row;
 use crate::layout::Panel;
 use crate::numbers::{clock, measure};
-use crate::run::{Answer, Weight};
+use crate::run::{Answer, Line as Event, Weight};
 use crate::theme::{Look, Role};
 
+/// Characters of a time in front of an event.
+const TIME: usize = 6;
+
 pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
-    let room = usize::from(area.height.saturating_sub(2));
-    let data = app.run().and_then(|run| run.data.as_deref());
-    let count = data.map_or(0, |data| data.lines.len());
-    // Counted from the newest line, which stands at the bottom.
-    let below = app.scroll[Panel::Events.index()].min(count.saturating_sub(room));
-    let end = count - below;
-    let start = end.saturating_sub(room);
+    let inner = inside(area);
+    let (room, text_room) = (usize::from(inner.height), usize::from(inner.width).saturating_sub(TIME));
+    let empty = VecDeque::new();
+    let all = app.data().map_or(&empty, |data| &data.lines);
+    // Counted from the newest event, which stands at the bottom; the oldest ones fill the panel.
+    let first_page = fitting(all.iter(), text_room, room);
+    let below = app.scroll[Panel::Events.index()].min(all.len() - first_page);
+    let end = all.len() - below;
+    let start = end - fitting(all.range(..end).rev(), text_room, room);
     let mut lines = Vec::with_capacity(room);
-    for line in data.into_iter().flat_map(|data| data.lines.range(start..end)) {
-        let role = match line.weight {
+    for event in all.range(start..end) {
+        let role = match event.weight {
             Weight::Plain => Role::Plain,
             Weight::Good => Role::Good,
             Weight::Bad => Role::Bad,
         };
-        let time = Span::styled(format!("{} ", clock(line.t)), app.look.style(Role::Faint));
-        lines.push(Line::from(vec![time, Span::styled(line.text.clone(), app.look.style(role))]));
+        for (index, text) in wrapped(&event.text, text_room).into_iter().enumerate() {
+            let time = if index == 0 { clock(event.t) } else { String::new() };
+            let time = Span::styled(format!("{time:<TIME$}"), app.look.style(Role::Faint));
+            lines.push(Line::from(vec![time, Span::styled(text, app.look.style(role))]));
+        }
     }
-    let left_out = data.map_or(0, |data| data.lines_left_out);
-    let above = start as u64 + left_out;
     let mut title = " events (UTC) ".to_owned();
-    if above > 0 {
-        title += &format!(" {above} above ");
+    let above = start as u64 + app.data().map_or(0, |data| data.lines_left_out);
+    for (count, place) in [(above, "above"), (below as u64, "below")] {
+        if count > 0 {
+            title += &format!(" {count} {place} ");
+        }
     }
-    if below > 0 {
-        title += &format!(" {below} below ");
+    if lines.len() > room {
+        title += " Enter shows all of it ";
     }
     frame.render_widget(Paragraph::new(lines).block(block(app, Panel::Events, title)), area);
 }
 
+/// How many whole events fit below each other; one at least, where there is one.
+fn fitting<'a>(events: impl Iterator<Item = &'a Event>, width: usize, room: usize) -> usize {
+    let mut used = 0;
+    let fits = |event: &&Event| {
+        used += wrapped(&event.text, width).len();
+        used <= room
+    };
+    let mut events = events.peekable();
+    let least = usize::from(events.peek().is_some());
+    events.take_while(fits).count().max(least)
+}
+
 pub(super) fn samples(app: &App, frame: &mut Frame<'_>, area: Rect) {
-    let data = app.run().and_then(|run| run.data.as_deref());
     let mut lines = Vec::new();
     let mut title = " samples ".to_owned();
-    if let Some(data) = data {
+    if let Some(data) = app.data() {
         let (before, after) = (&data.before, &data.after);
         let count = before.answers.len().max(after.answers.len());
         let at = app.scroll[Panel::Samples.index()].min(count.saturating_sub(1));
@@ -65,9 +89,11 @@ pub(super) fn samples(app: &App, frame: &mut Frame<'_>, area: Rect) {
         for (step, answer) in answers {
             let Some(answer) = answer else { continue };
             let mut spans = marked(answer, app.look);
-            if !answer.missing.is_empty() {
-                let missing = format!("  (missing: {})", answer.missing.join(", "));
-                spans.push(Span::styled(missing, app.look.style(Role::Faint)));
+            for (what, terms) in [("missing", &answer.missing), ("to avoid", &answer.violations)] {
+                if !terms.is_empty() {
+                    let note = format!("  ({what}: {})", terms.join(", "));
+                    spans.push(Span::styled(note, app.look.style(Role::Faint)));
+                }
             }
             lines.push(labelled(app.look, &format!("@{step}"), spans));
         }
@@ -149,7 +175,7 @@ pub(super) fn runs(app: &App, frame: &mut Frame<'_>, area: Rect) {
         let run = &app.runs[*index];
         let mark = if run.marked { app.look.symbol("✓", "x") } else { " " };
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), measure);
-        let name: String = run.id.chars().take(name_width).collect();
+        let name = fitted(&run.id, name_width, app.look);
         let badge = status::badge(run.status(), app.look);
         let padding = " ".repeat(14usize.saturating_sub(Line::from(badge.clone()).width()));
         let numbers = format!(

@@ -8,6 +8,7 @@ mod dialogs;
 mod facts;
 mod lists;
 mod status;
+mod words;
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -51,6 +52,11 @@ fn draw(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect) {
         Panel::Samples => lists::samples(app, frame, area),
         Panel::Runs => lists::runs(app, frame, area),
     }
+}
+
+/// What a panel's frame leaves free.
+fn inside(area: Rect) -> Rect {
+    Block::bordered().inner(area)
 }
 
 /// A panel's frame, brighter when the keys go there.

@@ -5,8 +5,9 @@
 
 use ratatui::text::{Line, Span};
 
-use crate::app::{App, Run};
-use crate::numbers::{duration, measure};
+use super::words::fitted;
+use crate::app::{App, Read, Run};
+use crate::numbers::{duration, grouped, measure};
 use crate::summary::Status;
 use crate::theme::{Look, Role};
 
@@ -53,7 +54,7 @@ pub(super) fn remark(app: &App, run: &Run) -> Option<String> {
     if let Some((phase, done, total)) = run.summary.phase.filter(|_| run.held) {
         return Some(match total {
             0 => phase.name().to_owned(),
-            _ => format!("{} {done}/{total}", phase.name()),
+            _ => format!("{}, {} of {}", phase.name(), grouped(done), grouped(total)),
         });
     }
     let silence = app.silence(run);
@@ -66,8 +67,6 @@ pub(super) fn header(app: &App, width: u16) -> Line<'static> {
     let Some(run) = app.run() else {
         return Line::from(" tonfall: no run yet");
     };
-    let mut spans =
-        vec![Span::styled(format!(" {}  ", run.id), app.look.style(Role::Strong)), badge(run.status(), app.look)];
     let mut text = String::new();
     if run.summary.total_steps > 0 {
         text += &format!("  step {}/{}", run.summary.step, run.summary.total_steps);
@@ -78,28 +77,26 @@ pub(super) fn header(app: &App, width: u16) -> Line<'static> {
     if let Some(eta) = app.eta() {
         text += &format!("  eta {}", duration(eta));
     }
-    spans.push(Span::raw(text));
-    if let Some(remark) = remark(app, run) {
-        let role = if run.status().is_alive() { Role::Faint } else { Role::Plain };
-        spans.push(Span::styled(format!("  {remark}"), app.look.style(role)));
-    }
-    let (bytes, of) = run.read;
     let mut right = String::new();
+    let Read { bytes, of, .. } = run.read;
     if of > bytes && of - bytes > 1 << 20 {
-        right += &format!("reading {}%  ", bytes.saturating_mul(100) / of.max(1));
+        right += &format!("  reading {}%", bytes.saturating_mul(100) / of.max(1));
     }
-    if app.frozen {
-        right += "FROZEN  ";
+    if app.frozen.is_some() {
+        right += "  FROZEN";
     }
     if run.summary.attempt > 0 {
-        right += &format!("attempt {} ", run.summary.attempt);
+        right += &format!("  attempt {} ", run.summary.attempt);
     }
-    let mut line = Line::from(spans);
-    let room = usize::from(width).saturating_sub(line.width() + right.chars().count());
-    if room > 0 {
-        line.push_span(Span::raw(" ".repeat(room)));
-        line.push_span(Span::raw(right));
+    let name = Span::styled(format!(" {}  ", run.id), app.look.style(Role::Strong));
+    let mut line = Line::from(vec![name, badge(run.status(), app.look), Span::raw(text)]);
+    let free = usize::from(width).saturating_sub(line.width() + right.chars().count());
+    if let Some(remark) = remark(app, run).filter(|_| free > 3) {
+        let role = if run.status().is_alive() { Role::Faint } else { Role::Plain };
+        line.push_span(Span::styled(format!("  {}", fitted(&remark, free - 2, app.look)), app.look.style(role)));
     }
+    let free = usize::from(width).saturating_sub(line.width());
+    line.push_span(Span::raw(format!("{right:>free$}")));
     line
 }
 
@@ -109,6 +106,9 @@ pub(super) fn one_line(app: &App) -> Line<'static> {
         return Line::from("tonfall: no run yet");
     };
     let mut text = String::new();
+    if let Some((_, done, total)) = run.summary.phase.filter(|(_, _, total)| run.held && *total > 0) {
+        text += &format!(" {:.0}%", done as f64 / total as f64 * 100.0);
+    }
     if run.summary.total_steps > 0 {
         text += &format!(" {}/{}", run.summary.step, run.summary.total_steps);
     }

@@ -1,0 +1,110 @@
+//! What changes the state.
+//!
+//! Responsible for: `update`, which turns news, keys and the mouse into a new state. Pure: no clock, no files, no terminal.
+//! Must not depend on: where news comes from.
+
+use ratatui::crossterm::event::{KeyEvent, KeyEventKind, MouseEvent};
+use ratatui::layout::Rect;
+use tonfall_recipes::Event;
+
+use crate::app::{App, Read, Run};
+use crate::input;
+use crate::summary::Summary;
+
+/// Seconds for which a message stays.
+const NOTICE_SECONDS: f64 = 8.0;
+
+/// What comes from outside.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The time in seconds; only differences count.
+    Tick(f64),
+    /// A run was found; its number is how many there were.
+    Found(String),
+    /// News of a run, by its number.
+    News(usize, News),
+    /// Something to say for a while.
+    Notice(String),
+    Key(KeyEvent),
+    Mouse(MouseEvent),
+    Resize(u16, u16),
+}
+
+/// What happened to a run.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Its directory is there.
+    Opened {
+        created: String,
+    },
+    /// It is read from its beginning; with everything, or only for its line in the table.
+    Restart {
+        whole: bool,
+    },
+    /// From now on it is only a line in the table.
+    Forget,
+    Events(Vec<Event>),
+    Read(Read),
+    /// Whether a process works on it, and whether somebody asked it to stop.
+    Held {
+        held: bool,
+        stop_requested: bool,
+    },
+    /// Why it can't be read, or that it can.
+    Fault(Option<String>),
+}
+
+/// What the outside has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Quit,
+    RequestStop { run: usize },
+}
+
+/// The next state, and what the outside has to do.
+pub(crate) fn update(app: &mut App, message: Message) -> Option<Effect> {
+    match message {
+        Message::Tick(clock) => {
+            app.clock = clock;
+            app.notice = app.notice.take().filter(|(since, _)| clock - since < NOTICE_SECONDS);
+        }
+        Message::Found(id) => app.runs.push(Run { id, heard: app.clock, ..Run::default() }),
+        Message::News(run, news) => {
+            let clock = app.clock;
+            if let Some(run) = app.runs.get_mut(run) {
+                learn(run, news, clock);
+            }
+        }
+        Message::Notice(text) => app.notice = Some((app.clock, text)),
+        Message::Resize(width, height) => app.size = Rect::new(0, 0, width, height),
+        Message::Key(key) if key.kind == KeyEventKind::Release => {}
+        Message::Key(key) => return input::key(app, key),
+        Message::Mouse(event) => input::mouse(app, event),
+    }
+    None
+}
+
+fn learn(run: &mut Run, news: News, clock: f64) {
+    match news {
+        News::Opened { created } => run.created = created,
+        News::Restart { whole } => {
+            (run.summary, run.read) = (Summary::default(), Read::default());
+            run.data = whole.then(Box::default);
+        }
+        News::Forget => run.data = None,
+        News::Events(events) => {
+            if !events.is_empty() {
+                run.heard = clock;
+            }
+            for event in events {
+                run.summary.observe(&event);
+                if let Some(data) = &mut run.data {
+                    data.observe(event);
+                }
+            }
+        }
+        News::Read(read) => run.read = read,
+        News::Held { held, stop_requested } => (run.held, run.stop_requested) = (held, stop_requested),
+        News::Fault(fault) => run.fault = fault,
+    }
+}
