@@ -11,6 +11,7 @@ mod cells;
 mod collect;
 mod conversation;
 mod delimited;
+mod encoder;
 mod error;
 mod files;
 mod filter;
