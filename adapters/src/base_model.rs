@@ -20,7 +20,7 @@ use crate::gguf::{self, GgufError, GgufFile};
 use crate::located::{self, Located, Place};
 use crate::mapped_file::{OpenError, refuse_pickle_name};
 use crate::tokenizer_files::{self, SideFile, TokenizerError, TokenizerFiles};
-use crate::{hf_config, side_files};
+use crate::{hf_config, random_weights, side_files};
 
 /// Why a base model can't be used.
 #[derive(Debug, Error)]
@@ -156,6 +156,22 @@ impl BaseModel {
         Ok(Self { path: dir.to_owned(), description, weights, source: Source::HuggingFace { checkpoint, config } })
     }
 
+    /// A model of the shape of a `config.json` with random weights in BF16, the same ones every time, made one by one when
+    /// they are asked for: something of any size to measure with. It has no tokenizer and no files beside.
+    ///
+    /// # Errors
+    /// When the configuration can't be read or is not understood.
+    pub fn random(config_path: &Path) -> Result<Self, BaseError> {
+        let Some(config) = tokenizer_files::read_object(config_path)? else {
+            return Err(BaseError::NotFound { path: config_path.to_owned() });
+        };
+        let description = families::describe(config_path, &config)?;
+        let weights = located::at_random(&description);
+        let checkpoint = Checkpoint { files: Vec::new(), index: None };
+        let source = Source::HuggingFace { checkpoint, config };
+        Ok(Self { path: config_path.to_owned(), description, weights, source })
+    }
+
     fn open_gguf(path: &Path) -> Result<Self, BaseError> {
         let file = GgufFile::open(path)?;
         let (description, permuted) = gguf::describe(&file)?;
@@ -238,6 +254,7 @@ impl BaseModel {
             (Place::BitsAndBytes { file, parts }, Source::HuggingFace { checkpoint, .. }) => {
                 Cow::Owned(parts.pack(&checkpoint.files[*file].1))
             }
+            (Place::Random, _) => Cow::Owned(random_weights::bf16(name, located.shape)),
             _ => unreachable!("a place belongs to its own kind of source"),
         };
         Ok(Weight { name: name.to_owned(), format: located.format, rows, cols, bytes })

@@ -17,6 +17,7 @@ mod mapped_file;
 pub mod merge;
 mod names;
 pub mod peft;
+mod random_weights;
 mod safetensors_file;
 mod safetensors_writer;
 pub mod save_model;

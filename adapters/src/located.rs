@@ -28,6 +28,8 @@ pub(crate) enum Place {
     Permuted { range: Range<usize>, heads: usize },
     /// In the parts that bitsandbytes writes.
     BitsAndBytes { file: usize, parts: Nf4Parts },
+    /// Nowhere: it is made when asked for.
+    Random,
 }
 
 #[derive(Debug)]
@@ -91,6 +93,12 @@ pub(crate) fn in_gguf(
         Some(name) => Err(unknown_tensor(path, name, description)),
         None => Ok(weights),
     }
+}
+
+/// A table for a model of random weights, all in BF16.
+pub(crate) fn at_random(description: &ModelDescription) -> Table {
+    let located = |shape| Located { format: Format::Bf16, shape, place: Place::Random };
+    description.tensors().into_iter().map(|(name, shape)| (name, located(shape))).collect()
 }
 
 fn locate(dir: &Path, checkpoint: &Checkpoint, name: &str, shape: Shape) -> Result<Located, BaseError> {

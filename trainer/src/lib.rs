@@ -26,6 +26,7 @@ pub mod parity;
 mod schedule;
 mod session;
 mod train;
+pub mod workload;
 
 pub use adherence::Adherence;
 pub use device::{Compute, DeviceChoice, DeviceError, DeviceKind};

@@ -1,0 +1,79 @@
+"""LoRA steps with transformers and PEFT on given batches, written down so that tonfall can do them again.
+
+Usage: peft_losses.py MODEL_DIR BATCHES.json OUT [--device cuda] [--base nf4|dense]
+OUT: init/, final/ (adapters) and steps.json, as `gpu_suite losses` reads them. On CUDA activations are bfloat16, on a CPU f32;
+adapters are f32. The base is quantised by bitsandbytes (NF4, double quantisation).
+"""
+
+import argparse
+import json
+import pathlib
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+LEARNING_RATE = 1e-3
+
+
+def load(model, device, base):
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    options = {"dtype": dtype, "device_map": device}
+    if base == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    # On several threads torch sums the offset of a large matrix's block scales in pieces, which rounds differently.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    loaded = AutoModelForCausalLM.from_pretrained(model, **options)
+    torch.set_num_threads(threads)
+    # bitsandbytes repacks its weights in the first forward pass in eval mode, and a repacked weight yields no gradient.
+    return loaded.train()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("batches", type=pathlib.Path)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--base", choices=["nf4", "dense"], default="nf4")
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    made = json.loads(arguments.batches.read_text())[: arguments.steps]
+
+    model = get_peft_model(load(arguments.model, arguments.device, arguments.base), LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+        if "lora_A" in name:
+            bound = parameter.shape[1] ** -0.5
+            parameter.data.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
+    model.save_pretrained(arguments.out / "init")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
+    losses, norms = [], []
+    for batch in made:
+        total, trained = 0.0, sum(len(sequence["labels"]) - 1 for sequence in batch["sequences"])
+        # One sequence after the other: nothing is padded on either side.
+        for sequence in batch["sequences"]:
+            ids = torch.tensor([sequence["input_ids"]], device=arguments.device)
+            with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.device == "cuda"):
+                logits = model(input_ids=ids).logits.float()
+            loss = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum") / trained
+            loss.backward()
+            total += loss.item()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0)))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    model.save_pretrained(arguments.out / "final")
+    record = {"lr": LEARNING_RATE, "batches": made, "losses": losses, "grad_norms": norms}
+    (arguments.out / "steps.json").write_text(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

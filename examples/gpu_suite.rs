@@ -1,0 +1,142 @@
+//! tonfall's side of `benches/gpu/run`: what is measured on a device, one JSON object a line.
+//!
+//! Usage: `gpu_suite steps CONFIG …`, `gpu_suite losses BASE REFERENCE …`, `gpu_suite products MxKxN…`, each with
+//! `--device`; `--help` says more.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use tonfall_adapters::BaseModel;
+use tonfall_recipes::plan::Quantization;
+use tonfall_trainer::workload::{self, Workload};
+use tonfall_trainer::{Compute, DeviceChoice, parity};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Training steps at the shape of a config.json, on random weights and tokens
+    Steps {
+        config: PathBuf,
+        #[command(flatten)]
+        device: Device,
+        /// Tokens of each document of the micro-batch
+        #[arg(long, value_delimiter = ',', default_value = "4096")]
+        documents: Vec<usize>,
+        #[arg(long, default_value_t = 10)]
+        steps: u64,
+        #[arg(long, default_value_t = 16)]
+        rank: usize,
+        #[arg(long)]
+        recompute: bool,
+    },
+    /// The steps that a reference did, from the same adapter on the same batches
+    Losses {
+        base: PathBuf,
+        /// What benches/gpu/peft_losses.py wrote
+        reference: PathBuf,
+        #[command(flatten)]
+        device: Device,
+    },
+    /// Products of random matrices
+    Products {
+        /// As 4096x4096x14336
+        #[arg(required = true)]
+        sizes: Vec<String>,
+        #[command(flatten)]
+        device: Device,
+    },
+}
+
+#[derive(Args)]
+struct Device {
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
+    /// Compute in f32 on every device
+    #[arg(long)]
+    f32: bool,
+    #[arg(long, default_value = "nf4")]
+    quantization: Stored,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Stored {
+    None,
+    Nf4,
+}
+
+impl Device {
+    fn open(&self) -> Result<Compute> {
+        let compute = Compute::open(self.device, 0)?;
+        Ok(if self.f32 { compute.in_f32() } else { compute })
+    }
+
+    fn quantization(&self) -> Quantization {
+        match self.quantization {
+            Stored::None => Quantization::None,
+            Stored::Nf4 => Quantization::Nf4,
+        }
+    }
+}
+
+fn say(value: &Value) {
+    // Whoever stopped reading has ended the measurement.
+    let _ = writeln!(std::io::stdout(), "{value}");
+}
+
+fn main() -> Result<()> {
+    let launched = Instant::now();
+    match Cli::parse().command {
+        Command::Steps { config, device, documents, steps, rank, recompute } => {
+            let compute = device.open()?;
+            let base = BaseModel::random(&config).with_context(|| format!("reading {}", config.display()))?;
+            let quantization = device.quantization();
+            let tokens: usize = documents.iter().sum();
+            let work = Workload { quantization, rank, documents, steps, recompute, seed: 7 };
+            workload::train(
+                &base,
+                &work,
+                &compute,
+                &mut |flops| {
+                    let loaded = launched.elapsed().as_secs_f64();
+                    say(
+                        &json!({"device": compute.name(), "tokens": tokens, "flops_per_token": flops, "loaded": loaded}),
+                    );
+                },
+                &mut |step| {
+                    let at = launched.elapsed().as_secs_f64();
+                    say(&json!({"seconds": step.seconds, "loss": step.loss, "grad_norm": step.grad_norm, "at": at}));
+                },
+            )?;
+        }
+        Command::Losses { base, reference, device } => {
+            let base = BaseModel::open(&base)?;
+            let replay = parity::replay(&base, device.quantization(), &reference, &device.open()?)?;
+            for ((loss, theirs), (norm, their_norm)) in replay.losses.iter().zip(&replay.grad_norms) {
+                say(&json!({"loss": loss, "reference": theirs, "grad_norm": norm, "reference_grad_norm": their_norm}));
+            }
+        }
+        Command::Products { sizes, device } => {
+            let compute = device.open()?;
+            for size in sizes {
+                let wrong = || anyhow!("`{size}` is no size like 4096x4096x14336");
+                let numbers: Result<Vec<usize>, _> = size.split('x').map(str::parse).collect();
+                let [m, k, n] = numbers.ok().and_then(|numbers| numbers.try_into().ok()).ok_or_else(wrong)?;
+                let mut seconds = workload::product(&compute, [m, k, n], 5, 10)?;
+                seconds.sort_by(f64::total_cmp);
+                let median = seconds[seconds.len() / 2];
+                let rate = 2.0 * (m * k * n) as f64 / median;
+                say(&json!({"size": size, "device": compute.name(), "seconds": median, "flops": rate}));
+            }
+        }
+    }
+    Ok(())
+}

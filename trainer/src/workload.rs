@@ -1,0 +1,174 @@
+//! Work to measure a device with: training steps on random tokens, and single products.
+//!
+//! Responsible for: optimizer steps of real training on documents of given lengths, each timed from its first operation
+//! to the moment at which its loss and gradient norm are known here. Used by `examples/gpu_suite.rs`.
+//! Must not depend on: runs, recipes, what is done with the figures.
+
+use std::time::Instant;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use tonfall_adapters::BaseModel;
+use tonfall_blocks::{Format, bf16_from_f32};
+use tonfall_datasets::{Batch, Example};
+use tonfall_kernels::philox::Philox;
+use tonfall_kernels::{FrozenMatrix, linear};
+use tonfall_recipes::plan::{LoraPlan, Quantization, TargetModules, TrainingPlan};
+
+use crate::device::Compute;
+use crate::error::TrainError;
+use crate::micro_batch::{self, TrainingPass};
+use crate::model::{DropoutKey, LoadOptions, Loader};
+use crate::optimizer::Optimizer;
+use crate::params::GradientSums;
+use crate::{flops, lora};
+
+/// Training that is measured.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    pub quantization: Quantization,
+    /// Of an adapter on all linear layers.
+    pub rank: usize,
+    /// Tokens of each document of a micro-batch; a step is one micro-batch.
+    pub documents: Vec<usize>,
+    pub steps: u64,
+    pub recompute: bool,
+    pub seed: u64,
+}
+
+/// What a step took and gave.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    pub seconds: f64,
+    /// Mean over the trained tokens.
+    pub loss: f64,
+    pub grad_norm: f64,
+}
+
+/// Loads `base`, calls `loaded` with the floating-point operations of a token of training, then does the steps and calls
+/// `each` after every one.
+///
+/// # Errors
+/// When a weight can't be read, or when a loss or a norm is not finite.
+pub fn train(
+    base: &BaseModel,
+    workload: &Workload,
+    compute: &Compute,
+    loaded: &mut dyn FnMut(f64),
+    each: &mut dyn FnMut(Step),
+) -> Result<(), TrainError> {
+    let options = LoadOptions { quantization: workload.quantization, trainable: false };
+    let mut model = Loader { base, options, compute, progress: &mut |_, _| () }.load()?;
+    let plan = LoraPlan {
+        rank: workload.rank,
+        alpha: 2.0 * workload.rank as f64,
+        dropout: 0.0,
+        use_rslora: false,
+        target_modules: TargetModules::AllLinear,
+        init: None,
+    };
+    lora::attach_new(&mut model, &plan, workload.seed, &compute.device)?;
+    let training = TrainingPlan::default();
+    let mut optimizer = Optimizer::new(&model.params, &training);
+    loaded(flops::per_token(&model.description, Some(model.params.elements() as u64), workload.recompute));
+
+    let mut generator = Philox::new(workload.seed, 0);
+    for step in 0..workload.steps {
+        let mut document = |len: usize| {
+            let ids: Vec<u32> = (0..len).map(|_| generator.next_u32() % model.description.vocab_size as u32).collect();
+            let labels = ids.iter().map(|id| *id as i32).collect();
+            Example::new(ids, labels)
+        };
+        let batch = Batch::new(workload.documents.iter().map(|len| document(*len)).collect::<Vec<_>>().into_iter());
+        let trained = batch.trained_tokens() as f64;
+        let pass = TrainingPass {
+            scale: trained.recip() as f32,
+            recompute: workload.recompute,
+            dropout: DropoutKey { seed: workload.seed, step, micro_batch: 0 },
+        };
+        let started = Instant::now();
+        let mut sums = GradientSums::new(&model.params);
+        let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums) / trained;
+        let grad_norm = optimizer.step(&mut model.params, sums, training.learning_rate);
+        each(Step { seconds: started.elapsed().as_secs_f64(), loss, grad_norm });
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(TrainError::Diverged { step, what: format!("loss {loss}, gradient norm {grad_norm}") });
+        }
+    }
+    Ok(())
+}
+
+/// Seconds of one product `[m, k] · [k, n]` of random matrices in the type of the activations, by round of `repeats`
+/// products; the first round is a warm-up and left out.
+///
+/// # Errors
+/// When the device fails.
+pub fn product(
+    compute: &Compute,
+    [m, k, n]: [usize; 3],
+    rounds: usize,
+    repeats: usize,
+) -> Result<Vec<f64>, TrainError> {
+    let mut generator = Philox::new(1, 0);
+    let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| 2.0 * generator.uniform() - 1.0).collect() };
+    let (format, bytes) = match compute.dtype {
+        DType::BF16 => {
+            let halves = numbers(n * k).into_iter().flat_map(|value| bf16_from_f32(value).to_le_bytes());
+            (Format::Bf16, halves.collect())
+        }
+        _ => (Format::F32, numbers(n * k).into_iter().flat_map(f32::to_le_bytes).collect()),
+    };
+    let weight = FrozenMatrix::new(bytes, format, n, k, &compute.device);
+    let x = Tensor::<2>::from_data(TensorData::new(numbers(m * k), [m, k]), &compute.device).cast(compute.dtype);
+    let mut seconds = Vec::with_capacity(rounds);
+    for round in 0..=rounds {
+        let started = Instant::now();
+        let mut y = None;
+        for _ in 0..repeats {
+            y = Some(linear(x.clone(), &weight, None));
+        }
+        // Reading an element of the last one waits for all.
+        let corner = y.map(|y| lora::values(&y.slice([0..1, 0..1]))).transpose()?;
+        if round > 0 && corner.is_some() {
+            seconds.push(started.elapsed().as_secs_f64() / repeats as f64);
+        }
+    }
+    Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = r#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 96,
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "max_position_embeddings": 256, "tie_word_embeddings": false}"#;
+
+    #[test]
+    fn recomputation_gives_the_same_steps_from_the_same_random_base() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = folder.path().join("config.json");
+        std::fs::write(&config, TINY).expect("a configuration");
+        let base = BaseModel::random(&config).expect("a base model");
+        let steps = |recompute| {
+            let documents = vec![20, 1, 11];
+            let workload =
+                Workload { quantization: Quantization::Nf4, rank: 4, documents, steps: 3, recompute, seed: 3 };
+            let (mut flops, mut steps) = (0.0, Vec::new());
+            train(&base, &workload, &Compute::cpu(), &mut |per_token| flops = per_token, &mut |step| steps.push(step))
+                .expect("steps");
+            assert!(flops > 0.0);
+            steps.into_iter().map(|step| (step.loss, step.grad_norm)).collect::<Vec<_>>()
+        };
+        let plain = steps(false);
+        assert_eq!(plain, steps(true));
+        let uniform = (96f64).ln();
+        assert!(plain.iter().all(|(loss, norm)| (loss - uniform).abs() < 0.5 && *norm > 0.0), "{plain:?}");
+    }
+
+    #[test]
+    fn a_product_is_timed_by_round() {
+        let seconds = product(&Compute::cpu(), [3, 8, 5], 4, 2).expect("products");
+        assert!(seconds.len() == 4 && seconds.iter().all(|seconds| *seconds > 0.0), "{seconds:?}");
+    }
+}
