@@ -29,6 +29,9 @@ use crate::train::total_steps;
 const F32: u64 = 4;
 /// Saving holds both moments of every trained value, as values and as the bytes of a file.
 pub(crate) const SAVED_COPIES: u64 = 4;
+/// What comes to the program while it trains, as it was measured on Linux: pages of its own code that are used for the
+/// first time, and freed memory that the allocator keeps for a while.
+const CODE_AND_ALLOCATOR: u64 = 32 << 20;
 /// What a merge works in: a band of 2 Mi values as f32, and encoded before and after.
 const MERGE_BUFFERS: u64 = 24 << 20;
 
@@ -240,14 +243,15 @@ impl Workload {
             batch,
         };
         let values = F32 * trained;
+        let host = |bytes: u64| if self.device == DeviceKind::Cpu { bytes } else { 0 };
         let lasting = vec![
             Part::new("program", self.program),
+            Part::new("code and allocator", host(CODE_AND_ALLOCATOR)),
             Part::new("base", if self.rank.is_some() { self.storage.kept } else { 0 }),
             Part::new(if self.rank.is_some() { "adapter" } else { "weights" }, values),
             Part::new("optimizer", 2 * values),
         ];
         let lasting_bytes = sum(&lasting);
-        let host = |bytes: u64| if self.device == DeviceKind::Cpu { bytes } else { 0 };
         let loading = host((self.program + self.storage.loading).saturating_sub(lasting_bytes));
         let mut stages = vec![
             Stage { name: "loading", parts: vec![Part::new("weights in conversion", loading)] },
