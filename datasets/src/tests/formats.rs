@@ -175,7 +175,7 @@ fn term_bases_that_are_none() {
         (wrap(&entry.replace("&l9;", "x")).replace("</langSec>", ""), "no XML"),
         (TBX[..400].to_owned(), "the file ends inside of <"),
         ("<html></html>".to_owned(), "<html> begins no TBX"),
-        ("no XML at all".to_owned(), "the file ends"),
+        ("no XML at all".to_owned(), "the file holds no XML"),
         (deep, "64 deep"),
         (wrap("<conceptEntry id='c7'></conceptEntry>"), "the concept c7 has no term"),
         (wrap(&entry.replace(" xml:lang='de'", "")), "has no xml:lang"),

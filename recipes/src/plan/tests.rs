@@ -98,6 +98,8 @@ fn every_field_of_the_plan_is_a_row_of_the_schema() {
     plan.lora.init = Some("/a".into());
     plan.training.max_steps = Some(1);
     plan.training.warmup_steps = Some(1);
+    plan.training.max_memory = Some(1.0);
+    plan.data.chat_template = Some("/t".into());
     plan.evaluation.prompts = Some("/p".into());
     (plan.source, plan.template) = (vec![source()], vec![template()]);
     let mut fields = Vec::new();
