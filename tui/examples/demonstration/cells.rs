@@ -97,6 +97,8 @@ impl Canvas {
                 }
                 '▇' => rectangle(&mut covered, (0.0, 4.0), (9.0, 15.0)),
                 '╌' => rectangle(&mut covered, (1.0, 8.5), (8.0, 9.5)),
+                // The font has no check mark.
+                '✓' => self.letter('√', &mut covered),
                 _ => self.letter(char, &mut covered),
             }
         }

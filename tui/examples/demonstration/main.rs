@@ -14,7 +14,7 @@ use tonfall_tui::{Depth, Look, Still, Symbols, Watch};
 
 use crate::cells::Canvas;
 
-const SIZE: (u16, u16) = (124, 40);
+const SIZE: (u16, u16) = (124, 46);
 /// Pictures of the run at work; one of the finished run follows.
 const FRAMES: usize = 14;
 /// Seconds of a picture, and of the last one.
