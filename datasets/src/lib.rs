@@ -10,6 +10,7 @@ mod cache;
 mod cells;
 mod conversation;
 mod delimited;
+mod encoder;
 mod error;
 mod files;
 mod filter;

@@ -26,10 +26,11 @@ use std::slice;
 use tonfall_recipes::plan::{DataPlan, Thinking, TrainOn};
 
 use crate::conversation::{Conversation, Message, Sample};
+use crate::encoder::Encoded;
 use crate::error::RowFault;
-use crate::template::{ChatTemplate, Rendering};
+use crate::template::{ChatTemplate, Rendering, Seen};
 use crate::thinking;
-use crate::tokenizer::{ChatTokenizer, Encoded};
+use crate::tokenizer::ChatTokenizer;
 
 /// Label of a token without loss, as in PyTorch and transformers.
 pub const IGNORED: i32 = -100;
@@ -142,7 +143,12 @@ fn label_conversation(
     if thinking == Thinking::Drop {
         conversation.to_mut().messages.iter_mut().for_each(thinking::drop_thoughts);
     }
-    let turns = Turns { conversation: &conversation, template, stops: tokenizer.stop_tokens().collect() };
+    let turns = Turns {
+        seen: Seen::new(&conversation.messages, conversation.tools.as_ref()),
+        conversation: &conversation,
+        template,
+        stops: tokenizer.stop_tokens().collect(),
+    };
     let (text, mut trained, unterminated) = match (train_on, template.has_generation_blocks()) {
         (TrainOn::All, _) => turns.whole()?,
         (_, true) => turns.marked(train_on)?,
@@ -161,6 +167,7 @@ fn label_conversation(
 /// Finds the assistant's turns in a rendered conversation.
 struct Turns<'a> {
     conversation: &'a Conversation,
+    seen: Seen,
     template: &'a ChatTemplate,
     /// Texts of the tokens that end a turn.
     stops: Vec<String>,
@@ -176,8 +183,7 @@ impl Turns<'_> {
 
     /// The first `count` messages.
     fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String, RowFault> {
-        let messages = &self.conversation.messages[..count];
-        Ok(self.template.render(self.rendering(messages, add_generation_prompt))?)
+        Ok(self.template.render_seen(&self.seen, count, add_generation_prompt)?)
     }
 
     fn trained(&self, turn: usize) -> bool {

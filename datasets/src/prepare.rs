@@ -98,6 +98,7 @@ pub fn prepare(
     let terms = terms::read(&inputs)?;
     let mut collector = Collector::new(plan, &inputs, &terms, sink);
     (collector.report.skipped_files, collector.report.uncached) = (skipped, uncached);
+    collector.report.slow_tokenizer = tokenizer.slow_because().map(str::to_owned);
     let workers = Workers::new(plan, tokenizer, &terms);
     let total: u64 = inputs.iter().map(|input| input.file.bytes).sum();
     let mut done = 0;
@@ -209,7 +210,7 @@ struct Workers<'a> {
     seed: u64,
     tasks: Tasks,
     terms: &'a Terms,
-    /// One for each thread: a shared instance doesn't scale.
+    /// One for each thread.
     tokenizers: Vec<ChatTokenizer>,
 }
 
@@ -221,7 +222,7 @@ impl<'a> Workers<'a> {
             seed: plan.seed,
             tasks: Tasks::new(&plan.template),
             terms,
-            tokenizers: vec![tokenizer.clone(); threads],
+            tokenizers: (0..threads).map(|_| tokenizer.for_thread()).collect(),
         }
     }
 

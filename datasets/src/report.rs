@@ -65,6 +65,9 @@ pub struct PrepareReport {
     /// Why nothing is kept in the cache, when it was to be.
     #[serde(skip)]
     pub uncached: Option<String>,
+    /// The part of `tokenizer.json` because of which texts went through the slow encoder.
+    #[serde(skip)]
+    pub slow_tokenizer: Option<String>,
     /// Whether it was found in the cache.
     #[serde(skip)]
     pub cached: bool,
@@ -85,7 +88,10 @@ impl PrepareReport {
         let faulty: u64 = self.files.iter().map(|file| file.faulty).sum();
         let faulty = (faulty > 0).then(|| format!("{faulty} faulty rows left out:\n  {}", self.faults.join("\n  ")));
         let uncached = self.uncached.iter().map(|why| format!("prepared data is not kept: {why}"));
-        dropped.chain(faulty).chain(counted).chain(uncached).collect()
+        let slow = self.slow_tokenizer.iter().map(|part| {
+            format!("tokenized by the reference encoder, about ten times slower: the fast one doesn't know {part}")
+        });
+        dropped.chain(faulty).chain(counted).chain(uncached).chain(slow).collect()
     }
 }
 

@@ -28,7 +28,7 @@ const NAME: &str = "chat_template";
 pub struct ChatTemplate {
     environment: Environment<'static>,
     /// Special tokens by transformers' names (`bos_token`, …), as far as the tokenizer has them.
-    special: Vec<(&'static str, String)>,
+    special: Vec<(&'static str, Value)>,
     /// Byte ranges of the bodies of `{% generation %}` blocks in the compiled source.
     generation: Vec<Range<usize>>,
 }
@@ -72,6 +72,7 @@ impl ChatTemplate {
                 .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
         });
         environment.add_template_owned(NAME, source).map_err(|error| fault(&error))?;
+        let special = special.into_iter().map(|(name, token)| (name, Value::from(token))).collect();
         Ok(Self { environment, special, generation })
     }
 
@@ -85,7 +86,18 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation, fails, or exceeds its limits.
     pub fn render(&self, rendering: Rendering<'_>) -> Result<String, TemplateError> {
-        self.run(rendering).map(|(text, _)| text)
+        let Rendering { messages, tools, add_generation_prompt } = rendering;
+        self.render_seen(&Seen::new(messages, tools), messages.len(), add_generation_prompt)
+    }
+
+    /// The first `count` messages as text.
+    pub(crate) fn render_seen(
+        &self,
+        seen: &Seen,
+        count: usize,
+        add_generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
+        self.run(seen, count, add_generation_prompt, |template, context| template.render(context))
     }
 
     /// The conversation as text, with the byte ranges that `{% generation %}` blocks wrote, in order.
@@ -93,7 +105,11 @@ impl ChatTemplate {
     /// # Errors
     /// As [`render`](Self::render), and when a block writes through a macro, where its text can't be followed.
     pub fn render_marked(&self, rendering: Rendering<'_>) -> Result<(String, Vec<Range<usize>>), TemplateError> {
-        let (text, spans) = self.run(rendering)?;
+        let Rendering { messages, tools, add_generation_prompt } = rendering;
+        let seen = Seen::new(messages, tools);
+        let (text, spans) = self.run(&seen, messages.len(), add_generation_prompt, |template, context| {
+            template.render_with_spans(context)
+        })?;
         let mut marked: Vec<Range<usize>> = Vec::new();
         // Ranges that touch belong to one block, unless another run of the template's text lies between.
         let mut open = None;
@@ -110,34 +126,76 @@ impl ChatTemplate {
             }
             open = block;
         }
-        if marked.is_empty() && rendering.messages.iter().any(Message::is_assistant) {
+        if marked.is_empty() && messages.iter().any(Message::is_assistant) {
             return Err(TemplateError::Marks);
         }
         Ok((text, marked))
     }
 
-    fn run(&self, rendering: Rendering<'_>) -> Result<(String, Vec<minijinja::OutputSpan>), TemplateError> {
-        let mut size = 0;
-        let messages: Vec<Value> =
-            rendering.messages.iter().map(|message| python::message(message, &mut size)).collect();
-        let tools = rendering.tools.map_or_else(|| Value::from(()), |tools| python::value(tools, &mut size));
-        let context = self.special.iter().map(|(name, token)| (*name, Value::from(token.clone()))).chain([
-            ("messages", Value::from(messages)),
-            ("tools", tools),
+    fn run<T: Rendered>(
+        &self,
+        seen: &Seen,
+        count: usize,
+        add_generation_prompt: bool,
+        render: impl FnOnce(&minijinja::Template<'_, '_>, Value) -> Result<T, Error>,
+    ) -> Result<T, TemplateError> {
+        let messages = &seen.messages[..count];
+        let size = seen.tools.1 + messages.iter().map(|(_, size)| size).sum::<usize>();
+        let context = self.special.iter().map(|(name, token)| (*name, token.clone())).chain([
+            ("messages", messages.iter().map(|(message, _)| message.clone()).collect()),
+            ("tools", seen.tools.0.clone()),
             ("documents", Value::from(())),
-            ("add_generation_prompt", Value::from(rendering.add_generation_prompt)),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
         ]);
         let context = Value::from_pairs(context);
         // Fuel is a property of the environment, which is shared by reference counts: cloning costs little.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + size as u64));
         let template = environment.get_template(NAME).map_err(|error| fault(&error))?;
-        let (text, spans) = template.render_with_spans(context).map_err(|error| fault(&error))?;
+        let rendered = render(&template, context).map_err(|error| fault(&error))?;
         let limit = OUTPUT + 8 * size;
-        if text.len() > limit {
+        if rendered.text().len() > limit {
             return Err(TemplateError::Output { limit });
         }
-        Ok((text, spans))
+        Ok(rendered)
+    }
+}
+
+/// A conversation as templates see it, made once for several renderings.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// With the bytes that each holds, as `tools`.
+    messages: Vec<(Value, usize)>,
+    tools: (Value, usize),
+}
+
+impl Seen {
+    pub(crate) fn new(messages: &[Message], tools: Option<&serde_json::Value>) -> Self {
+        let sized = |value: &dyn Fn(&mut usize) -> Value| {
+            let mut size = 0;
+            (value(&mut size), size)
+        };
+        Self {
+            messages: messages.iter().map(|message| sized(&|size| python::message(message, size))).collect(),
+            tools: sized(&|size| tools.map_or_else(|| Value::from(()), |tools| python::value(tools, size))),
+        }
+    }
+}
+
+/// What a rendering gives.
+trait Rendered {
+    fn text(&self) -> &str;
+}
+
+impl Rendered for String {
+    fn text(&self) -> &str {
+        self
+    }
+}
+
+impl Rendered for (String, Vec<minijinja::OutputSpan>) {
+    fn text(&self) -> &str {
+        &self.0
     }
 }
 

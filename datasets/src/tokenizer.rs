@@ -7,13 +7,14 @@
 //! templates write their special tokens themselves, and plain texts get theirs from [`ChatTokenizer::encode_plain`], so
 //! that no sequence begins with two.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::Zoned;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
 use crate::conversation::Message;
+use crate::encoder::{Encoded, Encoder};
 use crate::error::{DataError, TemplateError, TokenizerError};
 use crate::template::{ChatTemplate, Rendering};
 
@@ -41,7 +42,10 @@ pub struct TokenizerSpec {
 /// A tokenizer that knows how its base model chats.
 #[derive(Clone, Debug)]
 pub struct ChatTokenizer {
-    tokenizer: Tokenizer,
+    /// The reference: decodes, and encodes what `encoder` doesn't.
+    tokenizer: Arc<Tokenizer>,
+    /// The fast encoder, or which part of `tokenizer.json` it doesn't model.
+    encoder: Result<Arc<Encoder>, String>,
     template: Option<ChatTemplate>,
     bos: Option<(u32, String)>,
     eos: Option<u32>,
@@ -49,12 +53,6 @@ pub struct ChatTokenizer {
     add_bos: bool,
     stop_ids: Vec<u32>,
     fingerprint: [u8; 32],
-}
-
-/// Token ids, and for each the bytes of the text that it stands for.
-pub(crate) struct Encoded {
-    pub(crate) ids: Vec<u32>,
-    pub(crate) ranges: Vec<Range<usize>>,
 }
 
 impl ChatTokenizer {
@@ -97,8 +95,11 @@ impl ChatTokenizer {
         stop_ids.extend(template.as_ref().and_then(|template| end_of_turn(&tokenizer, template)));
         stop_ids.sort_unstable();
         stop_ids.dedup();
+        let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        let encoder = Encoder::new(&spec.tokenizer_json, added.iter().map(|(id, token)| (*id, token)));
         Ok(Self {
-            tokenizer,
+            encoder: encoder.map(Arc::new),
+            tokenizer: Arc::new(tokenizer),
             template,
             bos,
             eos,
@@ -112,6 +113,21 @@ impl ChatTokenizer {
     /// SHA-256 of everything that decides over token ids and labels.
     pub(crate) fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
+    }
+
+    /// The part of `tokenizer.json` because of which texts are encoded by the reference, which takes about ten times as
+    /// long; `None` where the fast encoder does it.
+    pub fn slow_because(&self) -> Option<&str> {
+        self.encoder.as_ref().err().map(String::as_str)
+    }
+
+    /// A copy for a thread of its own: threads that share an instance of the reference wait for each other.
+    pub(crate) fn for_thread(&self) -> Self {
+        let tokenizer = match &self.encoder {
+            Ok(_) => self.tokenizer.clone(),
+            Err(_) => Arc::new(Tokenizer::clone(&self.tokenizer)),
+        };
+        Self { tokenizer, ..self.clone() }
     }
 
     /// The chat template, if the base has one.
@@ -145,9 +161,7 @@ impl ChatTokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding =
-            self.tokenizer.encode_fast(text, false).map_err(|error| TokenizerError::Encode(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encode_ranges(text)?.ids)
     }
 
     /// Token ids of a text that no template wrote: with `bos_token` where the base asks for it.
@@ -172,6 +186,14 @@ impl ChatTokenizer {
 
     /// Token ids with the byte range of the text behind each.
     pub(crate) fn encode_ranges(&self, text: &str) -> Result<Encoded, TokenizerError> {
+        match self.encoder.as_ref().ok().and_then(|encoder| encoder.encode(text)) {
+            Some(encoded) => Ok(encoded),
+            None => self.encode_by_reference(text),
+        }
+    }
+
+    /// As [`encode_ranges`](Self::encode_ranges), always by the crate `tokenizers`.
+    pub(crate) fn encode_by_reference(&self, text: &str) -> Result<Encoded, TokenizerError> {
         let encoding = self.tokenizer.encode(text, false).map_err(|error| TokenizerError::Encode(error.to_string()))?;
         let added = self.tokenizer.get_added_vocabulary();
         let ranges = encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, &(start, end))| {

@@ -35,10 +35,8 @@ pub(crate) fn fingerprint<'a>(texts: impl Iterator<Item = &'a str>) -> Fingerpri
     for text in texts {
         text.hash(&mut exact);
         for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
-            let mut hasher = DefaultHasher::new();
-            word.chars().flat_map(char::to_lowercase).for_each(|c| c.hash(&mut hasher));
             window.rotate_left(1);
-            window[SHINGLE - 1] = hasher.finish();
+            window[SHINGLE - 1] = word_hash(word);
             words += 1;
             if words >= SHINGLE {
                 let shingle = window.iter().fold(0_u64, |sum, word| sum.rotate_left(21) ^ word);
@@ -56,6 +54,16 @@ pub(crate) fn fingerprint<'a>(texts: impl Iterator<Item = &'a str>) -> Fingerpri
     };
     let bands = (words >= WORDS).then(|| std::array::from_fn(|index| band(&minima[index * ROWS..][..ROWS])));
     Fingerprint { exact: exact.finish(), bands }
+}
+
+/// Of a word in lower case; a multiplication a character, since this is done for every word of all data.
+fn word_hash(word: &str) -> u64 {
+    let mix = |hash: u64, c: char| (hash.rotate_left(5) ^ u64::from(c)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let hash = match word.is_ascii() {
+        true => word.bytes().fold(0, |hash, byte| mix(hash, byte.to_ascii_lowercase().into())),
+        false => word.chars().flat_map(char::to_lowercase).fold(0, mix),
+    };
+    hash ^ (hash >> 32)
 }
 
 fn factor(index: u64) -> u64 {

@@ -1,6 +1,7 @@
 //! What the room does as a whole, on files and tokenizers that the tests make.
 
 mod decoding;
+mod encoding;
 mod formats;
 mod labels;
 mod pipeline;

@@ -1,0 +1,197 @@
+//! Byte-level BPE, fast: token ids and byte ranges straight from a text's bytes.
+//!
+//! Responsible for: telling from `tokenizer.json` whether its way of encoding is modelled here *exactly*, and encoding if it
+//! is. The crate `tokenizers` remains the reference: it encodes for every other file, and the tests compare both.
+//! Must not depend on: chat templates, datasets.
+//!
+//! The way of a text: added tokens are taken out, those that match the raw text first; what lies between is split into
+//! pieces by the pre-tokenizer's steps; each piece is merged by BPE, or known from before. Nothing is copied or aligned on
+//! the way: with ByteLevel a token is a stretch of the text's own bytes.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::AddedToken;
+use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
+
+mod bpe;
+mod pattern;
+
+use bpe::{Bpe, BpeFile, Words};
+use pattern::{GPT2, Splitter};
+
+/// Token ids, and for each the bytes of the text that it stands for: whole characters, where it is a part of one.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) ranges: Vec<Range<usize>>,
+}
+
+/// A tokenizer whose every step is known.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    /// Texts are normalized to NFC first.
+    nfc: bool,
+    /// Added tokens that match the text as it is, and those that match it once it is normalized.
+    added: [Option<Added>; 2],
+    splitters: Vec<Splitter>,
+    bpe: Bpe,
+    /// What each thread remembers.
+    words: Vec<Mutex<Words>>,
+}
+
+#[derive(Debug)]
+struct Added {
+    automaton: AhoCorasick,
+    /// Id, and whether it takes the blanks before and behind it.
+    tokens: Vec<(u32, bool, bool)>,
+}
+
+#[derive(Deserialize)]
+struct File<'a> {
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    #[serde(borrow)]
+    model: BpeFile<'a>,
+}
+
+impl Encoder {
+    /// The encoder of a `tokenizer.json`, which has the tokens `added` to its vocabulary.
+    ///
+    /// # Errors
+    /// Names the part of the file that isn't modelled here.
+    pub(crate) fn new<'a>(json: &[u8], added: impl Iterator<Item = (u32, &'a AddedToken)>) -> Result<Self, String> {
+        let file: File<'_> =
+            serde_json::from_slice(json).map_err(|error| format!("a model that isn't BPE ({error})"))?;
+        let nfc = match &file.normalizer {
+            None => false,
+            Some(normalizer) if kind(normalizer) == "NFC" => true,
+            Some(other) => return Err(format!("the normalizer {}", kind(other))),
+        };
+        let splitters = splitters(file.pre_tokenizer.as_ref())?;
+        let (normalized, raw): (Vec<_>, Vec<_>) = added.partition(|(_, token)| token.normalized);
+        if let Some((_, token)) = normalized.iter().find(|(_, token)| nfc && !is_nfc(&token.content)) {
+            return Err(format!("the added token {:?}, which is normalized", token.content));
+        }
+        Ok(Self {
+            nfc,
+            added: [Added::new(raw)?, Added::new(normalized)?],
+            words: (0..rayon::current_num_threads().max(1)).map(|_| Mutex::default()).collect(),
+            splitters,
+            bpe: Bpe::new(&file.model)?,
+        })
+    }
+
+    /// Encodes a text. `None` where it has to be normalized first or has bytes without a token, which is left to the
+    /// reference.
+    pub(crate) fn encode(&self, text: &str) -> Option<Encoded> {
+        if self.nfc && !is_nfc(text) || !self.bpe.knows(text) {
+            return None;
+        }
+        let likely = text.len() / 3;
+        let mut encoded = Encoded { ids: Vec::with_capacity(likely), ranges: Vec::with_capacity(likely) };
+        let thread = rayon::current_thread_index().unwrap_or(0) % self.words.len();
+        let words = &mut *self.words[thread].lock().unwrap_or_else(PoisonError::into_inner);
+        self.extract(&self.added, text, 0, words, &mut encoded);
+        Some(encoded)
+    }
+
+    /// Takes out added tokens, set by set, and encodes what lies between. `start` is where `text` stands in the whole.
+    fn extract(&self, sets: &[Option<Added>], text: &str, start: usize, words: &mut Words, encoded: &mut Encoded) {
+        let Some((set, rest)) = sets.split_first() else {
+            return pattern::split(&self.splitters, text, start, &mut |piece, start| {
+                self.bpe.encode(piece, start, words, encoded);
+            });
+        };
+        let mut at = 0;
+        for (id, taken, token) in set.iter().flat_map(|set| set.matches(text)) {
+            if at < taken.start {
+                self.extract(rest, &text[at..taken.start], start + at, words, encoded);
+            }
+            at = taken.end;
+            encoded.ids.push(id);
+            encoded.ranges.push(start + token.start..start + token.end);
+        }
+        if at < text.len() {
+            self.extract(rest, &text[at..], start + at, words, encoded);
+        }
+    }
+}
+
+impl Added {
+    fn new(mut tokens: Vec<(u32, &AddedToken)>) -> Result<Option<Self>, String> {
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        tokens.sort_unstable_by_key(|(id, _)| *id);
+        let blank = |token: &AddedToken| token.content.trim() != token.content;
+        let strips = tokens.iter().any(|(_, token)| token.lstrip || token.rstrip);
+        if let Some((_, token)) = tokens.iter().find(|(_, token)| token.single_word || strips && blank(token)) {
+            return Err(format!("the added token {:?}", token.content));
+        }
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(tokens.iter().map(|(_, token)| &token.content))
+            .map_err(|error| format!("the added tokens ({error})"))?;
+        let tokens = tokens.into_iter().map(|(id, token)| (id, token.lstrip, token.rstrip)).collect();
+        Ok(Some(Self { automaton, tokens }))
+    }
+
+    /// The tokens in a text: id, what is taken out, and where the token itself stands in it.
+    fn matches<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (u32, Range<usize>, Range<usize>)> + 'a {
+        let mut previous = 0;
+        self.automaton.find_iter(text).map(move |hit| {
+            let (id, left, right) = self.tokens[hit.pattern().as_usize()];
+            let (mut start, mut end) = (hit.start(), hit.end());
+            if left {
+                start = text[..start].trim_end().len().max(previous);
+            }
+            if right {
+                end = text.len() - text[end..].trim_start().len();
+            }
+            previous = end;
+            (id, start..end, hit.range())
+        })
+    }
+}
+
+/// The steps of a pre-tokenizer; the last has to be ByteLevel, which says that pieces are made of bytes.
+fn splitters(pre_tokenizer: Option<&Value>) -> Result<Vec<Splitter>, String> {
+    let mut steps = match pre_tokenizer {
+        Some(sequence) if kind(sequence) == "Sequence" => {
+            sequence["pretokenizers"].as_array().map(|steps| steps.iter().collect()).unwrap_or_default()
+        }
+        other => Vec::from_iter(other),
+    };
+    let last = steps.pop().filter(|step| kind(step) == "ByteLevel").ok_or("a pre-tokenizer without ByteLevel")?;
+    if last["add_prefix_space"] != false {
+        return Err("ByteLevel with add_prefix_space".to_owned());
+    }
+    let words = (last["use_regex"] != false).then(|| Splitter::pattern(GPT2));
+    let step = |step: &Value| match (kind(step), &step["behavior"], &step["invert"]) {
+        ("Digits", ..) => match &step["individual_digits"] {
+            Value::Bool(each) => Some(Splitter::Numbers { each: *each }),
+            _ => None,
+        },
+        ("Split", Value::String(behavior), Value::Bool(false)) if behavior == "Isolated" => {
+            Splitter::pattern(step["pattern"]["Regex"].as_str()?)
+        }
+        _ => None,
+    };
+    let named = |value: &&Value| step(value).ok_or_else(|| format!("the pre-tokenizer {value}"));
+    let splitters = steps.iter().map(named).chain(words.map(|words| words.ok_or_else(|| GPT2.to_owned())));
+    splitters.collect()
+}
+
+fn kind(value: &Value) -> &str {
+    value["type"].as_str().unwrap_or("without a type")
+}
+
+/// Is it surely in NFC? The tables are those that `tokenizers` normalizes by; newer ones know more characters.
+fn is_nfc(text: &str) -> bool {
+    // Nothing below the combining marks changes.
+    text.chars().all(|c| c < '\u{300}') || is_nfc_quick(text.chars()) == IsNormalized::Yes
+}
