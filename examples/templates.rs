@@ -55,10 +55,11 @@ fn main() -> Result<()> {
     println!("{labelled} conversations have TRL's token ids and labels (assistant_only_loss)");
     let base = tokenizers.keys().find(|folder| folder.contains("SmolLM2")).context("no tokenizer of SmolLM2")?;
     for name in ["messages", "completion", "texts"] {
-        let Pairs { same, behind, across } = pairs(&folder.join("pairs"), name, Path::new(base))?;
+        let Pairs { same, behind, across, ahead } = pairs(&folder.join("pairs"), name, Path::new(base))?;
         println!(
             "{name}: {same} prompts and completions have TRL's token ids and labels (completion_only_loss); with these more \
-             {behind}, whose last line break TRL trains, and {across}, whose first token lies across the border"
+             {behind}, whose last line break TRL trains, {ahead}, whose first one it doesn't, and {across}, whose first token lies \
+             across the border"
         );
     }
     if differ > 0 { bail!("templates render differently") } else { Ok(()) }
@@ -163,6 +164,8 @@ struct Pairs {
     same: usize,
     /// TRL's completion goes on to the end of the text, also behind the end token; here the turn ends with it.
     behind: usize,
+    /// The template's block begins with the line break that ends the prompt, which TRL then leaves out.
+    ahead: usize,
     /// TRL's completion begins with the first token that differs from the prompt's own. One that begins in the prompt is not
     /// trained here: in use its first half is already written.
     across: usize,
@@ -202,17 +205,25 @@ fn pairs(folder: &Path, name: &str, base: &Path) -> Result<Pairs> {
             bail!("{name}.jsonl:{row}: other token ids");
         }
         let labels: Vec<i32> = serde_json::from_value(theirs["labels"].clone())?;
-        let first = ours.labels.iter().position(|label| *label >= 0).context("nothing is trained")?;
-        let last = ours.labels.iter().rposition(|label| *label >= 0).context("nothing is trained")?;
-        if ours.labels[first..=last] != labels[first..=last] {
+        let range = |labels: &[i32]| {
+            let trained = |label: &i32| *label >= 0;
+            Some((labels.iter().position(trained)?, labels.iter().rposition(trained)?))
+        };
+        let ((first, last), (from, to)) = range(&ours.labels)
+            .zip(range(&labels))
+            .with_context(|| format!("{name}.jsonl:{row}: nothing is trained"))?;
+        let (start, end) = (first.max(from), last.min(to) + 1);
+        if ours.labels.get(start..end) != labels.get(start..end) {
             bail!("{name}.jsonl:{row}: other labels");
         }
-        let trained = |labels: &[i32]| labels.iter().filter(|label| **label >= 0).count();
-        match (trained(&labels[..first]), trained(&labels[last + 1..])) {
+        match (first as i64 - from as i64, to as i64 - last as i64) {
             (0, 0) => pairs.same += 1,
             (0, 1) => pairs.behind += 1,
-            (1, 0) => pairs.across += 1,
-            (before, behind) => bail!("{name}.jsonl:{row}: TRL trains {before} tokens before ours, {behind} behind"),
+            (1, 0 | 1) => pairs.across += 1,
+            (-1, 0) => pairs.ahead += 1,
+            (before, behind) => {
+                bail!("{name}.jsonl:{row}: TRL begins {before} tokens before ours and ends {behind} behind")
+            }
         }
     }
     Ok(pairs)

@@ -213,12 +213,12 @@ impl Turns<'_> {
         let last = self.assistant_turns().next_back();
         let wanted = |turn: usize| self.trained(turn) && (train_on != TrainOn::LastAssistant || Some(turn) == last);
         if !self.assistant_turns().all(wanted) {
-            // A block belongs to the last turn that starts before it.
+            // A block belongs to the last turn that starts before it ends: some begin with the line break of the prompt.
             let starts: Result<Vec<(usize, bool)>, RowFault> =
                 self.assistant_turns().map(|turn| Ok((self.start(turn, &text)?, wanted(turn)))).collect();
             let starts = starts?;
             ranges.retain(|range| {
-                starts.iter().rev().find(|(start, _)| *start <= range.start).is_some_and(|(_, wanted)| *wanted)
+                starts.iter().rev().find(|(start, _)| *start < range.end).is_some_and(|(_, wanted)| *wanted)
             });
         }
         let unterminated = ranges.iter().filter(|range| self.closing(&text[(*range).clone()]).is_none()).count();

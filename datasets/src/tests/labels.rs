@@ -173,6 +173,22 @@ fn a_turn_of_tool_calls_is_trained_too() {
 }
 
 #[test]
+fn a_block_that_begins_within_the_prompt_belongs_to_the_turn_after_it() {
+    let template = "{% for message in messages %}<|im_start|>{{ message.role }}\
+                    {% if message.role == 'assistant' %}{% generation %}{{ '\n' + message.content }}<|im_end|>{% endgeneration %}\
+                    {% else %}{{ '\n' + message.content }}<|im_end|>{% endif %}{% endfor %}\
+                    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let tokenizer = with_template(template, Some("<|im_end|>"));
+    let turns = [("user", "1?"), ("assistant", "one"), ("user", "2?"), ("assistant", "two")];
+    let last = label(&tokenizer, &conversation(&turns), TrainOn::LastAssistant);
+    assert_eq!(trained(&tokenizer, &last), ["\ntwo<|im_end|>"]);
+    let Sample::Conversation(mut talk) = conversation(&turns) else { panic!("no conversation") };
+    talk.messages[3].trained = false;
+    let first = label(&tokenizer, &Sample::Conversation(talk), TrainOn::Assistant);
+    assert_eq!(trained(&tokenizer, &first), ["\none<|im_end|>"]);
+}
+
+#[test]
 fn prompts_and_completions_are_a_conversation_where_there_is_a_template() {
     let tokenizer = chatml();
     let pair = Sample::PromptCompletion { prompt: "1?".to_owned(), completion: "one".to_owned() };
