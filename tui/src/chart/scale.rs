@@ -57,7 +57,7 @@ impl Scale {
     }
 
     /// The same axis from zero on with some room above, where all values are positive and it is not logarithmic.
-    pub(crate) fn from_zero(self) -> Self {
+    pub(crate) fn down_to_zero(self) -> Self {
         if self.log || self.low < 0.0 { self } else { Self { low: 0.0, high: self.high * ROOM, ..self } }
     }
 
@@ -189,8 +189,8 @@ mod tests {
         let linear = Scale::new(0.0, 10.0, false, Labels::Measure);
         assert_eq!((linear.position(20.0), linear.inside(20.0)), (Some(1.0), None));
         assert_eq!(Scale::new(-1.0, 1.0, true, Labels::Measure).position(0.0), Some(0.5), "linear after all");
-        let from_zero = |low| Scale::new(low, 10.0, false, Labels::Measure).from_zero().low();
-        assert_eq!((from_zero(5.0), from_zero(-5.0), log.from_zero().low()), (0.0, -5.0, 0.1));
+        let down_to_zero = |low| Scale::new(low, 10.0, false, Labels::Measure).down_to_zero().low();
+        assert_eq!((down_to_zero(5.0), down_to_zero(-5.0), log.down_to_zero().low()), (0.0, -5.0, 0.1));
     }
 
     proptest! {

@@ -125,7 +125,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
         }
     }
     // From zero, so that a ripple does not look like a storm.
-    let y = vertical(app, &curves, &[], labels).from_zero();
+    let y = vertical(app, &curves, &[], labels).down_to_zero();
     let block = block(app, panel, text);
     let inner = block.inner(area);
     frame.render_widget(block, area);
