@@ -54,7 +54,7 @@ fn main() -> Result<()> {
     let labelled = labels(&folder.join("labels.jsonl"), &tokenizers)?;
     println!("{labelled} conversations have TRL's token ids and labels (assistant_only_loss)");
     let base = tokenizers.keys().find(|folder| folder.contains("SmolLM2")).context("no tokenizer of SmolLM2")?;
-    for name in ["messages", "completion", "texts"] {
+    for name in ["messages", "completion"] {
         let Pairs { same, behind, across, ahead } = pairs(&folder.join("pairs"), name, Path::new(base))?;
         println!(
             "{name}: {same} prompts and completions have TRL's token ids and labels (completion_only_loss); with these more \

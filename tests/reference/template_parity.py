@@ -12,7 +12,6 @@ and, prepared for SFT by TRL itself, the quickstart's conversations:
   OUT/pairs/NAME.jsonl        the same as prompt and completion, with input_ids and labels of completion_only_loss:
     messages                    lists of messages, the template of TRL that marks the assistant's turns, both losses
     completion                  the same with the model's own template, completion_only_loss alone
-    texts                       texts without a chat template
   OUT/pairs/NAME.jinja        that template
 """
 
@@ -124,15 +123,11 @@ def main(out, model, tokenizers):
     (out / "pairs").mkdir(exist_ok=True)
     own = AutoTokenizer.from_pretrained(model).chat_template
     pairs = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in rows if len(row["messages"]) > 1]
-    texts = [{"prompt": row["prompt"][-1]["content"] + "\n\n", "completion": row["completion"][0]["content"]} for row in pairs]
-    texts = [row for row in texts if row["completion"].strip()]
-    kinds = {"messages": (training, pairs, True), "completion": (own, pairs, False), "texts": (None, texts, False)}
-    for name, (template, rows, assistant_only) in kinds.items():
+    for name, template, assistant_only in [("messages", training, True), ("completion", own, False)]:
         smollm.chat_template = template
-        if template:
-            (out / "pairs" / f"{name}.jinja").write_text(template)
+        (out / "pairs" / f"{name}.jinja").write_text(template)
         with open(out / "pairs" / f"{name}.jsonl", "w") as file:
-            for row in trl_examples(rows, smollm, assistant_only_loss=assistant_only, completion_only_loss=True):
+            for row in trl_examples(pairs, smollm, assistant_only_loss=assistant_only, completion_only_loss=True):
                 print(json.dumps(row), file=file)
 
 
