@@ -61,12 +61,12 @@ impl Reporter {
         Self { style, verbose: global.verbose, json, bar: None, phase: None, steps: None, log: None }
     }
 
-    /// Whether the result is wanted as JSON too.
     /// Says nothing from now on.
     pub(crate) fn silence(&mut self) {
         self.style = Style::Silent;
     }
 
+    /// Whether the result is wanted as JSON too.
     pub(crate) fn json(&self) -> bool {
         self.json
     }

@@ -15,7 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use signal_hook::{flag, low_level};
 use tonfall_recipes::RunDir;
 use tonfall_tui::{Host, Watch as What};
 
@@ -24,10 +25,13 @@ use crate::commands::watch;
 use crate::diagnostics::{ExitCode, Result};
 use crate::output;
 use crate::quickstart;
+use crate::signals;
 use crate::summary;
 
 /// Lines of the trainer's that are kept to be shown when it fails.
 const LINES: usize = 200;
+/// How long a dashboard whose terminal was closed may take to leave by itself.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a trainer that is done may take to end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -43,6 +47,14 @@ impl Person {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             flag::register(signal, Arc::clone(&leave))?;
         }
+        // Where the terminal is gone, asking it for keys may never end.
+        let mut hang_ups = Signals::new([SIGHUP])?;
+        thread::spawn(move || {
+            if hang_ups.forever().next().is_some() {
+                thread::sleep(FAREWELL);
+                low_level::exit(signals::exit_code(SIGHUP));
+            }
+        });
         Ok(Self { since: Instant::now(), leave })
     }
 }
@@ -172,7 +184,7 @@ impl Trainer {
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         #[cfg(not(unix))]
         let signal: Option<i32> = None;
-        Some(status.code().or(signal.map(crate::signals::exit_code)).unwrap_or(ExitCode::Unexpected.number()))
+        Some(status.code().or(signal.map(signals::exit_code)).unwrap_or(ExitCode::Unexpected.number()))
     }
 
     /// The exit code; a moment is waited for a run that was seen to its end.
