@@ -37,6 +37,9 @@ warmup_steps = 0
 {prompts}
 """
 
+# What the allocator holds differs by so much from run to run; a tenth of a small run is less.
+NOISE_MIB = 24
+
 # Sequences are of different lengths, as they are in practice.
 CASES = {
     "dense": {"quantization": "none", "recompute": "off"},
@@ -48,17 +51,21 @@ CASES = {
 }
 
 
-def conversation(words):
+TRAIN_WORDS = ["tone", "of", "voice", "is", "taught"]
+EVAL_WORDS = ["other", "letters", "ask", "for", "answers"]
+
+
+def conversation(times, words):
     question = "Say it in our voice, please."
-    answer = " ".join(f"{word} {index}" for index, word in enumerate(["tone", "of", "voice", "is", "taught"] * words))
+    answer = " ".join(f"{word} {index}" for index, word in enumerate(words * times))
     return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
 
 
 def write_case(out, base, case):
     """Recipe and data of one case."""
-    rows = [conversation(4 + index) for index in range(16)]
+    rows = [conversation(4 + index, TRAIN_WORDS) for index in range(16)]
     pathlib.Path(out, "train.jsonl").write_text("\n".join(rows) + "\n")
-    pathlib.Path(out, "eval.jsonl").write_text("\n".join(conversation(25 + index) for index in range(4)) + "\n")
+    pathlib.Path(out, "eval.jsonl").write_text("\n".join(conversation(16 + index, EVAL_WORDS) for index in range(4)) + "\n")
     pathlib.Path(out, "prompts.jsonl").write_text(json.dumps({"prompt": "Where is my parcel?", "expect": ["handover"]}) + "\n")
     fields = {"batch": 1, "accumulation": 1, "seq": 512, **case, "base": pathlib.Path(base).resolve(), "out": out}
     fields["eval"] = f'eval = "{out}/eval.jsonl"' if case.get("eval") else ""
@@ -108,10 +115,11 @@ def main():
         print(f"| {name} | {mib(beforehand):.0f} | {mib(predicted):.0f} | {mib(peak):.0f} | {100 * off:+.1f} % | {estimated['highest_stage']} |", flush=True)
         if arguments.only:
             print({part: round(mib(count), 1) for part, count in parts.items()}, estimated)
-        if max(abs(off), abs(beforehand / peak - 1)) > arguments.tolerance:
+        furthest = max(abs(predicted - peak), abs(beforehand - peak))
+        if furthest > arguments.tolerance * peak and mib(furthest) > NOISE_MIB:
             wrong.append(name)
     if wrong:
-        raise SystemExit(f"off by more than {100 * arguments.tolerance:.0f} %: {', '.join(wrong)}")
+        raise SystemExit(f"off by more than {100 * arguments.tolerance:.0f} % and {NOISE_MIB} MiB: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":
