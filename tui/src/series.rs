@@ -4,8 +4,9 @@
 //! of lowest, highest and mean, so that a log of any length fits and no spike is lost.
 //! Must not depend on: terminals, files.
 
-/// Points that are kept one by one. Logs of 100,000 steps are shown as they are.
-const CAPACITY: usize = 1 << 17;
+/// Buckets at most, many times as many as a screen has columns, so that a frame takes milliseconds whatever the log. Of
+/// 100,000 steps each holds four.
+const CAPACITY: usize = 1 << 15;
 
 /// What the horizontal axis counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
