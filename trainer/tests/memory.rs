@@ -9,9 +9,7 @@ use tonfall_recipes::events::{EventKind, EventLog};
 use tonfall_recipes::recipe::RecipeFile;
 use tonfall_recipes::{Plan, RunDir, RunLock};
 use tonfall_trainer::estimate::Workload;
-use tonfall_trainer::{
-    Compute, DeviceKind, Group, Job, Launch, Observation, Outcome, Record, StopReason, TrainError, train,
-};
+use tonfall_trainer::{Compute, DeviceKind, Group, Job, Observation, Outcome, Record, StopReason, TrainError, train};
 
 const GIB: f64 = (1 << 30) as f64;
 
@@ -73,18 +71,6 @@ impl Workshop {
         memory: &dyn Fn(u64, u64) -> Option<u64>,
         stop_after: u64,
     ) -> (Result<Outcome, TrainError>, Vec<EventKind>) {
-        self.train_in(&mut Group::alone(), run, resume_from, memory, stop_after)
-    }
-
-    /// As [`Self::train`], as the first of several processes.
-    fn train_in(
-        &self,
-        group: &mut Group,
-        run: &RunDir,
-        resume_from: Option<PathBuf>,
-        memory: &dyn Fn(u64, u64) -> Option<u64>,
-        stop_after: u64,
-    ) -> (Result<Outcome, TrainError>, Vec<EventKind>) {
         let lock = RunLock::acquire(run).expect("a lock");
         let mut log = EventLog::open(run, &lock).expect("a log");
         let events = RefCell::new(Vec::new());
@@ -96,7 +82,7 @@ impl Workshop {
             tokenizer: &self.tokenizer,
             data: &self.data,
             prompts: &[],
-            group,
+            group: &mut Group::alone(),
             record: Some(Record {
                 run,
                 log: &mut log,
@@ -176,50 +162,6 @@ fn smaller_micro_batches_learn_the_same_and_resume_as_they_were() {
     outcome.expect("trained");
     assert_eq!((batches(&events)[0].0, batches(&events)[0].1), (2, 2), "the halved size is part of the state");
     assert_eq!(adapter(&stopped), adapter(&short), "resuming equals never stopping");
-}
-
-#[test]
-fn a_process_that_is_short_takes_the_others_along() {
-    let workshop = Workshop::new(FOUR);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-    let group = |rank| {
-        let launch = Launch { rank, size: 2, gpu: 0, address: "127.0.0.1".to_owned(), port };
-        Group::meet(&launch).expect("both come")
-    };
-    let run = workshop.create("run");
-    let events = std::thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            // Asked once at the start and once before each step; enough is what the floor needs.
-            let asked = Cell::new(0);
-            let floor = workshop.workload(DeviceKind::Cpu).estimate(1, false).peak() / 10 * 12;
-            let memory = || {
-                asked.set(asked.get() + 1);
-                (asked.get() == 4).then_some(floor)
-            };
-            train(Job {
-                compute: &Compute::cpu(),
-                plan: &workshop.plan,
-                base: &workshop.base,
-                tokenizer: &workshop.tokenizer,
-                data: &workshop.data,
-                prompts: &[],
-                group: &mut group(1),
-                record: None,
-                resume_from: None,
-                memory: &memory,
-                stop: &|| None,
-            })
-        });
-        let (outcome, events) = workshop.train_in(&mut group(0), &run, None, &|_, _| None, 9);
-        outcome.expect("trained");
-        other.join().expect("no panic").expect("trained");
-        events
-    });
-    let memory = batches(&events);
-    assert_eq!((memory.len(), memory[0].0), (2, 4), "{memory:?}");
-    let reason = memory[1].2.as_deref().expect("a reason");
-    assert!(memory[1].0 < 4 && reason.contains("before step 3: another process needs more"), "{memory:?}");
-    assert_eq!(losses(&events).len(), 4);
 }
 
 #[test]
