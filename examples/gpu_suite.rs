@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tonfall_adapters::BaseModel;
 use tonfall_recipes::plan::Quantization;
-use tonfall_trainer::workload::{self, Workload};
+use tonfall_trainer::workload::{self, Engine, Workload};
 use tonfall_trainer::{Compute, DeviceChoice, parity};
 
 #[derive(Parser)]
@@ -51,6 +51,9 @@ enum Command {
         /// As 4096x4096x14336
         #[arg(required = true)]
         sizes: Vec<String>,
+        /// By Burn's own matmul, not by what training takes
+        #[arg(long)]
+        burn: bool,
         #[command(flatten)]
         device: Device,
     },
@@ -124,13 +127,14 @@ fn main() -> Result<()> {
                 say(&json!({"loss": loss, "reference": theirs, "grad_norm": norm, "reference_grad_norm": their_norm}));
             }
         }
-        Command::Products { sizes, device } => {
+        Command::Products { sizes, burn, device } => {
             let compute = device.open()?;
+            let engine = if burn { Engine::Burn } else { Engine::Tonfall };
             for size in sizes {
                 let wrong = || anyhow!("`{size}` is no size like 4096x4096x14336");
                 let numbers: Result<Vec<usize>, _> = size.split('x').map(str::parse).collect();
                 let [m, k, n] = numbers.ok().and_then(|numbers| numbers.try_into().ok()).ok_or_else(wrong)?;
-                let mut seconds = workload::product(&compute, [m, k, n], 5, 10)?;
+                let mut seconds = workload::product(&compute, engine, [m, k, n], 5, 10)?;
                 seconds.sort_by(f64::total_cmp);
                 let median = seconds[seconds.len() / 2];
                 let rate = 2.0 * (m * k * n) as f64 / median;

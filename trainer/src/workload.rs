@@ -97,6 +97,15 @@ pub fn train(
     Ok(())
 }
 
+/// Who multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// What training takes.
+    Tonfall,
+    /// Burn's own matmul, for comparison.
+    Burn,
+}
+
 /// Seconds of one product `[m, k] · [k, n]` of random matrices in the type of the activations, by round of `repeats`
 /// products; the first round is a warm-up and left out.
 ///
@@ -104,27 +113,40 @@ pub fn train(
 /// When the device fails.
 pub fn product(
     compute: &Compute,
+    engine: Engine,
     [m, k, n]: [usize; 3],
     rounds: usize,
     repeats: usize,
 ) -> Result<Vec<f64>, TrainError> {
     let mut generator = Philox::new(1, 0);
     let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| 2.0 * generator.uniform() - 1.0).collect() };
-    let (format, bytes) = match compute.dtype {
-        DType::BF16 => {
-            let halves = numbers(n * k).into_iter().flat_map(|value| bf16_from_f32(value).to_le_bytes());
-            (Format::Bf16, halves.collect())
-        }
-        _ => (Format::F32, numbers(n * k).into_iter().flat_map(f32::to_le_bytes).collect()),
+    let (x, w) = (numbers(m * k), numbers(n * k));
+    let tensor = |values, shape: [usize; 2]| {
+        Tensor::<2>::from_data(TensorData::new(values, shape), &compute.device).cast(compute.dtype)
     };
-    let weight = FrozenMatrix::new(bytes, format, n, k, &compute.device);
-    let x = Tensor::<2>::from_data(TensorData::new(numbers(m * k), [m, k]), &compute.device).cast(compute.dtype);
+    let x = tensor(x, [m, k]);
+    let multiply: Box<dyn Fn() -> Tensor<2>> = match engine {
+        Engine::Burn => {
+            let w = tensor(w, [n, k]);
+            Box::new(move || x.clone().matmul(w.clone().transpose()))
+        }
+        Engine::Tonfall => {
+            let (format, bytes) = match compute.dtype {
+                DType::BF16 => {
+                    (Format::Bf16, w.into_iter().flat_map(|value| bf16_from_f32(value).to_le_bytes()).collect())
+                }
+                _ => (Format::F32, w.into_iter().flat_map(f32::to_le_bytes).collect()),
+            };
+            let weight = FrozenMatrix::new(bytes, format, n, k, &compute.device);
+            Box::new(move || linear(x.clone(), &weight, None))
+        }
+    };
     let mut seconds = Vec::with_capacity(rounds);
     for round in 0..=rounds {
         let started = Instant::now();
         let mut y = None;
         for _ in 0..repeats {
-            y = Some(linear(x.clone(), &weight, None));
+            y = Some(multiply());
         }
         // Reading an element of the last one waits for all.
         let corner = y.map(|y| lora::values(&y.slice([0..1, 0..1]))).transpose()?;
@@ -168,7 +190,9 @@ mod tests {
 
     #[test]
     fn a_product_is_timed_by_round() {
-        let seconds = product(&Compute::cpu(), [3, 8, 5], 4, 2).expect("products");
-        assert!(seconds.len() == 4 && seconds.iter().all(|seconds| *seconds > 0.0), "{seconds:?}");
+        for engine in [Engine::Tonfall, Engine::Burn] {
+            let seconds = product(&Compute::cpu(), engine, [3, 8, 5], 4, 2).expect("products");
+            assert!(seconds.len() == 4 && seconds.iter().all(|seconds| *seconds > 0.0), "{seconds:?}");
+        }
     }
 }

@@ -6,15 +6,14 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
-use burn_cubecl::ops::numeric;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::adamw::summed;
 use super::dequantize::dense;
-use super::launch::{Planes, UNITS, plane_row, planes, units};
-use super::product::{Factor, product, product_into};
+use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
+use super::product::{Factor, add_product, product, product_into};
 use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};
 use crate::cross_entropy::{CrossEntropyOps, IGNORED};
 use crate::frozen::MatrixLayout;
@@ -52,48 +51,59 @@ fn spread<F: Float, G: Float>(
     }
 }
 
-/// The loss of a row of logits a plane; the row's gradient goes to `gradient`, `softmax - one hot`.
+/// The loss of a row of logits a plane; the row's gradient goes to `gradient`, `softmax - one hot`. Every unit keeps the
+/// sum of its exponentials relative to its largest logit so far (Milakov & Gimelshein 2018), so that logits are read once
+/// for the loss and once for the gradient.
 #[cube(launch)]
-fn row_losses<G: Float>(
-    logits: &[f32],
+fn row_losses<G: Float, N: Size>(
+    logits: &[Vector<f32, N>],
     targets: &[u32],
     losses: &mut [f32],
-    gradient: &mut [G],
+    gradient: &mut [Vector<G, N>],
     count: u32,
-    vocab: u32,
+    vectors: u32,
     #[comptime] with_gradient: bool,
     #[comptime] lanes: u32,
     #[define(G)] _type: ElemType,
 ) {
     let row = plane_row();
     if row < count {
-        let start = row as usize * vocab as usize;
-        let mut largest = f32::new(-3.0e38);
-        let mut i = UNIT_POS_X;
-        while i < vocab {
-            largest = max(largest, logits[start + i as usize]);
-            i += lanes;
-        }
-        let largest = plane_max(largest);
-        let mut sum = 0.0f32;
-        let mut i = UNIT_POS_X;
-        while i < vocab {
-            sum += f32::exp(logits[start + i as usize] - largest);
-            i += lanes;
-        }
-        let sum = plane_sum(sum);
+        let start = row as usize * vectors as usize;
         let target = targets[row as usize];
+        let mut largest = f32::new(-3.0e38);
+        let mut sum = 0.0f32;
+        let mut wanted = 0.0f32;
+        let mut i = UNIT_POS_X;
+        while i < vectors {
+            let values = logits[start + i as usize];
+            let before = largest;
+            #[unroll]
+            for j in 0..N::value() {
+                let value = values.extract(j);
+                largest = max(largest, value);
+                wanted += select(i * N::value() as u32 + j as u32 == target, value, 0.0f32);
+            }
+            sum *= f32::exp(before - largest);
+            sum += vector_sum::<N>(Vector::exp(values - Vector::<f32, N>::new(largest)));
+            i += lanes;
+        }
+        let most = plane_max(largest);
+        let sum = plane_sum(sum * f32::exp(largest - most));
+        let wanted = plane_sum(wanted);
         if UNIT_POS_X == 0 {
-            losses[row as usize] = largest + f32::ln(sum) - logits[start + target as usize];
+            losses[row as usize] = most + f32::ln(sum) - wanted;
         }
         if with_gradient {
             let mut i = UNIT_POS_X;
-            while i < vocab {
-                let mut value = f32::exp(logits[start + i as usize] - largest) / sum;
-                if i == target {
-                    value -= 1.0f32;
+            while i < vectors {
+                let at = start + i as usize;
+                let mut values = Vector::exp(logits[at] - Vector::<f32, N>::new(most)) / Vector::<f32, N>::new(sum);
+                #[unroll]
+                for j in 0..N::value() {
+                    let one = select(i * N::value() as u32 + j as u32 == target, 1.0f32, 0.0f32);
+                    values.insert(j, values.extract(j) - one);
                 }
-                gradient[start + i as usize] = G::cast_from(value);
+                gradient[at] = Vector::cast_from(values);
                 i += lanes;
             }
         }
@@ -147,7 +157,7 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
     // One row more than needed, so that no buffer is empty.
     let losses = empty(&x, [wanted_rows + 1, 1], DType::F32);
     let gradients = with_dx.then(|| empty(&x, [wanted_rows + 1, hidden], dtype));
-    let mut dw = with_dw.then(|| zeros(&x, vocab, hidden));
+    let dw = with_dw.then(|| zeros(&x, vocab, hidden));
     let held = (HELD_LOGITS / vocab.max(1)).max(1);
     for start in (0..wanted_rows).step_by(held) {
         let chunk = held.min(wanted_rows - start);
@@ -172,24 +182,28 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
             false => empty(&x, [1, 1], dtype),
         };
         let Planes { count, dim, lanes } = planes(&client, chunk);
+        let size = vector_size(DType::F32, vocab);
         row_losses::launch(
             &client,
             count,
             dim,
+            size,
             contiguous(logits).into_buffer_arg(),
             wanted.into_buffer_arg(),
             rows(&losses, start, chunk).into_buffer_arg(),
             dlogits.clone().into_buffer_arg(),
             chunk as u32,
-            vocab as u32,
+            (vocab / size) as u32,
             with_gradient,
             lanes,
             kind,
         );
         if let Some(gradients) = &gradients {
-            product_into(Factor::plain(dlogits.clone()), Factor::plain(head.clone()), rows(gradients, start, chunk));
+            product_into(Factor::plain(dlogits.clone()), Factor::plain(head.clone()), &rows(gradients, start, chunk));
         }
-        dw = dw.map(|sum| numeric::add(sum, product(Factor::transposed(dlogits), Factor::plain(inputs), DType::F32)));
+        if let Some(dw) = &dw {
+            add_product(Factor::transposed(dlogits), Factor::plain(inputs), 1.0, dw);
+        }
     }
     let losses = spread_rows(losses, &places, tokens, 1, DType::F32);
     let losses = super::tensors::reshaped(losses, [tokens]);

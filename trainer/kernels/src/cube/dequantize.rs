@@ -9,7 +9,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 use tonfall_blocks::{DYNAMIC_MAP, Format, NF4, Nf4Sections};
 
-use super::launch::{UNITS, units};
+use super::launch::{UNITS, units, vector_size};
 use super::tensors::{contiguous, empty, float, words};
 use crate::frozen::MatrixLayout;
 
@@ -159,33 +159,34 @@ fn nf4_element(data: &[u32], at: u32, absmax: u32, nested: u32, offset: u32, tab
     f32::reinterpret(data[(tables + code) as usize]) * scale
 }
 
-/// Eight codes a unit: one word.
+/// A vector of codes a unit; `N` divides the eight codes of a word.
 #[cube(launch)]
-fn nf4_matrix<F: Float>(
+fn nf4_matrix<F: Float, N: Size>(
     data: &[u32],
-    y: &mut [F],
-    len: u32,
+    y: &mut [Vector<F, N>],
+    vectors: u32,
     absmax: u32,
     nested: u32,
     offset: u32,
     tables: u32,
     #[define(F)] _type: ElemType,
 ) {
-    let word = ABSOLUTE_POS as u32;
-    if word * 8 < len {
-        let codes = data[word as usize];
-        let block = word / 8;
+    let i = ABSOLUTE_POS;
+    if (i as u32) < vectors {
+        let first = i as u32 * N::value() as u32;
+        let codes = data[(first / 8) as usize];
+        let block = first / 64;
         let scale = f32::reinterpret(data[(tables + 16 + byte(data, absmax + block)) as usize]);
         let scale = scale * f32::reinterpret(data[(nested + block / 256) as usize]);
         let scale = scale + f32::reinterpret(data[offset as usize]);
+        let mut values = Vector::<F, N>::empty();
         #[unroll]
-        for i in 0..8u32 {
-            if word * 8 + i < len {
-                let shift = comptime!(8 * (i / 2) + 4 * (1 - i % 2));
-                let value = f32::reinterpret(data[(tables + ((codes >> shift) & 15)) as usize]) * scale;
-                y[(word * 8 + i) as usize] = F::cast_from(value);
-            }
+        for j in 0..N::value() {
+            let place = first % 8 + j as u32;
+            let code = (codes >> (8 * (place / 2) + 4 * (1 - place % 2))) & 15;
+            values.insert(j, F::cast_from(f32::reinterpret(data[(tables + code) as usize]) * scale));
         }
+        y[i] = values;
     }
 }
 
@@ -264,8 +265,10 @@ pub(crate) fn dense(data: CubeTensor, layout: MatrixLayout, dtype: DType) -> Cub
     if layout.format == Format::Nf4 {
         let [absmax, nested, offset, tables] = nf4_places(layout);
         let (data, out) = (data.into_buffer_arg(), y.clone().into_buffer_arg());
-        let grid = units(len.div_ceil(8));
-        nf4_matrix::launch(&client, grid, dim, data, out, len as u32, absmax, nested, offset, tables, kind);
+        let size = vector_size(dtype, len);
+        let vectors = len / size;
+        let grid = units(vectors);
+        nf4_matrix::launch(&client, grid, dim, size, data, out, vectors as u32, absmax, nested, offset, tables, kind);
     } else {
         let (data, out) = (data.into_buffer_arg(), y.clone().into_buffer_arg());
         let (format, block_len) = (code(layout.format), layout.format.block_len() as u32);

@@ -6,6 +6,7 @@
 //! A row that is summed belongs to one plane (a warp), whose units sum among themselves: no shared memory, no barrier, and
 //! one order of every sum.
 
+use burn::tensor::DType;
 use cubecl::client::Client;
 use cubecl::prelude::*;
 
@@ -23,6 +24,13 @@ fn cubes(count: usize) -> CubeCount {
 /// At least `count` units, in cubes of [`UNITS`].
 pub(crate) fn units(count: usize) -> CubeCount {
     cubes(count.div_ceil(UNITS as usize))
+}
+
+/// Elements of a type that a unit reads or writes at a time, where rows have `columns`: as many as fit into sixteen bytes
+/// and divide a row.
+pub(crate) fn vector_size(dtype: DType, columns: usize) -> usize {
+    let most = 1 << (16 / dtype.size()).ilog2();
+    1 << columns.trailing_zeros().min(usize::ilog2(most))
 }
 
 /// A grid in which every row has a plane.
@@ -44,4 +52,27 @@ pub(crate) fn planes(client: &Client, rows: usize) -> Planes {
 #[cube]
 pub(crate) fn plane_row() -> u32 {
     CUBE_POS as u32 * CUBE_DIM_Y + UNIT_POS_Y
+}
+
+/// The sum of a vector's elements, in their order.
+#[cube]
+pub(crate) fn vector_sum<N: Size>(vector: Vector<f32, N>) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for i in 0..N::value() {
+        sum += vector.extract(i);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_divide_rows_and_fit_into_sixteen_bytes() {
+        let sizes = |dtype| [4096, 12, 6, 7, 1].map(|columns| vector_size(dtype, columns));
+        assert_eq!(sizes(DType::BF16), [8, 4, 2, 1, 1]);
+        assert_eq!(sizes(DType::F32), [4, 4, 2, 1, 1]);
+    }
 }

@@ -9,6 +9,8 @@ mod adamw;
 mod attention;
 mod bias;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dequantize;
 mod dropout;
 mod embedding;

@@ -1,15 +1,15 @@
 //! Products of dense matrices.
 //!
-//! Responsible for: one way to every product, whatever the device. CUDA takes Burn's matmul, which tunes itself and uses
-//! tensor cores. Other devices take a plain kernel: it is slow, but the one software driver that we test on crashes on
-//! Burn's, as on everything with shared memory.
+//! Responsible for: one way to every product, whatever the device. CUDA takes cuBLASLt. Other devices take a plain kernel:
+//! it is slow, but the one software driver that we test on crashes on everything with shared memory.
 
 use burn::tensor::DType;
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, cublaslt};
 use super::launch::{UNITS, units};
 use super::tensors::{contiguous, empty, float};
 
@@ -40,7 +40,7 @@ impl Factor {
     }
 }
 
-/// `y[b, m, n] = Σ_k left[b, m, k] · right[b, k, n]`, a unit an element.
+/// `y[b, m, n] = alpha · Σ_k left[b, m, k] · right[b, k, n]`, or that added to it; a unit an element.
 #[cube(launch)]
 fn dot_products<F: Float, G: Float, H: Float>(
     left: &[F],
@@ -50,8 +50,10 @@ fn dot_products<F: Float, G: Float, H: Float>(
     m: u32,
     n: u32,
     k: u32,
+    alpha: f32,
     #[comptime] left_transposed: bool,
     #[comptime] right_transposed: bool,
+    #[comptime] add: bool,
     #[define(F, G, H)] _types: [ElemType; 3],
 ) {
     let at = ABSOLUTE_POS as u32;
@@ -78,59 +80,74 @@ fn dot_products<F: Float, G: Float, H: Float>(
             sum += a * f32::cast_from(right[(right_at + step * right_step) as usize]);
             step += 1;
         }
-        y[at as usize] = H::cast_from(sum);
+        let mut value = alpha * sum;
+        if add {
+            value += f32::cast_from(y[at as usize]);
+        }
+        y[at as usize] = H::cast_from(value);
     }
-}
-
-/// Whether Burn's own matmul serves on this device.
-fn has_matmul(tensor: &CubeTensor) -> bool {
-    tensor.client.name().contains("cuda")
 }
 
 /// `left · right`, accumulated in f32, as `dtype`. A batch of products where the factors have three dimensions.
 pub(crate) fn product(left: Factor, right: Factor, dtype: DType) -> CubeTensor {
+    scaled_product(left, right, 1.0, dtype)
+}
+
+/// `alpha · left · right`, as [`product`].
+pub(crate) fn scaled_product(left: Factor, right: Factor, alpha: f32, dtype: DType) -> CubeTensor {
     let ([batch, m, _], [_, _, n]) = (left.shape(), right.shape());
     let y = match left.tensor.meta.num_dims() {
         2 => empty(&left.tensor, [m, n], dtype),
         _ => empty(&left.tensor, [batch, m, n], dtype),
     };
-    product_into(left, right, y.clone());
+    write(left, right, alpha, &y, false);
     y
 }
 
+/// Adds `alpha · left · right` to a contiguous tensor in place.
+pub(crate) fn add_product(left: Factor, right: Factor, alpha: f32, y: &CubeTensor) {
+    write(left, right, alpha, y, true);
+}
+
 /// [`product`] into a contiguous tensor that is there already.
-pub(crate) fn product_into(left: Factor, right: Factor, y: CubeTensor) {
+pub(crate) fn product_into(left: Factor, right: Factor, y: &CubeTensor) {
+    write(left, right, 1.0, y, false);
+}
+
+fn write(left: Factor, right: Factor, alpha: f32, y: &CubeTensor, add: bool) {
     let ([batch, m, k], [right_batch, right_k, n]) = (left.shape(), right.shape());
     assert_eq!((batch, k), (right_batch, right_k), "batches and depth of the factors");
-    if has_matmul(&left.tensor) {
-        let view = |Factor { mut tensor, transposed }: Factor| {
-            let last = tensor.meta.num_dims() - 1;
-            if transposed {
-                tensor.meta.swap(last - 1, last);
-            }
-            tensor
-        };
-        let dtype = y.dtype;
-        let done = matmul(view(left), view(right), Some(y), MatmulStrategy::default(), dtype);
-        done.unwrap_or_else(|error| panic!("a product of {m} x {k} x {n}: {error:?}"));
+    assert!(k > 0, "a product of no depth");
+    assert_eq!(y.meta.num_elements(), batch * m * n, "elements of the product");
+    if batch * m * n == 0 {
         return;
     }
     let (left_transposed, right_transposed) = (left.transposed, right.transposed);
     let (left, right) = (contiguous(left.tensor), contiguous(right.tensor));
-    let (types, len) = ([float(&left), float(&right), float(&y)], batch * m * n);
+    #[cfg(feature = "cuda")]
+    if cuda::serves(&y.client) {
+        assert_eq!(left.dtype, right.dtype, "types of the factors");
+        let (factors, output) = (left.dtype, y.dtype);
+        let kind = cublaslt::Kind { batch, m, n, k, left_transposed, right_transposed, factors, output };
+        cublaslt::product(kind, &left, &right, y, alpha, if add { 1.0 } else { 0.0 });
+        return;
+    }
+    let (types, len) = ([float(&left), float(&right), float(y)], batch * m * n);
     dot_products::launch(
         &y.client.clone(),
         units(len),
         CubeDim::new_1d(UNITS),
         left.into_buffer_arg(),
         right.into_buffer_arg(),
-        y.into_buffer_arg(),
+        y.clone().into_buffer_arg(),
         len as u32,
         m as u32,
         n as u32,
         k as u32,
+        alpha,
         left_transposed,
         right_transposed,
+        add,
         types,
     );
 }

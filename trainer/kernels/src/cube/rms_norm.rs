@@ -6,29 +6,35 @@ use burn_cubecl::CubeBackend;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::launch::{Planes, UNITS, plane_row, planes, units};
+use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::tensors::{contiguous, dims, empty, float, len};
 use crate::rms_norm::RmsNormOps;
 
-/// `1 / √(mean(x²) + ε)` of the plane's group.
+/// `1 / √(mean(x²) + ε)` of the plane's group, which has `n` vectors from `start`.
 #[cube]
-fn inverse_norm<F: Float>(x: &[F], start: usize, n: u32, epsilon: f32, #[comptime] lanes: u32) -> f32 {
-    let mut sum = 0.0f32;
+fn inverse_norm<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    start: usize,
+    n: u32,
+    epsilon: f32,
+    #[comptime] lanes: u32,
+) -> f32 {
+    let mut sums = Vector::<f32, N>::zeroed();
     let mut i = UNIT_POS_X;
     while i < n {
-        let value = f32::cast_from(x[start + i as usize]);
-        sum += value * value;
+        let value = Vector::<f32, N>::cast_from(x[start + i as usize]);
+        sums += value * value;
         i += lanes;
     }
-    let mean = plane_sum(sum) / f32::cast_from(n);
+    let mean = plane_sum(vector_sum::<N>(sums)) / f32::cast_from(n * N::value() as u32);
     f32::inverse_sqrt(mean + epsilon)
 }
 
 #[cube(launch)]
-fn forward<F: Float, G: Float>(
-    x: &[F],
-    gamma: &[G],
-    y: &mut [F],
+fn forward<F: Float, G: Float, N: Size>(
+    x: &[Vector<F, N>],
+    gamma: &[Vector<G, N>],
+    y: &mut [Vector<F, N>],
     groups: u32,
     n: u32,
     epsilon: f32,
@@ -38,22 +44,23 @@ fn forward<F: Float, G: Float>(
     let group = plane_row();
     if group < groups {
         let start = group as usize * n as usize;
-        let inverse = inverse_norm::<F>(x, start, n, epsilon, lanes);
+        let inverse = Vector::<f32, N>::new(inverse_norm::<F, N>(x, start, n, epsilon, lanes));
         let mut i = UNIT_POS_X;
         while i < n {
             let at = start + i as usize;
-            y[at] = F::cast_from(f32::cast_from(gamma[i as usize]) * (f32::cast_from(x[at]) * inverse));
+            let gamma = Vector::<f32, N>::cast_from(gamma[i as usize]);
+            y[at] = Vector::cast_from(gamma * (Vector::<f32, N>::cast_from(x[at]) * inverse));
             i += lanes;
         }
     }
 }
 
 #[cube(launch)]
-fn input_gradient<F: Float, G: Float>(
-    dy: &[F],
-    x: &[F],
-    gamma: &[G],
-    dx: &mut [F],
+fn input_gradient<F: Float, G: Float, N: Size>(
+    dy: &[Vector<F, N>],
+    x: &[Vector<F, N>],
+    gamma: &[Vector<G, N>],
+    dx: &mut [Vector<F, N>],
     groups: u32,
     n: u32,
     epsilon: f32,
@@ -63,28 +70,31 @@ fn input_gradient<F: Float, G: Float>(
     let group = plane_row();
     if group < groups {
         let start = group as usize * n as usize;
-        let inverse = inverse_norm::<F>(x, start, n, epsilon, lanes);
-        let mut sum = 0.0f32;
+        let inverse = inverse_norm::<F, N>(x, start, n, epsilon, lanes);
+        let mut sums = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
         while i < n {
             let at = start + i as usize;
-            sum += f32::cast_from(dy[at]) * f32::cast_from(gamma[i as usize]) * f32::cast_from(x[at]);
+            let direct = Vector::<f32, N>::cast_from(dy[at]) * Vector::<f32, N>::cast_from(gamma[i as usize]);
+            sums += direct * Vector::<f32, N>::cast_from(x[at]);
             i += lanes;
         }
-        let along = plane_sum(sum) * inverse * inverse / f32::cast_from(n);
+        let sum = plane_sum(vector_sum::<N>(sums));
+        let along = Vector::<f32, N>::new(sum * inverse * inverse / f32::cast_from(n * N::value() as u32));
+        let inverse = Vector::<f32, N>::new(inverse);
         let mut i = UNIT_POS_X;
         while i < n {
             let at = start + i as usize;
-            let direct = f32::cast_from(dy[at]) * f32::cast_from(gamma[i as usize]);
-            dx[at] = F::cast_from(inverse * (direct - along * f32::cast_from(x[at])));
+            let direct = Vector::<f32, N>::cast_from(dy[at]) * Vector::<f32, N>::cast_from(gamma[i as usize]);
+            dx[at] = Vector::cast_from(inverse * (direct - along * Vector::<f32, N>::cast_from(x[at])));
             i += lanes;
         }
     }
 }
 
 #[cube(launch)]
-fn inverse_norms<F: Float>(
-    x: &[F],
+fn inverse_norms<F: Float, N: Size>(
+    x: &[Vector<F, N>],
     inverses: &mut [f32],
     groups: u32,
     n: u32,
@@ -94,7 +104,7 @@ fn inverse_norms<F: Float>(
 ) {
     let group = plane_row();
     if group < groups {
-        let inverse = inverse_norm::<F>(x, group as usize * n as usize, n, epsilon, lanes);
+        let inverse = inverse_norm::<F, N>(x, group as usize * n as usize, n, epsilon, lanes);
         if UNIT_POS_X == 0 {
             inverses[group as usize] = inverse;
         }
@@ -130,16 +140,17 @@ impl RmsNormOps for CubeBackend {
         let ((tokens, columns), n) = (dims(&x), len(&gamma));
         let (y, groups) = (empty(&x, [tokens, columns], x.dtype), tokens * columns / n);
         let Planes { count, dim, lanes } = planes(&x.client, groups);
-        let types = [float(&x), float(&gamma)];
+        let (types, size) = ([float(&x), float(&gamma)], vector_size(x.dtype, n));
         forward::launch(
             &y.client.clone(),
             count,
             dim,
+            size,
             x.into_buffer_arg(),
             gamma.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             groups as u32,
-            n as u32,
+            (n / size) as u32,
             epsilon as f32,
             lanes,
             types,
@@ -157,17 +168,18 @@ impl RmsNormOps for CubeBackend {
         let ((tokens, columns), n) = (dims(&x), len(&gamma));
         let (dx, groups) = (empty(&x, [tokens, columns], x.dtype), tokens * columns / n);
         let Planes { count, dim, lanes } = planes(&x.client, groups);
-        let types = [float(&x), float(&gamma)];
+        let (types, size) = ([float(&x), float(&gamma)], vector_size(x.dtype, n));
         input_gradient::launch(
             &dx.client.clone(),
             count,
             dim,
+            size,
             dy.into_buffer_arg(),
             x.into_buffer_arg(),
             gamma.into_buffer_arg(),
             dx.clone().into_buffer_arg(),
             groups as u32,
-            n as u32,
+            (n / size) as u32,
             epsilon as f32,
             lanes,
             types,
@@ -184,16 +196,17 @@ impl RmsNormOps for CubeBackend {
         let (dy, x) = (contiguous(dy), contiguous(x));
         let groups = len(&x) / n;
         let (inverses, dgamma) = (empty(&x, [groups], DType::F32), empty(&x, [n], DType::F32));
-        let (client, kind) = (x.client.clone(), float(&x));
+        let (client, kind, size) = (x.client.clone(), float(&x), vector_size(x.dtype, n));
         let Planes { count, dim, lanes } = planes(&client, groups);
         inverse_norms::launch(
             &client,
             count,
             dim,
+            size,
             x.clone().into_buffer_arg(),
             inverses.clone().into_buffer_arg(),
             groups as u32,
-            n as u32,
+            (n / size) as u32,
             epsilon as f32,
             lanes,
             kind,

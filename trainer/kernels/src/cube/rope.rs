@@ -1,4 +1,4 @@
-//! Rotary embeddings: a unit for each pair of elements. The angles are those of the CPU, uploaded once a table.
+//! Rotary embeddings: a unit for each pair of vectors. The angles are those of the CPU, uploaded once a table.
 
 use std::sync::Arc;
 
@@ -7,17 +7,18 @@ use burn_cubecl::CubeBackend;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::launch::{UNITS, units};
+use super::launch::{UNITS, units, vector_size};
 use super::tensors::{contiguous, dims, empty, float, upload};
 use crate::rope::{Angles, RopeOps};
 
+/// Lengths are in vectors; `N` divides `half`.
 #[cube(launch)]
-fn rotate<F: Float>(
-    x: &[F],
-    cos: &[u32],
-    sin: &[u32],
+fn rotate<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    cos: &[Vector<f32, N>],
+    sin: &[Vector<f32, N>],
     positions: &[u32],
-    y: &mut [F],
+    y: &mut [Vector<F, N>],
     tokens: u32,
     columns: u32,
     half: u32,
@@ -31,11 +32,12 @@ fn rotate<F: Float>(
         let head = pair % pairs / half;
         let i = pair % half;
         let angle = (positions[token as usize] * half + i) as usize;
-        let (cos, sin) = (f32::reinterpret(cos[angle]), f32::reinterpret(sin[angle]) * sign);
+        let (cos, sin) = (cos[angle], sin[angle] * Vector::<f32, N>::new(sign));
         let at = (token * columns + head * 2 * half + i) as usize;
-        let (a, b) = (f32::cast_from(x[at]), f32::cast_from(x[at + half as usize]));
-        y[at] = F::cast_from(a * cos - b * sin);
-        y[at + half as usize] = F::cast_from(b * cos + a * sin);
+        let a = Vector::<f32, N>::cast_from(x[at]);
+        let b = Vector::<f32, N>::cast_from(x[at + half as usize]);
+        y[at] = Vector::cast_from(a * cos - b * sin);
+        y[at + half as usize] = Vector::cast_from(b * cos + a * sin);
     }
 }
 
@@ -46,19 +48,20 @@ impl RopeOps for CubeBackend {
         let (cos, sin) = angles.on_device(&x);
         let positions = upload(&x, &positions);
         let y = empty(&x, [tokens, columns], x.dtype);
-        let kind = float(&x);
+        let (kind, size) = (float(&x), vector_size(x.dtype, angles.half()));
         rotate::launch(
             &y.client.clone(),
-            units(tokens * columns / 2),
+            units(tokens * columns / 2 / size),
             CubeDim::new_1d(UNITS),
+            size,
             x.into_buffer_arg(),
             cos.into_buffer_arg(),
             sin.into_buffer_arg(),
             positions.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             tokens as u32,
-            columns as u32,
-            angles.half() as u32,
+            (columns / size) as u32,
+            (angles.half() / size) as u32,
             if back { -1.0f32 } else { 1.0 },
             kind,
         );

@@ -5,40 +5,49 @@ use burn_cubecl::CubeBackend;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::launch::{UNITS, units};
+use super::launch::{UNITS, units, vector_size};
 use super::tensors::{contiguous, dims, empty, float, len};
 use crate::swiglu::SwigluOps;
 
 #[cube]
-fn sigmoid(x: f32) -> f32 {
-    1.0f32 / (1.0f32 + f32::exp(-x))
+fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    let one = Vector::<f32, N>::one();
+    one / (one + Vector::exp(-x))
 }
 
 #[cube(launch)]
-fn forward<F: Float>(gate: &[F], up: &[F], y: &mut [F], len: u32, #[define(F)] _type: ElemType) {
+fn forward<F: Float, N: Size>(
+    gate: &[Vector<F, N>],
+    up: &[Vector<F, N>],
+    y: &mut [Vector<F, N>],
+    vectors: u32,
+    #[define(F)] _type: ElemType,
+) {
     let i = ABSOLUTE_POS;
-    if (i as u32) < len {
-        let g = f32::cast_from(gate[i]);
-        y[i] = F::cast_from(g * sigmoid(g) * f32::cast_from(up[i]));
+    if (i as u32) < vectors {
+        let g = Vector::<f32, N>::cast_from(gate[i]);
+        y[i] = Vector::cast_from(g * sigmoid::<N>(g) * Vector::<f32, N>::cast_from(up[i]));
     }
 }
 
 #[cube(launch)]
-fn backward<F: Float>(
-    dy: &[F],
-    gate: &[F],
-    up: &[F],
-    dgate: &mut [F],
-    dup: &mut [F],
-    len: u32,
+fn backward<F: Float, N: Size>(
+    dy: &[Vector<F, N>],
+    gate: &[Vector<F, N>],
+    up: &[Vector<F, N>],
+    dgate: &mut [Vector<F, N>],
+    dup: &mut [Vector<F, N>],
+    vectors: u32,
     #[define(F)] _type: ElemType,
 ) {
     let i = ABSOLUTE_POS;
-    if (i as u32) < len {
-        let (dy, g) = (f32::cast_from(dy[i]), f32::cast_from(gate[i]));
-        let sigma = sigmoid(g);
-        dup[i] = F::cast_from(dy * g * sigma);
-        dgate[i] = F::cast_from(dy * f32::cast_from(up[i]) * sigma * (1.0f32 + g * (1.0f32 - sigma)));
+    if (i as u32) < vectors {
+        let (dy, g) = (Vector::<f32, N>::cast_from(dy[i]), Vector::<f32, N>::cast_from(gate[i]));
+        let one = Vector::<f32, N>::one();
+        let sigma = sigmoid::<N>(g);
+        dup[i] = Vector::cast_from(dy * g * sigma);
+        let slope = sigma * (one + g * (one - sigma));
+        dgate[i] = Vector::cast_from(dy * Vector::<f32, N>::cast_from(up[i]) * slope);
     }
 }
 
@@ -47,15 +56,17 @@ impl SwigluOps for CubeBackend {
         let (gate, up) = (contiguous(gate), contiguous(up));
         let (rows, columns) = dims(&gate);
         let y = empty(&gate, [rows, columns], gate.dtype);
-        let (count, kind) = (len(&gate), float(&gate));
+        let (size, kind) = (vector_size(gate.dtype, len(&gate)), float(&gate));
+        let vectors = len(&gate) / size;
         forward::launch(
             &y.client.clone(),
-            units(count),
+            units(vectors),
             CubeDim::new_1d(UNITS),
+            size,
             gate.into_buffer_arg(),
             up.into_buffer_arg(),
             y.clone().into_buffer_arg(),
-            count as u32,
+            vectors as u32,
             kind,
         );
         y
@@ -69,17 +80,19 @@ impl SwigluOps for CubeBackend {
         let [dy, gate, up] = [dy, gate, up].map(contiguous);
         let (rows, columns) = dims(&gate);
         let [dgate, dup] = [(); 2].map(|()| empty(&gate, [rows, columns], gate.dtype));
-        let (count, kind) = (len(&gate), float(&gate));
+        let (size, kind) = (vector_size(gate.dtype, len(&gate)), float(&gate));
+        let vectors = len(&gate) / size;
         backward::launch(
             &dgate.client.clone(),
-            units(count),
+            units(vectors),
             CubeDim::new_1d(UNITS),
+            size,
             dy.into_buffer_arg(),
             gate.into_buffer_arg(),
             up.into_buffer_arg(),
             dgate.clone().into_buffer_arg(),
             dup.clone().into_buffer_arg(),
-            count as u32,
+            vectors as u32,
             kind,
         );
         (dgate, dup)
