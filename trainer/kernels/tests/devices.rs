@@ -225,7 +225,7 @@ fn cross_entropy_with_frozen_and_trained_heads() {
             let targets: Vec<i32> =
                 (0..tokens).map(|t| if t % 5 == 3 { IGNORED } else { (t * 31 % vocab) as i32 }).collect();
             compare(&format!("{tokens}x{vocab}, frozen"), &[input(tokens, WIDE, 1)], |device, _, mut x| {
-                let head = Head::Frozen(stored(Format::Q8_0, vocab, WIDE, device));
+                let head = Head::Frozen(stored(Format::Bf16, vocab, WIDE, device));
                 linear_cross_entropy(x.remove(0), head, &targets).reshape([1, 1])
             });
             let inputs = [input(tokens, 24, 1), input(vocab, 24, 2)];
@@ -255,7 +255,9 @@ fn attention_over_documents() {
         ("longer than a block", vec![document(0, 600), document(600, 40)], 640, 640),
     ];
     for (what, segments, queries, keys) in cases {
-        for (heads, kv_heads, head_dim) in [(1, 1, 1), (4, 2, 16), (9, 3, 32), (2, 2, 7)] {
+        for (heads, kv_heads, head_dim) in
+            [(1, 1, 1), (4, 2, 16), (9, 3, 32), (2, 2, 7), (4, 2, 64), (3, 1, 96), (2, 1, 128)]
+        {
             for window in [None, Some(1), Some(19)] {
                 let segments = segments.clone();
                 let layout = AttentionLayout { heads, kv_heads, head_dim, scale: 0.3, window, segments };

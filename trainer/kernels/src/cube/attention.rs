@@ -14,7 +14,9 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::launch::{Planes, UNITS, plane_row, planes, units};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::product::{Factor, product};
 use super::tensors::{contiguous, dims, empty, float, upload, zeros};
 use crate::attention::{AttentionLayout, AttentionOps};
@@ -26,11 +28,11 @@ const SCORES: usize = 32 << 20;
 /// Blocks of keys begin at a multiple of this and, where there are so many keys, end at one: tensor cores like it.
 const ALIGNED: usize = 64;
 
-/// `out[g, h · rows + i, d] = x[first + i, (g · group + h) · head_dim + d]`.
+/// `out[g, h · rows + i, d] = x[first + i, (g · group + h) · head_dim + d]`, a vector a unit; lengths are in vectors.
 #[cube(launch)]
-fn pack<F: Float>(
-    x: &[F],
-    out: &mut [F],
+fn pack<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    out: &mut [Vector<F, N>],
     len: u32,
     first: u32,
     rows: u32,
@@ -47,16 +49,17 @@ fn pack<F: Float>(
     }
 }
 
-/// The way back, to rows `first ..` of `out`.
+/// The way back, to rows `first ..` of `out`, or added to them.
 #[cube(launch)]
-fn unpack<F: Float>(
-    packed: &[F],
-    out: &mut [F],
+fn unpack<F: Float, N: Size>(
+    packed: &[Vector<F, N>],
+    out: &mut [Vector<F, N>],
     len: u32,
     first: u32,
     rows: u32,
     heads: u32,
     head_dim: u32,
+    #[comptime] add: bool,
     #[define(F)] _type: ElemType,
 ) {
     let at = ABSOLUTE_POS as u32;
@@ -64,19 +67,12 @@ fn unpack<F: Float>(
         let d = at % head_dim;
         let i = at / head_dim % rows;
         let head = at / head_dim / rows;
-        out[((first + i) * heads * head_dim + head * head_dim + d) as usize] = packed[at as usize];
-    }
-}
-
-/// The way back, added.
-#[cube(launch)]
-fn unpack_add(packed: &[f32], out: &mut [f32], len: u32, first: u32, rows: u32, heads: u32, head_dim: u32) {
-    let at = ABSOLUTE_POS as u32;
-    if at < len {
-        let d = at % head_dim;
-        let i = at / head_dim % rows;
-        let head = at / head_dim / rows;
-        out[((first + i) * heads * head_dim + head * head_dim + d) as usize] += packed[at as usize];
+        let to = ((first + i) * heads * head_dim + head * head_dim + d) as usize;
+        let mut value = packed[at as usize];
+        if add {
+            value += out[to];
+        }
+        out[to] = value;
     }
 }
 
@@ -143,11 +139,11 @@ fn softmax<F: Float>(
     }
 }
 
-/// `delta[t, h] = Σ_d gradient · output`; a unit a head of a token.
+/// `delta[t, h] = Σ_d gradient · output`; a unit a head of a token, `head_dim` in vectors.
 #[cube(launch)]
-fn deltas<F: Float>(
-    gradient: &[F],
-    output: &[F],
+fn deltas<F: Float, N: Size>(
+    gradient: &[Vector<F, N>],
+    output: &[Vector<F, N>],
     delta: &mut [f32],
     len: u32,
     head_dim: u32,
@@ -155,47 +151,60 @@ fn deltas<F: Float>(
 ) {
     let head = ABSOLUTE_POS as u32;
     if head < len {
-        let mut sum = 0.0f32;
+        let mut sums = Vector::<f32, N>::zeroed();
         let mut d = 0u32;
         while d < head_dim {
             let at = (head * head_dim + d) as usize;
-            sum += f32::cast_from(gradient[at]) * f32::cast_from(output[at]);
+            sums += Vector::<f32, N>::cast_from(gradient[at]) * Vector::<f32, N>::cast_from(output[at]);
             d += 1;
         }
-        delta[head as usize] = sum;
+        delta[head as usize] = vector_sum::<N>(sums);
     }
 }
 
-/// Scores to probabilities again, and the gradient of the probabilities to that of the unscaled scores.
+/// Scores to probabilities again, and the gradient of the probabilities to that of the unscaled scores. A vector of keys a
+/// unit; `vectors` are those of a row.
 #[cube(launch)]
-fn score_gradients<F: Float>(
-    scores: &[f32],
-    dprobabilities: &[f32],
+fn score_gradients<F: Float, N: Size>(
+    scores: &[Vector<f32, N>],
+    dprobabilities: &[Vector<f32, N>],
     starts: &[u32],
     ends: &[u32],
     normalisers: &[f32],
     delta: &[f32],
-    probabilities: &mut [F],
-    dscores: &mut [F],
+    probabilities: &mut [Vector<F, N>],
+    dscores: &mut [Vector<F, N>],
     len: u32,
     first_query: u32,
     queries: u32,
     first_key: u32,
-    keys: u32,
+    vectors: u32,
     heads: u32,
     scale: f32,
     #[define(F)] _type: ElemType,
 ) {
     let at = ABSOLUTE_POS;
     if (at as u32) < len {
-        let (row, key) = (at as u32 / keys, first_key + at as u32 % keys);
+        let (row, key) = (at as u32 / vectors, first_key + at as u32 % vectors * N::value() as u32);
         let (head, query) = (row / queries, first_query + row % queries);
-        let mut p = 0.0f32;
-        if key >= starts[query as usize] && key < ends[query as usize] {
-            p = f32::exp(scores[at] * scale - normalisers[(query * heads + head) as usize]);
+        let (start, end) = (starts[query as usize], ends[query as usize]);
+        let (normaliser, delta) =
+            (normalisers[(query * heads + head) as usize], delta[(query * heads + head) as usize]);
+        let (scores, dprobabilities) = (scores[at], dprobabilities[at]);
+        let mut kept = Vector::<F, N>::empty();
+        let mut gradients = Vector::<F, N>::empty();
+        #[unroll]
+        for j in 0..N::value() {
+            let mut p = 0.0f32;
+            let key = key + j as u32;
+            if key >= start && key < end {
+                p = f32::exp(scores.extract(j) * scale - normaliser);
+            }
+            kept.insert(j, F::cast_from(p));
+            gradients.insert(j, F::cast_from(p * (dprobabilities.extract(j) - delta) * scale));
         }
-        probabilities[at] = F::cast_from(p);
-        dscores[at] = F::cast_from(p * (dprobabilities[at] - delta[(query * heads + head) as usize]) * scale);
+        probabilities[at] = kept;
+        dscores[at] = gradients;
     }
 }
 
@@ -244,63 +253,61 @@ impl Visible {
         };
         Self { starts: upload_all(|range| range.start), ends: upload_all(|range| range.end), blocks }
     }
+
+    #[cfg(feature = "cuda")]
+    fn inputs<'a>(
+        &'a self,
+        [q, k, v]: [&'a CubeTensor; 3],
+        [queries, keys]: [usize; 2],
+        layout: &'a AttentionLayout,
+    ) -> cuda::attention::Inputs<'a> {
+        cuda::attention::Inputs { q, k, v, starts: &self.starts, ends: &self.ends, queries, keys, layout }
+    }
 }
 
 /// Rows `first .. first + rows` of `x[_, heads · head_dim]` as `[kv_heads, heads / kv_heads · rows, head_dim]`.
 fn packed(x: &CubeTensor, first: usize, rows: usize, heads: usize, layout: &AttentionLayout) -> CubeTensor {
     let (group, head_dim) = (heads / layout.kv_heads, layout.head_dim);
     let out = empty(x, [layout.kv_heads, group * rows, head_dim], x.dtype);
-    let len = heads * rows * head_dim;
+    let size = vector_size(x.dtype, head_dim);
+    let len = heads * rows * head_dim / size;
     pack::launch(
         &out.client.clone(),
         units(len),
         CubeDim::new_1d(UNITS),
+        size,
         x.clone().into_buffer_arg(),
         out.clone().into_buffer_arg(),
         len as u32,
         first as u32,
         rows as u32,
         heads as u32,
-        head_dim as u32,
+        (head_dim / size) as u32,
         float(x),
     );
     out
 }
 
-/// Writes a packed matrix to rows `first ..` of `out`.
-fn unpacked(packed: CubeTensor, out: &CubeTensor, first: usize, rows: usize, layout: &AttentionLayout) {
+/// Writes a packed matrix of `heads` heads to rows `first ..` of `out`, or adds it to them.
+fn unpacked(packed: CubeTensor, out: &CubeTensor, first: usize, rows: usize, heads: usize, add: bool) {
     let packed = contiguous(packed);
-    let (len, kind) = (layout.heads * rows * layout.head_dim, float(&packed));
+    let head_dim = dims(out).1 / heads;
+    let size = vector_size(packed.dtype, head_dim);
+    let (len, kind) = (heads * rows * head_dim / size, float(&packed));
     unpack::launch(
         &out.client,
         units(len),
         CubeDim::new_1d(UNITS),
+        size,
         packed.into_buffer_arg(),
         out.clone().into_buffer_arg(),
         len as u32,
         first as u32,
         rows as u32,
-        layout.heads as u32,
-        layout.head_dim as u32,
+        heads as u32,
+        (head_dim / size) as u32,
+        add,
         kind,
-    );
-}
-
-/// Adds a packed matrix of keys or values to rows `first ..` of `out`.
-fn added(packed: CubeTensor, out: &CubeTensor, first: usize, rows: usize, layout: &AttentionLayout) {
-    let packed = contiguous(packed);
-    let len = layout.kv_heads * rows * layout.head_dim;
-    unpack_add::launch(
-        &out.client,
-        units(len),
-        CubeDim::new_1d(UNITS),
-        packed.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
-        len as u32,
-        first as u32,
-        rows as u32,
-        layout.kv_heads as u32,
-        layout.head_dim as u32,
     );
 }
 
@@ -317,6 +324,11 @@ impl AttentionOps for CubeBackend {
         let output = empty(&q, [queries, columns], q.dtype);
         let normalisers = empty(&q, [queries, layout.heads], DType::F32);
         let visible = Visible::new(&q, queries, keys, &layout);
+        #[cfg(feature = "cuda")]
+        if cuda::attention::served(&q, &layout) {
+            cuda::attention::forward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &output, &normalisers);
+            return (output, normalisers);
+        }
         for block in &visible.blocks {
             let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
             let k_block = packed(&k, block.first_key, block.keys, layout.kv_heads, &layout);
@@ -346,7 +358,7 @@ impl AttentionOps for CubeBackend {
                 kind,
             );
             let out = product(Factor::plain(probabilities), Factor::plain(v_block), q.dtype);
-            unpacked(out, &output, block.first_query, block.queries, &layout);
+            unpacked(out, &output, block.first_query, block.queries, layout.heads, false);
         }
         (output, normalisers)
     }
@@ -364,20 +376,29 @@ impl AttentionOps for CubeBackend {
         let ((queries, columns), (keys, k_columns), kind) = (dims(&q), dims(&k), float(&q));
         let client = q.client.clone();
         let delta = empty(&q, [queries, layout.heads], DType::F32);
+        let size = vector_size(q.dtype, layout.head_dim);
         deltas::launch(
             &client,
             units(queries * layout.heads),
             CubeDim::new_1d(UNITS),
+            size,
             gradient.clone().into_buffer_arg(),
             output.into_buffer_arg(),
             delta.clone().into_buffer_arg(),
             (queries * layout.heads) as u32,
-            layout.head_dim as u32,
+            (layout.head_dim / size) as u32,
             kind,
         );
         let dq = empty(&q, [queries, columns], q.dtype);
-        let (dk, dv) = (zeros(&q, keys, k_columns), zeros(&q, keys, k_columns));
         let visible = Visible::new(&q, queries, keys, &layout);
+        #[cfg(feature = "cuda")]
+        if cuda::attention::served(&q, &layout) {
+            let [dk, dv] = [(); 2].map(|()| empty(&q, [keys, k_columns], q.dtype));
+            let pulled = cuda::attention::Pulled { gradient: &gradient, normalisers: &normalisers, delta: &delta };
+            cuda::attention::backward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &pulled, [&dq, &dk, &dv]);
+            return (dq, dk, dv);
+        }
+        let (dk, dv) = (zeros(&q, keys, k_columns), zeros(&q, keys, k_columns));
         for block in &visible.blocks {
             let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
             let d_block = packed(&gradient, block.first_query, block.queries, layout.heads, &layout);
@@ -388,10 +409,13 @@ impl AttentionOps for CubeBackend {
             let rows = layout.heads * block.queries;
             let shape = [layout.kv_heads, rows / layout.kv_heads, block.keys];
             let [probabilities, dscores] = [(); 2].map(|()| empty(&q, shape, q.dtype));
+            let size = vector_size(DType::F32, block.keys);
+            let vectors = block.keys / size;
             score_gradients::launch(
                 &client,
-                units(rows * block.keys),
+                units(rows * vectors),
                 CubeDim::new_1d(UNITS),
+                size,
                 contiguous(scores).into_buffer_arg(),
                 contiguous(dprobabilities).into_buffer_arg(),
                 visible.starts.clone().into_buffer_arg(),
@@ -400,21 +424,21 @@ impl AttentionOps for CubeBackend {
                 delta.clone().into_buffer_arg(),
                 probabilities.clone().into_buffer_arg(),
                 dscores.clone().into_buffer_arg(),
-                (rows * block.keys) as u32,
+                (rows * vectors) as u32,
                 block.first_query as u32,
                 block.queries as u32,
                 block.first_key as u32,
-                block.keys as u32,
+                vectors as u32,
                 layout.heads as u32,
                 layout.scale,
                 kind,
             );
             let dq_block = product(Factor::plain(dscores.clone()), Factor::plain(k_block), q.dtype);
-            unpacked(dq_block, &dq, block.first_query, block.queries, &layout);
+            unpacked(dq_block, &dq, block.first_query, block.queries, layout.heads, false);
             let dk_block = product(Factor::transposed(dscores), Factor::plain(q_block), DType::F32);
-            added(dk_block, &dk, block.first_key, block.keys, &layout);
+            unpacked(dk_block, &dk, block.first_key, block.keys, layout.kv_heads, true);
             let dv_block = product(Factor::transposed(probabilities), Factor::plain(d_block), DType::F32);
-            added(dv_block, &dv, block.first_key, block.keys, &layout);
+            unpacked(dv_block, &dv, block.first_key, block.keys, layout.kv_heads, true);
         }
         (dq, cast(dk, k.dtype), cast(dv, v.dtype))
     }

@@ -1,6 +1,8 @@
 //! What CUDA has and other devices don't: libraries and kernels of their own on the stream of CubeCL's kernels.
 
+pub(super) mod attention;
 pub(super) mod cublaslt;
+mod program;
 mod stream;
 
 use cubecl::client::Client;

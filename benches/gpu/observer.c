@@ -1,8 +1,8 @@
 /* Writes what a CUDA program runs on its device, one line an activity: name, start and end in nanoseconds, tab-separated.
  *
  * The driver loads it into any program, tonfall or Python, that runs with
- *   CUDA_INJECTION64_PATH=kernels.so TONFALL_KERNELS=out.tsv
- * Build: cc -O2 -shared -fPIC kernels.c -o kernels.so -I$CUPTI/include -lcupti. Reference: CUPTI's Activity API. */
+ *   CUDA_INJECTION64_PATH=observer.so TONFALL_OBSERVED=out.tsv
+ * Build: cc -O2 -shared -fPIC observer.c -o observer.so -I$CUPTI/include -lcupti. Reference: CUPTI's Activity API. */
 #include <cupti.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +45,7 @@ static void finish(void) {
 }
 
 int InitializeInjection(void) {
-  const char *path = getenv("TONFALL_KERNELS");
+  const char *path = getenv("TONFALL_OBSERVED");
   out = path ? fopen(path, "w") : NULL;
   if (!out) return 0;
   cuptiActivityRegisterCallbacks(give, take);

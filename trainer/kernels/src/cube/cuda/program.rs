@@ -1,0 +1,121 @@
+//! Kernels written in CUDA C++, compiled by NVRTC for the card at hand when they are first needed.
+//!
+//! Must be used on the thread that launches kernels, within `stream::enqueue`.
+#![expect(unsafe_code, reason = "CUDA's driver is a C library")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+
+use cudarc::driver::{result as driver, sys};
+use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+
+/// A source and what is defined for it.
+#[derive(Clone, Copy)]
+pub(super) struct Program<'a> {
+    pub(super) source: &'static str,
+    pub(super) definitions: &'a [(&'static str, usize)],
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy)]
+pub(super) enum Argument {
+    Address(u64),
+    Word(u32),
+    Float(f32),
+}
+
+impl Argument {
+    fn pointer(&self) -> *mut c_void {
+        match self {
+            Self::Address(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Self::Word(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Self::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
+        }
+    }
+}
+
+/// How many work on it.
+pub(super) struct Launch {
+    pub(super) grid: [u32; 3],
+    pub(super) threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub(super) shared: u32,
+}
+
+/// A kernel's source, definitions and name.
+type Key = (&'static str, String, &'static str);
+
+thread_local! {
+    /// Kernels that are loaded. They stay so for as long as the thread lives, which is as long as the device is used.
+    static LOADED: RefCell<HashMap<Key, sys::CUfunction>> = RefCell::default();
+}
+
+impl Program<'_> {
+    /// Enqueues a kernel. The arguments must be those that it takes.
+    ///
+    /// # Errors
+    /// The compiler's or the driver's words.
+    pub(super) fn launch(
+        &self,
+        name: &'static str,
+        launch: &Launch,
+        arguments: &[Argument],
+        stream: sys::CUstream,
+    ) -> Result<(), String> {
+        let definitions: String = self.definitions.iter().map(|(name, value)| format!("-D{name}={value}\n")).collect();
+        let key = (self.source, definitions, name);
+        let loaded = LOADED.with_borrow(|loaded| loaded.get(&key).copied());
+        let function = match loaded {
+            Some(function) => function,
+            None => {
+                let function = load(&key).map_err(|why| format!("{name}: {why}"))?;
+                LOADED.with_borrow_mut(|loaded| loaded.insert(key, function));
+                function
+            }
+        };
+        let Launch { grid: [x, y, z], threads, shared } = *launch;
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
+        // SAFETY: the function is loaded, the pointers point to arguments that live until the call returns, and what they
+        // address is held by `enqueue`.
+        unsafe {
+            use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+            driver::function::set_function_attribute(function, SHARED, shared as i32)
+                .and_then(|()| {
+                    driver::launch_kernel(function, (x, y, z), (threads, 1, 1), shared, stream, &mut pointers)
+                })
+                .map_err(|error| format!("{name}: {error}"))
+        }
+    }
+}
+
+fn load((source, definitions, name): &Key) -> Result<sys::CUfunction, String> {
+    let said = |error: driver::DriverError| error.to_string();
+    let options = CompileOptions {
+        options: std::iter::once(format!("--gpu-architecture={}", architecture().map_err(said)?))
+            .chain(definitions.lines().map(str::to_owned))
+            .collect(),
+        ..CompileOptions::default()
+    };
+    let compiled = compile_ptx_with_opts(source, options).map_err(|error| format!("{error:?}"))?;
+    let text = CString::new(compiled.to_src()).map_err(|error| error.to_string())?;
+    let name = CString::new(*name).map_err(|error| error.to_string())?;
+    // SAFETY: the text is a whole PTX module that ends with a zero; the module is never unloaded.
+    unsafe { driver::module::get_function(driver::module::load_data(text.as_ptr().cast()).map_err(said)?, name) }
+        .map_err(said)
+}
+
+/// The current card's, as NVRTC names it.
+fn architecture() -> Result<String, driver::DriverError> {
+    use sys::CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let mut device = 0;
+    // SAFETY: the context of the card is current on this thread; the attributes exist.
+    unsafe {
+        sys::cuCtxGetDevice(&mut device).result()?;
+        let (major, minor) =
+            (driver::device::get_attribute(device, MAJOR)?, driver::device::get_attribute(device, MINOR)?);
+        Ok(format!("compute_{major}{minor}"))
+    }
+}
