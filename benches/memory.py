@@ -83,8 +83,9 @@ def run(tonfall, arguments):
 
 
 def measure(tonfall, out, recipe):
-    estimated = run(tonfall, ["-q", "estimate", *recipe, "--device", "cpu", "--json"])
     summary = run(tonfall, ["--log-format", "json", "train", *recipe, "--device", "cpu", "--set", f'output_dir="{out}/runs"'])
+    # Behind the run, which has prepared the data: what preparing holds is not what this is about.
+    estimated = run(tonfall, ["-q", "estimate", *recipe, "--device", "cpu", "--json"])
     [log] = pathlib.Path(out, "runs").glob("*/events.jsonl")
     events = [json.loads(line) for line in log.read_text().splitlines()]
     parts = next(event["parts"] for event in events if event["kind"] == "memory")

@@ -28,6 +28,7 @@ pub(crate) fn text(plan: &Plan, run: &RunDir, outcome: &Outcome, as_json: bool) 
             "seconds": outcome.seconds,
             "tokens": outcome.tokens,
             "peak_rss_bytes": outcome.peak_rss_bytes,
+            "peak_accelerator_bytes": outcome.peak_accelerator_bytes,
             "predicted_bytes": outcome.predicted_bytes,
             "before": outcome.before,
             "after": outcome.after,
@@ -47,7 +48,7 @@ fn for_people(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
         duration(outcome.seconds),
         grouped(outcome.tokens)
     );
-    if let Some(peak) = outcome.peak_rss_bytes {
+    if let Some(peak) = outcome.peak_accelerator_bytes.or(outcome.peak_rss_bytes) {
         head += &format!(", peak memory {}, predicted {}", bytes(peak), bytes(outcome.predicted_bytes));
     }
     let mut parts = vec![head];

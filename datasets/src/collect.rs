@@ -16,6 +16,7 @@ use tonfall_recipes::plan::{AuditRule, Overflow, Severity, Split};
 use crate::audit::Findings;
 use crate::audit::duplicates::{Fingerprint, Fingerprints, Repeat};
 use crate::audit::terms::Terms;
+use crate::batch::Source;
 use crate::cache::{Index, Sink};
 use crate::error::{DataError, RowFault};
 use crate::mask::{IGNORED, Labelled};
@@ -176,7 +177,7 @@ impl<'a> Collector<'a> {
         let (tokens, trained) = (labelled.input_ids.len() as u32, trained(&labelled) as u32);
         let words: Vec<u32> =
             labelled.input_ids.iter().zip(&labelled.labels).map(|(id, label)| word(*id, *label)).collect();
-        self.sink.push(&words, Entry { start: self.position, row: number, tokens, file: file as u32 })?;
+        self.sink.push(&words, Entry::new(&words, self.position, Source { file, row: number }))?;
         self.position += u64::from(tokens);
         // Everything that comes of one row stays on one side.
         self.units.push(group.unwrap_or_else(|| {

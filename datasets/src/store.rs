@@ -24,8 +24,18 @@ pub(crate) struct Entry {
     pub(crate) start: u64,
     pub(crate) row: u64,
     pub(crate) tokens: u32,
+    /// Of these, those that the model is trained to predict; nothing predicts the first one.
+    pub(crate) trained: u32,
     /// Index among the files of all sources.
-    pub(crate) file: u32,
+    pub(crate) file: u64,
+}
+
+impl Entry {
+    /// The example of these words, the first of which lies at `start`.
+    pub(crate) fn new(words: &[u32], start: u64, source: Source) -> Self {
+        let trained = words.iter().skip(1).filter(|word| *word & TRAINED != 0).count();
+        Self { start, row: source.row, tokens: words.len() as u32, trained: trained as u32, file: source.file as u64 }
+    }
 }
 
 /// Values of one kind, one after another.
@@ -121,10 +131,9 @@ impl Examples {
         (0..self.len()).filter_map(|index| Some(self.entry(index)?.tokens as usize)).collect()
     }
 
-    /// Tokens of each that the model is trained to predict, for which all tokens are read.
+    /// Tokens of each that the model is trained to predict.
     pub fn trained_lengths(&self) -> Vec<usize> {
-        let trained = |words: &[u32]| words.iter().skip(1).filter(|word| *word & TRAINED != 0).count();
-        (0..self.len()).filter_map(|index| Some(trained(self.words(self.entry(index)?)?))).collect()
+        (0..self.len()).filter_map(|index| Some(self.entry(index)?.trained as usize)).collect()
     }
 }
 
@@ -132,13 +141,9 @@ impl FromIterator<Example> for Examples {
     fn from_iter<T: IntoIterator<Item = Example>>(examples: T) -> Self {
         let (mut words, mut entries) = (Vec::new(), Vec::new());
         for example in examples {
-            entries.push(Entry {
-                start: words.len() as u64,
-                row: example.source.row,
-                tokens: example.input_ids.len() as u32,
-                file: example.source.file as u32,
-            });
+            let start = words.len();
             words.extend(example.input_ids.iter().zip(&example.labels).map(|(id, label)| word(*id, *label)));
+            entries.push(Entry::new(&words[start..], start as u64, example.source));
         }
         let range = 0..entries.len();
         let order = Column::Memory((0..entries.len() as u32).collect());

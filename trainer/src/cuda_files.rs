@@ -1,7 +1,7 @@
 //! The files of CUDA that are opened at run time.
 //!
-//! Responsible for: finding out before anything panics whether the driver, NVRTC and the headers that kernels are compiled
-//! with are there. Must not depend on: devices, models.
+//! Responsible for: finding out before anything panics whether the driver, NVRTC, cuBLASLt and the headers that kernels are
+//! compiled with are there. Must not depend on: devices, models.
 
 use std::path::{Path, PathBuf};
 
@@ -35,18 +35,27 @@ pub fn toolkit() -> Option<PathBuf> {
 #[expect(unsafe_code, reason = "opening a shared library runs its initialisers")]
 pub fn check() -> Result<(), Fault> {
     // SAFETY: these are the libraries that computing would open anyway; they are only opened and closed.
-    let (driver, nvrtc) = unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nvrtc::sys::is_culib_present()) };
-    if !driver {
-        return Err(Fault::new(
-            "libcuda, the driver's library, is not there",
-            "install the driver of your card; in a container, start it with `--gpus all`",
-        ));
-    }
-    if !nvrtc {
-        return Err(Fault::new(
-            "libnvrtc, which compiles the kernels, is not there",
-            "install the CUDA toolkit (`apt-get install cuda-nvrtc-13-0`), and name its libraries in LD_LIBRARY_PATH",
-        ));
+    let libraries = unsafe {
+        [
+            (
+                cudarc::driver::sys::is_culib_present(),
+                "libcuda, the driver's library, is not there",
+                "install the driver of your card; in a container, start it with `--gpus all`",
+            ),
+            (
+                cudarc::nvrtc::sys::is_culib_present(),
+                "libnvrtc, which compiles the kernels, is not there",
+                "install it (`apt-get install cuda-nvrtc-13-0`, or the CUDA toolkit), and name its folder in LD_LIBRARY_PATH",
+            ),
+            (
+                cudarc::cublaslt::sys::is_culib_present(),
+                "libcublasLt, which multiplies matrices, is not there",
+                "install it (`apt-get install libcublas-13-0`, or the CUDA toolkit), and name its folder in LD_LIBRARY_PATH",
+            ),
+        ]
+    };
+    if let Some((_, why, remedy)) = libraries.into_iter().find(|(there, ..)| !there) {
+        return Err(Fault::new(why, remedy));
     }
     let Some(root) = toolkit() else {
         return Err(Fault::new(

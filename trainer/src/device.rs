@@ -91,12 +91,18 @@ impl DeviceKind {
     }
 }
 
+/// Bytes that CUDA takes for a process beside what it asks for: context, kernels, the workspace of cuBLASLt.
+pub(crate) const CUDA_CONTEXT: u64 = 512 << 20;
+
 /// A device and the type of activations on it.
 #[derive(Clone, Debug)]
 pub struct Compute {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
     kind: DeviceKind,
+    /// Its number among the CUDA devices.
+    #[cfg(feature = "cuda")]
+    card: usize,
     deterministic: bool,
     name: String,
     notice: Option<String>,
@@ -110,7 +116,16 @@ impl Compute {
     }
 
     fn new(kind: DeviceKind, device: Device, name: String) -> Self {
-        Self { device, dtype: kind.dtype(), kind, deterministic: false, name, notice: None }
+        Self {
+            device,
+            dtype: kind.dtype(),
+            kind,
+            #[cfg(feature = "cuda")]
+            card: 0,
+            deterministic: false,
+            name,
+            notice: None,
+        }
     }
 
     /// The device that was asked for; `auto` falls back to the CPU and says so where this program could use a GPU. Of
@@ -158,13 +173,45 @@ impl Compute {
         self.kind
     }
 
-    /// Bytes that a run may hold on this device altogether, where the system tells. On the CPU what this process holds
-    /// and what is still free for it; GPUs are not asked yet.
+    /// Bytes that a run may hold on this device altogether, where the system tells: what it holds and what is still free.
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         match self.kind {
             DeviceKind::Cpu => Some(memory::rss()? + memory::available()?),
-            DeviceKind::Cuda | DeviceKind::Vulkan => None,
+            DeviceKind::Cuda | DeviceKind::Vulkan => Some(self.held()? + self.card_memory()?.0),
+        }
+    }
+
+    /// Bytes that this process holds on a device with memory of its own, freed ones that are kept for reuse included.
+    pub(crate) fn held(&self) -> Option<u64> {
+        let pools = self.device.memory_pool_usage()?.bytes_reserved;
+        match self.kind {
+            DeviceKind::Cpu => None,
+            DeviceKind::Cuda => Some(CUDA_CONTEXT + pools),
+            DeviceKind::Vulkan => Some(pools),
+        }
+    }
+
+    /// All memory of a device that has its own, in bytes, where the driver tells.
+    pub(crate) fn own_memory(&self) -> Option<u64> {
+        Some(self.card_memory()?.1)
+    }
+
+    /// Floating-point operations that the device can do in a second, where its maker says so in its type.
+    pub(crate) fn peak_flops(&self) -> Option<f64> {
+        match self.dtype {
+            #[cfg(feature = "cuda")]
+            DType::BF16 => crate::cuda_card::peak_flops(&self.name),
+            _ => None,
+        }
+    }
+
+    /// Free memory and all memory of a card, in bytes. Vulkan's drivers are not asked.
+    fn card_memory(&self) -> Option<(u64, u64)> {
+        match self.kind {
+            #[cfg(feature = "cuda")]
+            DeviceKind::Cuda => crate::cuda_card::memory(self.card),
+            _ => None,
         }
     }
 
@@ -196,7 +243,7 @@ fn cuda(choice: DeviceChoice, index: usize) -> Result<Compute, DeviceError> {
         return Err(missing("the driver reports no such device", "`nvidia-smi` lists the devices"));
     };
     let name = device.identity().map_or_else(|| format!("CUDA device {index}"), |identity| identity.name);
-    Ok(Compute::new(DeviceKind::Cuda, device, format!("{name}, bf16")))
+    Ok(Compute { card: index, ..Compute::new(DeviceKind::Cuda, device, format!("{name}, bf16")) })
 }
 
 #[cfg(not(feature = "cuda"))]

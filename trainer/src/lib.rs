@@ -6,6 +6,8 @@
 mod adherence;
 mod checkpoint;
 #[cfg(feature = "cuda")]
+mod cuda_card;
+#[cfg(feature = "cuda")]
 pub mod cuda_files;
 mod device;
 pub mod doctor;

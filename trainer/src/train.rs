@@ -117,7 +117,9 @@ pub struct Outcome {
     pub artefact: Option<PathBuf>,
     pub merged: Option<PathBuf>,
     pub peak_rss_bytes: Option<u64>,
-    /// The highest use of memory by arithmetic.
+    /// Of an accelerator with memory of its own, after any step; that of the attempt.
+    pub peak_accelerator_bytes: Option<u64>,
+    /// The highest use of memory by arithmetic: the accelerator's where there is one.
     pub predicted_bytes: u64,
 }
 
@@ -148,6 +150,7 @@ fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
         artefact: None,
         merged: None,
         peak_rss_bytes: None,
+        peak_accelerator_bytes: run.peak_accelerator_bytes,
         predicted_bytes: run.choice.estimate.peak(),
     };
     if stopped.is_none() {
@@ -173,6 +176,7 @@ struct Run<'a> {
     choice: Choice,
     state: TrainerState,
     saved_step: Option<u64>,
+    peak_accelerator_bytes: Option<u64>,
 }
 
 impl<'a> Run<'a> {
@@ -247,6 +251,7 @@ impl<'a> Run<'a> {
             choice,
             state,
             saved_step,
+            peak_accelerator_bytes: None,
         };
         run.announce()?;
         Ok(run)
@@ -289,9 +294,8 @@ impl<'a> Run<'a> {
         EventKind::Device {
             name: self.job.compute.name().to_owned(),
             flops_per_token: Some(flops::per_token(&self.model.description, adapter, self.choice.recompute)),
-            // Drivers don't say it, and makers of CPUs not in a way that could be looked up.
-            peak_flops: None,
-            memory_bytes: None,
+            peak_flops: self.job.compute.peak_flops(),
+            memory_bytes: self.job.compute.own_memory(),
             host_memory_bytes: memory::total(),
         }
     }
@@ -365,6 +369,8 @@ impl<'a> Run<'a> {
         self.state.tokens += tokens as u64;
         self.state.trained_tokens += trained as u64;
         self.state.seconds += seconds;
+        let accelerator_bytes = self.job.compute.held();
+        self.peak_accelerator_bytes = self.peak_accelerator_bytes.max(accelerator_bytes);
         self.event(EventKind::Step {
             step: self.state.step,
             epoch: self.state.step as f64 / self.sampler.steps_per_epoch().max(1) as f64,
@@ -376,7 +382,7 @@ impl<'a> Run<'a> {
             tokens_per_second: tokens as f64 / seconds,
             seconds,
             peak_rss_bytes: memory::peak_rss(),
-            accelerator_bytes: None,
+            accelerator_bytes,
         })
     }
 

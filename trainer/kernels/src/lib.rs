@@ -34,7 +34,7 @@ mod testing;
 mod trainable_linear;
 
 pub use adamw::{AdamW, adamw_step, global_norm};
-pub use attention::{AttentionLayout, Segment, attention};
+pub use attention::{AttentionLayout, FUSED_HEAD_DIMS, Segment, attention};
 pub use buffer::release_idle;
 pub use cpu::level::cpu_level;
 pub use cross_entropy::{Head, IGNORED, held_tokens, linear_cross_entropy, logits, token_losses};

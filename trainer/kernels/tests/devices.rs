@@ -1,8 +1,11 @@
 //! Every operation on a GPU's code path against the same operation on the CPU: values and gradients.
 //!
 //! Needs the feature `cuda` or `vulkan` and `TONFALL_TEST_DEVICE=cuda|vulkan`; software Vulkan serves. Run each test in a
-//! process of its own (`cargo nextest`), since a driver that crashes takes its process along. The CPU's operations are
-//! proved against PyTorch and finite differences elsewhere.
+//! process of its own (`cargo nextest --run-ignored all`), since a driver that crashes takes its process along. The CPU's
+//! operations are proved against PyTorch and finite differences elsewhere.
+//!
+//! With `TONFALL_TEST_DEVICE=stand-in` the CUDA driver is that of `tests/stand_in`, under which nothing is computed: then
+//! every kernel has to compile and to be one that the card could start, and values are not compared.
 #![cfg(feature = "cube")]
 
 use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
@@ -18,12 +21,17 @@ fn gpu() -> Device {
     let name = std::env::var("TONFALL_TEST_DEVICE").expect("TONFALL_TEST_DEVICE names the device, cuda or vulkan");
     let devices = match name.as_str() {
         #[cfg(feature = "cuda")]
-        "cuda" => Device::enumerate(DeviceType::Cuda),
+        "cuda" | "stand-in" => Device::enumerate(DeviceType::Cuda),
         #[cfg(feature = "vulkan")]
         "vulkan" => Device::enumerate(DeviceType::Vulkan),
         other => panic!("`{other}` is no device of this build"),
     };
     devices.into_iter().next().unwrap_or_else(|| panic!("no {name} device is there"))
+}
+
+/// Whether the device under test computes.
+fn computes() -> bool {
+    std::env::var("TONFALL_TEST_DEVICE").as_deref() != Ok("stand-in")
 }
 
 fn numbers(len: usize, seed: u64) -> Vec<f32> {
@@ -64,6 +72,9 @@ fn run(op: Operation<'_>, inputs: &[Input], device: &Device, dtype: DType) -> Ve
 
 fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}: elements");
+    if !computes() {
+        return;
+    }
     let size = want.iter().fold(0.1f32, |size, value| size.max(value.abs()));
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         assert!((got - want).abs() <= tolerance * size, "{what}: element {i} is {got}, not {want}");
@@ -73,7 +84,7 @@ fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
 /// The types in which the device computes, each with the largest error relative to the largest value.
 fn types() -> Vec<(DType, f32)> {
     match std::env::var("TONFALL_TEST_DEVICE").as_deref() {
-        Ok("cuda") => vec![(DType::F32, 2e-4), (DType::BF16, 3e-2)],
+        Ok("cuda" | "stand-in") => vec![(DType::F32, 2e-4), (DType::BF16, 3e-2)],
         _ => vec![(DType::F32, 2e-5)],
     }
 }
@@ -112,6 +123,7 @@ const WIDE: usize = 256;
 const TOKENS: [usize; 5] = [1, 3, 17, 64, 130];
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn rms_norm_of_rows_and_heads() {
     for tokens in TOKENS {
         for (heads, n) in [(1, 1), (1, 17), (3, 64), (1, 576), (2, 33), (1, 1000)] {
@@ -124,6 +136,7 @@ fn rms_norm_of_rows_and_heads() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn rope_turns_pairs() {
     for tokens in TOKENS {
         for (heads, half) in [(1, 1), (3, 4), (9, 32), (2, 7), (1, 64)] {
@@ -137,6 +150,7 @@ fn rope_turns_pairs() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn swiglu_and_its_gradients() {
     for tokens in TOKENS {
         for n in [1, 5, 64, 300, 1537] {
@@ -150,6 +164,7 @@ fn swiglu_and_its_gradients() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn embeddings_of_every_format_and_trained_ones() {
     let ids: Vec<u32> = (0..40).map(|i| i * i % 20).collect();
     let device = gpu();
@@ -157,7 +172,7 @@ fn embeddings_of_every_format_and_trained_ones() {
         for (dtype, _) in types() {
             let got = values(embedding(&ids, &stored(format, 20, WIDE, &device), dtype));
             let want = embedding(&ids, &stored(format, 20, WIDE, &Device::flex()), DType::F32);
-            assert_eq!(got, values(want.cast(dtype)), "{format} as {dtype:?}");
+            assert_close(&got, &values(want.cast(dtype)), 0.0, &format!("{format} as {dtype:?}"));
         }
     }
     for (rows, columns) in [(20, 1), (20, 16), (31, 33), (20, 576)] {
@@ -168,6 +183,7 @@ fn embeddings_of_every_format_and_trained_ones() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn frozen_products_of_every_format() {
     for format in Format::ALL {
         for (tokens, rows) in [(1, 16), (5, 33), (64, 64), (130, 17)] {
@@ -179,6 +195,7 @@ fn frozen_products_of_every_format() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn frozen_products_with_a_bias() {
     for tokens in TOKENS {
         compare(&format!("{tokens}"), &[input(tokens, WIDE, 1), input(1, 48, 2)], |device, _, mut x| {
@@ -189,6 +206,7 @@ fn frozen_products_with_a_bias() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn trained_products() {
     for tokens in TOKENS {
         for (rows, columns) in [(1, 1), (16, 33), (65, 64), (100, 130)] {
@@ -202,6 +220,7 @@ fn trained_products() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn adapters_with_and_without_dropout() {
     let shapes = [(1, 16, Format::Nf4), (16, 40, Format::Nf4), (8, 33, Format::Q4K), (64, 64, Format::F32)];
     for tokens in TOKENS {
@@ -219,6 +238,7 @@ fn adapters_with_and_without_dropout() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn cross_entropy_with_frozen_and_trained_heads() {
     for tokens in TOKENS {
         for vocab in [2, 33, 300, 1025] {
@@ -244,6 +264,7 @@ fn cross_entropy_with_frozen_and_trained_heads() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn attention_over_documents() {
     let document = |start, len| Segment { q_start: start, q_len: len, k_start: start, k_len: len };
     let cases: [(&str, Vec<Segment>, usize, usize); 6] = [
@@ -277,6 +298,7 @@ fn attention_over_documents() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn adamw_steps_and_norms() {
     let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     let run = |device: &Device, rows: usize, columns: usize| {
@@ -302,6 +324,7 @@ fn adamw_steps_and_norms() {
 }
 
 #[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn equal_inputs_give_equal_bits() {
     let device = gpu();
     let layout = AttentionLayout {

@@ -18,7 +18,7 @@ use tonfall_recipes::plan::{AdapterKind, Quantization, Recompute, TargetModules}
 use self::pass::{Pass, Sites};
 pub use self::size_classes::{ClassEstimate, SIZE_CLASSES, SizeClass};
 use self::storage::Storage;
-use crate::device::DeviceKind;
+use crate::device::{CUDA_CONTEXT, DeviceKind};
 use crate::error::TrainError;
 use crate::group::Group;
 use crate::memory;
@@ -31,7 +31,7 @@ const F32: u64 = 4;
 pub(crate) const SAVED_COPIES: u64 = 4;
 /// What comes to the program while it trains, as it was measured on Linux: pages of its own code that are used for the
 /// first time, and freed memory that the allocator keeps for a while.
-const CODE_AND_ALLOCATOR: u64 = 32 << 20;
+const CODE_AND_ALLOCATOR: u64 = 44 << 20;
 /// What a merge works in: a band of 2 Mi values as f32, and encoded before and after.
 const MERGE_BUFFERS: u64 = 24 << 20;
 
@@ -189,7 +189,7 @@ impl Workload {
             plan: plan.clone(),
             model: base.description().clone(),
             device,
-            storage: Storage::new(base.description(), options, threads, format),
+            storage: Storage::new(base.description(), options, threads, computed(device), format),
             rank,
             targets,
             steps: total_steps(plan, sampler.steps_per_epoch()),
@@ -241,12 +241,14 @@ impl Workload {
             rank: self.rank,
             trained,
             batch,
+            dense_copy: self.storage.dense_copy,
         };
         let values = F32 * trained;
         let host = |bytes: u64| if self.device == DeviceKind::Cpu { bytes } else { 0 };
         let lasting = vec![
             Part::new("program", self.program),
             Part::new("code and allocator", host(CODE_AND_ALLOCATOR)),
+            Part::new("driver", if self.device == DeviceKind::Cuda { CUDA_CONTEXT } else { 0 }),
             Part::new("base", if self.rank.is_some() { self.storage.kept } else { 0 }),
             Part::new(if self.rank.is_some() { "adapter" } else { "weights" }, values),
             Part::new("optimizer", 2 * values),
@@ -355,7 +357,7 @@ impl Workload {
         let peak = |quantization, recompute| {
             let options = LoadOptions { quantization, trainable: self.rank.is_none() };
             let model = class.description();
-            let storage = Storage::new(&model, options, self.threads, |_| Format::Bf16);
+            let storage = Storage::new(&model, options, self.threads, computed(self.device), |_| Format::Bf16);
             let accumulates = self.plan.training.gradient_accumulation_steps > 1;
             let workload = Self { model, storage, ..self.clone() };
             workload.of(batch, eval, accumulates, recompute).peak()
@@ -363,6 +365,14 @@ impl Workload {
         let pair = |quantization| [peak(quantization, false), peak(quantization, true)];
         let four_bits = self.rank.is_some().then(|| pair(Quantization::Nf4));
         ClassEstimate { class: class.name, parameters: class.parameters(), four_bits, dense: pair(Quantization::None) }
+    }
+}
+
+/// The format in which a device multiplies.
+fn computed(device: DeviceKind) -> Format {
+    match device {
+        DeviceKind::Cuda => Format::Bf16,
+        DeviceKind::Cpu | DeviceKind::Vulkan => Format::F32,
     }
 }
 

@@ -7,18 +7,18 @@
 
 use tonfall_adapters::ModelDescription;
 use tonfall_datasets::Largest;
-use tonfall_kernels::held_tokens;
+use tonfall_kernels::{FUSED_HEAD_DIMS, held_tokens};
 
 use super::Part;
 use crate::device::DeviceKind;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Bytes of the panels that one thread packs for a product, at most.
-const PANELS: u64 = 512 << 10;
+/// Bytes of what one thread packs for a product, at most: panels, and for a matrix unit both operands as tiles.
+const PANELS: u64 = 1 << 20;
 /// Queries that meet their keys at once on the CPU.
 const QUERIES: u64 = 64;
-/// Scores that exist at once on a GPU, at most.
+/// Scores that exist at once on a GPU where attention goes by blocks, at most.
 const GPU_SCORES: u64 = 32 << 20;
 /// Logits that exist at once on a GPU, at most.
 const GPU_LOGITS: u64 = 128 << 20;
@@ -40,6 +40,8 @@ pub(super) struct Pass<'a> {
     /// Trained values.
     pub(super) trained: u64,
     pub(super) batch: Largest,
+    /// Elements of the largest weight that is dequantised as a whole for a product.
+    pub(super) dense_copy: u64,
 }
 
 impl Pass<'_> {
@@ -123,10 +125,9 @@ impl Pass<'_> {
         match self.device {
             DeviceKind::Cpu => self.threads as u64 * (PANELS + 2 * QUERIES * (keys + 16) * F32),
             _ => {
+                let fused = self.device == DeviceKind::Cuda && FUSED_HEAD_DIMS.contains(&self.model.head_dim);
                 let scores = (self.model.num_attention_heads as u64 * keys.min(512) * keys).min(GPU_SCORES);
-                let largest = self.ff().max(self.vocab()) * self.hidden();
-                // The base's part of a product, the adapter's, and their sum.
-                largest * self.width() + 2 * scores * self.width() + 2 * self.tokens(self.ff())
+                (self.dense_copy + if fused { 0 } else { 2 * scores }) * self.width()
             }
         }
     }
@@ -216,7 +217,16 @@ mod tests {
 
     fn pass(model: &ModelDescription, sites: [bool; 7]) -> Pass<'_> {
         let batch = Largest { tokens: 10, trained: 6, example: 5 };
-        Pass { model, device: DeviceKind::Cpu, threads: 1, sites: Sites(sites), rank: Some(2), trained: 100, batch }
+        Pass {
+            model,
+            device: DeviceKind::Cpu,
+            threads: 1,
+            sites: Sites(sites),
+            rank: Some(2),
+            trained: 100,
+            batch,
+            dense_copy: 0,
+        }
     }
 
     fn bytes(parts: &[Part]) -> Vec<u64> {

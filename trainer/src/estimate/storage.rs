@@ -18,17 +18,20 @@ pub(super) struct Storage {
     pub(super) loading: u64,
     /// The largest tensor of the file.
     pub(super) largest: u64,
+    /// Elements of the largest matrix that is kept in another format than `computed`.
+    pub(super) dense_copy: u64,
 }
 
 impl Storage {
-    /// `file` says in which format a file has a tensor; `threads` convert at once.
+    /// `file` says in which format a file has a tensor; `threads` convert at once; products are computed in `computed`.
     pub(super) fn new(
         model: &ModelDescription,
         options: LoadOptions,
         threads: usize,
+        computed: Format,
         file: impl Fn(&str) -> Format,
     ) -> Self {
-        let (mut kept, mut mapped, mut loading, mut largest) = (0, 0, 0, 0);
+        let (mut kept, mut mapped, mut loading, mut largest, mut dense_copy) = (0, 0, 0, 0, 0);
         let mut block = None;
         for (name, shape) in model.tensors() {
             let (rows, cols) = shape.rows_cols();
@@ -47,11 +50,14 @@ impl Storage {
             mapped += bytes(file(&name));
             largest = largest.max(bytes(file(&name)));
             kept += bytes(to);
+            if matches!(shape, Shape::Matrix(..)) && to != computed {
+                dense_copy = dense_copy.max((rows * cols) as u64);
+            }
             let at_once = if role == Role::Linear { threads.min(7) as u64 } else { 1 };
             let converted = if to == file(&name) { 0 } else { at_once * wide };
             let copied = if options.trainable { wide } else { 0 };
             loading = loading.max(kept + mapped + converted + copied);
         }
-        Self { kept, loading, largest }
+        Self { kept, loading, largest, dense_copy }
     }
 }

@@ -28,6 +28,9 @@ pub struct Segment {
     pub k_len: usize,
 }
 
+/// Head sizes for which CUDA has attention as one kernel a pass (in bf16); others go by blocks of products.
+pub const FUSED_HEAD_DIMS: [usize; 3] = [64, 96, 128];
+
 /// Shape of an attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionLayout {

@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::program::{Argument, Launch, Program};
 use super::serves;
 use super::stream::enqueue;
-use crate::attention::AttentionLayout;
+use crate::attention::{AttentionLayout, FUSED_HEAD_DIMS};
 
 const SOURCE: &str = include_str!("attention.cu");
 /// As in the source.
@@ -17,7 +17,8 @@ const THREADS: u32 = 256;
 
 /// Whether the kernels serve these queries; what they don't goes by blocks of products.
 pub(in crate::cube) fn served(q: &CubeTensor, layout: &AttentionLayout) -> bool {
-    serves(&q.client) && q.dtype == DType::BF16 && matches!(layout.head_dim, 64 | 96 | 128) && layout.scale > 0.0
+    let fused = FUSED_HEAD_DIMS.contains(&layout.head_dim);
+    serves(&q.client) && q.dtype == DType::BF16 && fused && layout.scale > 0.0
 }
 
 /// Contiguous matrices of queries, keys and values, and the first key and the one behind the last that each query sees.

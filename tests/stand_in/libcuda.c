@@ -1,0 +1,161 @@
+/* A CUDA driver without a card, for checking what happens before a card computes: devices are found, memory is the host's,
+   kernels are compiled by the real NVRTC and accepted when the card could start them, and then do nothing.
+   Stands in for libcuda.so.1 in `.ci/run cuda`; only what tonfall calls exists. The card's architecture is the number in
+   STAND_IN_SM (80, 90, 120). Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define API __attribute__((visibility("default"))) int
+
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_PTX = 218, NOT_FOUND = 500 };
+typedef unsigned long long address;
+
+/* Attributes of a device by their numbers in CUdevice_attribute. */
+enum { MAX_THREADS = 1, BLOCK_X = 2, BLOCK_Y = 3, BLOCK_Z = 4, GRID_X = 5, GRID_Y = 6, GRID_Z = 7, WARP = 10,
+       PROCESSORS = 16, MAJOR = 75, MINOR = 76, SHARED_OPTIN = 97 };
+/* Of a function in CUfunction_attribute. */
+enum { DYNAMIC_SHARED = 8 };
+
+static int architecture(void) {
+    const char *name = getenv("STAND_IN_SM");
+    return name ? atoi(name) : 90;
+}
+
+/* Bytes of shared memory that a block may have. */
+static int shared_limit(void) {
+    switch (architecture()) {
+    case 80: return 163 << 10;
+    case 120: return 99 << 10;
+    default: return 227 << 10;
+    }
+}
+
+static int refuse(int status, const char *what) {
+    fprintf(stderr, "stand-in for the CUDA driver: %s\n", what);
+    return status;
+}
+
+API cuInit(unsigned flags) { (void)flags; return SUCCESS; }
+API cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
+API cuDeviceGetCount(int *count) { *count = 1; return SUCCESS; }
+API cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal == 0 ? SUCCESS : INVALID_VALUE; }
+API cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = (size_t)8 << 30; return SUCCESS; }
+API cuMemGetInfo_v2(size_t *left, size_t *total) { *left = *total = (size_t)8 << 30; return SUCCESS; }
+
+API cuDeviceGetName(char *name, int len, int device) {
+    (void)device;
+    snprintf(name, len, "stand-in sm_%d", architecture());
+    return SUCCESS;
+}
+
+API cuDeviceGetPCIBusId(char *name, int len, int device) {
+    (void)device;
+    snprintf(name, len, "0000:00:00.0");
+    return SUCCESS;
+}
+
+API cuDeviceGetUuid_v2(char *uuid, int device) { (void)device; memset(uuid, 1, 16); return SUCCESS; }
+
+API cuDeviceGetAttribute(int *value, int attribute, int device) {
+    (void)device;
+    switch (attribute) {
+    case MAX_THREADS: case BLOCK_X: case BLOCK_Y: *value = 1024; break;
+    case BLOCK_Z: *value = 64; break;
+    case GRID_X: *value = 2147483647; break;
+    case GRID_Y: case GRID_Z: *value = 65535; break;
+    case WARP: *value = 32; break;
+    case PROCESSORS: *value = 100; break;
+    case MAJOR: *value = architecture() / 10; break;
+    case MINOR: *value = architecture() % 10; break;
+    case SHARED_OPTIN: *value = shared_limit(); break;
+    default: *value = 0;
+    }
+    return SUCCESS;
+}
+
+API cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; *context = (void *)1; return SUCCESS; }
+API cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return SUCCESS; }
+API cuCtxSetCurrent(void *context) { (void)context; return SUCCESS; }
+API cuCtxGetCurrent(void **context) { *context = (void *)1; return SUCCESS; }
+API cuCtxGetDevice(int *device) { *device = 0; return SUCCESS; }
+API cuCtxSynchronize(void) { return SUCCESS; }
+API cuCtxGetStreamPriorityRange(int *least, int *greatest) { *least = *greatest = 0; return SUCCESS; }
+
+API cuStreamCreate(void **stream, unsigned flags) { (void)flags; *stream = (void *)1; return SUCCESS; }
+API cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) { (void)priority; return cuStreamCreate(stream, flags); }
+API cuStreamSynchronize(void *stream) { (void)stream; return SUCCESS; }
+API cuStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream; (void)event; (void)flags; return SUCCESS; }
+API cuStreamDestroy_v2(void *stream) { (void)stream; return SUCCESS; }
+API cuEventCreate(void **event, unsigned flags) { (void)flags; *event = (void *)1; return SUCCESS; }
+API cuEventRecord(void *event, void *stream) { (void)event; (void)stream; return SUCCESS; }
+API cuEventQuery(void *event) { (void)event; return SUCCESS; }
+API cuEventSynchronize(void *event) { (void)event; return SUCCESS; }
+API cuEventElapsedTime_v2(float *ms, void *start, void *end) { (void)start; (void)end; *ms = 1; return SUCCESS; }
+API cuEventDestroy_v2(void *event) { (void)event; return SUCCESS; }
+
+API cuMemAlloc_v2(address *memory, size_t bytes) {
+    void *block = NULL;
+    if (posix_memalign(&block, 512, bytes ? bytes : 1)) return OUT_OF_MEMORY;
+    memset(block, 0, bytes);
+    *memory = (address)block;
+    return SUCCESS;
+}
+API cuMemFree_v2(address memory) { free((void *)memory); return SUCCESS; }
+API cuMemAllocAsync(address *memory, size_t bytes, void *stream) { (void)stream; return cuMemAlloc_v2(memory, bytes); }
+API cuMemFreeAsync(address memory, void *stream) { (void)stream; return cuMemFree_v2(memory); }
+API cuMemAllocHost_v2(void **memory, size_t bytes) { return cuMemAlloc_v2((address *)memory, bytes); }
+API cuMemFreeHost(void *memory) { free(memory); return SUCCESS; }
+API cuMemcpyHtoDAsync_v2(address to, const void *from, size_t bytes, void *stream) { (void)stream; memcpy((void *)to, from, bytes); return SUCCESS; }
+API cuMemcpyDtoHAsync_v2(void *to, address from, size_t bytes, void *stream) { (void)stream; memcpy(to, (void *)from, bytes); return SUCCESS; }
+API cuMemcpyDtoDAsync_v2(address to, address from, size_t bytes, void *stream) { (void)stream; memmove((void *)to, (void *)from, bytes); return SUCCESS; }
+
+/* CUDA_MEMCPY2D_v2. */
+struct side { size_t x, y; unsigned kind; const void *host; address device; void *array; size_t pitch; };
+struct copy { struct side from, to; size_t width, height; };
+API cuMemcpy2DAsync_v2(const struct copy *copy, void *stream) {
+    (void)stream;
+    const char *from = copy->from.kind == 1 ? copy->from.host : (char *)copy->from.device;
+    char *to = copy->to.kind == 1 ? (char *)copy->to.host : (char *)copy->to.device;
+    for (size_t row = 0; row < copy->height; row++)
+        memcpy(to + (copy->to.y + row) * copy->to.pitch + copy->to.x,
+               from + (copy->from.y + row) * copy->from.pitch + copy->from.x, copy->width);
+    return SUCCESS;
+}
+
+API cuModuleLoadData(void **module, const char *text) {
+    char target[32];
+    snprintf(target, sizeof target, ".target sm_%d", architecture());
+    if (!strstr(text, target)) return refuse(INVALID_PTX, "code for another architecture");
+    *module = strdup(text);
+    return SUCCESS;
+}
+API cuModuleUnload(void *module) { (void)module; return SUCCESS; }
+API cuModuleGetFunction(void **function, void *module, const char *name) {
+    char entry[512];
+    snprintf(entry, sizeof entry, ".entry %s(", name);
+    if (!strstr(module, entry)) return refuse(NOT_FOUND, "no such kernel in the module");
+    *function = calloc(1, sizeof(int));
+    return SUCCESS;
+}
+
+API cuFuncSetAttribute(void *function, int attribute, int value) {
+    if (attribute == DYNAMIC_SHARED) {
+        if (value > shared_limit()) return refuse(INVALID_VALUE, "a kernel wants more shared memory than a block may have");
+        *(int *)function = value;
+    }
+    return SUCCESS;
+}
+
+API cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void *stream, void **arguments, void **extra) {
+    (void)stream; (void)arguments; (void)extra;
+    if (!gx || !gy || !gz || gx > 2147483647u || gy > 65535 || gz > 65535) return refuse(INVALID_VALUE, "a grid of no possible size");
+    if (!bx || !by || !bz || (size_t)bx * by * bz > 1024 || bz > 64) return refuse(INVALID_VALUE, "a block of no possible size");
+    int allowed = *(int *)function > 48 << 10 ? *(int *)function : 48 << 10;
+    if ((int)shared > allowed) return refuse(INVALID_VALUE, "more shared memory than the kernel was allowed");
+    return SUCCESS;
+}
+
+API cuGetErrorName(int status, const char **name) { (void)status; *name = "STAND_IN"; return SUCCESS; }
+API cuGetErrorString(int status, const char **text) { (void)status; *text = "refused by the stand-in for the CUDA driver"; return SUCCESS; }
