@@ -14,8 +14,8 @@ use crate::device::DeviceKind;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Bytes of what one thread packs for a product, at most: panels, and for a matrix unit both operands as tiles.
-const PANELS: u64 = 1 << 20;
+/// Bytes of the panels that one thread packs for a product, at most.
+const PANELS: u64 = 512 << 10;
 /// Queries that meet their keys at once on the CPU.
 const QUERIES: u64 = 64;
 /// Scores that exist at once on a GPU where attention goes by blocks, at most.

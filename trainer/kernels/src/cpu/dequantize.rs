@@ -36,7 +36,7 @@ impl<'a> Stored<'a> {
     pub(crate) fn read(&self, level: Level, start: usize, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let Some(view) = &self.nf4
-            && level.has_avx512()
+            && level == Level::Avx512
             && start.is_multiple_of(LANES)
             && out.len().is_multiple_of(LANES)
         {
@@ -64,7 +64,7 @@ impl<'a> Stored<'a> {
     ) -> bool {
         #[cfg(target_arch = "x86_64")]
         if let Some(view) = &self.nf4
-            && level.has_avx512()
+            && level == Level::Avx512
             && self.cols.is_multiple_of(64)
             && column.is_multiple_of(64)
             && depth.is_multiple_of(64)
@@ -128,7 +128,7 @@ mod nf4 {
             let block = element / NF4_BLOCK;
             let len = ((block + 1) * NF4_BLOCK - element).min(out.len());
             let (now, later) = std::mem::take(&mut out).split_at_mut(len);
-            // SAFETY: the caller asked for AVX-512, which is proof of the instructions.
+            // SAFETY: the caller asked for `Level::Avx512`, which is proof of the instructions.
             unsafe { look_up(&codes[..len / 2], view.block_scale(block), now) };
             (codes, out, element) = (&codes[len / 2..], later, element + len);
         }
@@ -173,7 +173,7 @@ mod nf4 {
                 *scale = view.block_scale((first + r * cols + k) / NF4_BLOCK);
             }
             let codes = &view.codes()[(first + k) / 2..];
-            // SAFETY: the caller asked for AVX-512; every row has 32 more bytes of codes and `to` was checked.
+            // SAFETY: the caller asked for `Level::Avx512`; every row has 32 more bytes of codes and `to` was checked.
             unsafe { block(codes.as_ptr(), &offsets, &scales, to.as_mut_ptr().add(k * to_stride), to_stride) };
         }
     }

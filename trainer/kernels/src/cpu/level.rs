@@ -16,21 +16,13 @@ pub(crate) enum Level {
     /// AVX-512 F, BW, DQ, VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// The same, and the matrix unit of `amx` for products that are large enough.
-    #[cfg(target_arch = "x86_64")]
-    Amx,
 }
 
 impl Level {
-    /// The fastest level of this processor that computes in f32 throughout; with `TONFALL_CPU=amx` in the environment the
-    /// matrix unit too, where there is one.
+    /// The fastest level of this processor.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let unit = std::env::var("TONFALL_CPU").is_ok_and(|wanted| wanted == "amx");
-            let fitting = Self::available().into_iter().rfind(|level| unit || !level.has_amx());
-            fitting.unwrap_or(Self::Portable)
-        })
+        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Portable))
     }
 
     /// Every level of this processor, the fastest last.
@@ -49,30 +41,9 @@ impl Level {
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
                 levels.push(Self::Avx512);
-                if super::amx::usable() {
-                    levels.push(Self::Amx);
-                }
             }
         }
         levels
-    }
-
-    /// Whether there is a matrix unit.
-    pub(crate) fn has_amx(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => true,
-            _ => false,
-        }
-    }
-
-    /// Whether the vectors are those of AVX-512.
-    pub(crate) fn has_avx512(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Amx => true,
-            _ => false,
-        }
     }
 }
 
@@ -85,8 +56,6 @@ pub fn cpu_level() -> &'static str {
         Level::Avx2 => "AVX2",
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => "AVX-512",
-        #[cfg(target_arch = "x86_64")]
-        Level::Amx => "AVX-512, products by AMX in three products of bfloat16 halves",
     }
 }
 
@@ -134,7 +103,7 @@ macro_rules! multiversion {
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "the level is proof of the instructions")]
                 // SAFETY: as above.
-                $crate::cpu::level::Level::Avx512 | $crate::cpu::level::Level::Amx => unsafe { avx512($($argument),*) },
+                $crate::cpu::level::Level::Avx512 => unsafe { avx512($($argument),*) },
             }
         }
     };

@@ -3,8 +3,6 @@
 //! Responsible for: choosing instructions at run time, threads, packing, tiles.
 //! Must not depend on: Burn. Every result is the same whatever the number of threads.
 
-#[cfg(target_arch = "x86_64")]
-mod amx;
 pub(crate) mod dequantize;
 pub(crate) mod elementary;
 pub(crate) mod few_rows;

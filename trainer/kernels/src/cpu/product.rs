@@ -7,8 +7,6 @@
 //!
 //! Several terms with one output are one call: `x·Wᵀ + s·u·Bᵀ` passes over its output once.
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::level::Level;
 use super::memory::{Shared, with_scratch};
 use super::pack::Right;
@@ -23,8 +21,6 @@ const TILE_DEPTH: usize = 128;
 /// Rows of the output that use a packed panel before the next one is packed: their part of the left operand stays in a
 /// second-level cache.
 const BLOCK_ROWS: usize = 256;
-/// Fewer rows or columns of the output than this are not worth the squares of a matrix unit.
-const UNIT_SIDE: usize = 16;
 /// Up to so many rows of the output, a right operand whose rows are contiguous is read where it lies.
 const UNPACKED_ROWS: usize = 32;
 
@@ -54,7 +50,7 @@ impl<'a> Left<'a> {
         Self { values, row: 1, depth: stride }
     }
 
-    pub(crate) fn holds(&self, rows: usize, depth: usize) -> bool {
+    fn holds(&self, rows: usize, depth: usize) -> bool {
         rows == 0 || depth == 0 || (rows - 1) * self.row + (depth - 1) * self.depth < self.values.len()
     }
 }
@@ -94,7 +90,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn of(terms: &[Term<'_>], rows: usize, columns: usize, threads: usize, squares: bool) -> Self {
+    fn of(terms: &[Term<'_>], rows: usize, columns: usize, threads: usize) -> Self {
         let unit = terms.iter().map(|term| term.right.column_unit()).max().unwrap_or(1);
         let widest = LANES * MAX_UNITS;
         let (width, panels) = if columns <= widest {
@@ -107,13 +103,13 @@ impl Cut {
             let widths = [64, 48, 32].into_iter().filter(|width| unit == 1 || width % unit == 0 || unit % width == 0);
             let width = widths.min_by_key(|width| busiest(*width)).unwrap_or(widest);
             // Panels side by side share one reading of the left operand.
-            let large = squares || rows > BLOCK_ROWS || terms.iter().any(|term| term.depth >= DEEP);
+            let large = rows > BLOCK_ROWS || terms.iter().any(|term| term.depth >= DEEP);
             let together = if large { columns.div_ceil(width).div_ceil(threads).min(MAX_TOGETHER) } else { 1 };
             (width, together)
         };
         let strips = columns.div_ceil(width * panels);
         let wanted = rows.div_ceil(BLOCK_ROWS).max(threads.div_ceil(strips));
-        let block_rows = rows.div_ceil(wanted).next_multiple_of(if squares { 32 } else { 24 });
+        let block_rows = rows.div_ceil(wanted).next_multiple_of(24);
         Self { width, panels, strips, block_rows, blocks: rows.div_ceil(block_rows) }
     }
 }
@@ -132,11 +128,8 @@ pub(crate) fn parallel(
         .iter()
         .map(|term| {
             let left = term.left;
-            (left.row == 1
-                && left.depth > 1
-                && (rows > 2 * UNPACKED_ROWS || level.has_amx())
-                && left.holds(rows, term.depth))
-            .then(|| transpose::matrix(left.values, term.depth, rows, left.depth))
+            (left.row == 1 && left.depth > 1 && rows > 2 * UNPACKED_ROWS && left.holds(rows, term.depth))
+                .then(|| transpose::matrix(left.values, term.depth, rows, left.depth))
         })
         .collect();
     let terms: Vec<Term<'_>> = terms
@@ -183,9 +176,7 @@ fn run<'t>(
     }
     assert!(columns <= output.stride || rows == 1, "rows of the output overlap");
     assert!(output.start + (rows - 1) * output.stride + columns <= output.values.len(), "the output is too small");
-    // Decided by the whole product, so that the number of threads doesn't matter.
-    let squares = level.has_amx() && rows >= UNIT_SIDE && columns >= UNIT_SIDE;
-    let cut = Cut::of(terms, rows, columns, threads, squares);
+    let cut = Cut::of(terms, rows, columns, threads);
     each(cut.strips * cut.blocks, &|task| {
         let (strip, block) = (task / cut.blocks, task % cut.blocks);
         let n0 = strip * cut.width * cut.panels;
@@ -197,11 +188,7 @@ fn run<'t>(
             rows: (m0, (rows - m0).min(cut.block_rows)),
             output,
         };
-        match squares {
-            #[cfg(target_arch = "x86_64")]
-            true => part.compute_squares(terms, accumulate),
-            _ => part.compute(terms, accumulate),
-        }
+        part.compute(terms, accumulate);
     });
 }
 
@@ -249,71 +236,6 @@ impl Part<'_> {
         });
         if !accumulate {
             self.clear();
-        }
-    }
-
-    /// As [`Self::compute`], on the matrix unit: both operands are packed.
-    #[cfg(target_arch = "x86_64")]
-    fn compute_squares(&self, terms: &[Term<'_>], mut accumulate: bool) {
-        let ((n0, columns), (_, rows)) = (self.columns, self.rows);
-        let unit = terms.iter().map(|term| term.right.column_unit() / self.width).max().unwrap_or(1).max(1);
-        let panel_stride = PACKED_DEPTH * self.width;
-        let most = terms.iter().map(|term| term.depth.min(PACKED_DEPTH)).max().unwrap_or(0);
-        let left_len = amx::packed_len(rows, most);
-        let len = left_len + amx::packed_len(columns.next_multiple_of(self.width), most);
-        with_scratch(unit * panel_stride, |panels| {
-            with_scratch(len / 2, |packed| {
-                let (left, right) = bytemuck::cast_slice_mut(packed).split_at_mut(left_len);
-                for term in terms {
-                    for k0 in (0..term.depth).step_by(PACKED_DEPTH) {
-                        let k = (k0, (term.depth - k0).min(PACKED_DEPTH));
-                        for n in (0..columns).step_by(unit * self.width) {
-                            let present = (columns - n).min(unit * self.width);
-                            let place = (n0 + n, present);
-                            term.right.pack(self.level, k, place, term.alpha, panels, self.width, panel_stride);
-                            for (panel, n) in panels.chunks(panel_stride).zip((n..n + present).step_by(self.width)) {
-                                amx::pack_right(panel, self.width, k.1, n, right);
-                            }
-                        }
-                        amx::pack_left(&term.left, self.rows, k, left);
-                        self.squares(left, right, k.1, accumulate);
-                        accumulate = true;
-                    }
-                }
-            });
-        });
-        if !accumulate {
-            self.clear();
-        }
-    }
-
-    /// All of the part from packed operands of `depth` terms.
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "squares take addresses")]
-    fn squares(&self, left: &[u16], right: &[u16], depth: usize, accumulate: bool) {
-        const SIDE: usize = amx::SIDE;
-        let ((n0, columns), (m0, rows)) = (self.columns, self.rows);
-        let stride = self.output.stride;
-        for n in (0..columns).step_by(SIDE) {
-            for m in (0..rows).step_by(SIDE) {
-                let (a, b) = ((left, m / SIDE), (right, n / SIDE));
-                let (high, wide) = ((rows - m).min(SIDE), (columns - n).min(SIDE));
-                let start = self.output.start + (m0 + m) * stride + n0 + n;
-                if (high, wide) == (SIDE, SIDE) {
-                    // SAFETY: `run` checked that the output holds the product; parts are disjoint rectangles of it.
-                    unsafe { amx::square(a, b, depth, self.output.values.at(start), stride, accumulate) };
-                    continue;
-                }
-                let mut edge = [0.0; SIDE * SIDE];
-                // SAFETY: as above.
-                let line = |i: usize| unsafe { self.output.values.part(start + i * stride, wide) };
-                if accumulate {
-                    (0..high).for_each(|i| edge[i * SIDE..][..wide].copy_from_slice(line(i)));
-                }
-                // SAFETY: the edge has room for a square.
-                unsafe { amx::square(a, b, depth, edge.as_mut_ptr(), SIDE, accumulate) };
-                (0..high).for_each(|i| line(i).copy_from_slice(&edge[i * SIDE..][..wide]));
-            }
         }
     }
 
@@ -422,15 +344,9 @@ mod tests {
         out
     }
 
-    /// Largest error relative to the sum of magnitudes: rounding of f32, or what the halves of bfloat16 leave out.
-    fn tolerance(level: Level) -> f64 {
-        if level.has_amx() { 1.0 / f64::from(1 << 15) } else { 1e-6 }
-    }
-
-    fn assert_close(level: Level, got: &[f32], want: &[(f64, f64)], what: &str) {
-        let tolerance = tolerance(level);
+    fn assert_close(got: &[f32], want: &[(f64, f64)], what: &str) {
         for (i, (got, (want, size))) in got.iter().zip(want).enumerate() {
-            assert!((f64::from(*got) - want).abs() <= tolerance * size + 1e-7, "{what} element {i}: {got} for {want}");
+            assert!((f64::from(*got) - want).abs() <= 1e-6 * size + 1e-7, "{what} element {i}: {got} for {want}");
         }
     }
 
@@ -485,19 +401,15 @@ mod tests {
                         let term = Term { left: *left, right: *right, depth: k, alpha: 1.0 };
                         let mut c = vec![f32::NAN; m * n];
                         parallel(level, &[term], m, n, &mut c, false);
-                        assert_close(level, &c, &want, &format!("{level:?} {m}x{n}x{k}"));
+                        assert_close(&c, &want, &format!("{level:?} {m}x{n}x{k}"));
                         let half = Term { alpha: -0.5, ..term };
                         parallel(level, &[half, half], m, n, &mut c, true);
-                        assert!(
-                            c.iter()
-                                .zip(&want)
-                                .all(|(c, (_, size))| f64::from(c.abs()) <= 2.0 * tolerance(level) * size + 1e-7)
-                        );
+                        assert!(c.iter().zip(&want).all(|(c, (_, size))| f64::from(c.abs()) <= 2e-6 * size + 1e-7));
                         let mut part = vec![7.0; m * (n + 3) + 2];
                         let output = Output { values: Shared::new(&mut part), start: 2, stride: n + 3 };
                         serial(level, &[term], m, n, output, false);
                         for i in 0..m {
-                            assert_close(level, &part[2 + i * (n + 3)..][..n], &want[i * n..][..n], "serial");
+                            assert_close(&part[2 + i * (n + 3)..][..n], &want[i * n..][..n], "serial");
                             assert_eq!(part[2 + i * (n + 3) + n..][..3], [7.0; 3], "wrote beyond a row");
                         }
                     }
@@ -532,7 +444,6 @@ mod tests {
                         let term = Term { left: Left::rows(&x, cols), right, depth: cols, alpha: 1.0 };
                         parallel(level, &[term], m, rows, &mut y, false);
                         assert_close(
-                            level,
                             &y,
                             &naive(m, rows, cols, |i, l| x[i * cols + l], |l, j| dense[j * cols + l]),
                             &what,
@@ -543,7 +454,6 @@ mod tests {
                         let term = Term { left: Left::rows(&dy, rows), right, depth: rows, alpha: 1.0 };
                         parallel(level, &[term], m, cols, &mut dx, false);
                         assert_close(
-                            level,
                             &dx,
                             &naive(m, cols, rows, |i, l| dy[i * rows + l], |l, j| dense[l * cols + j]),
                             &what,
