@@ -1,6 +1,6 @@
 /* A CUDA driver without a card, for checking what happens before a card computes: devices are found, memory is the host's,
    kernels are compiled by the real NVRTC and accepted when the card could start them, and then do nothing.
-   Stands in for libcuda.so.1 in `.ci/run cuda`; only what tonfall calls exists. The card's architecture is the number in
+   Stands in for libcuda.so.1 in `.ci/run cuda`, which nobody has run yet; only what tonfall calls exists. The card's architecture is the number in
    STAND_IN_SM (80, 90, 120). Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
 #include <stdio.h>
 #include <stdlib.h>

@@ -91,7 +91,7 @@ impl DeviceKind {
     }
 }
 
-/// Bytes that CUDA takes for a process beside what it asks for: context, kernels, the workspace of cuBLASLt.
+/// Bytes that CUDA is assumed to take for a process beside what it asks for: context, kernels, the workspace of cuBLASLt.
 pub(crate) const CUDA_CONTEXT: u64 = 512 << 20;
 
 /// A device and the type of activations on it.
@@ -184,12 +184,12 @@ impl Compute {
 
     /// Bytes that this process holds on a device with memory of its own, freed ones that are kept for reuse included.
     pub(crate) fn held(&self) -> Option<u64> {
-        let pools = self.device.memory_pool_usage()?.bytes_reserved;
-        match self.kind {
-            DeviceKind::Cpu => None,
-            DeviceKind::Cuda => Some(CUDA_CONTEXT + pools),
-            DeviceKind::Vulkan => Some(pools),
-        }
+        let beside = match self.kind {
+            DeviceKind::Cpu => return None,
+            DeviceKind::Cuda => CUDA_CONTEXT,
+            DeviceKind::Vulkan => 0,
+        };
+        Some(beside + self.device.memory_pool_usage()?.bytes_reserved)
     }
 
     /// All memory of a device that has its own, in bytes, where the driver tells.
