@@ -37,6 +37,9 @@ enum Command {
         rank: usize,
         #[arg(long)]
         recompute: bool,
+        /// With --recompute: keep the layers' inputs in the host's memory
+        #[arg(long, requires = "recompute")]
+        offload: bool,
     },
     /// The steps that a reference did, from the same adapter on the same batches
     Losses {
@@ -98,25 +101,25 @@ fn say(value: &Value) {
 fn main() -> Result<()> {
     let launched = Instant::now();
     match Cli::parse().command {
-        Command::Steps { config, device, documents, steps, rank, recompute } => {
+        Command::Steps { config, device, documents, steps, rank, recompute, offload } => {
             let compute = device.open()?;
             let base = BaseModel::random(&config).with_context(|| format!("reading {}", config.display()))?;
             let quantization = device.quantization();
             let tokens: usize = documents.iter().sum();
-            let work = Workload { quantization, rank, documents, steps, recompute, seed: 7 };
+            let work = Workload { quantization, rank, documents, steps, recompute, offload, seed: 7 };
             workload::train(
                 &base,
                 &work,
                 &compute,
-                &mut |flops| {
+                &mut |work| {
                     let loaded = launched.elapsed().as_secs_f64();
-                    say(
-                        &json!({"device": compute.name(), "tokens": tokens, "flops_per_token": flops, "loaded": loaded}),
-                    );
+                    say(&json!({"device": compute.name(), "tokens": tokens, "flops_per_token": work.flops_per_token,
+                        "predicted_bytes": work.predicted_bytes, "loaded": loaded}));
                 },
                 &mut |step| {
                     let at = launched.elapsed().as_secs_f64();
-                    say(&json!({"seconds": step.seconds, "loss": step.loss, "grad_norm": step.grad_norm, "at": at}));
+                    say(&json!({"seconds": step.seconds, "loss": step.loss, "grad_norm": step.grad_norm,
+                        "held_bytes": step.held_bytes, "at": at}));
                 },
             )?;
         }

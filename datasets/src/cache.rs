@@ -24,7 +24,7 @@ use crate::report::PrepareReport;
 use crate::store::{Column, Columns, Entry};
 
 /// Changes with every change of what is stored or of how data is prepared.
-const VERSION: &str = "tonfall data 3";
+const VERSION: &str = "tonfall data 4";
 /// Entries that are kept, the most recently used ones.
 const KEPT: usize = 16;
 const TOKENS: &str = "tokens.bin";

@@ -171,6 +171,10 @@ impl<'a> Collector<'a> {
             self.report.findings.add(AuditRule::NoEndToken, &path, number, detail);
             self.report.unterminated += 1;
         }
+        if !labelled.tools_left_out.is_empty() {
+            let detail = format!("the chat template leaves out {}", labelled.tools_left_out.join(", "));
+            self.report.findings.add(AuditRule::ToolsLeftOut, &path, number, detail);
+        }
         for term in terms {
             self.used[term as usize] = true;
         }

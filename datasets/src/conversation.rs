@@ -3,6 +3,8 @@
 //! Responsible for: these types, and what makes one valid.
 //! Must not depend on: file formats, templates, tokenizers.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::error::RowFault;
@@ -113,6 +115,18 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 pub struct Conversation {
     pub messages: Vec<Message>,
     pub tools: Option<Value>,
+}
+
+impl Conversation {
+    /// The tools that it offers or calls.
+    pub(crate) fn tool_names(&self) -> BTreeSet<&str> {
+        fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
+            value.and_then(Value::as_array).into_iter().flatten()
+        }
+        let calls = self.messages.iter().flat_map(|message| list(message.fields.get("tool_calls")));
+        let all = list(self.tools.as_ref()).chain(calls);
+        all.filter_map(|tool| tool.get("function").unwrap_or(tool).get("name")?.as_str()).collect()
+    }
 }
 
 /// A validated row.

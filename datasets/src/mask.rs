@@ -46,6 +46,8 @@ pub struct Labelled {
     pub unterminated: usize,
     /// Thoughts of the row that the chat template leaves out, as many do with those of earlier turns.
     pub thoughts_left_out: usize,
+    /// Tools that the row offers or calls and that the chat template leaves out.
+    pub tools_left_out: Vec<String>,
 }
 
 /// What is trained.
@@ -157,6 +159,8 @@ fn label_conversation(
     labelled.unterminated = unterminated;
     let thoughts = conversation.messages.iter().filter(|message| message.is_assistant()).flat_map(thinking::thoughts);
     labelled.thoughts_left_out = thoughts.filter(|thought| !text.contains(thought)).count();
+    let tools = conversation.tool_names().into_iter();
+    labelled.tools_left_out = tools.filter(|tool| !text.contains(tool)).map(str::to_owned).collect();
     Ok(labelled)
 }
 

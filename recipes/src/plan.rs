@@ -167,6 +167,7 @@ pub struct TrainingPlan {
     pub warmup_ratio: f64,
     /// Optimizer steps; goes before `warmup_ratio`.
     pub warmup_steps: Option<u64>,
+    pub optimizer: OptimizerKind,
     pub weight_decay: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -314,7 +315,7 @@ choices! {
     }
     /// What the audit looks for.
     AuditRule {
-        NoTrainedToken, NoEndToken, DoubleBos, Truncated, OtherTemplate, Duplicates, NearDuplicates, Leakage, EmptyText,
+        NoTrainedToken, NoEndToken, DoubleBos, Truncated, OtherTemplate, ToolsLeftOut, Duplicates, NearDuplicates, Leakage, EmptyText,
         LongText, Mojibake, Language, UnusedTerm, ForbiddenTerm, PersonalData, Secrets
     }
     /// What a finding means.
@@ -323,10 +324,33 @@ choices! {
     TrainOn { Assistant, LastAssistant, All }
     /// What becomes of a row that is longer than `max_seq_len`.
     Overflow { Error, Drop, Truncate }
+    /// How the optimizer keeps what it remembers of each trained value.
+    OptimizerKind {
+        /// Two moments in f32.
+        Adamw,
+        /// Two moments in a byte each, as bitsandbytes keeps them.
+        #[serde(rename = "adamw_8bit")]
+        Adamw8bit
+    }
     /// How the learning rate falls behind the warm-up.
     Schedule { Cosine, Linear, Constant }
     /// Whether activations are computed again in the backward pass.
-    Recompute { Auto, On, Off }
+    Recompute {
+        /// Where memory is short.
+        Auto,
+        On,
+        /// And what is kept for it, the layers' inputs, waits in the host's memory.
+        Offload,
+        Off
+    }
+}
+
+impl Recompute {
+    /// Whether it is so whatever memory there is.
+    #[must_use]
+    pub fn always(self) -> bool {
+        matches!(self, Self::On | Self::Offload)
+    }
 }
 
 /// Which linear layers get an adapter.

@@ -148,28 +148,27 @@ fn json_lines_are_the_event_log() {
 }
 
 /// Stops a run after some steps, goes on, and compares with a run that was never stopped.
-fn resumed_equals_uninterrupted(stop: impl FnOnce(&Workshop, &mut Child)) {
-    let workshop = Workshop::new();
+fn resumed_equals_uninterrupted(workshop: &Workshop, stop: impl FnOnce(&Workshop, &mut Child)) {
     workshop.edit("recipe.toml", "save_every = 2", "save_every = 1");
-    let mut child = start(&workshop, "stopped");
-    wait_for_checkpoint(&workshop, "stopped");
-    stop(&workshop, &mut child);
+    let mut child = start(workshop, "stopped");
+    wait_for_checkpoint(workshop, "stopped");
+    stop(workshop, &mut child);
     let listed = run(workshop.home(), &["runs", "--json"]).expect(0).stdout;
     assert!(listed.contains("\"interrupted\""), "{listed}");
     run(workshop.home(), &["--progress", "none", "resume", "stopped"]).expect(0);
 
-    let whole = start(&workshop, "whole").wait_with_output().unwrap();
+    let whole = start(workshop, "whole").wait_with_output().unwrap();
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     let bytes = |name: &str| fs::read(workshop.path("runs").join(name).join(ADAPTER)).unwrap();
     assert_eq!(bytes("stopped"), bytes("whole"), "the adapters are identical to the byte");
-    let attempts = events(&workshop, "stopped").last().unwrap()["attempt"].clone();
+    let attempts = events(workshop, "stopped").last().unwrap()["attempt"].clone();
     assert_eq!(attempts, 2);
 }
 
 #[cfg(unix)]
 #[test]
 fn an_interrupt_saves_and_resuming_equals_never_stopping() {
-    resumed_equals_uninterrupted(|_, child| {
+    resumed_equals_uninterrupted(&Workshop::new(), |_, child| {
         signal(child, "INT");
         assert_eq!(child.wait().unwrap().code(), Some(130));
     });
@@ -178,15 +177,34 @@ fn an_interrupt_saves_and_resuming_equals_never_stopping() {
 #[cfg(unix)]
 #[test]
 fn a_kill_loses_the_last_steps_only() {
-    resumed_equals_uninterrupted(|_, child| {
+    resumed_equals_uninterrupted(&Workshop::new(), |_, child| {
         child.kill().unwrap();
         child.wait().unwrap();
     });
 }
 
+/// A rank of 128 makes tensors of 4,096 elements and more, from which on moments are bytes.
+#[test]
+fn moments_in_bytes_survive_a_stop() {
+    let workshop = Workshop::new();
+    workshop.edit("recipe.toml", "rank = 4", "rank = 128");
+    workshop.edit("recipe.toml", "[training]", "[training]\noptimizer = \"adamw_8bit\"");
+    resumed_equals_uninterrupted(&workshop, |workshop, child| {
+        fs::write(workshop.path("runs/stopped/stop.request"), "").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let checkpoints = fs::read_dir(workshop.path("runs/stopped/checkpoints")).unwrap();
+        let checkpoint = checkpoints.map(|entry| entry.unwrap().path()).find(|path| path.is_dir()).unwrap();
+        let size = |file: &str| fs::metadata(checkpoint.join(file)).unwrap().len();
+        assert!(
+            size("optimizer.safetensors") < size("trainable.safetensors"),
+            "two moments in less than one value takes"
+        );
+    });
+}
+
 #[test]
 fn a_stop_request_saves_and_leaves() {
-    resumed_equals_uninterrupted(|workshop, child| {
+    resumed_equals_uninterrupted(&Workshop::new(), |workshop, child| {
         fs::write(workshop.path("runs/stopped/stop.request"), "").unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130));
     });

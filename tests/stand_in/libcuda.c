@@ -1,14 +1,16 @@
 /* A CUDA driver without a card, for checking what happens before a card computes: devices are found, memory is the host's,
    kernels are compiled by the real NVRTC and accepted when the card could start them, and then do nothing.
    Stands in for libcuda.so.1 in `.ci/run cuda`, which nobody has run yet; only what tonfall calls exists. The card's architecture is the number in
-   STAND_IN_SM (80, 90, 120). Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
+   STAND_IN_SM (80, 90, 120), its memory STAND_IN_MIB (80 GiB). Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define API __attribute__((visibility("default"))) int
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_PTX = 218, NOT_FOUND = 500 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, INVALID_PTX = 218, NOT_FOUND = 500 };
 typedef unsigned long long address;
 
 /* Attributes of a device by their numbers in CUdevice_attribute. */
@@ -16,6 +18,9 @@ enum { MAX_THREADS = 1, BLOCK_X = 2, BLOCK_Y = 3, BLOCK_Z = 4, GRID_X = 5, GRID_
        PROCESSORS = 16, MAJOR = 75, MINOR = 76, SHARED_OPTIN = 97 };
 /* Of a function in CUfunction_attribute. */
 enum { DYNAMIC_SHARED = 8 };
+
+/* They share one memory. */
+enum { CARDS = 2 };
 
 static int architecture(void) {
     const char *name = getenv("STAND_IN_SM");
@@ -31,17 +36,24 @@ static int shared_limit(void) {
     }
 }
 
+/* Bytes of the card's memory. */
+static size_t capacity(void) {
+    const char *mib = getenv("STAND_IN_MIB");
+    return (size_t)(mib ? atoi(mib) : 80 << 10) << 20;
+}
+
 static int refuse(int status, const char *what) {
     fprintf(stderr, "stand-in for the CUDA driver: %s\n", what);
     return status;
 }
 
 API cuInit(unsigned flags) { (void)flags; return SUCCESS; }
+/* NVRTC asks for it, to keep what it compiled in the driver's cache; without it, it compiles each time. */
+API cuGetExportTable(const void **table, const void *id) { (void)id; *table = NULL; return NOT_FOUND; }
 API cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
-API cuDeviceGetCount(int *count) { *count = 1; return SUCCESS; }
-API cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal == 0 ? SUCCESS : INVALID_VALUE; }
-API cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = (size_t)8 << 30; return SUCCESS; }
-API cuMemGetInfo_v2(size_t *left, size_t *total) { *left = *total = (size_t)8 << 30; return SUCCESS; }
+API cuDeviceGetCount(int *count) { *count = CARDS; return SUCCESS; }
+API cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal < CARDS ? SUCCESS : INVALID_VALUE; }
+API cuDeviceTotalMem_v2(size_t *bytes, int device) { (void)device; *bytes = capacity(); return SUCCESS; }
 
 API cuDeviceGetName(char *name, int len, int device) {
     (void)device;
@@ -50,12 +62,11 @@ API cuDeviceGetName(char *name, int len, int device) {
 }
 
 API cuDeviceGetPCIBusId(char *name, int len, int device) {
-    (void)device;
-    snprintf(name, len, "0000:00:00.0");
+    snprintf(name, len, "0000:0%d:00.0", device);
     return SUCCESS;
 }
 
-API cuDeviceGetUuid_v2(char *uuid, int device) { (void)device; memset(uuid, 1, 16); return SUCCESS; }
+API cuDeviceGetUuid_v2(char *uuid, int device) { memset(uuid, 1 + device, 16); return SUCCESS; }
 
 API cuDeviceGetAttribute(int *value, int attribute, int device) {
     (void)device;
@@ -74,11 +85,13 @@ API cuDeviceGetAttribute(int *value, int attribute, int device) {
     return SUCCESS;
 }
 
-API cuDevicePrimaryCtxRetain(void **context, int device) { (void)device; *context = (void *)1; return SUCCESS; }
+/* A context is its card's number, from 1. */
+static __thread void *current;
+API cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)(size_t)(device + 1); return SUCCESS; }
 API cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return SUCCESS; }
-API cuCtxSetCurrent(void *context) { (void)context; return SUCCESS; }
-API cuCtxGetCurrent(void **context) { *context = (void *)1; return SUCCESS; }
-API cuCtxGetDevice(int *device) { *device = 0; return SUCCESS; }
+API cuCtxSetCurrent(void *context) { current = context; return SUCCESS; }
+API cuCtxGetCurrent(void **context) { *context = current; return SUCCESS; }
+API cuCtxGetDevice(int *device) { *device = (int)(size_t)current - 1; return current ? SUCCESS : NO_CONTEXT; }
 API cuCtxSynchronize(void) { return SUCCESS; }
 API cuCtxGetStreamPriorityRange(int *least, int *greatest) { *least = *greatest = 0; return SUCCESS; }
 
@@ -94,18 +107,37 @@ API cuEventSynchronize(void *event) { (void)event; return SUCCESS; }
 API cuEventElapsedTime_v2(float *ms, void *start, void *end) { (void)start; (void)end; *ms = 1; return SUCCESS; }
 API cuEventDestroy_v2(void *event) { (void)event; return SUCCESS; }
 
-API cuMemAlloc_v2(address *memory, size_t bytes) {
-    void *block = NULL;
-    if (posix_memalign(&block, 512, bytes ? bytes : 1)) return OUT_OF_MEMORY;
-    memset(block, 0, bytes);
-    *memory = (address)block;
+/* Memory of the card: pages of the host that take no room until they are written to. A page before each block holds its size. */
+enum { HEADER = 4096 };
+static pthread_mutex_t memory = PTHREAD_MUTEX_INITIALIZER;
+static size_t held;
+
+API cuMemAlloc_v2(address *block, size_t bytes) {
+    pthread_mutex_lock(&memory);
+    int fits = held + bytes <= capacity();
+    if (fits) held += bytes;
+    pthread_mutex_unlock(&memory);
+    if (!fits) return OUT_OF_MEMORY;
+    char *pages = mmap(NULL, HEADER + bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED) return OUT_OF_MEMORY;
+    *(size_t *)pages = bytes;
+    *block = (address)(pages + HEADER);
     return SUCCESS;
 }
-API cuMemFree_v2(address memory) { free((void *)memory); return SUCCESS; }
-API cuMemAllocAsync(address *memory, size_t bytes, void *stream) { (void)stream; return cuMemAlloc_v2(memory, bytes); }
-API cuMemFreeAsync(address memory, void *stream) { (void)stream; return cuMemFree_v2(memory); }
-API cuMemAllocHost_v2(void **memory, size_t bytes) { return cuMemAlloc_v2((address *)memory, bytes); }
-API cuMemFreeHost(void *memory) { free(memory); return SUCCESS; }
+API cuMemFree_v2(address block) {
+    char *pages = (char *)block - HEADER;
+    size_t bytes = *(size_t *)pages;
+    pthread_mutex_lock(&memory);
+    held -= bytes;
+    pthread_mutex_unlock(&memory);
+    munmap(pages, HEADER + bytes);
+    return SUCCESS;
+}
+API cuMemAllocAsync(address *block, size_t bytes, void *stream) { (void)stream; return cuMemAlloc_v2(block, bytes); }
+API cuMemFreeAsync(address block, void *stream) { (void)stream; return cuMemFree_v2(block); }
+API cuMemGetInfo_v2(size_t *left, size_t *total) { *total = capacity(); *left = *total - held; return SUCCESS; }
+API cuMemAllocHost_v2(void **block, size_t bytes) { return posix_memalign(block, 4096, bytes ? bytes : 1) ? OUT_OF_MEMORY : SUCCESS; }
+API cuMemFreeHost(void *block) { free(block); return SUCCESS; }
 API cuMemcpyHtoDAsync_v2(address to, const void *from, size_t bytes, void *stream) { (void)stream; memcpy((void *)to, from, bytes); return SUCCESS; }
 API cuMemcpyDtoHAsync_v2(void *to, address from, size_t bytes, void *stream) { (void)stream; memcpy(to, (void *)from, bytes); return SUCCESS; }
 API cuMemcpyDtoDAsync_v2(address to, address from, size_t bytes, void *stream) { (void)stream; memmove((void *)to, (void *)from, bytes); return SUCCESS; }

@@ -5,23 +5,25 @@
 //!
 //! A checkpoint holds f32 values to the bit: restoring one and training on equals never having stopped.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
+use tonfall_kernels::{Moment8, resident};
 use tonfall_recipes::durable;
 
 use crate::error::TrainError;
 use crate::evaluate::EvalReport;
 use crate::lora::values;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Moments, Optimizer};
 use crate::params::ParamStore;
 
 const WEIGHTS: &str = "trainable.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
+/// PyTorch's names of the first and the second moment.
+const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 /// What a run has done so far, besides tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -59,12 +61,12 @@ pub(crate) fn write(
     optimizer: &Optimizer,
     state: &TrainerState,
 ) -> Result<(), TrainError> {
-    let weights = params.iter().map(|param| (param.name.clone(), &param.value));
-    write_tensors(&dir.join(WEIGHTS), weights)?;
-    let moments = params.iter().zip(&optimizer.moments).flat_map(|(param, moments)| {
-        [(format!("{}.exp_avg", param.name), &moments.first), (format!("{}.exp_avg_sq", param.name), &moments.second)]
-    });
-    write_tensors(&dir.join(OPTIMIZER), moments)?;
+    let weights = params.iter().map(|param| Stored::floats(param.name.clone(), &param.value));
+    write_tensors(&dir.join(WEIGHTS), &weights.collect::<Result<Vec<_>, _>>()?)?;
+    let moments = params.iter().zip(&optimizer.moments);
+    let moments =
+        moments.map(|(param, moments)| Stored::moments(&param.name, moments)).collect::<Result<Vec<_>, _>>()?;
+    write_tensors(&dir.join(OPTIMIZER), &moments.into_iter().flatten().collect::<Vec<_>>())?;
     let text = serde_json::to_vec_pretty(state).map_err(|error| TrainError::Device(error.to_string()))?;
     Ok(durable::write_file(&dir.join(STATE), &text)?)
 }
@@ -91,39 +93,110 @@ pub(crate) fn read_tensors(
     let (weights, moments) = (load(WEIGHTS)?, load(OPTIMIZER)?);
     let weights = SafeTensors::deserialize(&weights).map_err(|error| mismatch(format!("{WEIGHTS}: {error}")))?;
     let moments = SafeTensors::deserialize(&moments).map_err(|error| mismatch(format!("{OPTIMIZER}: {error}")))?;
-    if weights.len() != params.count() || moments.len() != 2 * params.count() {
+    let expected: usize = optimizer.moments.iter().map(|moments| names("", moments).len()).sum();
+    if weights.len() != params.count() || moments.len() != expected {
         return Err(mismatch(format!("{} tensors, {} are trained here", weights.len(), params.count())));
     }
     for (param, slot) in params.iter_mut().zip(&mut optimizer.moments) {
         let shape = param.value.dims();
-        let get = |file: &SafeTensors<'_>, name: &str| tensor(file, name, shape, device).map_err(mismatch);
-        param.value = get(&weights, &param.name)?;
-        slot.first = get(&moments, &format!("{}.exp_avg", param.name))?;
-        slot.second = get(&moments, &format!("{}.exp_avg_sq", param.name))?;
+        let floats = |file: &SafeTensors<'_>, name: &str| {
+            let values = numbers::<f32>(file, name, Dtype::F32, &shape).map_err(mismatch)?;
+            Ok::<_, TrainError>(resident(device, TensorData::new(values, shape), |data| {
+                Tensor::from_data(data, device)
+            }))
+        };
+        param.value = floats(&weights, &param.name)?;
+        let names = names(&param.name, slot);
+        match slot {
+            Moments::Full(moment) => {
+                for (moment, name) in moment.iter_mut().zip(&names) {
+                    *moment = floats(&moments, name)?;
+                }
+            }
+            Moments::Bytes(moment) => {
+                for (moment, pair) in moment.iter_mut().zip(names.chunks(2)) {
+                    let (codes, absmax) = (moment.codes.dims(), moment.absmax.dims());
+                    let words = numbers(&moments, &pair[0], Dtype::U32, &codes).map_err(mismatch)?;
+                    *moment = Moment8::new(
+                        words,
+                        numbers(&moments, &pair[1], Dtype::F32, &absmax).map_err(mismatch)?,
+                        device,
+                    );
+                }
+            }
+        }
     }
     optimizer.steps = state.optimizer_steps;
     Ok(())
 }
 
-fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Tensor<2>)>) -> Result<(), TrainError> {
-    let mut data = BTreeMap::new();
-    for (name, tensor) in tensors {
-        data.insert(name, (tensor.dims(), values(tensor)?));
+/// What the tensors of a parameter's moments are called.
+fn names(param: &str, moments: &Moments) -> Vec<String> {
+    let parts: &[&str] = match moments {
+        Moments::Full(_) => &[""],
+        Moments::Bytes(_) => &[".codes", ".absmax"],
+    };
+    MOMENTS.iter().flat_map(|moment| parts.iter().map(move |part| format!("{param}.{moment}{part}"))).collect()
+}
+
+/// A tensor on its way into a file.
+struct Stored {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    fn floats<const D: usize>(name: String, tensor: &Tensor<D>) -> Result<Self, TrainError> {
+        let bytes = bytemuck::cast_slice(&values(tensor)?).to_vec();
+        Ok(Self { name, dtype: Dtype::F32, shape: tensor.dims().to_vec(), bytes })
     }
-    let views = data.iter().map(|(name, (shape, values))| {
-        let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values));
-        view.map(|view| (name, view)).map_err(|error| TrainError::Device(error.to_string()))
+
+    fn words(name: String, tensor: &Tensor<1, Int>) -> Result<Self, TrainError> {
+        let data = tensor.clone().try_into_data().map_err(|error| TrainError::Device(error.to_string()))?;
+        let words = data.try_to_vec::<u32>().map_err(|error| TrainError::Device(format!("{error:?}")))?;
+        let bytes = bytemuck::cast_slice(&words).to_vec();
+        Ok(Self { name, dtype: Dtype::U32, shape: tensor.dims().to_vec(), bytes })
+    }
+
+    /// The tensors of a parameter's moments.
+    fn moments(param: &str, moments: &Moments) -> Result<Vec<Self>, TrainError> {
+        let mut names = names(param, moments).into_iter();
+        let mut name = || names.next().unwrap_or_default();
+        match moments {
+            Moments::Full(moments) => moments.iter().map(|moment| Self::floats(name(), moment)).collect(),
+            Moments::Bytes(moments) => {
+                let mut stored = Vec::new();
+                for moment in moments {
+                    stored.push(Self::words(name(), &moment.codes)?);
+                    stored.push(Self::floats(name(), &moment.absmax)?);
+                }
+                Ok(stored)
+            }
+        }
+    }
+}
+
+fn write_tensors(path: &Path, tensors: &[Stored]) -> Result<(), TrainError> {
+    let views = tensors.iter().map(|stored| {
+        let view = TensorView::new(stored.dtype, stored.shape.clone(), &stored.bytes);
+        view.map(|view| (&stored.name, view)).map_err(|error| TrainError::Device(error.to_string()))
     });
     let views = views.collect::<Result<Vec<_>, _>>()?;
     let bytes = safetensors::serialize(views, None).map_err(|error| TrainError::Device(error.to_string()))?;
     Ok(durable::write_file(path, &bytes)?)
 }
 
-fn tensor(file: &SafeTensors<'_>, name: &str, shape: [usize; 2], device: &Device) -> Result<Tensor<2>, String> {
+fn numbers<T: bytemuck::Pod>(
+    file: &SafeTensors<'_>,
+    name: &str,
+    dtype: Dtype,
+    shape: &[usize],
+) -> Result<Vec<T>, String> {
     let view = file.tensor(name).map_err(|error| format!("{name}: {error}"))?;
-    if view.shape() != shape || view.dtype() != Dtype::F32 {
-        return Err(format!("{name} is {:?} {:?}, this run needs F32 {shape:?}", view.dtype(), view.shape()));
+    if view.shape() != shape || view.dtype() != dtype {
+        return Err(format!("{name} is {:?} {:?}, this run needs {dtype:?} {shape:?}", view.dtype(), view.shape()));
     }
-    let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
-    Ok(Tensor::from_data(TensorData::new(values, shape), device))
+    Ok(bytemuck::pod_collect_to_vec(view.data()))
 }

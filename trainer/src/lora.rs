@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use burn::tensor::{Device, Tensor, TensorData};
 use tonfall_adapters::peft::{Adapter, AdapterConfig, AdapterTensor};
 use tonfall_kernels::philox::Philox;
+use tonfall_kernels::resident;
 use tonfall_recipes::plan::{LoraPlan, TargetModules};
 
 use crate::error::TrainError;
@@ -108,7 +109,7 @@ fn attach(
         let shape = [matrix.cols(), matrix.rows()];
         let (a, b, rank) = initial(&module, shape)?;
         let mut register = |name: &str, values: Vec<f32>, shape: [usize; 2]| {
-            let value = Tensor::from_data(TensorData::new(values, shape), device);
+            let value = resident(device, TensorData::new(values, shape), |data| Tensor::from_data(data, device));
             params.register(format!("{module}.{name}"), value, shape.to_vec())
         };
         linear.lora = Some(LoraSite {

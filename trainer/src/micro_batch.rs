@@ -5,9 +5,10 @@
 //!
 //! With recomputation the forward pass keeps each block's input and nothing else; the backward pass then runs each
 //! block again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>).
-//! Both ways compute the same operations in the same order, so losses and gradients are equal to the bit.
+//! For long contexts those inputs can wait in the host's memory.
+//! All ways compute the same operations in the same order, so losses and gradients are equal to the bit.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use tonfall_datasets::{Batch, IGNORED};
 use tonfall_kernels::{linear_cross_entropy, seed};
 
@@ -43,6 +44,8 @@ pub(crate) struct TrainingPass {
     /// Factor on the loss before the backward pass: 1 / trained tokens of the optimizer step.
     pub scale: f32,
     pub recompute: bool,
+    /// With recomputation: what is kept waits in the host's memory.
+    pub offload: bool,
     pub dropout: DropoutKey,
 }
 
@@ -52,7 +55,7 @@ pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass,
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
     let targets = targets(batch);
     if training.recompute {
-        recomputed(model, batch, &documents, &targets, training.scale, sums)
+        recomputed(model, batch, &documents, &targets, training, sums)
     } else {
         plain(model, batch, &documents, &targets, training.scale, sums)
     }
@@ -80,14 +83,14 @@ fn recomputed(
     batch: &Batch,
     documents: &Documents<'_>,
     targets: &[i32],
-    scale: f32,
+    training: TrainingPass,
     sums: &mut GradientSums,
 ) -> f64 {
     let untracked = Binding::untracked(&model.params);
     let mut x = model.embed(&batch.input_ids, &untracked);
     let mut inputs = Vec::with_capacity(model.num_layers());
     for layer in 0..model.num_layers() {
-        inputs.push(x.clone());
+        inputs.push(Kept::new(&x, training.offload));
         x = model.layer(layer, x, &documents.pass(&untracked));
     }
 
@@ -96,10 +99,10 @@ fn recomputed(
         let hidden = model.finish(x, &documents.pass(binding));
         let loss = linear_cross_entropy(hidden, model.head(binding), targets);
         value = scalar(&loss);
-        loss.mul_scalar(scale)
+        loss.mul_scalar(training.scale)
     });
     for (layer, input) in inputs.into_iter().enumerate().rev() {
-        upstream = backward(input, &model.params, sums, |x, binding| {
+        upstream = backward(input.back(), &model.params, sums, |x, binding| {
             seed(model.layer(layer, x, &documents.pass(binding)), upstream.clone())
         });
     }
@@ -111,6 +114,33 @@ fn recomputed(
         binding.collect(&mut gradients, sums);
     }
     value
+}
+
+/// A layer's input until its backward pass.
+enum Kept {
+    OnDevice(Hidden),
+    OnHost(TensorData, Device),
+}
+
+impl Kept {
+    /// Bringing it to the host waits for the device.
+    fn new(x: &Hidden, offload: bool) -> Self {
+        match offload {
+            true => Self::OnHost(x.to_data(), x.device()),
+            false => Self::OnDevice(x.clone()),
+        }
+    }
+
+    /// The same bits, on the device.
+    fn back(self) -> Hidden {
+        match self {
+            Self::OnDevice(x) => x,
+            Self::OnHost(data, device) => {
+                let dtype = data.dtype();
+                Hidden::from_data(data, (&device, dtype))
+            }
+        }
+    }
 }
 
 /// Runs one piece of the model tracked and back; returns the gradient of its input.

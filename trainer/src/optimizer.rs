@@ -4,19 +4,37 @@
 //! Must not depend on: how gradients came about, schedules.
 //!
 //! Decoupled weight decay (Loshchilov & Hutter 2017, <https://arxiv.org/abs/1711.05101>) as `torch.optim.AdamW` computes
-//! it, in f32; the norm is summed in f64 over all gradients as one vector, as `torch.nn.utils.clip_grad_norm_` does.
+//! it, in f32, with moments in f32 or, on request, in a byte each as bitsandbytes keeps them; the norm is summed in f64 over all gradients as one vector, as `torch.nn.utils.clip_grad_norm_` does.
 
 use burn::tensor::Tensor;
-use tonfall_kernels::{AdamW as Settings, adamw_step, global_norm};
-use tonfall_recipes::plan::TrainingPlan;
+use tonfall_kernels::{AdamW as Settings, MOMENT_BLOCK, Moment8, adamw_step, adamw8_step, global_norm, resident};
+use tonfall_recipes::plan::{OptimizerKind, TrainingPlan};
 
 use crate::params::{GradientSums, ParamStore};
 
-/// First and second moment of one parameter, f32, shaped like it.
+/// Parameters with fewer elements keep moments in f32, as in bitsandbytes.
+const LEAST_IN_BYTES: usize = 4096;
+
+/// First and second moment of one parameter.
 #[derive(Clone, Debug)]
-pub(crate) struct Moments {
-    pub first: Tensor<2>,
-    pub second: Tensor<2>,
+pub(crate) enum Moments {
+    /// f32, shaped like the parameter.
+    Full([Tensor<2>; 2]),
+    Bytes([Moment8; 2]),
+}
+
+/// How the moments of a parameter with so many elements are kept.
+fn in_bytes(kind: OptimizerKind, elements: usize) -> bool {
+    kind == OptimizerKind::Adamw8bit && elements >= LEAST_IN_BYTES
+}
+
+/// Bytes of both moments of a parameter with so many elements.
+pub(crate) fn moment_bytes(kind: OptimizerKind, elements: usize) -> u64 {
+    let each = match in_bytes(kind, elements) {
+        true => elements.div_ceil(MOMENT_BLOCK) * (MOMENT_BLOCK + size_of::<f32>()),
+        false => elements * size_of::<f32>(),
+    };
+    2 * each as u64
 }
 
 /// AdamW and its state.
@@ -40,7 +58,13 @@ impl Optimizer {
             epsilon: plan.epsilon,
             weight_decay: plan.weight_decay,
         };
-        let zeros = |value: &Tensor<2>| Moments { first: value.zeros_like(), second: value.zeros_like() };
+        let zeros = |value: &Tensor<2>| {
+            let (device, elements) = (value.device(), value.dims().iter().product());
+            match in_bytes(plan.optimizer, elements) {
+                true => Moments::Bytes([(); 2].map(|()| Moment8::zeros(elements, &device))),
+                false => Moments::Full(resident(&device, value, |value| [(); 2].map(|()| value.zeros_like()))),
+            }
+        };
         let moments = params.iter().map(|param| zeros(&param.value)).collect();
         Self { settings, max_grad_norm: plan.max_grad_norm, moments, steps: 0 }
     }
@@ -63,15 +87,15 @@ impl Optimizer {
             let Some(gradient) = gradient else { continue };
             let decay = if param.is_matrix() { self.settings.weight_decay } else { 0.0 };
             let settings = Settings { lr: learning_rate, weight_decay: decay, ..self.settings };
-            adamw_step(
-                &mut param.value,
-                gradient,
-                &mut moments.first,
-                &mut moments.second,
-                &settings,
-                self.steps,
-                clip as f32,
-            );
+            let (value, clip) = (&mut param.value, clip as f32);
+            match moments {
+                Moments::Full([first, second]) => {
+                    adamw_step(value, gradient, first, second, &settings, self.steps, clip);
+                }
+                Moments::Bytes([first, second]) => {
+                    adamw8_step(value, gradient, [first, second], &settings, self.steps, clip);
+                }
+            }
         }
         norm
     }
@@ -90,8 +114,8 @@ mod tests {
     const SCHEDULES: [(&str, Schedule); 3] =
         [("constant", Schedule::Constant), ("linear", Schedule::Linear), ("cosine", Schedule::Cosine)];
 
-    fn fixture(extension: &str) -> Vec<u8> {
-        let path = format!("{}/../tests/fixtures/adamw.{extension}", env!("CARGO_MANIFEST_DIR"));
+    fn fixture(name: &str) -> Vec<u8> {
+        let path = format!("{}/../tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
         std::fs::read(path).expect("a fixture")
     }
 
@@ -104,9 +128,9 @@ mod tests {
     /// Twenty steps of torch's AdamW under transformers' schedules, with clipping (`tests/reference/make_adamw.py`).
     #[test]
     fn twenty_steps_are_those_of_torch() {
-        let (bytes, device) = (fixture("safetensors"), Device::flex());
+        let (bytes, device) = (fixture("adamw.safetensors"), Device::flex());
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
-        let record: Value = serde_json::from_slice(&fixture("json")).expect("JSON");
+        let record: Value = serde_json::from_slice(&fixture("adamw.json")).expect("JSON");
         let number = |key: &str| record[key].as_f64().expect("a number");
         let count = |key: &str| record[key].as_u64().expect("a count");
         let plan = TrainingPlan {
@@ -149,6 +173,60 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    /// Each of five steps of bitsandbytes' AdamW8bit on the CPU, from its state before to its state after
+    /// (`tests/reference/make_adamw8.py`). Its processor version takes the nearest value of a map roughly, so codes are not
+    /// compared with its own; that ours are the nearest is tested where they are made.
+    #[test]
+    fn steps_with_moments_in_bytes_are_those_of_bitsandbytes() {
+        let (bytes, device) = (fixture("adamw8.safetensors"), Device::flex());
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let record: Value = serde_json::from_slice(&fixture("adamw8.json")).expect("JSON");
+        let number = |key: &str| record[key].as_f64().expect("a number");
+        let plan = TrainingPlan {
+            optimizer: OptimizerKind::Adamw8bit,
+            weight_decay: number("weight_decay"),
+            epsilon: number("eps"),
+            max_grad_norm: 0.0,
+            ..TrainingPlan::default()
+        };
+        for name in ["ragged", "small"] {
+            let floats = |what: &str| stored(&file, &format!("{name}.{what}")).0;
+            let (start, shape) = stored(&file, &format!("{name}.initial"));
+            let (len, blocks) = (start.len(), start.len().div_ceil(MOMENT_BLOCK));
+            let tensor = |values: &[f32]| {
+                Tensor::<2>::from_data(TensorData::new(values.to_vec(), [shape[0], shape[1]]), &device)
+            };
+            let mut params = ParamStore::default();
+            let id = params.register(name, tensor(&start), shape.clone());
+            let mut optimizer = Optimizer::new(&params, &plan);
+            let (gradients, values) = (floats("gradients"), floats("values"));
+            for (step, (gradient, theirs)) in gradients.chunks(len).zip(values.chunks(len)).enumerate() {
+                let mut sums = GradientSums::new(&params);
+                sums.add(id, tensor(gradient));
+                optimizer.step(&mut params, sums, number("lr"));
+                let ours = params.get(id).value.clone().into_data().try_to_vec::<f32>().expect("f32");
+                let off = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off < 2e-6, "{name} step {step}: {off}");
+
+                let Moments::Bytes(moments) = &mut optimizer.moments[0] else {
+                    assert_eq!(name, "small");
+                    continue;
+                };
+                for (moment, number) in moments.iter_mut().zip([1, 2]) {
+                    let absmax = moment.absmax.clone().into_data().try_to_vec::<f32>().expect("f32");
+                    let theirs = &floats(&format!("absmax{number}"))[step * blocks..][..blocks];
+                    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b.abs();
+                    assert!(absmax.iter().zip(theirs).all(near), "{name} step {step}: magnitudes of moment {number}");
+                    let codes = file.tensor(&format!("{name}.codes{number}")).expect("codes");
+                    let mut codes = codes.data()[step * len..][..len].to_vec();
+                    codes.resize(blocks * MOMENT_BLOCK, 0);
+                    *moment = Moment8::new(bytemuck::pod_collect_to_vec(&codes), theirs.to_vec(), &device);
+                }
+                params.iter_mut().for_each(|param| param.value = tensor(theirs));
             }
         }
     }

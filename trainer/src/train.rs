@@ -42,6 +42,9 @@ const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 /// Events of one phase are at least so far apart.
 const PHASE_INTERVAL: Duration = Duration::from_secs(1);
 
+const IDLE_OFFLOAD: &str =
+    "`training.recompute = \"offload\"` is the same as \"on\" here: the CPU has no other memory than the host's";
+
 /// Everything a run needs.
 pub struct Job<'a> {
     pub compute: &'a Compute,
@@ -199,7 +202,7 @@ impl<'a> Run<'a> {
         let workload =
             Workload::new(plan, job.base, data, (job.tokenizer, job.prompts), compute.kind(), job.group.size())?;
         let size = state.micro_batch_size.unwrap_or(plan.training.micro_batch_size);
-        let choice = workload.choose(size, plan.training.recompute == Recompute::On, (job.memory)());
+        let choice = workload.choose(size, plan.training.recompute.always(), (job.memory)());
         if !choice.fits() {
             return Err(workload.refusal(&choice));
         }
@@ -253,12 +256,15 @@ impl<'a> Run<'a> {
             saved_step,
             peak_accelerator_bytes: None,
         };
-        run.announce()?;
+        let idle_offload = plan.training.recompute == Recompute::Offload && !run.workload.offloads();
+        let notice = idle_offload.then(|| IDLE_OFFLOAD.to_owned());
+        let notices = notice.into_iter().chain(run.job.group.connect(compute)?).collect();
+        run.announce(notices)?;
         Ok(run)
     }
 
     /// The first events of an attempt.
-    fn announce(&mut self) -> Result<(), TrainError> {
+    fn announce(&mut self, notices: Vec<String>) -> Result<(), TrainError> {
         let report = &self.job.data.report;
         let data = EventKind::Data {
             train_examples: self.job.data.train.len() as u64,
@@ -282,7 +288,7 @@ impl<'a> Run<'a> {
         self.event(self.device())?;
         self.event(data)?;
         let warnings = report.findings.of(Severity::Warn, &self.job.plan.audit);
-        for message in report.notes().into_iter().chain(warnings) {
+        for message in report.notes().into_iter().chain(warnings).chain(notices) {
             self.event(EventKind::Notice { message })?;
         }
         let reason = self.difference_from_plan();
@@ -398,6 +404,7 @@ impl<'a> Run<'a> {
             let pass = TrainingPass {
                 scale: (trained.max(1) as f32).recip(),
                 recompute: self.choice.recompute,
+                offload: self.workload.offloads(),
                 dropout: DropoutKey { seed: self.job.plan.seed, step, micro_batch: index as u32 },
             };
             loss += micro_batch::accumulate(&self.model, batch, pass, &mut sums);
@@ -481,7 +488,7 @@ impl<'a> Run<'a> {
         }
         drop(progress(&mut self.job.record, Phase::Saving));
         let Some(record) = &self.job.record else { return Ok(()) };
-        release_idle(estimate::SAVED_COPIES * 4 * self.model.params.elements() as u64);
+        release_idle(self.workload.saving_bytes());
         let writer = CheckpointWriter::create(record.run, step, &self.job.plan.hash())?;
         checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use burn::tensor::{DType, Tensor, TensorData};
 use tonfall_adapters::BaseModel;
 use tonfall_blocks::{Format, bf16_from_f32};
-use tonfall_datasets::{Batch, Example};
+use tonfall_datasets::{Batch, Example, Largest};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{FrozenMatrix, linear};
 use tonfall_recipes::plan::{LoraPlan, Quantization, TargetModules, TrainingPlan};
@@ -20,7 +20,7 @@ use crate::micro_batch::{self, TrainingPass};
 use crate::model::{DropoutKey, LoadOptions, Loader};
 use crate::optimizer::Optimizer;
 use crate::params::GradientSums;
-use crate::{flops, lora};
+use crate::{estimate, flops, lora};
 
 /// Training that is measured.
 #[derive(Clone, Debug)]
@@ -32,7 +32,18 @@ pub struct Workload {
     pub documents: Vec<usize>,
     pub steps: u64,
     pub recompute: bool,
+    /// With recomputation: the layers' inputs wait in the host's memory.
+    pub offload: bool,
     pub seed: u64,
+}
+
+/// What is known of the work before its first step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loaded {
+    /// Floating-point operations of a token of training.
+    pub flops_per_token: f64,
+    /// Of the device's memory, by arithmetic.
+    pub predicted_bytes: u64,
 }
 
 /// What a step took and gave.
@@ -42,9 +53,11 @@ pub struct Step {
     /// Mean over the trained tokens.
     pub loss: f64,
     pub grad_norm: f64,
+    /// Bytes of the device's memory, where it has its own, behind the step.
+    pub held_bytes: Option<u64>,
 }
 
-/// Loads `base`, calls `loaded` with the floating-point operations of a token of training, then does the steps and calls
+/// Loads `base`, calls `loaded`, then does the steps and calls
 /// `each` after every one.
 ///
 /// # Errors
@@ -53,7 +66,7 @@ pub fn train(
     base: &BaseModel,
     workload: &Workload,
     compute: &Compute,
-    loaded: &mut dyn FnMut(f64),
+    loaded: &mut dyn FnMut(Loaded),
     each: &mut dyn FnMut(Step),
 ) -> Result<(), TrainError> {
     let options = LoadOptions { quantization: workload.quantization, trainable: false };
@@ -69,7 +82,15 @@ pub fn train(
     lora::attach_new(&mut model, &plan, workload.seed, &compute.device)?;
     let training = TrainingPlan::default();
     let mut optimizer = Optimizer::new(&model.params, &training);
-    loaded(flops::per_token(&model.description, Some(model.params.elements() as u64), workload.recompute));
+    let tokens = workload.documents.iter().sum();
+    // The last token of each document has no successor to predict.
+    let trained = workload.documents.iter().map(|len| len.saturating_sub(1)).sum();
+    let largest = Largest { tokens, trained, example: workload.documents.iter().copied().max().unwrap_or(0) };
+    let way = (workload.recompute, workload.offload);
+    loaded(Loaded {
+        flops_per_token: flops::per_token(&model.description, Some(model.params.elements() as u64), workload.recompute),
+        predicted_bytes: estimate::of_steps(base, (options, workload.rank), compute.kind(), largest, way),
+    });
 
     let mut generator = Philox::new(workload.seed, 0);
     for step in 0..workload.steps {
@@ -83,13 +104,15 @@ pub fn train(
         let pass = TrainingPass {
             scale: trained.recip() as f32,
             recompute: workload.recompute,
+            offload: workload.offload,
             dropout: DropoutKey { seed: workload.seed, step, micro_batch: 0 },
         };
         let started = Instant::now();
         let mut sums = GradientSums::new(&model.params);
         let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums) / trained;
         let grad_norm = optimizer.step(&mut model.params, sums, training.learning_rate);
-        each(Step { seconds: started.elapsed().as_secs_f64(), loss, grad_norm });
+        let seconds = started.elapsed().as_secs_f64();
+        each(Step { seconds, loss, grad_norm, held_bytes: compute.held() });
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(TrainError::Diverged { step, what: format!("loss {loss}, gradient norm {grad_norm}") });
         }
@@ -172,18 +195,21 @@ mod tests {
         let config = folder.path().join("config.json");
         std::fs::write(&config, TINY).expect("a configuration");
         let base = BaseModel::random(&config).expect("a base model");
-        let steps = |recompute| {
+        let steps = |recompute, offload| {
             let documents = vec![20, 1, 11];
             let workload =
-                Workload { quantization: Quantization::Nf4, rank: 4, documents, steps: 3, recompute, seed: 3 };
+                Workload { quantization: Quantization::Nf4, rank: 4, documents, steps: 3, recompute, offload, seed: 3 };
             let (mut flops, mut steps) = (0.0, Vec::new());
-            train(&base, &workload, &Compute::cpu(), &mut |per_token| flops = per_token, &mut |step| steps.push(step))
-                .expect("steps");
+            train(&base, &workload, &Compute::cpu(), &mut |loaded| flops = loaded.flops_per_token, &mut |step| {
+                steps.push(step)
+            })
+            .expect("steps");
             assert!(flops > 0.0);
             steps.into_iter().map(|step| (step.loss, step.grad_norm)).collect::<Vec<_>>()
         };
-        let plain = steps(false);
-        assert_eq!(plain, steps(true));
+        let plain = steps(false, false);
+        assert_eq!(plain, steps(true, false));
+        assert_eq!(plain, steps(true, true));
         let uniform = (96f64).ln();
         assert!(plain.iter().all(|(loss, norm)| (loss - uniform).abs() < 0.5 && *norm > 0.0), "{plain:?}");
     }

@@ -257,3 +257,15 @@ fn thoughts_are_kept_dropped_or_masked() {
         conversation(&[("user", "1?"), ("assistant", "<think>hm</think>one"), ("user", "2?"), ("assistant", "two")]);
     assert_eq!(label(&forgetful, &talk, TrainOn::Assistant).thoughts_left_out, 1);
 }
+
+#[test]
+fn tools_that_the_template_does_not_write_are_named() {
+    let turns = [("user", "How many parcels?"), ("assistant", ""), ("tool", "4"), ("assistant", "Four")];
+    let Sample::Conversation(mut talk) = conversation(&turns) else { panic!("a conversation") };
+    talk.tools = Some(serde_json::json!([{"type": "function", "function": {"name": "count"}}, {"name": "parcels"}]));
+    // As where a row has `"content": ""`.
+    talk.messages[1].fields.insert("content".to_owned(), "".into());
+    talk.messages[1].fields.insert("tool_calls".to_owned(), serde_json::json!([{"function": {"name": "weigh"}}]));
+    let left_out = label(&chatml(), &Sample::Conversation(talk), TrainOn::Assistant).tools_left_out;
+    assert_eq!(left_out, ["count", "weigh"], "the question names parcels");
+}

@@ -35,6 +35,25 @@ pub(crate) struct Coefficients {
     pub(crate) epsilon: f32,
 }
 
+impl Coefficients {
+    /// Of the update with this number; the gradient is multiplied by `grad_scale` first.
+    pub(crate) fn new(settings: &AdamW, step: u64, grad_scale: f32) -> Self {
+        assert!(step > 0, "steps count from 1");
+        let AdamW { lr, beta1, beta2, epsilon, weight_decay } = *settings;
+        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+        Self {
+            grad_scale,
+            decay: (1.0 - lr * weight_decay) as f32,
+            beta1_rest: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            beta2_rest: (1.0 - beta2) as f32,
+            step_size: (lr / correction(beta1)) as f32,
+            inverse_correction2: (1.0 / correction(beta2).sqrt()) as f32,
+            epsilon: epsilon as f32,
+        }
+    }
+}
+
 /// The update, and sums of squares.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait AdamWOps: Backend {
@@ -51,7 +70,7 @@ pub(crate) trait AdamWOps: Backend {
 }
 
 multiversion! {
-    fn step(parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], c: &Coefficients) {
+    pub(crate) fn step(parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], c: &Coefficients) {
         for (((parameter, gradient), first), second) in parameter.iter_mut().zip(gradient).zip(first).zip(second) {
             let gradient = gradient * c.grad_scale;
             *first = fma::<FMA>(c.beta1_rest, gradient - *first, *first);
@@ -128,19 +147,7 @@ pub fn adamw_step<const D: usize>(
     step: u64,
     grad_scale: f32,
 ) {
-    assert!(step > 0, "steps count from 1");
-    let AdamW { lr, beta1, beta2, epsilon, weight_decay } = *settings;
-    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-    let coefficients = Coefficients {
-        grad_scale,
-        decay: (1.0 - lr * weight_decay) as f32,
-        beta1_rest: (1.0 - beta1) as f32,
-        beta2: beta2 as f32,
-        beta2_rest: (1.0 - beta2) as f32,
-        step_size: (lr / correction(beta1)) as f32,
-        inverse_correction2: (1.0 / correction(beta2).sqrt()) as f32,
-        epsilon: epsilon as f32,
-    };
+    let coefficients = Coefficients::new(settings, step, grad_scale);
     // Taken out, so that each tensor is the only owner of its memory.
     let take = |tensor: &mut Tensor<D>| {
         let device = tensor.device();

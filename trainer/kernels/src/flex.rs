@@ -65,3 +65,13 @@ pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
 pub(crate) fn constant<B: Backend, C: CheckpointStrategy>(tensor: FloatTensor<B>) -> FloatTensor<Autodiff<B, C>> {
     <Autodiff<B, C> as AutodiffBackend>::from_inner(tensor)
 }
+
+/// A tensor of u32 words as the only owner of its memory, as [`owned`].
+pub(crate) fn owned_words(tensor: FlexTensor) -> FlexTensor {
+    let words =
+        tensor.as_slice::<u32>().unwrap_or_else(|| panic!("words are contiguous u32, not {:?}", tensor.dtype()));
+    if tensor.is_unique() && tensor.storage::<u32>().len() == words.len() {
+        return tensor;
+    }
+    FlexTensor::from_data(TensorData::new(words.to_vec(), [words.len()]))
+}

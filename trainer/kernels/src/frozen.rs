@@ -6,6 +6,8 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use tonfall_blocks::{Format, byte_len};
 
 use crate::cpu::dequantize::Stored;
+#[cfg(feature = "cube")]
+use crate::resident::resident;
 
 /// Number format and shape of a stored matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,8 @@ impl FrozenMatrix {
         if device != Device::flex() {
             let words = crate::cube::device_words(&bytes, format);
             let len = words.len();
-            let data = Tensor::from_data(TensorData::new(words, [len]), (&device, DType::U32));
+            let data = TensorData::new(words, [len]);
+            let data = resident(&device, data, |data| Tensor::from_data(data, (&device, DType::U32)));
             return Self { data, layout: MatrixLayout { format, rows, cols } };
         }
         let len = bytes.len();

@@ -10,6 +10,8 @@
 //! what comes out of files is checked before it gets here.
 
 mod adamw;
+mod adamw8;
+mod all_reduce;
 mod attention;
 mod bias;
 mod buffer;
@@ -25,6 +27,7 @@ mod linear;
 mod lora;
 mod op;
 pub mod philox;
+mod resident;
 mod rms_norm;
 mod rope;
 mod seed;
@@ -34,6 +37,8 @@ mod testing;
 mod trainable_linear;
 
 pub use adamw::{AdamW, adamw_step, global_norm};
+pub use adamw8::{BLOCK as MOMENT_BLOCK, Moment8, adamw8_step};
+pub use all_reduce::{Communicator, GroupId, all_reduce};
 pub use attention::{AttentionLayout, FUSED_HEAD_DIMS, Segment, attention};
 pub use buffer::release_idle;
 pub use cpu::level::cpu_level;
@@ -43,6 +48,7 @@ pub use embedding::{embedding, trainable_embedding};
 pub use frozen::{FrozenMatrix, MatrixLayout};
 pub use linear::linear;
 pub use lora::lora_linear;
+pub use resident::resident;
 pub use rms_norm::{rms_norm, rms_norm_heads};
 pub use rope::{RopeTable, rope};
 pub use seed::seed;

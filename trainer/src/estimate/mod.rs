@@ -13,7 +13,7 @@ use tonfall_adapters::{BaseModel, ModelDescription};
 use tonfall_blocks::Format;
 use tonfall_datasets::{ChatTokenizer, Examples, HeldOutPrompt, Largest, PreparedDataset, Sampler};
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::{AdapterKind, Quantization, Recompute, TargetModules};
+use tonfall_recipes::plan::{AdapterKind, OptimizerKind, Quantization, Recompute, TargetModules};
 
 use self::pass::{Pass, Sites};
 pub use self::size_classes::{ClassEstimate, SIZE_CLASSES, SizeClass};
@@ -23,12 +23,13 @@ use crate::error::TrainError;
 use crate::group::Group;
 use crate::memory;
 use crate::model::LoadOptions;
+use crate::optimizer::moment_bytes;
 use crate::train::total_steps;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Saving holds both moments of every trained value, as values and as the bytes of a file.
-pub(crate) const SAVED_COPIES: u64 = 4;
+/// Saving holds both moments of every trained value, as they are and as the bytes of a file.
+const SAVED_COPIES: u64 = 2;
 /// What comes to the program while it trains, as it was measured on Linux: pages of its own code that are used for the
 /// first time, and freed memory that the allocator keeps for a while.
 const CODE_AND_ALLOCATOR: u64 = 44 << 20;
@@ -202,22 +203,9 @@ impl Workload {
         })
     }
 
-    /// Values that are trained, and the places of adapters within a block.
-    fn trained(&self) -> (u64, Sites) {
-        let Some(rank) = self.rank else {
-            let all = self.model.tensors().into_iter().map(|(_, shape)| shape.rows_cols());
-            return (all.map(|(rows, cols)| (rows * cols) as u64).sum(), Sites([true; 7]));
-        };
-        let (mut elements, mut sites) = (0, [false; 7]);
-        for layer in 0..self.model.num_hidden_layers {
-            for (site, (name, [rows, cols])) in linear_shapes(&self.model).into_iter().enumerate() {
-                if self.targets.matching(&format!("model.layers.{layer}.{name}")).is_some() {
-                    sites[site] = true;
-                    elements += (rank * (rows + cols)) as u64;
-                }
-            }
-        }
-        (elements, Sites(sites))
+    /// Bytes that a checkpoint needs while it is saved.
+    pub(crate) fn saving_bytes(&self) -> u64 {
+        SAVED_COPIES * Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer).moments
     }
 
     /// The memory of the run with micro-batches of so many sequences.
@@ -232,32 +220,24 @@ impl Workload {
 
     /// The memory of the run, given its batches.
     fn of(&self, train: Largest, eval: Largest, accumulates: bool, recompute: bool) -> Estimate {
-        let (trained, sites) = self.trained();
+        let trained = Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer);
         let pass = |batch| Pass {
             model: &self.model,
             device: self.device,
             threads: self.threads,
-            sites,
+            sites: trained.sites,
             rank: self.rank,
-            trained,
+            trained: trained.elements,
             batch,
             dense_copy: self.storage.dense_copy,
         };
-        let values = F32 * trained;
         let host = |bytes: u64| if self.device == DeviceKind::Cpu { bytes } else { 0 };
-        let lasting = vec![
-            Part::new("program", self.program),
-            Part::new("code and allocator", host(CODE_AND_ALLOCATOR)),
-            Part::new("driver", if self.device == DeviceKind::Cuda { CUDA_CONTEXT } else { 0 }),
-            Part::new("base", if self.rank.is_some() { self.storage.kept } else { 0 }),
-            Part::new(if self.rank.is_some() { "adapter" } else { "weights" }, values),
-            Part::new("optimizer", 2 * values),
-        ];
+        let lasting = lasting(self.device, self.program, self.storage.kept, self.rank, &trained);
         let lasting_bytes = sum(&lasting);
         let loading = host((self.program + self.storage.loading).saturating_sub(lasting_bytes));
         let mut stages = vec![
             Stage { name: "loading", parts: vec![Part::new("weights in conversion", loading)] },
-            Stage { name: "training", parts: pass(train).training(recompute, accumulates) },
+            Stage { name: "training", parts: pass(train).training(recompute, self.offloads(), accumulates) },
         ];
         if eval.tokens > 0 {
             stages.push(Stage { name: "evaluating", parts: pass(eval).evaluation() });
@@ -267,10 +247,8 @@ impl Workload {
             let parts = parts.answering(self.plan.evaluation.max_new_tokens);
             stages.push(Stage { name: "answering", parts });
         }
-        stages.push(Stage {
-            name: "saving",
-            parts: vec![Part::new("the optimizer's file", host(SAVED_COPIES * values))],
-        });
+        stages
+            .push(Stage { name: "saving", parts: vec![Part::new("the optimizer's file", host(self.saving_bytes()))] });
         if self.plan.export.merged {
             let parts = vec![Part::new("weights in conversion", host(MERGE_BUFFERS + 2 * self.storage.largest))];
             stages.push(Stage { name: "merging", parts });
@@ -324,17 +302,28 @@ impl Workload {
         (half < choice.micro_batch_size).then(|| self.choice(half, choice.recompute, choice.limit))
     }
 
+    /// Whether layers' inputs wait in the host's memory, while activations are computed again. On the CPU there is no
+    /// other memory.
+    pub(crate) fn offloads(&self) -> bool {
+        self.plan.training.recompute == Recompute::Offload && self.device != DeviceKind::Cpu
+    }
+
     /// Why nothing fits, with the numbers and what would change it.
     #[must_use]
     pub fn refusal(&self, choice: &Choice) -> TrainError {
         let mut ways = Vec::new();
         if self.rank.is_none() {
             ways.push("`adapter.kind = \"lora\"`");
+            if self.plan.training.optimizer == OptimizerKind::Adamw {
+                ways.push("`training.optimizer = \"adamw_8bit\"`");
+            }
         } else if self.plan.quantization != Quantization::Nf4 {
             ways.push("`quantization = \"nf4\"`");
         }
         if !choice.recompute {
             ways.push("`training.recompute = \"on\"`");
+        } else if self.device != DeviceKind::Cpu && !self.offloads() {
+            ways.push("`training.recompute = \"offload\"`");
         }
         ways.push("a lower `data.max_seq_len`");
         ways.push("a smaller base");
@@ -366,6 +355,73 @@ impl Workload {
         let four_bits = self.rank.is_some().then(|| pair(Quantization::Nf4));
         ClassEstimate { class: class.name, parameters: class.parameters(), four_bits, dense: pair(Quantization::None) }
     }
+}
+
+/// What is trained.
+struct Trained {
+    /// Values.
+    elements: u64,
+    /// Bytes of the optimizer's moments.
+    moments: u64,
+    /// The places of adapters within a block.
+    sites: Sites,
+}
+
+impl Trained {
+    fn of(model: &ModelDescription, rank: Option<usize>, targets: &TargetModules, optimizer: OptimizerKind) -> Self {
+        let mut trained = Self { elements: 0, moments: 0, sites: Sites([rank.is_none(); 7]) };
+        let mut add = |elements: usize| {
+            trained.elements += elements as u64;
+            trained.moments += moment_bytes(optimizer, elements);
+        };
+        let Some(rank) = rank else {
+            let all = model.tensors().into_iter().map(|(_, shape)| shape.rows_cols());
+            all.for_each(|(rows, cols)| add(rows * cols));
+            return trained;
+        };
+        let mut sites = [false; 7];
+        for layer in 0..model.num_hidden_layers {
+            for (site, (name, shape)) in linear_shapes(model).into_iter().enumerate() {
+                if targets.matching(&format!("model.layers.{layer}.{name}")).is_some() {
+                    sites[site] = true;
+                    shape.into_iter().for_each(|side| add(rank * side));
+                }
+            }
+        }
+        trained.sites = Sites(sites);
+        trained
+    }
+}
+
+/// What is there from the first step to the last.
+fn lasting(device: DeviceKind, program: u64, base: u64, rank: Option<usize>, trained: &Trained) -> Vec<Part> {
+    let values = F32 * trained.elements;
+    vec![
+        Part::new("program", program),
+        Part::new("code and allocator", if device == DeviceKind::Cpu { CODE_AND_ALLOCATOR } else { 0 }),
+        Part::new("driver", if device == DeviceKind::Cuda { CUDA_CONTEXT } else { 0 }),
+        Part::new("base", if rank.is_some() { base } else { 0 }),
+        Part::new(if rank.is_some() { "adapter" } else { "weights" }, values),
+        Part::new("optimizer", trained.moments),
+    ]
+}
+
+/// Bytes of training steps without a run around them, all on batches of the same size, with adapters of `rank` on all
+/// linear layers.
+pub(crate) fn of_steps(
+    base: &BaseModel,
+    (options, rank): (LoadOptions, usize),
+    device: DeviceKind,
+    batch: Largest,
+    (recompute, offload): (bool, bool),
+) -> u64 {
+    let (model, threads) = (base.description(), rayon::current_num_threads());
+    let format = |name: &str| base.weight_format(name).map_or(Format::F32, |(format, _)| format);
+    let storage = Storage::new(model, options, threads, computed(device), format);
+    let trained = Trained::of(model, Some(rank), &TargetModules::AllLinear, OptimizerKind::Adamw);
+    let (sites, elements, dense_copy) = (trained.sites, trained.elements, storage.dense_copy);
+    let pass = Pass { model, device, threads, sites, rank: Some(rank), trained: elements, batch, dense_copy };
+    sum(&lasting(device, 0, storage.kept, Some(rank), &trained)) + sum(&pass.training(recompute, offload, false))
 }
 
 /// The format in which a device multiplies.

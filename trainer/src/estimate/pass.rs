@@ -20,6 +20,10 @@ const PANELS: u64 = 512 << 10;
 const QUERIES: u64 = 64;
 /// Scores that exist at once on a GPU where attention goes by blocks, at most.
 const GPU_SCORES: u64 = 32 << 20;
+/// Bytes that a product by cuBLASLt may use beside its operands.
+const CUBLASLT: u64 = 32 << 20;
+/// Pages of a GPU's pools are as large as the largest buffer so far and a little more, in whole units of this.
+const PAGE_UNIT: u64 = 1 << 20;
 /// Logits that exist at once on a GPU, at most.
 const GPU_LOGITS: u64 = 128 << 20;
 
@@ -127,7 +131,8 @@ impl Pass<'_> {
             _ => {
                 let fused = self.device == DeviceKind::Cuda && FUSED_HEAD_DIMS.contains(&self.model.head_dim);
                 let scores = (self.model.num_attention_heads as u64 * keys.min(512) * keys).min(GPU_SCORES);
-                (self.dense_copy + if fused { 0 } else { 2 * scores }) * self.width()
+                let product = if self.device == DeviceKind::Cuda { CUBLASLT } else { 0 };
+                (self.dense_copy + if fused { 0 } else { 2 * scores }) * self.width() + product
             }
         }
     }
@@ -135,14 +140,15 @@ impl Pass<'_> {
     /// A training step. `accumulates`: several micro-batches make a step. Of the moments that can be the highest, the
     /// highest: the loss, the backward pass of the last block, the end of the backward pass. Gradients of this
     /// micro-batch come about while activations go, in less memory than those leave.
-    pub(super) fn training(&self, recompute: bool, accumulates: bool) -> Vec<Part> {
+    pub(super) fn training(&self, recompute: bool, offload: bool, accumulates: bool) -> Vec<Part> {
         let summed = if accumulates { F32 * self.trained } else { 0 };
         let head = if self.rank.is_none() { F32 * self.vocab() * self.hidden() } else { 0 };
-        let (inputs, block) = (self.tokens(self.layers() * self.hidden()), self.kept());
+        let inputs = if offload { 0 } else { self.tokens(self.layers() * self.hidden()) };
+        let (block, own_input) = (self.kept(), if offload { 0 } else { self.tokens(self.hidden()) });
         let (kept, in_block) = match recompute {
             false => (self.layers() * block, 0),
             // The block's own input is among the inputs of all.
-            true => (inputs, block - self.tokens(self.hidden())),
+            true => (inputs, block - own_input),
         };
         // Input and output of the final norm, and the gradient that comes back.
         let loss = [summed + head, kept + self.tokens(3 * self.hidden()), self.logits(true)];
@@ -150,12 +156,25 @@ impl Pass<'_> {
         let end = [summed + F32 * self.trained, 0, 0];
         let [gradients, activations, logits] =
             [loss, backward, end].into_iter().max_by_key(|moment| moment.iter().sum::<u64>()).unwrap_or_default();
+        let workspace = self.workspace();
         vec![
             Part::new("gradients", gradients),
             Part::new("activations", activations),
             Part::new("logits", logits),
-            Part::new("workspace", self.workspace()),
+            Part::new("workspace", workspace),
+            Part::new("unused parts of pages", self.unused(gradients + activations + logits + workspace)),
         ]
+    }
+
+    /// What a GPU's pools hold beyond the bytes in use: buffers are cut out of pages that the largest one fits into.
+    fn unused(&self, used: u64) -> u64 {
+        if self.device == DeviceKind::Cpu {
+            return 0;
+        }
+        let logits = self.held() * self.vocab() * F32;
+        let largest = logits.max(self.tokens(self.ff())).max(self.dense_copy * self.width());
+        let page = (largest + PAGE_UNIT).next_multiple_of(PAGE_UNIT);
+        used.next_multiple_of(page) - used
     }
 
     /// A pass without gradients.
@@ -245,12 +264,14 @@ mod tests {
         let logits = 6 * (4 * 16 + 2 * 4 * 4);
         // The loss is the highest moment: three more times hidden.
         let loss = 2 * block + 10 * 4 * 12;
-        assert_eq!(bytes(&pass.training(false, false)), [0, loss, logits, scratch]);
-        assert_eq!(bytes(&pass.training(false, true)), [400, loss, logits, scratch]);
+        assert_eq!(bytes(&pass.training(false, false, false)), [0, loss, logits, scratch, 0]);
+        assert_eq!(bytes(&pass.training(false, false, true)), [400, loss, logits, scratch, 0]);
         // Recomputing, it is the last block's backward pass: inputs of both blocks (one of them the block's own), its
         // gradients of hidden, gate and up.
         let again = 2 * 10 * 4 * 4 + block - 10 * 4 * 4 + 10 * 4 * 20;
-        assert_eq!(bytes(&pass.training(true, false)), [0, again, 0, scratch]);
+        assert_eq!(bytes(&pass.training(true, false, false)), [0, again, 0, scratch, 0]);
+        // Offloading, nothing but that block's.
+        assert_eq!(bytes(&pass.training(true, true, false)), [0, block + 10 * 4 * 20, 0, scratch, 0]);
         // Evaluating, it is the last block's MLP: its input, gate, up and their product.
         assert_eq!(bytes(&pass.evaluation()), [10 * 4 * (4 + 24), 0, scratch]);
         // An answer of 3 tokens: keys and values of 13 tokens in both layers, and of one twice.

@@ -9,14 +9,16 @@ mod star;
 
 use burn::tensor::{Tensor, TensorData};
 use sha2::{Digest, Sha256};
+use tonfall_kernels::{Communicator, all_reduce};
 
 pub use environment::{Launch, LaunchError};
 pub use star::GroupError;
 use star::Star;
 
+use crate::device::{Compute, DeviceKind};
 use crate::error::TrainError;
 use crate::lora::values;
-use crate::params::{GradientSums, ParamStore};
+use crate::params::{GradientSums, Param, ParamStore};
 
 /// The processes of a run, seen from one of them.
 #[derive(Debug)]
@@ -25,13 +27,15 @@ pub struct Group {
     size: usize,
     /// `None` in a process that trains alone.
     star: Option<Star>,
+    /// Where all processes compute on CUDA cards that reach each other.
+    cards: Option<Communicator>,
 }
 
 impl Group {
     /// A process that trains alone.
     #[must_use]
     pub fn alone() -> Self {
-        Self { rank: 0, size: 1, star: None }
+        Self { rank: 0, size: 1, star: None, cards: None }
     }
 
     /// Waits until all processes are there.
@@ -39,7 +43,7 @@ impl Group {
     /// # Errors
     /// When they don't come, or the first one can't be reached.
     pub fn meet(launch: &Launch) -> Result<Self, GroupError> {
-        Ok(Self { rank: launch.rank, size: launch.size, star: Some(Star::meet(launch)?) })
+        Ok(Self { rank: launch.rank, size: launch.size, star: Some(Star::meet(launch)?), cards: None })
     }
 
     /// Whether this process writes the run down.
@@ -75,6 +79,38 @@ impl Group {
         }
     }
 
+    /// Lets gradients go from card to card from now on, by NCCL, where all processes compute on CUDA and have it. Returns
+    /// what is to be said where they compute on CUDA and have it not.
+    ///
+    /// # Errors
+    /// When a process is gone or NCCL doesn't begin.
+    pub(crate) fn connect(&mut self, compute: &Compute) -> Result<Option<String>, TrainError> {
+        if self.star.is_none() {
+            return Ok(None);
+        }
+        let on_cuda = self.gather(f64::from(u8::from(compute.kind() == DeviceKind::Cuda)))?;
+        let able = self.gather(f64::from(u8::from(Communicator::available())))?;
+        if on_cuda.contains(&0.0) {
+            return Ok(None);
+        }
+        if let Some(rank) = able.iter().position(|able| *able == 0.0) {
+            return Ok(Some(format!(
+                "rank {rank} has no libnccl.so.2 (`apt-get install libnccl2`): gradients go through the hosts' memory, which is slower"
+            )));
+        }
+        let made = if self.is_first() { Communicator::new_id() } else { Ok([0; 128]) };
+        let failed = self.gather(f64::from(u8::from(made.is_err())))?.contains(&1.0);
+        let mut id = made.map_err(TrainError::Device)?;
+        if failed {
+            return Err(TrainError::Device("NCCL did not begin on rank 0; its own output says why".to_owned()));
+        }
+        if let Some(star) = &mut self.star {
+            star.share(&mut id)?;
+        }
+        self.cards = Some(Communicator { id, rank: self.rank, size: self.size });
+        Ok(None)
+    }
+
     /// A number of every process, by rank.
     pub(crate) fn gather(&mut self, own: f64) -> Result<Vec<f64>, GroupError> {
         let mut numbers = vec![0.0; self.size];
@@ -92,24 +128,38 @@ impl Group {
     pub(crate) fn sum_gradients(&mut self, sums: &mut GradientSums, params: &ParamStore) -> Result<(), TrainError> {
         let Some(star) = &mut self.star else { return Ok(()) };
         let slots = sums.slots();
-        // One message: which parameters have a gradient, then all gradients one after another.
-        let mut numbers: Vec<f32> = slots.iter().map(|slot| f32::from(u8::from(slot.is_some()))).collect();
-        for (slot, param) in slots.iter().zip(params.iter()) {
-            match slot {
-                Some(gradient) => numbers.extend(values(gradient)?),
-                None => numbers.resize(numbers.len() + param.elements(), 0.0),
-            }
-        }
-        star.sum(&mut numbers)?;
-        let (present, mut rest) = numbers.split_at(slots.len());
-        for ((slot, param), present) in slots.iter_mut().zip(params.iter()).zip(present) {
-            let (sum, after) = rest.split_at(param.elements());
-            rest = after;
-            let tensor = || TensorData::new(sum.to_vec(), param.value.dims());
-            *slot = (*present > 0.0).then(|| Tensor::from_data(tensor(), &param.value.device()));
-        }
+        let mut present: Vec<f64> = slots.iter().map(|slot| f64::from(u8::from(slot.is_some()))).collect();
+        // Whoever is gone is noticed here; NCCL would wait for it.
+        star.sum(&mut present)?;
+        let due =
+            |(slot, param): (&mut Option<Tensor<2>>, &Param)| slot.take().unwrap_or_else(|| param.value.zeros_like());
+        let some = slots.iter_mut().zip(params.iter()).zip(&present).filter(|(_, present)| **present > 0.0);
+        let gradients: Vec<Tensor<2>> = some.map(|(place, _)| due(place)).collect();
+        let sums = match self.cards {
+            Some(communicator) => all_reduce(gradients, communicator),
+            None => through_the_host(star, gradients)?,
+        };
+        let places = slots.iter_mut().zip(&present).filter(|(_, present)| **present > 0.0);
+        places.zip(sums).for_each(|((slot, _), sum)| *slot = Some(sum));
         Ok(())
     }
+}
+
+/// The sums of tensors over all processes, as one message.
+fn through_the_host(star: &mut Star, tensors: Vec<Tensor<2>>) -> Result<Vec<Tensor<2>>, TrainError> {
+    let mut numbers = Vec::new();
+    for tensor in &tensors {
+        numbers.extend(values(tensor)?);
+    }
+    star.sum(&mut numbers)?;
+    let mut rest = &numbers[..];
+    let sum = |tensor: Tensor<2>| {
+        let shape = tensor.dims();
+        let (sum, after) = rest.split_at(shape[0] * shape[1]);
+        rest = after;
+        Tensor::from_data(TensorData::new(sum.to_vec(), shape), &tensor.device())
+    };
+    Ok(tensors.into_iter().map(sum).collect())
 }
 
 #[cfg(test)]
@@ -156,7 +206,7 @@ mod tests {
 
     #[test]
     fn every_micro_batch_belongs_to_one_process() {
-        let group = |rank| Group { rank, size: 3, star: None };
+        let group = |rank| Group { rank, size: 3, star: None, cards: None };
         for micro_batch in 0..10 {
             assert_eq!((0..3).filter(|rank| group(*rank).has(micro_batch)).count(), 1);
         }

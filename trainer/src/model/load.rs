@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use tonfall_adapters::{BaseModel, ModelDescription, Weight};
 use tonfall_blocks::{Format, dequantize, quantize_nf4};
-use tonfall_kernels::{FrozenMatrix, RopeTable};
+use tonfall_kernels::{FrozenMatrix, RopeTable, resident};
 use tonfall_recipes::plan::Quantization;
 
 use super::decoder::Decoder;
@@ -154,11 +154,8 @@ impl Source<'_> {
         let values = dense(&weight);
         let len = values.len();
         Ok(match self.options.trainable {
-            true => {
-                let value = Tensor::from_data(TensorData::new(values, [1, len]), self.device);
-                Vector::Trainable(self.params.register(name, value, vec![len]))
-            }
-            false => Vector::Frozen(Tensor::from_data(TensorData::new(values, [len]), self.device)),
+            true => Vector::Trainable(self.params.register(name, self.tensor(values, [1, len]), vec![len])),
+            false => Vector::Frozen(self.tensor(values, [len])),
         })
     }
 
@@ -181,8 +178,12 @@ impl Source<'_> {
             return Matrix::Frozen(FrozenMatrix::new(bytes, format, rows, cols, self.device));
         }
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        let value = Tensor::from_data(TensorData::new(values, [rows, cols]), self.device);
+        let value = self.tensor(values, [rows, cols]);
         Matrix::Trainable(self.params.register(name, value, vec![rows, cols]))
+    }
+
+    fn tensor<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+        resident(self.device, TensorData::new(values, shape), |data| Tensor::from_data(data, self.device))
     }
 }
 

@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::launch::{Planes, UNITS, plane_row, planes, units};
-use super::tensors::{contiguous, empty, len};
+use super::tensors::{contiguous, empty, len, owned};
 use crate::adamw::{AdamWOps, Coefficients};
 
 /// Planes that sum one tensor.
@@ -102,12 +102,7 @@ impl AdamWOps for CubeBackend {
         second: FloatTensor<Self>,
         c: Coefficients,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        // Changed in place, so shared memory is copied first.
-        let own = |tensor| {
-            let tensor = contiguous(tensor);
-            if tensor.can_mut() { tensor } else { contiguous(tensor.copy()) }
-        };
-        let (parameter, first, second) = (own(parameter), own(first), own(second));
+        let [parameter, first, second] = [parameter, first, second].map(owned);
         let gradient = contiguous(cast(gradient, DType::F32));
         let count = len(&parameter);
         step::launch(

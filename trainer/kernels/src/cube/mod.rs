@@ -6,6 +6,9 @@
 //! Must not depend on: the CPU's implementations.
 
 mod adamw;
+mod adamw8;
+#[cfg(feature = "cuda")]
+mod all_reduce;
 mod attention;
 mod bias;
 mod cross_entropy;
@@ -25,5 +28,9 @@ mod swiglu;
 mod tensors;
 mod trainable_linear;
 
+#[cfg(feature = "cuda")]
+pub(crate) use all_reduce::all_reduce;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::nccl::{available as nccl_available, new_id as nccl_id};
 pub(crate) use dequantize::device_words;
 pub(crate) use tensors::upload;

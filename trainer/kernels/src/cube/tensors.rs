@@ -12,6 +12,12 @@ pub(crate) fn contiguous(tensor: CubeTensor) -> CubeTensor {
     into_contiguous(tensor)
 }
 
+/// The tensor contiguous and as the only owner of its memory, copied where it isn't: a kernel may change it in place.
+pub(crate) fn owned(tensor: CubeTensor) -> CubeTensor {
+    let tensor = contiguous(tensor);
+    if tensor.can_mut() { tensor } else { contiguous(tensor.copy()) }
+}
+
 /// Number of elements.
 pub(crate) fn len(tensor: &CubeTensor) -> usize {
     tensor.meta.num_elements()

@@ -2,6 +2,7 @@
 
 pub(super) mod attention;
 pub(super) mod cublaslt;
+pub(super) mod nccl;
 mod program;
 mod stream;
 

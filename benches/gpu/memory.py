@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""The card's memory that training steps hold, against what was predicted.
+
+Usage: memory.py GPU_SUITE [--tolerance 0.10]. GPU_SUITE is the built example `gpu_suite`. On a card, or under the driver of
+`tests/stand_in`, which allocates as a card's would: what is held does not depend on what is computed. Fails when a case is off
+by more than the tolerance. Standard library only.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+
+CONFIGS = pathlib.Path(__file__).resolve().parent / "configs"
+ONE, PACKED = "4096", ",".join(["700"] * 5 + ["596"])
+# Shape, documents, further words.
+CASES = [
+    ("llama-3.2-1b", ONE, []),
+    ("llama-3.2-1b", ONE, ["--recompute"]),
+    ("llama-3.2-1b", PACKED, ["--recompute"]),
+    ("llama-3.2-1b", "16384", ["--recompute"]),
+    ("llama-3.2-1b", "16384", ["--recompute", "--offload"]),
+    ("llama-3.2-1b", ONE, ["--quantization", "none"]),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite")
+    parser.add_argument("--tolerance", type=float, default=0.10)
+    arguments = parser.parse_args()
+    wrong = []
+    print("| shape | documents | | predicted, MiB | held, MiB | off by |\n|---|---|---|---|---|---|")
+    for shape, documents, words in CASES:
+        command = [arguments.suite, "steps", CONFIGS / f"{shape}.json", "--device", "cuda", "--steps", "3", "--documents", documents]
+        done = subprocess.run([*map(str, command), *words], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{shape} {' '.join(words)}: exit {done.returncode}:\n{done.stderr[-2000:]}")
+        loaded, *steps = map(json.loads, done.stdout.splitlines())
+        predicted, held = loaded["predicted_bytes"], max(step["held_bytes"] for step in steps)
+        off = predicted / held - 1
+        name = documents if len(documents) < 10 else "6, packed"
+        print(f"| {shape} | {name} | {' '.join(words)} | {predicted >> 20} | {held >> 20} | {100 * off:+.1f} % |", flush=True)
+        if abs(off) > arguments.tolerance:
+            wrong.append(f"{shape} {name} {' '.join(words)}")
+    if wrong:
+        raise SystemExit(f"off by more than {100 * arguments.tolerance:.0f} %: {'; '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    main()
