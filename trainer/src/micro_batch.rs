@@ -72,10 +72,10 @@ fn plain(
     let binding = Binding::tracked(&model.params);
     let hidden = model.hidden(&batch.input_ids, &documents.pass(&binding));
     let loss = linear_cross_entropy(hidden, model.head(&binding), targets);
-    let value = scalar(&loss);
+    let value = loss.clone().inner();
     let mut gradients = loss.mul_scalar(scale).backward();
     binding.collect(&mut gradients, sums);
-    value
+    scalar(&value)
 }
 
 fn recomputed(
@@ -94,11 +94,11 @@ fn recomputed(
         x = model.layer(layer, x, &documents.pass(&untracked));
     }
 
-    let mut value = 0.0;
+    let mut value = None;
     let mut upstream = backward(x, &model.params, sums, |x, binding| {
         let hidden = model.finish(x, &documents.pass(binding));
         let loss = linear_cross_entropy(hidden, model.head(binding), targets);
-        value = scalar(&loss);
+        value = Some(loss.clone().inner());
         loss.mul_scalar(training.scale)
     });
     for (layer, input) in inputs.into_iter().enumerate().rev() {
@@ -113,7 +113,7 @@ fn recomputed(
         let mut gradients = seed(embedded, upstream).backward();
         binding.collect(&mut gradients, sums);
     }
-    value
+    value.as_ref().map_or(f64::NAN, scalar)
 }
 
 /// A layer's input until its backward pass.
@@ -158,7 +158,7 @@ fn backward<'a>(
     gradient
 }
 
-/// The value of a tensor with one element. Reading it waits for the device.
+/// The value of a tensor with one element. Reading it waits for the device, so a loss is read behind its backward pass.
 pub(crate) fn scalar(tensor: &Tensor<1>) -> f64 {
     f64::from(tensor.clone().into_scalar::<f32>())
 }

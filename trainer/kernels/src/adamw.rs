@@ -3,7 +3,7 @@
 //! Responsible for: the arithmetic of `torch.optim.AdamW` (Loshchilov & Hutter 2017) in f32 with f64 coefficients.
 //! Must not depend on: schedules, parameter groups.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData, Transaction};
 
 use crate::cpu::level::{Level, fma, multiversion};
 use crate::cpu::memory::Shared;
@@ -110,7 +110,7 @@ impl AdamWOps for Flex {
     fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let x = contiguous(x);
         let sum = reduce::square_sum(floats(&x));
-        burn::backend::flex::FlexTensor::from_data(burn::tensor::TensorData::new(vec![sum], [1]))
+        burn::backend::flex::FlexTensor::from_data(TensorData::new(vec![sum], [1]))
     }
 }
 
@@ -163,12 +163,17 @@ pub fn adamw_step<const D: usize>(
 
 /// The Euclidean norm of all gradients as one vector, summed in f64.
 pub fn global_norm<'a, const D: usize>(gradients: impl IntoIterator<Item = &'a Tensor<D>>) -> f64 {
-    let sum = |gradient: &Tensor<D>| {
+    let square_sum = |gradient: &Tensor<D>| {
         let sum = <Dispatch as AdamWOps>::square_sum(gradient.clone().inner().into_dispatch());
-        let sum: Tensor<1> = Tensor::from_dispatch(sum);
-        sum.into_scalar::<f64>()
+        Tensor::<1>::from_dispatch(sum)
     };
-    gradients.into_iter().map(sum).sum::<f64>().sqrt()
+    let sums: Vec<Tensor<1>> = gradients.into_iter().map(square_sum).collect();
+    if sums.is_empty() {
+        return 0.0;
+    }
+    // Read at once: each reading waits for the device.
+    let sums = sums.into_iter().fold(Transaction::default(), Transaction::register).execute();
+    sums.iter().flat_map(TensorData::iter::<f64>).sum::<f64>().sqrt()
 }
 
 #[cfg(test)]
