@@ -17,6 +17,7 @@ const LEAST_IN_BYTES: usize = 4096;
 
 /// First and second moment of one parameter.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each parameter, which hardly ever moves")]
 pub(crate) enum Moments {
     /// f32, shaped like the parameter.
     Full([Tensor<2>; 2]),

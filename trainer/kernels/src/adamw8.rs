@@ -5,6 +5,10 @@
 //! block of 256 elements. An update decodes a block, does an AdamW step in f32 and encodes it again, each value as the
 //! nearest of the map.
 //! Must not depend on: schedules, parameter groups.
+#![expect(
+    clippy::type_complexity,
+    reason = "an update gives five tensors back, which a backend extension has to spell out"
+)]
 
 use std::sync::OnceLock;
 
@@ -101,7 +105,6 @@ pub(crate) fn maps() -> &'static [Map; 2] {
 pub(crate) trait AdamW8Ops: Backend {
     /// Parameter, gradient, codes and magnitudes of the first and of the second moment → all but the gradient, after the
     /// update.
-    #[expect(clippy::type_complexity, reason = "five tensors")]
     fn adamw8(
         parameter: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
