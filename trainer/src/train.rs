@@ -3,19 +3,15 @@
 //! Responsible for: the order of things in a run: load, evaluate, step, checkpoint, evaluate, export.
 //! Must not depend on: terminals, signals, command lines.
 
+mod results;
 mod room;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tonfall_adapters::BaseModel;
-use tonfall_adapters::merge::{MergeOptions, merge};
 use tonfall_adapters::peft::{self, AdapterConfig};
-use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
-use tonfall_kernels::release_idle;
-use tonfall_recipes::checkpoint::CheckpointWriter;
 use tonfall_recipes::events::{EventKind, EventLog, Lengths, Packing, Phase};
 use tonfall_recipes::plan::{AdapterKind, Plan, Quantization, Recompute, Severity};
 use tonfall_recipes::run_dir::RunDir;
@@ -24,7 +20,7 @@ use crate::checkpoint::{self, TrainerState};
 use crate::device::Compute;
 use crate::error::TrainError;
 use crate::estimate::{self, Choice, Workload};
-use crate::evaluate::{self, EvalReport};
+use crate::evaluate::EvalReport;
 use crate::flops;
 use crate::group::Group;
 use crate::lora;
@@ -35,9 +31,6 @@ use crate::optimizer::Optimizer;
 use crate::out_of_memory;
 use crate::params::GradientSums;
 use crate::schedule::LearningRate;
-
-/// Largest file of a saved model.
-const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Events of one phase are at least so far apart.
 const PHASE_INTERVAL: Duration = Duration::from_secs(1);
@@ -437,103 +430,6 @@ impl<'a> Run<'a> {
         Ok(TrainError::Diverged { step, what })
     }
 
-    /// Measures the eval split; with `answers` the held-out prompts as well.
-    fn evaluate(&mut self, answers: bool) -> Result<EvalReport, TrainError> {
-        if self.job.record.is_none() {
-            return Ok(EvalReport::default());
-        }
-        let plan = self.job.plan;
-        let size = self.choice.micro_batch_size;
-        let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);
-        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating);
-        drop(evaluating);
-        let mut report = EvalReport {
-            loss: loss.map(|(loss, _)| loss),
-            tokens: loss.map_or(0, |(_, tokens)| tokens),
-            ..EvalReport::default()
-        };
-        if answers && !self.job.prompts.is_empty() {
-            let mut generating = progress(&mut self.job.record, Phase::Generating);
-            let limit = plan.evaluation.max_new_tokens;
-            let (counts, samples) =
-                evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut generating)?;
-            drop(generating);
-            (report.adherence, report.samples) = (Some(counts), samples);
-        }
-        let step = self.state.step;
-        if let Some((loss, tokens)) = loss {
-            self.event(EventKind::Eval { step, loss, tokens })?;
-            if self.state.best.is_none_or(|(best, _)| loss < best) {
-                self.state.best = Some((loss, step));
-            }
-        }
-        for sample in report.samples.clone() {
-            self.event(EventKind::Sample {
-                step,
-                prompt: sample.prompt,
-                text: sample.text,
-                expected: sample.expected,
-                missing: sample.missing,
-                violations: sample.violations,
-            })?;
-        }
-        Ok(report)
-    }
-
-    /// Writes a checkpoint of this step, once.
-    fn save(&mut self) -> Result<(), TrainError> {
-        let step = self.state.step;
-        if self.saved_step == Some(step) {
-            return Ok(());
-        }
-        drop(progress(&mut self.job.record, Phase::Saving));
-        let Some(record) = &self.job.record else { return Ok(()) };
-        release_idle(self.workload.saving_bytes());
-        let writer = CheckpointWriter::create(record.run, step, &self.job.plan.hash())?;
-        checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
-        if let Some(config) = &self.adapter {
-            peft::write(writer.dir(), &lora::export(&self.model, config.clone())?)?;
-        }
-        let best = self.state.best.is_some_and(|(_, best)| best == step);
-        let path = writer.publish(best, self.job.plan.training.keep_checkpoints)?;
-        self.saved_step = Some(step);
-        self.event(EventKind::Checkpoint { step, path: file_name(&path) })
-    }
-
-    /// Writes what the run was for, and reads it back.
-    fn export(&mut self) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
-        let Some(record) = &self.job.record else { return Ok((None, None)) };
-        let (plan, exports) = (self.job.plan, record.run.exports());
-        let Some(config) = self.adapter.clone() else {
-            let dir = exports.join("model");
-            let base = self.job.base;
-            let dtype = base.dense_format();
-            let options = SaveOptions { dtype, max_shard_bytes: MAX_SHARD_BYTES };
-            let mut tensors = BTreeMap::new();
-            for param in self.model.params.iter() {
-                tensors.insert(param.name.as_str(), lora::values(&param.value)?);
-            }
-            let mut values = |name: &str| tensors.get(name).cloned().unwrap_or_default();
-            save_model(&dir, base.description(), &options, &base.side_files(dtype)?, &mut values)?;
-            return Ok((Some(dir), None));
-        };
-        let adapter = lora::export(&self.model, config)?;
-        let mut written = (None, None);
-        if plan.export.adapter {
-            let dir = exports.join("adapter");
-            peft::write(&dir, &adapter)?;
-            written.0 = Some(dir);
-        }
-        if plan.export.merged {
-            let dir = exports.join("merged");
-            let mut merging = progress(&mut self.job.record, Phase::Merging);
-            merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut merging)?;
-            drop(merging);
-            written.1 = Some(dir);
-        }
-        Ok(written)
-    }
-
     fn finish(&mut self, after: &EvalReport) -> Result<(), TrainError> {
         self.event(EventKind::Finished {
             step: self.state.step,
@@ -578,8 +474,4 @@ pub fn total_steps(plan: &Plan, steps_per_epoch: u64) -> u64 {
 fn warmup_steps(plan: &Plan, total_steps: u64) -> u64 {
     let by_ratio = (plan.training.warmup_ratio * total_steps as f64).ceil() as u64;
     plan.training.warmup_steps.unwrap_or(by_ratio)
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -1,0 +1,126 @@
+//! What a run measures and leaves behind.
+//!
+//! Responsible for: evaluations, checkpoints and exports of a run, and their events.
+//! Must not depend on: when each of them is due.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tonfall_adapters::merge::{MergeOptions, merge};
+use tonfall_adapters::peft;
+use tonfall_adapters::save_model::{SaveOptions, save_model};
+use tonfall_kernels::release_idle;
+use tonfall_recipes::checkpoint::CheckpointWriter;
+use tonfall_recipes::events::{EventKind, Phase};
+
+use super::{Run, progress};
+use crate::checkpoint;
+use crate::error::TrainError;
+use crate::evaluate::{self, EvalReport};
+use crate::lora;
+
+/// Largest file of a saved model.
+const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
+impl Run<'_> {
+    /// Measures the eval split; with `answers` the held-out prompts as well.
+    pub(super) fn evaluate(&mut self, answers: bool) -> Result<EvalReport, TrainError> {
+        if self.job.record.is_none() {
+            return Ok(EvalReport::default());
+        }
+        let plan = self.job.plan;
+        let size = self.choice.micro_batch_size;
+        let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);
+        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating);
+        drop(evaluating);
+        let mut report = EvalReport {
+            loss: loss.map(|(loss, _)| loss),
+            tokens: loss.map_or(0, |(_, tokens)| tokens),
+            ..EvalReport::default()
+        };
+        if answers && !self.job.prompts.is_empty() {
+            let mut generating = progress(&mut self.job.record, Phase::Generating);
+            let limit = plan.evaluation.max_new_tokens;
+            let (counts, samples) =
+                evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut generating)?;
+            drop(generating);
+            (report.adherence, report.samples) = (Some(counts), samples);
+        }
+        let step = self.state.step;
+        if let Some((loss, tokens)) = loss {
+            self.event(EventKind::Eval { step, loss, tokens })?;
+            if self.state.best.is_none_or(|(best, _)| loss < best) {
+                self.state.best = Some((loss, step));
+            }
+        }
+        for sample in report.samples.clone() {
+            self.event(EventKind::Sample {
+                step,
+                prompt: sample.prompt,
+                text: sample.text,
+                expected: sample.expected,
+                missing: sample.missing,
+                violations: sample.violations,
+            })?;
+        }
+        Ok(report)
+    }
+
+    /// Writes a checkpoint of this step, once.
+    pub(super) fn save(&mut self) -> Result<(), TrainError> {
+        let step = self.state.step;
+        if self.saved_step == Some(step) {
+            return Ok(());
+        }
+        drop(progress(&mut self.job.record, Phase::Saving));
+        let Some(record) = &self.job.record else { return Ok(()) };
+        release_idle(self.workload.saving_bytes());
+        let writer = CheckpointWriter::create(record.run, step, &self.job.plan.hash())?;
+        checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
+        if let Some(config) = &self.adapter {
+            peft::write(writer.dir(), &lora::export(&self.model, config.clone())?)?;
+        }
+        let best = self.state.best.is_some_and(|(_, best)| best == step);
+        let path = writer.publish(best, self.job.plan.training.keep_checkpoints)?;
+        self.saved_step = Some(step);
+        self.event(EventKind::Checkpoint { step, path: file_name(&path) })
+    }
+
+    /// Writes what the run was for, and reads it back.
+    pub(super) fn export(&mut self) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
+        let Some(record) = &self.job.record else { return Ok((None, None)) };
+        let (plan, exports) = (self.job.plan, record.run.exports());
+        let Some(config) = self.adapter.clone() else {
+            let dir = exports.join("model");
+            let base = self.job.base;
+            let dtype = base.dense_format();
+            let options = SaveOptions { dtype, max_shard_bytes: MAX_SHARD_BYTES };
+            let mut tensors = BTreeMap::new();
+            for param in self.model.params.iter() {
+                tensors.insert(param.name.as_str(), lora::values(&param.value)?);
+            }
+            let mut values = |name: &str| tensors.get(name).cloned().unwrap_or_default();
+            save_model(&dir, base.description(), &options, &base.side_files(dtype)?, &mut values)?;
+            return Ok((Some(dir), None));
+        };
+        let adapter = lora::export(&self.model, config)?;
+        let mut written = (None, None);
+        if plan.export.adapter {
+            let dir = exports.join("adapter");
+            peft::write(&dir, &adapter)?;
+            written.0 = Some(dir);
+        }
+        if plan.export.merged {
+            let dir = exports.join("merged");
+            let mut merging = progress(&mut self.job.record, Phase::Merging);
+            merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut merging)?;
+            drop(merging);
+            written.1 = Some(dir);
+        }
+        Ok(written)
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
