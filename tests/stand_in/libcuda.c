@@ -1,7 +1,7 @@
-/* A CUDA driver without a card, for checking what happens before a card computes: devices are found, memory is the host's,
-   kernels are compiled by the real NVRTC and accepted when the card could start them, and then do nothing.
-   Stands in for libcuda.so.1 in `.ci/run cuda`, which nobody has run yet; only what tonfall calls exists. The card's architecture is the number in
-   STAND_IN_SM (80, 90, 120), its memory STAND_IN_MIB (80 GiB). Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
+/* A CUDA driver without a card, for checking what happens before a card computes: devices are found, memory is allocated and
+   counted, kernels are compiled by the real NVRTC and accepted when the card could start them, and then do nothing. Stands in
+   for libcuda.so.1 in `.ci/run cuda`; only what tonfall and its libraries call exists. The cards' architecture is the number in
+   STAND_IN_SM (80, 90, 120), their memory STAND_IN_MIB (80 GiB). Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
