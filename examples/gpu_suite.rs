@@ -37,9 +37,6 @@ enum Command {
         rank: usize,
         #[arg(long)]
         recompute: bool,
-        /// With --recompute: keep the layers' inputs in the host's memory
-        #[arg(long, requires = "recompute")]
-        offload: bool,
     },
     /// The steps that a reference did, from the same adapter on the same batches
     Losses {
@@ -101,12 +98,12 @@ fn say(value: &Value) {
 fn main() -> Result<()> {
     let launched = Instant::now();
     match Cli::parse().command {
-        Command::Steps { config, device, documents, steps, rank, recompute, offload } => {
+        Command::Steps { config, device, documents, steps, rank, recompute } => {
             let compute = device.open()?;
             let base = BaseModel::random(&config).with_context(|| format!("reading {}", config.display()))?;
             let quantization = device.quantization();
             let tokens: usize = documents.iter().sum();
-            let work = Workload { quantization, rank, documents, steps, recompute, offload, seed: 7 };
+            let work = Workload { quantization, rank, documents, steps, recompute, seed: 7 };
             workload::train(
                 &base,
                 &work,

@@ -19,7 +19,6 @@ CASES = [
     ("llama-3.2-1b", ONE, ["--recompute"]),
     ("llama-3.2-1b", PACKED, ["--recompute"]),
     ("llama-3.2-1b", "16384", ["--recompute"]),
-    ("llama-3.2-1b", "16384", ["--recompute", "--offload"]),
     ("llama-3.2-1b", ONE, ["--quantization", "none"]),
 ]
 

@@ -5,10 +5,9 @@
 //!
 //! With recomputation the forward pass keeps each block's input and nothing else; the backward pass then runs each
 //! block again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>).
-//! For long contexts those inputs can wait in the host's memory.
-//! All ways compute the same operations in the same order, so losses and gradients are equal to the bit.
+//! Both ways compute the same operations in the same order, so losses and gradients are equal to the bit.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use tonfall_datasets::{Batch, IGNORED};
 use tonfall_kernels::{linear_cross_entropy, seed};
 
@@ -44,8 +43,6 @@ pub(crate) struct TrainingPass {
     /// Factor on the loss before the backward pass: 1 / trained tokens of the optimizer step.
     pub scale: f32,
     pub recompute: bool,
-    /// With recomputation: what is kept waits in the host's memory.
-    pub offload: bool,
     pub dropout: DropoutKey,
 }
 
@@ -90,7 +87,7 @@ fn recomputed(
     let mut x = model.embed(&batch.input_ids, &untracked);
     let mut inputs = Vec::with_capacity(model.num_layers());
     for layer in 0..model.num_layers() {
-        inputs.push(Kept::new(&x, training.offload));
+        inputs.push(x.clone());
         x = model.layer(layer, x, &documents.pass(&untracked));
     }
 
@@ -102,7 +99,7 @@ fn recomputed(
         loss.mul_scalar(training.scale)
     });
     for (layer, input) in inputs.into_iter().enumerate().rev() {
-        upstream = backward(input.back(), &model.params, sums, |x, binding| {
+        upstream = backward(input, &model.params, sums, |x, binding| {
             seed(model.layer(layer, x, &documents.pass(binding)), upstream.clone())
         });
     }
@@ -114,33 +111,6 @@ fn recomputed(
         binding.collect(&mut gradients, sums);
     }
     value.as_ref().map_or(f64::NAN, scalar)
-}
-
-/// A layer's input until its backward pass.
-enum Kept {
-    OnDevice(Hidden),
-    OnHost(TensorData, Device),
-}
-
-impl Kept {
-    /// Bringing it to the host waits for the device.
-    fn new(x: &Hidden, offload: bool) -> Self {
-        match offload {
-            true => Self::OnHost(x.to_data(), x.device()),
-            false => Self::OnDevice(x.clone()),
-        }
-    }
-
-    /// The same bits, on the device.
-    fn back(self) -> Hidden {
-        match self {
-            Self::OnDevice(x) => x,
-            Self::OnHost(data, device) => {
-                let dtype = data.dtype();
-                Hidden::from_data(data, (&device, dtype))
-            }
-        }
-    }
 }
 
 /// Runs one piece of the model tracked and back; returns the gradient of its input.

@@ -144,7 +144,6 @@ pub fn replay(
         let pass = TrainingPass {
             scale: (trained as f32).recip(),
             recompute: step % 2 == 1,
-            offload: step % 4 == 1,
             dropout: DropoutKey { seed: 0, step: step as u64, micro_batch: 0 },
         };
         let mut sums = GradientSums::new(&model.params);
@@ -220,7 +219,7 @@ pub fn lora_gradients(
     let batch = Batch::new(std::iter::once(Example::new(ids.to_vec(), labels)));
     let trained = batch.trained_tokens();
     let dropout = DropoutKey { seed: 0, step: 0, micro_batch: 0 };
-    let pass = TrainingPass { scale: (trained as f32).recip(), recompute, offload: false, dropout };
+    let pass = TrainingPass { scale: (trained as f32).recip(), recompute, dropout };
     let mut sums = GradientSums::new(&model.params);
     let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums) / trained as f64;
     let named = model.params.iter().zip(sums.into_inner());

@@ -35,9 +35,6 @@ use crate::schedule::LearningRate;
 /// Events of one phase are at least so far apart.
 const PHASE_INTERVAL: Duration = Duration::from_secs(1);
 
-const IDLE_OFFLOAD: &str =
-    "`training.recompute = \"offload\"` is the same as \"on\" here: the CPU has no other memory than the host's";
-
 /// Everything a run needs.
 pub struct Job<'a> {
     pub compute: &'a Compute,
@@ -195,7 +192,7 @@ impl<'a> Run<'a> {
         let workload =
             Workload::new(plan, job.base, data, (job.tokenizer, job.prompts), compute.kind(), job.group.size())?;
         let size = state.micro_batch_size.unwrap_or(plan.training.micro_batch_size);
-        let choice = workload.choose(size, plan.training.recompute.always(), (job.memory)());
+        let choice = workload.choose(size, plan.training.recompute == Recompute::On, (job.memory)());
         if !choice.fits() {
             return Err(workload.refusal(&choice));
         }
@@ -249,15 +246,13 @@ impl<'a> Run<'a> {
             saved_step,
             peak_accelerator_bytes: None,
         };
-        let idle_offload = plan.training.recompute == Recompute::Offload && !run.workload.offloads();
-        let notice = idle_offload.then(|| IDLE_OFFLOAD.to_owned());
-        let notices = notice.into_iter().chain(run.job.group.connect(compute)?).collect();
-        run.announce(notices)?;
+        let notice = run.job.group.connect(compute)?;
+        run.announce(notice)?;
         Ok(run)
     }
 
     /// The first events of an attempt.
-    fn announce(&mut self, notices: Vec<String>) -> Result<(), TrainError> {
+    fn announce(&mut self, notice: Option<String>) -> Result<(), TrainError> {
         let report = &self.job.data.report;
         let data = EventKind::Data {
             train_examples: self.job.data.train.len() as u64,
@@ -281,7 +276,7 @@ impl<'a> Run<'a> {
         self.event(self.device())?;
         self.event(data)?;
         let warnings = report.findings.of(Severity::Warn, &self.job.plan.audit);
-        for message in report.notes().into_iter().chain(warnings).chain(notices) {
+        for message in report.notes().into_iter().chain(warnings).chain(notice) {
             self.event(EventKind::Notice { message })?;
         }
         let reason = self.difference_from_plan();
@@ -397,7 +392,6 @@ impl<'a> Run<'a> {
             let pass = TrainingPass {
                 scale: (trained.max(1) as f32).recip(),
                 recompute: self.choice.recompute,
-                offload: self.workload.offloads(),
                 dropout: DropoutKey { seed: self.job.plan.seed, step, micro_batch: index as u32 },
             };
             loss += micro_batch::accumulate(&self.model, batch, pass, &mut sums);

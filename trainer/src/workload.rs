@@ -32,8 +32,6 @@ pub struct Workload {
     pub documents: Vec<usize>,
     pub steps: u64,
     pub recompute: bool,
-    /// With recomputation: the layers' inputs wait in the host's memory.
-    pub offload: bool,
     pub seed: u64,
 }
 
@@ -86,10 +84,15 @@ pub fn train(
     // The last token of each document has no successor to predict.
     let trained = workload.documents.iter().map(|len| len.saturating_sub(1)).sum();
     let largest = Largest { tokens, trained, example: workload.documents.iter().copied().max().unwrap_or(0) };
-    let way = (workload.recompute, workload.offload);
     loaded(Loaded {
         flops_per_token: flops::per_token(&model.description, Some(model.params.elements() as u64), workload.recompute),
-        predicted_bytes: estimate::of_steps(base, (options, workload.rank), compute.kind(), largest, way),
+        predicted_bytes: estimate::of_steps(
+            base,
+            (options, workload.rank),
+            compute.kind(),
+            largest,
+            workload.recompute,
+        ),
     });
 
     let mut generator = Philox::new(workload.seed, 0);
@@ -104,7 +107,6 @@ pub fn train(
         let pass = TrainingPass {
             scale: trained.recip() as f32,
             recompute: workload.recompute,
-            offload: workload.offload,
             dropout: DropoutKey { seed: workload.seed, step, micro_batch: 0 },
         };
         let started = Instant::now();
@@ -195,10 +197,10 @@ mod tests {
         let config = folder.path().join("config.json");
         std::fs::write(&config, TINY).expect("a configuration");
         let base = BaseModel::random(&config).expect("a base model");
-        let steps = |recompute, offload| {
+        let steps = |recompute| {
             let documents = vec![20, 1, 11];
             let workload =
-                Workload { quantization: Quantization::Nf4, rank: 4, documents, steps: 3, recompute, offload, seed: 3 };
+                Workload { quantization: Quantization::Nf4, rank: 4, documents, steps: 3, recompute, seed: 3 };
             let (mut flops, mut steps) = (0.0, Vec::new());
             train(&base, &workload, &Compute::cpu(), &mut |loaded| flops = loaded.flops_per_token, &mut |step| {
                 steps.push(step)
@@ -207,9 +209,8 @@ mod tests {
             assert!(flops > 0.0);
             steps.into_iter().map(|step| (step.loss, step.grad_norm)).collect::<Vec<_>>()
         };
-        let plain = steps(false, false);
-        assert_eq!(plain, steps(true, false));
-        assert_eq!(plain, steps(true, true));
+        let plain = steps(false);
+        assert_eq!(plain, steps(true));
         let uniform = (96f64).ln();
         assert!(plain.iter().all(|(loss, norm)| (loss - uniform).abs() < 0.5 && *norm > 0.0), "{plain:?}");
     }

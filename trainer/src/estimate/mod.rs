@@ -237,7 +237,7 @@ impl Workload {
         let loading = host((self.program + self.storage.loading).saturating_sub(lasting_bytes));
         let mut stages = vec![
             Stage { name: "loading", parts: vec![Part::new("weights in conversion", loading)] },
-            Stage { name: "training", parts: pass(train).training(recompute, self.offloads(), accumulates) },
+            Stage { name: "training", parts: pass(train).training(recompute, accumulates) },
         ];
         if eval.tokens > 0 {
             stages.push(Stage { name: "evaluating", parts: pass(eval).evaluation() });
@@ -302,12 +302,6 @@ impl Workload {
         (half < choice.micro_batch_size).then(|| self.choice(half, choice.recompute, choice.limit))
     }
 
-    /// Whether layers' inputs wait in the host's memory, while activations are computed again. On the CPU there is no
-    /// other memory.
-    pub(crate) fn offloads(&self) -> bool {
-        self.plan.training.recompute == Recompute::Offload && self.device != DeviceKind::Cpu
-    }
-
     /// Why nothing fits, with the numbers and what would change it.
     #[must_use]
     pub fn refusal(&self, choice: &Choice) -> TrainError {
@@ -322,8 +316,6 @@ impl Workload {
         }
         if !choice.recompute {
             ways.push("`training.recompute = \"on\"`");
-        } else if self.device != DeviceKind::Cpu && !self.offloads() {
-            ways.push("`training.recompute = \"offload\"`");
         }
         ways.push("a lower `data.max_seq_len`");
         ways.push("a smaller base");
@@ -413,7 +405,7 @@ pub(crate) fn of_steps(
     (options, rank): (LoadOptions, usize),
     device: DeviceKind,
     batch: Largest,
-    (recompute, offload): (bool, bool),
+    recompute: bool,
 ) -> u64 {
     let (model, threads) = (base.description(), rayon::current_num_threads());
     let format = |name: &str| base.weight_format(name).map_or(Format::F32, |(format, _)| format);
@@ -421,7 +413,7 @@ pub(crate) fn of_steps(
     let trained = Trained::of(model, Some(rank), &TargetModules::AllLinear, OptimizerKind::Adamw);
     let (sites, elements, dense_copy) = (trained.sites, trained.elements, storage.dense_copy);
     let pass = Pass { model, device, threads, sites, rank: Some(rank), trained: elements, batch, dense_copy };
-    sum(&lasting(device, 0, storage.kept, Some(rank), &trained)) + sum(&pass.training(recompute, offload, false))
+    sum(&lasting(device, 0, storage.kept, Some(rank), &trained)) + sum(&pass.training(recompute, false))
 }
 
 /// The format in which a device multiplies.
