@@ -3,6 +3,8 @@
 Usage: peft_step.py CONFIG [--device cuda] [--documents 4096] [--steps 10] [--recompute] [--base nf4|dense] [--unsloth]
 Random weights, quantised layer by layer, so that no dense copy of the model exists. One JSON object a line, as gpu_suite's:
 first what was loaded, then a step each; the last line has the peak of torch's own allocator.
+With --unsloth the same weights go through a folder to Unsloth's own loader, and its kernels and checkpointing run the step: an
+error where one of them would not. It compiles at the first steps; nothing is fetched.
 """
 
 import time
@@ -11,11 +13,22 @@ LAUNCHED = time.time()
 
 import argparse
 import json
+import os
 import resource
+import sys
+import tempfile
 
 import torch
+
+UNSLOTH = "--unsloth" in sys.argv
+if UNSLOTH:  # before transformers and peft, parts of which it replaces when imported
+    os.environ |= {"UNSLOTH_DISABLE_STATISTICS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+                   "UNSLOTH_COMPILE_LOCATION": os.path.join(tempfile.gettempdir(), "unsloth-compiled")}
+    import unsloth
+    from unsloth.kernels import apply_lora_mlp_swiglu, apply_lora_o, apply_lora_qkv
+
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 
 def build(config, device, dtype, base):
@@ -55,6 +68,49 @@ def build(config, device, dtype, base):
     return model
 
 
+def with_peft(model, base, recompute):
+    """The model with adapters, as transformers and PEFT set it up."""
+    if base == "nf4":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=recompute)
+    elif recompute:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def save(model, folder, dtype, base):
+    """Writes what a user would download: the weights, and a tokenizer, which Unsloth wants although nothing here has words."""
+    from tokenizers import Tokenizer, models
+
+    if base == "nf4":
+        model.config.quantization_config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True, bnb_4bit_quant_type="nf4",
+                                                              bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=["lm_head"])
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "<pad>": 2}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
+
+
+def with_unsloth(folder, tokens, dtype, base, recompute):
+    """The saved model with adapters, as Unsloth sets it up; an error where its fast path is not in place."""
+    checkpointing = "unsloth" if recompute else False
+    model, _ = unsloth.FastLanguageModel.from_pretrained(folder, max_seq_length=tokens, dtype=dtype, load_in_4bit=base == "nf4",
+                                                         use_gradient_checkpointing=checkpointing, local_files_only=True)
+    model = unsloth.FastLanguageModel.get_peft_model(model, r=16, lora_alpha=32, lora_dropout=0, bias="none", use_rslora=False,
+                                                     use_gradient_checkpointing=checkpointing)
+    for index, layer in enumerate(model.base_model.model.model.layers):
+        packed = getattr(layer.mlp.up_proj.base_layer.weight, "quant_state", None) is not None
+        in_place = {"base": packed == (base == "nf4"),
+                    "mlp": getattr(layer.mlp.forward, "__func__", None) is apply_lora_mlp_swiglu,
+                    "qkv": getattr(layer.self_attn, "apply_qkv", None) is apply_lora_qkv,
+                    "o": getattr(layer.self_attn, "apply_o", None) is apply_lora_o,
+                    "checkpointing": layer.gradient_checkpointing == recompute}
+        if not all(in_place.values()):
+            sys.exit(f"Unsloth does not run layer {index}: {in_place}")
+    if recompute and torch.utils.checkpoint.CheckpointFunction.__name__ != "UnslothCheckpointFunction":
+        sys.exit("Unsloth's gradient checkpointing is not in place (it wants documents of 512 tokens or more)")
+    return model
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
@@ -63,27 +119,28 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--base", choices=["nf4", "dense"], default="nf4")
-    parser.add_argument("--unsloth", action="store_true", help="patch the model with Unsloth's kernels")
+    parser.add_argument("--unsloth", action="store_true", help="Unsloth's kernels and checkpointing")
     arguments = parser.parse_args()
     cuda = arguments.device == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
     torch.manual_seed(7)
-    if arguments.unsloth:
-        import unsloth  # noqa: F401  (it replaces parts of transformers when imported)
     model = build(AutoConfig.from_pretrained(arguments.config), arguments.device, dtype, arguments.base)
     model.config.use_cache = False
-    if arguments.base == "nf4":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=arguments.recompute)
-    elif arguments.recompute:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
+    lengths = [int(length) for length in arguments.documents.split(",")]
+    tokens = sum(lengths)
+    if UNSLOTH:
+        with tempfile.TemporaryDirectory() as folder:
+            save(model, folder, dtype, arguments.base)
+            del model
+            model = with_unsloth(folder, tokens, dtype, arguments.base, arguments.recompute)
+    else:
+        model = with_peft(model, arguments.base, arguments.recompute)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, fused=cuda)
-    lengths = [int(length) for length in arguments.documents.split(",")]
     positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(arguments.device)
-    tokens = sum(lengths)
+    if UNSLOTH and len(lengths) == 1:
+        positions = None  # Unsloth's usual call; given, they would take the path of packed documents
     print(json.dumps({"device": torch.cuda.get_device_name() if cuda else "CPU", "tokens": tokens, "base": arguments.base,
                       "loaded": time.time() - LAUNCHED}), flush=True)
     for _ in range(arguments.steps):
@@ -92,7 +149,10 @@ def main():
             torch.cuda.synchronize()
         started = time.time()
         with torch.autocast(arguments.device, torch.bfloat16, enabled=cuda):
-            loss = model(input_ids=ids, labels=ids, position_ids=positions).loss
+            output = model(input_ids=ids, labels=ids, position_ids=positions)
+        if UNSLOTH and output.logits is not unsloth.models._utils.EMPTY_LOGITS:
+            sys.exit("Unsloth's cross entropy, which never holds the logits, did not run")
+        loss = output.loss
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

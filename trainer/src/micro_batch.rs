@@ -5,7 +5,8 @@
 //!
 //! With recomputation the forward pass keeps each block's input and nothing else; the backward pass then runs each
 //! block again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>).
-//! Both ways compute the same operations in the same order, so losses and gradients are equal to the bit.
+//! What such a block ends with, nobody reads again, so its last product is left out. Both ways compute the same operations
+//! in the same order, so losses and gradients are equal to the bit.
 
 use burn::tensor::Tensor;
 use tonfall_datasets::{Batch, IGNORED};
@@ -100,7 +101,7 @@ fn recomputed(
     });
     for (layer, input) in inputs.into_iter().enumerate().rev() {
         upstream = backward(input, &model.params, sums, |x, binding| {
-            seed(model.layer(layer, x, &documents.pass(binding)), upstream.clone())
+            model.seed_layer(layer, x, upstream.clone(), &documents.pass(binding))
         });
     }
 

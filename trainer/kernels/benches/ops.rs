@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tonfall_blocks::{bf16_from_f32, byte_len, quantize_nf4};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
-    AttentionLayout, Format, FrozenMatrix, Head, RopeTable, Segment, attention, linear, linear_cross_entropy,
+    Adapter, AttentionLayout, Format, FrozenMatrix, Head, RopeTable, Segment, attention, linear, linear_cross_entropy,
     lora_linear, rms_norm, rope, swiglu,
 };
 
@@ -102,7 +102,7 @@ fn operations() {
         "lora_linear 576 -> 1536, r 16, NF4",
         both(&x, |x| {
             let like = |leaf: &Tensor<2>| if x.is_autodiff() { leaf.clone() } else { leaf.clone().inner() };
-            lora_linear(x.clone(), &weight, None, like(&a), like(&b), 2.0, None)
+            lora_linear(x.clone(), &weight, None, Adapter { a: like(&a), b: like(&b), scale: 2.0, dropout: None })
         }),
     );
     let gamma = Tensor::ones([HIDDEN], &Device::flex());

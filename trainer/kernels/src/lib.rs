@@ -47,7 +47,7 @@ pub use dropout::Dropout;
 pub use embedding::{embedding, trainable_embedding};
 pub use frozen::{FrozenMatrix, MatrixLayout};
 pub use linear::linear;
-pub use lora::lora_linear;
+pub use lora::{Adapter, lora_linear, seed_lora_linear};
 pub use resident::resident;
 pub use rms_norm::{rms_norm, rms_norm_heads};
 pub use rope::{RopeTable, rope};

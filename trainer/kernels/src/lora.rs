@@ -13,11 +13,11 @@ use crate::cpu::pack::Right;
 use crate::cpu::product::{Left, Term};
 use crate::cpu::{few_rows, product, transpose};
 use crate::dropout::Dropout;
-use crate::flex::{bytes, constant, contiguous, dims, floats, matrix, nothing};
+use crate::flex::{bytes, constant, contiguous, dims, floats, matrix, nothing, vector};
 use crate::frozen::{FrozenMatrix, MatrixLayout};
 use crate::op::{
     Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor,
-    Ops, OpsKind, backend_extension,
+    NodeId, Ops, OpsKind, backend_extension,
 };
 
 /// What is fixed about one application of an adapter.
@@ -39,6 +39,9 @@ pub(crate) struct LoraBackward {
 /// Products with a stored matrix and an adapter.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait LoraOps: Backend {
+    /// `x[T, in]`, `a[r, in]` → `u[T, r] = drop(x)·aᵀ`.
+    fn lora_down(x: FloatTensor<Self>, a: FloatTensor<Self>, settings: LoraSettings) -> FloatTensor<Self>;
+
     /// `x[T, in]`, `a[r, in]`, `b[out, r]` → `(y[T, out], u[T, r])`.
     fn lora(
         x: FloatTensor<Self>,
@@ -47,6 +50,16 @@ pub(crate) trait LoraOps: Backend {
         b: FloatTensor<Self>,
         settings: LoraSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// A zero, `[1]`, whose gradients are those that `lora` hands on where the gradient of `y` is `dy[T, out]`.
+    fn lora_seeded(
+        x: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        settings: LoraSettings,
+    ) -> FloatTensor<Self>;
 
     /// The gradients of `x`, `a` and `b`; an empty tensor for `x` where nobody wants it. Have no gradients of their
     /// own.
@@ -74,6 +87,31 @@ fn each_dropped(x: &[f32], features: usize, dropout: &Dropout, mut use_it: impl 
 }
 
 impl LoraOps for Flex {
+    fn lora_down(x: FloatTensor<Self>, a: FloatTensor<Self>, settings: LoraSettings) -> FloatTensor<Self> {
+        let (x, a) = (contiguous(x), contiguous(a));
+        let ((tokens, features), (rank, a_features)) = (dims(&x), dims(&a));
+        assert_eq!(
+            (features, a_features),
+            (settings.layout.cols, settings.layout.cols),
+            "input features of the weight and of A"
+        );
+        let level = Level::best();
+        let (x, a) = (floats(&x), floats(&a));
+        let mut u = Buffer::dirty(tokens * rank);
+        let down = |x: &[f32], u: &mut [f32]| {
+            let right = Right::Columns { values: a, stride: features };
+            let term = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
+            product::parallel(level, &[term], x.len() / features, rank, u, false);
+        };
+        match &settings.dropout {
+            None => down(x, &mut u),
+            Some(dropout) => each_dropped(x, features, dropout, |token, x| {
+                down(x, &mut u[token * rank..][..x.len() / features * rank]);
+            }),
+        }
+        matrix(u, tokens, rank)
+    }
+
     fn lora(
         x: FloatTensor<Self>,
         weight: IntTensor<Self>,
@@ -81,31 +119,18 @@ impl LoraOps for Flex {
         b: FloatTensor<Self>,
         settings: LoraSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (x, a, b) = (contiguous(x), contiguous(a), contiguous(b));
-        let LoraSettings { layout, scale, dropout } = settings;
-        let ((tokens, features), (rank, a_features), b_dims) = (dims(&x), dims(&a), dims(&b));
-        assert_eq!((features, a_features), (layout.cols, layout.cols), "input features of the weight and of A");
-        assert_eq!(b_dims, (layout.rows, rank), "shape of B");
+        let (x, b) = (contiguous(x), contiguous(b));
+        let LoraSettings { layout, scale, .. } = settings;
+        let u_tensor = Self::lora_down(x.clone(), a, settings);
+        let ((tokens, features), (_, rank)) = (dims(&x), dims(&u_tensor));
+        assert_eq!(dims(&b), (layout.rows, rank), "shape of B");
         let level = Level::best();
-        let (x, a, b) = (floats(&x), floats(&a), floats(&b));
-
-        let mut u = Buffer::dirty(tokens * rank);
-        let down = |x: &[f32], u: &mut [f32]| {
-            let right = Right::Columns { values: a, stride: features };
-            let term = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
-            product::parallel(level, &[term], x.len() / features, rank, u, false);
-        };
-        match &dropout {
-            None => down(x, &mut u),
-            Some(dropout) => each_dropped(x, features, dropout, |token, x| {
-                down(x, &mut u[token * rank..][..x.len() / features * rank]);
-            }),
-        }
+        let (x, b, u) = (floats(&x), floats(&b), floats(&u_tensor));
 
         let mut y = Buffer::dirty(tokens * layout.rows);
         let stored = layout.view(bytes(&weight));
         let up = Term {
-            left: Left::rows(&u, rank),
+            left: Left::rows(u, rank),
             right: Right::Columns { values: b, stride: rank },
             depth: rank,
             alpha: scale,
@@ -118,7 +143,18 @@ impl LoraOps for Flex {
             let base = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
             product::parallel(level, &[base, up], tokens, layout.rows, &mut y, false);
         }
-        (matrix(y, tokens, layout.rows), matrix(u, tokens, rank))
+        (matrix(y, tokens, layout.rows), u_tensor)
+    }
+
+    fn lora_seeded(
+        _: FloatTensor<Self>,
+        _: IntTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: LoraSettings,
+    ) -> FloatTensor<Self> {
+        vector(vec![0.0])
     }
 
     fn lora_backward(
@@ -186,7 +222,36 @@ impl LoraOps for Flex {
     }
 }
 
+/// What the backward pass takes from the forward one.
+#[derive(Clone, Debug)]
+struct Kept<B: Backend> {
+    x: FloatTensor<B>,
+    u: FloatTensor<B>,
+    weight: IntTensor<B>,
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+    settings: LoraSettings,
+}
+
+impl<B: LoraOps> Kept<B> {
+    /// Hands the gradients of `x`, `a` and `b` to those who want them.
+    fn pull(self, dy: FloatTensor<B>, parents: [Option<NodeId>; 3], grads: &mut Gradients) {
+        let Self { x, u, weight, a, b, settings } = self;
+        let how = LoraBackward { settings, input_gradient: parents[0].is_some() };
+        let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, how);
+        for (parent, gradient) in parents.into_iter().zip([dx, da, db]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent, gradient);
+            }
+        }
+    }
+}
+
 impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
+    fn lora_down(x: FloatTensor<Self>, a: FloatTensor<Self>, settings: LoraSettings) -> FloatTensor<Self> {
+        constant::<B, C>(B::lora_down(x.into_primitive(), a.into_primitive(), settings))
+    }
+
     fn lora(
         x: FloatTensor<Self>,
         weight: IntTensor<Self>,
@@ -196,27 +261,11 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct Step;
-        #[derive(Clone, Debug)]
-        struct Kept<B: Backend> {
-            x: FloatTensor<B>,
-            u: FloatTensor<B>,
-            weight: IntTensor<B>,
-            a: FloatTensor<B>,
-            b: FloatTensor<B>,
-            settings: LoraSettings,
-        }
         impl<B: LoraOps> Backward<B, 3> for Step {
             type State = Kept<B>;
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let Kept { x, u, weight, a, b, settings } = ops.state;
                 let dy = grads.consume::<B>(&ops.node);
-                let how = LoraBackward { settings, input_gradient: ops.parents[0].is_some() };
-                let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, how);
-                for (parent, gradient) in ops.parents.into_iter().zip([dx, da, db]) {
-                    if let Some(parent) = parent {
-                        grads.register::<B>(parent.id, gradient);
-                    }
-                }
+                ops.state.pull(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
             }
         }
         let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
@@ -226,6 +275,35 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
         (y, constant::<B, C>(u))
+    }
+
+    fn lora_seeded(
+        x: FloatTensor<Self>,
+        weight: IntTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        settings: LoraSettings,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Step;
+        impl<B: LoraOps> Backward<B, 3> for Step {
+            type State = (Kept<B>, FloatTensor<B>);
+            fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let (kept, dy) = ops.state;
+                kept.pull(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
+            }
+        }
+        let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let dy = dy.into_primitive();
+        let zero = B::lora_seeded(x.clone(), weight.clone(), a.clone(), b.clone(), dy.clone(), settings);
+        match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let u = B::lora_down(x.clone(), a.clone(), settings);
+                prep.finish((Kept { x, u, weight, a, b, settings }, dy), zero)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(zero),
+        }
     }
 
     fn lora_backward(
@@ -243,32 +321,55 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
     }
 }
 
-/// `x[T, in]`, `a[r, in]`, `b[out, r]` → `x·Wᵀ + bias + scale · (drop(x)·aᵀ)·bᵀ`, `[T, out]`. Gradients for `x`, `bias`,
-/// `a` and `b`.
+/// A low-rank adapter where it is applied: `scale · (drop(x)·aᵀ)·bᵀ`.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// `[r, in]`.
+    pub a: Tensor<2>,
+    /// `[out, r]`.
+    pub b: Tensor<2>,
+    pub scale: f32,
+    pub dropout: Option<Dropout>,
+}
+
+impl Adapter {
+    fn settings(&self, weight: &FrozenMatrix) -> LoraSettings {
+        if let Some(dropout) = &self.dropout {
+            dropout.check();
+        }
+        let dropout = self.dropout.filter(|dropout| dropout.p > 0.0);
+        LoraSettings { layout: weight.layout(), scale: self.scale, dropout }
+    }
+}
+
+/// `x[T, in]` → `x·Wᵀ + bias` and what the adapter adds, `[T, out]`. Gradients for `x`, `bias`, `a` and `b`.
 ///
 /// # Panics
 /// When the shapes don't fit, or the dropout is not in [0, 1).
 #[must_use]
-pub fn lora_linear(
-    x: Tensor<2>,
-    weight: &FrozenMatrix,
-    bias: Option<Tensor<1>>,
-    a: Tensor<2>,
-    b: Tensor<2>,
-    scale: f32,
-    dropout: Option<Dropout>,
-) -> Tensor<2> {
-    if let Some(dropout) = &dropout {
-        dropout.check();
-    }
-    let settings = LoraSettings { layout: weight.layout(), scale, dropout: dropout.filter(|dropout| dropout.p > 0.0) };
-    let data = weight.data().clone().into_dispatch();
-    let (y, _) = <Dispatch as LoraOps>::lora(x.into_dispatch(), data, a.into_dispatch(), b.into_dispatch(), settings);
+pub fn lora_linear(x: Tensor<2>, weight: &FrozenMatrix, bias: Option<Tensor<1>>, adapter: Adapter) -> Tensor<2> {
+    let settings = adapter.settings(weight);
+    let [x, a, b] = [x, adapter.a, adapter.b].map(Tensor::into_dispatch);
+    let (y, _) = <Dispatch as LoraOps>::lora(x, weight.data().clone().into_dispatch(), a, b, settings);
     let y = Tensor::from_dispatch(y);
     match bias {
         Some(bias) => add_bias(y, bias),
         None => y,
     }
+}
+
+/// A zero, `[1]`, from which `backward()` starts as from [`seed`](crate::seed) of `lora_linear` without a bias, whose value
+/// is not computed: `dy[T, out]` is all that its gradients need.
+///
+/// # Panics
+/// As `lora_linear`, and when `dy` has another shape than its value would have.
+#[must_use]
+pub fn seed_lora_linear(x: Tensor<2>, weight: &FrozenMatrix, adapter: Adapter, dy: Tensor<2>) -> Tensor<1> {
+    let settings = adapter.settings(weight);
+    assert_eq!(dy.dims(), [x.dims()[0], settings.layout.rows], "a gradient is shaped like its tensor");
+    let [x, a, b, dy] = [x, adapter.a, adapter.b, dy].map(Tensor::into_dispatch);
+    let data = weight.data().clone().into_dispatch();
+    Tensor::from_dispatch(<Dispatch as LoraOps>::lora_seeded(x, data, a, b, dy, settings))
 }
 
 #[cfg(test)]
@@ -291,12 +392,15 @@ mod tests {
         let dropped = x.clone() * tensor(mask, [tokens, cols]);
         let want = x.clone().matmul(dense.transpose())
             + dropped.matmul(a.clone().transpose()).matmul(b.clone().transpose()).mul_scalar(0.7);
-        let got = lora_linear(x.clone(), &weight, None, a.clone(), b.clone(), 0.7, dropout);
+        let adapter = Adapter { a: a.clone(), b: b.clone(), scale: 0.7, dropout };
+        let got = lora_linear(x.clone(), &weight, None, adapter.clone());
         assert_close(&values(&got), &values(&want), 2e-5, &what);
-        let (got, want) = ((got * dy.clone()).sum().backward(), (want * dy).sum().backward());
+        let (got, want) = ((got * dy.clone()).sum().backward(), (want * dy.clone()).sum().backward());
+        let seeded = seed_lora_linear(x.clone(), &weight, adapter, dy.inner()).backward();
         for (name, leaf) in [("x", &x), ("a", &a), ("b", &b)] {
             let (got, want) = (leaf.grad(&got).expect("leaf"), leaf.grad(&want).expect("leaf"));
             assert_close(&values(&got), &values(&want), 2e-5, &format!("d{name} {what}"));
+            assert_eq!(values(&leaf.grad(&seeded).expect("leaf")), values(&got), "d{name} {what}, seeded");
         }
     }
 
@@ -329,7 +433,8 @@ mod tests {
         let x = random::<2>([6, 30], 2);
         let a = random::<2>([4, 30], 3).require_grad();
         let b = random::<2>([20, 4], 4).require_grad();
-        let gradients = lora_linear(x.clone(), &weight, None, a.clone(), b, 1.0, None).sum().backward();
+        let adapter = Adapter { a: a.clone(), b, scale: 1.0, dropout: None };
+        let gradients = lora_linear(x.clone(), &weight, None, adapter).sum().backward();
         assert!(x.grad(&gradients).is_none());
         assert_eq!(a.grad(&gradients).expect("a").dims(), [4, 30]);
     }

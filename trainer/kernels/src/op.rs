@@ -4,6 +4,7 @@
 //! computes, the one for [`Autodiff`] records. Another backend is one more implementation and one more name in that
 //! attribute; callers don't change.
 
+pub(crate) use burn::backend::autodiff::NodeId;
 pub(crate) use burn::backend::autodiff::checkpoint::base::Checkpointer;
 pub(crate) use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 pub(crate) use burn::backend::autodiff::grads::Gradients;

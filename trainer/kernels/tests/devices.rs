@@ -11,9 +11,9 @@
 use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
-    AdamW, AttentionLayout, Dropout, Format, FrozenMatrix, Head, IGNORED, Moment8, RopeTable, Segment, adamw_step,
-    adamw8_step, attention, embedding, global_norm, linear, linear_cross_entropy, lora_linear, rms_norm_heads, rope,
-    swiglu, token_losses, trainable_embedding, trainable_linear,
+    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, IGNORED, Moment8, RopeTable, Segment,
+    adamw_step, adamw8_step, attention, embedding, global_norm, linear, linear_cross_entropy, lora_linear,
+    rms_norm_heads, rope, swiglu, token_losses, trainable_embedding, trainable_linear,
 };
 
 /// The device under test.
@@ -229,8 +229,8 @@ fn adapters_with_and_without_dropout() {
                 let inputs = [input(tokens, WIDE, 1), input(rank, WIDE, 2), input(rows, rank, 3)];
                 let what = format!("{tokens} tokens, rank {rank}, {format}, {dropout:?}");
                 compare(&what, &inputs, |device, _, mut x| {
-                    let (b, a) = (x.remove(2), x.remove(1));
-                    lora_linear(x.remove(0), &stored(format, rows, WIDE, device), None, a, b, 0.5, dropout)
+                    let adapter = Adapter { b: x.remove(2), a: x.remove(1), scale: 0.5, dropout };
+                    lora_linear(x.remove(0), &stored(format, rows, WIDE, device), None, adapter)
                 });
             }
         }

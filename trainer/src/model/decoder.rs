@@ -52,6 +52,11 @@ impl Decoder {
         self.layers[index].forward(x, &self.rope, pass, None)
     }
 
+    /// A zero from which `backward()` starts with `gradient` as the gradient of a block's output.
+    pub(crate) fn seed_layer(&self, index: usize, x: Hidden, gradient: Hidden, pass: &Pass<'_>) -> Tensor<1> {
+        self.layers[index].seed(x, gradient, &self.rope, pass)
+    }
+
     /// The final norm.
     pub(crate) fn finish(&self, x: Hidden, pass: &Pass<'_>) -> Hidden {
         self.norm.forward(x, pass)

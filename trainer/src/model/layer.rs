@@ -64,8 +64,20 @@ impl Layer {
         pass: &Pass<'_>,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<2> {
-        let x = x.clone() + self.attention(self.input_norm.forward(x, pass), rope, pass, cache);
-        x.clone() + self.mlp(self.post_attention_norm.forward(x, pass), pass)
+        let x = self.attend(x, rope, pass, cache);
+        x.clone() + self.down.forward(self.gated(x, pass), pass)
+    }
+
+    /// A zero from which `backward()` starts with `gradient` as the gradient of the block's output. The output itself is
+    /// not computed, which saves its last product.
+    pub(super) fn seed(&self, x: Tensor<2>, gradient: Tensor<2>, rope: &RopeTable, pass: &Pass<'_>) -> Tensor<1> {
+        let x = self.attend(x, rope, pass, None);
+        tonfall_kernels::seed(x.clone(), gradient.clone()) + self.down.seed(self.gated(x, pass), gradient, pass)
+    }
+
+    /// The block's first half.
+    fn attend(&self, x: Tensor<2>, rope: &RopeTable, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+        x.clone() + self.attention(self.input_norm.forward(x, pass), rope, pass, cache)
     }
 
     fn attention(&self, x: Tensor<2>, rope: &RopeTable, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
@@ -91,8 +103,10 @@ impl Layer {
         self.o.forward(tonfall_kernels::attention(q, k, v, &layout), pass)
     }
 
-    fn mlp(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    /// What the second half's last product takes.
+    fn gated(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        let x = self.post_attention_norm.forward(x, pass);
         let (gate, up) = (self.gate.forward(x.clone(), pass), self.up.forward(x, pass));
-        self.down.forward(tonfall_kernels::swiglu(gate, up), pass)
+        tonfall_kernels::swiglu(gate, up)
     }
 }

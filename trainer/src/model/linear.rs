@@ -4,7 +4,7 @@
 //! Must not depend on: where weights come from, or what the layer is used for.
 
 use burn::tensor::{DType, Tensor};
-use tonfall_kernels::{Dropout, FrozenMatrix, Head};
+use tonfall_kernels::{Adapter, Dropout, FrozenMatrix, Head};
 
 use super::pass::Pass;
 use crate::params::{Binding, ParamId};
@@ -90,24 +90,30 @@ impl Linear {
     /// `[tokens, in_features]` → `[tokens, out_features]`.
     pub(crate) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(|bias| bias.get(pass.binding));
-        match (&self.weight, self.lora.filter(|_| pass.with_adapter)) {
-            (Matrix::Frozen(matrix), Some(lora)) => {
-                let dropout = pass.dropout.filter(|_| lora.dropout > 0.0).map(|key| Dropout {
-                    p: lora.dropout,
-                    seed: key.seed,
-                    stream: key.stream(lora.site),
-                });
-                tonfall_kernels::lora_linear(
-                    x,
-                    matrix,
-                    bias,
-                    pass.binding.get(lora.a),
-                    pass.binding.get(lora.b),
-                    lora.scale,
-                    dropout,
-                )
-            }
+        match (&self.weight, self.adapter(pass)) {
+            (Matrix::Frozen(matrix), Some(adapter)) => tonfall_kernels::lora_linear(x, matrix, bias, adapter),
             (weight, _) => weight.project(x, bias, pass.binding),
         }
+    }
+
+    /// A zero from which `backward()` starts with `gradient` as the gradient of the output, `[tokens, out_features]`, which
+    /// is computed only where the backward pass needs it.
+    pub(crate) fn seed(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
+        match (&self.weight, self.adapter(pass), &self.bias) {
+            (Matrix::Frozen(matrix), Some(adapter), None) => {
+                tonfall_kernels::seed_lora_linear(x, matrix, adapter, gradient)
+            }
+            _ => tonfall_kernels::seed(self.forward(x, pass), gradient),
+        }
+    }
+
+    fn adapter(&self, pass: &Pass<'_>) -> Option<Adapter> {
+        let lora = self.lora.filter(|_| pass.with_adapter)?;
+        let dropout = pass.dropout.filter(|_| lora.dropout > 0.0).map(|key| Dropout {
+            p: lora.dropout,
+            seed: key.seed,
+            stream: key.stream(lora.site),
+        });
+        Some(Adapter { a: pass.binding.get(lora.a), b: pass.binding.get(lora.b), scale: lora.scale, dropout })
     }
 }

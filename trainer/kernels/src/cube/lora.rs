@@ -9,10 +9,19 @@ use burn_cubecl::kernel::cast;
 use super::dequantize::dense;
 use super::dropout::dropped;
 use super::product::{Factor, add_product, product, scaled_product};
-use super::tensors::nothing;
+use super::tensors::{nothing, reshaped, zeros};
 use crate::lora::{LoraBackward, LoraOps, LoraSettings};
 
 impl LoraOps for CubeBackend {
+    fn lora_down(x: FloatTensor<Self>, a: FloatTensor<Self>, settings: LoraSettings) -> FloatTensor<Self> {
+        let dtype = x.dtype;
+        let input = match &settings.dropout {
+            None => x,
+            Some(dropout) => dropped(x, dropout),
+        };
+        product(Factor::plain(input), Factor::transposed(cast(a, dtype)), dtype)
+    }
+
     fn lora(
         x: FloatTensor<Self>,
         weight: IntTensor<Self>,
@@ -20,17 +29,24 @@ impl LoraOps for CubeBackend {
         b: FloatTensor<Self>,
         settings: LoraSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let LoraSettings { layout, scale, dropout } = settings;
+        let LoraSettings { layout, scale, .. } = settings;
         let dtype = x.dtype;
-        let input = match &dropout {
-            None => x.clone(),
-            Some(dropout) => dropped(x.clone(), dropout),
-        };
-        let u = product(Factor::plain(input), Factor::transposed(cast(a, dtype)), dtype);
+        let u = Self::lora_down(x.clone(), a, settings);
         // The small product first: the large one adds to it without taking longer.
         let y = scaled_product(Factor::plain(u.clone()), Factor::transposed(cast(b, dtype)), scale, dtype);
         add_product(Factor::plain(x), Factor::transposed(dense(weight, layout, dtype)), 1.0, &y);
         (y, u)
+    }
+
+    fn lora_seeded(
+        x: FloatTensor<Self>,
+        _: IntTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: LoraSettings,
+    ) -> FloatTensor<Self> {
+        reshaped(zeros(&x, 1, 1), [1])
     }
 
     fn lora_backward(

@@ -3,17 +3,61 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::program::{Argument, Launch, Program};
+use super::program::{Argument, Launch, Program, capability};
 use super::serves;
 use super::stream::enqueue;
 use crate::attention::{AttentionLayout, FUSED_HEAD_DIMS};
 
-const SOURCE: &str = include_str!("attention.cu");
-/// As in the source.
+/// Queries or keys of a block, in every source.
 const ROWS: usize = 128;
-const KEYS: usize = 64;
-const MET: usize = 32;
-const THREADS: u32 = 256;
+
+/// The kernels as they are written for some cards.
+struct Generation {
+    source: &'static str,
+    /// Of a block.
+    threads: u32,
+    /// Rows of one head in shared memory, by `Pass`.
+    held: [usize; 3],
+    /// Bytes more, to begin where the card wants them to.
+    alignment: usize,
+}
+
+/// With mma: everything from compute capability 8.0 on.
+const AMPERE: Generation = Generation {
+    source: concat!(include_str!("attention/common.cu"), include_str!("attention/ampere.cu")),
+    threads: 256,
+    held: [2 * 2 * 64, 2 * 2 * 32, 2 * ROWS + 2 * 2 * 32],
+    alignment: 0,
+};
+/// With wgmma, which compute capability 9.0 alone has.
+const HOPPER: Generation = Generation {
+    source: concat!(include_str!("attention/common.cu"), include_str!("attention/hopper.cu")),
+    threads: 384,
+    held: [ROWS + 3 * 2 * 128, 2 * ROWS + 4 * 2 * 64, 2 * ROWS + 4 * 2 * 64],
+    alignment: 1024,
+};
+
+fn generation(capability: (i32, i32), head_dim: usize) -> &'static Generation {
+    // Its tiles are panels of 64 columns.
+    if capability == (9, 0) && head_dim.is_multiple_of(64) { &HOPPER } else { &AMPERE }
+}
+
+#[derive(Clone, Copy)]
+enum Pass {
+    Forward,
+    BackwardQueries,
+    BackwardKeys,
+}
+
+impl Pass {
+    const fn kernel(self) -> &'static str {
+        match self {
+            Self::Forward => "attention_forward",
+            Self::BackwardQueries => "attention_backward_queries",
+            Self::BackwardKeys => "attention_backward_keys",
+        }
+    }
+}
 
 /// Whether the kernels serve these queries; what they don't goes by blocks of products.
 pub(in crate::cube) fn served(q: &CubeTensor, layout: &AttentionLayout) -> bool {
@@ -37,9 +81,7 @@ pub(in crate::cube) struct Inputs<'a> {
 /// Writes the output and the logarithms of the normalisers.
 pub(in crate::cube) fn forward(inputs: Inputs<'_>, output: &CubeTensor, normalisers: &CubeTensor) {
     let Inputs { q, k, v, starts, ends, .. } = inputs;
-    // Two tiles each of keys and values.
-    let kernel = Kernel { name: "attention_forward", rows: inputs.queries, heads: inputs.layout.heads, held: 4 * KEYS };
-    kernel.launch(inputs, &[q, k, v, starts, ends], &[output, normalisers]);
+    launch(Pass::Forward, inputs, &[q, k, v, starts, ends], &[output, normalisers]);
 }
 
 /// What the backward pass has besides the inputs: the gradient of the output, the logarithms of the normalisers, and the
@@ -52,49 +94,33 @@ pub(in crate::cube) struct Pulled<'a> {
 
 /// Writes the gradients of queries, keys and values.
 pub(in crate::cube) fn backward(inputs: Inputs<'_>, pulled: &Pulled<'_>, [dq, dk, dv]: [&CubeTensor; 3]) {
-    let Inputs { q, k, v, starts, ends, queries, keys, layout } = inputs;
+    let Inputs { q, k, v, starts, ends, .. } = inputs;
     let Pulled { gradient, normalisers, delta } = *pulled;
     let read = [gradient, q, k, v, starts, ends, normalisers, delta];
-    // Two tiles each of keys and values.
-    Kernel { name: "attention_backward_queries", rows: queries, heads: layout.heads, held: 4 * MET }.launch(
-        inputs,
-        &read,
-        &[dq],
-    );
-    // The keys and values of the block, two tiles each of queries and gradients.
-    Kernel { name: "attention_backward_keys", rows: keys, heads: layout.kv_heads, held: 2 * ROWS + 4 * MET }.launch(
-        inputs,
-        &read,
-        &[dk, dv],
-    );
+    launch(Pass::BackwardQueries, inputs, &read, &[dq]);
+    launch(Pass::BackwardKeys, inputs, &read, &[dk, dv]);
 }
 
-struct Kernel {
-    name: &'static str,
-    /// Queries or keys, whichever the blocks are made of.
-    rows: usize,
-    /// Of these rows.
-    heads: usize,
-    /// Rows of one head in shared memory.
-    held: usize,
-}
-
-impl Kernel {
-    fn launch(self, inputs: Inputs<'_>, read: &[&CubeTensor], written: &[&CubeTensor]) {
-        let Self { name, rows, heads, held } = self;
-        let Inputs { queries, keys, layout, .. } = inputs;
-        if rows == 0 {
-            return;
-        }
-        let (head_dim, scale) = (layout.head_dim, layout.scale);
-        let sizes = [queries, keys, layout.heads, layout.kv_heads].map(|size| Argument::Word(size as u32));
-        enqueue(read, written, move |stream, addresses| {
-            let program = Program { source: SOURCE, definitions: &[("HEAD_DIM", head_dim)] };
-            let addresses = addresses.iter().copied().map(Argument::Address);
-            let arguments: Vec<Argument> = addresses.chain(sizes).chain([Argument::Float(scale)]).collect();
-            let grid = [rows.div_ceil(ROWS) as u32, heads as u32, 1];
-            let launch = Launch { grid, threads: THREADS, shared: (held * head_dim * size_of::<u16>()) as u32 };
-            program.launch(name, &launch, &arguments, stream)
-        });
+fn launch(pass: Pass, inputs: Inputs<'_>, read: &[&CubeTensor], written: &[&CubeTensor]) {
+    let Inputs { queries, keys, layout, .. } = inputs;
+    // What blocks are made of, and who has a row of blocks.
+    let (rows, heads) = match pass {
+        Pass::Forward | Pass::BackwardQueries => (queries, layout.heads),
+        Pass::BackwardKeys => (keys, layout.kv_heads),
+    };
+    if rows == 0 {
+        return;
     }
+    let (head_dim, scale) = (layout.head_dim, layout.scale);
+    let sizes = [queries, keys, layout.heads, layout.kv_heads].map(|size| Argument::Word(size as u32));
+    enqueue(read, written, move |stream, addresses| {
+        let &Generation { source, threads, held, alignment } = generation(capability()?, head_dim);
+        let program = Program { source, definitions: &[("HEAD_DIM", head_dim)] };
+        let addresses = addresses.iter().copied().map(Argument::Address);
+        let arguments: Vec<Argument> = addresses.chain(sizes).chain([Argument::Float(scale)]).collect();
+        // The heads are next to each other: blocks with much to do begin before those with little.
+        let grid = [heads as u32, rows.div_ceil(ROWS) as u32, 1];
+        let shared = (held[pass as usize] * head_dim * size_of::<u16>() + alignment) as u32;
+        program.launch(pass.kernel(), &Launch { grid, threads, shared }, &arguments, stream)
+    });
 }

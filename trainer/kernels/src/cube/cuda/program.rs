@@ -90,9 +90,8 @@ impl Program<'_> {
 }
 
 fn load((source, definitions, name): &Key) -> Result<sys::CUfunction, String> {
-    let said = |error: driver::DriverError| error.to_string();
     let options = CompileOptions {
-        options: std::iter::once(format!("--gpu-architecture={}", architecture().map_err(said)?))
+        options: std::iter::once(format!("--gpu-architecture={}", architecture()?))
             .chain(definitions.lines().map(str::to_owned))
             .collect(),
         ..CompileOptions::default()
@@ -105,17 +104,29 @@ fn load((source, definitions, name): &Key) -> Result<sys::CUfunction, String> {
         .map_err(said)
 }
 
-/// The current card's, as NVRTC names it.
-fn architecture() -> Result<String, driver::DriverError> {
+/// The current card's compute capability, major and minor.
+///
+/// # Errors
+/// The driver's words.
+pub(super) fn capability() -> Result<(i32, i32), String> {
     use sys::CUdevice_attribute_enum::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
     let mut device = 0;
     // SAFETY: the context of the card is current on this thread; the attributes exist.
     unsafe {
-        sys::cuCtxGetDevice(&mut device).result()?;
-        let (major, minor) =
-            (driver::device::get_attribute(device, MAJOR)?, driver::device::get_attribute(device, MINOR)?);
-        Ok(format!("compute_{major}{minor}"))
+        sys::cuCtxGetDevice(&mut device).result().map_err(said)?;
+        let attribute = |which| driver::device::get_attribute(device, which).map_err(said);
+        Ok((attribute(MAJOR)?, attribute(MINOR)?))
     }
+}
+
+/// As NVRTC names it, with the instructions that no other generation has where kernels use them.
+fn architecture() -> Result<String, String> {
+    let (major, minor) = capability()?;
+    Ok(format!("compute_{major}{minor}{}", if (major, minor) == (9, 0) { "a" } else { "" }))
+}
+
+fn said(error: driver::DriverError) -> String {
+    error.to_string()
 }

@@ -4,18 +4,12 @@
 // that any of its queries sees. The gradient of the queries goes the same way; that of keys and values has blocks of 128
 // keys of one key head, which meet the queries of all heads that share them. Nothing is summed by atomics, so equal inputs
 // give equal bits. Products run on tensor cores, bf16 with f32 sums; maxima, exponentials and sums are f32.
-// HEAD_DIM is given when this is compiled: 64, 96 or 128. Fragments of mma.m16n8k16 lie as the PTX manual has them: a lane
-// holds rows lane / 4 and lane / 4 + 8, columns 2 · (lane % 4) and the next.
+// HEAD_DIM is 64, 96 or 128.
 
 #define ROWS 128 // of a block's own side: queries, or keys
 #define KEYS 64  // met at a time, forward
 #define MET 32   // met at a time, backward
 #define THREADS 256
-#define LOG2E 1.44269504088896341f
-#define CHUNKS (HEAD_DIM / 8)
-
-typedef unsigned int u32;
-typedef unsigned short bf16;
 
 // Byte offset of eight elements in a tile. Chunks are exchanged within a row so that eight rows lie in different banks.
 __device__ __forceinline__ u32 place(u32 row, u32 chunk) {
@@ -58,12 +52,6 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const u32 (&a)[4], u32
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ u32 narrowed(float low, float high) {
-  u32 both;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-  return both;
-}
-
 // Starts to copy rows first .. first + COUNT; those from `rows` on are zeros.
 template <u32 COUNT>
 __device__ __forceinline__ void fetch(u32 tile, const bf16 *matrix, u32 stride, u32 first, u32 rows) {
@@ -75,20 +63,6 @@ __device__ __forceinline__ void fetch(u32 tile, const bf16 *matrix, u32 stride, 
     const bf16 *from = matrix + (unsigned long long)(there ? first + row : 0) * stride + chunk * 8;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(tile + place(row, chunk)), "l"(from), "r"(there ? 16 : 0));
   }
-}
-
-// The same for one number, zero where it is not there.
-__device__ __forceinline__ void fetch_word(u32 to, const void *from, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(there ? 4 : 0));
-}
-
-__device__ __forceinline__ float over_quad(float value, bool largest) {
-#pragma unroll
-  for (int step = 1; step < 4; step *= 2) {
-    const float other = __shfl_xor_sync(0xffffffffu, value, step);
-    value = largest ? fmaxf(value, other) : value + other;
-  }
-  return value;
 }
 
 // Sixteen rows of a matrix as left factor held by a warp, zeros where a row is not there.
@@ -105,19 +79,9 @@ __device__ __forceinline__ void load_rows(u32 (&factor)[HEAD_DIM / 16][4], const
   }
 }
 
-__device__ __forceinline__ void store_rows(bf16 *matrix, const float (&sum)[HEAD_DIM / 8][4], const u32 (&row)[2], u32 stride, u32 rows) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    if (row[half] >= rows) continue;
-    bf16 *to = matrix + (unsigned long long)row[half] * stride + 2 * (threadIdx.x % 4);
-#pragma unroll
-    for (int n = 0; n < HEAD_DIM / 8; n++) *(u32 *)(to + n * 8) = narrowed(sum[n][2 * half], sum[n][2 * half + 1]);
-  }
-}
-
 // q[queries, heads · HEAD_DIM], k and v [keys, kv_heads · HEAD_DIM] -> out, shaped like q, and the logarithms of the
 // normalisers [queries, heads]. Query i sees keys starts[i] .. ends[i]; one that sees none gets zeros. `scale` is positive.
-// Grid: tiles of queries x heads; shared memory: two tiles each of keys and values.
+// Grid: heads x tiles of queries; shared memory: two tiles each of keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *normalisers,
                   u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale) {
@@ -127,16 +91,10 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
   const u32 tile_bytes = KEYS * HEAD_DIM * 2;
   const u32 memory = (u32)__cvta_generic_to_shared(shared);
   // The last tiles see most keys: they go first.
-  const u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, head = blockIdx.y;
+  const u32 first = (gridDim.y - 1 - blockIdx.y) * ROWS, head = blockIdx.x;
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
-  if (threadIdx.x == 0) { bounds[0] = 0xffffffffu; bounds[1] = 0; }
-  __syncthreads();
-  if (threadIdx.x < ROWS && first + threadIdx.x < queries) {
-    const u32 start = starts[first + threadIdx.x], end = ends[first + threadIdx.x];
-    if (start < end) { atomicMin(&bounds[0], start); atomicMax(&bounds[1], end); }
-  }
-  __syncthreads();
+  extent(bounds, starts, ends, first, ROWS, queries);
   const u32 lowest = bounds[0], highest = bounds[1];
   const u32 tiles = lowest < highest ? (highest - lowest + KEYS - 1) / KEYS : 0;
 
@@ -271,16 +229,10 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
   const u32 tile_bytes = MET * HEAD_DIM * 2, memory = (u32)__cvta_generic_to_shared(shared);
-  const u32 first = (gridDim.x - 1 - blockIdx.x) * ROWS, head = blockIdx.y;
+  const u32 first = (gridDim.y - 1 - blockIdx.y) * ROWS, head = blockIdx.x;
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
-  if (threadIdx.x == 0) { bounds[0] = 0xffffffffu; bounds[1] = 0; }
-  __syncthreads();
-  if (threadIdx.x < ROWS && first + threadIdx.x < queries) {
-    const u32 start = starts[first + threadIdx.x], end = ends[first + threadIdx.x];
-    if (start < end) { atomicMin(&bounds[0], start); atomicMax(&bounds[1], end); }
-  }
-  __syncthreads();
+  extent(bounds, starts, ends, first, ROWS, queries);
   const u32 lowest = bounds[0], highest = bounds[1];
   const u32 tiles = lowest < highest ? (highest - lowest + MET - 1) / MET : 0;
 
@@ -351,7 +303,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   store_rows(dq + head * HEAD_DIM, sum, row, q_stride, queries);
 }
 
-// The gradients of keys and values. Grid: tiles of keys x key heads; shared memory: a tile each of ROWS keys and values,
+// The gradients of keys and values. Grid: key heads x tiles of keys; shared memory: a tile each of ROWS keys and values,
 // two each of MET queries and output gradients, and four numbers for each of these queries, twice.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
@@ -363,23 +315,15 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
   const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = MET * HEAD_DIM * 2;
   const u32 own_keys = (u32)__cvta_generic_to_shared(shared), own_values = own_keys + own_bytes;
   const u32 memory = own_values + own_bytes, numbers = (u32)__cvta_generic_to_shared(about);
-  const u32 first = blockIdx.x * ROWS, kv_head = blockIdx.y, group = heads / kv_heads;
+  const u32 first = blockIdx.y * ROWS, kv_head = blockIdx.x, group = heads / kv_heads;
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const u32 q_stride = heads * HEAD_DIM, kv_stride = kv_heads * HEAD_DIM;
 
   fetch<ROWS>(own_keys, k + kv_head * HEAD_DIM, kv_stride, first, keys);
   fetch<ROWS>(own_values, v + kv_head * HEAD_DIM, kv_stride, first, keys);
   asm volatile("cp.async.commit_group;");
-  if (threadIdx.x == 0) { bounds[0] = 0xffffffffu; bounds[1] = 0; }
-  __syncthreads();
-  u32 lowest = 0xffffffffu, highest = 0;
-  for (u32 i = threadIdx.x; i < queries; i += THREADS) {
-    const u32 start = starts[i], end = ends[i];
-    if (start < end && start < first + ROWS && end > first) { lowest = min(lowest, i); highest = max(highest, i + 1); }
-  }
-  if (lowest < highest) { atomicMin(&bounds[0], lowest); atomicMax(&bounds[1], highest); }
-  __syncthreads();
-  lowest = bounds[0], highest = bounds[1];
+  seen_by(bounds, starts, ends, first, ROWS, queries);
+  const u32 lowest = bounds[0], highest = bounds[1];
   const u32 tiles = lowest < highest ? (highest - lowest + MET - 1) / MET : 0, rounds = tiles * group;
 
   // Round r is tile r % tiles of the queries of head r / tiles of the group.
