@@ -18,7 +18,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-SOURCES = pathlib.Path(__file__).resolve().parents[2] / "trainer/kernels/src/cube/cuda/attention"
+HERE = pathlib.Path(__file__).resolve().parent
+# Where `pack` puts them, or where they are.
+SOURCES = HERE / "attention" if (HERE / "attention").exists() else HERE.parents[1] / "trainer/kernels/src/cube/cuda/attention"
 ROWS = 128
 # Threads of a block, rows in shared memory by kernel, bytes more: as in cuda/attention.rs.
 GENERATIONS = {"ampere": (256, [256, 128, 384], 0), "hopper": (384, [896, 768, 768], 1024)}
@@ -42,7 +44,7 @@ class Kernels:
         name = f"{major}{minor}{'a' if self.generation == 'hopper' else ''}"
         folder = pathlib.Path(tempfile.mkdtemp())
         source = folder / "attention.cu"
-        source.write_text("".join((self.sources / f"{part}.cu").read_text() for part in ("common", self.generation)))
+        source.write_text("".join((self.sources / f"{part}.cu").read_text() for part in ("prelude", self.generation)))
         words = [f"-D{word}" for word in [f"HEAD_DIM={head_dim}", *self.definitions] if not word.startswith("HELD=")]
         self.built[head_dim] = folder / "attention.cubin"
         subprocess.run(["nvcc", f"-gencode=arch=compute_{name},code=sm_{name}", "-cubin", "-o", self.built[head_dim], source, *words], check=True)

@@ -133,6 +133,8 @@ def main():
             save(model, folder, dtype, arguments.base)
             del model
             model = with_unsloth(folder, tokens, dtype, arguments.base, arguments.recompute)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()  # two models were loaded, one after the other
     else:
         model = with_peft(model, arguments.base, arguments.recompute)
     model.train()

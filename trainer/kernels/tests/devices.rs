@@ -377,37 +377,57 @@ fn equal_inputs_give_equal_bits() {
 }
 
 /// On a machine with two cards, and under the stand-in, whose memory is real and whose NCCL adds.
+/// Sums over a group of cards by NCCL, of lengths that fill its vectors and that don't, from the tensors of one rank.
+#[cfg(feature = "cuda")]
+fn sums(communicator: tonfall_kernels::Communicator, device: &Device) -> Vec<Vec<f32>> {
+    use tonfall_kernels::all_reduce;
+
+    let rank = communicator.rank;
+    let own = |len| TensorData::new(numbers(len, (100 * rank + len % 100) as u64), [len]);
+    let tensors = || SUMMED.map(|len| Tensor::<1>::from_data(own(len), device)).to_vec();
+    let once = all_reduce(tensors(), communicator).into_iter().map(values).collect::<Vec<_>>();
+    // What others hold stays; the copy that this takes is a kernel.
+    let held = tensors();
+    let again = all_reduce(held.clone(), communicator).into_iter().map(values).collect::<Vec<_>>();
+    let held: Vec<_> = held.into_iter().map(values).collect();
+    assert_eq!(held, tensors().into_iter().map(values).collect::<Vec<_>>(), "rank {rank}");
+    assert!(!computes() || again == once, "rank {rank}");
+    once
+}
+
+#[cfg(feature = "cuda")]
+const SUMMED: [usize; 3] = [15, 1, 64_000];
+
 #[cfg(feature = "cuda")]
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names, twice"]
 fn cards_add_up() {
-    use tonfall_kernels::{Communicator, all_reduce};
+    use tonfall_kernels::Communicator;
 
     let cards = Device::enumerate(DeviceType::Cuda);
     assert!(Communicator::available() && cards.len() > 1, "{} CUDA cards, and NCCL, are too few", cards.len());
     let id = Communicator::new_id().expect("NCCL begins");
-    let lengths = [15, 1, 64_000];
-    let sums = |rank: usize, device: &Device| {
-        let communicator = Communicator { id, rank, size: 2 };
-        let own = |len| TensorData::new(numbers(len, (100 * rank + len % 100) as u64), [len]);
-        let tensors = || lengths.map(|len| Tensor::<1>::from_data(own(len), device)).to_vec();
-        let once = all_reduce(tensors(), communicator).into_iter().map(values).collect::<Vec<_>>();
-        // What others hold stays; the copy that this takes is a kernel.
-        let held = tensors();
-        let again = all_reduce(held.clone(), communicator).into_iter().map(values).collect::<Vec<_>>();
-        let held: Vec<_> = held.into_iter().map(values).collect();
-        assert_eq!(held, tensors().into_iter().map(values).collect::<Vec<_>>(), "rank {rank}");
-        assert!(!computes() || again == once, "rank {rank}");
-        once
-    };
+    let rank = |rank| sums(Communicator { id, rank, size: 2 }, &cards[rank]);
     let (first, second) = std::thread::scope(|scope| {
-        let second = scope.spawn(|| sums(1, &cards[1]));
-        (sums(0, &cards[0]), second.join().expect("the second rank"))
+        let second = scope.spawn(|| rank(1));
+        (rank(0), second.join().expect("the second rank"))
     });
     assert!(first == second);
-    for (sum, len) in first.iter().zip(lengths) {
+    for (sum, len) in first.iter().zip(SUMMED) {
         let each = [0, 100].map(|rank| numbers(len, (rank + len % 100) as u64));
         let want: Vec<f32> = each[0].iter().zip(&each[1]).map(|(a, b)| a + b).collect();
         assert!(*sum == want, "{len} numbers");
     }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names, and NCCL"]
+fn a_card_alone_is_its_own_sum() {
+    use tonfall_kernels::Communicator;
+
+    assert!(Communicator::available(), "NCCL is not there");
+    let id = Communicator::new_id().expect("NCCL begins");
+    let sums = sums(Communicator { id, rank: 0, size: 1 }, &gpu());
+    assert!(sums == SUMMED.map(|len| numbers(len, (len % 100) as u64)));
 }

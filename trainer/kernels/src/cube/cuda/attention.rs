@@ -24,14 +24,14 @@ struct Generation {
 
 /// With mma: everything from compute capability 8.0 on.
 const AMPERE: Generation = Generation {
-    source: concat!(include_str!("attention/common.cu"), include_str!("attention/ampere.cu")),
+    source: concat!(include_str!("attention/prelude.cu"), include_str!("attention/ampere.cu")),
     threads: 256,
     held: [2 * 2 * 64, 2 * 2 * 32, 2 * ROWS + 2 * 2 * 32],
     alignment: 0,
 };
 /// With wgmma, which compute capability 9.0 alone has.
 const HOPPER: Generation = Generation {
-    source: concat!(include_str!("attention/common.cu"), include_str!("attention/hopper.cu")),
+    source: concat!(include_str!("attention/prelude.cu"), include_str!("attention/hopper.cu")),
     threads: 384,
     held: [ROWS + 3 * 2 * 128, 2 * ROWS + 4 * 2 * 64, 2 * ROWS + 4 * 2 * 64],
     alignment: 1024,
