@@ -3,12 +3,16 @@
 //! Responsible for: values with the size of a trained model's, the same ones for the same name, made fast.
 //! Must not depend on: what they are used for.
 
+use rayon::prelude::*;
 use tonfall_blocks::bf16_from_f32;
 
 use crate::description::Shape;
 
 /// Largest magnitude of a matrix' element: uniform values with a standard deviation of 0.02.
 const BOUND: f32 = 0.034_641;
+
+/// Words that a thread makes at a time.
+const WORDS: usize = 1 << 16;
 
 /// A matrix of uniform values, a norm's weight of ones, or a bias of zeros, as little-endian BF16.
 pub(crate) fn bf16(name: &str, shape: Shape) -> Vec<u8> {
@@ -37,11 +41,13 @@ fn uniform(seed: u64, len: usize) -> Vec<u8> {
         z ^ (z >> 31)
     };
     let mut bytes = vec![0; 2 * len];
-    for (index, chunk) in bytes.chunks_mut(16).enumerate() {
-        for (pair, byte) in chunk.chunks_exact_mut(2).zip(word(index as u64).to_le_bytes()) {
-            pair.copy_from_slice(&values[usize::from(byte)]);
+    bytes.par_chunks_mut(16 * WORDS).enumerate().for_each(|(piece, bytes)| {
+        for (index, chunk) in bytes.chunks_mut(16).enumerate() {
+            for (pair, byte) in chunk.chunks_exact_mut(2).zip(word((piece * WORDS + index) as u64).to_le_bytes()) {
+                pair.copy_from_slice(&values[usize::from(byte)]);
+            }
         }
-    }
+    });
     bytes
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
 use thiserror::Error;
 
 use crate::memory;
@@ -190,6 +190,15 @@ impl Compute {
             DeviceKind::Vulkan => 0,
         };
         Some(beside + self.device.memory_pool_usage()?.bytes_reserved)
+    }
+
+    /// Tells a card's memory pools how large the largest buffer of a step will be. Their pages are as large as the largest
+    /// buffer so far; where that came last, all others would first have lain in smaller pages, and the driver would hold both
+    /// kinds for a while.
+    pub(crate) fn expect_buffer(&self, bytes: u64) {
+        if self.kind == DeviceKind::Cuda {
+            drop(Tensor::<1>::zeros([bytes as usize / size_of::<f32>()], (&self.device, DType::F32)));
+        }
     }
 
     /// All memory of a device that has its own, in bytes, where the driver tells.

@@ -13,7 +13,7 @@ use tonfall_datasets::{Batch, IGNORED};
 use tonfall_kernels::{linear_cross_entropy, seed};
 
 use crate::model::{Decoder, Documents, DropoutKey, Hidden, self_segments};
-use crate::params::{Binding, GradientSums};
+use crate::params::{Binding, GradientSums, ParamStore};
 
 /// What each position has to predict: the next token of its own document, `IGNORED` at a document's end.
 pub(crate) fn targets(batch: &Batch) -> Vec<i32> {
@@ -47,8 +47,9 @@ pub(crate) struct TrainingPass {
     pub dropout: DropoutKey,
 }
 
-/// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses.
-pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> f64 {
+/// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses, `[1]`. Nothing waits for
+/// the device.
+pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> Tensor<1> {
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
     let targets = targets(batch);
@@ -66,14 +67,14 @@ fn plain(
     targets: &[i32],
     scale: f32,
     sums: &mut GradientSums,
-) -> f64 {
+) -> Tensor<1> {
     let binding = Binding::tracked(&model.params);
     let hidden = model.hidden(&batch.input_ids, &documents.pass(&binding));
     let loss = linear_cross_entropy(hidden, model.head(&binding), targets);
     let value = loss.clone().inner();
     let mut gradients = loss.mul_scalar(scale).backward();
     binding.collect(&mut gradients, sums);
-    scalar(&value)
+    value
 }
 
 fn recomputed(
@@ -83,7 +84,7 @@ fn recomputed(
     targets: &[i32],
     training: TrainingPass,
     sums: &mut GradientSums,
-) -> f64 {
+) -> Tensor<1> {
     let untracked = Binding::untracked(&model.params);
     let mut x = model.embed(&batch.input_ids, &untracked);
     let mut inputs = Vec::with_capacity(model.num_layers());
@@ -92,16 +93,15 @@ fn recomputed(
         x = model.layer(layer, x, &documents.pass(&untracked));
     }
 
-    let mut value = None;
-    let mut upstream = backward(x, &model.params, sums, |x, binding| {
+    let (mut upstream, value) = backward(x, &model.params, sums, |x, binding| {
         let hidden = model.finish(x, &documents.pass(binding));
         let loss = linear_cross_entropy(hidden, model.head(binding), targets);
-        value = Some(loss.clone().inner());
-        loss.mul_scalar(training.scale)
+        let value = loss.clone().inner();
+        (loss.mul_scalar(training.scale), value)
     });
     for (layer, input) in inputs.into_iter().enumerate().rev() {
-        upstream = backward(input, &model.params, sums, |x, binding| {
-            model.seed_layer(layer, x, upstream.clone(), &documents.pass(binding))
+        (upstream, ()) = backward(input, &model.params, sums, |x, binding| {
+            (model.seed_layer(layer, x, upstream.clone(), &documents.pass(binding)), ())
         });
     }
 
@@ -111,25 +111,27 @@ fn recomputed(
         let mut gradients = seed(embedded, upstream).backward();
         binding.collect(&mut gradients, sums);
     }
-    value.as_ref().map_or(f64::NAN, scalar)
+    value
 }
 
-/// Runs one piece of the model tracked and back; returns the gradient of its input.
-fn backward<'a>(
+/// Runs one piece of the model tracked, and back from the scalar that `forward` gives; returns the gradient of its input and
+/// what else `forward` gives.
+fn backward<'a, T>(
     x: Hidden,
-    params: &'a crate::params::ParamStore,
+    params: &'a ParamStore,
     sums: &mut GradientSums,
-    forward: impl FnOnce(Hidden, &Binding<'a>) -> Tensor<1>,
-) -> Hidden {
+    forward: impl FnOnce(Hidden, &Binding<'a>) -> (Tensor<1>, T),
+) -> (Hidden, T) {
     let binding = Binding::tracked(params);
     let input = x.detach().autodiff().require_grad();
-    let mut gradients = forward(input.clone(), &binding).backward();
+    let (scalar, given) = forward(input.clone(), &binding);
+    let mut gradients = scalar.backward();
     let gradient = input.grad_remove(&mut gradients).unwrap_or_else(|| input.inner().zeros_like());
     binding.collect(&mut gradients, sums);
-    gradient
+    (gradient, given)
 }
 
-/// The value of a tensor with one element. Reading it waits for the device, so a loss is read behind its backward pass.
+/// The value of a tensor with one element.
 pub(crate) fn scalar(tensor: &Tensor<1>) -> f64 {
     f64::from(tensor.clone().into_scalar::<f32>())
 }

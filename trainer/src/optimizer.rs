@@ -4,10 +4,11 @@
 //! Must not depend on: how gradients came about, schedules.
 //!
 //! Decoupled weight decay (Loshchilov & Hutter 2017, <https://arxiv.org/abs/1711.05101>) as `torch.optim.AdamW` computes
-//! it, in f32, with moments in f32 or, on request, in a byte each as bitsandbytes keeps them; the norm is summed in f64 over all gradients as one vector, as `torch.nn.utils.clip_grad_norm_` does.
+//! it, in f32, with moments in f32 or, on request, in a byte each as bitsandbytes keeps them. Gradients are clipped by their
+//! norm as one vector, as `torch.nn.utils.clip_grad_norm_` does.
 
 use burn::tensor::Tensor;
-use tonfall_kernels::{AdamW as Settings, MOMENT_BLOCK, Moment8, adamw_step, adamw8_step, global_norm, resident};
+use tonfall_kernels::{AdamW as Settings, MOMENT_BLOCK, Moment8, adamw_step, adamw8_step, resident};
 use tonfall_recipes::plan::{OptimizerKind, TrainingPlan};
 
 use crate::params::{GradientSums, ParamStore};
@@ -70,13 +71,11 @@ impl Optimizer {
         Self { settings, max_grad_norm: plan.max_grad_norm, moments, steps: 0 }
     }
 
-    /// Updates every parameter that got a gradient. Returns the global norm before clipping; when it is not finite,
-    /// nothing is updated.
-    pub(crate) fn step(&mut self, params: &mut ParamStore, gradients: GradientSums, learning_rate: f64) -> f64 {
-        let gradients = gradients.into_inner();
-        let norm = global_norm(gradients.iter().flatten());
+    /// Updates every parameter that got a gradient; `norm` is that of all gradients. When it is not finite, nothing is
+    /// updated. Nothing waits for the device.
+    pub(crate) fn step(&mut self, params: &mut ParamStore, gradients: GradientSums, norm: f64, learning_rate: f64) {
         if !norm.is_finite() {
-            return norm;
+            return;
         }
         self.steps += 1;
         // PyTorch adds 1e-6 to the norm.
@@ -84,7 +83,7 @@ impl Optimizer {
             true => (self.max_grad_norm / (norm + 1e-6)).min(1.0),
             false => 1.0,
         };
-        for ((param, moments), gradient) in params.iter_mut().zip(&mut self.moments).zip(gradients) {
+        for ((param, moments), gradient) in params.iter_mut().zip(&mut self.moments).zip(gradients.into_inner()) {
             let Some(gradient) = gradient else { continue };
             let decay = if param.is_matrix() { self.settings.weight_decay } else { 0.0 };
             let settings = Settings { lr: learning_rate, weight_decay: decay, ..self.settings };
@@ -98,7 +97,6 @@ impl Optimizer {
                 }
             }
         }
-        norm
     }
 }
 
@@ -160,7 +158,8 @@ mod tests {
                     let values = values[step as usize * len..][..len].to_vec();
                     sums.add(id, Tensor::from_data(TensorData::new(values, [shape[1], shape[2]]), &device));
                 }
-                let norm = optimizer.step(&mut params, sums, rate.at(step));
+                let norm = sums.read(Vec::new()).norm;
+                optimizer.step(&mut params, sums, norm, rate.at(step));
                 let theirs = record["grad_norms"][step as usize].as_f64().expect("a norm");
                 assert!((norm - theirs).abs() <= 1e-5 * theirs, "{name} step {step}: norm {norm} instead of {theirs}");
                 for (parameter, id) in PARAMETERS.iter().zip(ids) {
@@ -208,7 +207,8 @@ mod tests {
             for (step, (gradient, theirs)) in gradients.chunks(len).zip(values.chunks(len)).enumerate() {
                 let mut sums = GradientSums::new(&params);
                 sums.add(id, tensor(gradient));
-                optimizer.step(&mut params, sums, number("lr"));
+                let norm = sums.read(Vec::new()).norm;
+                optimizer.step(&mut params, sums, norm, number("lr"));
                 let ours = params.get(id).value.clone().into_data().try_to_vec::<f32>().expect("f32");
                 let off = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(off < 2e-6, "{name} step {step}: {off}");
@@ -240,7 +240,9 @@ mod tests {
         let mut optimizer = Optimizer::new(&params, &TrainingPlan::default());
         let mut sums = GradientSums::new(&params);
         sums.add(id, Tensor::from_data([[f32::NAN, 0.5]], &device));
-        assert!(optimizer.step(&mut params, sums, 0.1).is_nan());
+        let norm = sums.read(Vec::new()).norm;
+        assert!(norm.is_nan());
+        optimizer.step(&mut params, sums, norm, 0.1);
         assert_eq!(params.get(id).value.clone().into_data().try_to_vec::<f32>().expect("f32"), [1.0, 2.0]);
         assert_eq!(optimizer.steps, 0);
     }

@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use burn::tensor::{Gradients, Tensor};
-use tonfall_kernels::global_norm;
+use burn::tensor::{Gradients, Tensor, TensorData, Transaction};
+use tonfall_kernels::{norm, square_sums};
 
 /// Index of a trainable tensor in its [`ParamStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +107,15 @@ impl<'a> Binding<'a> {
     }
 }
 
+/// What is read of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Read {
+    /// Sum of the token losses.
+    pub loss: f64,
+    /// Global norm of the gradients, before clipping.
+    pub norm: f64,
+}
+
 /// Gradients summed over the micro-batches of one optimizer step, by parameter.
 #[derive(Debug)]
 pub(crate) struct GradientSums {
@@ -127,9 +136,15 @@ impl GradientSums {
         });
     }
 
-    /// The norm of all gradients as one vector.
-    pub(crate) fn norm(&self) -> f64 {
-        global_norm(self.sums.iter().flatten())
+    /// What has to be known here of a step: the sum of `losses`, `[1]` each, and the norm of all gradients as one vector,
+    /// summed in f64. One reading: everything that the device has to do for a step can be enqueued before it waits for it.
+    pub(crate) fn read(&self, losses: Vec<Tensor<1>>) -> Read {
+        let count = losses.len();
+        let gradients: Vec<&Tensor<2>> = self.sums.iter().flatten().collect();
+        let due = losses.into_iter().chain(square_sums(&gradients));
+        let read = due.fold(Transaction::default(), Transaction::register).execute();
+        let loss = read[..count].iter().flat_map(TensorData::iter::<f64>).sum();
+        Read { loss, norm: read.get(count).map_or(0.0, norm) }
     }
 
     /// The sums in the order of the store, to be changed.

@@ -20,7 +20,7 @@ use crate::lora;
 use crate::micro_batch::{self, TrainingPass};
 use crate::model::{DropoutKey, LoadOptions, Loader};
 use crate::optimizer::Optimizer;
-use crate::params::GradientSums;
+use crate::params::{GradientSums, Read};
 
 /// Why a reference can't be replayed.
 #[derive(Debug, Error)]
@@ -147,9 +147,10 @@ pub fn replay(
             dropout: DropoutKey { seed: 0, step: step as u64, micro_batch: 0 },
         };
         let mut sums = GradientSums::new(&model.params);
-        let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums) / trained as f64;
-        let norm = optimizer.step(&mut model.params, sums, steps.lr);
-        losses.push((loss, steps.losses[step]));
+        let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
+        let Read { loss, norm } = sums.read(vec![loss]);
+        optimizer.step(&mut model.params, sums, norm, steps.lr);
+        losses.push((loss / trained as f64, steps.losses[step]));
         grad_norms.push((norm, steps.grad_norms[step]));
     }
     let adapter = lora::export(&model, expected.config.clone())?;
@@ -221,7 +222,8 @@ pub fn lora_gradients(
     let dropout = DropoutKey { seed: 0, step: 0, micro_batch: 0 };
     let pass = TrainingPass { scale: (trained as f32).recip(), recompute, dropout };
     let mut sums = GradientSums::new(&model.params);
-    let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums) / trained as f64;
+    let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
+    let loss = sums.read(vec![loss]).loss / trained as f64;
     let named = model.params.iter().zip(sums.into_inner());
     let tensors = named.map(|(param, gradient)| {
         let gradient = gradient.map(|gradient| lora::values(&gradient)).transpose()?;

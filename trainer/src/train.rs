@@ -29,7 +29,7 @@ use crate::micro_batch::{self, TrainingPass};
 use crate::model::{Decoder, DropoutKey, Loader};
 use crate::optimizer::Optimizer;
 use crate::out_of_memory;
-use crate::params::GradientSums;
+use crate::params::{GradientSums, Read};
 use crate::schedule::LearningRate;
 
 /// Events of one phase are at least so far apart.
@@ -246,6 +246,7 @@ impl<'a> Run<'a> {
             saved_step,
             peak_accelerator_bytes: None,
         };
+        compute.expect_buffer(run.choice.estimate.largest_buffer);
         let notice = run.job.group.connect(compute)?;
         run.announce(notice)?;
         Ok(run)
@@ -340,7 +341,7 @@ impl<'a> Run<'a> {
     fn step(&mut self) -> Result<(), TrainError> {
         self.stay_within_memory()?;
         let started = Instant::now();
-        let (batches, loss, sums) = loop {
+        let (batches, read, sums) = loop {
             let computed = out_of_memory::catch(|| self.gradients());
             // Processes cut their batches alike, so all of them go on with less when one has to.
             let short = matches!(computed, Err(TrainError::DeviceMemory(_)));
@@ -352,8 +353,7 @@ impl<'a> Run<'a> {
             }
         };
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
-        let (loss, grad_norm) = self.update(loss, trained, sums)?;
-        self.job.compute.device.sync().map_err(|error| TrainError::Device(error.to_string()))?;
+        let (loss, grad_norm) = self.update(read, trained, sums)?;
 
         let seconds = started.elapsed().as_secs_f64();
         let tokens: usize = batches.iter().map(|batch| batch.input_ids.len()).sum();
@@ -380,41 +380,43 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// All micro-batches of the step, the sum of the token losses of this process's, and their gradients, weighted by the
-    /// trained tokens of all.
-    fn gradients(&self) -> Result<(Vec<Batch>, f64, GradientSums), TrainError> {
+    /// All micro-batches of the step, and the gradients of this process's, weighted by the trained tokens of all. What is read
+    /// of them brings to light what has failed on the device so far.
+    fn gradients(&self) -> Result<(Vec<Batch>, Read, GradientSums), TrainError> {
         let step = self.state.step;
         let batches = self.sampler.optimizer_step(step, &self.job.data.train);
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
         let mut sums = GradientSums::new(&self.model.params);
-        let mut loss = 0.0;
+        let mut losses = Vec::new();
         for (index, batch) in batches.iter().enumerate().filter(|(index, _)| self.job.group.has(*index)) {
             let pass = TrainingPass {
                 scale: (trained.max(1) as f32).recip(),
                 recompute: self.choice.recompute,
                 dropout: DropoutKey { seed: self.job.plan.seed, step, micro_batch: index as u32 },
             };
-            loss += micro_batch::accumulate(&self.model, batch, pass, &mut sums);
+            losses.push(micro_batch::accumulate(&self.model, batch, pass, &mut sums));
         }
-        // Reading the norm brings to light what has failed on the device so far.
-        sums.norm();
-        Ok((batches, loss, sums))
+        Ok((batches, sums.read(losses), sums))
     }
 
     /// Sums over all processes, and the update. Returns the mean loss of a trained token and the norm of the gradients.
-    fn update(&mut self, loss: f64, trained: usize, mut sums: GradientSums) -> Result<(f64, f64), TrainError> {
+    fn update(&mut self, read: Read, trained: usize, mut sums: GradientSums) -> Result<(f64, f64), TrainError> {
+        let Read { loss, mut norm } = read;
         let mut losses = [loss];
         self.job.group.sum(&mut losses)?;
-        self.job.group.sum_gradients(&mut sums, &self.model.params)?;
+        if self.job.group.size() > 1 {
+            self.job.group.sum_gradients(&mut sums, &self.model.params)?;
+            norm = sums.read(Vec::new()).norm;
+        }
         let loss = losses[0] / trained.max(1) as f64;
         if !loss.is_finite() {
             return Err(self.diverged(format!("the loss is {loss}"))?);
         }
-        let grad_norm = self.optimizer.step(&mut self.model.params, sums, self.learning_rate.at(self.state.step));
-        if !grad_norm.is_finite() {
-            return Err(self.diverged(format!("the gradient norm is {grad_norm}"))?);
+        if !norm.is_finite() {
+            return Err(self.diverged(format!("the gradient norm is {norm}"))?);
         }
-        Ok((loss, grad_norm))
+        self.optimizer.step(&mut self.model.params, sums, norm, self.learning_rate.at(self.state.step));
+        Ok((loss, norm))
     }
 
     /// The error of a diverged step, written into the log.

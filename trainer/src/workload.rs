@@ -19,7 +19,7 @@ use crate::error::TrainError;
 use crate::micro_batch::{self, TrainingPass};
 use crate::model::{DropoutKey, LoadOptions, Loader};
 use crate::optimizer::Optimizer;
-use crate::params::GradientSums;
+use crate::params::{GradientSums, Read};
 use crate::{estimate, flops, lora};
 
 /// Training that is measured.
@@ -84,15 +84,11 @@ pub fn train(
     // The last token of each document has no successor to predict.
     let trained = workload.documents.iter().map(|len| len.saturating_sub(1)).sum();
     let largest = Largest { tokens, trained, example: workload.documents.iter().copied().max().unwrap_or(0) };
+    let memory = estimate::of_steps(base, (options, workload.rank), compute.kind(), largest, workload.recompute);
+    compute.expect_buffer(memory.largest_buffer);
     loaded(Loaded {
         flops_per_token: flops::per_token(&model.description, Some(model.params.elements() as u64), workload.recompute),
-        predicted_bytes: estimate::of_steps(
-            base,
-            (options, workload.rank),
-            compute.kind(),
-            largest,
-            workload.recompute,
-        ),
+        predicted_bytes: memory.peak(),
     });
 
     let mut generator = Philox::new(workload.seed, 0);
@@ -111,8 +107,10 @@ pub fn train(
         };
         let started = Instant::now();
         let mut sums = GradientSums::new(&model.params);
-        let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums) / trained;
-        let grad_norm = optimizer.step(&mut model.params, sums, training.learning_rate);
+        let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
+        let Read { loss, norm: grad_norm } = sums.read(vec![loss]);
+        let loss = loss / trained;
+        optimizer.step(&mut model.params, sums, grad_norm, training.learning_rate);
         let seconds = started.elapsed().as_secs_f64();
         each(Step { seconds, loss, grad_norm, held_bytes: compute.held() });
         if !(loss.is_finite() && grad_norm.is_finite()) {

@@ -17,7 +17,7 @@ mod nf4;
 pub use dynamic_map::DYNAMIC_MAP;
 pub use format::Format;
 pub use half_precision::{bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
-pub use nf4::{NF4, NF4_BLOCK, Nf4Sections, Nf4View, SCALE_BLOCK, pack_nf4, quantize_nf4};
+pub use nf4::{NF4, NF4_BLOCK, Nf4Piece, Nf4Sections, Nf4View, SCALE_BLOCK, join_nf4, pack_nf4, quantize_nf4};
 
 /// Elements in one block of the format; 1 for the dense formats.
 #[must_use]

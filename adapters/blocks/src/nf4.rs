@@ -206,27 +206,52 @@ fn unpack(codes: &[u8], table: &[f32; 16], out: &mut [f32]) {
 /// The NF4 buffer of `values`, which are finite. Layout: [`Nf4Sections`].
 #[must_use]
 pub fn quantize_nf4(values: &[f32]) -> Vec<u8> {
-    let bounds: [f32; 15] = std::array::from_fn(|i| (NF4[i] + NF4[i + 1]) / 2.0);
-    let mut scales = Vec::with_capacity(values.len().div_ceil(NF4_BLOCK));
-    let mut codes = Vec::with_capacity(values.len().div_ceil(2));
-    let (blocks, last) = values.as_chunks::<NF4_BLOCK>();
-    for block in blocks {
-        let absmax = largest_magnitude(block);
-        let inverse = 1.0 / absmax.max(SMALLEST_SCALE);
-        scales.push(absmax);
-        let scaled = block.map(|value| (value * inverse).clamp(-1.0, 1.0));
-        push_codes(&scaled, &bounds, &mut codes);
-    }
-    if !last.is_empty() {
-        // bitsandbytes divides here, where it multiplies by the reciprocal above.
-        let absmax = largest_magnitude(last).max(SMALLEST_SCALE);
-        scales.push(absmax);
-        let scaled: Vec<f32> = last.iter().map(|value| (value / absmax).clamp(-1.0, 1.0)).collect();
-        push_codes(&scaled, &bounds, &mut codes);
-    }
+    join_nf4(values.len(), &[Nf4Piece::new(values)])
+}
+
+/// Codes and scales of some values, before the scales are quantised themselves.
+#[derive(Clone, Debug)]
+pub struct Nf4Piece {
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+}
+
+/// The NF4 buffer of `n` values from their pieces, each but the last of a multiple of [`NF4_BLOCK`] values.
+///
+/// # Panics
+/// When the pieces are not those of `n` values.
+#[must_use]
+pub fn join_nf4(n: usize, pieces: &[Nf4Piece]) -> Vec<u8> {
+    let codes: Vec<u8> = pieces.iter().flat_map(|piece| &piece.codes).copied().collect();
+    let scales: Vec<f32> = pieces.iter().flat_map(|piece| &piece.scales).copied().collect();
     let (absmax, nested_absmax, offset) = quantize_scales(&scales);
-    pack_nf4(values.len(), &codes, &absmax, &nested_absmax, offset)
-        .unwrap_or_else(|| unreachable!("every part was made for {} values", values.len()))
+    pack_nf4(n, &codes, &absmax, &nested_absmax, offset).unwrap_or_else(|| panic!("pieces of {n} values"))
+}
+
+impl Nf4Piece {
+    /// Of finite values.
+    #[must_use]
+    pub fn new(values: &[f32]) -> Self {
+        let bounds: [f32; 15] = std::array::from_fn(|i| (NF4[i] + NF4[i + 1]) / 2.0);
+        let mut scales = Vec::with_capacity(values.len().div_ceil(NF4_BLOCK));
+        let mut codes = Vec::with_capacity(values.len().div_ceil(2));
+        let (blocks, last) = values.as_chunks::<NF4_BLOCK>();
+        for block in blocks {
+            let absmax = largest_magnitude(block);
+            let inverse = 1.0 / absmax.max(SMALLEST_SCALE);
+            scales.push(absmax);
+            let scaled = block.map(|value| (value * inverse).clamp(-1.0, 1.0));
+            push_codes(&scaled, &bounds, &mut codes);
+        }
+        if !last.is_empty() {
+            // bitsandbytes divides here, where it multiplies by the reciprocal above.
+            let absmax = largest_magnitude(last).max(SMALLEST_SCALE);
+            scales.push(absmax);
+            let scaled: Vec<f32> = last.iter().map(|value| (value / absmax).clamp(-1.0, 1.0)).collect();
+            push_codes(&scaled, &bounds, &mut codes);
+        }
+        Self { codes, scales }
+    }
 }
 
 /// What stands in for the scale of a block of zeros.

@@ -1,13 +1,13 @@
-//! One AdamW update, and the norm of gradients.
+//! One AdamW update.
 //!
 //! Responsible for: the arithmetic of `torch.optim.AdamW` (Loshchilov & Hutter 2017) in f32 with f64 coefficients.
 //! Must not depend on: schedules, parameter groups.
 
-use burn::tensor::{Tensor, TensorData, Transaction};
+use burn::tensor::Tensor;
 
 use crate::cpu::level::{Level, fma, multiversion};
 use crate::cpu::memory::Shared;
-use crate::cpu::{reduce, threads};
+use crate::cpu::threads;
 use crate::flex::{constant, contiguous, floats, owned};
 use crate::op::{Autodiff, Backend, CheckpointStrategy, Dispatch, Flex, FloatTensor, backend_extension};
 
@@ -54,7 +54,7 @@ impl Coefficients {
     }
 }
 
-/// The update, and sums of squares.
+/// The update.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait AdamWOps: Backend {
     /// Parameter, gradient, first and second moment → parameter and moments after the update.
@@ -65,8 +65,6 @@ pub(crate) trait AdamWOps: Backend {
         second: FloatTensor<Self>,
         coefficients: Coefficients,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
-    /// Σ x², one number: f64 on the CPU, f32 elsewhere.
-    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 multiversion! {
@@ -106,12 +104,6 @@ impl AdamWOps for Flex {
         });
         (parameter, first, second)
     }
-
-    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let x = contiguous(x);
-        let sum = reduce::square_sum(floats(&x));
-        burn::backend::flex::FlexTensor::from_data(TensorData::new(vec![sum], [1]))
-    }
 }
 
 impl<B: AdamWOps, C: CheckpointStrategy> AdamWOps for Autodiff<B, C> {
@@ -126,10 +118,6 @@ impl<B: AdamWOps, C: CheckpointStrategy> AdamWOps for Autodiff<B, C> {
             [parameter, gradient, first, second].map(|tensor| tensor.into_primitive());
         let (parameter, first, second) = B::adamw(parameter, gradient, first, second, coefficients);
         (constant::<B, C>(parameter), constant::<B, C>(first), constant::<B, C>(second))
-    }
-
-    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        constant::<B, C>(B::square_sum(x.into_primitive()))
     }
 }
 
@@ -159,21 +147,6 @@ pub fn adamw_step<const D: usize>(
     *parameter = Tensor::from_dispatch(updated.0);
     *first = Tensor::from_dispatch(updated.1);
     *second = Tensor::from_dispatch(updated.2);
-}
-
-/// The Euclidean norm of all gradients as one vector, summed in f64.
-pub fn global_norm<'a, const D: usize>(gradients: impl IntoIterator<Item = &'a Tensor<D>>) -> f64 {
-    let square_sum = |gradient: &Tensor<D>| {
-        let sum = <Dispatch as AdamWOps>::square_sum(gradient.clone().inner().into_dispatch());
-        Tensor::<1>::from_dispatch(sum)
-    };
-    let sums: Vec<Tensor<1>> = gradients.into_iter().map(square_sum).collect();
-    if sums.is_empty() {
-        return 0.0;
-    }
-    // Read at once: each reading waits for the device.
-    let sums = sums.into_iter().fold(Transaction::default(), Transaction::register).execute();
-    sums.iter().flat_map(TensorData::iter::<f64>).sum::<f64>().sqrt()
 }
 
 #[cfg(test)]
@@ -228,14 +201,5 @@ mod tests {
         adamw_step(&mut p, old.clone(), &mut m, &mut v, &settings, 1, 1.0);
         assert_eq!(values(&old), before);
         assert_ne!(values(&p), before);
-    }
-
-    #[test]
-    fn the_norm_is_that_of_one_long_vector() {
-        let gradients = [random::<2>([3, 5], 1), random::<2>([100, 700], 2), random::<2>([1, 1], 3)];
-        let squares = gradients.iter().flat_map(values).map(|g| f64::from(g).powi(2));
-        let want = squares.sum::<f64>().sqrt();
-        assert!((global_norm(&gradients) - want).abs() < 1e-9 * want);
-        assert_eq!(global_norm::<2>([]), 0.0);
     }
 }

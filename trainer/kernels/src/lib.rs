@@ -31,12 +31,13 @@ mod resident;
 mod rms_norm;
 mod rope;
 mod seed;
+mod square_sums;
 mod swiglu;
 #[cfg(test)]
 mod testing;
 mod trainable_linear;
 
-pub use adamw::{AdamW, adamw_step, global_norm};
+pub use adamw::{AdamW, adamw_step};
 pub use adamw8::{BLOCK as MOMENT_BLOCK, Moment8, adamw8_step};
 pub use all_reduce::{Communicator, GroupId, all_reduce};
 pub use attention::{AttentionLayout, FUSED_HEAD_DIMS, Segment, attention};
@@ -52,6 +53,7 @@ pub use resident::resident;
 pub use rms_norm::{rms_norm, rms_norm_heads};
 pub use rope::{RopeTable, rope};
 pub use seed::seed;
+pub use square_sums::{norm, square_sums};
 pub use swiglu::swiglu;
 pub use tonfall_blocks::Format;
 pub use trainable_linear::trainable_linear;

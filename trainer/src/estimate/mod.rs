@@ -90,6 +90,9 @@ pub struct Estimate {
     pub lasting: Vec<Part>,
     /// What comes to it in turn; the highest one decides.
     pub stages: Vec<Stage>,
+    /// Bytes of the largest buffer of a training step.
+    #[serde(skip)]
+    pub(crate) largest_buffer: u64,
 }
 
 impl Estimate {
@@ -253,7 +256,7 @@ impl Workload {
             let parts = vec![Part::new("weights in conversion", host(MERGE_BUFFERS + 2 * self.storage.largest))];
             stages.push(Stage { name: "merging", parts });
         }
-        Estimate { lasting, stages }
+        Estimate { lasting, stages, largest_buffer: pass(train).largest_buffer() }
     }
 
     /// The way of running that fits into `limit` bytes and is nearest to what is asked for: then recomputation where the
@@ -406,14 +409,18 @@ pub(crate) fn of_steps(
     device: DeviceKind,
     batch: Largest,
     recompute: bool,
-) -> u64 {
+) -> Estimate {
     let (model, threads) = (base.description(), rayon::current_num_threads());
     let format = |name: &str| base.weight_format(name).map_or(Format::F32, |(format, _)| format);
     let storage = Storage::new(model, options, threads, computed(device), format);
     let trained = Trained::of(model, Some(rank), &TargetModules::AllLinear, OptimizerKind::Adamw);
     let (sites, elements, dense_copy) = (trained.sites, trained.elements, storage.dense_copy);
     let pass = Pass { model, device, threads, sites, rank: Some(rank), trained: elements, batch, dense_copy };
-    sum(&lasting(device, 0, storage.kept, Some(rank), &trained)) + sum(&pass.training(recompute, false))
+    Estimate {
+        lasting: lasting(device, 0, storage.kept, Some(rank), &trained),
+        stages: vec![Stage { name: "training", parts: pass.training(recompute, false) }],
+        largest_buffer: pass.largest_buffer(),
+    }
 }
 
 /// The format in which a device multiplies.

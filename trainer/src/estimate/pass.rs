@@ -171,10 +171,14 @@ impl Pass<'_> {
         if self.device == DeviceKind::Cpu {
             return 0;
         }
-        let logits = self.held() * self.vocab() * F32;
-        let largest = logits.max(self.tokens(self.ff())).max(self.dense_copy * self.width());
-        let page = (largest + PAGE_UNIT).next_multiple_of(PAGE_UNIT);
+        let page = (self.largest_buffer() + PAGE_UNIT).next_multiple_of(PAGE_UNIT);
         used.next_multiple_of(page) - used
+    }
+
+    /// The largest buffer of a training step, in bytes.
+    pub(super) fn largest_buffer(&self) -> u64 {
+        let logits = self.held() * self.vocab() * F32;
+        logits.max(self.tokens(self.ff())).max(self.dense_copy * self.width())
     }
 
     /// A pass without gradients.

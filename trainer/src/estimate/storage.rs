@@ -6,7 +6,7 @@
 use tonfall_adapters::{ModelDescription, Shape};
 use tonfall_blocks::{Format, byte_len};
 
-use crate::model::{LoadOptions, Role, kept_format};
+use crate::model::{LoadOptions, NF4_PIECE, Role, kept_format};
 
 /// Bytes of a base.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +54,11 @@ impl Storage {
                 dense_copy = dense_copy.max((rows * cols) as u64);
             }
             let at_once = if role == Role::Linear { threads.min(7) as u64 } else { 1 };
-            let converted = if to == file(&name) { 0 } else { at_once * wide };
+            let converted = match to {
+                same if same == file(&name) => 0,
+                Format::Nf4 => at_once * bytes(to) + wide.min((threads * NF4_PIECE * size_of::<f32>()) as u64),
+                _ => at_once * wide,
+            };
             let copied = if options.trainable { wide } else { 0 };
             loading = loading.max(kept + mapped + converted + copied);
         }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use tonfall_adapters::{BaseModel, ModelDescription, Weight};
-use tonfall_blocks::{Format, dequantize, quantize_nf4};
+use tonfall_blocks::{Format, Nf4Piece, dequantize, join_nf4};
 use tonfall_kernels::{FrozenMatrix, RopeTable, resident};
 use tonfall_recipes::plan::Quantization;
 
@@ -73,6 +73,9 @@ pub(crate) enum Role {
     Table,
     Linear,
 }
+
+/// Values that a thread converts to NF4 at a time: whole blocks of every format.
+pub(crate) const NF4_PIECE: usize = 1 << 20;
 
 /// A tensor as it will lie on the device.
 struct Prepared {
@@ -166,7 +169,7 @@ impl Source<'_> {
         let target = kept_format(weight.format, role, self.options);
         let bytes = match target {
             same if same == weight.format => weight.bytes.into_owned(),
-            Format::Nf4 => quantize_nf4(&dense(&weight)),
+            Format::Nf4 => nf4(&weight),
             _ => bytemuck::cast_slice(&dense(&weight)).to_vec(),
         };
         Ok(Prepared { bytes, format: target, rows, cols })
@@ -198,6 +201,20 @@ pub(crate) fn kept_format(file: Format, role: Role, options: LoadOptions) -> For
         (_, Quantization::None, _) if dense => file,
         (_, Quantization::None, _) => Format::F32,
     }
+}
+
+/// A weight in NF4, made in pieces by all threads.
+fn nf4(weight: &Weight<'_>) -> Vec<u8> {
+    let (rows, cols) = (weight.rows, weight.cols);
+    let len = rows * cols;
+    let piece = |index: usize| {
+        let start = index * NF4_PIECE;
+        let mut values = vec![0.0; NF4_PIECE.min(len - start)];
+        dequantize(weight.format, &weight.bytes, rows, cols, start, &mut values);
+        Nf4Piece::new(&values)
+    };
+    let pieces: Vec<_> = (0..len.div_ceil(NF4_PIECE)).into_par_iter().map(piece).collect();
+    join_nf4(len, &pieces)
 }
 
 /// All values of a weight as f32.

@@ -11,7 +11,7 @@ mod pass;
 
 pub(crate) use decoder::{Decoder, Documents, Hidden};
 pub(crate) use linear::LoraSite;
-pub(crate) use load::{LoadOptions, Loader, Role, kept_format};
+pub(crate) use load::{LoadOptions, Loader, NF4_PIECE, Role, kept_format};
 pub(crate) use pass::{DropoutKey, Pass, self_segments};
 
 pub(crate) use linear::Matrix;

@@ -1,18 +1,14 @@
-//! AdamW in place, and sums of squares.
+//! AdamW in place.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
-use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{Planes, UNITS, plane_row, planes, units};
-use super::tensors::{contiguous, empty, len, owned};
+use super::launch::{UNITS, units};
+use super::tensors::{contiguous, len, owned};
 use crate::adamw::{AdamWOps, Coefficients};
-
-/// Planes that sum one tensor.
-const SUMMING: u32 = 1024;
 
 #[cube(launch)]
 fn step(
@@ -40,58 +36,6 @@ fn step(
         let denominator = f32::sqrt(v) * inverse_correction2 + epsilon;
         parameter[i] = parameter[i] * decay - step_size * m / denominator;
     }
-}
-
-/// Plane `p` sums the squares of elements `p · lanes + lane`, and so on in strides of all planes.
-#[cube(launch)]
-fn square_sums(x: &[f32], sums: &mut [f32], len: u32, planes: u32, #[comptime] lanes: u32) {
-    let plane = plane_row();
-    if plane < planes {
-        let mut sum = 0.0f32;
-        let mut i = plane * lanes + UNIT_POS_X;
-        while i < len {
-            let value = x[i as usize];
-            sum += value * value;
-            i += planes * lanes;
-        }
-        let sum = plane_sum(sum);
-        if UNIT_POS_X == 0 {
-            sums[plane as usize] = sum;
-        }
-    }
-}
-
-/// The sum of all elements, by one plane.
-#[cube(launch)]
-pub(super) fn total(parts: &[f32], sum: &mut [f32], len: u32, #[comptime] lanes: u32) {
-    if plane_row() == 0 {
-        let mut part = 0.0f32;
-        let mut i = UNIT_POS_X;
-        while i < len {
-            part += parts[i as usize];
-            i += lanes;
-        }
-        let all = plane_sum(part);
-        if UNIT_POS_X == 0 {
-            sum[0] = all;
-        }
-    }
-}
-
-/// The sum of a vector, `[1]`.
-pub(super) fn summed(parts: CubeTensor) -> CubeTensor {
-    let (sum, len) = (empty(&parts, [1], DType::F32), len(&parts));
-    let Planes { count, dim, lanes } = planes(&parts.client, 1);
-    total::launch(
-        &sum.client.clone(),
-        count,
-        dim,
-        parts.into_buffer_arg(),
-        sum.clone().into_buffer_arg(),
-        len as u32,
-        lanes,
-    );
-    sum
 }
 
 impl AdamWOps for CubeBackend {
@@ -124,22 +68,5 @@ impl AdamWOps for CubeBackend {
             c.epsilon,
         );
         (parameter, first, second)
-    }
-
-    fn square_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let x = contiguous(cast(x, DType::F32));
-        let (parts, len) = (empty(&x, [SUMMING as usize], DType::F32), len(&x));
-        let Planes { count, dim, lanes } = planes(&x.client, SUMMING as usize);
-        square_sums::launch(
-            &parts.client.clone(),
-            count,
-            dim,
-            x.into_buffer_arg(),
-            parts.clone().into_buffer_arg(),
-            len as u32,
-            SUMMING,
-            lanes,
-        );
-        summed(parts)
     }
 }

@@ -10,10 +10,10 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::adamw::summed;
 use super::dequantize::dense;
-use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
+use super::launch::{Planes, UNITS, cubes_of_planes, units, vector_size, vector_sum};
 use super::product::{Factor, add_product, product, product_into};
+use super::square_sums::summed;
 use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};
 use crate::cross_entropy::{CrossEntropyOps, IGNORED};
 use crate::frozen::MatrixLayout;
@@ -51,7 +51,7 @@ fn spread<F: Float, G: Float>(
     }
 }
 
-/// The loss of a row of logits a plane; the row's gradient goes to `gradient`, `softmax - one hot`. Every unit keeps the
+/// The loss of a row of logits a cube; the row's gradient goes to `gradient`, `softmax - one hot`. Every unit keeps the
 /// sum of its exponentials relative to its largest logit so far (Milakov & Gimelshein 2018), so that logits are read once
 /// for the loss and once for the gradient.
 #[cube(launch)]
@@ -63,17 +63,21 @@ fn row_losses<G: Float, N: Size>(
     count: u32,
     vectors: u32,
     #[comptime] with_gradient: bool,
-    #[comptime] lanes: u32,
+    #[comptime] planes: usize,
     #[define(G)] _type: ElemType,
 ) {
-    let row = plane_row();
+    // Of each plane: its largest logit, the sum of its exponentials relative to that, and the logit of the target.
+    let mut plane_most = Shared::<[f32]>::new_slice(planes);
+    let mut plane_sums = Shared::<[f32]>::new_slice(planes);
+    let mut plane_wanted = Shared::<[f32]>::new_slice(planes);
+    let row = CUBE_POS as u32;
     if row < count {
         let start = row as usize * vectors as usize;
         let target = targets[row as usize];
         let mut largest = f32::new(-3.0e38);
         let mut sum = 0.0f32;
         let mut wanted = 0.0f32;
-        let mut i = UNIT_POS_X;
+        let mut i = UNIT_POS;
         while i < vectors {
             let values = logits[start + i as usize];
             let before = largest;
@@ -85,16 +89,34 @@ fn row_losses<G: Float, N: Size>(
             }
             sum *= f32::exp(before - largest);
             sum += vector_sum::<N>(Vector::exp(values - Vector::<f32, N>::new(largest)));
-            i += lanes;
+            i += CUBE_DIM;
         }
         let most = plane_max(largest);
         let sum = plane_sum(sum * f32::exp(largest - most));
         let wanted = plane_sum(wanted);
         if UNIT_POS_X == 0 {
+            plane_most[UNIT_POS_Y as usize] = most;
+            plane_sums[UNIT_POS_Y as usize] = sum;
+            plane_wanted[UNIT_POS_Y as usize] = wanted;
+        }
+        sync_cube();
+        let mut most = plane_most[0];
+        let mut wanted = plane_wanted[0];
+        #[unroll]
+        for plane in 1..planes {
+            most = max(most, plane_most[plane]);
+            wanted += plane_wanted[plane];
+        }
+        let mut sum = 0.0f32;
+        #[unroll]
+        for plane in 0..planes {
+            sum += plane_sums[plane] * f32::exp(plane_most[plane] - most);
+        }
+        if UNIT_POS == 0 {
             losses[row as usize] = most + f32::ln(sum) - wanted;
         }
         if with_gradient {
-            let mut i = UNIT_POS_X;
+            let mut i = UNIT_POS;
             while i < vectors {
                 let at = start + i as usize;
                 let mut values = Vector::exp(logits[at] - Vector::<f32, N>::new(most)) / Vector::<f32, N>::new(sum);
@@ -104,7 +126,7 @@ fn row_losses<G: Float, N: Size>(
                     values.insert(j, values.extract(j) - one);
                 }
                 gradient[at] = Vector::cast_from(values);
-                i += lanes;
+                i += CUBE_DIM;
             }
         }
     }
@@ -181,7 +203,7 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
             true => empty(&x, [chunk, vocab], dtype),
             false => empty(&x, [1, 1], dtype),
         };
-        let Planes { count, dim, lanes } = planes(&client, chunk);
+        let Planes { count, dim, .. } = cubes_of_planes(&client, chunk);
         let size = vector_size(DType::F32, vocab);
         row_losses::launch(
             &client,
@@ -195,7 +217,7 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
             chunk as u32,
             (vocab / size) as u32,
             with_gradient,
-            lanes,
+            dim.y as usize,
             kind,
         );
         if let Some(gradients) = &gradients {

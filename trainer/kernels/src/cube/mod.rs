@@ -24,6 +24,7 @@ mod product;
 mod rms_norm;
 mod rope;
 mod seed;
+mod square_sums;
 mod swiglu;
 mod tensors;
 mod trainable_linear;

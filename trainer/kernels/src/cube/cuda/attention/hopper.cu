@@ -291,8 +291,8 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
     hold(score);
     soften(lowest);
     narrow(probability, score);
+    if (tiles > 1) ring.await(1);
     for (u32 tile = 1; tile < tiles; tile++) {
-      ring.await(tile);
       my_turn(group);
       begin();
       inner<ROWS, KEYS>(score, own, base_row, keys_of(tile));
@@ -303,6 +303,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
       finish<1>();
       hold(score);
       soften(lowest + tile * KEYS);
+      if (tile + 1 < tiles) ring.await(tile + 1);
       finish<0>();
       hold(sum);
       ring.release(tile - 1);
@@ -402,46 +403,36 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 #pragma unroll
     for (u32 n = 0; n < MET / 8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] = power(score[n][i] * factor - base[i / 2]);
-    }
-  };
-  const auto pull_back = [&] {
-#pragma unroll
-    for (u32 n = 0; n < MET / 8; n++) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] *= pull[n][i] - rest[i / 2];
+      for (int i = 0; i < 4; i++) score[n][i] = power(score[n][i] * factor - base[i / 2]) * (pull[n][i] - rest[i / 2]);
     }
   };
   const auto start_products = [&](u32 tile) {
-    ring.await(tile);
     my_turn(group);
     begin();
     inner<ROWS, MET>(score, own, base_row, keys_of(tile));
-    commit();
     inner<ROWS, MET>(pull, own + own_bytes, base_row, keys_of(tile) + tile_bytes);
     commit();
   };
   if (tiles > 0) {
+    ring.await(0);
     start_products(0);
     your_turn(group);
-    finish<1>();
-    hold(score);
-    soften(lowest);
     finish<0>();
+    hold(score);
     hold(pull);
-    pull_back();
+    soften(lowest);
     narrow(pulled, score);
+    if (tiles > 1) ring.await(1);
     for (u32 tile = 1; tile < tiles; tile++) {
       start_products(tile);
       outer<MET>(sum, pulled, keys_of(tile - 1));
       commit();
       your_turn(group);
-      finish<2>();
-      hold(score);
-      soften(lowest + tile * MET);
       finish<1>();
+      hold(score);
       hold(pull);
-      pull_back();
+      soften(lowest + tile * MET);
+      if (tile + 1 < tiles) ring.await(tile + 1);
       finish<0>();
       hold(sum);
       ring.release(tile - 1);
