@@ -1,6 +1,6 @@
 """tonfall's attention kernels on their own: against PyTorch in f32, and timed beside PyTorch's fused attention.
 
-Usage: attention.py [--sources DIR] [--generation hopper|ampere …] [--define NAME=VALUE …] [--only-check | --only-time]
+Usage: attention.py [--generation hopper|ampere …] [--only-check | --only-time]
 Needs a CUDA card, nvcc, torch and cupy. Errors are ‖ours − exact‖ / ‖exact‖ beside those of PyTorch in bf16; times are medians
 of 20, by events. Products are counted as each kernel does them, over the keys that are seen.
 """
@@ -32,22 +32,19 @@ TIMED = [([4096], 32, 8, 128, 0), ([4096], 32, 8, 64, 0), ([1024] * 4, 32, 8, 12
 
 
 class Kernels:
-    def __init__(self, sources, generation, definitions):
-        self.sources, self.generation, self.definitions, self.built, self.loaded = sources, generation, definitions, {}, {}
+    def __init__(self, generation):
+        self.generation, self.built, self.loaded = generation, {}, {}
         self.threads, self.held, self.alignment = GENERATIONS[generation]
-        held = [word.partition("=")[2] for word in definitions if word.startswith("HELD=")]
-        if held:
-            self.held = [int(rows) for rows in held[0].split(",")]
 
     def build(self, head_dim):
         major, minor = torch.cuda.get_device_capability()
         name = f"{major}{minor}{'a' if self.generation == 'hopper' else ''}"
         folder = pathlib.Path(tempfile.mkdtemp())
         source = folder / "attention.cu"
-        source.write_text("".join((self.sources / f"{part}.cu").read_text() for part in ("prelude", self.generation)))
-        words = [f"-D{word}" for word in [f"HEAD_DIM={head_dim}", *self.definitions] if not word.startswith("HELD=")]
+        source.write_text("".join((SOURCES / f"{part}.cu").read_text() for part in ("prelude", self.generation)))
         self.built[head_dim] = folder / "attention.cubin"
-        subprocess.run(["nvcc", f"-gencode=arch=compute_{name},code=sm_{name}", "-cubin", "-o", self.built[head_dim], source, *words], check=True)
+        subprocess.run(["nvcc", f"-gencode=arch=compute_{name},code=sm_{name}", "-cubin", "-o", self.built[head_dim], source, f"-DHEAD_DIM={head_dim}"],
+                       check=True)
 
     def load(self, head_dim):
         if head_dim not in self.loaded:
@@ -137,15 +134,13 @@ def time_pytorch(case, backend):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sources", type=pathlib.Path, default=SOURCES)
     parser.add_argument("--generation", nargs="+", choices=list(GENERATIONS), default=["ampere", "hopper"])
-    parser.add_argument("--define", nargs="*", default=[], help="for the hopper source; HELD=a,b,c are its rows in shared memory")
     parser.add_argument("--only-check", action="store_true")
     parser.add_argument("--only-time", action="store_true")
     arguments = parser.parse_args()
     torch.manual_seed(7)
     torch.backends.cuda.matmul.allow_tf32 = False
-    made = {name: Kernels(arguments.sources, name, arguments.define if name == "hopper" else []) for name in arguments.generation}
+    made = {name: Kernels(name) for name in arguments.generation}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(lambda pair: pair[0].build(pair[1]), [(kernels, head_dim) for kernels in made.values() for head_dim in (64, 128)]))
     for shape in CHECKED if not arguments.only_time else []:

@@ -222,8 +222,8 @@ pub struct Nf4Piece {
 /// When the pieces are not those of `n` values.
 #[must_use]
 pub fn join_nf4(n: usize, pieces: &[Nf4Piece]) -> Vec<u8> {
-    let codes: Vec<u8> = pieces.iter().flat_map(|piece| &piece.codes).copied().collect();
-    let scales: Vec<f32> = pieces.iter().flat_map(|piece| &piece.scales).copied().collect();
+    let codes = pieces.iter().map(|piece| &piece.codes[..]).collect::<Vec<_>>().concat();
+    let scales = pieces.iter().map(|piece| &piece.scales[..]).collect::<Vec<_>>().concat();
     let (absmax, nested_absmax, offset) = quantize_scales(&scales);
     pack_nf4(n, &codes, &absmax, &nested_absmax, offset).unwrap_or_else(|| panic!("pieces of {n} values"))
 }

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use tonfall_blocks::{
-    DYNAMIC_MAP, Format, NF4, NF4_BLOCK, Nf4Sections, Nf4View, byte_len, dequantize, pack_nf4, quantize_nf4,
+    DYNAMIC_MAP, Format, NF4, NF4_BLOCK, Nf4Piece, Nf4Sections, Nf4View, byte_len, dequantize, join_nf4, pack_nf4,
+    quantize_nf4,
 };
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/nf4.safetensors");
@@ -119,5 +120,15 @@ proptest! {
         let mut part = vec![0.0; b - a];
         dequantize(Format::Nf4, &bytes, rows, cols, a, &mut part);
         prop_assert!(part.iter().zip(&whole[a..b]).all(|(x, y)| x.to_bits() == y.to_bits()));
+    }
+}
+
+#[test]
+fn pieces_make_the_buffer_of_the_whole() {
+    let values: Vec<f32> = (0..70 * NF4_BLOCK + 5).map(|i| (i as f32 * 0.37).sin() * (1 + i % 97) as f32).collect();
+    let whole = quantize_nf4(&values);
+    for blocks in [1, 3, 64, 200] {
+        let pieces: Vec<_> = values.chunks(blocks * NF4_BLOCK).map(Nf4Piece::new).collect();
+        assert_eq!(join_nf4(values.len(), &pieces), whole, "{blocks} blocks a piece");
     }
 }

@@ -3,28 +3,12 @@
 // block's 128 and multiply. A tile is as many keys, or queries, as are met at a time. HEAD_DIM is 64 or 128.
 
 #define CONSUMERS 2
-#define ROWS (64 * CONSUMERS)
+#define ROWS (64 * CONSUMERS) // of a block's own side: queries, or keys
 #define THREADS (128 * (CONSUMERS + 1))
-#ifndef KEYS
-#define KEYS 128 // met at a time, forward
-#endif
-#ifndef MET
-#define MET 64 // met at a time, backward
-#endif
-#ifndef FORWARD_STAGES
-#define FORWARD_STAGES 3
-#endif
-#ifndef BACKWARD_STAGES
+#define KEYS 128              // met at a time, forward
+#define MET 64                // met at a time, backward
+#define FORWARD_STAGES 3      // tiles in the ring
 #define BACKWARD_STAGES 4
-#endif
-#ifndef PINGPONG
-#define PINGPONG 1
-#endif
-#ifndef EARLY
-#define EARLY 1
-#endif
-#define FEW 24
-#define MANY 240
 
 typedef unsigned long long u64;
 
@@ -179,22 +163,13 @@ template <u32 STAGES> struct Ring {
   }
 };
 
-#define STR2(x) #x
-#define STR(x) STR2(x)
-__device__ __forceinline__ void few_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 " STR(FEW) ";"); }
-__device__ __forceinline__ void many_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 " STR(MANY) ";"); }
+// A block has 168 registers a thread; the warpgroup that copies gives most of its own to those that multiply.
+__device__ __forceinline__ void few_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
+__device__ __forceinline__ void many_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240;"); }
 
-// The first warpgroup copies; the others take turns in beginning their products.
-__device__ __forceinline__ void my_turn(u32 group) {
-#if PINGPONG
-  asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory");
-#endif
-}
-__device__ __forceinline__ void your_turn(u32 group) {
-#if PINGPONG
-  asm volatile("bar.arrive %0, 256;" ::"r"(2 - group) : "memory");
-#endif
-}
+// Consumers begin their products in turn, so that one multiplies while the other has exponentials to compute.
+__device__ __forceinline__ void my_turn(u32 group) { asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory"); }
+__device__ __forceinline__ void your_turn(u32 group) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - group) : "memory"); }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *normalisers,
@@ -291,8 +266,8 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
     hold(score);
     soften(lowest);
     narrow(probability, score);
-    if (tiles > 1) ring.await(1);
     for (u32 tile = 1; tile < tiles; tile++) {
+      ring.await(tile);
       my_turn(group);
       begin();
       inner<ROWS, KEYS>(score, own, base_row, keys_of(tile));
@@ -303,7 +278,6 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
       finish<1>();
       hold(score);
       soften(lowest + tile * KEYS);
-      if (tile + 1 < tiles) ring.await(tile + 1);
       finish<0>();
       hold(sum);
       ring.release(tile - 1);
@@ -432,6 +406,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
       hold(score);
       hold(pull);
       soften(lowest + tile * MET);
+      // Here, since a loop is what the compiler does not move waiting across: it would wait ahead of the exponentials.
       if (tile + 1 < tiles) ring.await(tile + 1);
       finish<0>();
       hold(sum);
@@ -539,14 +514,10 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
       }
     }
     narrow(probability, score);
-#if EARLY
     begin();
     outer<MET>(value_sum, probability, queries_of(round) + tile_bytes);
     commit();
     finish<1>();
-#else
-    finish<0>();
-#endif
     hold(pull);
 #pragma unroll
     for (u32 n = 0; n < MET / 8; n++) {
@@ -556,9 +527,6 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     }
     narrow(pulled, pull);
     begin();
-#if !EARLY
-    outer<MET>(value_sum, probability, queries_of(round) + tile_bytes);
-#endif
     outer<MET>(key_sum, pulled, queries_of(round));
     commit();
     finish<0>();
