@@ -71,7 +71,7 @@ mod tests {
         let squares = gradients.iter().flat_map(values).map(|g| f64::from(g).powi(2));
         let want = squares.sum::<f64>().sqrt();
         let sums = square_sums(&gradients.each_ref()).expect("gradients").into_data();
-        assert_eq!(sums.shape.to_vec(), [3]);
+        assert_eq!(sums.num_elements(), 3);
         assert!((norm(&sums) - want).abs() < 1e-9 * want);
         assert!(square_sums::<2>(&[]).is_none());
     }

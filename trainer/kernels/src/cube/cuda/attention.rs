@@ -16,7 +16,7 @@ struct Generation {
     source: &'static str,
     /// Of a block.
     threads: u32,
-    /// Rows of one head in shared memory, by `Pass`.
+    /// Rows of one head in shared memory, by `Pass`: a block's own tiles, and as many pairs of tiles as are held at once.
     held: [usize; 3],
     /// Bytes more, to begin where the card wants them to.
     alignment: usize,

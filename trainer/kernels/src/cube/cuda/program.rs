@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CString, c_void};
 
 use cudarc::driver::{result as driver, sys};
@@ -43,12 +44,18 @@ pub(super) struct Launch {
     pub(super) shared: u32,
 }
 
-/// A kernel's source, definitions and name.
-type Key = (&'static str, String, &'static str);
+/// Where a source lies, which is quicker to compare than what it says, and its definitions.
+type Key = (*const u8, String);
 
 thread_local! {
-    /// Kernels that are loaded. They stay so for as long as the thread lives, which is as long as the device is used.
-    static LOADED: RefCell<HashMap<Key, sys::CUfunction>> = RefCell::default();
+    /// What is loaded. It stays so for as long as the thread lives, which is as long as the device is used.
+    static LOADED: RefCell<HashMap<Key, Module>> = RefCell::default();
+}
+
+/// A compiled source and those of its kernels that were asked for.
+struct Module {
+    handle: sys::CUmodule,
+    kernels: HashMap<&'static str, sys::CUfunction>,
 }
 
 impl Program<'_> {
@@ -64,16 +71,15 @@ impl Program<'_> {
         stream: sys::CUstream,
     ) -> Result<(), String> {
         let definitions: String = self.definitions.iter().map(|(name, value)| format!("-D{name}={value}\n")).collect();
-        let key = (self.source, definitions, name);
-        let loaded = LOADED.with_borrow(|loaded| loaded.get(&key).copied());
-        let function = match loaded {
-            Some(function) => function,
-            None => {
-                let function = load(&key).map_err(|why| format!("{name}: {why}"))?;
-                LOADED.with_borrow_mut(|loaded| loaded.insert(key, function));
-                function
-            }
-        };
+        let function = LOADED
+            .with_borrow_mut(|loaded| match loaded.entry((self.source.as_ptr(), definitions)) {
+                Entry::Occupied(module) => module.into_mut().kernel(name),
+                Entry::Vacant(place) => {
+                    let module = Module::compile(self.source, &place.key().1)?;
+                    place.insert(module).kernel(name)
+                }
+            })
+            .map_err(|why| format!("{name}: {why}"))?;
         let Launch { grid: [x, y, z], threads, shared } = *launch;
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         // SAFETY: the function is loaded, the pointers point to arguments that live until the call returns, and what they
@@ -89,19 +95,31 @@ impl Program<'_> {
     }
 }
 
-fn load((source, definitions, name): &Key) -> Result<sys::CUfunction, String> {
-    let options = CompileOptions {
-        options: std::iter::once(format!("--gpu-architecture={}", architecture()?))
-            .chain(definitions.lines().map(str::to_owned))
-            .collect(),
-        ..CompileOptions::default()
-    };
-    let compiled = compile_ptx_with_opts(source, options).map_err(|error| format!("{error:?}"))?;
-    let text = CString::new(compiled.to_src()).map_err(|error| error.to_string())?;
-    let name = CString::new(*name).map_err(|error| error.to_string())?;
-    // SAFETY: the text is a whole PTX module that ends with a zero; the module is never unloaded.
-    unsafe { driver::module::get_function(driver::module::load_data(text.as_ptr().cast()).map_err(said)?, name) }
-        .map_err(said)
+impl Module {
+    fn compile(source: &str, definitions: &str) -> Result<Self, String> {
+        let options = CompileOptions {
+            options: std::iter::once(format!("--gpu-architecture={}", architecture()?))
+                .chain(definitions.lines().map(str::to_owned))
+                .collect(),
+            ..CompileOptions::default()
+        };
+        let compiled = compile_ptx_with_opts(source, options).map_err(|error| format!("{error:?}"))?;
+        let text = CString::new(compiled.to_src()).map_err(|error| error.to_string())?;
+        // SAFETY: the text is a whole PTX module that ends with a zero.
+        let handle = unsafe { driver::module::load_data(text.as_ptr().cast()) }.map_err(said)?;
+        Ok(Self { handle, kernels: HashMap::new() })
+    }
+
+    fn kernel(&mut self, name: &'static str) -> Result<sys::CUfunction, String> {
+        if let Some(kernel) = self.kernels.get(name) {
+            return Ok(*kernel);
+        }
+        let text = CString::new(name).map_err(|error| error.to_string())?;
+        // SAFETY: the module is never unloaded.
+        let kernel = unsafe { driver::module::get_function(self.handle, text) }.map_err(said)?;
+        self.kernels.insert(name, kernel);
+        Ok(kernel)
+    }
 }
 
 /// The current card's compute capability, major and minor.

@@ -1,6 +1,7 @@
 // The same kernels for Hopper (compute capability 9.0), where warpgroups of 128 threads multiply straight from shared memory
 // (wgmma). Of the three warpgroups of a block the first copies tiles into a ring; the other two have 64 rows each of the
-// block's 128 and multiply. A tile is as many keys, or queries, as are met at a time. HEAD_DIM is 64 or 128.
+// block's 128 and multiply. A tile is as many keys, or queries, as are met at a time. HEAD_DIM is 64 or 128. What the kernels
+// take, write and promise is what ampere.cu says of them; shared memory is the block's own tiles, then the ring.
 
 #define CONSUMERS 2
 #define ROWS (64 * CONSUMERS) // of a block's own side: queries, or keys
