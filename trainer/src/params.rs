@@ -157,3 +157,24 @@ impl GradientSums {
         self.sums
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn what_is_read_is_the_sum_of_the_losses_and_the_norm_over_all_gradients() {
+        let device = Device::flex();
+        let row = |values: [f32; 2]| Tensor::<2>::from_data([values], &device);
+        let mut store = ParamStore::default();
+        let ids = ["first", "second", "third"].map(|name| store.register(name, row([0.0, 0.0]), vec![1, 2]));
+        let mut sums = GradientSums::new(&store);
+        assert_eq!(sums.read(Vec::new()), Read { loss: 0.0, norm: 0.0 });
+        sums.add(ids[0], row([1.0, 1.0]));
+        sums.add(ids[0], row([2.0, 3.0]));
+        sums.add(ids[2], row([12.0, 0.0]));
+        let losses = [0.5_f32, 2.0].map(|loss| Tensor::<1>::from_data([loss], &device)).to_vec();
+        assert_eq!(sums.read(losses), Read { loss: 2.5, norm: 13.0 });
+    }
+}

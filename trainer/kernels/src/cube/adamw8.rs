@@ -7,7 +7,7 @@ use burn_cubecl::kernel::cast;
 use cubecl::prelude::*;
 
 use super::launch::{Planes, plane_row, planes};
-use super::tensors::{contiguous, len, owned, upload};
+use super::tensors::{contiguous, len, owned, upload_shared};
 use crate::adamw::Coefficients;
 use crate::adamw8::{AdamW8Ops, BLOCK, WORDS, maps};
 
@@ -138,7 +138,7 @@ impl AdamW8Ops for CubeBackend {
         let (count, blocks) = (len(&parameter), len(&first_absmax));
         assert_eq!(blocks, count.div_ceil(BLOCK), "blocks of {count} elements");
         let numbers = maps().iter().flat_map(|map| map.values.into_iter().chain(map.between));
-        let tables = upload(&parameter, &numbers.map(f32::to_bits).collect::<Vec<u32>>());
+        let tables = upload_shared(&parameter, &numbers.map(f32::to_bits).collect::<Vec<u32>>());
         let Planes { count: cubes, dim, lanes } = planes(&parameter.client, blocks);
         step::launch(
             &parameter.client.clone(),

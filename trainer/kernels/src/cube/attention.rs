@@ -18,7 +18,7 @@ use cubecl::prelude::*;
 use super::cuda;
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::product::{Factor, product};
-use super::tensors::{contiguous, dims, empty, float, upload, zeros};
+use super::tensors::{contiguous, dims, empty, float, upload_shared, zeros};
 use crate::attention::{AttentionLayout, AttentionOps};
 
 /// Most queries of a block.
@@ -249,7 +249,7 @@ impl Visible {
             first += size;
         }
         let upload_all = |bound: fn(&std::ops::Range<usize>) -> usize| {
-            upload(q, &ranges.iter().map(|range| bound(range) as u32).collect::<Vec<_>>())
+            upload_shared(q, &ranges.iter().map(|range| bound(range) as u32).collect::<Vec<_>>())
         };
         Self { starts: upload_all(|range| range.start), ends: upload_all(|range| range.end), blocks }
     }

@@ -8,7 +8,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{UNITS, units, vector_size};
-use super::tensors::{contiguous, dims, empty, float, upload};
+use super::tensors::{contiguous, dims, empty, float, upload_shared};
 use crate::rope::{Angles, RopeOps};
 
 /// Lengths are in vectors; `N` divides `half`.
@@ -46,7 +46,7 @@ impl RopeOps for CubeBackend {
         let x = contiguous(x);
         let (tokens, columns) = dims(&x);
         let (cos, sin) = angles.on_device(&x);
-        let positions = upload(&x, &positions);
+        let positions = upload_shared(&x, &positions);
         let y = empty(&x, [tokens, columns], x.dtype);
         let (kind, size) = (float(&x), vector_size(x.dtype, angles.half()));
         rotate::launch(

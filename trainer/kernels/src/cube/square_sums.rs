@@ -1,4 +1,4 @@
-//! Sums of vectors and of squares, each by planes in one order.
+//! Sums of vectors, and of squares in parts, each by planes in one order.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
@@ -7,35 +7,42 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{Planes, plane_row, planes};
+use super::launch::{Planes, plane_row, planes, vector_size, vector_sum};
 use super::tensors::{contiguous, empty, len, owned, reshaped, zeros};
 use crate::square_sums::SquareSumOps;
 
-/// Planes that sum one tensor.
-const SUMMING: u32 = 1024;
+/// Planes that sum one tensor, each a part of its own.
+const SUMMING: usize = 256;
 
-/// Plane `p` sums the squares of elements `p · lanes + lane`, and so on in strides of all planes.
+/// Plane `p` sums the squares of vectors `p · lanes + lane`, and so on in strides of all planes, to `sums[first + p]`.
 #[cube(launch)]
-fn square_sums(x: &[f32], sums: &mut [f32], len: u32, planes: u32, #[comptime] lanes: u32) {
+fn square_sums<N: Size>(
+    x: &[Vector<f32, N>],
+    sums: &mut [f32],
+    vectors: u32,
+    planes: u32,
+    first: u32,
+    #[comptime] lanes: u32,
+) {
     let plane = plane_row();
     if plane < planes {
-        let mut sum = 0.0f32;
+        let mut squares = Vector::<f32, N>::zeroed();
         let mut i = plane * lanes + UNIT_POS_X;
-        while i < len {
-            let value = x[i as usize];
-            sum += value * value;
+        while i < vectors {
+            let values = x[i as usize];
+            squares += values * values;
             i += planes * lanes;
         }
-        let sum = plane_sum(sum);
+        let sum = plane_sum(vector_sum::<N>(squares));
         if UNIT_POS_X == 0 {
-            sums[plane as usize] = sum;
+            sums[(first + plane) as usize] = sum;
         }
     }
 }
 
-/// The sum of all elements to `sums[place]`, by one plane.
+/// The sum of all elements, by one plane.
 #[cube(launch)]
-fn total(parts: &[f32], sums: &mut [f32], len: u32, place: u32, #[comptime] lanes: u32) {
+fn total(parts: &[f32], sum: &mut [f32], len: u32, #[comptime] lanes: u32) {
     if plane_row() == 0 {
         let mut part = 0.0f32;
         let mut i = UNIT_POS_X;
@@ -45,54 +52,41 @@ fn total(parts: &[f32], sums: &mut [f32], len: u32, place: u32, #[comptime] lane
         }
         let all = plane_sum(part);
         if UNIT_POS_X == 0 {
-            sums[place as usize] = all;
+            sum[0] = all;
         }
     }
 }
 
-/// Writes the sum of a vector to a place of another one.
-fn put_total(parts: CubeTensor, sums: &CubeTensor, place: usize) {
-    let len = len(&parts) as u32;
-    let Planes { count, dim, lanes } = planes(&parts.client, 1);
-    total::launch(
-        &sums.client,
-        count,
-        dim,
-        parts.into_buffer_arg(),
-        sums.clone().into_buffer_arg(),
-        len,
-        place as u32,
-        lanes,
-    );
-}
-
 /// The sum of a vector, `[1]`.
 pub(super) fn summed(parts: CubeTensor) -> CubeTensor {
-    let sum = empty(&parts, [1], DType::F32);
-    put_total(parts, &sum, 0);
+    let (sum, len) = (empty(&parts, [1], DType::F32), len(&parts) as u32);
+    let Planes { count, dim, lanes } = planes(&parts.client, 1);
+    total::launch(&sum.client, count, dim, parts.into_buffer_arg(), sum.clone().into_buffer_arg(), len, lanes);
     sum
 }
 
 impl SquareSumOps for CubeBackend {
-    fn no_square_sums(like: FloatTensor<Self>, len: usize) -> FloatTensor<Self> {
-        reshaped(zeros(&like, 1, len), [len])
+    fn no_square_sums(like: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self> {
+        reshaped(zeros(&like, tensors, SUMMING), [tensors * SUMMING])
     }
 
     fn put_square_sum(sums: FloatTensor<Self>, x: FloatTensor<Self>, place: usize) -> FloatTensor<Self> {
         let (sums, x) = (owned(sums), contiguous(cast(x, DType::F32)));
-        let (parts, len) = (empty(&x, [SUMMING as usize], DType::F32), len(&x));
-        let Planes { count, dim, lanes } = planes(&x.client, SUMMING as usize);
+        let Planes { count, dim, lanes } = planes(&x.client, SUMMING);
+        let size = vector_size(DType::F32, len(&x));
+        let vectors = (len(&x) / size) as u32;
         square_sums::launch(
-            &parts.client.clone(),
+            &sums.client,
             count,
             dim,
+            size,
             x.into_buffer_arg(),
-            parts.clone().into_buffer_arg(),
-            len as u32,
-            SUMMING,
+            sums.clone().into_buffer_arg(),
+            vectors,
+            SUMMING as u32,
+            (place * SUMMING) as u32,
             lanes,
         );
-        put_total(parts, &sums, place);
         sums
     }
 }

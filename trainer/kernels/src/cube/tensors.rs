@@ -1,5 +1,7 @@
 //! Between Burn's tensors on a CubeCL device and the arguments of kernels.
 
+use std::cell::RefCell;
+
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::{self, empty_device_contiguous_dtype};
@@ -56,6 +58,29 @@ pub(crate) fn upload(like: &CubeTensor, values: &[u32]) -> CubeTensor {
         handle,
         DType::U32,
     )
+}
+
+/// As `upload`, for words that one operation after the other reads: positions, ranges of keys, tables. Those of the last few
+/// calls stay on the device, and words that are already there are not sent again. No kernel may change them.
+pub(crate) fn upload_shared(like: &CubeTensor, values: &[u32]) -> CubeTensor {
+    UPLOADED.with_borrow_mut(|kept| {
+        let same = |(words, tensor): &(Vec<u32>, CubeTensor)| tensor.device == like.device && words == values;
+        let entry = match kept.iter().position(same) {
+            Some(place) => kept.remove(place),
+            None => (values.to_vec(), upload(like, values)),
+        };
+        let tensor = entry.1.clone();
+        kept.insert(0, entry);
+        kept.truncate(UPLOADS_KEPT);
+        tensor
+    })
+}
+
+const UPLOADS_KEPT: usize = 8;
+
+thread_local! {
+    /// The last one first.
+    static UPLOADED: RefCell<Vec<(Vec<u32>, CubeTensor)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The same elements as a matrix of another shape; the tensor is contiguous.
