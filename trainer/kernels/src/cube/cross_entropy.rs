@@ -11,7 +11,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::dequantize::dense;
-use super::launch::{Planes, UNITS, cubes_of_planes, units, vector_size, vector_sum};
+use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::product::{Factor, add_product, product, product_into};
 use super::square_sums::summed;
 use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};
@@ -51,34 +51,41 @@ fn spread<F: Float, G: Float>(
     }
 }
 
-/// The loss of a row of logits a cube; the row's gradient goes to `gradient`, `softmax - one hot`. Every unit keeps the
-/// sum of its exponentials relative to its largest logit so far (Milakov & Gimelshein 2018), so that logits are read once
-/// for the loss and once for the gradient.
+/// Planes that share a row of logits.
+const PARTS: u32 = 8;
+
+/// The first and the one behind the last vector of a plane's part of a row.
+#[cube]
+fn part_of(vectors: u32, part: u32) -> (u32, u32) {
+    let each = (vectors + PARTS - 1) / PARTS;
+    (min(part * each, vectors), min((part + 1) * each, vectors))
+}
+
+/// Of each part of a row of logits: its largest logit, the sum of its exponentials relative to that, and the logit of the
+/// target where it is in there. Every unit keeps its sum relative to its largest logit so far (Milakov & Gimelshein 2018),
+/// so that logits are read once here and once for the gradient.
 #[cube(launch)]
-fn row_losses<G: Float, N: Size>(
+fn row_parts<N: Size>(
     logits: &[Vector<f32, N>],
     targets: &[u32],
-    losses: &mut [f32],
-    gradient: &mut [Vector<G, N>],
+    largest_logits: &mut [f32],
+    sums: &mut [f32],
+    wanted_logits: &mut [f32],
     count: u32,
     vectors: u32,
-    #[comptime] with_gradient: bool,
-    #[comptime] planes: usize,
-    #[define(G)] _type: ElemType,
+    #[comptime] lanes: u32,
 ) {
-    // Of each plane: its largest logit, the sum of its exponentials relative to that, and the logit of the target.
-    let mut plane_most = Shared::<[f32]>::new_slice(planes);
-    let mut plane_sums = Shared::<[f32]>::new_slice(planes);
-    let mut plane_wanted = Shared::<[f32]>::new_slice(planes);
-    let row = CUBE_POS as u32;
-    if row < count {
+    let plane = plane_row();
+    if plane < count * PARTS {
+        let row = plane / PARTS;
         let start = row as usize * vectors as usize;
         let target = targets[row as usize];
+        let (first, end) = part_of(vectors, plane % PARTS);
         let mut largest = f32::new(-3.0e38);
         let mut sum = 0.0f32;
         let mut wanted = 0.0f32;
-        let mut i = UNIT_POS;
-        while i < vectors {
+        let mut i = first + UNIT_POS_X;
+        while i < end {
             let values = logits[start + i as usize];
             let before = largest;
             #[unroll]
@@ -89,35 +96,62 @@ fn row_losses<G: Float, N: Size>(
             }
             sum *= f32::exp(before - largest);
             sum += vector_sum::<N>(Vector::exp(values - Vector::<f32, N>::new(largest)));
-            i += CUBE_DIM;
+            i += lanes;
         }
         let most = plane_max(largest);
         let sum = plane_sum(sum * f32::exp(largest - most));
         let wanted = plane_sum(wanted);
         if UNIT_POS_X == 0 {
-            plane_most[UNIT_POS_Y as usize] = most;
-            plane_sums[UNIT_POS_Y as usize] = sum;
-            plane_wanted[UNIT_POS_Y as usize] = wanted;
+            largest_logits[plane as usize] = most;
+            sums[plane as usize] = sum;
+            wanted_logits[plane as usize] = wanted;
         }
-        sync_cube();
-        let mut most = plane_most[0];
-        let mut wanted = plane_wanted[0];
-        #[unroll]
-        for plane in 1..planes {
-            most = max(most, plane_most[plane]);
-            wanted += plane_wanted[plane];
+    }
+}
+
+/// The loss of a row of logits from its parts; the row's gradient goes to `gradient`, `softmax - one hot`.
+#[cube(launch)]
+fn row_losses<G: Float, N: Size>(
+    logits: &[Vector<f32, N>],
+    targets: &[u32],
+    largest_logits: &[f32],
+    sums: &[f32],
+    wanted_logits: &[f32],
+    losses: &mut [f32],
+    gradient: &mut [Vector<G, N>],
+    count: u32,
+    vectors: u32,
+    #[comptime] with_gradient: bool,
+    #[comptime] lanes: u32,
+    #[define(G)] _type: ElemType,
+) {
+    let plane = plane_row();
+    if plane < count * PARTS {
+        let row = plane / PARTS;
+        let start = row as usize * vectors as usize;
+        let target = targets[row as usize];
+        let mut most = f32::new(-3.0e38);
+        let mut part = 0u32;
+        while part < PARTS {
+            most = max(most, largest_logits[(row * PARTS + part) as usize]);
+            part += 1;
         }
         let mut sum = 0.0f32;
-        #[unroll]
-        for plane in 0..planes {
-            sum += plane_sums[plane] * f32::exp(plane_most[plane] - most);
+        let mut wanted = 0.0f32;
+        let mut part = 0u32;
+        while part < PARTS {
+            let at = (row * PARTS + part) as usize;
+            sum += sums[at] * f32::exp(largest_logits[at] - most);
+            wanted += wanted_logits[at];
+            part += 1;
         }
-        if UNIT_POS == 0 {
+        if plane % PARTS == 0 && UNIT_POS_X == 0 {
             losses[row as usize] = most + f32::ln(sum) - wanted;
         }
         if with_gradient {
-            let mut i = UNIT_POS;
-            while i < vectors {
+            let (first, end) = part_of(vectors, plane % PARTS);
+            let mut i = first + UNIT_POS_X;
+            while i < end {
                 let at = start + i as usize;
                 let mut values = Vector::exp(logits[at] - Vector::<f32, N>::new(most)) / Vector::<f32, N>::new(sum);
                 #[unroll]
@@ -126,7 +160,7 @@ fn row_losses<G: Float, N: Size>(
                     values.insert(j, values.extract(j) - one);
                 }
                 gradient[at] = Vector::cast_from(values);
-                i += CUBE_DIM;
+                i += lanes;
             }
         }
     }
@@ -203,21 +237,39 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
             true => empty(&x, [chunk, vocab], dtype),
             false => empty(&x, [1, 1], dtype),
         };
-        let Planes { count, dim, .. } = cubes_of_planes(&client, chunk);
-        let size = vector_size(DType::F32, vocab);
+        let Planes { count, dim, lanes } = planes(&client, chunk * PARTS as usize);
+        let (size, logits) = (vector_size(DType::F32, vocab), contiguous(logits));
+        let [largest, sums, targets_logits] = [(); 3].map(|()| empty(&x, [chunk * PARTS as usize], DType::F32));
+        row_parts::launch(
+            &client,
+            count.clone(),
+            dim,
+            size,
+            logits.clone().into_buffer_arg(),
+            wanted.clone().into_buffer_arg(),
+            largest.clone().into_buffer_arg(),
+            sums.clone().into_buffer_arg(),
+            targets_logits.clone().into_buffer_arg(),
+            chunk as u32,
+            (vocab / size) as u32,
+            lanes,
+        );
         row_losses::launch(
             &client,
             count,
             dim,
             size,
-            contiguous(logits).into_buffer_arg(),
+            logits.into_buffer_arg(),
             wanted.into_buffer_arg(),
+            largest.into_buffer_arg(),
+            sums.into_buffer_arg(),
+            targets_logits.into_buffer_arg(),
             rows(&losses, start, chunk).into_buffer_arg(),
             dlogits.clone().into_buffer_arg(),
             chunk as u32,
             (vocab / size) as u32,
             with_gradient,
-            dim.y as usize,
+            lanes,
             kind,
         );
         if let Some(gradients) = &gradients {

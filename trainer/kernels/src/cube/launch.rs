@@ -4,7 +4,7 @@
 //! Vulkan promises), so long ones are folded: kernels ask `CUBE_POS` or `ABSOLUTE_POS` and leave when it is beyond the end.
 //!
 //! A row that is summed belongs to one plane (a warp), whose units sum among themselves: no shared memory, no barrier, and
-//! one order of every sum. Rows as long as a vocabulary have a whole cube each, whose planes meet in shared memory.
+//! one order of every sum. Rows as long as a vocabulary are cut into parts for several planes.
 
 use burn::tensor::DType;
 use cubecl::client::Client;
@@ -46,12 +46,6 @@ pub(crate) fn planes(client: &Client, rows: usize) -> Planes {
     let lanes = client.properties().hardware.plane_size_max;
     let height = (UNITS / lanes).max(1);
     Planes { count: cubes(rows.div_ceil(height as usize)), dim: CubeDim::new_2d(lanes, height), lanes }
-}
-
-/// A cube of planes for each of `rows` long rows: the row is `CUBE_POS`.
-pub(crate) fn cubes_of_planes(client: &Client, rows: usize) -> Planes {
-    let lanes = client.properties().hardware.plane_size_max;
-    Planes { count: cubes(rows), dim: CubeDim::new_2d(lanes, (UNITS / lanes).max(1)), lanes }
 }
 
 /// The row of this unit's plane; its place in the plane is `UNIT_POS_X`.
