@@ -105,10 +105,9 @@ fn recomputed(
         });
     }
 
-    let binding = Binding::tracked(&model.params);
-    let embedded = model.embed(&batch.input_ids, &binding);
-    if embedded.is_autodiff() && embedded.is_tracked() {
-        let mut gradients = seed(embedded, upstream).backward();
+    if model.trains_embeddings() {
+        let binding = Binding::tracked(&model.params);
+        let mut gradients = seed(model.embed(&batch.input_ids, &binding), upstream).backward();
         binding.collect(&mut gradients, sums);
     }
     value

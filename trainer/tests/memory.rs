@@ -216,8 +216,11 @@ fn every_size_class_grows_with_its_parameters() {
             assert!(four_bits[0] < next[0] && pair[0].dense[0] < pair[1].dense[0], "{}", pair[1].class);
         }
         let eight = classes.iter().find(|class| class.class == "Llama-3.1-8B").expect("8B");
-        // 7.0 billion values in NF4 with double quantisation, 1.05 billion in bf16; 16.06 GB dense.
+        // 7.0 billion values in NF4 with double quantisation, 1.05 billion in bf16; 16.06 GB dense. Of these, a GPU doesn't
+        // hold the embeddings.
+        let elsewhere = if device == DeviceKind::Cpu { 0 } else { 1_050_673_152 };
         assert!((8.0e9..8.1e9).contains(&(eight.parameters as f64)));
-        assert!(eight.dense[0] > 16_060_000_000 && eight.four_bits.expect("LoRA")[1] > 5_600_000_000);
+        assert!(eight.dense[0] > 16_060_000_000 - elsewhere);
+        assert!(eight.four_bits.expect("LoRA")[1] > 5_600_000_000 - elsewhere);
     }
 }

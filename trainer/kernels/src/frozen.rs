@@ -6,7 +6,6 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use tonfall_blocks::{Format, byte_len};
 
 use crate::cpu::dequantize::Stored;
-#[cfg(feature = "cube")]
 use crate::resident::resident;
 
 /// Number format and shape of a stored matrix.
@@ -41,19 +40,23 @@ impl FrozenMatrix {
     #[must_use]
     pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
         assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} matrix in {format}");
+        let layout = MatrixLayout { format, rows, cols };
+        resident(&device.clone().inner(), bytes, |bytes| Self::passing(bytes, layout, device))
+    }
+
+    /// A matrix that lasts no longer than a pass.
+    pub(crate) fn passing(bytes: Vec<u8>, layout: MatrixLayout, device: &Device) -> Self {
         let device = device.clone().inner();
         #[cfg(feature = "cube")]
         if device != Device::flex() {
-            let words = crate::cube::device_words(&bytes, format);
+            let words = crate::cube::device_words(&bytes, layout.format);
             let len = words.len();
-            let data = TensorData::new(words, [len]);
-            let data = resident(&device, data, |data| Tensor::from_data(data, (&device, DType::U32)));
-            return Self { data, layout: MatrixLayout { format, rows, cols } };
+            let data = Tensor::from_data(TensorData::new(words, [len]), (&device, DType::U32));
+            return Self { data, layout };
         }
         let len = bytes.len();
         let data = TensorData::from_bytes_vec(bytes, [len], DType::U8);
-        let data = Tensor::from_data(data, (&device, DType::U8));
-        Self { data, layout: MatrixLayout { format, rows, cols } }
+        Self { data: Tensor::from_data(data, (&device, DType::U8)), layout }
     }
 
     #[must_use]

@@ -23,6 +23,7 @@ mod dropout;
 mod embedding;
 mod flex;
 mod frozen;
+mod host_table;
 mod linear;
 mod lora;
 mod op;
@@ -47,6 +48,7 @@ pub use cross_entropy::{Head, IGNORED, held_tokens, linear_cross_entropy, logits
 pub use dropout::Dropout;
 pub use embedding::{embedding, trainable_embedding};
 pub use frozen::{FrozenMatrix, MatrixLayout};
+pub use host_table::HostTable;
 pub use linear::linear;
 pub use lora::{Adapter, lora_linear, seed_lora_linear};
 pub use resident::resident;

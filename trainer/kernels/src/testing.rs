@@ -28,15 +28,20 @@ pub(crate) fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.clone().into_data().try_to_vec().expect("f32")
 }
 
-/// A matrix in a format, and its dense values.
-pub(crate) fn stored(format: Format, rows: usize, cols: usize, seed: u64) -> (FrozenMatrix, Tensor<2>) {
+/// The bytes of a matrix in a format.
+pub(crate) fn stored_bytes(format: Format, rows: usize, cols: usize, seed: u64) -> Vec<u8> {
     let numbers = numbers(rows * cols, seed);
-    let bytes = match format {
+    match format {
         Format::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
         Format::Nf4 => quantize_nf4(&numbers),
         // Any bytes are numbers in these formats; cleared high bits keep the exponents small.
         _ => (0..byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x3b).collect(),
-    };
+    }
+}
+
+/// A matrix in a format, and its dense values.
+pub(crate) fn stored(format: Format, rows: usize, cols: usize, seed: u64) -> (FrozenMatrix, Tensor<2>) {
+    let bytes = stored_bytes(format, rows, cols, seed);
     let mut dense = vec![0.0; rows * cols];
     tonfall_blocks::dequantize(format, &bytes, rows, cols, 0, &mut dense);
     (FrozenMatrix::new(bytes, format, rows, cols, &device()), tensor(dense, [rows, cols]))

@@ -11,9 +11,9 @@
 use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
-    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, IGNORED, Moment8, RopeTable, Segment,
-    adamw_step, adamw8_step, attention, embedding, linear, linear_cross_entropy, lora_linear, norm, rms_norm_heads,
-    rope, square_sums, swiglu, token_losses, trainable_embedding, trainable_linear,
+    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HostTable, IGNORED, Moment8, RopeTable,
+    Segment, adamw_step, adamw8_step, attention, embedding, linear, linear_cross_entropy, lora_linear, norm,
+    rms_norm_heads, rope, square_sums, swiglu, token_losses, trainable_embedding, trainable_linear,
 };
 
 /// The device under test.
@@ -107,15 +107,19 @@ fn compare(what: &str, inputs: &[Input], op: impl Fn(&Device, DType, Vec<Tensor<
     }
 }
 
-/// A matrix in a stored format, from the same bytes on every device.
-fn stored(format: Format, rows: usize, cols: usize, device: &Device) -> FrozenMatrix {
-    let bytes = match format {
+/// The bytes of a matrix in a stored format.
+fn stored_bytes(format: Format, rows: usize, cols: usize) -> Vec<u8> {
+    match format {
         Format::F32 => numbers(rows * cols, 5).iter().flat_map(|value| value.to_le_bytes()).collect(),
         Format::Nf4 => tonfall_blocks::quantize_nf4(&numbers(rows * cols, 5)),
         // Any bytes are numbers in these formats; cleared high bits keep the exponents small.
         _ => (0..tonfall_blocks::byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x3b).collect(),
-    };
-    FrozenMatrix::new(bytes, format, rows, cols, device)
+    }
+}
+
+/// A matrix in a stored format, from the same bytes on every device.
+fn stored(format: Format, rows: usize, cols: usize, device: &Device) -> FrozenMatrix {
+    FrozenMatrix::new(stored_bytes(format, rows, cols), format, rows, cols, device)
 }
 
 /// Columns that every format can hold.
@@ -172,7 +176,13 @@ fn embeddings_of_every_format_and_trained_ones() {
         for (dtype, _) in types() {
             let got = values(embedding(&ids, &stored(format, 20, WIDE, &device), dtype));
             let want = embedding(&ids, &stored(format, 20, WIDE, &Device::flex()), DType::F32);
-            assert_close(&got, &values(want.cast(dtype)), 0.0, &format!("{format} as {dtype:?}"));
+            let want = values(want.cast(dtype));
+            assert_close(&got, &want, 0.0, &format!("{format} as {dtype:?}"));
+            if format != Format::Nf4 {
+                let table = HostTable::new(stored_bytes(format, 20, WIDE), format, 20, WIDE, &device);
+                let got = values(table.embedding(&ids, dtype));
+                assert_close(&got, &want, 0.0, &format!("{format} as {dtype:?}, from the host"));
+            }
         }
     }
     for (rows, columns) in [(20, 1), (20, 16), (31, 33), (20, 576)] {

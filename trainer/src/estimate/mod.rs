@@ -193,7 +193,7 @@ impl Workload {
             plan: plan.clone(),
             model: base.description().clone(),
             device,
-            storage: Storage::new(base.description(), options, threads, computed(device), format),
+            storage: Storage::new(base.description(), options, threads, device, format),
             rank,
             targets,
             steps: total_steps(plan, sampler.steps_per_epoch()),
@@ -341,7 +341,7 @@ impl Workload {
         let peak = |quantization, recompute| {
             let options = LoadOptions { quantization, trainable: self.rank.is_none() };
             let model = class.description();
-            let storage = Storage::new(&model, options, self.threads, computed(self.device), |_| Format::Bf16);
+            let storage = Storage::new(&model, options, self.threads, self.device, |_| Format::Bf16);
             let accumulates = self.plan.training.gradient_accumulation_steps > 1;
             let workload = Self { model, storage, ..self.clone() };
             workload.of(batch, eval, accumulates, recompute).peak()
@@ -412,7 +412,7 @@ pub(crate) fn of_steps(
 ) -> Estimate {
     let (model, threads) = (base.description(), rayon::current_num_threads());
     let format = |name: &str| base.weight_format(name).map_or(Format::F32, |(format, _)| format);
-    let storage = Storage::new(model, options, threads, computed(device), format);
+    let storage = Storage::new(model, options, threads, device, format);
     let trained = Trained::of(model, Some(rank), &TargetModules::AllLinear, OptimizerKind::Adamw);
     let (sites, elements, dense_copy) = (trained.sites, trained.elements, storage.dense_copy);
     let pass = Pass { model, device, threads, sites, rank: Some(rank), trained: elements, batch, dense_copy };

@@ -6,9 +6,11 @@
 use tonfall_adapters::{ModelDescription, Shape};
 use tonfall_blocks::{Format, byte_len};
 
-use crate::model::{LoadOptions, NF4_PIECE, Role, kept_format};
+use super::computed;
+use crate::device::DeviceKind;
+use crate::model::{EMBEDDING, LoadOptions, NF4_PIECE, Role, embeds_from_host, kept_format};
 
-/// Bytes of a base.
+/// Bytes of a base on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Storage {
     /// All weights in the formats in which they are kept.
@@ -18,22 +20,25 @@ pub(super) struct Storage {
     pub(super) loading: u64,
     /// The largest tensor of the file.
     pub(super) largest: u64,
-    /// Elements of the largest matrix that is kept in another format than `computed`.
+    /// Elements of the largest matrix that is kept in another format than products are computed in.
     pub(super) dense_copy: u64,
 }
 
 impl Storage {
-    /// `file` says in which format a file has a tensor; `threads` convert at once; products are computed in `computed`.
+    /// On a device; `file` says in which format a file has a tensor; `threads` convert at once.
     pub(super) fn new(
         model: &ModelDescription,
         options: LoadOptions,
         threads: usize,
-        computed: Format,
+        device: DeviceKind,
         file: impl Fn(&str) -> Format,
     ) -> Self {
         let (mut kept, mut mapped, mut loading, mut largest, mut dense_copy) = (0, 0, 0, 0, 0);
         let mut block = None;
         for (name, shape) in model.tensors() {
+            if name == EMBEDDING && embeds_from_host(model, options, device) {
+                continue;
+            }
             let (rows, cols) = shape.rows_cols();
             let (bytes, wide) = (|format| byte_len(format, rows, cols) as u64, 4 * (rows * cols) as u64);
             let role = if name.ends_with("_proj.weight") { Role::Linear } else { Role::Table };
@@ -50,7 +55,7 @@ impl Storage {
             mapped += bytes(file(&name));
             largest = largest.max(bytes(file(&name)));
             kept += bytes(to);
-            if matches!(shape, Shape::Matrix(..)) && to != computed {
+            if matches!(shape, Shape::Matrix(..)) && to != computed(device) {
                 dense_copy = dense_copy.max((rows * cols) as u64);
             }
             let at_once = if role == Role::Linear { threads.min(7) as u64 } else { 1 };
@@ -63,5 +68,26 @@ impl Storage {
             loading = loading.max(kept + mapped + converted + copied);
         }
         Self { kept, loading, largest, dense_copy }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SIZE_CLASSES;
+    use super::*;
+    use tonfall_recipes::plan::Quantization;
+
+    #[test]
+    fn embeddings_are_on_a_gpu_only_where_something_there_needs_all_of_them() {
+        let kept = |class: &str, trainable, device| {
+            let class = SIZE_CLASSES.iter().find(|known| known.name == class).expect("a size class");
+            let options = LoadOptions { quantization: Quantization::None, trainable };
+            Storage::new(&class.description(), options, 1, device, |_| Format::Bf16).kept
+        };
+        let spared =
+            |class, trainable| kept(class, trainable, DeviceKind::Cpu) - kept(class, trainable, DeviceKind::Cuda);
+        assert_eq!(spared("Llama-3.1-8B", false), 128_256 * 4096 * 2);
+        assert_eq!(spared("Llama-3.1-8B", true), 0, "trained");
+        assert_eq!(spared("Llama-3.2-1B", false), 0, "the head is tied to them");
     }
 }

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Tensor};
 use tonfall_adapters::ModelDescription;
 use tonfall_kernels::{Head, RopeTable, Segment};
 
+use super::embedding::Embedding;
 use super::layer::{Layer, Norm};
 use super::linear::{Linear, Matrix};
 use super::pass::{DropoutKey, LayerCache, Pass};
@@ -21,7 +22,7 @@ pub(crate) struct Decoder {
     pub description: ModelDescription,
     /// Every trainable tensor: the adapter's, or all weights in full training.
     pub params: ParamStore,
-    pub(super) embedding: Matrix,
+    pub(super) embedding: Embedding,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Norm,
     pub(super) head: Matrix,
@@ -44,7 +45,12 @@ impl Decoder {
 
     /// Token embeddings: `[tokens]` → `[tokens, hidden]`.
     pub(crate) fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Hidden {
-        self.embedding.embed(ids, self.dtype, binding)
+        self.embedding.rows(ids, self.dtype, binding)
+    }
+
+    /// Whether the embeddings have a gradient.
+    pub(crate) fn trains_embeddings(&self) -> bool {
+        self.embedding.is_trained()
     }
 
     /// One block.

@@ -9,10 +9,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use tonfall_adapters::{BaseModel, ModelDescription, Weight};
 use tonfall_blocks::{Format, Nf4Piece, dequantize, join_nf4};
-use tonfall_kernels::{FrozenMatrix, RopeTable, resident};
+use tonfall_kernels::{FrozenMatrix, HostTable, RopeTable, resident};
 use tonfall_recipes::plan::Quantization;
 
 use super::decoder::Decoder;
+use super::embedding::{Embedding, embeds_from_host};
 use super::layer::{AttentionShape, Layer, Norm};
 use super::linear::{Linear, Matrix, Vector};
 use crate::device::Compute;
@@ -44,7 +45,10 @@ impl Loader<'_> {
         let description = base.description().clone();
         let mut source = Source { base, options, device: &compute.device, params: ParamStore::default() };
 
-        let embedding = source.matrix("model.embed_tokens.weight", Role::Table)?;
+        let embedding = match embeds_from_host(&description, options, compute.kind()) {
+            true => Embedding::OnHost(source.host_table(EMBEDDING)?),
+            false => Embedding::OnDevice(source.matrix(EMBEDDING, Role::Table)?),
+        };
         let count = description.num_hidden_layers;
         let mut layers = Vec::with_capacity(count);
         for index in 0..count {
@@ -53,9 +57,9 @@ impl Loader<'_> {
             progress(index as u64 + 1, count as u64);
         }
         let norm = source.norm("model.norm.weight", &description)?;
-        let head = match description.tie_word_embeddings {
-            true => embedding.clone(),
-            false => source.matrix("lm_head.weight", Role::Table)?,
+        let head = match &embedding {
+            Embedding::OnDevice(table) if description.tie_word_embeddings => table.clone(),
+            _ => source.matrix("lm_head.weight", Role::Table)?,
         };
         base.release_pages();
         let rope = RopeTable::new(
@@ -66,6 +70,9 @@ impl Loader<'_> {
         Ok(Decoder { params: source.params, embedding, layers, norm, head, rope, description, dtype: compute.dtype })
     }
 }
+
+/// Name of the token embeddings.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// What a matrix is used for. Embeddings and the head keep the precision of their file; 4 bits are for linear layers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,6 +153,11 @@ impl Source<'_> {
     fn matrix(&mut self, name: &str, role: Role) -> Result<Matrix, TrainError> {
         let prepared = self.prepare(name, role)?;
         Ok(self.place(name.to_owned(), prepared))
+    }
+
+    fn host_table(&self, name: &str) -> Result<HostTable, TrainError> {
+        let Prepared { bytes, format, rows, cols } = self.prepare(name, Role::Table)?;
+        Ok(HostTable::new(bytes, format, rows, cols, self.device))
     }
 
     fn norm(&mut self, name: &str, description: &ModelDescription) -> Result<Norm, TrainError> {

@@ -4,14 +4,16 @@
 //! Must not depend on: optimisation, runs, data sets.
 
 mod decoder;
+mod embedding;
 mod layer;
 mod linear;
 mod load;
 mod pass;
 
 pub(crate) use decoder::{Decoder, Documents, Hidden};
+pub(crate) use embedding::embeds_from_host;
 pub(crate) use linear::LoraSite;
-pub(crate) use load::{LoadOptions, Loader, NF4_PIECE, Role, kept_format};
+pub(crate) use load::{EMBEDDING, LoadOptions, Loader, NF4_PIECE, Role, kept_format};
 pub(crate) use pass::{DropoutKey, Pass, self_segments};
 
 pub(crate) use linear::Matrix;

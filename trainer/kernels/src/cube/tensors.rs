@@ -116,10 +116,10 @@ pub(crate) fn float(tensor: &CubeTensor) -> ElemType {
 
 /// Bytes as little-endian words, padded with zeros.
 pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
-    let word = |chunk: &[u8]| {
-        let mut word = [0; 4];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u32::from_le_bytes(word)
-    };
-    bytes.chunks(4).map(word).collect()
+    let mut words = vec![0_u32; bytes.len().div_ceil(4)];
+    bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+    if cfg!(target_endian = "big") {
+        words.iter_mut().for_each(|word| *word = u32::from_le(*word));
+    }
+    words
 }

@@ -1,0 +1,86 @@
+//! A table of embeddings that stays in the host's memory.
+//!
+//! Responsible for: bringing the rows that a pass needs to the device that computes. A model whose head has a matrix of its
+//! own needs a few thousand rows of its embeddings at a time: the whole table, a gigabyte at Llama-3.1-8B's shape, would
+//! lie idle on the device.
+//! Must not depend on: what the rows mean.
+
+use burn::tensor::{DType, Device, Tensor};
+use rayon::prelude::*;
+use tonfall_blocks::{Format, byte_len};
+
+use crate::embedding::embedding;
+use crate::frozen::{FrozenMatrix, MatrixLayout};
+
+/// A frozen table `[rows, cols]` in the host's memory, looked up for a device.
+#[derive(Clone, Debug)]
+pub struct HostTable {
+    bytes: Vec<u8>,
+    layout: MatrixLayout,
+    device: Device,
+}
+
+impl HostTable {
+    /// A table from bytes laid out as `tonfall_blocks` describes. The bytes are moved, not copied.
+    ///
+    /// # Panics
+    /// When `bytes` is not as long as format and shape ask for, or the format is NF4, whose scales don't belong to rows.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
+        assert_ne!(format, Format::Nf4, "rows of NF4 can't be told apart");
+        assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} table in {format}");
+        Self { bytes, layout: MatrixLayout { format, rows, cols }, device: device.clone() }
+    }
+
+    /// Rows `ids`, `[T, cols]`, on the device, as `dtype`: to the bit those of [`embedding`] with the whole table there.
+    ///
+    /// # Panics
+    /// When an id is beyond the table.
+    #[must_use]
+    pub fn embedding(&self, ids: &[u32], dtype: DType) -> Tensor<2> {
+        let MatrixLayout { format, rows, cols } = self.layout;
+        let row_len = byte_len(format, 1, cols);
+        let mut bytes = vec![0; ids.len() * row_len];
+        bytes.par_chunks_mut(row_len).zip(ids).for_each(|(to, id)| {
+            let id = *id as usize;
+            assert!(id < rows, "id {id} in a table of {rows} rows");
+            to.copy_from_slice(&self.bytes[id * row_len..][..row_len]);
+        });
+        let selected = FrozenMatrix::passing(bytes, MatrixLayout { rows: ids.len(), ..self.layout }, &self.device);
+        let in_order: Vec<u32> = (0..ids.len() as u32).collect();
+        embedding(&in_order, &selected, dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{stored_bytes, values};
+
+    #[test]
+    fn rows_are_those_of_the_whole_table() {
+        let device = Device::flex();
+        for format in Format::ALL.into_iter().filter(|format| *format != Format::Nf4) {
+            let bytes = stored_bytes(format, 20, 256, 1);
+            let whole = FrozenMatrix::new(bytes.clone(), format, 20, 256, &device);
+            let table = HostTable::new(bytes, format, 20, 256, &device);
+            for ids in [vec![3, 0, 3, 19], vec![7], vec![], (0..300).map(|i| i * 7 % 20).collect()] {
+                let want = values(&embedding(&ids, &whole, DType::F32));
+                assert_eq!(values(&table.embedding(&ids, DType::F32)), want, "{format}, {} ids", ids.len());
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "id 20 in a table of 20 rows")]
+    fn an_unknown_id_is_refused() {
+        let bytes = stored_bytes(Format::F32, 20, 4, 1);
+        let _ = HostTable::new(bytes, Format::F32, 20, 4, &Device::flex()).embedding(&[20], DType::F32);
+    }
+
+    #[test]
+    #[should_panic(expected = "rows of NF4 can't be told apart")]
+    fn nf4_is_refused() {
+        let _ = HostTable::new(Vec::new(), Format::Nf4, 20, 64, &Device::flex());
+    }
+}

@@ -1,0 +1,41 @@
+//! Where the rows for token ids come from.
+//!
+//! Responsible for: one look-up, wherever the table lies.
+//! Must not depend on: files.
+
+use burn::tensor::{DType, Tensor};
+use tonfall_adapters::ModelDescription;
+use tonfall_kernels::HostTable;
+
+use super::linear::Matrix;
+use super::load::LoadOptions;
+use crate::device::DeviceKind;
+use crate::params::Binding;
+
+/// The token embeddings, `[vocab_size, hidden]`.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model has one")]
+pub(super) enum Embedding {
+    OnDevice(Matrix),
+    OnHost(HostTable),
+}
+
+/// Whether the table stays in the host's memory: where a device has memory of its own, and nothing on it needs the whole
+/// table, neither a tied head nor its training.
+pub(crate) fn embeds_from_host(model: &ModelDescription, options: LoadOptions, device: DeviceKind) -> bool {
+    device != DeviceKind::Cpu && !model.tie_word_embeddings && !options.trainable
+}
+
+impl Embedding {
+    /// `[tokens]` → `[tokens, hidden]`.
+    pub(super) fn rows(&self, ids: &[u32], dtype: DType, binding: &Binding<'_>) -> Tensor<2> {
+        match self {
+            Self::OnDevice(matrix) => matrix.embed(ids, dtype, binding),
+            Self::OnHost(table) => table.embedding(ids, dtype),
+        }
+    }
+
+    pub(super) fn is_trained(&self) -> bool {
+        matches!(self, Self::OnDevice(Matrix::Trainable(_)))
+    }
+}
