@@ -1,6 +1,6 @@
 """A real model small enough to be carried: its first layers, and of its vocabulary what some texts use.
 
-Usage: cut_model.py MODEL_DIR OUT [--layers 4] [--steps 50] TEXT...
+Usage: cut_model.py MODEL_DIR OUT [--layers 4] [--steps 200] TEXT...
 OUT/model: config.json and model.safetensors in bfloat16. OUT/batches.json: for each step two sequences of up to 128 tokens,
 in the ids of the cut vocabulary, all of them different stretches of the texts.
 """
@@ -21,7 +21,7 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("texts", nargs="+", type=pathlib.Path)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=200)
     arguments = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
