@@ -5,7 +5,9 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use tonfall_blocks::{Format, byte_len};
 
+use crate::buffer::Buffer;
 use crate::cpu::dequantize::Stored;
+#[cfg(feature = "cube")]
 use crate::resident::resident;
 
 /// Number format and shape of a stored matrix.
@@ -41,22 +43,36 @@ impl FrozenMatrix {
     pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
         assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} matrix in {format}");
         let layout = MatrixLayout { format, rows, cols };
-        resident(&device.clone().inner(), bytes, |bytes| Self::passing(bytes, layout, device))
-    }
-
-    /// A matrix that lasts no longer than a pass.
-    pub(crate) fn passing(bytes: Vec<u8>, layout: MatrixLayout, device: &Device) -> Self {
         let device = device.clone().inner();
         #[cfg(feature = "cube")]
         if device != Device::flex() {
-            let words = crate::cube::device_words(&bytes, layout.format);
+            let words = crate::cube::device_words(&bytes, format);
             let len = words.len();
-            let data = Tensor::from_data(TensorData::new(words, [len]), (&device, DType::U32));
-            return Self { data, layout };
+            let data = TensorData::new(words, [len]);
+            return resident(&device, data, |data| Self::on_device(data, layout, &device));
         }
+        Self::on_cpu(bytes, layout, &device)
+    }
+
+    /// A matrix that lasts no longer than a pass, none in NF4; `words` hold its bytes, not numbers.
+    pub(crate) fn passing(words: Buffer, layout: MatrixLayout, device: &Device) -> Self {
+        let device = device.clone().inner();
+        if device != Device::flex() {
+            let len = words.len();
+            return Self::on_device(TensorData::from_bytes(words.into_bytes(), [len], DType::U32), layout, &device);
+        }
+        let len = byte_len(layout.format, layout.rows, layout.cols);
+        Self::on_cpu(bytemuck::cast_slice(&words[..])[..len].to_vec(), layout, &device)
+    }
+
+    fn on_device(words: TensorData, layout: MatrixLayout, device: &Device) -> Self {
+        Self { data: Tensor::from_data(words, (device, DType::U32)), layout }
+    }
+
+    fn on_cpu(bytes: Vec<u8>, layout: MatrixLayout, device: &Device) -> Self {
         let len = bytes.len();
         let data = TensorData::from_bytes_vec(bytes, [len], DType::U8);
-        Self { data: Tensor::from_data(data, (&device, DType::U8)), layout }
+        Self { data: Tensor::from_data(data, (device, DType::U8)), layout }
     }
 
     #[must_use]

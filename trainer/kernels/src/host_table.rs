@@ -9,6 +9,7 @@ use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 use tonfall_blocks::{Format, byte_len};
 
+use crate::buffer::Buffer;
 use crate::embedding::embedding;
 use crate::frozen::{FrozenMatrix, MatrixLayout};
 
@@ -40,13 +41,15 @@ impl HostTable {
     pub fn embedding(&self, ids: &[u32], dtype: DType) -> Tensor<2> {
         let MatrixLayout { format, rows, cols } = self.layout;
         let row_len = byte_len(format, 1, cols);
-        let mut bytes = vec![0; ids.len() * row_len];
+        let len = ids.len() * row_len;
+        let mut words = Buffer::dirty(len.div_ceil(4));
+        let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..len];
         bytes.par_chunks_mut(row_len).zip(ids).for_each(|(to, id)| {
             let id = *id as usize;
             assert!(id < rows, "id {id} in a table of {rows} rows");
             to.copy_from_slice(&self.bytes[id * row_len..][..row_len]);
         });
-        let selected = FrozenMatrix::passing(bytes, MatrixLayout { rows: ids.len(), ..self.layout }, &self.device);
+        let selected = FrozenMatrix::passing(words, MatrixLayout { rows: ids.len(), ..self.layout }, &self.device);
         let in_order: Vec<u32> = (0..ids.len() as u32).collect();
         embedding(&in_order, &selected, dtype)
     }
