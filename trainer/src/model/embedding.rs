@@ -14,7 +14,6 @@ use crate::params::Binding;
 
 /// The token embeddings, `[vocab_size, hidden]`.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a model has one")]
 pub(super) enum Embedding {
     OnDevice(Matrix),
     OnHost(HostTable),
