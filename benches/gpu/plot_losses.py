@@ -13,9 +13,9 @@ COLOURS = {"nf4": "#0072b2", "dense": "#d55e00"}
 FLOOR = 1e-9  # equal to the bit is drawn as this
 
 
-def path(values, left, top, height, low, high, style):
-    step = (WIDTH - left - 20) / max(len(values) - 1, 1)
-    points = " ".join(f"{left + i * step:.1f},{top + height * (high - value) / (high - low):.1f}" for i, value in enumerate(values))
+def path(values, top, height, low, high, style):
+    step = (WIDTH - LEFT - 20) / max(len(values) - 1, 1)
+    points = " ".join(f"{LEFT + i * step:.1f},{top + height * (high - value) / (high - low):.1f}" for i, value in enumerate(values))
     return f'<polyline points="{points}" fill="none" {style}/>'
 
 
@@ -47,9 +47,9 @@ def main():
     for place, (base, steps) in enumerate(curves.items()):
         colour, thin = COLOURS[base], f'stroke="{COLOURS[base]}" stroke-width="1"'
         apart = [math.log10(max(abs(step["loss"] - step["reference"]) / step["reference"], FLOOR)) for step in steps]
-        parts += [path([step["reference"] for step in steps], LEFT, 30, TOP, 0, highest, f'stroke="{colour}" stroke-opacity="0.3" stroke-width="5"'),
-                  path([step["loss"] for step in steps], LEFT, 30, TOP, 0, highest, thin),
-                  path(apart, LEFT, below, BELOW, -9, -2, thin),
+        parts += [path([step["reference"] for step in steps], 30, TOP, 0, highest, f'stroke="{colour}" stroke-opacity="0.3" stroke-width="5"'),
+                  path([step["loss"] for step in steps], 30, TOP, 0, highest, thin),
+                  path(apart, below, BELOW, -9, -2, thin),
                   f'<text x="{WIDTH - 20}" y="{50 + 18 * place}" text-anchor="end" fill="{colour}">{base} base</text>']
     parts += [f'<text x="{WIDTH - 20}" y="{height - 12}" text-anchor="end">{count} steps</text>', "</svg>"]
     arguments.out.write_text("\n".join(parts) + "\n")

@@ -118,8 +118,5 @@ pub(crate) fn float(tensor: &CubeTensor) -> ElemType {
 pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
     let mut words = vec![0_u32; bytes.len().div_ceil(4)];
     bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-    if cfg!(target_endian = "big") {
-        words.iter_mut().for_each(|word| *word = u32::from_le(*word));
-    }
     words
 }
