@@ -30,7 +30,12 @@ static void CUPTIAPI take(CUcontext context, uint32_t stream, uint8_t *buffer, s
       line(kernel->name, kernel->start, kernel->end);
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       const CUpti_ActivityMemcpy6 *copy = (const void *)record;
-      line("copy", copy->start, copy->end);
+      const char *way = copy->copyKind == CUPTI_ACTIVITY_MEMCPY_KIND_HTOD   ? "to the device"
+                        : copy->copyKind == CUPTI_ACTIVITY_MEMCPY_KIND_DTOH ? "to the host"
+                                                                            : "on the device";
+      char name[64];
+      snprintf(name, sizeof name, "copy of %llu bytes %s", (unsigned long long)copy->bytes, way);
+      line(name, copy->start, copy->end);
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET) {
       const CUpti_ActivityMemset4 *set = (const void *)record;
       line("set", set->start, set->end);

@@ -10,13 +10,13 @@ use std::path::Path;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use tonfall_kernels::{Moment8, resident};
+use tonfall_kernels::{Moment8, Moments, resident};
 use tonfall_recipes::durable;
 
 use crate::error::TrainError;
 use crate::evaluate::EvalReport;
 use crate::lora::values;
-use crate::optimizer::{Moments, Optimizer};
+use crate::optimizer::Optimizer;
 use crate::params::ParamStore;
 
 const WEIGHTS: &str = "trainable.safetensors";
@@ -105,7 +105,7 @@ pub(crate) fn read_tensors(
                 Tensor::from_data(data, device)
             }))
         };
-        param.value = floats(&weights, &param.name)?;
+        param.set(floats(&weights, &param.name)?);
         let names = names(&param.name, slot);
         match slot {
             Moments::Full(moment) => {
@@ -131,7 +131,7 @@ pub(crate) fn read_tensors(
 }
 
 /// What the tensors of a parameter's moments are called.
-fn names(param: &str, moments: &Moments) -> Vec<String> {
+fn names(param: &str, moments: &Moments<2>) -> Vec<String> {
     let parts: &[&str] = match moments {
         Moments::Full(_) => &[""],
         Moments::Bytes(_) => &[".codes", ".absmax"],
@@ -161,7 +161,7 @@ impl Stored {
     }
 
     /// The tensors of a parameter's moments.
-    fn moments(param: &str, moments: &Moments) -> Result<Vec<Self>, TrainError> {
+    fn moments(param: &str, moments: &Moments<2>) -> Result<Vec<Self>, TrainError> {
         let mut names = names(param, moments).into_iter();
         let mut name = || names.next().unwrap_or_default();
         match moments {

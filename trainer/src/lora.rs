@@ -13,7 +13,7 @@ use tonfall_recipes::plan::{LoraPlan, TargetModules};
 
 use crate::error::TrainError;
 use crate::model::{Decoder, LoraSite, Matrix};
-use crate::params::Param;
+use crate::params::{Param, ParamStore};
 
 /// Philox stream of the initial values, apart from every dropout and shuffle stream.
 const INIT_STREAM: u64 = u64::from_le_bytes(*b"lorainit");
@@ -100,7 +100,7 @@ fn attach(
     device: &Device,
     mut initial: impl FnMut(&str, [usize; 2]) -> Result<Pair, TrainError>,
 ) -> Result<(), TrainError> {
-    let mut params = std::mem::take(&mut model.params);
+    let mut params = ParamStore::for_products_in(model.dtype);
     let mut unused: Vec<&str> = targets.names().collect();
     for (site, (module, linear)) in model.linears_mut().enumerate() {
         let Some(target) = targets.matching(&module) else { continue };

@@ -8,22 +8,13 @@
 //! norm as one vector, as `torch.nn.utils.clip_grad_norm_` does.
 
 use burn::tensor::Tensor;
-use tonfall_kernels::{AdamW as Settings, MOMENT_BLOCK, Moment8, adamw_step, adamw8_step, resident};
+use tonfall_kernels::{AdamW as Settings, MOMENT_BLOCK, Moment8, Moments, Update, resident, update};
 use tonfall_recipes::plan::{OptimizerKind, TrainingPlan};
 
-use crate::params::{GradientSums, ParamStore};
+use crate::params::{GradientSums, ParamStore, Read};
 
 /// Parameters with fewer elements keep moments in f32, as in bitsandbytes.
 const LEAST_IN_BYTES: usize = 4096;
-
-/// First and second moment of one parameter.
-#[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one for each parameter, which hardly ever moves")]
-pub(crate) enum Moments {
-    /// f32, shaped like the parameter.
-    Full([Tensor<2>; 2]),
-    Bytes([Moment8; 2]),
-}
 
 /// How the moments of a parameter with so many elements are kept.
 fn in_bytes(kind: OptimizerKind, elements: usize) -> bool {
@@ -45,7 +36,7 @@ pub(crate) struct Optimizer {
     settings: Settings,
     max_grad_norm: f64,
     /// In the order of the parameter store.
-    pub moments: Vec<Moments>,
+    pub moments: Vec<Moments<2>>,
     /// Updates done.
     pub steps: u64,
 }
@@ -71,32 +62,31 @@ impl Optimizer {
         Self { settings, max_grad_norm: plan.max_grad_norm, moments, steps: 0 }
     }
 
-    /// Updates every parameter that got a gradient; `norm` is that of all gradients. When it is not finite, nothing is
-    /// updated. Nothing waits for the device.
-    pub(crate) fn step(&mut self, params: &mut ParamStore, gradients: GradientSums, norm: f64, learning_rate: f64) {
-        if !norm.is_finite() {
-            return;
-        }
-        self.steps += 1;
-        // PyTorch adds 1e-6 to the norm.
-        let clip = match self.max_grad_norm > 0.0 {
-            true => (self.max_grad_norm / (norm + 1e-6)).min(1.0),
-            false => 1.0,
-        };
-        for ((param, moments), gradient) in params.iter_mut().zip(&mut self.moments).zip(gradients.into_inner()) {
-            let Some(gradient) = gradient else { continue };
-            let decay = if param.is_matrix() { self.settings.weight_decay } else { 0.0 };
-            let settings = Settings { lr: learning_rate, weight_decay: decay, ..self.settings };
-            let (value, clip) = (&mut param.value, clip as f32);
-            match moments {
-                Moments::Full([first, second]) => {
-                    adamw_step(value, gradient, first, second, &settings, self.steps, clip);
-                }
-                Moments::Bytes([first, second]) => {
-                    adamw8_step(value, gradient, [first, second], &settings, self.steps, clip);
-                }
-            }
-        }
+    /// Updates every parameter that got a gradient and reads what is to be known of the step, whose losses are `losses`, `[1]`
+    /// each. Nothing is updated where the norm of the gradients is not finite.
+    pub(crate) fn step(
+        &mut self,
+        params: &mut ParamStore,
+        gradients: GradientSums,
+        losses: Vec<Tensor<1>>,
+        learning_rate: f64,
+    ) -> Read {
+        let settings = Settings { lr: learning_rate, ..self.settings };
+        let each = params.iter_mut().zip(&mut self.moments).zip(gradients.into_inner());
+        let updates = each.filter_map(|((param, moments), gradient)| {
+            let decays = param.is_matrix();
+            Some(Update {
+                parameter: &mut param.value,
+                copy: param.copy.as_mut(),
+                moments,
+                gradient: gradient?,
+                decays,
+            })
+        });
+        let square_sums = update(updates.collect(), &settings, self.steps + 1, self.max_grad_norm);
+        let read = Read::of(losses, square_sums);
+        self.steps += u64::from(read.norm.is_finite());
+        read
     }
 }
 
@@ -158,8 +148,7 @@ mod tests {
                     let values = values[step as usize * len..][..len].to_vec();
                     sums.add(id, Tensor::from_data(TensorData::new(values, [shape[1], shape[2]]), &device));
                 }
-                let norm = sums.read(Vec::new()).norm;
-                optimizer.step(&mut params, sums, norm, rate.at(step));
+                let norm = optimizer.step(&mut params, sums, Vec::new(), rate.at(step)).norm;
                 let theirs = record["grad_norms"][step as usize].as_f64().expect("a norm");
                 assert!((norm - theirs).abs() <= 1e-5 * theirs, "{name} step {step}: norm {norm} instead of {theirs}");
                 for (parameter, id) in PARAMETERS.iter().zip(ids) {
@@ -207,8 +196,7 @@ mod tests {
             for (step, (gradient, theirs)) in gradients.chunks(len).zip(values.chunks(len)).enumerate() {
                 let mut sums = GradientSums::new(&params);
                 sums.add(id, tensor(gradient));
-                let norm = sums.read(Vec::new()).norm;
-                optimizer.step(&mut params, sums, norm, number("lr"));
+                optimizer.step(&mut params, sums, Vec::new(), number("lr"));
                 let ours = params.get(id).value.clone().into_data().try_to_vec::<f32>().expect("f32");
                 let off = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(off < 2e-6, "{name} step {step}: {off}");
@@ -227,7 +215,7 @@ mod tests {
                     codes.resize(blocks * MOMENT_BLOCK, 0);
                     *moment = Moment8::new(bytemuck::pod_collect_to_vec(&codes), theirs.to_vec(), &device);
                 }
-                params.iter_mut().for_each(|param| param.value = tensor(theirs));
+                params.iter_mut().for_each(|param| param.set(tensor(theirs)));
             }
         }
     }
@@ -240,9 +228,7 @@ mod tests {
         let mut optimizer = Optimizer::new(&params, &TrainingPlan::default());
         let mut sums = GradientSums::new(&params);
         sums.add(id, Tensor::from_data([[f32::NAN, 0.5]], &device));
-        let norm = sums.read(Vec::new()).norm;
-        assert!(norm.is_nan());
-        optimizer.step(&mut params, sums, norm, 0.1);
+        assert!(optimizer.step(&mut params, sums, Vec::new(), 0.1).norm.is_nan());
         assert_eq!(params.get(id).value.clone().into_data().try_to_vec::<f32>().expect("f32"), [1.0, 2.0]);
         assert_eq!(optimizer.steps, 0);
     }

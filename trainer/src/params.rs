@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use burn::tensor::{Gradients, Tensor, TensorData, Transaction};
-use tonfall_kernels::{norm, square_sums};
+use burn::tensor::{DType, Gradients, Tensor, TensorData, Transaction};
+use tonfall_kernels::{copied, norm, resident};
 
 /// Index of a trainable tensor in its [`ParamStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +20,8 @@ pub(crate) struct Param {
     pub name: String,
     /// Value, f32, without autodiff. A vector of length `n` is kept as `[1, n]`.
     pub value: Tensor<2>,
+    /// The value in the type in which products take it, ready for them; `None` where that is f32.
+    pub copy: Option<Tensor<2>>,
     /// Shape as it is written to files.
     pub shape: Vec<usize>,
 }
@@ -30,22 +32,45 @@ impl Param {
         self.shape.len() > 1
     }
 
+    /// Replaces the value.
+    pub(crate) fn set(&mut self, value: Tensor<2>) {
+        self.copy = self.copy.as_ref().map(|copy| resident_copy(&value, copy.dtype()));
+        self.value = value;
+    }
+
+    /// The value as operations take it.
+    fn factor(&self) -> Tensor<2> {
+        self.copy.as_ref().unwrap_or(&self.value).clone()
+    }
+
     /// Number of elements.
     pub(crate) fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
+fn resident_copy(value: &Tensor<2>, dtype: DType) -> Tensor<2> {
+    resident(&value.device(), value.clone(), |value| copied(&value, dtype))
+}
+
 /// Every trainable tensor of a model, in a fixed order: the order of registration.
 #[derive(Debug, Default)]
 pub(crate) struct ParamStore {
     params: Vec<Param>,
+    /// The type of the values' copies; none are kept without one.
+    copies: Option<DType>,
 }
 
 impl ParamStore {
+    /// A store that has its values ready for products in a type.
+    pub(crate) fn for_products_in(dtype: DType) -> Self {
+        Self { params: Vec::new(), copies: Some(dtype).filter(|dtype| *dtype != DType::F32) }
+    }
+
     /// Adds a tensor and returns the handle by which modules refer to it.
     pub(crate) fn register(&mut self, name: impl Into<String>, value: Tensor<2>, shape: Vec<usize>) -> ParamId {
-        self.params.push(Param { name: name.into(), value, shape });
+        let copy = self.copies.map(|dtype| resident_copy(&value, dtype));
+        self.params.push(Param { name: name.into(), value, copy, shape });
         ParamId(self.params.len() - 1)
     }
 
@@ -90,7 +115,7 @@ impl<'a> Binding<'a> {
 
     /// The value of a parameter within this pass.
     pub(crate) fn get(&self, id: ParamId) -> Tensor<2> {
-        let value = || self.store.get(id).value.clone();
+        let value = || self.store.get(id).factor();
         match &self.leaves {
             None => value(),
             Some(leaves) => leaves.borrow_mut().entry(id).or_insert_with(|| value().autodiff().require_grad()).clone(),
@@ -116,6 +141,19 @@ pub(crate) struct Read {
     pub norm: f64,
 }
 
+impl Read {
+    /// The sum of `losses`, `[1]` each, and the norm whose square sums have these parts, both summed in f64. One reading:
+    /// everything that the device has to do for a step can be enqueued before it waits for it. It brings to light what has
+    /// failed on the device so far.
+    pub(crate) fn of(losses: Vec<Tensor<1>>, square_sums: Option<Tensor<1>>) -> Self {
+        let count = losses.len();
+        let due = losses.into_iter().chain(square_sums);
+        let read = due.fold(Transaction::default(), Transaction::register).execute();
+        let loss = read[..count].iter().flat_map(TensorData::iter::<f64>).sum();
+        Self { loss, norm: read.get(count).map_or(0.0, norm) }
+    }
+}
+
 /// Gradients summed over the micro-batches of one optimizer step, by parameter.
 #[derive(Debug)]
 pub(crate) struct GradientSums {
@@ -136,17 +174,6 @@ impl GradientSums {
         });
     }
 
-    /// What has to be known here of a step: the sum of `losses`, `[1]` each, and the norm of all gradients as one vector,
-    /// summed in f64. One reading: everything that the device has to do for a step can be enqueued before it waits for it.
-    pub(crate) fn read(&self, losses: Vec<Tensor<1>>) -> Read {
-        let count = losses.len();
-        let gradients: Vec<&Tensor<2>> = self.sums.iter().flatten().collect();
-        let due = losses.into_iter().chain(square_sums(&gradients));
-        let read = due.fold(Transaction::default(), Transaction::register).execute();
-        let loss = read[..count].iter().flat_map(TensorData::iter::<f64>).sum();
-        Read { loss, norm: read.get(count).map_or(0.0, norm) }
-    }
-
     /// The sums in the order of the store, to be changed.
     pub(crate) fn slots(&mut self) -> &mut [Option<Tensor<2>>] {
         &mut self.sums
@@ -162,6 +189,7 @@ impl GradientSums {
 mod tests {
     use super::*;
     use burn::tensor::Device;
+    use tonfall_kernels::square_sums;
 
     #[test]
     fn what_is_read_is_the_sum_of_the_losses_and_the_norm_over_all_gradients() {
@@ -170,11 +198,27 @@ mod tests {
         let mut store = ParamStore::default();
         let ids = ["first", "second", "third"].map(|name| store.register(name, row([0.0, 0.0]), vec![1, 2]));
         let mut sums = GradientSums::new(&store);
-        assert_eq!(sums.read(Vec::new()), Read { loss: 0.0, norm: 0.0 });
+        assert_eq!(Read::of(Vec::new(), None), Read { loss: 0.0, norm: 0.0 });
         sums.add(ids[0], row([1.0, 1.0]));
         sums.add(ids[0], row([2.0, 3.0]));
         sums.add(ids[2], row([12.0, 0.0]));
         let losses = [0.5_f32, 2.0].map(|loss| Tensor::<1>::from_data([loss], &device)).to_vec();
-        assert_eq!(sums.read(losses), Read { loss: 2.5, norm: 13.0 });
+        let gradients = sums.into_inner();
+        let squares = square_sums(&gradients.iter().flatten().collect::<Vec<_>>());
+        assert_eq!(Read::of(losses, squares), Read { loss: 2.5, norm: 13.0 });
+    }
+
+    #[test]
+    fn products_find_the_value_in_their_type() {
+        let device = Device::flex();
+        for dtype in [DType::F32, DType::BF16] {
+            let mut store = ParamStore::for_products_in(dtype);
+            let id = store.register("weight", Tensor::from_data([[1.0_f32, 2.0]], &device), vec![1, 2]);
+            store.iter_mut().for_each(|param| param.set(Tensor::from_data([[1.0_f32 + 1e-4, -3.0]], &device)));
+            let factor = Binding::untracked(&store).get(id);
+            assert_eq!((factor.dtype(), store.get(id).value.dtype()), (dtype, DType::F32));
+            let one = if dtype == DType::BF16 { 1.0 } else { 1.0 + 1e-4 };
+            assert_eq!(factor.into_data().iter::<f32>().collect::<Vec<_>>(), [one, -3.0]);
+        }
     }
 }

@@ -148,8 +148,7 @@ pub fn replay(
         };
         let mut sums = GradientSums::new(&model.params);
         let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
-        let Read { loss, norm } = sums.read(vec![loss]);
-        optimizer.step(&mut model.params, sums, norm, steps.lr);
+        let Read { loss, norm } = optimizer.step(&mut model.params, sums, vec![loss], steps.lr);
         losses.push((loss / trained as f64, steps.losses[step]));
         grad_norms.push((norm, steps.grad_norms[step]));
     }
@@ -223,7 +222,7 @@ pub fn lora_gradients(
     let pass = TrainingPass { scale: (trained as f32).recip(), recompute, dropout };
     let mut sums = GradientSums::new(&model.params);
     let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
-    let loss = sums.read(vec![loss]).loss / trained as f64;
+    let loss = Read::of(vec![loss], None).loss / trained as f64;
     let named = model.params.iter().zip(sums.into_inner());
     let tensors = named.map(|(param, gradient)| {
         let gradient = gradient.map(|gradient| lora::values(&gradient)).transpose()?;

@@ -9,6 +9,7 @@ mod room;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use burn::tensor::Tensor;
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::peft::{self, AdapterConfig};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
@@ -342,7 +343,7 @@ impl<'a> Run<'a> {
         self.stay_within_memory()?;
         let started = Instant::now();
         let (batches, read, sums) = loop {
-            let computed = out_of_memory::catch(|| self.gradients());
+            let computed = out_of_memory::catch(|| self.compute());
             // Processes cut their batches alike, so all of them go on with less when one has to.
             let short = matches!(computed, Err(TrainError::DeviceMemory(_)));
             let anywhere = self.job.group.gather(f64::from(u8::from(short)))?.contains(&1.0);
@@ -353,7 +354,7 @@ impl<'a> Run<'a> {
             }
         };
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
-        let (loss, grad_norm) = self.update(read, trained, sums)?;
+        let (loss, grad_norm) = self.together(read, trained, sums)?;
 
         let seconds = started.elapsed().as_secs_f64();
         let tokens: usize = batches.iter().map(|batch| batch.input_ids.len()).sum();
@@ -380,11 +381,21 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// All micro-batches of the step, and the gradients of this process's, weighted by the trained tokens of all. What is read
-    /// of them brings to light what has failed on the device so far.
-    fn gradients(&self) -> Result<(Vec<Batch>, Read, GradientSums), TrainError> {
-        let step = self.state.step;
-        let batches = self.sampler.optimizer_step(step, &self.job.data.train);
+    /// All micro-batches of the step, and what is read of it once this process's are computed: with it what has failed on the
+    /// device comes to light, and nothing is updated then. A process on its own has done its update; one of several has its
+    /// gradients to add to theirs.
+    fn compute(&mut self) -> Result<(Vec<Batch>, Read, Option<GradientSums>), TrainError> {
+        let batches = self.sampler.optimizer_step(self.state.step, &self.job.data.train);
+        let (losses, sums) = self.gradients(&batches);
+        self.model.look_ahead(|| self.next_tokens());
+        Ok(match self.job.group.size() {
+            1 => (batches, self.optimize(sums, losses), None),
+            _ => (batches, Read::of(losses, None), Some(sums)),
+        })
+    }
+
+    /// Losses and gradients of this process's micro-batches, weighted by the trained tokens of all.
+    fn gradients(&self, batches: &[Batch]) -> (Vec<Tensor<1>>, GradientSums) {
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
         let mut sums = GradientSums::new(&self.model.params);
         let mut losses = Vec::new();
@@ -392,30 +403,47 @@ impl<'a> Run<'a> {
             let pass = TrainingPass {
                 scale: (trained.max(1) as f32).recip(),
                 recompute: self.choice.recompute,
-                dropout: DropoutKey { seed: self.job.plan.seed, step, micro_batch: index as u32 },
+                dropout: DropoutKey { seed: self.job.plan.seed, step: self.state.step, micro_batch: index as u32 },
             };
             losses.push(micro_batch::accumulate(&self.model, batch, pass, &mut sums));
         }
-        Ok((batches, sums.read(losses), sums))
+        (losses, sums)
     }
 
-    /// Sums over all processes, and the update. Returns the mean loss of a trained token and the norm of the gradients.
-    fn update(&mut self, read: Read, trained: usize, mut sums: GradientSums) -> Result<(f64, f64), TrainError> {
-        let Read { loss, mut norm } = read;
+    /// The tokens with which this process's next step begins.
+    fn next_tokens(&self) -> Option<Vec<u32>> {
+        let next = self.state.step + 1;
+        let batches =
+            if next < self.total_steps { self.sampler.optimizer_step(next, &self.job.data.train) } else { vec![] };
+        let mut own = batches.into_iter().enumerate().filter(|(index, _)| self.job.group.has(*index));
+        own.next().map(|(_, batch)| batch.input_ids)
+    }
+
+    fn optimize(&mut self, sums: GradientSums, losses: Vec<Tensor<1>>) -> Read {
+        self.optimizer.step(&mut self.model.params, sums, losses, self.learning_rate.at(self.state.step))
+    }
+
+    /// Mean loss of a trained token and norm of the gradients, over all processes; with the update, where it is still to be
+    /// done.
+    fn together(
+        &mut self,
+        Read { loss, mut norm }: Read,
+        trained: usize,
+        sums: Option<GradientSums>,
+    ) -> Result<(f64, f64), TrainError> {
         let mut losses = [loss];
         self.job.group.sum(&mut losses)?;
-        if self.job.group.size() > 1 {
-            self.job.group.sum_gradients(&mut sums, &self.model.params)?;
-            norm = sums.read(Vec::new()).norm;
-        }
         let loss = losses[0] / trained.max(1) as f64;
         if !loss.is_finite() {
             return Err(self.diverged(format!("the loss is {loss}"))?);
         }
+        if let Some(mut sums) = sums {
+            self.job.group.sum_gradients(&mut sums, &self.model.params)?;
+            norm = self.optimize(sums, Vec::new()).norm;
+        }
         if !norm.is_finite() {
             return Err(self.diverged(format!("the gradient norm is {norm}"))?);
         }
-        self.optimizer.step(&mut self.model.params, sums, norm, self.learning_rate.at(self.state.step));
         Ok((loss, norm))
     }
 

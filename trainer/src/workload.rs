@@ -19,7 +19,7 @@ use crate::error::TrainError;
 use crate::micro_batch::{self, TrainingPass};
 use crate::model::{DropoutKey, LoadOptions, Loader};
 use crate::optimizer::Optimizer;
-use crate::params::{GradientSums, Read};
+use crate::params::GradientSums;
 use crate::{estimate, flops, lora};
 
 /// Training that is measured.
@@ -92,13 +92,16 @@ pub fn train(
     });
 
     let mut generator = Philox::new(workload.seed, 0);
+    let vocabulary = model.description.vocab_size as u32;
+    let mut document = |len: &usize| {
+        let ids: Vec<u32> = (0..*len).map(|_| generator.next_u32() % vocabulary).collect();
+        let labels = ids.iter().map(|id| *id as i32).collect();
+        Example::new(ids, labels)
+    };
+    let mut documents = || Batch::new(workload.documents.iter().map(&mut document).collect::<Vec<_>>().into_iter());
+    let mut next = documents();
     for step in 0..workload.steps {
-        let mut document = |len: usize| {
-            let ids: Vec<u32> = (0..len).map(|_| generator.next_u32() % model.description.vocab_size as u32).collect();
-            let labels = ids.iter().map(|id| *id as i32).collect();
-            Example::new(ids, labels)
-        };
-        let batch = Batch::new(workload.documents.iter().map(|len| document(*len)).collect::<Vec<_>>().into_iter());
+        let batch = std::mem::replace(&mut next, documents());
         let trained = batch.trained_tokens() as f64;
         let pass = TrainingPass {
             scale: trained.recip() as f32,
@@ -108,9 +111,9 @@ pub fn train(
         let started = Instant::now();
         let mut sums = GradientSums::new(&model.params);
         let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
-        let Read { loss, norm: grad_norm } = sums.read(vec![loss]);
-        let loss = loss / trained;
-        optimizer.step(&mut model.params, sums, grad_norm, training.learning_rate);
+        model.look_ahead(|| Some(next.input_ids.clone()));
+        let read = optimizer.step(&mut model.params, sums, vec![loss], training.learning_rate);
+        let (loss, grad_norm) = (read.loss / trained, read.norm);
         let seconds = started.elapsed().as_secs_f64();
         each(Step { seconds, loss, grad_norm, held_bytes: compute.held() });
         if !(loss.is_finite() && grad_norm.is_finite()) {

@@ -126,7 +126,7 @@ impl<B: AdamWOps, C: CheckpointStrategy> AdamWOps for Autodiff<B, C> {
 ///
 /// # Panics
 /// When the shapes differ or `step` is 0.
-pub fn adamw_step<const D: usize>(
+pub(crate) fn adamw_step<const D: usize>(
     parameter: &mut Tensor<D>,
     gradient: Tensor<D>,
     first: &mut Tensor<D>,

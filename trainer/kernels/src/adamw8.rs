@@ -225,11 +225,11 @@ impl<B: AdamW8Ops, C: CheckpointStrategy> AdamW8Ops for Autodiff<B, C> {
     }
 }
 
-/// As [`crate::adamw_step`], with moments of a byte each.
+/// As [`crate::adamw::adamw_step`], with moments of a byte each.
 ///
 /// # Panics
 /// When the shapes differ, the moments are those of another number of elements, or `step` is 0.
-pub fn adamw8_step<const D: usize>(
+pub(crate) fn adamw8_step<const D: usize>(
     parameter: &mut Tensor<D>,
     gradient: Tensor<D>,
     [first, second]: [&mut Moment8; 2],
@@ -265,7 +265,7 @@ pub fn adamw8_step<const D: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adamw_step;
+    use crate::adamw::adamw_step;
     use crate::testing::{numbers, tensor, values};
 
     #[test]

@@ -5,6 +5,8 @@
 //! lie idle on the device.
 //! Must not depend on: what the rows mean.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 use tonfall_blocks::{Format, byte_len};
@@ -14,11 +16,13 @@ use crate::embedding::embedding;
 use crate::frozen::{FrozenMatrix, MatrixLayout};
 
 /// A frozen table `[rows, cols]` in the host's memory, looked up for a device.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct HostTable {
     bytes: Vec<u8>,
     layout: MatrixLayout,
     device: Device,
+    /// Ids and rows that were looked up ahead.
+    ahead: Mutex<Option<(Vec<u32>, Tensor<2>)>>,
 }
 
 impl HostTable {
@@ -30,7 +34,16 @@ impl HostTable {
     pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
         assert_ne!(format, Format::Nf4, "rows of NF4 can't be told apart");
         assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} table in {format}");
-        Self { bytes, layout: MatrixLayout { format, rows, cols }, device: device.clone() }
+        Self { bytes, layout: MatrixLayout { format, rows, cols }, device: device.clone(), ahead: Mutex::default() }
+    }
+
+    /// Looks up what [`HostTable::embedding`] will be asked for next, while the device is busy with something else.
+    ///
+    /// # Panics
+    /// When an id is beyond the table.
+    pub fn look_ahead(&self, ids: &[u32], dtype: DType) {
+        let rows = self.look_up(ids, dtype);
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some((ids.to_vec(), rows));
     }
 
     /// Rows `ids`, `[T, cols]`, on the device, as `dtype`: to the bit those of [`embedding`] with the whole table there.
@@ -39,6 +52,14 @@ impl HostTable {
     /// When an id is beyond the table.
     #[must_use]
     pub fn embedding(&self, ids: &[u32], dtype: DType) -> Tensor<2> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match ahead.filter(|(known, rows)| known == ids && rows.dtype() == dtype) {
+            Some((_, rows)) => rows,
+            None => self.look_up(ids, dtype),
+        }
+    }
+
+    fn look_up(&self, ids: &[u32], dtype: DType) -> Tensor<2> {
         let MatrixLayout { format, rows, cols } = self.layout;
         let row_len = byte_len(format, 1, cols);
         let len = ids.len() * row_len;
@@ -72,6 +93,21 @@ mod tests {
                 assert_eq!(values(&table.embedding(&ids, DType::F32)), want, "{format}, {} ids", ids.len());
             }
         }
+    }
+
+    #[test]
+    fn what_was_looked_up_ahead_is_taken_where_it_is_what_is_asked_for() {
+        let table = HostTable::new(stored_bytes(Format::F32, 20, 4, 1), Format::F32, 20, 4, &Device::flex());
+        let rows = |ids: &[u32]| values(&table.embedding(ids, DType::F32));
+        let want = [rows(&[3, 5]), rows(&[6])];
+        for ahead in [&[3, 5][..], &[6]] {
+            table.look_ahead(ahead, DType::F32);
+            assert_eq!(rows(&[3, 5]), want[0]);
+            assert_eq!(rows(&[6]), want[1]);
+        }
+        table.look_ahead(&[3, 5], DType::F32);
+        let held = table.ahead.lock().expect("nobody panicked").take();
+        assert_eq!(held.map(|(ids, rows)| (ids, values(&rows))), Some((vec![3, 5], want[0].clone())));
     }
 
     #[test]

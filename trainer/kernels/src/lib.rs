@@ -37,9 +37,10 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 mod trainable_linear;
+mod update;
 
-pub use adamw::{AdamW, adamw_step};
-pub use adamw8::{BLOCK as MOMENT_BLOCK, Moment8, adamw8_step};
+pub use adamw::AdamW;
+pub use adamw8::{BLOCK as MOMENT_BLOCK, Moment8};
 pub use all_reduce::{Communicator, GroupId, all_reduce};
 pub use attention::{AttentionLayout, FUSED_HEAD_DIMS, Segment, attention};
 pub use buffer::release_idle;
@@ -59,3 +60,4 @@ pub use square_sums::{norm, square_sums};
 pub use swiglu::swiglu;
 pub use tonfall_blocks::Format;
 pub use trainable_linear::trainable_linear;
+pub use update::{Moments, Update, copied, update};

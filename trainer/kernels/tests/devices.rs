@@ -11,9 +11,9 @@
 use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
-    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HostTable, IGNORED, Moment8, RopeTable,
-    Segment, adamw_step, adamw8_step, attention, embedding, linear, linear_cross_entropy, lora_linear, norm,
-    rms_norm_heads, rope, square_sums, swiglu, token_losses, trainable_embedding, trainable_linear,
+    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HostTable, IGNORED, Moment8, Moments,
+    RopeTable, Segment, Update, attention, copied, embedding, linear, linear_cross_entropy, lora_linear, norm,
+    rms_norm_heads, rope, swiglu, token_losses, trainable_embedding, trainable_linear, update,
 };
 
 /// The device under test.
@@ -307,28 +307,54 @@ fn attention_over_documents() {
     }
 }
 
+/// More parameters than share a launch, with copies and without, some of which decay; in the third step no gradient is a number.
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn adamw_steps_and_norms() {
+fn optimizer_steps_and_norms() {
     let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let run = |device: &Device, rows: usize, columns: usize| {
-        let tensor =
-            |seed| Tensor::<2>::from_data(TensorData::new(numbers(rows * columns, seed), [rows, columns]), device);
-        let mut parameter = tensor(1);
-        let (mut first, mut second) = (parameter.zeros_like(), parameter.zeros_like());
+    let shapes: Vec<[usize; 2]> = [[1, 1], [3, 17], [64, 64], [129, 1000]].into_iter().cycle().take(150).collect();
+    let step_of = |device: &Device, copies: DType| {
+        let tensors = |seed: u64, factor: f32| -> Vec<Tensor<2>> {
+            let numbers = shapes.iter().zip(seed..).map(|([rows, columns], seed)| numbers(rows * columns, seed));
+            let data = numbers.zip(&shapes).map(|(numbers, shape)| TensorData::new(numbers, *shape));
+            data.map(|data| Tensor::from_data(data, device) * factor).collect()
+        };
+        let mut parameters = tensors(1, 1.0);
+        let mut copies: Vec<_> =
+            parameters.iter().zip(0..).map(|(value, place)| (place % 3 > 0).then(|| copied(value, copies))).collect();
+        let zeros = |value: &Tensor<2>| Moments::Full([value.zeros_like(), value.zeros_like()]);
+        let mut moments: Vec<_> = parameters.iter().map(zeros).collect();
         let mut norms = Vec::new();
-        for step in 1..=5 {
-            let gradient = tensor(10 + step);
-            norms.push(norm(&square_sums(&[&gradient, &parameter]).expect("two tensors").into_data()) as f32);
-            adamw_step(&mut parameter, gradient, &mut first, &mut second, &settings, step, 0.5);
+        for (step, factor) in [(1, 1.0), (2, 1e-3), (3, f32::NAN), (3, 0.1), (4, 5.0)] {
+            let each = parameters.iter_mut().zip(&mut copies).zip(&mut moments).zip(tensors(1000 * step, factor));
+            let updates = each.zip(0..).map(|((((parameter, copy), moments), gradient), place)| Update {
+                parameter,
+                copy: copy.as_mut(),
+                moments,
+                gradient,
+                decays: place % 2 == 0,
+            });
+            let sums = update(updates.collect(), &settings, step, 10.0).expect("parameters");
+            norms.push(norm(&sums.into_data()) as f32);
         }
-        [values(parameter), values(first), values(second), norms]
+        assert!(norms[2].is_nan() || !computes());
+        norms.remove(2);
+        let moments = moments.into_iter().flat_map(|moments| match moments {
+            Moments::Full(moments) => moments,
+            Moments::Bytes(_) => unreachable!("none were made"),
+        });
+        let copies: Vec<_> = copies.into_iter().flatten().map(values).collect();
+        let full: Vec<_> = parameters.into_iter().chain(moments).map(values).chain([norms]).collect();
+        (full, copies)
     };
-    let device = gpu();
-    for (rows, columns) in [(1, 1), (3, 17), (64, 64), (129, 1000)] {
-        let (got, want) = (run(&device, rows, columns), run(&Device::flex(), rows, columns));
-        for (got, want) in got.iter().zip(&want) {
-            assert_close(got, want, 2e-6, &format!("{rows}x{columns}"));
+    for (dtype, _) in types() {
+        let ((got, got_copies), (want, want_copies)) = (step_of(&gpu(), dtype), step_of(&Device::flex(), dtype));
+        for (place, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_close(got, want, 2e-6, &format!("{dtype:?}, tensor {place}"));
+        }
+        let tolerance = if dtype == DType::BF16 { 8e-3 } else { 2e-6 };
+        for (place, (got, want)) in got_copies.iter().zip(&want_copies).enumerate() {
+            assert_close(got, want, tolerance, &format!("{dtype:?}, copy {place}"));
         }
     }
 }
@@ -343,12 +369,13 @@ fn adamw_steps_with_moments_in_bytes() {
         let tensor =
             |seed| Tensor::<2>::from_data(TensorData::new(numbers(rows * columns, seed), [rows, columns]), device);
         let mut parameter = tensor(1);
-        let mut moments = [(); 2].map(|()| Moment8::zeros(rows * columns, device));
+        let mut moments = Moments::Bytes([(); 2].map(|()| Moment8::zeros(rows * columns, device)));
         for step in 1..=5 {
-            let [first, second] = &mut moments;
-            adamw8_step(&mut parameter, tensor(10 + step), [first, second], &settings, step, 0.5);
+            let gradient = tensor(10 + step);
+            let each = Update { parameter: &mut parameter, copy: None, moments: &mut moments, gradient, decays: true };
+            update(vec![each], &settings, step, 0.1).expect("a parameter");
         }
-        let [first, second] = moments;
+        let Moments::Bytes([first, second]) = moments else { unreachable!("made above") };
         [values(parameter), values(first.absmax), values(second.absmax)]
     };
     let device = gpu();

@@ -7,6 +7,7 @@ mod pass;
 mod size_classes;
 mod storage;
 
+use burn::tensor::DType;
 use serde::Serialize;
 use tonfall_adapters::peft;
 use tonfall_adapters::{BaseModel, ModelDescription};
@@ -390,7 +391,12 @@ impl Trained {
 
 /// What is there from the first step to the last.
 fn lasting(device: DeviceKind, program: u64, base: u64, rank: Option<usize>, trained: &Trained) -> Vec<Part> {
-    let values = F32 * trained.elements;
+    // An adapter has a copy of itself in the type of products.
+    let copy = match (rank, device.dtype()) {
+        (Some(_), dtype) if dtype != DType::F32 => dtype.size() as u64,
+        _ => 0,
+    };
+    let values = (F32 + copy) * trained.elements;
     vec![
         Part::new("program", program),
         Part::new("code and allocator", if device == DeviceKind::Cpu { CODE_AND_ALLOCATOR } else { 0 }),

@@ -28,7 +28,7 @@ pub(crate) struct Decoder {
     pub(super) head: Matrix,
     pub(super) rope: RopeTable,
     /// Type of the activations.
-    pub(super) dtype: DType,
+    pub dtype: DType,
 }
 
 /// Keys and values of every layer for the tokens seen so far.
@@ -46,6 +46,11 @@ impl Decoder {
     /// Token embeddings: `[tokens]` → `[tokens, hidden]`.
     pub(crate) fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Hidden {
         self.embedding.rows(ids, self.dtype, binding)
+    }
+
+    /// Prepares the embeddings of the pass after this one, if there is one, while the device computes this one.
+    pub(crate) fn look_ahead(&self, ids: impl FnOnce() -> Option<Vec<u32>>) {
+        self.embedding.look_ahead(ids, self.dtype);
     }
 
     /// Whether the embeddings have a gradient.

@@ -13,7 +13,7 @@ use crate::device::DeviceKind;
 use crate::params::Binding;
 
 /// The token embeddings, `[vocab_size, hidden]`.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Embedding {
     OnDevice(Matrix),
     OnHost(HostTable),
@@ -31,6 +31,15 @@ impl Embedding {
         match self {
             Self::OnDevice(matrix) => matrix.embed(ids, dtype, binding),
             Self::OnHost(table) => table.embedding(ids, dtype),
+        }
+    }
+
+    /// Looks up what will be asked for next, where the host has to.
+    pub(super) fn look_ahead(&self, ids: impl FnOnce() -> Option<Vec<u32>>, dtype: DType) {
+        if let Self::OnHost(table) = self
+            && let Some(ids) = ids()
+        {
+            table.look_ahead(&ids, dtype);
         }
     }
 

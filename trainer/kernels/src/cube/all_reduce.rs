@@ -4,17 +4,17 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
 
-use super::cuda::{nccl, serves};
+use super::cuda::{nccl, on_card};
 use super::tensors::owned;
 use crate::all_reduce::Communicator;
 
 pub(crate) fn all_reduce<const D: usize>(tensors: Vec<Tensor<D>>, communicator: Communicator) -> Vec<Tensor<D>> {
-    let on_card = |tensor: Tensor<D>| {
-        let tensor = tensor.try_into_primitive::<CubeBackend>().ok().filter(|tensor| serves(&tensor.client));
+    let summand = |tensor: Tensor<D>| {
+        let tensor = on_card(tensor);
         let tensor = tensor.unwrap_or_else(|| panic!("NCCL adds up what is on CUDA cards and outside of autodiff"));
         owned(cast(tensor, DType::F32))
     };
-    let tensors: Vec<_> = tensors.into_iter().map(on_card).collect();
+    let tensors: Vec<_> = tensors.into_iter().map(summand).collect();
     if !tensors.is_empty() {
         nccl::sum(communicator, &tensors);
     }

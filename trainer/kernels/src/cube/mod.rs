@@ -28,6 +28,8 @@ mod square_sums;
 mod swiglu;
 mod tensors;
 mod trainable_linear;
+#[cfg(feature = "cuda")]
+mod update;
 
 #[cfg(feature = "cuda")]
 pub(crate) use all_reduce::all_reduce;
@@ -35,3 +37,5 @@ pub(crate) use all_reduce::all_reduce;
 pub(crate) use cuda::nccl::{available as nccl_available, new_id as nccl_id};
 pub(crate) use dequantize::device_words;
 pub(crate) use tensors::upload;
+#[cfg(feature = "cuda")]
+pub(crate) use update::update;

@@ -117,7 +117,7 @@ fn launch(pass: Pass, inputs: Inputs<'_>, read: &[&CubeTensor], written: &[&Cube
         let &Generation { source, threads, held, alignment } = generation(capability()?, head_dim);
         let program = Program { source, definitions: &[("HEAD_DIM", head_dim)] };
         let addresses = addresses.iter().copied().map(Argument::Address);
-        let arguments: Vec<Argument> = addresses.chain(sizes).chain([Argument::Float(scale)]).collect();
+        let arguments: Vec<Argument<'_>> = addresses.chain(sizes).chain([Argument::Float(scale)]).collect();
         // The heads are next to each other: blocks with much to do begin before those with little.
         let grid = [heads as u32, rows.div_ceil(ROWS) as u32, 1];
         let shared = (held[pass as usize] * head_dim * size_of::<u16>() + alignment) as u32;

@@ -20,18 +20,21 @@ pub(super) struct Program<'a> {
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
-pub(super) enum Argument {
+pub(super) enum Argument<'a> {
     Address(u64),
     Word(u32),
     Float(f32),
+    /// A structure of 64-bit numbers, handed over as it is: up to 4 KiB of all arguments.
+    Structure(&'a [u64]),
 }
 
-impl Argument {
+impl Argument<'_> {
     fn pointer(&self) -> *mut c_void {
         match self {
             Self::Address(value) => std::ptr::from_ref(value).cast_mut().cast(),
             Self::Word(value) => std::ptr::from_ref(value).cast_mut().cast(),
             Self::Float(value) => std::ptr::from_ref(value).cast_mut().cast(),
+            Self::Structure(numbers) => numbers.as_ptr().cast_mut().cast(),
         }
     }
 }
@@ -67,7 +70,7 @@ impl Program<'_> {
         &self,
         name: &'static str,
         launch: &Launch,
-        arguments: &[Argument],
+        arguments: &[Argument<'_>],
         stream: sys::CUstream,
     ) -> Result<(), String> {
         let definitions: String = self.definitions.iter().map(|(name, value)| format!("-D{name}={value}\n")).collect();
