@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tonfall_adapters::BaseModel;
 use tonfall_recipes::plan::Quantization;
 use tonfall_trainer::workload::{self, Engine, Workload};
-use tonfall_trainer::{Compute, DeviceChoice, parity};
+use tonfall_trainer::{Activations, Compute, DeviceChoice, parity};
 
 #[derive(Parser)]
 struct Cli {
@@ -37,6 +37,9 @@ enum Command {
         rank: usize,
         #[arg(long)]
         recompute: bool,
+        /// With --recompute: keep the layers' inputs in the host's memory
+        #[arg(long, requires = "recompute")]
+        offload: bool,
     },
     /// The steps that a reference did, from the same adapter on the same batches
     Losses {
@@ -98,12 +101,17 @@ fn say(value: &Value) {
 fn main() -> Result<()> {
     let launched = Instant::now();
     match Cli::parse().command {
-        Command::Steps { config, device, documents, steps, rank, recompute } => {
+        Command::Steps { config, device, documents, steps, rank, recompute, offload } => {
             let compute = device.open()?;
             let base = BaseModel::random(&config).with_context(|| format!("reading {}", config.display()))?;
             let quantization = device.quantization();
+            let activations = match (recompute, offload) {
+                (false, _) => Activations::Kept,
+                (true, false) => Activations::Recomputed,
+                (true, true) => Activations::Offloaded,
+            };
             let tokens: usize = documents.iter().sum();
-            let work = Workload { quantization, rank, documents, steps, recompute, seed: 7 };
+            let work = Workload { quantization, rank, documents, steps, activations, seed: 7 };
             workload::train(
                 &base,
                 &work,

@@ -21,9 +21,10 @@ CASES = [
     ("llama-3.2-1b", ONE, ["--recompute"]),
     ("llama-3.2-1b", PACKED, ["--recompute"]),
     ("llama-3.2-1b", "16384", ["--recompute"]),
+    ("llama-3.2-1b", "16384", ["--recompute", "--offload"]),
     ("llama-3.2-1b", ONE, ["--quantization", "none"]),
 ]
-LAYERS = {"llama-3.1-8b": 4}
+LAYERS = {"llama-3.1-8b": 8}
 
 
 def run(suite, shape, words):

@@ -1,8 +1,8 @@
 """LoRA steps with transformers and PEFT on given batches, written down so that tonfall can do them again.
 
-Usage: peft_losses.py MODEL_DIR BATCHES.json OUT [--device cuda] [--base nf4|dense]
-OUT: init/, final/ (adapters) and steps.json, as `gpu_suite losses` reads them. On CUDA activations are bfloat16, on a CPU f32;
-adapters are f32. The base is quantised by bitsandbytes (NF4, double quantisation).
+Usage: peft_losses.py MODEL_DIR BATCHES.json OUT [--device cuda] [--base nf4|dense] [--dtype bf16|f32]
+OUT: init/, final/ (adapters) and steps.json, as `gpu_suite losses` reads them. Activations are bfloat16 on CUDA and f32 on a
+CPU unless --dtype says otherwise; adapters are f32. The base is quantised by bitsandbytes (NF4, double quantisation).
 """
 
 import argparse
@@ -13,11 +13,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-4  # as recipes have it by default, and Dettmers et al. 2023
 
 
-def load(model, device, base):
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+def load(model, device, base, dtype):
     options = {"dtype": dtype, "device_map": device}
     if base == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -38,12 +37,16 @@ def main():
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--base", choices=["nf4", "dense"], default="nf4")
+    parser.add_argument("--dtype", choices=["bf16", "f32"])
     parser.add_argument("--steps", type=int)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     made = json.loads(arguments.batches.read_text())[: arguments.steps]
 
-    model = get_peft_model(load(arguments.model, arguments.device, arguments.base), LoraConfig(
+    bf16 = (arguments.dtype or ("bf16" if arguments.device == "cuda" else "f32")) == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+
+    model = get_peft_model(load(arguments.model, arguments.device, arguments.base, dtype), LoraConfig(
         r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
@@ -61,7 +64,7 @@ def main():
         # One sequence after the other: nothing is padded on either side.
         for sequence in batch["sequences"]:
             ids = torch.tensor([sequence["input_ids"]], device=arguments.device)
-            with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.device == "cuda"):
+            with torch.autocast(arguments.device, torch.bfloat16, enabled=bf16):
                 logits = model(input_ids=ids).logits.float()
             loss = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="sum") / trained
             loss.backward()

@@ -335,7 +335,22 @@ choices! {
     /// How the learning rate falls behind the warm-up.
     Schedule { Cosine, Linear, Constant }
     /// Whether activations are computed again in the backward pass.
-    Recompute { Auto, On, Off }
+    Recompute {
+        /// Where memory is short.
+        Auto,
+        On,
+        /// And what is kept for it, the layers' inputs, waits in the host's memory.
+        Offload,
+        Off
+    }
+}
+
+impl Recompute {
+    /// Whether it is so whatever memory there is.
+    #[must_use]
+    pub fn always(self) -> bool {
+        matches!(self, Self::On | Self::Offload)
+    }
 }
 
 /// Which linear layers get an adapter.

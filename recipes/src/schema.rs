@@ -195,7 +195,7 @@ pub static KEYS: &[Key] = &[
     Key { path: "training.beta2", kind: SHARE, default: Is("0.999"), doc: "AdamW" },
     Key { path: "training.epsilon", kind: POSITIVE, default: Is("1e-8"), doc: "AdamW" },
     Key { path: "training.max_grad_norm", kind: NOT_NEGATIVE, default: Is("1.0"), doc: "gradients are clipped to this global norm; 0 = never" },
-    Key { path: "training.recompute", kind: Choice(&["auto", "on", "off"]), default: Is("\"auto\""), doc: "compute activations again in the backward pass, less memory for more time: auto | on | off" },
+    Key { path: "training.recompute", kind: Choice(&["auto", "on", "offload", "off"]), default: Is("\"auto\""), doc: "compute activations again in the backward pass, less memory for more time: auto where memory is short | on | offload, and keep the layers' inputs in the host's memory | off" },
     Key { path: "training.max_memory", kind: POSITIVE, default: Unset("16.0"), doc: "GiB that the run may take on its device, instead of what is found free; smaller micro-batches where they don't fit" },
     Key { path: "training.deterministic", kind: Bool, default: Is("false"), doc: "the same bits in every run on one GPU, for some speed; on the CPU it is always so" },
     Key { path: "training.log_every", kind: Integer(1, MANY), default: Is("1"), doc: "optimizer steps between lines of progress" },

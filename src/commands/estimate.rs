@@ -4,7 +4,6 @@
 
 use serde_json::json;
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::Recompute;
 use tonfall_trainer::estimate::{Choice, ClassEstimate, Part, Workload};
 use tonfall_trainer::{Compute, DeviceChoice, DeviceKind};
 
@@ -47,7 +46,7 @@ pub(crate) fn chosen(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<
 }
 
 fn choose(plan: &Plan, workload: &Workload, limit: Option<u64>) -> Choice {
-    workload.choose(plan.training.micro_batch_size, plan.training.recompute == Recompute::On, limit)
+    workload.choose(plan.training.micro_batch_size, plan.training.recompute.always(), limit)
 }
 
 /// Refuses a run that can't fit, before anything is written.

@@ -137,6 +137,7 @@ API cuMemAllocAsync(address *block, size_t bytes, void *stream) { (void)stream; 
 API cuMemFreeAsync(address block, void *stream) { (void)stream; return cuMemFree_v2(block); }
 API cuMemGetInfo_v2(size_t *left, size_t *total) { *total = capacity(); *left = *total - held; return SUCCESS; }
 API cuMemAllocHost_v2(void **block, size_t bytes) { return posix_memalign(block, 4096, bytes ? bytes : 1) ? OUT_OF_MEMORY : SUCCESS; }
+API cuMemHostAlloc(void **block, size_t bytes, unsigned flags) { (void)flags; return cuMemAllocHost_v2(block, bytes); }
 API cuMemFreeHost(void *block) { free(block); return SUCCESS; }
 API cuMemcpyHtoDAsync_v2(address to, const void *from, size_t bytes, void *stream) { (void)stream; memcpy((void *)to, from, bytes); return SUCCESS; }
 API cuMemcpyDtoHAsync_v2(void *to, address from, size_t bytes, void *stream) { (void)stream; memcpy(to, (void *)from, bytes); return SUCCESS; }

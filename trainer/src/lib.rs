@@ -36,6 +36,7 @@ pub use error::TrainError;
 pub use evaluate::{EvalReport, Sample};
 pub use generate::Sampling;
 pub use group::{Group, GroupError, Launch, LaunchError};
+pub use micro_batch::Activations;
 pub use out_of_memory::is_out_of_memory;
 pub use session::Session;
 pub use train::{Job, Observation, Outcome, Record, StopReason, total_steps, train};

@@ -5,12 +5,12 @@
 //!
 //! With recomputation the forward pass keeps each block's input and nothing else; the backward pass then runs each
 //! block again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>).
-//! What such a block ends with, nobody reads again, so its last product is left out. Both ways compute the same operations
-//! in the same order, so losses and gradients are equal to the bit.
+//! What such a block ends with, nobody reads again, so its last product is left out. For long contexts the inputs can wait in
+//! the host's memory. All ways compute the same operations in the same order, so losses and gradients are equal to the bit.
 
 use burn::tensor::Tensor;
 use tonfall_datasets::{Batch, IGNORED};
-use tonfall_kernels::{linear_cross_entropy, seed};
+use tonfall_kernels::{HostStack, linear_cross_entropy, seed};
 
 use crate::model::{Decoder, Documents, DropoutKey, Hidden, self_segments};
 use crate::params::{Binding, GradientSums, ParamStore};
@@ -38,12 +38,23 @@ pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
     scalar(&linear_cross_entropy(hidden, model.head(&binding), &targets(batch)))
 }
 
+/// What the backward pass finds of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// Everything that it needs.
+    Kept,
+    /// The input of each block, from which the rest is computed again.
+    Recomputed,
+    /// The same, and the inputs wait in the host's memory.
+    Offloaded,
+}
+
 /// How a micro-batch is run for training.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TrainingPass {
     /// Factor on the loss before the backward pass: 1 / trained tokens of the optimizer step.
     pub scale: f32,
-    pub recompute: bool,
+    pub activations: Activations,
     pub dropout: DropoutKey,
 }
 
@@ -53,10 +64,9 @@ pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass,
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
     let targets = targets(batch);
-    if training.recompute {
-        recomputed(model, batch, &documents, &targets, training, sums)
-    } else {
-        plain(model, batch, &documents, &targets, training.scale, sums)
+    match training.activations {
+        Activations::Kept => plain(model, batch, &documents, &targets, training.scale, sums),
+        _ => recomputed(model, batch, &documents, &targets, training, sums),
     }
 }
 
@@ -87,7 +97,7 @@ fn recomputed(
 ) -> Tensor<1> {
     let untracked = Binding::untracked(&model.params);
     let mut x = model.embed(&batch.input_ids, &untracked);
-    let mut inputs = Vec::with_capacity(model.num_layers());
+    let mut inputs = HostStack::new(training.activations == Activations::Offloaded);
     for layer in 0..model.num_layers() {
         inputs.push(x.clone());
         x = model.layer(layer, x, &documents.pass(&untracked));
@@ -99,7 +109,8 @@ fn recomputed(
         let value = loss.clone().inner();
         (loss.mul_scalar(training.scale), value)
     });
-    for (layer, input) in inputs.into_iter().enumerate().rev() {
+    for layer in (0..model.num_layers()).rev() {
+        let Some(input) = inputs.pop() else { unreachable!("every layer left its input") };
         (upstream, ()) = backward(input, &model.params, sums, |x, binding| {
             (model.seed_layer(layer, x, upstream.clone(), &documents.pass(binding)), ())
         });

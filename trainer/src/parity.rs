@@ -17,7 +17,7 @@ use tonfall_recipes::plan::{Quantization, TrainingPlan};
 use crate::device::Compute;
 use crate::error::TrainError;
 use crate::lora;
-use crate::micro_batch::{self, TrainingPass};
+use crate::micro_batch::{self, Activations, TrainingPass};
 use crate::model::{DropoutKey, LoadOptions, Loader};
 use crate::optimizer::Optimizer;
 use crate::params::{GradientSums, Read};
@@ -143,7 +143,7 @@ pub fn replay(
         let trained = batch.trained_tokens();
         let pass = TrainingPass {
             scale: (trained as f32).recip(),
-            recompute: step % 2 == 1,
+            activations: [Activations::Kept, Activations::Recomputed, Activations::Offloaded][step % 3],
             dropout: DropoutKey { seed: 0, step: step as u64, micro_batch: 0 },
         };
         let mut sums = GradientSums::new(&model.params);
@@ -209,7 +209,7 @@ pub fn lora_gradients(
     base: &BaseModel,
     adapter: &Adapter,
     ids: &[u32],
-    recompute: bool,
+    activations: Activations,
     compute: &Compute,
 ) -> Result<LoraGradients, ParityError> {
     let options = LoadOptions { quantization: Quantization::None, trainable: false };
@@ -219,7 +219,7 @@ pub fn lora_gradients(
     let batch = Batch::new(std::iter::once(Example::new(ids.to_vec(), labels)));
     let trained = batch.trained_tokens();
     let dropout = DropoutKey { seed: 0, step: 0, micro_batch: 0 };
-    let pass = TrainingPass { scale: (trained as f32).recip(), recompute, dropout };
+    let pass = TrainingPass { scale: (trained as f32).recip(), activations, dropout };
     let mut sums = GradientSums::new(&model.params);
     let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
     let loss = Read::of(vec![loss], None).loss / trained as f64;

@@ -26,7 +26,7 @@ use crate::flops;
 use crate::group::Group;
 use crate::lora;
 use crate::memory;
-use crate::micro_batch::{self, TrainingPass};
+use crate::micro_batch::{self, Activations, TrainingPass};
 use crate::model::{Decoder, DropoutKey, Loader};
 use crate::optimizer::Optimizer;
 use crate::out_of_memory;
@@ -35,6 +35,8 @@ use crate::schedule::LearningRate;
 
 /// Events of one phase are at least so far apart.
 const PHASE_INTERVAL: Duration = Duration::from_secs(1);
+
+const IDLE_OFFLOAD: &str = "`training.recompute = \"offload\"` is the same as \"on\" here: it needs a CUDA card";
 
 /// Everything a run needs.
 pub struct Job<'a> {
@@ -193,7 +195,7 @@ impl<'a> Run<'a> {
         let workload =
             Workload::new(plan, job.base, data, (job.tokenizer, job.prompts), compute.kind(), job.group.size())?;
         let size = state.micro_batch_size.unwrap_or(plan.training.micro_batch_size);
-        let choice = workload.choose(size, plan.training.recompute == Recompute::On, (job.memory)());
+        let choice = workload.choose(size, plan.training.recompute.always(), (job.memory)());
         if !choice.fits() {
             return Err(workload.refusal(&choice));
         }
@@ -248,13 +250,15 @@ impl<'a> Run<'a> {
             peak_accelerator_bytes: None,
         };
         compute.expect_buffer(run.choice.estimate.largest_buffer);
-        let notice = run.job.group.connect(compute)?;
-        run.announce(notice)?;
+        let idle_offload =
+            plan.training.recompute == Recompute::Offload && run.workload.activations(true) != Activations::Offloaded;
+        let notices = run.job.group.connect(compute)?.into_iter().chain(idle_offload.then(|| IDLE_OFFLOAD.to_owned()));
+        run.announce(notices.collect())?;
         Ok(run)
     }
 
     /// The first events of an attempt.
-    fn announce(&mut self, notice: Option<String>) -> Result<(), TrainError> {
+    fn announce(&mut self, notices: Vec<String>) -> Result<(), TrainError> {
         let report = &self.job.data.report;
         let data = EventKind::Data {
             train_examples: self.job.data.train.len() as u64,
@@ -278,7 +282,7 @@ impl<'a> Run<'a> {
         self.event(self.device())?;
         self.event(data)?;
         let warnings = report.findings.of(Severity::Warn, &self.job.plan.audit);
-        for message in report.notes().into_iter().chain(warnings).chain(notice) {
+        for message in report.notes().into_iter().chain(warnings).chain(notices) {
             self.event(EventKind::Notice { message })?;
         }
         let reason = self.difference_from_plan();
@@ -402,7 +406,7 @@ impl<'a> Run<'a> {
         for (index, batch) in batches.iter().enumerate().filter(|(index, _)| self.job.group.has(*index)) {
             let pass = TrainingPass {
                 scale: (trained.max(1) as f32).recip(),
-                recompute: self.choice.recompute,
+                activations: self.workload.activations(self.choice.recompute),
                 dropout: DropoutKey { seed: self.job.plan.seed, step: self.state.step, micro_batch: index as u32 },
             };
             losses.push(micro_batch::accumulate(&self.model, batch, pass, &mut sums));

@@ -16,7 +16,7 @@ use tonfall_recipes::plan::{LoraPlan, Quantization, TargetModules, TrainingPlan}
 
 use crate::device::Compute;
 use crate::error::TrainError;
-use crate::micro_batch::{self, TrainingPass};
+use crate::micro_batch::{self, Activations, TrainingPass};
 use crate::model::{DropoutKey, LoadOptions, Loader};
 use crate::optimizer::Optimizer;
 use crate::params::GradientSums;
@@ -31,7 +31,7 @@ pub struct Workload {
     /// Tokens of each document of a micro-batch; a step is one micro-batch.
     pub documents: Vec<usize>,
     pub steps: u64,
-    pub recompute: bool,
+    pub activations: Activations,
     pub seed: u64,
 }
 
@@ -84,10 +84,11 @@ pub fn train(
     // The last token of each document has no successor to predict.
     let trained = workload.documents.iter().map(|len| len.saturating_sub(1)).sum();
     let largest = Largest { tokens, trained, example: workload.documents.iter().copied().max().unwrap_or(0) };
-    let memory = estimate::of_steps(base, (options, workload.rank), compute.kind(), largest, workload.recompute);
+    let memory = estimate::of_steps(base, (options, workload.rank), compute.kind(), largest, workload.activations);
     compute.expect_buffer(memory.largest_buffer);
+    let recompute = workload.activations != Activations::Kept;
     loaded(Loaded {
-        flops_per_token: flops::per_token(&model.description, Some(model.params.elements() as u64), workload.recompute),
+        flops_per_token: flops::per_token(&model.description, Some(model.params.elements() as u64), recompute),
         predicted_bytes: memory.peak(),
     });
 
@@ -105,7 +106,7 @@ pub fn train(
         let trained = batch.trained_tokens() as f64;
         let pass = TrainingPass {
             scale: trained.recip() as f32,
-            recompute: workload.recompute,
+            activations: workload.activations,
             dropout: DropoutKey { seed: workload.seed, step, micro_batch: 0 },
         };
         let started = Instant::now();
@@ -198,10 +199,10 @@ mod tests {
         let config = folder.path().join("config.json");
         std::fs::write(&config, TINY).expect("a configuration");
         let base = BaseModel::random(&config).expect("a base model");
-        let steps = |recompute| {
+        let steps = |activations| {
             let documents = vec![20, 1, 11];
             let workload =
-                Workload { quantization: Quantization::Nf4, rank: 4, documents, steps: 3, recompute, seed: 3 };
+                Workload { quantization: Quantization::Nf4, rank: 4, documents, steps: 3, activations, seed: 3 };
             let (mut flops, mut steps) = (0.0, Vec::new());
             train(&base, &workload, &Compute::cpu(), &mut |loaded| flops = loaded.flops_per_token, &mut |step| {
                 steps.push(step)
@@ -210,8 +211,9 @@ mod tests {
             assert!(flops > 0.0);
             steps.into_iter().map(|step| (step.loss, step.grad_norm)).collect::<Vec<_>>()
         };
-        let plain = steps(false);
-        assert_eq!(plain, steps(true));
+        let plain = steps(Activations::Kept);
+        assert_eq!(plain, steps(Activations::Recomputed));
+        assert_eq!(plain, steps(Activations::Offloaded));
         let uniform = (96f64).ln();
         assert!(plain.iter().all(|(loss, norm)| (loss - uniform).abs() < 0.5 && *norm > 0.0), "{plain:?}");
     }

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::peft::{Adapter, AdapterConfig, AdapterTensor};
 use tonfall_recipes::plan::Quantization;
-use tonfall_trainer::{Compute, Session, parity};
+use tonfall_trainer::{Activations, Compute, Session, parity};
 
 const FAMILIES: [&str; 5] = ["llama", "llama_tied", "mistral", "qwen2", "qwen3"];
 
@@ -122,8 +122,8 @@ fn gradients_of_every_adapter_tensor_equal_pytorch() {
     for family in FAMILIES {
         let expected = Expected::of(family);
         let ids = expected.ids("text1.input_ids");
-        let ours =
-            parity::lora_gradients(&base(family), &expected.adapter(), &ids, false, &compute()).expect("gradients");
+        let ours = parity::lora_gradients(&base(family), &expected.adapter(), &ids, Activations::Kept, &compute())
+            .expect("gradients");
         let loss = f64::from(expected.floats("lora.loss")[0]);
         assert!((ours.loss - loss).abs() <= 1e-5 * loss, "{family}: loss {} instead of {loss}", ours.loss);
         assert_eq!(ours.tensors.len(), 2 * 7 * 2, "{family}: A and B of 7 modules in 2 layers");
@@ -143,10 +143,14 @@ fn recomputation_changes_no_bit() {
     for family in FAMILIES {
         let expected = Expected::of(family);
         let ids = expected.ids("text1.input_ids");
-        let gradients = |recompute| {
-            parity::lora_gradients(&base(family), &expected.adapter(), &ids, recompute, &compute()).expect("gradients")
+        let gradients = |activations| {
+            parity::lora_gradients(&base(family), &expected.adapter(), &ids, activations, &compute())
+                .expect("gradients")
         };
-        assert_eq!(gradients(true), gradients(false), "{family}");
+        let kept = gradients(Activations::Kept);
+        for activations in [Activations::Recomputed, Activations::Offloaded] {
+            assert_eq!(gradients(activations), kept, "{family}, {activations:?}");
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod dropout;
 mod embedding;
 mod flex;
 mod frozen;
+mod host_stack;
 mod host_table;
 mod linear;
 mod lora;
@@ -49,6 +50,7 @@ pub use cross_entropy::{Head, IGNORED, held_tokens, linear_cross_entropy, logits
 pub use dropout::Dropout;
 pub use embedding::{embedding, trainable_embedding};
 pub use frozen::{FrozenMatrix, MatrixLayout};
+pub use host_stack::HostStack;
 pub use host_table::HostTable;
 pub use linear::linear;
 pub use lora::{Adapter, lora_linear, seed_lora_linear};

@@ -11,8 +11,8 @@
 use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
-    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HostTable, IGNORED, Moment8, Moments,
-    RopeTable, Segment, Update, attention, copied, embedding, linear, linear_cross_entropy, lora_linear, norm,
+    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HostStack, HostTable, IGNORED, Moment8,
+    Moments, RopeTable, Segment, Update, attention, copied, embedding, linear, linear_cross_entropy, lora_linear, norm,
     rms_norm_heads, rope, swiglu, token_losses, trainable_embedding, trainable_linear, update,
 };
 
@@ -388,6 +388,32 @@ fn adamw_steps_with_moments_in_bytes() {
         assert_close(&got[1], &want[1], 1e-5, &format!("{rows}x{columns}, first"));
         assert_close(&got[2], &want[2], 1e-5, &format!("{rows}x{columns}, second"));
     }
+}
+
+/// Copies are real under the stand-in too, where rows have no gaps between them.
+#[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
+fn what_waited_on_the_host_comes_back() {
+    let device = gpu();
+    for (count, rows) in [(1, 3), (2, 100), (7, 1000), (5, 40), (9, 1000)] {
+        let mut stack = HostStack::new(true);
+        let numbers: Vec<Vec<f32>> = (0..count).map(|seed| numbers(rows * 128, seed)).collect();
+        for numbers in &numbers {
+            stack.push(Tensor::from_data(TensorData::new(numbers.clone(), [rows, 128]), &device));
+            // Whoever gets memory now gets it behind the copies.
+            drop(Tensor::<2>::from_data(TensorData::new(vec![f32::NAN; rows * 128], [rows, 128]), &device));
+        }
+        for numbers in numbers.iter().rev() {
+            assert_eq!(&values(stack.pop().expect("a tensor")), numbers, "{count} of {rows} rows");
+        }
+        assert!(stack.pop().is_none());
+    }
+    // One that is given up half-way holds up nobody.
+    let mut stack = HostStack::new(true);
+    (0..6).for_each(|_| stack.push(Tensor::ones([500, 128], &device)));
+    (0..3).for_each(|_| drop(stack.pop()));
+    drop(stack);
+    assert!(values(Tensor::<2>::ones([500, 128], &device)).iter().all(|value| *value == 1.0) || !computes());
 }
 
 #[test]

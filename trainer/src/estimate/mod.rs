@@ -23,6 +23,7 @@ use crate::device::{CUDA_CONTEXT, DeviceKind};
 use crate::error::TrainError;
 use crate::group::Group;
 use crate::memory;
+use crate::micro_batch::Activations;
 use crate::model::LoadOptions;
 use crate::optimizer::moment_bytes;
 use crate::train::total_steps;
@@ -241,7 +242,7 @@ impl Workload {
         let loading = host((self.program + self.storage.loading).saturating_sub(lasting_bytes));
         let mut stages = vec![
             Stage { name: "loading", parts: vec![Part::new("weights in conversion", loading)] },
-            Stage { name: "training", parts: pass(train).training(recompute, accumulates) },
+            Stage { name: "training", parts: pass(train).training(self.activations(recompute), accumulates) },
         ];
         if eval.tokens > 0 {
             stages.push(Stage { name: "evaluating", parts: pass(eval).evaluation() });
@@ -306,6 +307,17 @@ impl Workload {
         (half < choice.micro_batch_size).then(|| self.choice(half, choice.recompute, choice.limit))
     }
 
+    /// How a run that computes activations again, or doesn't, keeps what it has to keep. Only between a CUDA card and the host
+    /// is there a way for layers' inputs.
+    pub(crate) fn activations(&self, recompute: bool) -> Activations {
+        let offload = self.plan.training.recompute == Recompute::Offload && self.device == DeviceKind::Cuda;
+        match (recompute, offload) {
+            (false, _) => Activations::Kept,
+            (true, false) => Activations::Recomputed,
+            (true, true) => Activations::Offloaded,
+        }
+    }
+
     /// Why nothing fits, with the numbers and what would change it.
     #[must_use]
     pub fn refusal(&self, choice: &Choice) -> TrainError {
@@ -320,6 +332,8 @@ impl Workload {
         }
         if !choice.recompute {
             ways.push("`training.recompute = \"on\"`");
+        } else if self.device == DeviceKind::Cuda && self.activations(true) == Activations::Recomputed {
+            ways.push("`training.recompute = \"offload\"`");
         }
         ways.push("a lower `data.max_seq_len`");
         ways.push("a smaller base");
@@ -414,7 +428,7 @@ pub(crate) fn of_steps(
     (options, rank): (LoadOptions, usize),
     device: DeviceKind,
     batch: Largest,
-    recompute: bool,
+    activations: Activations,
 ) -> Estimate {
     let (model, threads) = (base.description(), rayon::current_num_threads());
     let format = |name: &str| base.weight_format(name).map_or(Format::F32, |(format, _)| format);
@@ -424,7 +438,7 @@ pub(crate) fn of_steps(
     let pass = Pass { model, device, threads, sites, rank: Some(rank), trained: elements, batch, dense_copy };
     Estimate {
         lasting: lasting(device, 0, storage.kept, Some(rank), &trained),
-        stages: vec![Stage { name: "training", parts: pass.training(recompute, false) }],
+        stages: vec![Stage { name: "training", parts: pass.training(activations, false) }],
         largest_buffer: pass.largest_buffer(),
     }
 }

@@ -11,6 +11,7 @@ use tonfall_kernels::{FUSED_HEAD_DIMS, held_tokens};
 
 use super::Part;
 use crate::device::DeviceKind;
+use crate::micro_batch::Activations;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
@@ -140,15 +141,16 @@ impl Pass<'_> {
     /// A training step. `accumulates`: several micro-batches make a step. Of the moments that can be the highest, the
     /// highest: the loss, the backward pass of the last block, the end of the backward pass. Gradients of this
     /// micro-batch come about while activations go, in less memory than those leave.
-    pub(super) fn training(&self, recompute: bool, accumulates: bool) -> Vec<Part> {
+    pub(super) fn training(&self, activations: Activations, accumulates: bool) -> Vec<Part> {
         let summed = if accumulates { F32 * self.trained } else { 0 };
         let head = if self.rank.is_none() { F32 * self.vocab() * self.hidden() } else { 0 };
-        let inputs = self.tokens(self.layers() * self.hidden());
-        let (block, own_input) = (self.kept(), self.tokens(self.hidden()));
-        let (kept, in_block) = match recompute {
-            false => (self.layers() * block, 0),
+        let (layers, block, own_input) = (self.layers(), self.kept(), self.tokens(self.hidden()));
+        let (kept, in_block) = match activations {
+            Activations::Kept => (layers * block, 0),
             // The block's own input is among the inputs of all.
-            true => (inputs, block - own_input),
+            Activations::Recomputed => (layers * own_input, block - own_input),
+            // One on its way to or from the host, and the block's own.
+            Activations::Offloaded => (layers.min(2) * own_input, block - own_input),
         };
         // Input and output of the final norm, and the gradient that comes back.
         let loss = [summed + head, kept + self.tokens(3 * self.hidden()), self.logits(true)];
@@ -268,12 +270,14 @@ mod tests {
         let logits = 6 * (4 * 16 + 2 * 4 * 4);
         // The loss is the highest moment: three more times hidden.
         let loss = 2 * block + 10 * 4 * 12;
-        assert_eq!(bytes(&pass.training(false, false)), [0, loss, logits, scratch, 0]);
-        assert_eq!(bytes(&pass.training(false, true)), [400, loss, logits, scratch, 0]);
+        assert_eq!(bytes(&pass.training(Activations::Kept, false)), [0, loss, logits, scratch, 0]);
+        assert_eq!(bytes(&pass.training(Activations::Kept, true)), [400, loss, logits, scratch, 0]);
         // Recomputing, it is the last block's backward pass: inputs of both blocks (one of them the block's own), its
         // gradients of hidden, gate and up.
         let again = 2 * 10 * 4 * 4 + block - 10 * 4 * 4 + 10 * 4 * 20;
-        assert_eq!(bytes(&pass.training(true, false)), [0, again, 0, scratch, 0]);
+        assert_eq!(bytes(&pass.training(Activations::Recomputed, false)), [0, again, 0, scratch, 0]);
+        // Offloading, there are two inputs, however many blocks.
+        assert_eq!(bytes(&pass.training(Activations::Offloaded, false)), [0, again, 0, scratch, 0]);
         // Evaluating, it is the last block's MLP: its input, gate, up and their product.
         assert_eq!(bytes(&pass.evaluation()), [10 * 4 * (4 + 24), 0, scratch]);
         // An answer of 3 tokens: keys and values of 13 tokens in both layers, and of one twice.

@@ -17,6 +17,8 @@ mod cuda;
 mod dequantize;
 mod dropout;
 mod embedding;
+#[cfg(feature = "cuda")]
+mod host_stack;
 mod launch;
 mod linear;
 mod lora;
@@ -36,6 +38,8 @@ pub(crate) use all_reduce::all_reduce;
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::nccl::{available as nccl_available, new_id as nccl_id};
 pub(crate) use dequantize::device_words;
+#[cfg(feature = "cuda")]
+pub(crate) use host_stack::Away;
 pub(crate) use tensors::upload;
 #[cfg(feature = "cuda")]
 pub(crate) use update::update;

@@ -5,6 +5,7 @@ pub(super) mod cublaslt;
 pub(super) mod multi_tensor;
 pub(super) mod nccl;
 mod program;
+pub(super) mod side;
 mod stream;
 
 use burn::tensor::Tensor;
