@@ -105,11 +105,7 @@ fn main() -> Result<()> {
             let compute = device.open()?;
             let base = BaseModel::random(&config).with_context(|| format!("reading {}", config.display()))?;
             let quantization = device.quantization();
-            let activations = match (recompute, offload) {
-                (false, _) => Activations::Kept,
-                (true, false) => Activations::Recomputed,
-                (true, true) => Activations::Offloaded,
-            };
+            let activations = Activations::new(recompute, offload);
             let tokens: usize = documents.iter().sum();
             let work = Workload { quantization, rank, documents, steps, activations, seed: 7 };
             workload::train(

@@ -108,6 +108,23 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
+fn recomputing_changes_no_bit_and_offload_says_where_it_is_no_more_than_that() {
+    let workshop = Workshop::new();
+    let with = |recompute: &str| {
+        let set = format!("training.recompute=\"{recompute}\"");
+        run(workshop.home(), &["train", "recipe.toml", "--run-name", recompute, "--set", &set]).expect(0);
+        let log = events(&workshop, recompute);
+        assert_eq!(of_kind(&log, "memory")[0]["recompute"], (recompute != "off").into(), "{recompute}");
+        let told = of_kind(&log, "notice").iter().any(|notice| notice.to_string().contains("it needs a CUDA card"));
+        assert_eq!(told, recompute == "offload", "{recompute}");
+        fs::read(workshop.path("runs").join(recompute).join(ADAPTER)).unwrap()
+    };
+    let kept = with("off");
+    assert!(kept == with("on"), "recomputation changes the adapter");
+    assert!(kept == with("offload"), "offload changes the adapter");
+}
+
+#[test]
 fn memory_is_predicted_compared_and_refused() {
     let workshop = Workshop::new();
     let estimate = run(workshop.home(), &["estimate", "recipe.toml", "--json"]).expect(0).stdout;

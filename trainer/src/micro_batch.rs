@@ -49,6 +49,18 @@ pub enum Activations {
     Offloaded,
 }
 
+impl Activations {
+    /// Recomputed or not, and offloaded where they are.
+    #[must_use]
+    pub fn new(recompute: bool, offload: bool) -> Self {
+        match (recompute, offload) {
+            (false, _) => Self::Kept,
+            (true, false) => Self::Recomputed,
+            (true, true) => Self::Offloaded,
+        }
+    }
+}
+
 /// How a micro-batch is run for training.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TrainingPass {

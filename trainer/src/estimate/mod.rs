@@ -311,11 +311,7 @@ impl Workload {
     /// is there a way for layers' inputs.
     pub(crate) fn activations(&self, recompute: bool) -> Activations {
         let offload = self.plan.training.recompute == Recompute::Offload && self.device == DeviceKind::Cuda;
-        match (recompute, offload) {
-            (false, _) => Activations::Kept,
-            (true, false) => Activations::Recomputed,
-            (true, true) => Activations::Offloaded,
-        }
+        Activations::new(recompute, offload)
     }
 
     /// Why nothing fits, with the numbers and what would change it.
