@@ -105,7 +105,11 @@ fn main() -> Result<()> {
             let compute = device.open()?;
             let base = BaseModel::random(&config).with_context(|| format!("reading {}", config.display()))?;
             let quantization = device.quantization();
-            let activations = Activations::new(recompute, offload);
+            let activations = match (recompute, offload) {
+                (_, true) => Activations::Offloaded,
+                (true, false) => Activations::Recomputed,
+                (false, false) => Activations::Kept,
+            };
             let tokens: usize = documents.iter().sum();
             let work = Workload { quantization, rank, documents, steps, activations, seed: 7 };
             workload::train(

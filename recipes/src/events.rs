@@ -73,6 +73,9 @@ pub enum EventKind {
         /// Micro-batches of an optimizer step.
         gradient_accumulation_steps: u64,
         recompute: bool,
+        /// Layers' inputs, which recomputation keeps, wait in the host's memory.
+        #[serde(default)]
+        offload: bool,
         /// Why it is not as the plan says, or not as it was before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,

@@ -339,17 +339,9 @@ choices! {
         /// Where memory is short.
         Auto,
         On,
-        /// And what is kept for it, the layers' inputs, waits in the host's memory.
+        /// On, and what is kept for it, the layers' inputs, waits in the host's memory.
         Offload,
         Off
-    }
-}
-
-impl Recompute {
-    /// Whether it is so whatever memory there is.
-    #[must_use]
-    pub fn always(self) -> bool {
-        matches!(self, Self::On | Self::Offload)
     }
 }
 

@@ -5,7 +5,7 @@
 use serde_json::json;
 use tonfall_recipes::Plan;
 use tonfall_trainer::estimate::{Choice, ClassEstimate, Part, Workload};
-use tonfall_trainer::{Compute, DeviceChoice, DeviceKind};
+use tonfall_trainer::{Activations, Compute, DeviceChoice, DeviceKind};
 
 use crate::args::Estimate;
 use crate::diagnostics::{ExitCode, Failure, Result};
@@ -46,7 +46,7 @@ pub(crate) fn chosen(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<
 }
 
 fn choose(plan: &Plan, workload: &Workload, limit: Option<u64>) -> Choice {
-    workload.choose(plan.training.micro_batch_size, plan.training.recompute.always(), limit)
+    workload.choose(plan.training.micro_batch_size, workload.asked(), limit)
 }
 
 /// Refuses a run that can't fit, before anything is written.
@@ -62,7 +62,8 @@ fn as_json(device: DeviceKind, choice: &Choice, classes: &[ClassEstimate]) -> se
     json!({
         "device": device.name(),
         "micro_batch_size": choice.micro_batch_size,
-        "recompute": choice.recompute,
+        "recompute": choice.activations.again(),
+        "offload": choice.activations == Activations::Offloaded,
         "lasting": choice.estimate.lasting,
         "stages": choice.estimate.stages,
         "highest_stage": choice.estimate.highest().map(|stage| stage.name),
@@ -76,7 +77,11 @@ fn as_json(device: DeviceKind, choice: &Choice, classes: &[ClassEstimate]) -> se
 fn for_people(plan: &Plan, device: DeviceKind, choice: &Choice, classes: &[ClassEstimate]) -> String {
     let estimate = &choice.estimate;
     let highest = estimate.highest().map_or("", |stage| stage.name);
-    let recompute = if choice.recompute { ", recomputing" } else { "" };
+    let recompute = match choice.activations {
+        Activations::Kept => "",
+        Activations::Recomputed => ", recomputing",
+        Activations::Offloaded => ", recomputing from inputs on the host",
+    };
     let mut lines =
         vec![format!("{} on {}: micro-batches of {}{recompute}", plan.name, device.name(), choice.micro_batch_size)];
     lines.push("\nfrom the first step to the last".to_owned());

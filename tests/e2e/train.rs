@@ -114,7 +114,7 @@ fn recomputing_changes_no_bit_and_offload_says_where_it_is_no_more_than_that() {
         let set = format!("training.recompute=\"{recompute}\"");
         run(workshop.home(), &["train", "recipe.toml", "--run-name", recompute, "--set", &set]).expect(0);
         let log = events(&workshop, recompute);
-        assert_eq!(of_kind(&log, "memory")[0]["recompute"], (recompute != "off").into(), "{recompute}");
+        assert_eq!(of_kind(&log, "memory")[0]["recompute"], recompute != "off", "{recompute}");
         let told = of_kind(&log, "notice").iter().any(|notice| notice.to_string().contains("it needs a CUDA card"));
         assert_eq!(told, recompute == "offload", "{recompute}");
         fs::read(workshop.path("runs").join(recompute).join(ADAPTER)).unwrap()

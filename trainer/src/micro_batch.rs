@@ -9,6 +9,7 @@
 //! the host's memory. All ways compute the same operations in the same order, so losses and gradients are equal to the bit.
 
 use burn::tensor::Tensor;
+use serde::Serialize;
 use tonfall_datasets::{Batch, IGNORED};
 use tonfall_kernels::{HostStack, linear_cross_entropy, seed};
 
@@ -38,8 +39,8 @@ pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
     scalar(&linear_cross_entropy(hidden, model.head(&binding), &targets(batch)))
 }
 
-/// What the backward pass finds of the forward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the backward pass finds of the forward pass, in less and less of the device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Activations {
     /// Everything that it needs.
     Kept,
@@ -50,14 +51,10 @@ pub enum Activations {
 }
 
 impl Activations {
-    /// Recomputed or not, and offloaded where they are.
+    /// Whether they are computed again.
     #[must_use]
-    pub fn new(recompute: bool, offload: bool) -> Self {
-        match (recompute, offload) {
-            (false, _) => Self::Kept,
-            (true, false) => Self::Recomputed,
-            (true, true) => Self::Offloaded,
-        }
+    pub fn again(self) -> bool {
+        self > Self::Kept
     }
 }
 
@@ -76,9 +73,9 @@ pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass,
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
     let targets = targets(batch);
-    match training.activations {
-        Activations::Kept => plain(model, batch, &documents, &targets, training.scale, sums),
-        _ => recomputed(model, batch, &documents, &targets, training, sums),
+    match training.activations.again() {
+        false => plain(model, batch, &documents, &targets, training.scale, sums),
+        true => recomputed(model, batch, &documents, &targets, training, sums),
     }
 }
 

@@ -195,7 +195,7 @@ impl<'a> Run<'a> {
         let workload =
             Workload::new(plan, job.base, data, (job.tokenizer, job.prompts), compute.kind(), job.group.size())?;
         let size = state.micro_batch_size.unwrap_or(plan.training.micro_batch_size);
-        let choice = workload.choose(size, plan.training.recompute.always(), (job.memory)());
+        let choice = workload.choose(size, workload.asked(), (job.memory)());
         if !choice.fits() {
             return Err(workload.refusal(&choice));
         }
@@ -251,7 +251,7 @@ impl<'a> Run<'a> {
         };
         compute.expect_buffer(run.choice.estimate.largest_buffer);
         let idle_offload =
-            plan.training.recompute == Recompute::Offload && run.workload.activations(true) != Activations::Offloaded;
+            plan.training.recompute == Recompute::Offload && run.workload.asked() != Activations::Offloaded;
         let notices = run.job.group.connect(compute)?.into_iter().chain(idle_offload.then(|| IDLE_OFFLOAD.to_owned()));
         run.announce(notices.collect())?;
         Ok(run)
@@ -293,7 +293,7 @@ impl<'a> Run<'a> {
         let adapter = self.adapter.as_ref().map(|_| self.model.params.elements() as u64);
         EventKind::Device {
             name: self.job.compute.name().to_owned(),
-            flops_per_token: Some(flops::per_token(&self.model.description, adapter, self.choice.recompute)),
+            flops_per_token: Some(flops::per_token(&self.model.description, adapter, self.choice.activations.again())),
             peak_flops: self.job.compute.peak_flops(),
             memory_bytes: self.job.compute.own_memory(),
             host_memory_bytes: memory::total(),
@@ -406,7 +406,7 @@ impl<'a> Run<'a> {
         for (index, batch) in batches.iter().enumerate().filter(|(index, _)| self.job.group.has(*index)) {
             let pass = TrainingPass {
                 scale: (trained.max(1) as f32).recip(),
-                activations: self.workload.activations(self.choice.recompute),
+                activations: self.choice.activations,
                 dropout: DropoutKey { seed: self.job.plan.seed, step: self.state.step, micro_batch: index as u32 },
             };
             losses.push(micro_batch::accumulate(&self.model, batch, pass, &mut sums));

@@ -86,9 +86,12 @@ pub fn train(
     let largest = Largest { tokens, trained, example: workload.documents.iter().copied().max().unwrap_or(0) };
     let memory = estimate::of_steps(base, (options, workload.rank), compute.kind(), largest, workload.activations);
     compute.expect_buffer(memory.largest_buffer);
-    let recompute = workload.activations != Activations::Kept;
     loaded(Loaded {
-        flops_per_token: flops::per_token(&model.description, Some(model.params.elements() as u64), recompute),
+        flops_per_token: flops::per_token(
+            &model.description,
+            Some(model.params.elements() as u64),
+            workload.activations.again(),
+        ),
         predicted_bytes: memory.peak(),
     });
 

@@ -8,6 +8,7 @@ use tonfall_datasets::{ChatTokenizer, PreparedDataset, TokenizerSpec, prepare};
 use tonfall_recipes::events::{EventKind, EventLog};
 use tonfall_recipes::recipe::RecipeFile;
 use tonfall_recipes::{Plan, RunDir, RunLock};
+use tonfall_trainer::Activations::{Kept, Offloaded, Recomputed};
 use tonfall_trainer::estimate::Workload;
 use tonfall_trainer::{Compute, DeviceKind, Group, Job, Observation, Outcome, Record, StopReason, TrainError, train};
 
@@ -189,20 +190,41 @@ fn a_run_that_cannot_fit_does_not_begin() {
 fn recomputation_comes_before_smaller_micro_batches_and_the_recipes_limit_before_the_systems() {
     let workshop = Workshop::new("micro_batch_size = 4\n");
     let workload = workshop.workload(DeviceKind::Cpu);
-    let needed = |size, recompute| workload.estimate(size, recompute).peak();
+    let needed = |size, activations| workload.estimate(size, activations).peak();
     let limit = |bytes: u64| Some(bytes + bytes / 10);
-    let ladder = [(4, false), (4, true), (2, true), (1, true)];
-    for (size, recompute) in ladder {
-        let choice = workload.choose(4, false, limit(needed(size, recompute)));
-        assert_eq!((choice.micro_batch_size, choice.recompute, choice.fits()), (size, recompute, true));
+    let ladder = [(4, Kept), (4, Recomputed), (2, Recomputed), (1, Recomputed)];
+    for (size, activations) in ladder {
+        let choice = workload.choose(4, Kept, limit(needed(size, activations)));
+        assert_eq!((choice.micro_batch_size, choice.activations, choice.fits()), (size, activations, true));
     }
     assert!(ladder.windows(2).all(|pair| needed(pair[0].0, pair[0].1) > needed(pair[1].0, pair[1].1)));
-    assert!(!workload.choose(4, false, Some(0)).fits());
-    assert_eq!(workload.choose(4, false, None).micro_batch_size, 4, "nobody knows a limit");
+    let floor = workload.choose(4, Kept, Some(0));
+    assert_eq!((floor.micro_batch_size, floor.activations, floor.fits()), (1, Recomputed, false));
+    assert_eq!(workload.choose(4, Kept, None).micro_batch_size, 4, "nobody knows a limit");
+    let on_a_card = workshop.workload(DeviceKind::Cuda).choose(4, Kept, Some(0));
+    assert_eq!((on_a_card.micro_batch_size, on_a_card.activations), (1, Offloaded), "the last way on a CUDA card");
 
     let capped = Workshop::new("micro_batch_size = 4\nmax_memory = 1000\n").workload(DeviceKind::Cpu);
-    let choice = capped.choose(4, false, Some(0));
+    let choice = capped.choose(4, Kept, Some(0));
     assert!(choice.fits() && choice.limit == Some((1000.0 * GIB) as u64));
+}
+
+#[test]
+fn what_the_recipe_says_of_recomputation_stays() {
+    let asked = [
+        ("auto", Kept, Offloaded),
+        ("off", Kept, Kept),
+        ("on", Recomputed, Recomputed),
+        ("offload", Offloaded, Offloaded),
+    ];
+    for (word, first, last) in asked {
+        let workshop = Workshop::new(&format!("micro_batch_size = 2\nrecompute = \"{word}\"\n"));
+        let workload = workshop.workload(DeviceKind::Cuda);
+        assert_eq!(workload.asked(), first, "{word}");
+        assert_eq!(workload.choose(2, first, Some(0)).activations, last, "{word}");
+        let elsewhere = workshop.workload(DeviceKind::Cpu).asked();
+        assert_eq!(elsewhere, if first == Offloaded { Recomputed } else { first }, "{word} on the CPU");
+    }
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn all_kinds() -> Vec<EventKind> {
             micro_batch_size: 2,
             gradient_accumulation_steps: 4,
             recompute: true,
+            offload: false,
             reason: Some("memory is short".into()),
         },
         EventKind::Phase { phase: Phase::Evaluating, done: 1, total: 0 },

@@ -126,7 +126,7 @@ impl Estimate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Choice {
     pub micro_batch_size: usize,
-    pub recompute: bool,
+    pub activations: Activations,
     pub estimate: Estimate,
     /// Bytes that the run may have; `None` where nobody tells.
     pub limit: Option<u64>,
@@ -215,16 +215,16 @@ impl Workload {
 
     /// The memory of the run with micro-batches of so many sequences.
     #[must_use]
-    pub fn estimate(&self, micro_batch_size: usize, recompute: bool) -> Estimate {
+    pub fn estimate(&self, micro_batch_size: usize, activations: Activations) -> Estimate {
         let sampler = self.sampler.clone().in_micro_batches_of(micro_batch_size);
         let largest = sampler.largest_micro_batch(&self.train, self.steps);
         let eval = Largest::in_order(&self.eval, micro_batch_size);
         let per_step = self.plan.training.micro_batch_size * self.plan.training.gradient_accumulation_steps;
-        self.of(largest, eval, per_step > micro_batch_size, recompute)
+        self.of(largest, eval, per_step > micro_batch_size, activations)
     }
 
     /// The memory of the run, given its batches.
-    fn of(&self, train: Largest, eval: Largest, accumulates: bool, recompute: bool) -> Estimate {
+    fn of(&self, train: Largest, eval: Largest, accumulates: bool, activations: Activations) -> Estimate {
         let trained = Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer);
         let pass = |batch| Pass {
             model: &self.model,
@@ -242,7 +242,7 @@ impl Workload {
         let loading = host((self.program + self.storage.loading).saturating_sub(lasting_bytes));
         let mut stages = vec![
             Stage { name: "loading", parts: vec![Part::new("weights in conversion", loading)] },
-            Stage { name: "training", parts: pass(train).training(self.activations(recompute), accumulates) },
+            Stage { name: "training", parts: pass(train).training(activations, accumulates) },
         ];
         if eval.tokens > 0 {
             stages.push(Stage { name: "evaluating", parts: pass(eval).evaluation() });
@@ -261,12 +261,22 @@ impl Workload {
         Estimate { lasting, stages, largest_buffer: pass(train).largest_buffer() }
     }
 
-    /// The way of running that fits into `limit` bytes and is nearest to what is asked for: then recomputation where the
-    /// recipe leaves it open, then smaller micro-batches; the last of these when none fits. `training.max_memory` goes
-    /// before `limit`.
+    /// What the recipe asks for. Only between a CUDA card and the host is there a way for layers' inputs.
     #[must_use]
-    pub fn choose(&self, micro_batch_size: usize, recompute: bool, limit: Option<u64>) -> Choice {
-        let mut choice = self.choice(micro_batch_size, recompute, self.limit(limit));
+    pub fn asked(&self) -> Activations {
+        match self.plan.training.recompute {
+            Recompute::Auto | Recompute::Off => Activations::Kept,
+            Recompute::Offload if self.device == DeviceKind::Cuda => Activations::Offloaded,
+            Recompute::On | Recompute::Offload => Activations::Recomputed,
+        }
+    }
+
+    /// The way of running that fits into `limit` bytes and is nearest to this one: then recomputation where the recipe leaves
+    /// it open, then smaller micro-batches, then layers' inputs on the host, where the recipe leaves it open; the last of these
+    /// when none fits. `training.max_memory` goes before `limit`.
+    #[must_use]
+    pub fn choose(&self, micro_batch_size: usize, activations: Activations, limit: Option<u64>) -> Choice {
+        let mut choice = self.choice(micro_batch_size, activations, self.limit(limit));
         while !choice.fits()
             && let Some(smaller) = self.smaller(&choice)
         {
@@ -279,11 +289,15 @@ impl Workload {
     /// start from the plan's and take the same steps down.
     pub(crate) fn agreed(&self, choice: Choice, group: &mut Group) -> Result<Choice, TrainError> {
         let sizes = group.gather(choice.micro_batch_size as f64)?;
-        let recompute = group.gather(f64::from(u8::from(choice.recompute)))?.contains(&1.0);
         let size = sizes.into_iter().fold(f64::INFINITY, f64::min) as usize;
-        match (size, recompute) == (choice.micro_batch_size, choice.recompute) {
+        let number = |way: Activations| f64::from(way as u8);
+        let ways = group.gather(number(choice.activations))?;
+        let all = [Activations::Kept, Activations::Recomputed, Activations::Offloaded];
+        let activations =
+            all.into_iter().filter(|way| ways.contains(&number(*way))).max().unwrap_or(choice.activations);
+        match (size, activations) == (choice.micro_batch_size, choice.activations) {
             true => Ok(choice),
-            false => Ok(self.choice(size, recompute, choice.limit)),
+            false => Ok(self.choice(size, activations, choice.limit)),
         }
     }
 
@@ -293,25 +307,23 @@ impl Workload {
         self.plan.training.max_memory.map(|gib| (gib * f64::from(1 << 30)) as u64).or(found)
     }
 
-    fn choice(&self, micro_batch_size: usize, recompute: bool, limit: Option<u64>) -> Choice {
-        Choice { micro_batch_size, recompute, estimate: self.estimate(micro_batch_size, recompute), limit }
+    fn choice(&self, micro_batch_size: usize, activations: Activations, limit: Option<u64>) -> Choice {
+        Choice { micro_batch_size, activations, estimate: self.estimate(micro_batch_size, activations), limit }
     }
 
     /// The next way that needs less memory; `None` at the floor.
     #[must_use]
     pub fn smaller(&self, choice: &Choice) -> Option<Choice> {
-        if self.plan.training.recompute == Recompute::Auto && !choice.recompute {
-            return Some(self.choice(choice.micro_batch_size, true, choice.limit));
+        let &Choice { micro_batch_size: size, activations, limit, .. } = choice;
+        let (open, half) = (self.plan.training.recompute == Recompute::Auto, size.div_ceil(2));
+        match activations {
+            Activations::Kept if open => Some(self.choice(size, Activations::Recomputed, limit)),
+            _ if half < size => Some(self.choice(half, activations, limit)),
+            Activations::Recomputed if open && self.device == DeviceKind::Cuda => {
+                Some(self.choice(size, Activations::Offloaded, limit))
+            }
+            _ => None,
         }
-        let half = choice.micro_batch_size.div_ceil(2);
-        (half < choice.micro_batch_size).then(|| self.choice(half, choice.recompute, choice.limit))
-    }
-
-    /// How a run that computes activations again, or doesn't, keeps what it has to keep. Only between a CUDA card and the host
-    /// is there a way for layers' inputs.
-    pub(crate) fn activations(&self, recompute: bool) -> Activations {
-        let offload = self.plan.training.recompute == Recompute::Offload && self.device == DeviceKind::Cuda;
-        Activations::new(recompute, offload)
     }
 
     /// Why nothing fits, with the numbers and what would change it.
@@ -326,10 +338,12 @@ impl Workload {
         } else if self.plan.quantization != Quantization::Nf4 {
             ways.push("`quantization = \"nf4\"`");
         }
-        if !choice.recompute {
-            ways.push("`training.recompute = \"on\"`");
-        } else if self.device == DeviceKind::Cuda && self.activations(true) == Activations::Recomputed {
-            ways.push("`training.recompute = \"offload\"`");
+        match choice.activations {
+            Activations::Kept => ways.push("`training.recompute = \"on\"`"),
+            Activations::Recomputed if self.device == DeviceKind::Cuda => {
+                ways.push("`training.recompute = \"offload\"`");
+            }
+            _ => {}
         }
         ways.push("a lower `data.max_seq_len`");
         ways.push("a smaller base");
@@ -349,15 +363,15 @@ impl Workload {
         let tokens = example * self.plan.training.micro_batch_size;
         let batch = Largest { tokens, trained: tokens, example };
         let eval = if self.eval.is_empty() { Largest::default() } else { batch };
-        let peak = |quantization, recompute| {
+        let peak = |quantization, activations| {
             let options = LoadOptions { quantization, trainable: self.rank.is_none() };
             let model = class.description();
             let storage = Storage::new(&model, options, self.threads, self.device, |_| Format::Bf16);
             let accumulates = self.plan.training.gradient_accumulation_steps > 1;
             let workload = Self { model, storage, ..self.clone() };
-            workload.of(batch, eval, accumulates, recompute).peak()
+            workload.of(batch, eval, accumulates, activations).peak()
         };
-        let pair = |quantization| [peak(quantization, false), peak(quantization, true)];
+        let pair = |quantization| [Activations::Kept, Activations::Recomputed].map(|way| peak(quantization, way));
         let four_bits = self.rank.is_some().then(|| pair(Quantization::Nf4));
         ClassEstimate { class: class.name, parameters: class.parameters(), four_bits, dense: pair(Quantization::None) }
     }

@@ -12,6 +12,7 @@ use tonfall_recipes::plan::Recompute;
 use super::Run;
 use crate::error::TrainError;
 use crate::estimate::Choice;
+use crate::micro_batch::Activations;
 
 impl Run<'_> {
     /// Makes sure, before a step, that it fits into what there is now. On the CPU an allocation that fails ends the
@@ -21,7 +22,7 @@ impl Run<'_> {
         let now = self.choice.clone();
         let choice = match now.fits() {
             true => now.clone(),
-            false => self.workload.choose(now.micro_batch_size, now.recompute, now.limit),
+            false => self.workload.choose(now.micro_batch_size, now.activations, now.limit),
         };
         if !choice.fits() {
             return self.give_up(&choice);
@@ -80,8 +81,12 @@ impl Run<'_> {
                 training.gradient_accumulation_steps
             ));
         }
-        if training.recompute == Recompute::Auto && self.choice.recompute {
-            differences.push("activations are computed again in the backward pass".to_owned());
+        if training.recompute == Recompute::Auto && self.choice.activations.again() {
+            let beside = match self.choice.activations {
+                Activations::Offloaded => ", from layers' inputs that wait in the host's memory",
+                _ => "",
+            };
+            differences.push(format!("activations are computed again in the backward pass{beside}"));
         }
         (!differences.is_empty()).then(|| differences.join("; "))
     }
@@ -104,7 +109,8 @@ impl Run<'_> {
             parts,
             micro_batch_size: self.choice.micro_batch_size as u64,
             gradient_accumulation_steps: self.micro_batches() as u64,
-            recompute: self.choice.recompute,
+            recompute: self.choice.activations.again(),
+            offload: self.choice.activations == Activations::Offloaded,
             reason,
         })
     }
