@@ -7,12 +7,13 @@
 #![expect(unsafe_code, reason = "CUDA's driver is a C library")]
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::slice;
 
 use burn_cubecl::tensor::CubeTensor;
 use cudarc::driver::result::{self as driver, event, stream};
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUstream};
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUevent_wait_flags, CUresult, CUstream};
 
 use super::stream::enqueue;
 use crate::cube::tensors::len;
@@ -30,7 +31,7 @@ pub(in crate::cube) fn send(tensor: &CubeTensor, place: usize) {
     run(tensor, move |side, stream, address| {
         side.make_slot(place, bytes)?;
         side.follow(stream)?;
-        let slot = &side.slots[place];
+        let slot = side.slot(place, bytes)?;
         // SAFETY: the slot has so many bytes that live as long as the device is used, nothing else on this stream touches them
         // before the copy, and nobody reads them here. The tensor is held until the copy is done.
         unsafe {
@@ -53,9 +54,8 @@ pub(in crate::cube) fn fetch(tensor: &CubeTensor, place: usize) {
     run(tensor, move |side, stream, address| {
         // Whoever had the tensor's memory before is done by then.
         side.follow(stream)?;
-        let slot = &side.slots[place];
-        assert!(bytes <= slot.bytes, "{bytes} bytes of a slot of {}", slot.bytes);
-        // SAFETY: the slot was filled by an earlier copy on the same stream, and the tensor is as large.
+        let slot = side.slot(place, bytes)?;
+        // SAFETY: the slot is as large as the tensor, and was filled by an earlier copy on the same stream.
         unsafe {
             let from = slice::from_raw_parts(slot.at.cast::<u8>(), bytes);
             driver::memcpy_htod_async(address, from, side.stream)?;
@@ -100,33 +100,40 @@ struct Side {
     stream: CUstream,
     /// Where the card's own stream stands.
     reached: CUevent,
-    slots: Vec<Slot>,
+    /// By place.
+    slots: BTreeMap<usize, Slot>,
 }
 
 impl Side {
     fn new() -> Result<Self, driver::DriverError> {
         let stream = stream::create(stream::StreamKind::NonBlocking)?;
-        Ok(Self { stream, reached: new_event()?, slots: Vec::new() })
+        Ok(Self { stream, reached: new_event()?, slots: BTreeMap::new() })
     }
 
-    /// A slot for a place; places are used from 0 on.
+    /// A slot for a place.
     fn make_slot(&mut self, place: usize, bytes: usize) -> Result<(), driver::DriverError> {
-        if self.slots.get(place).is_some_and(|slot| slot.bytes >= bytes) {
+        if self.slots.get(&place).is_some_and(|slot| slot.bytes >= bytes) {
             return Ok(());
         }
         // SAFETY: the memory is given back here alone, when no copy uses it any more.
         unsafe {
             let at = driver::malloc_host(bytes, 0)?;
-            match self.slots.get_mut(place) {
+            match self.slots.get_mut(&place) {
                 Some(slot) => {
                     stream::synchronize(self.stream)?;
                     driver::free_host(slot.at)?;
                     (slot.at, slot.bytes) = (at, bytes);
                 }
-                None => self.slots.push(Slot { at, bytes, done: new_event()? }),
+                None => drop(self.slots.insert(place, Slot { at, bytes, done: new_event()? })),
             }
         }
         Ok(())
+    }
+
+    /// The slot of a place, with room for so many bytes; there is none where it could not be made.
+    fn slot(&self, place: usize, bytes: usize) -> Result<&Slot, driver::DriverError> {
+        let slot = self.slots.get(&place).filter(|slot| slot.bytes >= bytes);
+        slot.ok_or(driver::DriverError(CUresult::CUDA_ERROR_INVALID_HANDLE))
     }
 
     /// Copies from now on begin behind what is enqueued on the card's own stream.
@@ -141,7 +148,7 @@ impl Side {
     /// The card's own stream goes on behind the copy of a place.
     fn precede(&self, place: usize, own: CUstream) -> Result<(), driver::DriverError> {
         // SAFETY: as above; the event was recorded when the copy was enqueued.
-        unsafe { stream::wait_event(own, self.slots[place].done, WAIT) }
+        unsafe { stream::wait_event(own, self.slot(place, 0)?.done, WAIT) }
     }
 }
 
