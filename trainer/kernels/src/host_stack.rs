@@ -32,13 +32,10 @@ impl HostStack {
 
     pub fn push(&mut self, tensor: Tensor<2>) {
         #[cfg(feature = "cuda")]
-        let tensor = match &mut self.away {
-            Some(away) => match away.push(tensor) {
-                Ok(()) => return,
-                Err(elsewhere) => elsewhere,
-            },
-            None => tensor,
-        };
+        if let Some(away) = &mut self.away {
+            self.here.extend(away.push(tensor));
+            return;
+        }
         self.here.push(tensor);
     }
 

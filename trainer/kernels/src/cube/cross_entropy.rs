@@ -1,4 +1,5 @@
 //! The head and the cross-entropy of its logits, a chunk of tokens at a time: at most [`HELD_LOGITS`] logits exist.
+#![expect(clippy::manual_div_ceil, clippy::manual_is_multiple_of, reason = "kernels have no such methods")]
 
 use std::sync::Arc;
 

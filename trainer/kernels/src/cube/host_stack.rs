@@ -27,8 +27,8 @@ pub(crate) struct Away {
 
 impl Away {
     /// Sends a tensor out; gives back what is on no card.
-    pub(crate) fn push(&mut self, tensor: Tensor<2>) -> Result<(), Tensor<2>> {
-        let Some(tensor_on_card) = on_card(tensor.clone()).map(contiguous) else { return Err(tensor) };
+    pub(crate) fn push(&mut self, tensor: Tensor<2>) -> Option<Tensor<2>> {
+        let Some(tensor_on_card) = on_card(tensor.clone()).map(contiguous) else { return Some(tensor) };
         drop(tensor);
         let (rows, columns) = dims(&tensor_on_card);
         let shape = ([rows, columns], tensor_on_card.dtype);
@@ -42,7 +42,7 @@ impl Away {
         {
             side::sent(gone, self.depth - self.leaving.len() - 1);
         }
-        Ok(())
+        None
     }
 
     /// The last tensor; `None` when there is none.

@@ -10,23 +10,23 @@ use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector
 use super::tensors::{contiguous, dims, empty, float, len};
 use crate::rms_norm::RmsNormOps;
 
-/// `1 / √(mean(x²) + ε)` of the plane's group, which has `n` vectors from `start`.
+/// `1 / √(mean(x²) + ε)` of the plane's group, which has `vectors` vectors from `start`.
 #[cube]
 fn inverse_norm<F: Float, N: Size>(
     x: &[Vector<F, N>],
     start: usize,
-    n: u32,
+    vectors: u32,
     epsilon: f32,
     #[comptime] lanes: u32,
 ) -> f32 {
     let mut sums = Vector::<f32, N>::zeroed();
     let mut i = UNIT_POS_X;
-    while i < n {
+    while i < vectors {
         let value = Vector::<f32, N>::cast_from(x[start + i as usize]);
         sums += value * value;
         i += lanes;
     }
-    let mean = plane_sum(vector_sum::<N>(sums)) / f32::cast_from(n * N::value() as u32);
+    let mean = plane_sum(vector_sum::<N>(sums)) / f32::cast_from(vectors * N::value() as u32);
     f32::inverse_sqrt(mean + epsilon)
 }
 
@@ -36,17 +36,17 @@ fn forward<F: Float, G: Float, N: Size>(
     gamma: &[Vector<G, N>],
     y: &mut [Vector<F, N>],
     groups: u32,
-    n: u32,
+    vectors: u32,
     epsilon: f32,
     #[comptime] lanes: u32,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
     let group = plane_row();
     if group < groups {
-        let start = group as usize * n as usize;
-        let inverse = Vector::<f32, N>::new(inverse_norm::<F, N>(x, start, n, epsilon, lanes));
+        let start = group as usize * vectors as usize;
+        let inverse = Vector::<f32, N>::new(inverse_norm::<F, N>(x, start, vectors, epsilon, lanes));
         let mut i = UNIT_POS_X;
-        while i < n {
+        while i < vectors {
             let at = start + i as usize;
             let gamma = Vector::<f32, N>::cast_from(gamma[i as usize]);
             y[at] = Vector::cast_from(gamma * (Vector::<f32, N>::cast_from(x[at]) * inverse));
@@ -62,28 +62,28 @@ fn input_gradient<F: Float, G: Float, N: Size>(
     gamma: &[Vector<G, N>],
     dx: &mut [Vector<F, N>],
     groups: u32,
-    n: u32,
+    vectors: u32,
     epsilon: f32,
     #[comptime] lanes: u32,
     #[define(F, G)] _types: [ElemType; 2],
 ) {
     let group = plane_row();
     if group < groups {
-        let start = group as usize * n as usize;
-        let inverse = inverse_norm::<F, N>(x, start, n, epsilon, lanes);
+        let start = group as usize * vectors as usize;
+        let inverse = inverse_norm::<F, N>(x, start, vectors, epsilon, lanes);
         let mut sums = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
-        while i < n {
+        while i < vectors {
             let at = start + i as usize;
             let direct = Vector::<f32, N>::cast_from(dy[at]) * Vector::<f32, N>::cast_from(gamma[i as usize]);
             sums += direct * Vector::<f32, N>::cast_from(x[at]);
             i += lanes;
         }
         let sum = plane_sum(vector_sum::<N>(sums));
-        let along = Vector::<f32, N>::new(sum * inverse * inverse / f32::cast_from(n * N::value() as u32));
+        let along = Vector::<f32, N>::new(sum * inverse * inverse / f32::cast_from(vectors * N::value() as u32));
         let inverse = Vector::<f32, N>::new(inverse);
         let mut i = UNIT_POS_X;
-        while i < n {
+        while i < vectors {
             let at = start + i as usize;
             let direct = Vector::<f32, N>::cast_from(dy[at]) * Vector::<f32, N>::cast_from(gamma[i as usize]);
             dx[at] = Vector::cast_from(inverse * (direct - along * Vector::<f32, N>::cast_from(x[at])));
@@ -97,14 +97,14 @@ fn inverse_norms<F: Float, N: Size>(
     x: &[Vector<F, N>],
     inverses: &mut [f32],
     groups: u32,
-    n: u32,
+    vectors: u32,
     epsilon: f32,
     #[comptime] lanes: u32,
     #[define(F)] _type: ElemType,
 ) {
     let group = plane_row();
     if group < groups {
-        let inverse = inverse_norm::<F, N>(x, group as usize * n as usize, n, epsilon, lanes);
+        let inverse = inverse_norm::<F, N>(x, group as usize * vectors as usize, vectors, epsilon, lanes);
         if UNIT_POS_X == 0 {
             inverses[group as usize] = inverse;
         }
