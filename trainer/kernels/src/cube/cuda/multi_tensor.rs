@@ -99,15 +99,16 @@ struct Table {
 
 /// The tables of all entries, whose tensors' addresses follow one another.
 fn tables(entries: &[Entry], addresses: &[u64], parts: u64) -> Vec<Table> {
-    let (mut addresses, mut parts) = (addresses.iter().copied(), (parts..).step_by(PARTS * size_of::<f32>()));
+    let mut addresses = addresses.iter().copied();
+    let mut parts = (parts..).step_by(PARTS * size_of::<f32>());
     let table = |entries: &[Entry]| {
         let longest = entries.iter().map(|entry| entry.elements).max().unwrap_or(0);
         let blocks = longest.div_ceil(8 * THREADS).clamp(1, 1024) as u32;
         let mut words = [0; MOST * WORDS];
-        for (words, entry) in words.chunks_exact_mut(WORDS).zip(entries) {
+        for (words, (entry, part)) in words.chunks_exact_mut(WORDS).zip(entries.iter().zip(&mut parts)) {
             let tensors = 4 + usize::from(entry.copied);
             words.iter_mut().zip(addresses.by_ref().take(tensors)).for_each(|(word, address)| *word = address);
-            words[5..].copy_from_slice(&[parts.next().unwrap_or(0), entry.elements as u64, entry.decay.to_bits()]);
+            words[5..].copy_from_slice(&[part, entry.elements as u64, entry.decay.to_bits()]);
         }
         Table { words, tensors: entries.len() as u32, blocks }
     };
