@@ -70,17 +70,20 @@ fn input_gradient<F: Float, G: Float, N: Size>(
     let group = plane_row();
     if group < groups {
         let start = group as usize * vectors as usize;
-        let inverse = inverse_norm::<F, N>(x, start, vectors, epsilon, lanes);
-        let mut sums = Vector::<f32, N>::zeroed();
+        let mut squares = Vector::<f32, N>::zeroed();
+        let mut products = Vector::<f32, N>::zeroed();
         let mut i = UNIT_POS_X;
         while i < vectors {
             let at = start + i as usize;
-            let direct = Vector::<f32, N>::cast_from(dy[at]) * Vector::<f32, N>::cast_from(gamma[i as usize]);
-            sums += direct * Vector::<f32, N>::cast_from(x[at]);
+            let value = Vector::<f32, N>::cast_from(x[at]);
+            squares += value * value;
+            products += Vector::<f32, N>::cast_from(dy[at]) * Vector::<f32, N>::cast_from(gamma[i as usize]) * value;
             i += lanes;
         }
-        let sum = plane_sum(vector_sum::<N>(sums));
-        let along = Vector::<f32, N>::new(sum * inverse * inverse / f32::cast_from(vectors * N::value() as u32));
+        let n = f32::cast_from(vectors * N::value() as u32);
+        let inverse = f32::inverse_sqrt(plane_sum(vector_sum::<N>(squares)) / n + epsilon);
+        let sum = plane_sum(vector_sum::<N>(products));
+        let along = Vector::<f32, N>::new(sum * inverse * inverse / n);
         let inverse = Vector::<f32, N>::new(inverse);
         let mut i = UNIT_POS_X;
         while i < vectors {
