@@ -36,7 +36,7 @@ impl<'a> Stored<'a> {
     pub(crate) fn read(&self, level: Level, start: usize, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let Some(view) = &self.nf4
-            && level == Level::Avx512
+            && level >= Level::Avx512
             && start.is_multiple_of(LANES)
             && out.len().is_multiple_of(LANES)
         {
@@ -64,7 +64,7 @@ impl<'a> Stored<'a> {
     ) -> bool {
         #[cfg(target_arch = "x86_64")]
         if let Some(view) = &self.nf4
-            && level == Level::Avx512
+            && level >= Level::Avx512
             && self.cols.is_multiple_of(64)
             && column.is_multiple_of(64)
             && depth.is_multiple_of(64)

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 /// A set of instructions. A value beyond [`Level::Portable`] is proof that the processor has them: it comes from
 /// [`Level::best`] or [`Level::available`] alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// What the compiler may assume of the architecture.
     Portable,
@@ -16,6 +16,9 @@ pub(crate) enum Level {
     /// AVX-512 F, BW, DQ, VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512 and AMX with bf16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Level {
@@ -41,6 +44,9 @@ impl Level {
                 && is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
                 levels.push(Self::Avx512);
+                if super::amx::tiles::granted() {
+                    levels.push(Self::Amx);
+                }
             }
         }
         levels
@@ -56,6 +62,8 @@ pub fn cpu_level() -> &'static str {
         Level::Avx2 => "AVX2",
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx => "AVX-512 and AMX",
     }
 }
 
@@ -103,7 +111,7 @@ macro_rules! multiversion {
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "the level is proof of the instructions")]
                 // SAFETY: as above.
-                $crate::cpu::level::Level::Avx512 => unsafe { avx512($($argument),*) },
+                $crate::cpu::level::Level::Avx512 | $crate::cpu::level::Level::Amx => unsafe { avx512($($argument),*) },
             }
         }
     };

@@ -3,6 +3,8 @@
 //! Responsible for: choosing instructions at run time, threads, packing, tiles.
 //! Must not depend on: Burn. Every result is the same whatever the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub(crate) mod dequantize;
 pub(crate) mod elementary;
 pub(crate) mod few_rows;
@@ -11,6 +13,8 @@ pub(crate) mod memory;
 pub(crate) mod pack;
 pub(crate) mod product;
 pub(crate) mod reduce;
+#[cfg(test)]
+mod testing;
 pub(crate) mod threads;
 pub(crate) mod tile;
 pub(crate) mod transpose;

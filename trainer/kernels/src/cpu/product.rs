@@ -176,6 +176,10 @@ fn run<'t>(
     }
     assert!(columns <= output.stride || rows == 1, "rows of the output overlap");
     assert!(output.start + (rows - 1) * output.stride + columns <= output.values.len(), "the output is too small");
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Amx && super::amx::product::pays(terms, rows, columns) {
+        return super::amx::product::run(level, terms, rows, columns, output, accumulate, threads, each);
+    }
     let cut = Cut::of(terms, rows, columns, threads);
     each(cut.strips * cut.blocks, &|task| {
         let (strip, block) = (task / cut.blocks, task % cut.blocks);
@@ -314,43 +318,10 @@ mod tests {
     use tonfall_blocks::{Format, byte_len, quantize_nf4};
 
     use super::super::dequantize::Stored;
+    use super::super::testing::{assert_close, naive, values};
     use super::*;
 
-    fn values(len: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2).wrapping_add(1);
-        (0..len)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
-
-    /// `(Σ, Σ of magnitudes)` in f64.
-    fn naive(
-        m: usize,
-        n: usize,
-        k: usize,
-        a: impl Fn(usize, usize) -> f32,
-        b: impl Fn(usize, usize) -> f32,
-    ) -> Vec<(f64, f64)> {
-        let mut out = Vec::with_capacity(m * n);
-        for i in 0..m {
-            for j in 0..n {
-                let terms = (0..k).map(|l| f64::from(a(i, l)) * f64::from(b(l, j)));
-                out.push(terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs())));
-            }
-        }
-        out
-    }
-
-    fn assert_close(got: &[f32], want: &[(f64, f64)], what: &str) {
-        for (i, (got, (want, size))) in got.iter().zip(want).enumerate() {
-            assert!((f64::from(*got) - want).abs() <= 1e-6 * size + 1e-7, "{what} element {i}: {got} for {want}");
-        }
-    }
-
-    const SHAPES: [(usize, usize, usize); 23] = [
+    const SHAPES: [(usize, usize, usize); 25] = [
         (1, 1, 1),
         (1, 64, 64),
         (2, 3, 5),
@@ -374,6 +345,8 @@ mod tests {
         (260, 70, 33),
         (600, 50, 17),
         (9, 150, 4099),
+        (97, 200, 65),
+        (300, 233, 576),
     ];
 
     #[test]
@@ -473,7 +446,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn results_do_not_depend_on_the_number_of_threads(m in 1usize..80, n in 1usize..10, odd in 0usize..16, k in 1usize..300) {
+        fn results_do_not_depend_on_the_number_of_threads(m in 1usize..130, n in 1usize..16, odd in 0usize..16, k in 1usize..300) {
             // Often whole vectors of columns, which need no packing.
             let n = 16 * n + odd % 2 * odd;
             let (a, b) = (values(m * k, 6), values(k * n, 7));

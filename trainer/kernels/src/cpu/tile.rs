@@ -39,7 +39,7 @@ pub(crate) fn max_rows(level: Level, units: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => 6,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => [12, 12, 8, 6][units - 1],
+        Level::Avx512 | Level::Amx => [12, 12, 8, 6][units - 1],
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) unsafe fn tile(level: Level, rows: usize, units: usize, tile: &Tile) 
             rows
         }
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => {
+        Level::Avx512 | Level::Amx => {
             let sizes: [&[usize]; 4] = [&[12, 8, 4, 2], &[12, 8, 4, 2], &[8, 4, 2], &[6, 4, 2]];
             let rows = fitting(sizes[units - 1]);
             // SAFETY: the caller's promise, and the level is proof of the instructions.

@@ -11,7 +11,7 @@ pub(crate) fn block16(level: Level, from: &[f32], from_stride: usize, to: &mut [
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: lengths checked above; the level is proof of the instructions.
-        Level::Avx512 => unsafe { avx512(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) },
+        Level::Avx512 | Level::Amx => unsafe { avx512(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) },
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
             for (row, column) in [(0, 0), (0, 8), (8, 0), (8, 8)] {

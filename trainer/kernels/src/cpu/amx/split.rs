@@ -1,0 +1,153 @@
+//! Parts of f32 matrices as blocks of bf16 tiles.
+//!
+//! Responsible for: the layout of both operands. A word holds two bf16 numbers that are neighbours in the sum, the earlier
+//! one in its lower half. A number less the nearest bf16 number is an f32 number again, exactly: high, middle and low
+//! part add up to the number.
+#![expect(unsafe_code, reason = "vector instructions")]
+
+use std::arch::x86_64::{
+    __m512, __m512i, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_blend_epi16, _mm512_maskz_loadu_ps, _mm512_permutex2var_epi16, _mm512_set1_epi32,
+    _mm512_setzero_si512, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_sub_ps,
+};
+
+use super::tiles::{BLOCK, DEPTH, EDGE, PARTS, TILE, Tiles};
+
+/// `A[r, k] = values[r * stride + k]` for up to 16 rows and `depth` terms. Other rows and terms of the blocks become zeros.
+///
+/// # Panics
+/// When the values don't hold the rows, or `to` isn't as many blocks as the depth asks for.
+pub(super) fn left(_: &Tiles, values: &[f32], stride: usize, rows: usize, depth: usize, to: &mut [u32]) {
+    assert!(rows <= EDGE && (rows == 0 || (rows - 1) * stride + depth <= values.len()), "a left operand is too small");
+    assert_eq!(to.len(), depth.div_ceil(DEPTH) * BLOCK, "blocks of a left operand");
+    // SAFETY: `Tiles` are proof of the instructions; the rest was checked.
+    unsafe { left_blocks(values, stride, rows, depth, to) }
+}
+
+/// `B[k, n] = values[k * stride + n]` for 16 columns and `depth` terms. Other terms of the blocks become zeros.
+///
+/// # Panics
+/// When the values don't hold the columns, or `to` isn't as many blocks as the depth asks for.
+pub(super) fn right(_: &Tiles, values: &[f32], stride: usize, depth: usize, to: &mut [u32]) {
+    assert!(depth == 0 || (depth - 1) * stride + EDGE <= values.len(), "a right operand is too small");
+    assert_eq!(to.len(), depth.div_ceil(DEPTH) * BLOCK, "blocks of a right operand");
+    // SAFETY: as above.
+    unsafe { right_blocks(values, stride, depth, to) }
+}
+
+/// High, middle and low part, each in the upper half of its lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn parts(value: __m512) -> [__m512i; PARTS] {
+    let high = nearest_bf16(value);
+    let rest = _mm512_sub_ps(value, high);
+    let middle = nearest_bf16(rest);
+    [high, middle, _mm512_sub_ps(rest, middle)].map(|part| _mm512_castps_si512(part))
+}
+
+/// The nearest number of eight bits, of two the larger magnitude. Rounding keeps the rests small and their signs random.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn nearest_bf16(value: __m512) -> __m512 {
+    let half = _mm512_add_epi32(_mm512_castps_si512(value), _mm512_set1_epi32(0x8000));
+    _mm512_castsi512_ps(_mm512_and_si512(half, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())))
+}
+
+/// # Safety
+/// [`left`] has checked its arguments.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn left_blocks(values: &[f32], stride: usize, rows: usize, depth: usize, to: &mut [u32]) {
+    let upper_halves: [u16; DEPTH] = std::array::from_fn(|i| 2 * i as u16 + 1);
+    // SAFETY: lanes of existing terms lie within the values, the others are not read; a block has `BLOCK` words.
+    unsafe {
+        let upper_halves = _mm512_loadu_si512(upper_halves.as_ptr().cast());
+        for (block, k) in to.chunks_exact_mut(BLOCK).zip((0..).step_by(DEPTH)) {
+            let existing = |k: usize| ((1_u32 << depth.saturating_sub(k).min(EDGE)) - 1) as u16;
+            let masks = [existing(k), existing(k + EDGE)];
+            for r in 0..EDGE {
+                let mut words = [_mm512_setzero_si512(); PARTS];
+                if r < rows {
+                    let row = values.as_ptr().wrapping_add(r * stride + k);
+                    let early = parts(_mm512_maskz_loadu_ps(masks[0], row));
+                    let late = parts(_mm512_maskz_loadu_ps(masks[1], row.wrapping_add(EDGE)));
+                    for (word, (early, late)) in words.iter_mut().zip(early.into_iter().zip(late)) {
+                        *word = _mm512_permutex2var_epi16(early, upper_halves, late);
+                    }
+                }
+                for (part, words) in words.into_iter().enumerate() {
+                    _mm512_storeu_si512(block.as_mut_ptr().add(part * TILE + r * EDGE).cast(), words);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// [`right`] has checked its arguments.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn right_blocks(values: &[f32], stride: usize, depth: usize, to: &mut [u32]) {
+    // SAFETY: rows of existing terms lie within the values, the others are not read; a block has `BLOCK` words.
+    unsafe {
+        let row = |k: usize| {
+            if k < depth {
+                parts(_mm512_loadu_ps(values.as_ptr().add(k * stride)))
+            } else {
+                [_mm512_setzero_si512(); PARTS]
+            }
+        };
+        for (block, first) in to.chunks_exact_mut(BLOCK).zip((0..).step_by(DEPTH)) {
+            for pair in 0..EDGE {
+                let (even, odd) = (row(first + 2 * pair), row(first + 2 * pair + 1));
+                for (part, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+                    let words = _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(even), odd);
+                    _mm512_storeu_si512(block.as_mut_ptr().add(part * TILE + pair * EDGE).cast(), words);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::level::Level;
+    use super::super::super::testing::values;
+    use super::*;
+
+    /// The number whose parts are element `index` (of 32 along the sum) of a line (of 16) of a block.
+    fn joined(block: &[u32], line: usize, index: usize, word: impl Fn(usize, usize) -> usize) -> f64 {
+        let part = |part: usize| {
+            let word = block[part * TILE + word(line, index / 2)];
+            f64::from(f32::from_bits(if index.is_multiple_of(2) { word << 16 } else { word & 0xffff_0000 }))
+        };
+        (0..PARTS).map(part).sum()
+    }
+
+    #[test]
+    fn parts_add_up_to_the_number() {
+        if Level::best() != Level::Amx {
+            return;
+        }
+        // SAFETY: the level is proof of the instructions, and there are no others on this thread.
+        let tiles = unsafe { Tiles::configure() };
+        let (stride, depth, rows) = (50, 45, 11);
+        let mut numbers = values(stride * stride, 1);
+        for (i, special) in
+            [0.0, -0.0, 1.0, 3.3e38, -3.3e38, f32::EPSILON, 1.0 - f32::EPSILON / 2.0, 1e-30].into_iter().enumerate()
+        {
+            numbers[i * (stride + 1)] = special;
+        }
+        let mut blocks = vec![u32::MAX; 2 * BLOCK];
+        left(&tiles, &numbers, stride, rows, depth, &mut blocks);
+        for (r, k) in (0..EDGE).flat_map(|r| (0..2 * DEPTH).map(move |k| (r, k))) {
+            let want = if r < rows && k < depth { numbers[r * stride + k] } else { 0.0 };
+            let got = joined(&blocks[k / DEPTH * BLOCK..], r, k % DEPTH, |row, pair| row * EDGE + pair);
+            assert_eq!(got, f64::from(want), "row {r}, term {k}");
+        }
+        right(&tiles, &numbers, stride, depth, &mut blocks);
+        for (n, k) in (0..EDGE).flat_map(|n| (0..2 * DEPTH).map(move |k| (n, k))) {
+            let want = if k < depth { numbers[k * stride + n] } else { 0.0 };
+            let got = joined(&blocks[k / DEPTH * BLOCK..], n, k % DEPTH, |column, pair| pair * EDGE + column);
+            assert_eq!(got, f64::from(want), "column {n}, term {k}");
+        }
+    }
+}
