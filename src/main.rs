@@ -40,6 +40,7 @@ fn main() {
         }
     }));
     let cli = Cli::parse();
+    tonfall_trainer::join_threads();
     let color = cli.global.color.on();
     let result = panic::catch_unwind(|| dispatch(cli));
     let code = match result {

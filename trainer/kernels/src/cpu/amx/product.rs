@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::super::level::{Level, multiversion};
+use super::super::level::Level;
 use super::super::memory::with_scratch;
 use super::super::product::{Output, Term};
 use super::split;
@@ -140,28 +140,18 @@ impl Part<'_> {
         accumulate: bool,
     ) {
         let Output { values, start, stride } = self.output;
-        let mut sums = Sums([[0.0; OUTPUT]; OUTPUT]);
+        let mut sums = Sums::new();
         for (left, m) in left.chunks_exact(2 * strip).zip(self.rows.clone().step_by(OUTPUT)) {
             for (right, n) in right.chunks_exact(2 * strip).zip(columns.clone().step_by(OUTPUT)) {
-                let (left, right) = (left.split_at(strip).into(), right.split_at(strip).into());
-                tiles.product(left, right, &mut sums);
-                let columns = (columns.end - n).min(OUTPUT);
-                for (m, sums) in (m..(m + OUTPUT).min(self.rows.end)).zip(&sums.0) {
-                    #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-                    // SAFETY: parts are disjoint rectangles of the output.
-                    let c = unsafe { values.part(start + m * stride + n, columns) };
-                    add(self.level, c, &sums[..columns], accumulate);
+                tiles.product(left.split_at(strip).into(), right.split_at(strip).into(), &mut sums);
+                let (rows, columns) = ((self.rows.end - m).min(OUTPUT), (columns.end - n).min(OUTPUT));
+                let c = values.at(start + m * stride + n);
+                #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
+                // SAFETY: whoever called `run` has checked the size of the output; parts are disjoint rectangles of it.
+                unsafe {
+                    sums.add_to(c, stride, rows, columns, accumulate);
                 }
             }
-        }
-    }
-}
-
-multiversion! {
-    /// `c (+)= sums`.
-    fn add(c: &mut [f32], sums: &[f32], accumulate: bool) {
-        for (c, sum) in c.iter_mut().zip(sums) {
-            *c = if accumulate { *c + sum } else { *sum };
         }
     }
 }

@@ -73,6 +73,33 @@ struct Nowhere([u32; TILE]);
 #[repr(align(64))]
 pub(super) struct Sums(pub(super) [[f32; OUTPUT]; OUTPUT]);
 
+impl Sums {
+    pub(super) fn new() -> Self {
+        Self([[0.0; OUTPUT]; OUTPUT])
+    }
+
+    /// `C[r, n] (+)= sums[r, n]` for the first `rows` and `columns`; `C[r, n]` lies at `c + r * stride + n`.
+    ///
+    /// # Safety
+    /// These elements are valid, nobody else uses them, and the processor has AVX-512 F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn add_to(&self, c: *mut f32, stride: usize, rows: usize, columns: usize, accumulate: bool) {
+        use std::arch::x86_64::{_mm512_add_ps, _mm512_load_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps};
+        let masks = [0, EDGE].map(|n| ((1_u32 << columns.saturating_sub(n).min(EDGE)) - 1) as u16);
+        for (r, sums) in self.0.iter().take(rows).enumerate() {
+            for (half, mask) in masks.into_iter().enumerate() {
+                let c = c.wrapping_add(r * stride + half * EDGE);
+                // SAFETY: lanes that exist are valid by the caller's promise, the others are neither read nor written.
+                unsafe {
+                    let sum = _mm512_load_ps(sums.as_ptr().add(half * EDGE));
+                    let sum = if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum) } else { sum };
+                    _mm512_mask_storeu_ps(c, mask, sum);
+                }
+            }
+        }
+    }
+}
+
 macro_rules! load_left {
     ($offset:literal) => {
         concat!(
