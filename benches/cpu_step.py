@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """LoRA training steps on CPU: tonfall and PyTorch + PEFT side by side, in one run on one machine.
 
-Usage: cpu_step.py --tonfall BINARY --python REFERENCE_PYTHON --base MODEL_DIR [--seq 256] [--steps 8] [--rounds 3]
+Usage: cpu_step.py --tonfall BINARY --python REFERENCE_PYTHON --base MODEL_DIR [--seq 256] [--steps 8] [--rounds 3] [--bf16]
 
 Both train r 16 on all linear layers of the same base with the same batch (one sequence of SEQ tokens) and the same
 threads. tonfall is measured as people use it: the whole program, `tonfall train`, dense and with an NF4 base.
@@ -68,10 +68,10 @@ def tonfall(arguments, quantization, recompute):
         }
 
 
-def pytorch(arguments):
-    """One run of the reference; its last line of output is JSON."""
+def pytorch(arguments, dtype):
+    """One run of the reference with a base of `dtype`; its last line of output is JSON."""
     command = [arguments.python, str(HERE / "peft_cpu_step.py"), "--base", arguments.base, "--seq", str(arguments.seq),
-               "--steps", str(arguments.steps), "--threads", str(arguments.threads), "--batch", "1"]
+               "--steps", str(arguments.steps), "--threads", str(arguments.threads), "--batch", "1", "--dtype", dtype]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -107,6 +107,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only-tonfall", action="store_true", help="leave the other side out")
+    parser.add_argument("--bf16", action="store_true", help="PyTorch with a base in bf16 too, which computes in bf16")
     parser.add_argument("--check-memory", action="store_true", help="fail unless the NF4 base saves what is predicted, within 15 %%")
     parser.add_argument("--out", help="write the figures as JSON")
     arguments = parser.parse_args()
@@ -115,10 +116,11 @@ def main():
         "tonfall dense": lambda: tonfall(arguments, "none", "off"),
         "tonfall nf4": lambda: tonfall(arguments, "nf4", "off"),
         "tonfall nf4, recomputing": lambda: tonfall(arguments, "nf4", "on"),
-        "pytorch + peft f32": lambda: pytorch(arguments),
     }
-    if arguments.only_tonfall:
-        del sides["pytorch + peft f32"]
+    if arguments.bf16:
+        sides["pytorch + peft bf16"] = lambda: pytorch(arguments, "bfloat16")
+    if not arguments.only_tonfall:
+        sides["pytorch + peft f32"] = lambda: pytorch(arguments, "float32")
     figures = {name: [] for name in sides}
     for _ in range(arguments.rounds):
         for name, run in sides.items():

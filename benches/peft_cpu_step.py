@@ -22,11 +22,12 @@ parser.add_argument("--seq", type=int, default=256)
 parser.add_argument("--batch", type=int, default=1)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base; the adapter is float32")
 arguments = parser.parse_args()
 
 torch.set_num_threads(arguments.threads)
 torch.manual_seed(0)
-model = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32, use_cache=False)
+model = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=getattr(torch, arguments.dtype), use_cache=False)
 model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"))
 model.train()
 trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -296,7 +296,7 @@ mod tests {
                 (squares.sum::<f64>() / (m * n) as f64).sqrt()
             };
             let (amx, fused) = (error(Level::Amx), error(Level::Avx512));
-            assert!(amx < 1.6 * fused, "{kind}: root mean square error {amx:e}, of fused multiply-adds {fused:e}");
+            assert!(amx < 1.25 * fused, "{kind}: root mean square error {amx:e}, of fused multiply-adds {fused:e}");
         }
     }
 
