@@ -2,9 +2,11 @@
 //!
 //! Responsible for: giving the memory of dropped tensors to the next ones. A training step makes the same tensors as the
 //! one before; without this every one of them would cost page faults and zeroing. What lies idle never adds to the peak:
-//! idle and used memory together are never more than what was once used at the same time.
+//! it is freed where idle and used memory together would be more than what was once asked for at the same time. Freed
+//! pages go to the system: an allocator would keep them for others of their size, and sequences differ in length.
 #![expect(unsafe_code, reason = "Burn asks for its memory as uninitialised bytes")]
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
@@ -12,59 +14,96 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{AllocationProperty, Bytes};
 use burn_std::{AccessError, AccessPolicy, AllocationController};
+use memmap2::MmapMut;
 
 /// Shorter ones are left to the allocator, which is good at them.
 const SHORTEST: usize = 16 * 1024;
 
-/// Memory of buffers, in elements.
-#[derive(Default)]
-struct Pool {
-    /// Idle vectors by length; every element of them is initialised.
-    idle: BTreeMap<usize, Vec<Vec<f32>>>,
-    idle_len: usize,
-    used: usize,
-    most_used: usize,
+/// Floats, all initialised: in pages of their own, or few of them in an allocation.
+#[derive(Debug)]
+enum Memory {
+    Pages(MmapMut),
+    Allocated(Vec<f32>),
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { idle: BTreeMap::new(), idle_len: 0, used: 0, most_used: 0 });
+impl Memory {
+    /// `len` zeros.
+    fn new(len: usize) -> Self {
+        if len < SHORTEST {
+            return Self::Allocated(vec![0.0; len]);
+        }
+        // Out of memory is what it is for an allocator.
+        let pages = MmapMut::map_anon(len * size_of::<f32>())
+            .unwrap_or_else(|_| handle_alloc_error(Layout::array::<f32>(len).expect("a length in memory")));
+        Self::Pages(pages)
+    }
+}
+
+impl Deref for Memory {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Pages(pages) => bytemuck::cast_slice(pages),
+            Self::Allocated(values) => values,
+        }
+    }
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        match self {
+            Self::Pages(pages) => bytemuck::cast_slice_mut(pages),
+            Self::Allocated(values) => values,
+        }
+    }
+}
+
+/// Memory of buffers, in elements.
+struct Pool {
+    /// By length.
+    idle: BTreeMap<usize, Vec<Memory>>,
+    idle_len: usize,
+    /// What is in use, and how much of it was asked for: idle memory that is used again may be longer.
+    used: usize,
+    asked: usize,
+    most_asked: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
 fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// An idle vector of at least `len` and at most a quarter more elements, which is used from now on.
-    fn reuse(&mut self, len: usize) -> Option<Vec<f32>> {
-        let (&fitting, _) = self.idle.range(len..=len + len / 4).next()?;
-        let values = self.take(fitting)?;
-        self.begin_use(values.len());
-        Some(values)
+    const fn new() -> Self {
+        Self { idle: BTreeMap::new(), idle_len: 0, used: 0, asked: 0, most_asked: 0 }
     }
 
-    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        let vectors = self.idle.get_mut(&len)?;
-        let values = vectors.pop();
-        if vectors.is_empty() {
-            self.idle.remove(&len);
+    /// Notes the use of `len` elements. Returns idle memory of so many and at most a quarter more, or none: then the caller
+    /// takes new memory of this length, and there is room for it.
+    fn begin_use(&mut self, len: usize) -> Option<Memory> {
+        let fitting = self.idle.range(len..=len + len / 4).next().map(|(&fitting, _)| fitting);
+        let memory = fitting.and_then(|fitting| self.take(fitting));
+        self.used += memory.as_ref().map_or(len, |memory| memory.len());
+        self.asked += len;
+        self.most_asked = self.most_asked.max(self.asked);
+        if memory.is_none() {
+            self.free((self.used + self.idle_len).saturating_sub(self.most_asked));
         }
-        self.idle_len -= values.as_ref().map_or(0, Vec::len);
-        values
+        memory
     }
 
-    /// `len` more elements are used; what would lift the peak is freed, the longest first.
-    fn begin_use(&mut self, len: usize) {
-        self.used += len;
-        self.most_used = self.most_used.max(self.used);
-        self.free((self.used + self.idle_len).saturating_sub(self.most_used));
+    /// `memory`, of which `len` elements were asked for, becomes idle.
+    fn end_use(&mut self, memory: Memory, len: usize) {
+        self.used -= memory.len();
+        self.asked -= len;
+        self.idle_len += memory.len();
+        self.idle.entry(memory.len()).or_default().push(memory);
     }
 
-    fn end_use(&mut self, values: Vec<f32>) {
-        self.used -= values.len();
-        self.idle_len += values.len();
-        self.idle.entry(values.len()).or_default().push(values);
-    }
-
-    /// Frees idle vectors of at least `len` elements together, as far as there are so many.
+    /// Frees idle memory of at least `len` elements, as far as there is so much, the longest pieces first.
     fn free(&mut self, len: usize) {
         let enough = self.idle_len.saturating_sub(len);
         while self.idle_len > enough
@@ -72,6 +111,17 @@ impl Pool {
         {
             self.take(longest);
         }
+    }
+
+    /// Idle memory of exactly `len` elements.
+    fn take(&mut self, len: usize) -> Option<Memory> {
+        let memories = self.idle.get_mut(&len)?;
+        let memory = memories.pop();
+        if memories.is_empty() {
+            self.idle.remove(&len);
+        }
+        self.idle_len -= memory.as_ref().map_or(0, |memory| memory.len());
+        memory
     }
 }
 
@@ -81,18 +131,18 @@ pub fn release_idle(bytes: u64) {
 }
 
 /// Floats that go back to the idle ones when they are dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Buffer {
-    /// At least `len` elements, all initialised.
-    values: Vec<f32>,
+    /// At least `len` elements.
+    memory: Memory,
     len: usize,
 }
 
 impl Buffer {
     /// `len` elements of any value: the caller overwrites all of them.
     pub(crate) fn dirty(len: usize) -> Self {
-        let values = Self::reused(len).unwrap_or_else(|| vec![0.0; len]);
-        let mut buffer = Self { values, len };
+        let memory = Self::reused(len).unwrap_or_else(|| Memory::new(len));
+        let mut buffer = Self { memory, len };
         if cfg!(test) {
             // An element that nobody overwrites is found by the tests.
             buffer.fill(f32::NAN);
@@ -103,26 +153,18 @@ impl Buffer {
     /// `len` zeros.
     pub(crate) fn zeroed(len: usize) -> Self {
         match Self::reused(len) {
-            Some(values) => {
-                let mut buffer = Self { values, len };
+            Some(memory) => {
+                let mut buffer = Self { memory, len };
                 buffer.fill(0.0);
                 buffer
             }
-            None => Self { values: vec![0.0; len], len },
+            None => Self { memory: Memory::new(len), len },
         }
     }
 
-    /// An idle vector that fits, or none: then the caller allocates one, and its use has been noted.
-    fn reused(len: usize) -> Option<Vec<f32>> {
-        if len < SHORTEST {
-            return None;
-        }
-        let mut pool = pool();
-        let values = pool.reuse(len);
-        if values.is_none() {
-            pool.begin_use(len);
-        }
-        values
+    /// Idle memory, where there is some that fits.
+    fn reused(len: usize) -> Option<Memory> {
+        (len >= SHORTEST).then(|| pool().begin_use(len)).flatten()
     }
 
     /// The elements as the memory of a tensor.
@@ -133,35 +175,32 @@ impl Buffer {
     }
 }
 
-impl From<Vec<f32>> for Buffer {
-    fn from(values: Vec<f32>) -> Self {
-        if values.len() >= SHORTEST {
-            pool().begin_use(values.len());
-        }
-        Self { len: values.len(), values }
-    }
-}
-
 impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.values[..self.len]
+        &self.memory[..self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.values[..self.len]
+        &mut self.memory[..self.len]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let values = std::mem::take(&mut self.values);
-        if values.len() >= SHORTEST {
-            pool().end_use(values);
+        let memory = std::mem::replace(&mut self.memory, Memory::Allocated(Vec::new()));
+        if memory.len() >= SHORTEST {
+            pool().end_use(memory, self.len);
         }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self::zeroed(0)
     }
 }
 
@@ -206,7 +245,6 @@ mod tests {
     fn idle_memory_can_be_released() {
         let len = 1 << 22;
         drop(Buffer::dirty(len));
-        drop(Buffer::from(vec![0.0; len]));
         release_idle(u64::MAX);
         let other_tests = pool().idle_len;
         assert!(other_tests < len, "{other_tests} elements are idle");
@@ -214,30 +252,31 @@ mod tests {
 
     #[test]
     fn idle_memory_is_used_again_and_never_adds_to_the_peak() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new();
         let mut allocated = Vec::new();
         let mut begin = |pool: &mut Pool, len: usize| {
-            let values = pool.reuse(len).unwrap_or_else(|| {
-                pool.begin_use(len);
+            let values = pool.begin_use(len).unwrap_or_else(|| {
                 allocated.push(len);
-                vec![0.0; len]
+                assert!(pool.used + pool.idle_len <= pool.most_asked, "idle memory adds to the peak");
+                Memory::new(len)
             });
-            assert!(pool.used + pool.idle_len <= pool.most_used, "idle memory adds to the peak");
-            values
+            (values, len)
         };
+        let end = |pool: &mut Pool, (values, len): (Memory, usize)| pool.end_use(values, len);
         for _ in 0..3 {
             let activations = [100, 110, 120].map(|len| begin(&mut pool, len));
             let logits = begin(&mut pool, 1000);
-            pool.end_use(logits);
-            activations.into_iter().for_each(|values| pool.end_use(values));
+            end(&mut pool, logits);
+            activations.into_iter().for_each(|buffer| end(&mut pool, buffer));
             let gradient = begin(&mut pool, 80);
-            pool.end_use(gradient);
+            assert_eq!((pool.used, pool.asked), (100, 80), "an idle activation takes the gradient");
+            end(&mut pool, gradient);
         }
-        assert_eq!(pool.most_used, 1330);
+        assert_eq!(pool.most_asked, 1330);
         let larger = begin(&mut pool, 2000);
-        assert!(pool.idle_len == 0 && pool.most_used == 2000, "what was idle had to make room");
-        pool.end_use(larger);
-        assert_eq!(allocated, [100, 110, 120, 1000, 2000], "the gradient is given the memory of an activation");
+        assert_eq!((pool.idle_len, pool.most_asked), (0, 2000), "what was idle had to make room");
+        end(&mut pool, larger);
+        assert_eq!(allocated, [100, 110, 120, 1000, 2000]);
     }
 
     #[test]

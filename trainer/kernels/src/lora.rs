@@ -179,11 +179,12 @@ impl LoraOps for Flex {
         product::parallel(level, &[term], tokens, rank, &mut du, false);
 
         // dB = s · dyᵀ·u, computed as its transpose: few rows and many columns suit the tiles.
-        let mut db = Buffer::dirty(rank * outputs);
+        let mut db_transposed = Buffer::dirty(rank * outputs);
         let right = Right::Rows { values: dy, stride: outputs };
         let term = Term { left: Left::columns(u, rank), right, depth: tokens, alpha: 1.0 };
-        product::parallel(level, &[term], rank, outputs, &mut db, false);
-        let mut db: Buffer = transpose::matrix(&db, rank, outputs, outputs).into();
+        product::parallel(level, &[term], rank, outputs, &mut db_transposed, false);
+        let mut db = Buffer::dirty(rank * outputs);
+        transpose::matrix(&db_transposed, rank, outputs, outputs, &mut db);
         db.iter_mut().for_each(|value| *value *= scale);
 
         // dA = duᵀ·drop(x)

@@ -34,7 +34,7 @@ const F32: u64 = 4;
 const SAVED_COPIES: u64 = 2;
 /// What comes to the program while it trains, as it was measured on Linux: pages of its own code that are used for the
 /// first time, and freed memory that the allocator keeps for a while.
-const CODE_AND_ALLOCATOR: u64 = 44 << 20;
+const CODE_AND_ALLOCATOR: u64 = 24 << 20;
 /// What a merge works in: a band of 2 Mi values as f32, and encoded before and after.
 const MERGE_BUFFERS: u64 = 24 << 20;
 

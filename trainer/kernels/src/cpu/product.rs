@@ -128,8 +128,12 @@ pub(crate) fn parallel(
         .iter()
         .map(|term| {
             let left = term.left;
-            (left.row == 1 && left.depth > 1 && rows > 2 * UNPACKED_ROWS && left.holds(rows, term.depth))
-                .then(|| transpose::matrix(left.values, term.depth, rows, left.depth))
+            let across = left.row == 1 && left.depth > 1 && rows > 2 * UNPACKED_ROWS && left.holds(rows, term.depth);
+            across.then(|| {
+                let mut values = vec![0.0; rows * term.depth];
+                transpose::matrix(left.values, term.depth, rows, left.depth, &mut values);
+                values
+            })
         })
         .collect();
     let terms: Vec<Term<'_>> = terms

@@ -101,11 +101,11 @@ unsafe fn avx2(from: *const f32, from_stride: usize, to: *mut f32, to_stride: us
     }
 }
 
-/// The transpose of a matrix of `rows` by `columns` whose rows lie `stride` apart.
-pub(crate) fn matrix(from: &[f32], rows: usize, columns: usize, stride: usize) -> Vec<f32> {
+/// `to` becomes the transpose of a matrix of `rows` by `columns` whose rows lie `stride` apart.
+pub(crate) fn matrix(from: &[f32], rows: usize, columns: usize, stride: usize, to: &mut [f32]) {
+    assert_eq!(to.len(), rows * columns, "elements of a transpose");
     let level = Level::best();
-    let mut to = vec![0.0; rows * columns];
-    let out = Shared::new(&mut to);
+    let out = Shared::new(to);
     threads::each(columns.div_ceil(16), |strip| {
         let k0 = strip * 16;
         let width = (columns - k0).min(16);
@@ -121,7 +121,6 @@ pub(crate) fn matrix(from: &[f32], rows: usize, columns: usize, stride: usize) -
             }
         }
     });
-    to
 }
 
 #[cfg(test)]
@@ -132,7 +131,8 @@ mod tests {
     fn a_transposed_matrix_has_rows_for_columns() {
         for (rows, columns, stride) in [(16, 16, 16), (1, 1, 1), (33, 47, 50), (64, 32, 32), (17, 16, 19)] {
             let from: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
-            let to = matrix(&from, rows, columns, stride);
+            let mut to = vec![f32::NAN; rows * columns];
+            matrix(&from, rows, columns, stride, &mut to);
             for r in 0..rows {
                 for k in 0..columns {
                     assert_eq!(to[k * rows + r], from[r * stride + k]);
