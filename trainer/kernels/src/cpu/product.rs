@@ -80,6 +80,17 @@ impl<'a> Output<'a> {
     }
 }
 
+/// What is computed, and where to: `C (+)= Σ_t alpha_t · A_t · B_t` for `C` of `rows` by `columns`.
+#[derive(Clone, Copy)]
+pub(crate) struct Sum<'a> {
+    pub(crate) level: Level,
+    pub(crate) terms: &'a [Term<'a>],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) output: Output<'a>,
+    pub(crate) accumulate: bool,
+}
+
 /// How one product is cut: strips of `panels` panels of `width` columns, by blocks of `block_rows` rows.
 struct Cut {
     width: usize,
@@ -145,32 +156,26 @@ pub(crate) fn parallel(
         })
         .collect();
     let output = Output::new(output, columns);
-    run(level, &terms, rows, columns, output, accumulate, threads::count(), |tasks, task| threads::each(tasks, task));
+    let sum = Sum { level, terms: &terms, rows, columns, output, accumulate };
+    run(&sum, threads::count(), |tasks, task| threads::each(tasks, task));
 }
 
 /// As [`parallel`], on the calling thread and into part of a matrix.
-pub(crate) fn serial(
+pub(crate) fn serial<'a>(
     level: Level,
-    terms: &[Term<'_>],
+    terms: &'a [Term<'a>],
     rows: usize,
     columns: usize,
-    output: Output<'_>,
+    output: Output<'a>,
     accumulate: bool,
 ) {
-    run(level, terms, rows, columns, output, accumulate, 1, |tasks, task| (0..tasks).for_each(task));
+    let sum = Sum { level, terms, rows, columns, output, accumulate };
+    run(&sum, 1, |tasks, task| (0..tasks).for_each(task));
 }
 
-#[expect(clippy::too_many_arguments, reason = "the product and how its tasks are run")]
-fn run<'t>(
-    level: Level,
-    terms: &'t [Term<'t>],
-    rows: usize,
-    columns: usize,
-    output: Output<'t>,
-    accumulate: bool,
-    threads: usize,
-    each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send)),
-) {
+/// `each` runs the tasks on `threads` threads.
+fn run(sum: &Sum<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
+    let Sum { level, terms, rows, columns, output, accumulate } = *sum;
     if rows == 0 || columns == 0 {
         return;
     }
@@ -182,7 +187,7 @@ fn run<'t>(
     assert!(output.start + (rows - 1) * output.stride + columns <= output.values.len(), "the output is too small");
     #[cfg(target_arch = "x86_64")]
     if level == Level::Amx && super::amx::product::pays(terms, rows, columns) {
-        return super::amx::product::run(level, terms, rows, columns, output, accumulate, threads, each);
+        return super::amx::product::run(sum, threads, each);
     }
     let cut = Cut::of(terms, rows, columns, threads);
     each(cut.strips * cut.blocks, &|task| {
@@ -458,7 +463,9 @@ mod tests {
                 let term = Term { left: Left::rows(&a, k), right, depth: k, alpha: 1.0 };
                 let product = |threads: usize| {
                     let mut c = vec![0.0; m * n];
-                    run(Level::best(), &[term], m, n, Output::new(&mut c, n), false, threads, |tasks, task| (0..tasks).for_each(task));
+                    let output = Output::new(&mut c, n);
+                    let sum = Sum { level: Level::best(), terms: &[term], rows: m, columns: n, output, accumulate: false };
+                    run(&sum, threads, |tasks, task| (0..tasks).for_each(task));
                     c
                 };
                 let one = product(1);

@@ -9,13 +9,14 @@ use rayon::prelude::*;
 const SERIAL_ELEMENTS: usize = 16 * 1024;
 
 /// Makes the calling thread, which outlives the others, one of rayon's. What it spreads over threads then starts on itself
-/// at once; from outside it would wake another thread, sleep, and be woken. To be called before anything uses rayon;
-/// returns whether it was. A machine of one thread is left alone: there this thread's waiting would be everybody's.
-pub fn join_threads() -> bool {
+/// at once; from outside it would wake another thread, sleep, and be woken. Where rayon is in use already, nothing changes;
+/// nor on a machine of one thread, where this one's waiting would be everybody's.
+pub fn join_threads() {
     let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse::<usize>().ok());
     let threads = asked.filter(|&threads| threads > 0).or(std::thread::available_parallelism().ok().map(usize::from));
-    threads.is_some_and(|threads| threads > 1)
-        && rayon::ThreadPoolBuilder::new().use_current_thread().build_global().is_ok()
+    if threads.is_some_and(|threads| threads > 1) {
+        let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
+    }
 }
 
 /// Number of threads that [`each`] spreads over.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::super::level::Level;
 use super::super::memory::with_scratch;
-use super::super::product::{Output, Term};
+use super::super::product::{Output, Sum, Term};
 use super::split;
 use super::tiles::{BLOCK, DEPTH, EDGE, OUTPUT, Sums, Tiles};
 
@@ -42,19 +42,12 @@ fn cut(whole: usize, parts: usize, unit: usize) -> usize {
     whole.div_ceil(unit).div_ceil(parts) * unit
 }
 
-/// `C (+)= Σ_t alpha_t · A_t · B_t` for `C` of `rows` by `columns`, where [`pays`] says so and the operands are as large as
-/// that asks for. `each` runs the tasks on `threads` threads.
-#[expect(clippy::too_many_arguments, reason = "the product and how its tasks are run")]
-pub(crate) fn run(
-    level: Level,
-    terms: &[Term<'_>],
-    rows: usize,
-    columns: usize,
-    output: Output<'_>,
-    accumulate: bool,
-    threads: usize,
-    each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send)),
-) {
+/// Computes a sum for which [`pays`] says so; `each` runs the tasks on `threads` threads.
+///
+/// # Panics
+/// At another level, and where an operand or the output is too small.
+pub(crate) fn run(sum: &Sum<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
+    let Sum { level, terms, rows, columns, output, accumulate } = *sum;
     assert_eq!(level, Level::Amx, "the level is proof of the instructions");
     let unit = terms.iter().map(|term| term.right.column_unit()).max().unwrap_or(1).max(OUTPUT);
     let part_columns = cut(columns, threads * columns.div_ceil(threads * PART_COLUMNS), unit);
@@ -145,9 +138,11 @@ impl Part<'_> {
             for (right, n) in right.chunks_exact(2 * strip).zip(columns.clone().step_by(OUTPUT)) {
                 tiles.product(left.split_at(strip).into(), right.split_at(strip).into(), &mut sums);
                 let (rows, columns) = ((self.rows.end - m).min(OUTPUT), (columns.end - n).min(OUTPUT));
-                let c = values.at(start + m * stride + n);
+                let first = start + m * stride + n;
+                assert!(first + (rows - 1) * stride + columns <= values.len(), "a task left its output");
+                let c = values.at(first);
                 #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-                // SAFETY: whoever called `run` has checked the size of the output; parts are disjoint rectangles of it.
+                // SAFETY: the elements were checked; parts are disjoint rectangles of the output.
                 unsafe {
                     sums.add_to(c, stride, rows, columns, accumulate);
                 }
@@ -173,7 +168,8 @@ mod tests {
     /// `C (+)= Σ_t alpha_t · A_t · B_t` by AMX whatever its size, cut for so many threads.
     fn product(terms: &[Term<'_>], (m, n): (usize, usize), c: &mut [f32], accumulate: bool, threads: usize) {
         let output = Output::new(c, n);
-        run(Level::Amx, terms, m, n, output, accumulate, threads, |tasks, task| (0..tasks).for_each(task));
+        let sum = Sum { level: Level::Amx, terms, rows: m, columns: n, output, accumulate };
+        run(&sum, threads, |tasks, task| (0..tasks).for_each(task));
     }
 
     #[test]

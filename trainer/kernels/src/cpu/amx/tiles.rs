@@ -71,7 +71,7 @@ struct Nowhere([u32; TILE]);
 
 /// What [`Tiles::product`] computes: 32 rows of 32 sums.
 #[repr(align(64))]
-pub(super) struct Sums(pub(super) [[f32; OUTPUT]; OUTPUT]);
+pub(super) struct Sums([[f32; OUTPUT]; OUTPUT]);
 
 impl Sums {
     pub(super) fn new() -> Self {
