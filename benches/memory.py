@@ -19,9 +19,8 @@ RECIPE = """
 name = "memory"
 base = "{base}"
 quantization = "{quantization}"
-[lora]
-rank = 16
-alpha = 32.0
+[adapter]
+kind = "{adapter}"
 [data]
 train = "{out}/train.jsonl"
 {eval}
@@ -37,7 +36,7 @@ warmup_steps = 0
 {prompts}
 """
 
-# What the allocator holds differs by so much from run to run; a tenth of a small run is less.
+# What the allocator holds differs by some MiB from run to run; a tenth of a small run is less than that.
 NOISE_MIB = 24
 
 # Sequences are of different lengths, as they are in practice.
@@ -47,6 +46,7 @@ CASES = {
     "nf4": {"quantization": "nf4", "recompute": "off"},
     "nf4, recomputing": {"quantization": "nf4", "recompute": "on"},
     "nf4, 4 sequences, 2 micro-batches": {"quantization": "nf4", "recompute": "off", "batch": 4, "accumulation": 2},
+    "every weight": {"quantization": "none", "recompute": "on", "adapter": "full"},
     "nf4, eval and prompts": {"quantization": "nf4", "recompute": "on", "eval": True, "prompts": True},
 }
 
@@ -67,7 +67,7 @@ def write_case(out, base, case):
     pathlib.Path(out, "train.jsonl").write_text("\n".join(rows) + "\n")
     pathlib.Path(out, "eval.jsonl").write_text("\n".join(conversation(16 + index, EVAL_WORDS) for index in range(4)) + "\n")
     pathlib.Path(out, "prompts.jsonl").write_text(json.dumps({"prompt": "Where is my parcel?", "expect": ["handover"]}) + "\n")
-    fields = {"batch": 1, "accumulation": 1, "seq": 512, **case, "base": pathlib.Path(base).resolve(), "out": out}
+    fields = {"adapter": "lora", "batch": 1, "accumulation": 1, "seq": 512, **case, "base": pathlib.Path(base).resolve(), "out": out}
     fields["eval"] = f'eval = "{out}/eval.jsonl"' if case.get("eval") else ""
     fields["prompts"] = f'prompts = "{out}/prompts.jsonl"' if case.get("prompts") else ""
     recipe = pathlib.Path(out, "memory.toml")

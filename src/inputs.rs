@@ -14,6 +14,7 @@ use tonfall_recipes::plan::{Base, Severity};
 use tonfall_trainer::estimate::Workload;
 use tonfall_trainer::{Compute, DeviceChoice, DeviceKind};
 
+use crate::allocator;
 use crate::diagnostics::{Failure, Result};
 use crate::hub::{Hub, HubName};
 use crate::progress::Reporter;
@@ -50,7 +51,10 @@ pub(crate) fn open(plan: &Plan, reporter: &mut Reporter) -> Result<Inputs> {
     let data = kept(data, &mut faults);
     let prompts = kept(Some(prompts), &mut faults);
     match (base, tokenizer, data, prompts) {
-        (Some(base), Some(tokenizer), Some(data), Some(prompts)) => Ok(Inputs { base, tokenizer, data, prompts }),
+        (Some(base), Some(tokenizer), Some(data), Some(prompts)) => {
+            allocator::give_back();
+            Ok(Inputs { base, tokenizer, data, prompts })
+        }
         _ => Err(Failure::all(faults).unwrap_or_else(|| unreachable!("what is missing left a fault"))),
     }
 }

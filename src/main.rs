@@ -3,6 +3,7 @@
 //! Responsible for: parsing, dispatching, and the exit code. What a command does stands in its file in `commands`.
 //! Must not depend on: tensors; nothing in this crate names one.
 
+mod allocator;
 mod args;
 mod commands;
 mod diagnostics;
@@ -28,10 +29,8 @@ use crate::args::{Cli, Command};
 use crate::diagnostics::{ExitCode, Result};
 use crate::progress::Reporter;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
+    allocator::keep_less();
     panic::set_hook(Box::new(|fault| {
         let text = fault.to_string();
         // The training loop takes it up and says what becomes of it.

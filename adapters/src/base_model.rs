@@ -265,7 +265,7 @@ impl BaseModel {
     pub fn release_pages(&self) {
         match &self.source {
             Source::HuggingFace { checkpoint, .. } => {
-                checkpoint.files.iter().for_each(|(_, file)| file.file.release_pages());
+                checkpoint.files.iter().for_each(|(_, file)| file.release_pages());
             }
             Source::Gguf(gguf) => gguf.file.release_pages(),
         }

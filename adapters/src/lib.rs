@@ -31,5 +31,6 @@ pub use description::{Family, ModelDescription, Rope, RopeScaling, Shape};
 pub use families::ConfigError;
 pub use gguf::{GgufError, GgufTokenizerError};
 pub use mapped_file::OpenError;
-pub use safetensors_file::SafetensorsError;
+pub use safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
+pub use safetensors_writer::{Planned, PlannedFile, Sink};
 pub use tokenizer_files::{OtherTemplate, SideFile, SpecialToken, TokenizerError, TokenizerFiles};

@@ -4,7 +4,6 @@
 //! Must not depend on: training, a tensor framework.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -105,18 +104,13 @@ pub fn merge(
         return Err(MergeError::OutputExists { path: out.to_owned() });
     }
     let scratch = ScratchDir::beside(out)?;
-    let mut work =
-        Work { base, deltas, done: 0, total: 2 * plan.bytes(), progress, changes: BTreeMap::new(), fault: None };
+    let mut work = Work { base, deltas, done: 0, total: 2 * plan.bytes(), progress, changes: BTreeMap::new() };
     for file in &plan.files {
-        let written = file.write(scratch.path(), &mut |tensor, sink| {
-            let written = work.stream(tensor, sink);
+        file.write(scratch.path(), |index, sink| {
+            let written = work.stream(&file.tensors[index], sink);
             base.release_pages();
             written
-        });
-        if let Some(fault) = work.fault.take() {
-            return Err(fault);
-        }
-        written?;
+        })?;
     }
     for file in &plan.side_files {
         durable::write_file(&scratch.path().join(&file.name), &file.bytes)?;
@@ -261,13 +255,11 @@ struct Work<'a> {
     progress: &'a mut dyn FnMut(u64, u64),
     /// Values that differ from the base's, by tensor.
     changes: BTreeMap<String, u64>,
-    /// Why writing was broken off, where the disk is not the reason.
-    fault: Option<MergeError>,
 }
 
 impl Work<'_> {
     /// Hands over the merged bytes of one tensor.
-    fn stream(&mut self, tensor: &Planned, sink: Sink<'_>) -> io::Result<()> {
+    fn stream(&mut self, tensor: &Planned, sink: Sink<'_>) -> Result<(), MergeError> {
         let Ok(weight) = self.base.weight(&tensor.name) else {
             // Known buffers and a tied head's copy are no weights; they are carried along as they are.
             let bytes = self.base.checkpoint().and_then(|checkpoint| {
@@ -304,7 +296,7 @@ impl Work<'_> {
         tensor: &Planned,
         sink: Sink<'_>,
         mut edit: impl FnMut(&mut [f32], usize),
-    ) -> io::Result<()> {
+    ) -> Result<(), MergeError> {
         let rows_at_once = (BAND / weight.cols).max(1);
         let mut values = vec![0.0; rows_at_once.min(weight.rows) * weight.cols];
         for first_row in (0..weight.rows).step_by(rows_at_once) {
@@ -314,15 +306,14 @@ impl Work<'_> {
             edit(values, first_row);
             if let Some(value) = first_overflow(values, tensor.dtype) {
                 let (name, dtype) = (tensor.name.clone(), tensor.dtype.name());
-                self.fault = Some(MergeError::Overflow { name, value, dtype });
-                return Err(io::Error::other("a value is too large for the dtype"));
+                return Err(MergeError::Overflow { name, value, dtype });
             }
             self.hand_over(&encode(values, tensor.dtype), sink)?;
         }
         Ok(())
     }
 
-    fn hand_over(&mut self, bytes: &[u8], sink: Sink<'_>) -> io::Result<()> {
+    fn hand_over(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), MergeError> {
         for piece in bytes.chunks(BAND * 4) {
             sink(piece)?;
             self.done += piece.len() as u64;
@@ -350,7 +341,7 @@ impl Work<'_> {
                 Ok(())
             });
             self.base.release_pages();
-            written.file.release_pages();
+            written.release_pages();
             if compared.is_err() || !same || !rest.is_empty() {
                 return Err(differs());
             }

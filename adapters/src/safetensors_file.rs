@@ -126,22 +126,44 @@ pub(crate) struct TensorEntry {
     pub range: Range<usize>,
 }
 
-/// A file whose header has been checked.
+/// A file whose header has been checked, mapped into memory.
 #[derive(Debug)]
-pub(crate) struct SafetensorsFile {
-    pub file: MappedFile,
+pub struct SafetensorsFile {
+    pub(crate) file: MappedFile,
     /// `__metadata__`.
-    pub metadata: BTreeMap<String, String>,
-    pub tensors: BTreeMap<String, TensorEntry>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) tensors: BTreeMap<String, TensorEntry>,
 }
 
 impl SafetensorsFile {
     /// # Errors
     /// A variant of [`SafetensorsError`] for each way in which the file can be wrong.
-    pub(crate) fn open(path: &Path) -> Result<Self, SafetensorsError> {
+    pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
         let file = MappedFile::open(path)?;
         let (metadata, tensors) = read_header(path, &file)?;
         Ok(Self { file, metadata, tensors })
+    }
+
+    /// How many tensors there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Dtype, shape and bytes (little-endian) of a tensor.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<(Dtype, &[usize], &[u8])> {
+        self.tensors.get(name).map(|entry| (entry.dtype, &entry.shape[..], self.bytes(entry)))
+    }
+
+    /// Gives the memory of what was read so far back to the system; all of it stays readable.
+    pub fn release_pages(&self) {
+        self.file.release_pages();
     }
 
     /// The bytes of a tensor of this file.

@@ -14,7 +14,7 @@ use crate::safetensors_file::Dtype;
 
 /// A tensor that is going to be written.
 #[derive(Clone, Debug)]
-pub(crate) struct Planned {
+pub struct Planned {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
@@ -28,34 +28,49 @@ impl Planned {
 
 /// A file that is going to be written.
 #[derive(Clone, Debug)]
-pub(crate) struct PlannedFile {
+pub struct PlannedFile {
     pub name: String,
+    /// `__metadata__`.
     pub metadata: BTreeMap<String, String>,
     pub tensors: Vec<Planned>,
 }
 
 /// Takes the bytes of a tensor, piece by piece.
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
+pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), DurableError>;
 
 impl PlannedFile {
-    /// Writes the file durably. `fill` hands over the bytes of each tensor in turn.
-    pub(crate) fn write(
+    /// Writes the file durably. `fill` is called with the index of each tensor in turn and hands its bytes over, little-endian,
+    /// as many as dtype and shape ask for.
+    ///
+    /// # Errors
+    /// Those of `fill`, which include a full disk. Nothing is left then.
+    pub fn write<E: From<DurableError>>(
         &self,
         dir: &Path,
-        fill: &mut dyn FnMut(&Planned, Sink<'_>) -> io::Result<()>,
-    ) -> Result<(), DurableError> {
-        durable::write_with(&dir.join(&self.name), |writer| {
+        mut fill: impl FnMut(usize, Sink<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let path = dir.join(&self.name);
+        let mut fault = None;
+        let written = durable::write_with(&path, |writer| {
             writer.write_all(&self.header())?;
-            for tensor in &self.tensors {
+            for (index, tensor) in self.tensors.iter().enumerate() {
                 let mut written = 0;
-                fill(tensor, &mut |bytes| {
+                let filled = fill(index, &mut |bytes| {
                     written += bytes.len() as u64;
-                    writer.write_all(bytes)
-                })?;
+                    writer.write_all(bytes).map_err(|error| DurableError::new("write", &path, error))
+                });
+                if let Err(error) = filled {
+                    fault = Some(error);
+                    return Err(io::Error::other("broken off"));
+                }
                 debug_assert_eq!(written, tensor.bytes(), "{}", tensor.name);
             }
             Ok(())
-        })
+        });
+        match fault {
+            Some(error) => Err(error),
+            None => Ok(written?),
+        }
     }
 
     /// Length, JSON and spaces up to a multiple of 8, as the format has them.

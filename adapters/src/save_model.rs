@@ -3,6 +3,7 @@
 //! Responsible for: a Hugging Face directory from a description and values, proved by opening and comparing it.
 //! Must not depend on: where the values come from.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -27,6 +28,9 @@ pub enum SaveError {
     #[error("a model can't be saved as {format}; choose F32, F16 or BF16")]
     Format { format: Format },
 
+    #[error("tensor `{name}` can't be read: {source}")]
+    Unread { name: String, source: Box<dyn Error + Send + Sync> },
+
     #[error("tensor `{name}`: {found} values were handed over, {expected} are due")]
     Values { name: String, found: usize, expected: usize },
 
@@ -43,6 +47,9 @@ pub enum SaveError {
     ReadBack { path: PathBuf, name: String },
 }
 
+/// Gives the values of a tensor by its Hugging Face name.
+pub type Values<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<f32>, Box<dyn Error + Send + Sync>>;
+
 /// How a model is saved.
 #[derive(Clone, Copy, Debug)]
 pub struct SaveOptions {
@@ -53,7 +60,8 @@ pub struct SaveOptions {
 
 /// Writes a model into `dir`, which is made if it is not there and must not hold a model.
 ///
-/// `values` is asked for each tensor by its Hugging Face name, one at a time (twice: for writing and for comparing).
+/// `values` is asked for each tensor by its Hugging Face name, one at a time (twice: for writing and for comparing), so that
+/// no more than one of them is in memory.
 /// `side_files` (tokenizer, template, see [`BaseModel::side_files`]) are written beside the weights; their `config.json`
 /// is replaced by one made from the description, and written last: a directory without it is no model.
 ///
@@ -64,7 +72,7 @@ pub fn save_model(
     description: &ModelDescription,
     options: &SaveOptions,
     side_files: &[SideFile],
-    values: &mut dyn FnMut(&str) -> Vec<f32>,
+    values: Values<'_>,
 ) -> Result<(), SaveError> {
     const CONFIG: &str = "config.json";
     let dtype = dtype_of(options.dtype).ok_or(SaveError::Format { format: options.dtype })?;
@@ -76,19 +84,8 @@ pub fn save_model(
     let tensors = tensors.map(|(name, shape)| Planned { name, dtype, shape: shape.dims() }).collect();
     let (files, index) = lay_out(tensors, options.max_shard_bytes);
 
-    let mut fault = None;
     for file in &files {
-        let written = file.write(dir, &mut |tensor, sink| match encoded(tensor, values) {
-            Ok(bytes) => sink(&bytes),
-            Err(error) => {
-                fault = Some(error);
-                Err(std::io::Error::other("the values can't be saved"))
-            }
-        });
-        if let Some(error) = fault.take() {
-            return Err(error);
-        }
-        written?;
+        file.write(dir, |index, sink| Ok::<_, SaveError>(sink(&encoded(&file.tensors[index], values)?)?))?;
     }
     let index = index.map(|bytes| SideFile { name: crate::checkpoint::INDEX_FILE.to_owned(), bytes });
     let config = SideFile { name: CONFIG.to_owned(), bytes: pretty(&config_json(description, options.dtype)) };
@@ -108,14 +105,15 @@ pub fn save_model(
         if written.weight(&tensor.name)?.bytes != encoded(tensor, values)? {
             return Err(differs(&tensor.name));
         }
+        written.release_pages();
     }
     Ok(())
 }
 
-fn encoded(tensor: &Planned, values: &mut dyn FnMut(&str) -> Vec<f32>) -> Result<Vec<u8>, SaveError> {
-    let values = values(&tensor.name);
-    let expected: usize = tensor.shape.iter().product();
+fn encoded(tensor: &Planned, values: Values<'_>) -> Result<Vec<u8>, SaveError> {
     let name = || tensor.name.clone();
+    let values = values(&tensor.name).map_err(|source| SaveError::Unread { name: name(), source })?;
+    let expected: usize = tensor.shape.iter().product();
     if values.len() != expected {
         return Err(SaveError::Values { name: name(), found: values.len(), expected });
     }

@@ -5,17 +5,17 @@
 //!
 //! A checkpoint holds f32 values to the bit: restoring one and training on equals never having stopped.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use burn::tensor::{Device, ExecutionError, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use tonfall_adapters::{Dtype, Planned, PlannedFile, SafetensorsFile};
 use tonfall_kernels::{Moment8, Moments, resident};
 use tonfall_recipes::durable;
 
 use crate::error::TrainError;
 use crate::evaluate::EvalReport;
-use crate::lora::values;
 use crate::optimizer::Optimizer;
 use crate::params::ParamStore;
 
@@ -54,7 +54,7 @@ fn one() -> usize {
     1
 }
 
-/// Writes trainable tensors, optimizer and state into `dir`.
+/// Writes trainable tensors, optimizer and state into `dir`, one tensor after the other.
 pub(crate) fn write(
     dir: &Path,
     params: &ParamStore,
@@ -62,11 +62,10 @@ pub(crate) fn write(
     state: &TrainerState,
 ) -> Result<(), TrainError> {
     let weights = params.iter().map(|param| Stored::floats(param.name.clone(), &param.value));
-    write_tensors(&dir.join(WEIGHTS), &weights.collect::<Result<Vec<_>, _>>()?)?;
+    write_tensors(dir, WEIGHTS, weights.collect())?;
     let moments = params.iter().zip(&optimizer.moments);
-    let moments =
-        moments.map(|(param, moments)| Stored::moments(&param.name, moments)).collect::<Result<Vec<_>, _>>()?;
-    write_tensors(&dir.join(OPTIMIZER), &moments.into_iter().flatten().collect::<Vec<_>>())?;
+    let moments = moments.flat_map(|(param, moments)| Stored::moments(&param.name, moments));
+    write_tensors(dir, OPTIMIZER, moments.collect())?;
     let text = serde_json::to_vec_pretty(state).map_err(|error| TrainError::Device(error.to_string()))?;
     Ok(durable::write_file(&dir.join(STATE), &text)?)
 }
@@ -89,17 +88,15 @@ pub(crate) fn read_tensors(
     device: &Device,
 ) -> Result<(), TrainError> {
     let mismatch = |why: String| TrainError::CheckpointMismatch { path: dir.to_owned(), why };
-    let load = |name: &str| std::fs::read(dir.join(name)).map_err(|error| mismatch(format!("{name}: {error}")));
-    let (weights, moments) = (load(WEIGHTS)?, load(OPTIMIZER)?);
-    let weights = SafeTensors::deserialize(&weights).map_err(|error| mismatch(format!("{WEIGHTS}: {error}")))?;
-    let moments = SafeTensors::deserialize(&moments).map_err(|error| mismatch(format!("{OPTIMIZER}: {error}")))?;
+    let open = |name: &str| SafetensorsFile::open(&dir.join(name)).map_err(|error| mismatch(error.to_string()));
+    let (weights, moments) = (open(WEIGHTS)?, open(OPTIMIZER)?);
     let expected: usize = optimizer.moments.iter().map(|moments| names("", moments).len()).sum();
     if weights.len() != params.count() || moments.len() != expected {
         return Err(mismatch(format!("{} tensors, {} are trained here", weights.len(), params.count())));
     }
     for (param, slot) in params.iter_mut().zip(&mut optimizer.moments) {
         let shape = param.value.dims();
-        let floats = |file: &SafeTensors<'_>, name: &str| {
+        let floats = |file: &SafetensorsFile, name: &str| {
             let values = numbers::<f32>(file, name, Dtype::F32, &shape).map_err(mismatch)?;
             Ok::<_, TrainError>(resident(device, TensorData::new(values, shape), |data| {
                 Tensor::from_data(data, device)
@@ -125,6 +122,8 @@ pub(crate) fn read_tensors(
                 }
             }
         }
+        weights.release_pages();
+        moments.release_pages();
     }
     optimizer.steps = state.optimizer_steps;
     Ok(())
@@ -140,63 +139,56 @@ fn names(param: &str, moments: &Moments<2>) -> Vec<String> {
 }
 
 /// A tensor on its way into a file.
-struct Stored {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+struct Stored<'a> {
+    planned: Planned,
+    /// Reads it from the device.
+    read: Box<dyn Fn() -> Result<TensorData, ExecutionError> + 'a>,
 }
 
-impl Stored {
-    fn floats<const D: usize>(name: String, tensor: &Tensor<D>) -> Result<Self, TrainError> {
-        let bytes = bytemuck::cast_slice(&values(tensor)?).to_vec();
-        Ok(Self { name, dtype: Dtype::F32, shape: tensor.dims().to_vec(), bytes })
+impl<'a> Stored<'a> {
+    fn floats<const D: usize>(name: String, tensor: &'a Tensor<D>) -> Self {
+        let planned = Planned { name, dtype: Dtype::F32, shape: tensor.dims().to_vec() };
+        Self { planned, read: Box::new(|| Ok(tensor.clone().try_into_data()?.convert::<f32>())) }
     }
 
-    fn words(name: String, tensor: &Tensor<1, Int>) -> Result<Self, TrainError> {
-        let data = tensor.clone().try_into_data().map_err(|error| TrainError::Device(error.to_string()))?;
-        let words = data.try_to_vec::<u32>().map_err(|error| TrainError::Device(format!("{error:?}")))?;
-        let bytes = bytemuck::cast_slice(&words).to_vec();
-        Ok(Self { name, dtype: Dtype::U32, shape: tensor.dims().to_vec(), bytes })
+    fn words(name: String, tensor: &'a Tensor<1, Int>) -> Self {
+        let planned = Planned { name, dtype: Dtype::U32, shape: tensor.dims().to_vec() };
+        Self { planned, read: Box::new(|| Ok(tensor.clone().try_into_data()?.convert::<u32>())) }
     }
 
     /// The tensors of a parameter's moments.
-    fn moments(param: &str, moments: &Moments<2>) -> Result<Vec<Self>, TrainError> {
+    fn moments(param: &str, moments: &'a Moments<2>) -> Vec<Self> {
         let mut names = names(param, moments).into_iter();
         let mut name = || names.next().unwrap_or_default();
         match moments {
             Moments::Full(moments) => moments.iter().map(|moment| Self::floats(name(), moment)).collect(),
             Moments::Bytes(moments) => {
-                let mut stored = Vec::new();
-                for moment in moments {
-                    stored.push(Self::words(name(), &moment.codes)?);
-                    stored.push(Self::floats(name(), &moment.absmax)?);
-                }
-                Ok(stored)
+                let pair =
+                    |moment: &'a Moment8| [Self::words(name(), &moment.codes), Self::floats(name(), &moment.absmax)];
+                moments.iter().flat_map(pair).collect()
             }
         }
     }
 }
 
-fn write_tensors(path: &Path, tensors: &[Stored]) -> Result<(), TrainError> {
-    let views = tensors.iter().map(|stored| {
-        let view = TensorView::new(stored.dtype, stored.shape.clone(), &stored.bytes);
-        view.map(|view| (&stored.name, view)).map_err(|error| TrainError::Device(error.to_string()))
-    });
-    let views = views.collect::<Result<Vec<_>, _>>()?;
-    let bytes = safetensors::serialize(views, None).map_err(|error| TrainError::Device(error.to_string()))?;
-    Ok(durable::write_file(path, &bytes)?)
+fn write_tensors(dir: &Path, name: &str, tensors: Vec<Stored<'_>>) -> Result<(), TrainError> {
+    let (planned, reads): (Vec<_>, Vec<_>) = tensors.into_iter().map(|stored| (stored.planned, stored.read)).unzip();
+    let file = PlannedFile { name: name.to_owned(), metadata: BTreeMap::new(), tensors: planned };
+    file.write(dir, |index, sink| {
+        let data = reads[index]().map_err(|error| TrainError::Device(error.to_string()))?;
+        Ok(sink(data.bytes())?)
+    })
 }
 
 fn numbers<T: bytemuck::Pod>(
-    file: &SafeTensors<'_>,
+    file: &SafetensorsFile,
     name: &str,
     dtype: Dtype,
     shape: &[usize],
 ) -> Result<Vec<T>, String> {
-    let view = file.tensor(name).map_err(|error| format!("{name}: {error}"))?;
-    if view.shape() != shape || view.dtype() != dtype {
-        return Err(format!("{name} is {:?} {:?}, this run needs {dtype:?} {shape:?}", view.dtype(), view.shape()));
+    match file.tensor(name) {
+        None => Err(format!("{name} is missing")),
+        Some((found, dims, bytes)) if (found, dims) == (dtype, shape) => Ok(bytemuck::pod_collect_to_vec(bytes)),
+        Some((found, dims, _)) => Err(format!("{name} is {found:?} {dims:?}, this run needs {dtype:?} {shape:?}")),
     }
-    Ok(bytemuck::pod_collect_to_vec(view.data()))
 }

@@ -173,11 +173,7 @@ pub fn write(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
         metadata: format_pt(),
         tensors: order.iter().map(|tensor| planned(tensor)).collect(),
     };
-    let mut values = order.iter();
-    file.write(dir, &mut |_, sink| {
-        let tensor = values.next().unwrap_or_else(|| unreachable!("one call for each planned tensor"));
-        sink(&encode(&tensor.values, Dtype::F32))
-    })?;
+    file.write(dir, |index, sink| Ok::<_, PeftError>(sink(&encode(&order[index].values, Dtype::F32))?))?;
     let config_path = dir.join(CONFIG_FILE);
     durable::write_file(&config_path, &adapter.config.to_json())?;
 

@@ -2,7 +2,7 @@
 //!
 //! Responsible for: holding the bytes on a device. Must not depend on: files, or what the weight is used for.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bytes, DType, Device, Int, Tensor, TensorData};
 use tonfall_blocks::{Format, byte_len};
 
 use crate::buffer::Buffer;
@@ -71,7 +71,8 @@ impl FrozenMatrix {
 
     fn on_cpu(bytes: Vec<u8>, layout: MatrixLayout, device: &Device) -> Self {
         let len = bytes.len();
-        let data = TensorData::from_bytes_vec(bytes, [len], DType::U8);
+        // `from_bytes_vec` would copy them.
+        let data = TensorData::from_bytes(Bytes::from_elems(bytes), [len], DType::U8);
         Self { data: Tensor::from_data(data, (device, DType::U8)), layout }
     }
 

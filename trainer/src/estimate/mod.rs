@@ -30,8 +30,10 @@ use crate::train::total_steps;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Saving holds both moments of every trained value, as they are and as the bytes of a file.
-const SAVED_COPIES: u64 = 2;
+/// An adapter is written from a copy of itself and compared with what is read back, from pages of the file that are mapped.
+const ADAPTER_COPIES: u64 = 3;
+/// A weight is written from a copy of itself, through another one in the type of the file, from pages that are mapped again.
+const WEIGHT_COPIES: u64 = 3;
 /// What comes to the program while it trains, as it was measured on Linux: pages of its own code that are used for the
 /// first time, and freed memory that the allocator keeps for a while.
 const CODE_AND_ALLOCATOR: u64 = 24 << 20;
@@ -208,11 +210,6 @@ impl Workload {
         })
     }
 
-    /// Bytes that a checkpoint needs while it is saved.
-    pub(crate) fn saving_bytes(&self) -> u64 {
-        SAVED_COPIES * Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer).moments
-    }
-
     /// The memory of the run with micro-batches of so many sequences.
     #[must_use]
     pub fn estimate(&self, micro_batch_size: usize, activations: Activations) -> Estimate {
@@ -252,8 +249,11 @@ impl Workload {
             let parts = parts.answering(self.plan.evaluation.max_new_tokens);
             stages.push(Stage { name: "answering", parts });
         }
-        stages
-            .push(Stage { name: "saving", parts: vec![Part::new("the optimizer's file", host(self.saving_bytes()))] });
+        let written = match self.rank {
+            Some(_) => ADAPTER_COPIES * F32 * trained.elements,
+            None => WEIGHT_COPIES * F32 * trained.largest,
+        };
+        stages.push(Stage { name: "saving", parts: vec![Part::new("what is written", host(written))] });
         if self.plan.export.merged {
             let parts = vec![Part::new("weights in conversion", host(MERGE_BUFFERS + 2 * self.storage.largest))];
             stages.push(Stage { name: "merging", parts });
@@ -381,6 +381,8 @@ impl Workload {
 struct Trained {
     /// Values.
     elements: u64,
+    /// Values of the largest tensor.
+    largest: u64,
     /// Bytes of the optimizer's moments.
     moments: u64,
     /// The places of adapters within a block.
@@ -389,9 +391,10 @@ struct Trained {
 
 impl Trained {
     fn of(model: &ModelDescription, rank: Option<usize>, targets: &TargetModules, optimizer: OptimizerKind) -> Self {
-        let mut trained = Self { elements: 0, moments: 0, sites: Sites([rank.is_none(); 7]) };
+        let mut trained = Self { elements: 0, largest: 0, moments: 0, sites: Sites([rank.is_none(); 7]) };
         let mut add = |elements: usize| {
             trained.elements += elements as u64;
+            trained.largest = trained.largest.max(elements as u64);
             trained.moments += moment_bytes(optimizer, elements);
         };
         let Some(rank) = rank else {

@@ -155,7 +155,9 @@ impl Pass<'_> {
         // Input and output of the final norm, and the gradient that comes back.
         let loss = [summed + head, kept + self.tokens(3 * self.hidden()), self.logits(true)];
         let backward = [summed + head, kept + in_block + self.mlp_gradients(), 0];
-        let end = [summed + F32 * self.trained, 0, 0];
+        // Where the head is tied, that of the embeddings comes to it at last.
+        let tied = if self.model.tie_word_embeddings { head } else { 0 };
+        let end = [summed + F32 * self.trained + tied, 0, 0];
         let [gradients, activations, logits] =
             [loss, backward, end].into_iter().max_by_key(|moment| moment.iter().sum::<u64>()).unwrap_or_default();
         let workspace = self.workspace();

@@ -74,7 +74,7 @@ impl Run<'_> {
         }
         drop(progress(&mut self.job.record, Phase::Saving));
         let Some(record) = &self.job.record else { return Ok(()) };
-        release_idle(self.workload.saving_bytes());
+        release_idle();
         let writer = CheckpointWriter::create(record.run, step, &self.job.plan.hash())?;
         checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {
@@ -89,17 +89,18 @@ impl Run<'_> {
     /// Writes what the run was for, and reads it back.
     pub(super) fn export(&mut self) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
         let Some(record) = &self.job.record else { return Ok((None, None)) };
+        release_idle();
         let (plan, exports) = (self.job.plan, record.run.exports());
         let Some(config) = self.adapter.clone() else {
             let dir = exports.join("model");
             let base = self.job.base;
             let dtype = base.dense_format();
             let options = SaveOptions { dtype, max_shard_bytes: MAX_SHARD_BYTES };
-            let mut tensors = BTreeMap::new();
-            for param in self.model.params.iter() {
-                tensors.insert(param.name.as_str(), lora::values(&param.value)?);
-            }
-            let mut values = |name: &str| tensors.get(name).cloned().unwrap_or_default();
+            let params: BTreeMap<_, _> = self.model.params.iter().map(|param| (param.name.as_str(), param)).collect();
+            let mut values = |name: &str| match params.get(name) {
+                Some(param) => Ok(lora::values(&param.value)?),
+                None => Ok(Vec::new()),
+            };
             save_model(&dir, base.description(), &options, &base.side_files(dtype)?, &mut values)?;
             return Ok((Some(dir), None));
         };

@@ -1,0 +1,38 @@
+//! The allocator of the program.
+//!
+//! Responsible for: which one it is, and when freed memory goes back to the system.
+//! Must not depend on: what the memory is for.
+#![expect(unsafe_code, reason = "mimalloc's functions are C")]
+
+use libmimalloc_sys::{mi_collect, mi_option_set, mi_option_t};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// `mi_option_purge_delay` in mimalloc.h: milliseconds for which freed pages are kept, 1,000 unless set.
+const PURGE_DELAY: mi_option_t = 15;
+
+/// Keeps freed pages for a shorter time than mimalloc would: what loading and saving free is not held while training. A run
+/// is 10 to 20 MiB smaller for it and no slower; with 10 milliseconds it is slower.
+pub(crate) fn keep_less() {
+    // SAFETY: sets a number.
+    unsafe { mi_option_set(PURGE_DELAY, 100) };
+}
+
+/// Gives freed memory back now, as far as this thread freed it or the thread that did has ended.
+pub(crate) fn give_back() {
+    // SAFETY: callable at any time.
+    unsafe { mi_collect(true) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_the_option_is_that_of_this_version() {
+        // SAFETY: reads a number.
+        let milliseconds = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert_eq!(milliseconds, 1000, "mimalloc's default");
+    }
+}
