@@ -2,6 +2,7 @@
 """LoRA training steps on CPU: tonfall and PyTorch + PEFT side by side, in one run on one machine.
 
 Usage: cpu_step.py --tonfall BINARY --python REFERENCE_PYTHON --base MODEL_DIR [--seq 256] [--steps 8] [--rounds 3] [--bf16]
+                   [--instructions avx2|avx512]
 
 Both train r 16 on all linear layers of the same base with the same batch (one sequence of SEQ tokens) and the same
 threads. tonfall is measured as people use it: the whole program, `tonfall train`, dense and with an NF4 base.
@@ -42,6 +43,13 @@ schedule = "constant"
 warmup_steps = 0
 recompute = "{recompute}"
 """
+
+
+# What keeps all sides to a set of instructions: tonfall, PyTorch's own kernels, oneDNN, MKL.
+INSTRUCTIONS = {
+    "avx2": {"TONFALL_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "avx512": {"TONFALL_CPU": "avx512", "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+}
 
 
 def tonfall(arguments, quantization, recompute):
@@ -108,9 +116,11 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only-tonfall", action="store_true", help="leave the other side out")
     parser.add_argument("--bf16", action="store_true", help="PyTorch with a base in bf16 too, which computes in bf16")
+    parser.add_argument("--instructions", choices=INSTRUCTIONS, help="keep all sides to these, as on an older processor")
     parser.add_argument("--check-memory", action="store_true", help="fail unless the NF4 base saves what is predicted, within 15 %%")
     parser.add_argument("--out", help="write the figures as JSON")
     arguments = parser.parse_args()
+    os.environ.update(INSTRUCTIONS.get(arguments.instructions, {}))
 
     sides = {
         "tonfall dense": lambda: tonfall(arguments, "none", "off"),

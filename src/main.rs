@@ -58,9 +58,6 @@ fn dispatch(cli: Cli) -> Result<i32> {
     let mut reporter = Reporter::new(&cli.global);
     let reporter = &mut reporter;
     let done = |result: Result<()>| result.map(|()| ExitCode::Done.number());
-    if matches!(cli.command, Command::Train(_) | Command::Resume(_) | Command::Chat(_)) {
-        tonfall_trainer::join_threads();
-    }
     match cli.command {
         Command::Init(args) => done(commands::init::run(&args, reporter)),
         Command::Check(args) => done(commands::check::run(&args, reporter)),

@@ -108,6 +108,28 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
+fn the_instructions_can_be_chosen() {
+    let workshop = Workshop::new();
+    let with = |level: &str, name: &str| {
+        let mut command = tonfall(workshop.home());
+        command.args(["train", "recipe.toml", "--run-name", name]).env("TONFALL_CPU", level);
+        command.output().unwrap()
+    };
+    let losses = |name: &str| -> Vec<f64> {
+        let events = events(&workshop, name);
+        of_kind(&events, "step").iter().map(|step| step["loss"].as_f64().unwrap()).collect()
+    };
+    assert!(with("", "fastest").status.success());
+    assert!(with("portable", "portable").status.success());
+    for (a, b) in losses("fastest").into_iter().zip(losses("portable")) {
+        assert!((a / b - 1.0).abs() < 1e-3, "{a} and {b}");
+    }
+    let refused = with("mmx", "none");
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains("\"mmx\", but this processor has: portable"), "{text}");
+}
+
+#[test]
 fn recomputing_changes_no_bit_and_offload_says_where_it_is_no_more_than_that() {
     let workshop = Workshop::new();
     let with = |recompute: &str| {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use burn::tensor::{DType, Device, Tensor};
 use thiserror::Error;
+use tonfall_kernels::cpu_level;
 
 use crate::memory;
 
@@ -58,6 +59,9 @@ pub enum DeviceError {
 
     #[error("{choice} can't be used: {why}\n{remedy}", remedy = remedy.as_deref().unwrap_or("`tonfall doctor` says more"))]
     NotThere { choice: DeviceChoice, why: String, remedy: Option<String> },
+
+    #[error("{0}")]
+    Instructions(String),
 }
 
 /// What kind of device computes.
@@ -132,18 +136,20 @@ impl Compute {
     /// processes that share a machine, each takes the GPU `local_rank` places behind the one that was asked for.
     ///
     /// # Errors
-    /// When the device isn't there, or this program was built without it.
+    /// When the device isn't there, or this program was built without it; or `TONFALL_CPU` names instructions that the
+    /// processor hasn't.
     pub fn open(choice: DeviceChoice, local_rank: usize) -> Result<Self, DeviceError> {
+        cpu_level().map_err(DeviceError::Instructions)?;
         match choice {
             DeviceChoice::Cpu => Ok(Self::cpu()),
             DeviceChoice::Cuda(index) => cuda(choice, index + local_rank),
             DeviceChoice::Vulkan => vulkan(choice),
             DeviceChoice::Auto => match cuda(choice, local_rank) {
                 Ok(compute) => Ok(compute),
-                Err(DeviceError::NotBuilt { .. }) => Ok(Self::cpu()),
                 Err(DeviceError::NotThere { why, .. }) => {
                     Ok(Self { notice: Some(format!("no CUDA device ({why}): computing on the CPU")), ..Self::cpu() })
                 }
+                Err(_) => Ok(Self::cpu()),
             },
         }
     }

@@ -37,12 +37,15 @@ pub enum State {
 pub fn examine() -> Vec<Finding> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let free = memory::available().map_or_else(String::new, |bytes| format!(", {:.1} GiB free", gib(bytes)));
-    let cpu = used("cpu", &Compute::cpu(), &format!("{threads} threads, {}{free}; computes in f32", cpu_level()));
+    let cpu = match cpu_level() {
+        Ok(level) => used("cpu", &Compute::cpu(), &format!("{threads} threads, {level}{free}; computes in f32")),
+        Err(text) => Finding { what: "cpu", state: State::Faulty, text, remedy: None },
+    };
     let gpus = [("cuda", DeviceChoice::Cuda(0)), ("vulkan", DeviceChoice::Vulkan)];
     let gpus = gpus.into_iter().map(|(what, choice)| match Compute::open(choice, 0) {
         Ok(compute) => used(what, &compute, compute.name()),
         Err(DeviceError::NotThere { why, remedy, .. }) => Finding { what, state: State::Absent, text: why, remedy },
-        Err(error @ DeviceError::NotBuilt { .. }) => {
+        Err(error @ (DeviceError::NotBuilt { .. } | DeviceError::Instructions(_))) => {
             Finding { what, state: State::Absent, text: error.to_string(), remedy: None }
         }
     });

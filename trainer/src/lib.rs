@@ -39,5 +39,4 @@ pub use group::{Group, GroupError, Launch, LaunchError};
 pub use micro_batch::Activations;
 pub use out_of_memory::is_out_of_memory;
 pub use session::Session;
-pub use tonfall_kernels::join_threads;
 pub use train::{Job, Observation, Outcome, Record, StopReason, total_steps, train};

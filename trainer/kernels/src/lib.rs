@@ -46,7 +46,6 @@ pub use all_reduce::{Communicator, GroupId, all_reduce};
 pub use attention::{AttentionLayout, FUSED_HEAD_DIMS, Segment, attention};
 pub use buffer::release_idle;
 pub use cpu::level::cpu_level;
-pub use cpu::threads::join_threads;
 pub use cross_entropy::{Head, IGNORED, held_tokens, linear_cross_entropy, logits, token_losses};
 pub use dropout::Dropout;
 pub use embedding::{embedding, trainable_embedding};

@@ -2,7 +2,11 @@
 //!
 //! Responsible for: run-time dispatch. The binary runs on any processor of its architecture.
 
+use std::env;
 use std::sync::OnceLock;
+
+/// The variable that names the level to use in the place of the fastest one.
+const VARIABLE: &str = "TONFALL_CPU";
 
 /// A set of instructions. A value beyond [`Level::Portable`] is proof that the processor has them: it comes from
 /// [`Level::best`] or [`Level::available`] alone.
@@ -22,10 +26,26 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The fastest level of this processor.
+    /// The level that operations use: the fastest of this processor, or what `TONFALL_CPU` says.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Portable))
+        *BEST.get_or_init(|| {
+            let available = Self::available();
+            asked(&available).ok().flatten().or(available.last().copied()).unwrap_or(Self::Portable)
+        })
+    }
+
+    /// As `TONFALL_CPU` has it, and for people.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Portable => ("portable", "portable instructions"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => ("avx2", "AVX2"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => ("avx512", "AVX-512"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => ("amx", "AVX-512 and AMX"),
+        }
     }
 
     /// Every level of this processor, the fastest last.
@@ -54,17 +74,22 @@ impl Level {
 }
 
 /// The instructions that the operations use on this processor, for people.
-#[must_use]
-pub fn cpu_level() -> &'static str {
-    match Level::best() {
-        Level::Portable => "portable instructions",
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => "AVX2",
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => "AVX-512",
-        #[cfg(target_arch = "x86_64")]
-        Level::Amx => "AVX-512 and AMX",
-    }
+///
+/// # Errors
+/// A text, when `TONFALL_CPU` asks for others than this processor has.
+pub fn cpu_level() -> Result<&'static str, String> {
+    asked(&Level::available())?;
+    Ok(Level::best().names().1)
+}
+
+/// The level that `TONFALL_CPU` names, one of those available.
+fn asked(available: &[Level]) -> Result<Option<Level>, String> {
+    let Some(name) = env::var_os(VARIABLE).filter(|name| !name.is_empty()) else { return Ok(None) };
+    let level = available.iter().copied().find(|level| name == level.names().0);
+    level.map(Some).ok_or_else(|| {
+        let known: Vec<_> = available.iter().map(|level| level.names().0).collect();
+        format!("{VARIABLE} is {name:?}, but this processor has: {}", known.join(", "))
+    })
 }
 
 /// Whether the portable level has a fused multiply-add in hardware; elsewhere the library's would be a slow call.

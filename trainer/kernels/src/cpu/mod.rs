@@ -13,6 +13,7 @@ pub(crate) mod memory;
 pub(crate) mod pack;
 pub(crate) mod product;
 pub(crate) mod reduce;
+mod team;
 #[cfg(test)]
 mod testing;
 pub(crate) mod threads;

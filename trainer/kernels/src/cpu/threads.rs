@@ -1,35 +1,24 @@
-//! Work spread over rayon's threads.
+//! Work spread over threads.
 //!
 //! Responsible for: how much work is worth a second thread. Tasks write to disjoint places and every value is computed
 //! by one task in one order, so results don't depend on the number of threads.
 
-use rayon::prelude::*;
+use super::team::Team;
 
 /// Elements below which a loop over them stays on the calling thread: waking another one costs some microseconds.
 const SERIAL_ELEMENTS: usize = 16 * 1024;
 
-/// Makes the calling thread, which outlives the others, one of rayon's. What it spreads over threads then starts on itself
-/// at once; from outside it would wake another thread, sleep, and be woken. Where rayon is in use already, nothing changes;
-/// nor on a machine of one thread, where this one's waiting would be everybody's.
-pub fn join_threads() {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse::<usize>().ok());
-    let threads = asked.filter(|&threads| threads > 0).or(std::thread::available_parallelism().ok().map(usize::from));
-    if threads.is_some_and(|threads| threads > 1) {
-        let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
-    }
-}
-
-/// Number of threads that [`each`] spreads over.
+/// Number of threads that [`each`] spreads over: as many as rayon has, `RAYON_NUM_THREADS` where that is set.
 pub(crate) fn count() -> usize {
     rayon::current_num_threads()
 }
 
 /// Calls `task` for every index below `tasks`, on any threads, in any order.
-pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Sync + Send) {
-    if tasks <= 1 || count() == 1 {
-        (0..tasks).for_each(task);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Sync) {
+    static TEAM: Team = Team::new();
+    match count() - 1 {
+        helpers if helpers > 0 && tasks > 1 => TEAM.each(helpers, tasks, &task),
+        _ => (0..tasks).for_each(task),
     }
 }
 
