@@ -36,11 +36,11 @@ impl<'a> Stored<'a> {
     pub(crate) fn read(&self, level: Level, start: usize, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let Some(view) = &self.nf4
-            && level >= Level::Avx512
+            && level >= Level::Avx2
             && start.is_multiple_of(LANES)
             && out.len().is_multiple_of(LANES)
         {
-            return nf4::read(view, start, out);
+            return nf4::read(level, view, start, out);
         }
         match self.format {
             Format::F32 => f32s(level, &self.bytes[start * 4..][..out.len() * 4], out),
@@ -64,13 +64,14 @@ impl<'a> Stored<'a> {
     ) -> bool {
         #[cfg(target_arch = "x86_64")]
         if let Some(view) = &self.nf4
-            && level >= Level::Avx512
+            && level >= Level::Avx2
             && self.cols.is_multiple_of(64)
             && column.is_multiple_of(64)
             && depth.is_multiple_of(64)
             && i32::try_from(self.cols * LANES).is_ok()
         {
-            nf4::read_transposed(view, self.cols, row..(row + LANES).min(self.rows), column, depth, to, to_stride);
+            let rows = row..(row + LANES).min(self.rows);
+            nf4::read_transposed(level, view, self.cols, rows, column, depth, to, to_stride);
             return true;
         }
         let _ = (level, row, column, depth, to, to_stride);
@@ -102,24 +103,28 @@ multiversion! {
     }
 }
 
-/// NF4 by looking sixteen codes up at once in a register that holds the sixteen values.
+/// NF4 by looking codes up in registers that hold the sixteen values: sixteen codes at once in one, or eight in two.
 #[cfg(target_arch = "x86_64")]
 mod nf4 {
     #![expect(unsafe_code, reason = "vector instructions")]
 
     use std::arch::x86_64::{
-        __m128i, _mm_loadl_epi64, _mm512_cvtepu8_epi64, _mm512_i32gather_epi32, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_ps, _mm512_set1_ps, _mm512_slli_epi64, _mm512_srli_epi32,
-        _mm512_srli_epi64, _mm512_storeu_ps,
+        __m128i, __m256, __m256i, _mm_cvtsi32_si128, _mm_loadl_epi64, _mm256_blendv_ps, _mm256_castsi256_ps,
+        _mm256_cvtepu8_epi64, _mm256_i32gather_epi32, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps,
+        _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm256_slli_epi64,
+        _mm256_srli_epi32, _mm256_srli_epi64, _mm256_storeu_ps, _mm512_cvtepu8_epi64, _mm512_i32gather_epi32,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_ps, _mm512_set1_ps,
+        _mm512_slli_epi64, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_ps,
     };
     use std::ops::Range;
 
     use tonfall_blocks::{NF4, NF4_BLOCK, Nf4View};
 
+    use super::super::level::Level;
     use super::super::tile::LANES;
 
-    /// Values `start ..`; start and length are multiples of 16.
-    pub(super) fn read(view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
+    /// Values `start ..`; start and length are multiples of 16, the level is AVX2 or beyond.
+    pub(super) fn read(level: Level, view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
         assert!(start.is_multiple_of(LANES) && out.len().is_multiple_of(LANES));
         let codes = &view.codes()[start / 2..][..out.len() / 2];
         let mut element = start;
@@ -128,8 +133,14 @@ mod nf4 {
             let block = element / NF4_BLOCK;
             let len = ((block + 1) * NF4_BLOCK - element).min(out.len());
             let (now, later) = std::mem::take(&mut out).split_at_mut(len);
-            // SAFETY: the caller asked for `Level::Avx512`, which is proof of the instructions.
-            unsafe { look_up(&codes[..len / 2], view.block_scale(block), now) };
+            let (codes_now, scale) = (&codes[..len / 2], view.block_scale(block));
+            // SAFETY: the level is proof of the instructions.
+            unsafe {
+                match level {
+                    Level::Avx2 => look_up_avx2(codes_now, scale, now),
+                    _ => look_up(codes_now, scale, now),
+                }
+            }
             (codes, out, element) = (&codes[len / 2..], later, element + len);
         }
     }
@@ -148,8 +159,43 @@ mod nf4 {
         }
     }
 
-    /// See [`super::Stored::read_transposed`]; `cols`, `column` and `depth` are multiples of 64.
+    /// The sixteen values in two registers.
+    struct Halves(__m256, __m256);
+
+    impl Halves {
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn scaled(scale: f32) -> Self {
+            // SAFETY: sixteen values.
+            let [low, high] = unsafe { [_mm256_loadu_ps(NF4.as_ptr()), _mm256_loadu_ps(NF4.as_ptr().add(8))] };
+            let scale = _mm256_set1_ps(scale);
+            Self(_mm256_mul_ps(low, scale), _mm256_mul_ps(high, scale))
+        }
+
+        /// The values of eight codes, each in the low four bits of a lane: three choose within the halves, the fourth of them.
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn of(&self, codes: __m256i) -> __m256 {
+            let (low, high) = (_mm256_permutevar8x32_ps(self.0, codes), _mm256_permutevar8x32_ps(self.1, codes));
+            _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)))
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn look_up_avx2(codes: &[u8], scale: f32, out: &mut [f32]) {
+        let values = Halves::scaled(scale);
+        for (codes, out) in codes.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<8>().0) {
+            let bytes = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*codes)));
+            let codes = _mm256_or_si256(_mm256_srli_epi64::<4>(bytes), _mm256_slli_epi64::<32>(bytes));
+            // SAFETY: eight values.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), values.of(codes)) };
+        }
+    }
+
+    /// See [`super::Stored::read_transposed`]; `cols`, `column` and `depth` are multiples of 64, the level is AVX2 or beyond.
+    #[expect(clippy::too_many_arguments, reason = "a rectangle and its destination")]
     pub(super) fn read_transposed(
+        level: Level,
         view: &Nf4View<'_>,
         cols: usize,
         rows: Range<usize>,
@@ -173,8 +219,58 @@ mod nf4 {
                 *scale = view.block_scale((first + r * cols + k) / NF4_BLOCK);
             }
             let codes = &view.codes()[(first + k) / 2..];
-            // SAFETY: the caller asked for `Level::Avx512`; every row has 32 more bytes of codes and `to` was checked.
-            unsafe { block(codes.as_ptr(), &offsets, &scales, to.as_mut_ptr().add(k * to_stride), to_stride) };
+            // SAFETY: the level is proof of the instructions; every row has 32 more bytes of codes and `to` was checked.
+            unsafe {
+                let (codes, to) = (codes.as_ptr(), to.as_mut_ptr().add(k * to_stride));
+                match level {
+                    Level::Avx2 => block_avx2(codes, &offsets, &scales, to, to_stride),
+                    _ => block(codes, &offsets, &scales, to, to_stride),
+                }
+            }
+        }
+    }
+
+    /// Calls `column!` for each of eight codes in four little-endian bytes: its number and where its bits begin.
+    macro_rules! eight_columns {
+        ($column:ident) => {
+            $column!(0, 4);
+            $column!(1, 0);
+            $column!(2, 12);
+            $column!(3, 8);
+            $column!(4, 20);
+            $column!(5, 16);
+            $column!(6, 28);
+            $column!(7, 24);
+        };
+    }
+
+    /// 64 columns of 16 rows.
+    #[target_feature(enable = "avx2")]
+    unsafe fn block_avx2(
+        codes: *const u8,
+        offsets: &[i32; LANES],
+        scales: &[f32; LANES],
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        let values = Halves::scaled(1.0);
+        for half in [0, 8] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let scales = _mm256_loadu_ps(scales.as_ptr().add(half));
+                let offsets = _mm256_loadu_si256(offsets.as_ptr().add(half).cast());
+                for eight in 0..8 {
+                    let codes = _mm256_i32gather_epi32::<1>(codes.add(4 * eight).cast(), offsets);
+                    let to = to.add(8 * eight * to_stride + half);
+                    macro_rules! column {
+                        ($k:literal, $shift:literal) => {
+                            let values = values.of(_mm256_srli_epi32::<$shift>(codes));
+                            _mm256_storeu_ps(to.add($k * to_stride), _mm256_mul_ps(values, scales));
+                        };
+                    }
+                    eight_columns!(column);
+                }
+            }
         }
     }
 
@@ -196,14 +292,7 @@ mod nf4 {
                         _mm512_storeu_ps(to.add($k * to_stride), _mm512_mul_ps(values, scales));
                     };
                 }
-                column!(0, 4);
-                column!(1, 0);
-                column!(2, 12);
-                column!(3, 8);
-                column!(4, 20);
-                column!(5, 16);
-                column!(6, 28);
-                column!(7, 24);
+                eight_columns!(column);
             }
         }
     }
