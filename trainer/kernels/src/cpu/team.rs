@@ -73,8 +73,8 @@ impl Team {
         unsafe { *self.current.get() = (std::mem::transmute::<Task<'_>, Task<'static>>(task), tasks) };
         self.next.store(0, Relaxed);
         let number = self.gate.load(Relaxed) / NUMBER + 1;
-        self.gate.store(number * NUMBER | OPEN, SeqCst);
-        for helper in helpers.iter().take(tasks - 1).filter(|helper| helper.asleep.load(SeqCst)) {
+        self.gate.store((number * NUMBER) | OPEN, SeqCst);
+        for helper in helpers.iter().take(tasks.saturating_sub(1)).filter(|helper| helper.asleep.load(SeqCst)) {
             helper.thread.unpark();
         }
         self.work(task, tasks);
@@ -193,7 +193,7 @@ mod tests {
     fn a_panic_goes_on_where_the_loop_was_begun_and_the_next_loop_runs() {
         for culprit in 0..8 {
             let panicked = catch_unwind(|| TEAM.each(3, 8, &|index| assert_ne!(index, culprit, "the culprit")));
-            let text = panicked.unwrap_err().downcast::<String>().expect("a text");
+            let text = panicked.expect_err("a panic").downcast::<String>().expect("a text");
             assert!(text.contains("the culprit"));
             assert_eq!(calls(8), [1; 8]);
         }
