@@ -39,11 +39,11 @@ pub struct PlannedFile {
 pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), DurableError>;
 
 impl PlannedFile {
-    /// Writes the file durably. `fill` is called with the index of each tensor in turn and hands its bytes over, little-endian,
-    /// as many as dtype and shape ask for.
+    /// Writes the file durably. `fill` is called with the index of each tensor in turn and hands its bytes over, little-endian.
     ///
     /// # Errors
-    /// Those of `fill`, which include a full disk. Nothing is left then.
+    /// Those of `fill`, which include a full disk; and when a tensor gets fewer or more bytes than dtype and shape ask for.
+    /// Nothing is left then.
     pub fn write<E: From<DurableError>>(
         &self,
         dir: &Path,
@@ -63,7 +63,10 @@ impl PlannedFile {
                     fault = Some(error);
                     return Err(io::Error::other("broken off"));
                 }
-                debug_assert_eq!(written, tensor.bytes(), "{}", tensor.name);
+                if written != tensor.bytes() {
+                    let (name, due) = (&tensor.name, tensor.bytes());
+                    return Err(io::Error::other(format!("tensor `{name}` got {written} bytes, {due} are due")));
+                }
             }
             Ok(())
         });
@@ -166,4 +169,32 @@ pub(crate) fn lay_out(tensors: Vec<Planned>, max_shard_bytes: u64) -> (Vec<Plann
     index.insert("metadata".to_owned(), json!({ "total_size": total }));
     index.insert("weight_map".to_owned(), json!(map));
     (files, Some(crate::hf_config::pretty(&index)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::safetensors_file::SafetensorsFile;
+
+    /// Writes a tensor of two values and hands `bytes` over for it.
+    fn written(dir: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+        let tensors = vec![Planned { name: "weight".to_owned(), dtype: Dtype::F32, shape: vec![2] }];
+        let file = PlannedFile { name: "file".to_owned(), metadata: BTreeMap::new(), tensors };
+        file.write(dir, |_, sink| bytes.chunks(3).try_for_each(sink))
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_a_tensor_of_another_length_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for bytes in [&[1; 7][..], &[1; 9], &[]] {
+            let error = written(dir.path(), bytes).expect_err("not eight bytes").to_string();
+            assert!(error.contains(&format!("`weight` got {} bytes, 8 are due", bytes.len())), "{error}");
+            assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0);
+        }
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8];
+        written(dir.path(), &bytes).expect("eight bytes");
+        let file = SafetensorsFile::open(&dir.path().join("file")).expect("a file");
+        assert_eq!(file.tensor("weight"), Some((Dtype::F32, &[2][..], &bytes[..])));
+        assert_eq!((file.len(), file.tensor("bias")), (1, None));
+    }
 }
