@@ -36,7 +36,7 @@ const ADAPTER_COPIES: u64 = 3;
 const WEIGHT_COPIES: u64 = 3;
 /// What comes to the program while it trains, as it was measured on Linux: pages of its own code that are used for the
 /// first time, and freed memory that the allocator keeps for a while.
-const CODE_AND_ALLOCATOR: u64 = 24 << 20;
+const CODE_AND_ALLOCATOR: u64 = 32 << 20;
 /// What a merge works in: a band of 2 Mi values as f32, and encoded before and after.
 const MERGE_BUFFERS: u64 = 24 << 20;
 
