@@ -149,7 +149,8 @@ impl Compute {
                 Err(DeviceError::NotThere { why, .. }) => {
                     Ok(Self { notice: Some(format!("no CUDA device ({why}): computing on the CPU")), ..Self::cpu() })
                 }
-                Err(_) => Ok(Self::cpu()),
+                Err(DeviceError::NotBuilt { .. }) => Ok(Self::cpu()),
+                Err(other) => Err(other),
             },
         }
     }

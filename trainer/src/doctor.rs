@@ -45,9 +45,7 @@ pub fn examine() -> Vec<Finding> {
     let gpus = gpus.into_iter().map(|(what, choice)| match Compute::open(choice, 0) {
         Ok(compute) => used(what, &compute, compute.name()),
         Err(DeviceError::NotThere { why, remedy, .. }) => Finding { what, state: State::Absent, text: why, remedy },
-        Err(error @ (DeviceError::NotBuilt { .. } | DeviceError::Instructions(_))) => {
-            Finding { what, state: State::Absent, text: error.to_string(), remedy: None }
-        }
+        Err(error) => Finding { what, state: State::Absent, text: error.to_string(), remedy: None },
     });
     std::iter::once(cpu).chain(gpus).collect()
 }
