@@ -16,6 +16,19 @@ pub enum Family {
     Mistral,
     Qwen2,
     Qwen3,
+    Gemma,
+    Gemma2,
+    /// The text models of Gemma 3.
+    Gemma3,
+}
+
+/// The activation of the gated MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Silu,
+    /// GELU's approximation by tanh.
+    GeluTanh,
 }
 
 /// Rotary position embedding.
@@ -34,7 +47,7 @@ pub enum RopeScaling {
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
 }
 
-/// A decoder-only transformer: RMSNorm before attention and before a SwiGLU MLP, rotary positions, grouped queries.
+/// A decoder-only transformer: RMSNorm before attention and before a gated MLP, rotary positions, grouped queries.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelDescription {
     pub family: Family,
@@ -47,6 +60,8 @@ pub struct ModelDescription {
     pub head_dim: usize,
     pub rms_norm_eps: f64,
     pub rope: Rope,
+    /// Of the layers with a window, where they have their own.
+    pub local_rope: Option<Rope>,
     pub max_position_embeddings: usize,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
@@ -58,11 +73,36 @@ pub struct ModelDescription {
     pub mlp_bias: bool,
     /// RMSNorm over each head of q and k.
     pub qk_norm: bool,
+    /// RMSNorm over what attention and MLP give, before it is added.
+    pub output_norms: bool,
+    /// Norms multiply by their weight and 1.
+    pub unit_offset: bool,
+    pub activation: Activation,
+    /// Token embeddings are multiplied by this.
+    pub embedding_scale: Option<f64>,
+    /// Scores are divided by the root of this; `None`: of `head_dim`.
+    pub query_pre_attn_scalar: Option<f64>,
+    /// Scores of attention are soft-capped at this: `cap · tanh(score / cap)`.
+    pub attn_logit_softcapping: Option<f64>,
+    /// So are logits.
+    pub final_logit_softcapping: Option<f64>,
     /// For each layer, how many of the latest positions a token sees (itself included); `None`: all.
     pub layer_windows: Vec<Option<usize>>,
     pub bos_token_id: Option<u32>,
     /// Every token that ends a generation.
     pub eos_token_ids: Vec<u32>,
+}
+
+/// The sizes of a decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub head_dim: usize,
 }
 
 /// Shape of a tensor: a vector, or a matrix of rows (output features) and columns (input features).
@@ -92,6 +132,40 @@ impl Shape {
 }
 
 impl ModelDescription {
+    /// A decoder of these sizes with nothing that Llama 2 does not have, and a head of its own.
+    #[must_use]
+    pub fn plain(family: Family, sizes: Sizes) -> Self {
+        Self {
+            family,
+            vocab_size: sizes.vocab_size,
+            hidden_size: sizes.hidden_size,
+            intermediate_size: sizes.intermediate_size,
+            num_hidden_layers: sizes.num_hidden_layers,
+            num_attention_heads: sizes.num_attention_heads,
+            num_key_value_heads: sizes.num_key_value_heads,
+            head_dim: sizes.head_dim,
+            rms_norm_eps: 1e-6,
+            rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+            local_rope: None,
+            max_position_embeddings: 4096,
+            tie_word_embeddings: false,
+            attention_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            output_norms: false,
+            unit_offset: false,
+            activation: Activation::Silu,
+            embedding_scale: None,
+            query_pre_attn_scalar: None,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            layer_windows: vec![None; sizes.num_hidden_layers],
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+        }
+    }
+
     /// Names (Hugging Face's) and shapes of all tensors of the model, in the order of the forward pass.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Shape)> {
@@ -112,6 +186,8 @@ impl ModelDescription {
             ("self_attn.q_norm.weight", Vector(self.head_dim), self.qk_norm),
             ("self_attn.k_norm.weight", Vector(self.head_dim), self.qk_norm),
             ("post_attention_layernorm.weight", Vector(hidden), true),
+            ("pre_feedforward_layernorm.weight", Vector(hidden), self.output_norms),
+            ("post_feedforward_layernorm.weight", Vector(hidden), self.output_norms),
             ("mlp.gate_proj.weight", Matrix(ff, hidden), true),
             ("mlp.gate_proj.bias", Vector(ff), self.mlp_bias),
             ("mlp.up_proj.weight", Matrix(ff, hidden), true),
@@ -135,15 +211,21 @@ impl ModelDescription {
     /// Rotary frequencies, `head_dim / 2` of them, in radians a position, as transformers computes them
     /// (`modeling_rope_utils.py`): f32 operations on f32 powers.
     #[must_use]
-    pub fn inv_freq(&self) -> Vec<f32> {
+    pub fn inv_freq(&self, rope: &Rope) -> Vec<f32> {
         let half = self.head_dim / 2;
         (0..half)
             .map(|i| {
                 let exponent = (2 * i) as f32 / self.head_dim as f32;
-                let plain = 1.0 / (self.rope.theta.powf(f64::from(exponent)) as f32);
-                self.rope.scaling.apply(plain)
+                let plain = 1.0 / (rope.theta.powf(f64::from(exponent)) as f32);
+                rope.scaling.apply(plain)
             })
             .collect()
+    }
+
+    /// Factor on the products of queries and keys.
+    #[must_use]
+    pub fn attention_scale(&self) -> f64 {
+        self.query_pre_attn_scalar.unwrap_or(self.head_dim as f64).sqrt().recip()
     }
 
     /// What sine and cosine are multiplied with; 1 for every scaling that is known here.

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 use tonfall_blocks::Format;
 
-use crate::description::{Family, ModelDescription};
+use crate::description::{Activation, Family, ModelDescription};
 use crate::families;
 
 /// transformers' name of a dense format.
@@ -21,9 +21,17 @@ pub(crate) fn dtype_name(format: Format) -> &'static str {
 /// loaders know the old ones only.
 pub(crate) fn config_json(model: &ModelDescription, dtype: Format) -> Map<String, Value> {
     let row = families::Row::of(model.family);
-    let window = model.layer_windows.iter().flatten().next();
+    let window = model.layer_windows.iter().flatten().next().copied();
+    let activation = match model.activation {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    };
+    let kind = |window: &Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
+    let layer_types: Value = model.layer_windows.iter().map(kind).collect();
     let mut map = Map::new();
-    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    let mut put = |key: &str, value: Value| {
+        map.insert(key.to_owned(), value);
+    };
     put("architectures", json!([row.architecture]));
     put("model_type", row.model_type.into());
     put("vocab_size", model.vocab_size.into());
@@ -33,14 +41,21 @@ pub(crate) fn config_json(model: &ModelDescription, dtype: Format) -> Map<String
     put("num_attention_heads", model.num_attention_heads.into());
     put("num_key_value_heads", model.num_key_value_heads.into());
     put("head_dim", model.head_dim.into());
-    put("hidden_act", "silu".into());
+    put("hidden_act", activation.into());
     put("max_position_embeddings", model.max_position_embeddings.into());
     put("rms_norm_eps", model.rms_norm_eps.into());
     let rope = families::rope_parameters(&model.rope);
     put("rope_theta", model.rope.theta.into());
     let scaled = rope.get("rope_type").is_some_and(|kind| kind != "default");
     put("rope_scaling", if scaled { Value::Object(rope.clone()) } else { Value::Null });
-    put("rope_parameters", Value::Object(rope));
+    match &model.local_rope {
+        None => put("rope_parameters", Value::Object(rope)),
+        Some(local) => {
+            put("rope_local_base_freq", local.theta.into());
+            let local = families::rope_parameters(local);
+            put("rope_parameters", json!({ "full_attention": rope, "sliding_attention": local }));
+        }
+    }
     put("tie_word_embeddings", model.tie_word_embeddings.into());
     put("attention_dropout", json!(0.0));
     match model.family {
@@ -48,19 +63,26 @@ pub(crate) fn config_json(model: &ModelDescription, dtype: Format) -> Map<String
             put("attention_bias", model.attention_bias.into());
             put("mlp_bias", model.mlp_bias.into());
         }
-        Family::Mistral => {
-            put("sliding_window", window.copied().into());
-        }
+        Family::Mistral => put("sliding_window", window.into()),
         Family::Qwen2 | Family::Qwen3 => {
             if model.family == Family::Qwen3 {
                 put("attention_bias", model.attention_bias.into());
             }
             put("use_sliding_window", window.is_some().into());
-            put("sliding_window", window.copied().into());
+            put("sliding_window", window.into());
             let full = model.layer_windows.iter().take_while(|window| window.is_none()).count();
             put("max_window_layers", full.into());
-            let kind = |window: &Option<usize>| if window.is_some() { "sliding_attention" } else { "full_attention" };
-            put("layer_types", model.layer_windows.iter().map(kind).collect());
+            put("layer_types", layer_types);
+        }
+        Family::Gemma => put("attention_bias", model.attention_bias.into()),
+        Family::Gemma2 | Family::Gemma3 => {
+            put("attention_bias", model.attention_bias.into());
+            put("hidden_activation", activation.into());
+            put("query_pre_attn_scalar", model.query_pre_attn_scalar.into());
+            put("attn_logit_softcapping", model.attn_logit_softcapping.into());
+            put("final_logit_softcapping", model.final_logit_softcapping.into());
+            put("sliding_window", window.into());
+            put("layer_types", layer_types);
         }
     }
     put("bos_token_id", model.bos_token_id.into());

@@ -27,7 +27,7 @@ mod tokenizer_files;
 pub use base_model::{BaseError, BaseKind, BaseModel, Weight};
 pub use bitsandbytes::BitsAndBytesError;
 pub use checkpoint::CheckpointError;
-pub use description::{Family, ModelDescription, Rope, RopeScaling, Shape};
+pub use description::{Activation, Family, ModelDescription, Rope, RopeScaling, Shape, Sizes};
 pub use families::ConfigError;
 pub use gguf::{GgufError, GgufTokenizerError};
 pub use mapped_file::OpenError;

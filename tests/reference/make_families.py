@@ -12,7 +12,8 @@ import sys
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, LlamaConfig, MistralConfig,
+                          Qwen2Config, Qwen3Config)
 
 SHAPE = dict(vocab_size=160, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
@@ -25,15 +26,25 @@ FAMILIES = {
     "mistral": MistralConfig(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=10000.0), sliding_window=7),
     "qwen2": Qwen2Config(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=1000000.0), tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=1000000.0), head_dim=32),
+    "gemma": GemmaConfig(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=10000.0), head_dim=32),
+    # Caps so low that they bend: scores and logits of such a model are small.
+    "gemma2": Gemma2Config(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=10000.0), head_dim=32,
+                           query_pre_attn_scalar=24, sliding_window=7, attn_logit_softcapping=2.0,
+                           final_logit_softcapping=3.0),
+    "gemma3": Gemma3TextConfig(**SHAPE, head_dim=32, query_pre_attn_scalar=24, sliding_window=7,
+                               layer_types=["sliding_attention", "full_attention"],
+                               rope_parameters=dict(full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                                                    sliding_attention=dict(rope_type="default", rope_theta=1e4))),
 }
 
 
 def spread(model, generator):
     """Values with which no part of the model is trivial: norms off 1, biases off 0; all exact in bfloat16."""
     with torch.no_grad():
+        offset = 0 if model.config.model_type.startswith("gemma") else 1  # what norms add to their weights
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            value = 1 + 0.2 * noise if "norm" in name else 0.3 * noise if "bias" in name else 0.15 * noise
+            value = offset + 0.2 * noise if "norm" in name else 0.3 * noise if "bias" in name else 0.15 * noise
             parameter.copy_(value.to(torch.bfloat16).float())
 
 

@@ -9,7 +9,7 @@ use tonfall_adapters::peft::{Adapter, AdapterConfig, AdapterTensor};
 use tonfall_recipes::plan::Quantization;
 use tonfall_trainer::{Activations, Compute, Session, parity};
 
-const FAMILIES: [&str; 5] = ["llama", "llama_tied", "mistral", "qwen2", "qwen3"];
+const FAMILIES: [&str; 8] = ["llama", "llama_tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"];
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")

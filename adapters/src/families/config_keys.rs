@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use crate::description::{MAX_LAYERS, ModelDescription};
+use crate::description::{Family, MAX_LAYERS, ModelDescription, Rope, Sizes};
 
 /// What can be wrong with a model's configuration.
 #[derive(Debug, Error)]
@@ -122,6 +122,7 @@ fn only_value(key: &str) -> Option<Value> {
         | "rope_interleaved"
         | "use_mrope"
         | "use_sliding_window"
+        | "use_bidirectional_attention"
         | "mlp_bias"
         | "attention_bias"
         | "qkv_bias"
@@ -193,6 +194,31 @@ impl<'a> Config<'a> {
         self.required(key, value)
     }
 
+    /// The keys that every family has; the rest as in Llama 2.
+    pub(super) fn decoder(&mut self, family: Family, rope: Rope) -> Result<ModelDescription, ConfigError> {
+        let num_attention_heads = self.usize("num_attention_heads")?;
+        let hidden_size = self.usize("hidden_size")?;
+        let sizes = Sizes {
+            vocab_size: self.usize("vocab_size")?,
+            hidden_size,
+            intermediate_size: self.usize("intermediate_size")?,
+            num_hidden_layers: self.layers()?,
+            num_attention_heads,
+            num_key_value_heads: self.usize_or("num_key_value_heads", num_attention_heads)?,
+            head_dim: self.usize_or("head_dim", hidden_size / num_attention_heads)?,
+        };
+        let plain = ModelDescription::plain(family, sizes);
+        Ok(ModelDescription {
+            rms_norm_eps: self.f64_or("rms_norm_eps", plain.rms_norm_eps)?,
+            rope,
+            max_position_embeddings: self.usize("max_position_embeddings")?,
+            tie_word_embeddings: self.bool_or("tie_word_embeddings", false)?,
+            bos_token_id: self.token_id("bos_token_id")?,
+            eos_token_ids: self.token_ids("eos_token_id")?,
+            ..plain
+        })
+    }
+
     /// `num_hidden_layers`, bounded because every layer is listed by name before the weights are looked at.
     pub(super) fn layers(&mut self) -> Result<usize, ConfigError> {
         const KEY: &str = "num_hidden_layers";
@@ -230,6 +256,21 @@ impl<'a> Config<'a> {
     pub(super) fn string(&mut self, key: &str) -> Result<String, ConfigError> {
         let value = self.optional_string(key)?;
         self.required(key, value)
+    }
+
+    /// A name that, where it is said, must be one of those that mean what is computed.
+    pub(super) fn one_of(&mut self, key: &str, names: &[&str]) -> Result<(), ConfigError> {
+        match self.optional_string(key)? {
+            Some(name) if !names.contains(&name.as_str()) => {
+                Err(self.unsupported(key, &name.into(), &names.join(" or ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is capped softly, and at which value; null for nothing.
+    pub(super) fn soft_cap(&mut self, key: &str, default: Option<f64>) -> Result<Option<f64>, ConfigError> {
+        if self.has(key) { self.optional_f64(key) } else { Ok(default) }
     }
 
     pub(super) fn optional_object(&mut self, key: &str) -> Result<Option<&'a Map<String, Value>>, ConfigError> {
@@ -294,6 +335,21 @@ impl<'a> Config<'a> {
             ));
         }
         Ok(types.into_iter().map(|sliding| sliding.then_some(size)).collect())
+    }
+
+    /// Gemma's windows: `sliding_window` for the layers of which `layer_types`, or else `slides`, says that they slide.
+    pub(super) fn windows_by_type(
+        &mut self,
+        layers: usize,
+        slides: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Option<usize>>, ConfigError> {
+        let size = if self.has("sliding_window") { self.optional_usize("sliding_window")? } else { Some(4096) };
+        // The first releases said it a second time.
+        if let Some(other) = self.optional_usize("sliding_window_size")?.filter(|other| Some(*other) != size) {
+            return Err(self.unsupported("sliding_window_size", &other.into(), "the same as sliding_window"));
+        }
+        let types = self.layer_types(layers)?.unwrap_or_else(|| (0..layers).map(slides).collect());
+        Ok(types.into_iter().map(|sliding| size.filter(|_| sliding)).collect())
     }
 
     /// Whether each layer slides.

@@ -5,6 +5,9 @@
 //! To add a family: one file with its mapping, one row in [`FAMILIES`], one variant of [`Family`], one fixture.
 
 mod config_keys;
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -31,7 +34,7 @@ pub(crate) struct Row {
     describe: fn(&mut Config<'_>) -> Result<ModelDescription, ConfigError>,
 }
 
-pub(crate) const FAMILIES: [Row; 4] = [
+pub(crate) const FAMILIES: [Row; 7] = [
     Row { family: Family::Llama, model_type: "llama", architecture: "LlamaForCausalLM", describe: llama::describe },
     Row {
         family: Family::Mistral,
@@ -41,6 +44,14 @@ pub(crate) const FAMILIES: [Row; 4] = [
     },
     Row { family: Family::Qwen2, model_type: "qwen2", architecture: "Qwen2ForCausalLM", describe: qwen2::describe },
     Row { family: Family::Qwen3, model_type: "qwen3", architecture: "Qwen3ForCausalLM", describe: qwen3::describe },
+    Row { family: Family::Gemma, model_type: "gemma", architecture: "GemmaForCausalLM", describe: gemma::describe },
+    Row { family: Family::Gemma2, model_type: "gemma2", architecture: "Gemma2ForCausalLM", describe: gemma2::describe },
+    Row {
+        family: Family::Gemma3,
+        model_type: "gemma3_text",
+        architecture: "Gemma3ForCausalLM",
+        describe: gemma3::describe,
+    },
 ];
 
 impl Row {

@@ -4,28 +4,8 @@ use super::config_keys::{Config, ConfigError};
 use crate::description::{Family, ModelDescription};
 
 pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, ConfigError> {
-    let heads = config.usize("num_attention_heads")?;
-    let layers = config.layers()?;
-    let hidden_size = config.usize("hidden_size")?;
-    Ok(ModelDescription {
-        family: Family::Qwen2,
-        vocab_size: config.usize("vocab_size")?,
-        hidden_size,
-        intermediate_size: config.usize("intermediate_size")?,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: config.usize_or("num_key_value_heads", heads)?,
-        head_dim: config.usize_or("head_dim", hidden_size / heads)?,
-        rms_norm_eps: config.f64_or("rms_norm_eps", 1e-6)?,
-        rope: config.rope()?,
-        max_position_embeddings: config.usize("max_position_embeddings")?,
-        tie_word_embeddings: config.bool_or("tie_word_embeddings", false)?,
-        attention_bias: true,
-        output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        layer_windows: config.upper_layer_windows(layers)?,
-        bos_token_id: config.token_id("bos_token_id")?,
-        eos_token_ids: config.token_ids("eos_token_id")?,
-    })
+    let rope = config.rope()?;
+    let plain = config.decoder(Family::Qwen2, rope)?;
+    let layer_windows = config.upper_layer_windows(plain.num_hidden_layers)?;
+    Ok(ModelDescription { attention_bias: true, layer_windows, ..plain })
 }

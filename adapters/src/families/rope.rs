@@ -7,6 +7,14 @@ use crate::description::{Rope, RopeScaling};
 
 /// transformers' default where a config names no base.
 const DEFAULT_THETA: f64 = 10_000.0;
+/// Its default for the layers of Gemma 3 that see everything.
+const DEFAULT_GLOBAL_THETA: f64 = 1_000_000.0;
+
+/// Rotary settings of layers that see everything and of those with a window.
+pub(super) struct RopesByType {
+    pub(super) full: Rope,
+    pub(super) sliding: Rope,
+}
 
 impl Config<'_> {
     pub(super) fn rope(&mut self) -> Result<Rope, ConfigError> {
@@ -27,6 +35,38 @@ impl Config<'_> {
         let scaling = nested.rope_scaling()?;
         nested.finish()?;
         Ok(Rope { theta, scaling })
+    }
+
+    /// Gemma 3's settings: `rope_parameters` by type of layer (transformers 5), and before that `rope_theta` and
+    /// `rope_scaling` for the layers that see everything, `rope_local_base_freq` for those with a window.
+    pub(super) fn ropes_by_type(&mut self) -> Result<RopesByType, ConfigError> {
+        let parameters = self.optional_object("rope_parameters")?;
+        let mut by_type = parameters.map(|object| self.nested("rope_parameters", object));
+        let mut of_type = |config: &mut Self, kind: &str, theta: Option<f64>, default: f64| {
+            let object = by_type.as_mut().map(|types| types.optional_object(kind)).transpose()?.flatten();
+            let Some(object) = object else {
+                return Ok(Rope { theta: theta.unwrap_or(default), scaling: RopeScaling::None });
+            };
+            let mut nested = config.nested(&format!("rope_parameters.{kind}"), object);
+            let theta = nested.optional_f64("rope_theta")?.or(theta).unwrap_or(default);
+            let rope = Rope { theta, scaling: nested.rope_scaling()? };
+            nested.finish()?;
+            Ok::<_, ConfigError>(rope)
+        };
+        let theta = self.optional_f64("rope_theta")?;
+        let mut full = of_type(self, "full_attention", theta, DEFAULT_GLOBAL_THETA)?;
+        let theta = self.optional_f64("rope_local_base_freq")?;
+        let sliding = of_type(self, "sliding_attention", theta, DEFAULT_THETA)?;
+        if let Some(types) = by_type {
+            types.finish()?;
+        }
+        if let Some(scaling) = self.optional_object("rope_scaling")? {
+            let mut nested = self.nested("rope_scaling", scaling);
+            full.theta = nested.optional_f64("rope_theta")?.unwrap_or(full.theta);
+            full.scaling = nested.rope_scaling()?;
+            nested.finish()?;
+        }
+        Ok(RopesByType { full, sliding })
     }
 
     fn rope_scaling(&mut self) -> Result<RopeScaling, ConfigError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::file::{GgufError, GgufFile};
 use super::value::Value;
-use crate::description::{Family, MAX_LAYERS, ModelDescription, Rope, RopeScaling};
+use crate::description::{Family, MAX_LAYERS, ModelDescription, Rope, RopeScaling, Sizes};
 
 struct Architecture {
     name: &'static str,
@@ -63,8 +63,7 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
     }
     let max_position_embeddings = keys.size("context_length")?;
     let rope = rope(&mut keys, gguf, head_dim)?;
-    let description = ModelDescription {
-        family: architecture.family,
+    let sizes = Sizes {
         vocab_size,
         hidden_size,
         intermediate_size: keys.size("feed_forward_length")?,
@@ -72,6 +71,8 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
         num_attention_heads: heads,
         num_key_value_heads: keys.optional_size("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
+    };
+    let description = ModelDescription {
         rms_norm_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
         rope,
         max_position_embeddings,
@@ -81,7 +82,6 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
         output_bias: architecture.family != Family::Qwen2 && has("blk.0.attn_q.bias"),
         mlp_bias: has("blk.0.ffn_gate.bias"),
         qk_norm: architecture.qk_norm,
-        layer_windows: vec![None; layers],
         bos_token_id: token_id(metadata.get("tokenizer.ggml.bos_token_id")),
         eos_token_ids: ["eos", "eot"]
             .iter()
@@ -92,6 +92,7 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
                 }
                 ids
             }),
+        ..ModelDescription::plain(architecture.family, sizes)
     };
     keys.finish()?;
     if !heads.is_multiple_of(description.num_key_value_heads) {

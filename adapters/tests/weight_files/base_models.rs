@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use tonfall_adapters::{BaseKind, BaseModel, Family, RopeScaling, Shape};
+use tonfall_adapters::{Activation, BaseKind, BaseModel, Family, Rope, RopeScaling, Shape};
 use tonfall_blocks::Format;
 
 use crate::files::{copy_of, edit_json, fixture, values};
@@ -46,8 +46,76 @@ fn every_family_opens_as_it_is() {
 }
 
 #[test]
+fn generations_of_gemma_open_as_they_are() {
+    let gemma = open("gemma");
+    let description = gemma.description();
+    assert_eq!((description.family, description.activation), (Family::Gemma, Activation::GeluTanh));
+    assert_eq!((description.embedding_scale, description.unit_offset), (Some(8.0), true));
+    assert!(!description.output_norms && !description.qk_norm && description.tie_word_embeddings);
+    assert_eq!(description.attention_scale(), 32f64.sqrt().recip());
+
+    let gemma2 = open("gemma2");
+    let description = gemma2.description();
+    assert_eq!((description.attn_logit_softcapping, description.final_logit_softcapping), (Some(2.0), Some(3.0)));
+    assert_eq!(description.attention_scale(), 24f64.sqrt().recip());
+    assert_eq!(description.layer_windows, [Some(7), None]);
+    assert!(description.output_norms && description.local_rope.is_none());
+    assert_eq!(gemma2.weight("model.layers.1.post_feedforward_layernorm.weight").unwrap().cols, 64);
+
+    let gemma3 = open("gemma3");
+    let description = gemma3.description();
+    assert_eq!((description.attn_logit_softcapping, description.final_logit_softcapping), (None, None));
+    assert_eq!(description.rope, Rope { theta: 1e6, scaling: RopeScaling::Linear { factor: 8.0 } });
+    assert_eq!(description.local_rope, Some(Rope { theta: 1e4, scaling: RopeScaling::None }));
+    assert!(description.output_norms && description.qk_norm);
+}
+
+#[test]
+fn releases_of_gemma_leave_out_what_is_usual_and_say_some_things_twice() {
+    let gemma2 = copy_of("gemma2");
+    edit_json(gemma2.path(), "config.json", |config| {
+        config.insert("hidden_act".into(), "gelu_pytorch_tanh".into());
+        config.insert("sliding_window_size".into(), 7.into());
+        config.insert("cache_implementation".into(), "hybrid".into());
+        ["layer_types", "tie_word_embeddings"].iter().for_each(|key| {
+            config.remove(*key);
+        });
+    });
+    assert_eq!(BaseModel::open(gemma2.path()).unwrap().description(), open("gemma2").description());
+    // Caps are those of the release where the file says nothing, and none where it says null.
+    edit_json(gemma2.path(), "config.json", |config| {
+        config.remove("attn_logit_softcapping");
+        config.insert("final_logit_softcapping".into(), serde_json::Value::Null);
+    });
+    let edited = BaseModel::open(gemma2.path()).unwrap();
+    assert_eq!(edited.description().attn_logit_softcapping, Some(50.0));
+    assert_eq!(edited.description().final_logit_softcapping, None);
+
+    let gemma = copy_of("gemma");
+    edit_json(gemma.path(), "config.json", |config| {
+        config.insert("hidden_act".into(), "gelu".into());
+    });
+    assert_eq!(BaseModel::open(gemma.path()).unwrap().description(), open("gemma").description());
+
+    let gemma3 = copy_of("gemma3");
+    edit_json(gemma3.path(), "config.json", |config| {
+        config.remove("rope_parameters");
+        config.insert("rope_theta".into(), 1e6.into());
+        config.insert("rope_local_base_freq".into(), 1e4.into());
+        config.insert("rope_scaling".into(), serde_json::json!({"rope_type": "linear", "factor": 8.0}));
+    });
+    assert_eq!(BaseModel::open(gemma3.path()).unwrap().description(), open("gemma3").description());
+    edit_json(gemma3.path(), "config.json", |config| {
+        config.remove("layer_types");
+        config.remove("_sliding_window_pattern");
+        config.insert("sliding_window_pattern".into(), 2.into());
+    });
+    assert_eq!(BaseModel::open(gemma3.path()).unwrap().description(), open("gemma3").description());
+}
+
+#[test]
 fn weights_are_borrowed_from_the_file_and_have_the_described_shapes() {
-    for family in ["llama", "llama_tied", "llama_sharded", "mistral", "qwen2", "qwen3"] {
+    for family in ["llama", "llama_tied", "llama_sharded", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"] {
         let model = open(family);
         assert_eq!(model.weight_names().len(), model.description().tensors().len());
         for (name, shape) in model.description().tensors() {
@@ -102,11 +170,11 @@ fn rotary_frequencies_are_those_of_transformers() {
     const LLAMA3: [f32; 8] =
         [0.576_056_36, 0.039_528_47, 0.012_5, 0.003_952_847_3, 0.001_25, 0.000_395_284_73, 0.000_125, 3.952_847_3e-5];
     let mut description = open("llama").description().clone();
-    assert_eq!(description.inv_freq(), LLAMA3);
+    assert_eq!(description.inv_freq(&description.rope), LLAMA3);
     description.rope.scaling = RopeScaling::None;
-    assert_eq!(description.inv_freq(), PLAIN);
+    assert_eq!(description.inv_freq(&description.rope), PLAIN);
     description.rope.scaling = RopeScaling::Linear { factor: 4.0 };
-    assert_eq!(description.inv_freq(), PLAIN.map(|frequency| frequency / 4.0));
+    assert_eq!(description.inv_freq(&description.rope), PLAIN.map(|frequency| frequency / 4.0));
 }
 
 #[test]

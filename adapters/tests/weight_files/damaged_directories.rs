@@ -290,6 +290,33 @@ fn configurations_that_change_the_mathematics() {
 }
 
 #[test]
+fn configurations_of_gemma_that_change_the_mathematics() {
+    let cases = [
+        ("gemma", "hidden_act", json!("silu"), "supported is gelu_pytorch_tanh or gelu"),
+        ("gemma2", "hidden_activation", json!("gelu"), "supported is gelu_pytorch_tanh"),
+        ("gemma2", "final_logit_softcapping", json!(-30.0), "`final_logit_softcapping` is -30.0"),
+        ("gemma2", "sliding_window_size", json!(8), "the same as sliding_window"),
+        ("gemma2", "use_bidirectional_attention", json!(true), "`use_bidirectional_attention`"),
+        ("gemma3", "attn_logit_softcapping", json!(50.0), "unknown key `attn_logit_softcapping`"),
+        ("gemma3", "rope_parameters", json!({"chunked_attention": {}}), "`rope_parameters.chunked_attention`"),
+        (
+            "gemma3",
+            "rope_parameters",
+            json!({"full_attention": {"rope_type": "yarn"}}),
+            "`rope_parameters.full_attention.rope_type`",
+        ),
+        ("gemma3", "architectures", json!(["Gemma3ForConditionalGeneration"]), "Gemma3ForConditionalGeneration"),
+    ];
+    for (family, key, value, text) in cases {
+        let dir = copy_of(family);
+        edit_json(dir.path(), "config.json", |config| {
+            config.insert(key.into(), value.clone());
+        });
+        assert_refused(dir.path(), &["config.json", text]);
+    }
+}
+
+#[test]
 fn keys_with_the_one_known_value_are_fine() {
     let dir = copy_of("llama");
     edit_json(dir.path(), "config.json", |config| {

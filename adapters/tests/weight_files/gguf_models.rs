@@ -92,7 +92,7 @@ fn llama_3_scaling_is_recognised_by_its_factors() {
     let mut description = source.description().clone();
     description.rope.theta = 500_000.0;
     description.rope.scaling = RopeScaling::None;
-    let plain = description.inv_freq();
+    let plain = description.inv_freq(&description.rope);
     let scaling = RopeScaling::Llama3 {
         factor: 32.0,
         low_freq_factor: 1.0,
@@ -100,7 +100,8 @@ fn llama_3_scaling_is_recognised_by_its_factors() {
         original_max_position_embeddings: 8192,
     };
     description.rope.scaling = scaling;
-    let factors: Vec<f32> = plain.iter().zip(description.inv_freq()).map(|(plain, scaled)| plain / scaled).collect();
+    let factors: Vec<f32> =
+        plain.iter().zip(description.inv_freq(&description.rope)).map(|(plain, scaled)| plain / scaled).collect();
     gguf.set("llama.rope.freq_base", crate::files::gguf::f32(500_000.0));
     let data = f32_bytes(&factors);
     gguf.tensors.push(Tensor { name: "rope_freqs.weight".to_owned(), dims: vec![8], kind: 0, data });

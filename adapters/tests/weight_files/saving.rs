@@ -8,7 +8,7 @@ use tonfall_blocks::Format;
 
 use crate::files::{fixture, values};
 
-const FAMILIES: [&str; 5] = ["llama", "llama_tied", "mistral", "qwen2", "qwen3"];
+const FAMILIES: [&str; 8] = ["llama", "llama_tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"];
 
 fn options(dtype: Format, max_shard_bytes: u64) -> SaveOptions {
     SaveOptions { dtype, max_shard_bytes }

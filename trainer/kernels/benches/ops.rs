@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tonfall_blocks::{bf16_from_f32, byte_len, quantize_nf4};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
-    Adapter, AttentionLayout, Format, FrozenMatrix, Head, RopeTable, Segment, attention, linear, linear_cross_entropy,
-    lora_linear, rms_norm, rope, swiglu,
+    Activation, Adapter, AttentionLayout, Format, FrozenMatrix, Head, HeadWeight, RopeTable, Segment, attention, glu,
+    linear, linear_cross_entropy, lora_linear, rms_norm, rope,
 };
 
 const TOKENS: usize = 256;
@@ -111,17 +111,22 @@ fn operations() {
     let positions: Vec<u32> = (0..TOKENS as u32).collect();
     show("rope", both(&x, |x| rope(x, &table, &positions)));
     let up = random(TOKENS, FEED_FORWARD, 10).inner();
-    show("swiglu", both(&random(TOKENS, FEED_FORWARD, 11), |gate| swiglu(gate, up.clone())));
-    for tokens in [TOKENS, 2048] {
+    for (name, activation) in [("swiglu", Activation::Silu), ("geglu", Activation::GeluTanh)] {
+        show(name, both(&random(TOKENS, FEED_FORWARD, 11), |gate| glu(gate, up.clone(), activation)));
+    }
+    for (tokens, soft_cap) in [TOKENS, 2048].into_iter().flat_map(|tokens| [None, Some(50.0)].map(|cap| (tokens, cap)))
+    {
         let segments = vec![Segment { q_start: 0, q_len: tokens, k_start: 0, k_len: tokens }];
-        let layout = AttentionLayout { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None, segments };
+        let layout =
+            AttentionLayout { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, soft_cap, window: None, segments };
         let (k, v) = (random(tokens, 192, 12).inner(), random(tokens, 192, 13).inner());
-        let name = format!("attention, {tokens} tokens");
+        let capped = if soft_cap.is_some() { ", capped" } else { "" };
+        let name = format!("attention, {tokens} tokens{capped}");
         show(&name, both(&random(tokens, HIDDEN, 14), |q| attention(q, k.clone(), v.clone(), &layout)));
     }
-    let head = stored(Format::Bf16, VOCABULARY, HIDDEN);
+    let head = Head { weight: HeadWeight::Frozen(stored(Format::Bf16, VOCABULARY, HIDDEN)), soft_cap: None };
     let targets: Vec<i32> = (0..TOKENS as i32).collect();
-    let loss = |x: Tensor<2>| linear_cross_entropy(x, Head::Frozen(head.clone()), &targets);
+    let loss = |x: Tensor<2>| linear_cross_entropy(x, head.clone(), &targets);
     let (without, with) = (best(|| loss(x.clone().inner())), best(|| loss(x.clone().detach().require_grad())));
     println!("  linear_cross_entropy, vocabulary {VOCABULARY}: {without:.1} without gradient, {with:.1} with");
 }

@@ -152,7 +152,7 @@ pub(crate) fn adamw_step<const D: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{numbers, random, tensor, values};
+    use crate::testing::{SHAPES, numbers, random, tensor, values};
 
     /// `torch.optim.AdamW`, one tensor, in f64.
     fn reference(settings: &AdamW, start: &[f32], gradients: &[Vec<f32>]) -> Vec<f64> {
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn updates_equal_the_definition() {
-        for (rows, columns) in [(1, 1), (3, 7), (16, 576), (200, 123)] {
+        for (rows, columns) in SHAPES {
             for weight_decay in [0.0, 0.1] {
                 let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay };
                 let len = rows * columns;

@@ -266,7 +266,7 @@ pub(crate) fn adamw8_step<const D: usize>(
 mod tests {
     use super::*;
     use crate::adamw::adamw_step;
-    use crate::testing::{numbers, tensor, values};
+    use crate::testing::{SHAPES, numbers, tensor, values};
 
     #[test]
     fn every_value_becomes_the_nearest_of_its_map() {
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn steps_are_nearly_those_in_full_precision() {
         let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-        for (rows, columns) in [(1, 1), (3, 85), (2, 128), (70, 191)] {
+        for (rows, columns) in SHAPES {
             let len = rows * columns;
             let start = numbers(len, 1);
             let mut full = tensor(start.clone(), [rows, columns]).inner();

@@ -72,3 +72,24 @@ impl<B: BiasOps, C: CheckpointStrategy> BiasOps for Autodiff<B, C> {
 pub(crate) fn add_bias(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as BiasOps>::row_bias(x.into_dispatch(), bias.into_dispatch()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{SHAPES, assert_close, random, values};
+
+    #[test]
+    fn forward_and_gradients_equal_plain_operations() {
+        for (rows, columns) in SHAPES {
+            let x = random::<2>([rows, columns], 1).require_grad();
+            let bias = random::<1>([columns], 2).require_grad();
+            let dy = random::<2>([rows, columns], 3);
+            let (got, want) = (add_bias(x.clone(), bias.clone()), x.clone() + bias.clone().unsqueeze());
+            assert_eq!(values(&got), values(&want));
+            let (got, want) = ((got * dy.clone()).sum().backward(), (want * dy).sum().backward());
+            assert_eq!(values(&x.grad(&got).expect("x")), values(&x.grad(&want).expect("x")));
+            let (got, want) = (bias.grad(&got).expect("bias"), bias.grad(&want).expect("bias"));
+            assert_close(&values(&got), &values(&want), 1e-6, &format!("{rows}x{columns}"));
+        }
+    }
+}

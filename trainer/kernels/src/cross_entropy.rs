@@ -11,7 +11,7 @@ use burn::tensor::{DType, FloatDType, Shape, Tensor};
 use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
 use crate::cpu::level::{Level, multiversion};
-use crate::cpu::memory::Shared;
+use crate::cpu::memory::{Shared, with_scratch};
 use crate::cpu::pack::Right;
 use crate::cpu::product::{self, Left, Term};
 use crate::cpu::threads;
@@ -22,6 +22,7 @@ use crate::op::{
     Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor,
     Ops, OpsKind, backend_extension, unary,
 };
+use crate::soft_cap;
 use crate::trainable_linear::trainable_linear;
 
 /// Target of a position that carries no loss, as in PyTorch.
@@ -36,9 +37,17 @@ pub fn held_tokens(tokens: usize, vocab: usize) -> usize {
     (HELD_LOGITS / vocab.max(1)).max(1).min(tokens)
 }
 
-/// The weight `[vocab, hidden]` of an output head.
+/// An output head.
 #[derive(Clone, Debug)]
-pub enum Head {
+pub struct Head {
+    pub weight: HeadWeight,
+    /// Logits are [soft-capped](soft_cap) at this.
+    pub soft_cap: Option<f32>,
+}
+
+/// The weight of a head, `[vocab, hidden]`.
+#[derive(Clone, Debug)]
+pub enum HeadWeight {
     Frozen(FrozenMatrix),
     Trainable(Tensor<2>),
 }
@@ -51,6 +60,7 @@ pub(crate) trait CrossEntropyOps: Backend {
         x: FloatTensor<Self>,
         head: IntTensor<Self>,
         layout: MatrixLayout,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
@@ -59,6 +69,7 @@ pub(crate) trait CrossEntropyOps: Backend {
     fn dense_cross_entropy(
         x: FloatTensor<Self>,
         head: FloatTensor<Self>,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
@@ -104,7 +115,7 @@ multiversion! {
     }
 }
 
-/// The head's weight in both orientations.
+/// The head: its weight in both orientations, and what logits are capped at.
 #[derive(Clone, Copy)]
 struct Weight<'a> {
     /// `B = Wᵀ`.
@@ -112,6 +123,24 @@ struct Weight<'a> {
     /// `B = W`.
     up: Right<'a>,
     vocab: usize,
+    soft_cap: Option<f32>,
+}
+
+/// [`row_loss`] of logits that are capped first, where they are.
+fn capped_row_loss(level: Level, row: &mut [f32], target: usize, soft_cap: Option<f32>, gradient: bool) -> f64 {
+    match soft_cap {
+        None => row_loss(level, row, target, gradient),
+        Some(cap) if !gradient => {
+            soft_cap::cap(level, row, cap);
+            row_loss(level, row, target, false)
+        }
+        Some(cap) => with_scratch(row.len(), |slopes| {
+            soft_cap::cap_with_slopes(level, row, slopes, cap);
+            let loss = row_loss(level, row, target, true);
+            soft_cap::pull_back(level, row, slopes);
+            loss
+        }),
+    }
 }
 
 /// Token losses, zero where there is no target; adds to the gradients that are given.
@@ -123,7 +152,8 @@ fn cross_entropy(
     mut dx: Option<&mut [f32]>,
     mut dw: Option<&mut [f32]>,
 ) -> Vec<f32> {
-    let (level, vocab) = (Level::best(), weight.vocab);
+    let Weight { vocab, soft_cap, .. } = weight;
+    let level = Level::best();
     assert_eq!(x.len(), targets.len() * hidden, "one target a row");
     let rows: Vec<usize> = (0..targets.len()).filter(|row| targets[*row] != IGNORED).collect();
     let gradient = dx.is_some() || dw.is_some();
@@ -146,7 +176,7 @@ fn cross_entropy(
             #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
             // SAFETY: each row and its loss belong to one task.
             let (logits, loss) = unsafe { (logits_out.part(i * vocab, vocab), losses_out.part(row, 1)) };
-            loss[0] = row_loss(level, logits, target, gradient) as f32;
+            loss[0] = capped_row_loss(level, logits, target, soft_cap, gradient) as f32;
         });
 
         if let Some(dx) = dx.as_deref_mut() {
@@ -175,6 +205,7 @@ impl CrossEntropyOps for Flex {
         x: FloatTensor<Self>,
         head: IntTensor<Self>,
         layout: MatrixLayout,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
@@ -182,7 +213,8 @@ impl CrossEntropyOps for Flex {
         let (tokens, hidden) = dims(&x);
         assert_eq!(hidden, layout.cols, "input features of the head");
         let stored = layout.view(bytes(&head));
-        let weight = Weight { down: Right::stored_transposed(stored), up: Right::stored(stored), vocab: layout.rows };
+        let (down, up) = (Right::stored_transposed(stored), Right::stored(stored));
+        let weight = Weight { down, up, vocab: layout.rows, soft_cap };
         let mut dx = Buffer::zeroed(if gradient { tokens * hidden } else { 0 });
         let losses = cross_entropy(floats(&x), hidden, weight, &targets, gradient.then_some(&mut *dx), None);
         let dx = if gradient { matrix(dx, tokens, hidden) } else { nothing() };
@@ -192,6 +224,7 @@ impl CrossEntropyOps for Flex {
     fn dense_cross_entropy(
         x: FloatTensor<Self>,
         head: FloatTensor<Self>,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
@@ -203,6 +236,7 @@ impl CrossEntropyOps for Flex {
             down: Right::Columns { values, stride: hidden },
             up: Right::Rows { values, stride: hidden },
             vocab,
+            soft_cap,
         };
         if !gradient {
             let losses = cross_entropy(floats(&x), hidden, weight, &targets, None, None);
@@ -232,6 +266,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         x: FloatTensor<Self>,
         head: IntTensor<Self>,
         layout: MatrixLayout,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         _: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
@@ -245,7 +280,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         }
         let tracked = x.is_tracked();
         let (x, node) = x.into_parts();
-        let (sum, losses, dx) = B::frozen_cross_entropy(x, head, layout, targets, tracked);
+        let (sum, losses, dx) = B::frozen_cross_entropy(x, head, layout, soft_cap, targets, tracked);
         let sum = match Step.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(dx.clone(), sum),
             OpsKind::UnTracked(prep) => prep.finish(sum),
@@ -256,6 +291,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
     fn dense_cross_entropy(
         x: FloatTensor<Self>,
         head: FloatTensor<Self>,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         _: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
@@ -274,7 +310,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         }
         let tracked = x.is_tracked() || head.is_tracked();
         let ((x, x_node), (head, head_node)) = (x.into_parts(), head.into_parts());
-        let (sum, losses, dx, dw) = B::dense_cross_entropy(x, head, targets, tracked);
+        let (sum, losses, dx, dw) = B::dense_cross_entropy(x, head, soft_cap, targets, tracked);
         let sum = match Step.prepare::<C>([x_node, head_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish([dx.clone(), dw.clone()], sum),
             OpsKind::UnTracked(prep) => prep.finish(sum),
@@ -285,24 +321,25 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
 
 /// Sum and single losses.
 fn losses(x: Tensor<2>, head: Head, targets: &[i32]) -> (Tensor<1>, Tensor<1>) {
-    let (x, targets) = (x.into_dispatch(), Arc::from(targets));
-    let (sum, losses) = match head {
-        Head::Frozen(head) => {
+    let (x, targets, cap) = (x.into_dispatch(), Arc::from(targets), head.soft_cap);
+    let (sum, losses) = match head.weight {
+        HeadWeight::Frozen(head) => {
             let data = head.data().clone().into_dispatch();
             let layout = head.layout();
-            let (sum, losses, _) = <Dispatch as CrossEntropyOps>::frozen_cross_entropy(x, data, layout, targets, false);
+            let (sum, losses, _) =
+                <Dispatch as CrossEntropyOps>::frozen_cross_entropy(x, data, layout, cap, targets, false);
             (sum, losses)
         }
-        Head::Trainable(head) => {
-            let (sum, losses, _, _) =
-                <Dispatch as CrossEntropyOps>::dense_cross_entropy(x, head.into_dispatch(), targets, false);
+        HeadWeight::Trainable(head) => {
+            let head = head.into_dispatch();
+            let (sum, losses, _, _) = <Dispatch as CrossEntropyOps>::dense_cross_entropy(x, head, cap, targets, false);
             (sum, losses)
         }
     };
     (Tensor::from_dispatch(sum), Tensor::from_dispatch(losses))
 }
 
-/// Sum of the token losses of `softmax(x·Wᵀ)`, `[1]`: `x` is `[T, hidden]`, a target is a row of the head or
+/// Sum of the token losses of `softmax(cap(x·Wᵀ))`, `[1]`: `x` is `[T, hidden]`, a target is a row of the head or
 /// [`IGNORED`]. Gradients for `x` and a trainable head; they are computed here when one of them is tracked.
 ///
 /// # Panics
@@ -318,10 +355,11 @@ pub fn linear_cross_entropy(x: Tensor<2>, head: Head, targets: &[i32]) -> Tensor
 /// As [`linear_cross_entropy`].
 #[must_use]
 pub fn token_losses(x: Tensor<2>, head: Head, targets: &[i32]) -> Vec<f32> {
-    let head = match head {
-        Head::Trainable(head) => Head::Trainable(head.inner()),
-        frozen @ Head::Frozen(_) => frozen,
+    let weight = match head.weight {
+        HeadWeight::Trainable(weight) => HeadWeight::Trainable(weight.inner()),
+        frozen @ HeadWeight::Frozen(_) => frozen,
     };
+    let head = Head { weight, ..head };
     let (_, losses) = losses(x.inner(), head, targets);
     losses.into_data().try_to_vec().unwrap_or_else(|error| unreachable!("losses are f32: {error:?}"))
 }
@@ -332,9 +370,13 @@ pub fn token_losses(x: Tensor<2>, head: Head, targets: &[i32]) -> Vec<f32> {
 /// When the shapes don't fit.
 #[must_use]
 pub fn logits(x: Tensor<2>, head: &Head) -> Tensor<2> {
-    match head {
-        Head::Frozen(head) => linear(x, head, None),
-        Head::Trainable(head) => trainable_linear(x, head.clone(), None),
+    let logits = match &head.weight {
+        HeadWeight::Frozen(weight) => linear(x, weight, None),
+        HeadWeight::Trainable(weight) => trainable_linear(x, weight.clone(), None),
+    };
+    match head.soft_cap {
+        Some(cap) => soft_cap::soft_cap(logits, cap),
+        None => logits,
     }
 }
 
@@ -352,25 +394,40 @@ mod tests {
         (0..tokens).map(|t| if t % 5 == 3 { IGNORED } else { (t * 31 % vocab) as i32 }).collect()
     }
 
-    fn plain(x: Tensor<2>, w: Tensor<2>, targets: &[i32]) -> Tensor<1> {
+    fn frozen(matrix: FrozenMatrix) -> Head {
+        Head { weight: HeadWeight::Frozen(matrix), soft_cap: None }
+    }
+
+    fn trained(weight: &Tensor<2>) -> Head {
+        Head { weight: HeadWeight::Trainable(weight.clone()), soft_cap: None }
+    }
+
+    fn plain(x: Tensor<2>, w: Tensor<2>, soft_cap: Option<f32>, targets: &[i32]) -> Tensor<1> {
         let tokens = targets.len();
         let mask: Vec<f32> = targets.iter().map(|t| if *t == IGNORED { 0.0 } else { 1.0 }).collect();
         let indices: Vec<i32> = targets.iter().map(|t| (*t).max(0)).collect();
         let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, [tokens, 1]), &device());
-        let losses = log_softmax(x.matmul(w.transpose()), 1).gather(1, indices).neg();
+        let logits = x.matmul(w.transpose());
+        let logits = match soft_cap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
+        };
+        let losses = log_softmax(logits, 1).gather(1, indices).neg();
         (losses * crate::testing::tensor(mask, [tokens, 1])).sum()
     }
 
     #[test]
     fn loss_and_gradients_equal_plain_operations() {
         for (tokens, hidden) in [(1, 5), (6, 16), (40, 33), (130, 64)] {
-            for vocab in [1, 2, 17, 100, 1040] {
+            for (vocab, soft_cap) in
+                [1, 2, 17, 100, 1040].into_iter().flat_map(|v| [None, Some(1.5)].map(|cap| (v, cap)))
+            {
                 let targets = targets(tokens, vocab);
                 let x = random([tokens, hidden], 1).require_grad();
                 let w = random([vocab, hidden], 2).require_grad();
-                let what = format!("{tokens}x{hidden}x{vocab}");
-                let got = linear_cross_entropy(x.clone(), Head::Trainable(w.clone()), &targets);
-                let want = plain(x.clone(), w.clone(), &targets);
+                let what = format!("{tokens}x{hidden}x{vocab} {soft_cap:?}");
+                let got = linear_cross_entropy(x.clone(), Head { soft_cap, ..trained(&w) }, &targets);
+                let want = plain(x.clone(), w.clone(), soft_cap, &targets);
                 assert_close(&values(&got), &values(&want), 1e-5, &what);
                 let (got, want) = (got.mul_scalar(0.3).backward(), want.mul_scalar(0.3).backward());
                 for leaf in [&x, &w] {
@@ -387,14 +444,14 @@ mod tests {
             let (head, dense) = stored(format, 300, 256, 1);
             let targets = targets(23, 300);
             let x = random([23, 256], 2).mul_scalar(0.1).require_grad();
-            let got = linear_cross_entropy(x.clone(), Head::Frozen(head.clone()), &targets);
-            let want = plain(x.clone(), dense.clone(), &targets);
+            let got = linear_cross_entropy(x.clone(), frozen(head.clone()), &targets);
+            let want = plain(x.clone(), dense.clone(), None, &targets);
             assert_close(&values(&got), &values(&want), 1e-5, format.name());
             let (got, want) = (got.backward(), want.backward());
             let (got, want) = (x.grad(&got).expect("x"), x.grad(&want).expect("x"));
             assert_close(&values(&got), &values(&want), 3e-5, format.name());
             let same = values(&x.clone().matmul(dense.transpose()));
-            assert_close(&values(&logits(x, &Head::Frozen(head))), &same, 1e-5, format.name());
+            assert_close(&values(&logits(x, &frozen(head))), &same, 1e-5, format.name());
         }
     }
 
@@ -403,14 +460,30 @@ mod tests {
         let (head, _) = stored(Format::Nf4, 500, 64, 1);
         let targets = targets(77, 500);
         let x = random([77, 64], 2).require_grad();
-        let losses = token_losses(x.clone(), Head::Frozen(head.clone()), &targets);
+        let losses = token_losses(x.clone(), frozen(head.clone()), &targets);
         assert!(losses.iter().zip(&targets).all(|(loss, target)| (*loss == 0.0) == (*target == IGNORED)));
         let total: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
-        let tracked = values(&linear_cross_entropy(x.clone(), Head::Frozen(head.clone()), &targets))[0];
-        let untracked = linear_cross_entropy(x.inner(), Head::Frozen(head), &targets);
+        let tracked = values(&linear_cross_entropy(x.clone(), frozen(head.clone()), &targets))[0];
+        let untracked = linear_cross_entropy(x.inner(), frozen(head), &targets);
         assert!(!untracked.is_tracked());
         assert_eq!(values(&untracked)[0], tracked);
         assert!((f64::from(tracked) - total).abs() < 1e-3);
+    }
+
+    #[test]
+    fn capped_logits_are_those_of_the_losses() {
+        let (weight, _) = stored(Format::Nf4, 50, 64, 1);
+        let head = Head { soft_cap: Some(1.25), ..frozen(weight) };
+        let x = random::<2>([9, 64], 2).inner().mul_scalar(3.0);
+        let shown = logits(x.clone(), &head);
+        assert!(values(&shown).iter().all(|logit| logit.abs() <= 1.25));
+        let targets = targets(9, 50);
+        let want: Vec<f32> = values(&log_softmax(shown, 1))
+            .chunks(50)
+            .zip(&targets)
+            .map(|(row, target)| usize::try_from(*target).map_or(0.0, |target| -row[target]))
+            .collect();
+        assert_close(&token_losses(x, head, &targets), &want, 1e-5, "losses");
     }
 
     #[test]
@@ -420,22 +493,28 @@ mod tests {
         let x = random::<2>([tokens, hidden], 1).inner();
         let w = random::<2>([vocab, hidden], 2).inner();
         let targets: Vec<i32> = (0..tokens).map(|t| (t * 7919 % vocab) as i32).collect();
-        let together = token_losses(x.clone(), Head::Trainable(w.clone()), &targets);
+        let together = token_losses(x.clone(), trained(&w), &targets);
         for t in [0, 31, 32, 69] {
-            let alone = token_losses(x.clone().narrow(0, t, 1), Head::Trainable(w.clone()), &targets[t..=t]);
+            let alone = token_losses(x.clone().narrow(0, t, 1), trained(&w), &targets[t..=t]);
             assert!((alone[0] - together[t]).abs() < 1e-4);
         }
     }
 
     #[test]
     fn the_gradient_equals_finite_differences() {
+        [None, Some(0.8)].into_iter().for_each(finite_differences);
+    }
+
+    fn finite_differences(soft_cap: Option<f32>) {
         let (tokens, hidden, vocab) = (3, 4, 9);
         let (x, w) = (crate::testing::numbers(tokens * hidden, 3), crate::testing::numbers(vocab * hidden, 4));
         let targets = [8, IGNORED, 0];
         let loss = |x: &[f64]| -> f64 {
             let token = |t: usize| {
-                let logit =
+                let product =
                     |v: usize| (0..hidden).map(|c| x[t * hidden + c] * f64::from(w[v * hidden + c])).sum::<f64>();
+                let cap = |logit: f64| soft_cap.map(f64::from).map_or(logit, |cap| cap * (logit / cap).tanh());
+                let logit = |v: usize| cap(product(v));
                 (0..vocab).map(|v| logit(v).exp()).sum::<f64>().ln() - logit(targets[t] as usize)
             };
             (0..tokens).filter(|t| targets[*t] != IGNORED).map(token).sum()
@@ -444,6 +523,7 @@ mod tests {
             down: Right::Columns { values: &w, stride: hidden },
             up: Right::Rows { values: &w, stride: hidden },
             vocab,
+            soft_cap,
         };
         let mut dx = vec![0.0; tokens * hidden];
         let losses = cross_entropy(&x, hidden, weight, &targets, Some(&mut dx), None);
@@ -464,7 +544,7 @@ mod tests {
     fn a_sum_over_no_targets_is_zero() {
         let x = random([4, 8], 1).require_grad();
         let (head, _) = stored(Format::F32, 10, 8, 1);
-        let loss = linear_cross_entropy(x.clone(), Head::Frozen(head), &[IGNORED; 4]);
+        let loss = linear_cross_entropy(x.clone(), frozen(head), &[IGNORED; 4]);
         assert_eq!(values(&loss), [0.0]);
         assert_eq!(values(&x.grad(&loss.backward()).expect("x")), [0.0; 32]);
     }
@@ -473,6 +553,6 @@ mod tests {
     #[should_panic(expected = "target 10 of a vocabulary of 10")]
     fn an_unknown_target_is_refused() {
         let (head, _) = stored(Format::F32, 10, 8, 1);
-        let _ = linear_cross_entropy(random([1, 8], 1), Head::Frozen(head), &[10]);
+        let _ = linear_cross_entropy(random([1, 8], 1), frozen(head), &[10]);
     }
 }

@@ -64,6 +64,7 @@ impl Dropout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::SHAPES;
 
     #[test]
     fn a_mask_keeps_the_mean_and_its_share_and_is_the_same_in_parts() {
@@ -75,9 +76,11 @@ mod tests {
             assert!((zeros - p).abs() < 0.01, "{zeros} of {p}");
             let mean = whole.iter().sum::<f32>() / whole.len() as f32;
             assert!((mean - 1.0).abs() < 0.05, "mean {mean}");
-            let mut part = vec![1.0; 7001];
-            dropout.apply(4099, &mut part);
-            assert_eq!(part, whole[4099..4099 + 7001]);
+            for (start, len) in SHAPES.map(|(rows, columns)| (rows * 37, rows * columns)) {
+                let mut part = vec![1.0; len];
+                dropout.apply(start, &mut part);
+                assert_eq!(part, whole[start..start + len]);
+            }
         }
     }
 }

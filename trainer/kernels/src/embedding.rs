@@ -132,14 +132,15 @@ pub fn trainable_embedding(ids: &[u32], table: Tensor<2>, dtype: DType) -> Tenso
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{random, stored, values};
+    use crate::testing::{SHAPES, random, stored, values};
     use tonfall_blocks::Format;
 
     #[test]
     fn rows_of_every_format() {
         for format in Format::ALL {
-            for (ids, cols) in [(vec![3, 0, 3, 19], 256), ((0..300).map(|i| i * 7 % 20).collect(), 512), (vec![], 256)]
-            {
+            let lengths = [0, 1, 2, 3, 4, 5, 17, 40, 65, 300];
+            for (len, cols) in lengths.into_iter().flat_map(|len| [256, 512].map(|cols| (len, cols))) {
+                let ids: Vec<u32> = (0..len).map(|i| i * i * 7 % 20).collect();
                 let (table, dense) = stored(format, 20, cols, 1);
                 let dense = values(&dense);
                 let want: Vec<f32> =
@@ -151,10 +152,10 @@ mod tests {
 
     #[test]
     fn the_gradient_is_the_sum_over_a_rows_uses() {
-        for (cols, n) in [(1, 5), (16, 40), (33, 200), (100, 1), (576, 64)] {
-            let ids: Vec<u32> = (0..n).map(|i| i * i % 11).collect();
+        for (n, cols) in SHAPES {
+            let ids: Vec<u32> = (0..n as u32).map(|i| i * i % 11).collect();
             let table = random::<2>([12, cols], 1).require_grad();
-            let dy = random::<2>([n as usize, cols], 2);
+            let dy = random::<2>([n, cols], 2);
             let got = (trainable_embedding(&ids, table.clone(), DType::F32) * dy.clone()).sum().backward();
             let dy = values(&dy);
             let mut want = vec![0.0; 12 * cols];

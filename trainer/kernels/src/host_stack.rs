@@ -52,13 +52,13 @@ impl HostStack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{random, values};
+    use crate::testing::{SHAPES, random, values};
 
     #[test]
     fn the_last_one_comes_first() {
-        for away in [false, true] {
+        for ((rows, columns), away) in SHAPES.into_iter().flat_map(|shape| [false, true].map(|away| (shape, away))) {
             let mut stack = HostStack::new(away);
-            let tensors: Vec<Tensor<2>> = (0..5).map(|seed| random([3, 4], seed).inner()).collect();
+            let tensors: Vec<Tensor<2>> = (0..5).map(|seed| random([rows, columns], seed).inner()).collect();
             tensors.iter().for_each(|tensor| stack.push(tensor.clone()));
             for tensor in tensors.iter().rev() {
                 assert_eq!(values(&stack.pop().expect("a tensor")), values(tensor));

@@ -85,12 +85,15 @@ mod tests {
     fn rows_are_those_of_the_whole_table() {
         let device = Device::flex();
         for format in Format::ALL.into_iter().filter(|format| *format != Format::Nf4) {
-            let bytes = stored_bytes(format, 20, 256, 1);
-            let whole = FrozenMatrix::new(bytes.clone(), format, 20, 256, &device);
-            let table = HostTable::new(bytes, format, 20, 256, &device);
-            for ids in [vec![3, 0, 3, 19], vec![7], vec![], (0..300).map(|i| i * 7 % 20).collect()] {
-                let want = values(&embedding(&ids, &whole, DType::F32));
-                assert_eq!(values(&table.embedding(&ids, DType::F32)), want, "{format}, {} ids", ids.len());
+            for cols in [256, 512] {
+                let bytes = stored_bytes(format, 20, cols, 1);
+                let whole = FrozenMatrix::new(bytes.clone(), format, 20, cols, &device);
+                let table = HostTable::new(bytes, format, 20, cols, &device);
+                for len in [0, 1, 2, 3, 4, 5, 17, 40, 65, 300] {
+                    let ids: Vec<u32> = (0..len).map(|i| i * i * 7 % 20).collect();
+                    let want = values(&embedding(&ids, &whole, DType::F32));
+                    assert_eq!(values(&table.embedding(&ids, DType::F32)), want, "{format}, {len} ids of {cols}");
+                }
             }
         }
     }

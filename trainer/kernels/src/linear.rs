@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn forward_and_backward_equal_dense_products_in_every_format() {
         for format in Format::ALL {
-            let cols = [64, 100, 256, 33, 512, 7, 192]
+            let cols = [64, 100, 256, 33, 512, 7, 192, 768, 1024]
                 .into_iter()
                 .filter(|c| c % format.block_len() == 0 || format.is_dense() || format == Format::Nf4);
             for cols in cols {

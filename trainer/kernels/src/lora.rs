@@ -334,7 +334,7 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    fn settings(&self, weight: &FrozenMatrix) -> LoraSettings {
+    pub(crate) fn settings(&self, weight: &FrozenMatrix) -> LoraSettings {
         if let Some(dropout) = &self.dropout {
             dropout.check();
         }
@@ -423,8 +423,10 @@ mod tests {
             check(40, (70, 256), 16, format, None);
             check(40, (70, 256), 16, format, dropout);
         }
-        for (tokens, shape) in [(1, (7, 5)), (257, (20, 33)), (600, (16, 64))] {
-            check(tokens, shape, 4, Format::Nf4, dropout);
+        for tokens in [1, 3, 17, 257, 600] {
+            for shape in [(7, 5), (20, 33), (16, 64), (65, 100)] {
+                check(tokens, shape, 4, Format::Nf4, dropout);
+            }
         }
     }
 

@@ -56,14 +56,17 @@ pub fn seed(y: Tensor<2>, gradient: Tensor<2>) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{random, values};
+    use crate::testing::{SHAPES, random, values};
 
     #[test]
     fn the_gradient_arrives_as_it_is() {
-        let (x, gradient) = (random::<2>([3, 5], 1).require_grad(), random::<2>([3, 5], 2).inner());
-        let gradients = seed(x.clone() * 2.0, gradient.clone()).backward();
-        let want: Vec<f32> = values(&gradient).iter().map(|value| value * 2.0).collect();
-        assert_eq!(values(&x.grad(&gradients).expect("x")), want);
+        for shape in SHAPES.map(|(rows, columns)| [rows, columns]) {
+            let (x, gradient) = (random::<2>(shape, 1).require_grad(), random::<2>(shape, 2).inner());
+            let zero = seed(x.clone() * 2.0, gradient.clone());
+            assert_eq!(values(&zero), [0.0]);
+            let want: Vec<f32> = values(&gradient).iter().map(|value| value * 2.0).collect();
+            assert_eq!(values(&x.grad(&zero.backward()).expect("x")), want);
+        }
     }
 
     #[test]

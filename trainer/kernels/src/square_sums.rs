@@ -63,15 +63,18 @@ pub fn norm(square_sums: &TensorData) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{random, values};
+    use crate::testing::{SHAPES, random, values};
 
     #[test]
     fn the_norm_is_that_of_one_long_vector() {
-        let gradients = [random::<2>([3, 5], 1), random::<2>([100, 700], 2), random::<2>([1, 1], 3)];
-        let squares = gradients.iter().flat_map(values).map(|g| f64::from(g).powi(2));
-        let want = squares.sum::<f64>().sqrt();
-        let sums = square_sums(&gradients.each_ref()).expect("gradients").into_data();
-        assert!((norm(&sums) - want).abs() < 1e-9 * want);
+        let gradients = SHAPES.map(|(rows, columns)| random::<2>([rows, columns], 1));
+        let want = |gradients: &[Tensor<2>]| {
+            gradients.iter().flat_map(values).map(|g| f64::from(g).powi(2)).sum::<f64>().sqrt()
+        };
+        for some in gradients.chunks(1).chain([&gradients[3..10], &gradients[..]]) {
+            let sums = square_sums(&some.iter().collect::<Vec<_>>()).expect("gradients").into_data();
+            assert!((norm(&sums) - want(some)).abs() < 1e-9 * want(some));
+        }
         assert!(square_sums::<2>(&[]).is_none());
     }
 }

@@ -6,6 +6,13 @@ use tonfall_blocks::{Format, byte_len, quantize_nf4};
 use crate::frozen::FrozenMatrix;
 use crate::philox::Philox;
 
+/// Rows and columns: single ones, odd ones, what fills vectors, pieces and blocks and what is one off.
+#[rustfmt::skip]
+pub(crate) const SHAPES: [(usize, usize); 20] = [
+    (1, 1), (1, 2), (1, 17), (1, 256), (2, 3), (2, 128), (3, 7), (3, 85), (4, 64), (5, 33),
+    (7, 100), (16, 16), (16, 576), (17, 31), (33, 48), (64, 64), (65, 63), (70, 191), (129, 130), (200, 123),
+];
+
 pub(crate) fn device() -> Device {
     Device::flex().autodiff()
 }

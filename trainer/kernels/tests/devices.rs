@@ -11,9 +11,10 @@
 use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
-    AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HostStack, HostTable, IGNORED, Moment8,
-    Moments, RopeTable, Segment, Update, attention, copied, embedding, linear, linear_cross_entropy, lora_linear, norm,
-    rms_norm_heads, rope, swiglu, token_losses, trainable_embedding, trainable_linear, update,
+    Activation, AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HeadWeight, HostStack, HostTable,
+    IGNORED, Moment8, Moments, RopeTable, Segment, Update, attention, copied, embedding, glu, linear,
+    linear_cross_entropy, lora_linear, norm, rms_norm_heads, rope, seed, seed_lora_linear, soft_cap, square_sums,
+    token_losses, trainable_embedding, trainable_linear, update,
 };
 
 /// The device under test.
@@ -122,6 +123,12 @@ fn stored(format: Format, rows: usize, cols: usize, device: &Device) -> FrozenMa
     FrozenMatrix::new(stored_bytes(format, rows, cols), format, rows, cols, device)
 }
 
+/// Rows and columns: single ones, odd ones, what fills vectors and planes and what is one off.
+#[rustfmt::skip]
+const SHAPES: [(usize, usize); 20] = [
+    (1, 1), (1, 2), (1, 17), (1, 256), (2, 3), (2, 128), (3, 7), (3, 85), (4, 64), (5, 33),
+    (7, 100), (16, 16), (16, 576), (17, 31), (33, 48), (64, 64), (65, 63), (70, 191), (129, 130), (200, 123),
+];
 /// Columns that every format can hold.
 const WIDE: usize = 256;
 const TOKENS: [usize; 5] = [1, 3, 17, 64, 130];
@@ -155,13 +162,14 @@ fn rope_turns_pairs() {
 
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn swiglu_and_its_gradients() {
-    for tokens in TOKENS {
-        for n in [1, 5, 64, 300, 1537] {
+fn glu_and_its_gradients() {
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        for (tokens, n) in TOKENS.into_iter().flat_map(|tokens| [1, 5, 64, 300, 1537].map(|n| (tokens, n))) {
             let wide: Vec<f32> = numbers(tokens * n, 1).iter().map(|value| 8.0 * value).collect();
-            compare(&format!("{tokens}x{n}"), &[(wide, [tokens, n]), input(tokens, n, 2)], |_, _, mut x| {
+            let what = format!("{activation:?} {tokens}x{n}");
+            compare(&what, &[(wide, [tokens, n]), input(tokens, n, 2)], |_, _, mut x| {
                 let up = x.remove(1);
-                swiglu(x.remove(0), up)
+                glu(x.remove(0), up, activation)
             });
         }
     }
@@ -169,25 +177,82 @@ fn swiglu_and_its_gradients() {
 
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
+fn soft_caps_of_logits() {
+    for (rows, columns) in SHAPES {
+        let wide: Vec<f32> = numbers(rows * columns, 1).iter().map(|value| 100.0 * value).collect();
+        let capped = |device: &Device| {
+            let x = Tensor::<2>::from_data(TensorData::new(wide.clone(), [rows, columns]), device);
+            values(soft_cap(x, 30.0))
+        };
+        assert_close(&capped(&gpu()), &capped(&Device::flex()), 1e-6, &format!("{rows}x{columns}"));
+    }
+}
+
+#[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
+fn seeds_of_gradients() {
+    for (rows, columns) in SHAPES {
+        let inputs = [input(rows, columns, 1), input(rows, columns, 2)];
+        compare(&format!("{rows}x{columns}"), &inputs, |_, _, mut x| {
+            let gradient = x.remove(1).inner();
+            seed(x.remove(0), gradient).reshape([1, 1])
+        });
+        // The product whose gradient is known before it is, and is not computed.
+        let (rank, outputs) = (rows.min(16), columns);
+        let inputs = [input(rows, WIDE, 1), input(rank, WIDE, 2), input(outputs, rank, 3), input(rows, outputs, 4)];
+        compare(&format!("{rows}x{columns}, low rank"), &inputs, |device, _, mut x| {
+            let gradient = x.remove(3).inner();
+            let adapter = Adapter { b: x.remove(2), a: x.remove(1), scale: 0.5, dropout: None };
+            let weight = stored(Format::Nf4, outputs, WIDE, device);
+            seed_lora_linear(x.remove(0), &weight, adapter, gradient).reshape([1, 1])
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
+fn sums_of_squares() {
+    let tensors = |device: &Device| {
+        SHAPES.map(|(rows, columns)| {
+            Tensor::<2>::from_data(TensorData::new(numbers(rows * columns, 1), [rows, columns]), device)
+        })
+    };
+    let sums = |tensors: &[Tensor<2>]| {
+        let sums = square_sums(&tensors.iter().collect::<Vec<_>>()).expect("tensors");
+        [norm(&sums.into_data()) as f32]
+    };
+    let (got, want) = (tensors(&gpu()), tensors(&Device::flex()));
+    for (place, (got, want)) in got.chunks(1).zip(want.chunks(1)).enumerate() {
+        assert_close(&sums(got), &sums(want), 1e-6, &format!("{:?}", SHAPES[place]));
+    }
+    assert_close(&sums(&got), &sums(&want), 1e-6, "all of them");
+}
+
+#[test]
+#[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn embeddings_of_every_format_and_trained_ones() {
-    let ids: Vec<u32> = (0..40).map(|i| i * i % 20).collect();
     let device = gpu();
+    let ids = |len: usize, rows: usize| (0..len as u32).map(|i| i * i * 7 % rows as u32).collect::<Vec<_>>();
+    let lengths = [1, 2, 3, 4, 5, 17, 33, 40, 65, 300];
     for format in Format::ALL {
-        for (dtype, _) in types() {
-            let got = values(embedding(&ids, &stored(format, 20, WIDE, &device), dtype));
-            let want = embedding(&ids, &stored(format, 20, WIDE, &Device::flex()), DType::F32);
-            let want = values(want.cast(dtype));
-            assert_close(&got, &want, 0.0, &format!("{format} as {dtype:?}"));
-            if format != Format::Nf4 {
-                let table = HostTable::new(stored_bytes(format, 20, WIDE), format, 20, WIDE, &device);
-                let got = values(table.embedding(&ids, dtype));
-                assert_close(&got, &want, 0.0, &format!("{format} as {dtype:?}, from the host"));
+        for (len, cols) in lengths.into_iter().flat_map(|len| [WIDE, 2 * WIDE].map(|cols| (len, cols))) {
+            let ids = ids(len, 20);
+            for (dtype, _) in types() {
+                let what = format!("{len} ids, {format} of {cols} as {dtype:?}");
+                let got = values(embedding(&ids, &stored(format, 20, cols, &device), dtype));
+                let want = embedding(&ids, &stored(format, 20, cols, &Device::flex()), DType::F32);
+                let want = values(want.cast(dtype));
+                assert_close(&got, &want, 0.0, &what);
+                if format != Format::Nf4 {
+                    let table = HostTable::new(stored_bytes(format, 20, cols), format, 20, cols, &device);
+                    assert_close(&values(table.embedding(&ids, dtype)), &want, 0.0, &format!("{what}, from the host"));
+                }
             }
         }
     }
-    for (rows, columns) in [(20, 1), (20, 16), (31, 33), (20, 576)] {
+    for (rows, columns) in SHAPES {
         compare(&format!("trained {rows}x{columns}"), &[input(rows, columns, 1)], |_, dtype, mut x| {
-            trainable_embedding(&ids, x.remove(0), dtype)
+            trainable_embedding(&ids(40, rows), x.remove(0), dtype)
         });
     }
 }
@@ -196,9 +261,11 @@ fn embeddings_of_every_format_and_trained_ones() {
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn frozen_products_of_every_format() {
     for format in Format::ALL {
-        for (tokens, rows) in [(1, 16), (5, 33), (64, 64), (130, 17)] {
-            compare(&format!("{format} {tokens}x{rows}"), &[input(tokens, WIDE, 1)], |device, _, mut x| {
-                linear(x.remove(0), &stored(format, rows, WIDE, device), None)
+        for (tokens, rows) in TOKENS.into_iter().flat_map(|tokens| [1, 16, 33, 64].map(|rows| (tokens, rows))) {
+            let columns = if rows % 2 == 0 { WIDE } else { 2 * WIDE };
+            let what = format!("{format} {tokens}x{rows}x{columns}");
+            compare(&what, &[input(tokens, columns, 1)], |device, _, mut x| {
+                linear(x.remove(0), &stored(format, rows, columns, device), None)
             });
         }
     }
@@ -207,10 +274,10 @@ fn frozen_products_of_every_format() {
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn frozen_products_with_a_bias() {
-    for tokens in TOKENS {
-        compare(&format!("{tokens}"), &[input(tokens, WIDE, 1), input(1, 48, 2)], |device, _, mut x| {
-            let bias = x.remove(1).reshape([48]);
-            linear(x.remove(0), &stored(Format::Nf4, 48, WIDE, device), Some(bias))
+    for (tokens, rows) in SHAPES {
+        compare(&format!("{tokens}x{rows}"), &[input(tokens, WIDE, 1), input(1, rows, 2)], |device, _, mut x| {
+            let bias = x.remove(1).reshape([rows]);
+            linear(x.remove(0), &stored(Format::Nf4, rows, WIDE, device), Some(bias))
         });
     }
 }
@@ -251,23 +318,31 @@ fn adapters_with_and_without_dropout() {
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn cross_entropy_with_frozen_and_trained_heads() {
     for tokens in TOKENS {
-        for vocab in [2, 33, 300, 1025] {
+        for (vocab, soft_cap) in
+            [2, 33, 300, 1025].into_iter().flat_map(|vocab| [None, Some(1.5)].map(|cap| (vocab, cap)))
+        {
+            let head = |weight| Head { weight, soft_cap };
             let targets: Vec<i32> =
                 (0..tokens).map(|t| if t % 5 == 3 { IGNORED } else { (t * 31 % vocab) as i32 }).collect();
-            compare(&format!("{tokens}x{vocab}, frozen"), &[input(tokens, WIDE, 1)], |device, _, mut x| {
-                let head = Head::Frozen(stored(Format::Bf16, vocab, WIDE, device));
-                linear_cross_entropy(x.remove(0), head, &targets).reshape([1, 1])
-            });
+            compare(
+                &format!("{tokens}x{vocab}, frozen, {soft_cap:?}"),
+                &[input(tokens, WIDE, 1)],
+                |device, _, mut x| {
+                    let head = head(HeadWeight::Frozen(stored(Format::Bf16, vocab, WIDE, device)));
+                    linear_cross_entropy(x.remove(0), head, &targets).reshape([1, 1])
+                },
+            );
             let inputs = [input(tokens, 24, 1), input(vocab, 24, 2)];
-            compare(&format!("{tokens}x{vocab}, trained"), &inputs, |_, _, mut x| {
-                let head = Head::Trainable(x.remove(1));
+            compare(&format!("{tokens}x{vocab}, trained, {soft_cap:?}"), &inputs, |_, _, mut x| {
+                let head = head(HeadWeight::Trainable(x.remove(1)));
                 linear_cross_entropy(x.remove(0), head, &targets).reshape([1, 1])
             });
         }
     }
     let x = |device: &Device| Tensor::<2>::from_data(TensorData::new(numbers(9 * WIDE, 1), [9, WIDE]), device);
     let losses = |device: &Device| {
-        let head = Head::Frozen(stored(Format::F32, 50, WIDE, device));
+        let weight = HeadWeight::Frozen(stored(Format::F32, 50, WIDE, device));
+        let head = Head { weight, soft_cap: None };
         token_losses(x(device), head, &[1, 2, IGNORED, 4, 5, 49, 0, IGNORED, 8])
     };
     assert_close(&losses(&gpu()), &losses(&Device::flex()), 2e-4, "single losses");
@@ -289,13 +364,14 @@ fn attention_over_documents() {
         for (heads, kv_heads, head_dim) in
             [(1, 1, 1), (4, 2, 16), (9, 3, 32), (2, 2, 7), (4, 2, 64), (3, 1, 96), (2, 1, 128)]
         {
-            for window in [None, Some(1), Some(19)] {
+            let seen = [(None, None), (Some(1), None), (Some(19), None), (None, Some(0.8)), (Some(19), Some(2.0))];
+            for (window, soft_cap) in seen {
                 let segments = segments.clone();
-                let layout = AttentionLayout { heads, kv_heads, head_dim, scale: 0.3, window, segments };
+                let layout = AttentionLayout { heads, kv_heads, head_dim, scale: 0.3, soft_cap, window, segments };
                 let kv = |seed| input(keys, kv_heads * head_dim, seed);
                 let inputs = [input(queries, heads * head_dim, 1), kv(2), kv(3)];
                 compare(
-                    &format!("{what}, {heads}/{kv_heads}x{head_dim}, window {window:?}"),
+                    &format!("{what}, {heads}/{kv_heads}x{head_dim}, window {window:?}, cap {soft_cap:?}"),
                     &inputs,
                     |_, _, mut x| {
                         let (v, k) = (x.remove(2), x.remove(1));
@@ -312,7 +388,7 @@ fn attention_over_documents() {
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn optimizer_steps_and_norms() {
     let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let shapes: Vec<[usize; 2]> = [[1, 1], [3, 17], [64, 64], [129, 1000]].into_iter().cycle().take(150).collect();
+    let shapes: Vec<[usize; 2]> = SHAPES.map(|(rows, columns)| [rows, columns]).into_iter().cycle().take(150).collect();
     let step_of = |device: &Device, copies: DType| {
         let tensors = |seed: u64, factor: f32| -> Vec<Tensor<2>> {
             let numbers = shapes.iter().zip(seed..).map(|([rows, columns], seed)| numbers(rows * columns, seed));
@@ -379,7 +455,7 @@ fn adamw_steps_with_moments_in_bytes() {
         [values(parameter), values(first.absmax), values(second.absmax)]
     };
     let device = gpu();
-    for (rows, columns) in [(1, 1), (3, 17), (64, 64), (129, 1000)] {
+    for (rows, columns) in SHAPES {
         let (got, want) = (run(&device, rows, columns), run(&Device::flex(), rows, columns));
         let elements = got[0].iter().zip(&want[0]);
         let apart = elements.filter(|(got, want)| computes() && (*got - *want).abs() > 1e-5).count();
@@ -395,7 +471,7 @@ fn adamw_steps_with_moments_in_bytes() {
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn what_waited_on_the_host_comes_back() {
     let device = gpu();
-    for (count, rows) in [(1, 3), (2, 100), (7, 1000), (5, 40), (9, 1000)] {
+    for (count, rows) in [1, 2, 5, 7, 9].into_iter().flat_map(|count| [3, 40, 100, 1000].map(|rows| (count, rows))) {
         let mut stack = HostStack::new(true);
         let numbers: Vec<Vec<f32>> = (0..count).map(|seed| numbers(rows * 128, seed)).collect();
         for numbers in &numbers {
@@ -425,6 +501,7 @@ fn equal_inputs_give_equal_bits() {
         kv_heads: 2,
         head_dim: 16,
         scale: 0.25,
+        soft_cap: None,
         window: None,
         segments: vec![Segment { q_start: 0, q_len: 90, k_start: 0, k_len: 90 }],
     };

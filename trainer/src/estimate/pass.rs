@@ -91,17 +91,18 @@ impl Pass<'_> {
         // Inputs of both norms; queries, keys and values; what comes of them; gate and up.
         let always = 2 * self.hidden() + 2 * self.q() + 2 * self.kv() + 2 * self.ff();
         let inputs = when(q || k || v, self.hidden()) + when(gate || up, self.hidden()) + when(down, self.ff());
-        let head_norms = when(self.model.qk_norm, self.q() + self.kv());
+        let norms = when(self.model.qk_norm, self.q() + self.kv()) + when(self.model.output_norms, 2 * self.hidden());
         let sites = [q, k, v, o, gate, up, down].into_iter().filter(|site| *site).count();
         let low_rank = self.rank.map_or(0, |rank| (sites * rank) as u64);
         let normalisers = (self.batch.tokens * self.model.num_attention_heads) as u64 * F32;
-        self.tokens(always + inputs + head_norms + low_rank) + normalisers
+        self.tokens(always + inputs + norms + low_rank) + normalisers
     }
 
     /// What the backward pass of a block's MLP makes: the gradient that comes in and those of gate and up. That of their
-    /// product takes the product's place.
+    /// product takes the product's place. Behind a norm it has its own.
     fn mlp_gradients(&self) -> u64 {
-        self.tokens(self.hidden() + 2 * self.ff())
+        let behind = if self.model.output_norms { self.hidden() } else { 0 };
+        self.tokens(self.hidden() + behind + 2 * self.ff())
     }
 
     /// Tokens whose logits exist at once.
@@ -128,7 +129,12 @@ impl Pass<'_> {
     fn workspace(&self) -> u64 {
         let keys = self.batch.example as u64;
         match self.device {
-            DeviceKind::Cpu => self.threads as u64 * (PANELS + 2 * QUERIES * (keys + 16) * F32),
+            DeviceKind::Cpu => {
+                // Scores and their gradients, and the slopes of caps.
+                let attention = 2 + u64::from(self.model.attn_logit_softcapping.is_some());
+                let logits = self.model.final_logit_softcapping.map_or(0, |_| self.vocab() * F32);
+                self.threads as u64 * (PANELS + attention * QUERIES * (keys + 16) * F32 + logits)
+            }
             _ => {
                 let fused = self.device == DeviceKind::Cuda && FUSED_HEAD_DIMS.contains(&self.model.head_dim);
                 let scores = (self.model.num_attention_heads as u64 * keys.min(512) * keys).min(GPU_SCORES);
@@ -215,12 +221,11 @@ impl Pass<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonfall_adapters::{Family, Rope, RopeScaling};
+    use tonfall_adapters::{Family, Sizes};
 
     /// Two layers, hidden 4, feed-forward 8, two heads of 2 that share a key head, 16 tokens.
     fn model() -> ModelDescription {
-        ModelDescription {
-            family: Family::Llama,
+        let sizes = Sizes {
             vocab_size: 16,
             hidden_size: 4,
             intermediate_size: 8,
@@ -228,18 +233,8 @@ mod tests {
             num_attention_heads: 2,
             num_key_value_heads: 1,
             head_dim: 2,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 1e4, scaling: RopeScaling::None },
-            max_position_embeddings: 64,
-            tie_word_embeddings: true,
-            attention_bias: false,
-            output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            layer_windows: vec![None; 2],
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-        }
+        };
+        ModelDescription { tie_word_embeddings: true, ..ModelDescription::plain(Family::Llama, sizes) }
     }
 
     fn pass(model: &ModelDescription, sites: [bool; 7]) -> Pass<'_> {
@@ -284,6 +279,25 @@ mod tests {
         assert_eq!(bytes(&pass.evaluation()), [10 * 4 * (4 + 24), 0, scratch]);
         // An answer of 3 tokens: keys and values of 13 tokens in both layers, and of one twice.
         assert_eq!(bytes(&pass.answering(3))[0], 3 * 13 * 2 * 2 * 4);
+    }
+
+    #[test]
+    fn norms_behind_both_halves_keep_what_they_take() {
+        let plain = model();
+        let normed = ModelDescription { output_norms: true, ..model() };
+        let (plain, normed) = (pass(&plain, [true; 7]), pass(&normed, [true; 7]));
+        assert_eq!(normed.kept() - plain.kept(), 10 * 4 * (2 * 4));
+        assert_eq!(normed.mlp_gradients() - plain.mlp_gradients(), 10 * 4 * 4);
+    }
+
+    #[test]
+    fn caps_take_scratch_memory() {
+        let plain = model();
+        let capped =
+            ModelDescription { attn_logit_softcapping: Some(50.0), final_logit_softcapping: Some(30.0), ..model() };
+        let (plain, capped) = (pass(&plain, [true; 7]), pass(&capped, [true; 7]));
+        // The slopes of 64 queries' scores, and those of a row of logits.
+        assert_eq!(capped.workspace() - plain.workspace(), 64 * (5 + 16) * 4 + 16 * 4);
     }
 
     #[test]

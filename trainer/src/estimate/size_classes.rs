@@ -4,7 +4,7 @@
 //! Must not depend on: plans.
 
 use serde::Serialize;
-use tonfall_adapters::{Family, ModelDescription, Rope, RopeScaling};
+use tonfall_adapters::{Family, ModelDescription, Sizes};
 
 /// The shape of a known model; numbers as its `config.json` has them.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +47,7 @@ impl SizeClass {
     /// As a model of the Llama kind; biases, which some of these have, are a few kilobytes.
     #[must_use]
     pub fn description(&self) -> ModelDescription {
-        ModelDescription {
-            family: Family::Llama,
+        let sizes = Sizes {
             vocab_size: self.vocab,
             hidden_size: self.hidden,
             intermediate_size: self.ff,
@@ -56,18 +55,9 @@ impl SizeClass {
             num_attention_heads: self.heads,
             num_key_value_heads: self.kv_heads,
             head_dim: self.head_dim,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
-            max_position_embeddings: 131_072,
-            tie_word_embeddings: self.tied,
-            attention_bias: false,
-            output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            layer_windows: vec![None; self.layers],
-            bos_token_id: None,
-            eos_token_ids: Vec::new(),
-        }
+        };
+        let plain = ModelDescription::plain(Family::Llama, sizes);
+        ModelDescription { max_position_embeddings: 131_072, tie_word_embeddings: self.tied, ..plain }
     }
 
     /// Number of weights.

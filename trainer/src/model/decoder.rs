@@ -5,7 +5,7 @@
 
 use burn::tensor::{DType, Tensor};
 use tonfall_adapters::ModelDescription;
-use tonfall_kernels::{Head, RopeTable, Segment};
+use tonfall_kernels::{Head, Segment};
 
 use super::embedding::Embedding;
 use super::layer::{Layer, Norm};
@@ -26,7 +26,6 @@ pub(crate) struct Decoder {
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Norm,
     pub(super) head: Matrix,
-    pub(super) rope: RopeTable,
     /// Type of the activations.
     pub dtype: DType,
 }
@@ -45,7 +44,11 @@ impl Decoder {
 
     /// Token embeddings: `[tokens]` → `[tokens, hidden]`.
     pub(crate) fn embed(&self, ids: &[u32], binding: &Binding<'_>) -> Hidden {
-        self.embedding.rows(ids, self.dtype, binding)
+        let rows = self.embedding.rows(ids, self.dtype, binding);
+        match self.description.embedding_scale {
+            Some(scale) => rows.mul_scalar(scale),
+            None => rows,
+        }
     }
 
     /// Prepares the embeddings of the pass after this one, if there is one, while the device computes this one.
@@ -60,12 +63,12 @@ impl Decoder {
 
     /// One block.
     pub(crate) fn layer(&self, index: usize, x: Hidden, pass: &Pass<'_>) -> Hidden {
-        self.layers[index].forward(x, &self.rope, pass, None)
+        self.layers[index].forward(x, pass, None)
     }
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of a block's output.
     pub(crate) fn seed_layer(&self, index: usize, x: Hidden, gradient: Hidden, pass: &Pass<'_>) -> Tensor<1> {
-        self.layers[index].seed(x, gradient, &self.rope, pass)
+        self.layers[index].seed(x, gradient, pass)
     }
 
     /// The final norm.
@@ -75,7 +78,8 @@ impl Decoder {
 
     /// The output head, `[vocab_size, hidden]`.
     pub(crate) fn head(&self, binding: &Binding<'_>) -> Head {
-        self.head.head(binding)
+        let soft_cap = self.description.final_logit_softcapping.map(|cap| cap as f32);
+        Head { weight: self.head.head(binding), soft_cap }
     }
 
     /// Final hidden states of documents laid one after another.
@@ -105,14 +109,14 @@ impl Decoder {
         let pass = Pass { binding: &binding, positions: &positions, segments: &segments, with_adapter, dropout: None };
         let x = self.embed(ids, &binding);
         let layers = self.layers.iter().zip(&mut cache.layers);
-        let x = layers.fold(x, |x, (layer, cache)| layer.forward(x, &self.rope, &pass, Some(cache)));
+        let x = layers.fold(x, |x, (layer, cache)| layer.forward(x, &pass, Some(cache)));
         cache.len += ids.len();
         self.finish(x, &pass)
     }
 
     /// Hidden states through the head: `[tokens, hidden]` → `[tokens, vocab_size]`.
     pub(crate) fn project(&self, hidden: Hidden) -> Tensor<2> {
-        self.head.project(hidden, None, &Binding::untracked(&self.params))
+        tonfall_kernels::logits(hidden, &self.head(&Binding::untracked(&self.params)))
     }
 
     /// The linear layers of the blocks with the names of their modules, in a fixed order.

@@ -1,10 +1,10 @@
 //! One decoder block: attention and gated MLP, each behind an RMSNorm and a residual.
 //!
-//! Responsible for: the flow inside a block of the Llama kind (llama, mistral, qwen2, qwen3).
+//! Responsible for: the flow inside a block of the Llama kind, and of Gemma's, which adds norms behind both halves.
 //! Must not depend on: families, files, quantisation. What changes this flow is a new block file, not a flag here.
 
 use burn::tensor::Tensor;
-use tonfall_kernels::{AttentionLayout, RopeTable};
+use tonfall_kernels::{Activation, AttentionLayout, RopeTable};
 
 use super::linear::{Linear, Vector};
 use super::pass::{LayerCache, Pass};
@@ -13,18 +13,28 @@ use super::pass::{LayerCache, Pass};
 #[derive(Clone, Debug)]
 pub(super) struct Norm {
     pub weight: Vector,
+    /// What is added to a trained weight before it is used; a frozen one has it already.
+    pub offset: f32,
     pub epsilon: f64,
 }
 
 impl Norm {
     /// `[tokens, n]` → `[tokens, n]`.
     pub(super) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        tonfall_kernels::rms_norm(x, self.weight.get(pass.binding), self.epsilon)
+        tonfall_kernels::rms_norm(x, self.gamma(pass), self.epsilon)
     }
 
     /// The norm over each head of `[tokens, heads · head_dim]`.
     fn per_head(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        tonfall_kernels::rms_norm_heads(x, self.weight.get(pass.binding), self.epsilon)
+        tonfall_kernels::rms_norm_heads(x, self.gamma(pass), self.epsilon)
+    }
+
+    fn gamma(&self, pass: &Pass<'_>) -> Tensor<1> {
+        let weight = self.weight.get(pass.binding);
+        match self.weight {
+            Vector::Trainable(_) if self.offset != 0.0 => weight.add_scalar(self.offset),
+            _ => weight,
+        }
     }
 }
 
@@ -34,6 +44,8 @@ pub(super) struct AttentionShape {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
+    pub scale: f32,
+    pub soft_cap: Option<f32>,
     /// Sliding window in tokens, `None` for full causal attention.
     pub window: Option<usize>,
 }
@@ -42,14 +54,19 @@ pub(super) struct AttentionShape {
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
     pub shape: AttentionShape,
+    /// Clones share the angles.
+    pub rope: RopeTable,
     pub input_norm: Norm,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
-    /// Norms of each head's queries and keys (qwen3).
+    /// Norms of each head's queries and keys (qwen3, gemma3).
     pub qk_norm: Option<(Norm, Norm)>,
-    pub post_attention_norm: Norm,
+    pub mlp_norm: Norm,
+    /// Norms of what attention and MLP give (gemma2, gemma3).
+    pub output_norms: Option<(Norm, Norm)>,
+    pub activation: Activation,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
@@ -57,37 +74,47 @@ pub(super) struct Layer {
 
 impl Layer {
     /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, keys and values of earlier tokens are seen too.
-    pub(super) fn forward(
-        &self,
-        x: Tensor<2>,
-        rope: &RopeTable,
-        pass: &Pass<'_>,
-        cache: Option<&mut LayerCache>,
-    ) -> Tensor<2> {
-        let x = self.attend(x, rope, pass, cache);
-        x.clone() + self.down.forward(self.gated(x, pass), pass)
+    pub(super) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+        let x = self.attend(x, pass, cache);
+        let y = self.down.forward(self.gated(x.clone(), pass), pass);
+        x + match &self.output_norms {
+            Some((_, norm)) => norm.forward(y, pass),
+            None => y,
+        }
     }
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of the block's output. The output itself is
-    /// not computed, which saves its last product.
-    pub(super) fn seed(&self, x: Tensor<2>, gradient: Tensor<2>, rope: &RopeTable, pass: &Pass<'_>) -> Tensor<1> {
-        let x = self.attend(x, rope, pass, None);
-        tonfall_kernels::seed(x.clone(), gradient.clone()) + self.down.seed(self.gated(x, pass), gradient, pass)
+    /// not computed, which saves the block's last product where no norm needs it.
+    pub(super) fn seed(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
+        let x = self.attend(x, pass, None);
+        let gated = self.gated(x.clone(), pass);
+        let mlp = match &self.output_norms {
+            Some((_, norm)) => {
+                let y = norm.forward(self.down.forward(gated, pass), pass);
+                tonfall_kernels::seed(y, gradient.clone())
+            }
+            None => self.down.seed(gated, gradient.clone(), pass),
+        };
+        tonfall_kernels::seed(x, gradient) + mlp
     }
 
     /// The block's first half.
-    fn attend(&self, x: Tensor<2>, rope: &RopeTable, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
-        x.clone() + self.attention(self.input_norm.forward(x, pass), rope, pass, cache)
+    fn attend(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+        let y = self.attention(self.input_norm.forward(x.clone(), pass), pass, cache);
+        x + match &self.output_norms {
+            Some((norm, _)) => norm.forward(y, pass),
+            None => y,
+        }
     }
 
-    fn attention(&self, x: Tensor<2>, rope: &RopeTable, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    fn attention(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let (mut q, mut k) = (self.q.forward(x.clone(), pass), self.k.forward(x.clone(), pass));
         let v = self.v.forward(x, pass);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.per_head(q, pass), k_norm.per_head(k, pass));
         }
-        let q = tonfall_kernels::rope(q, rope, pass.positions);
-        let k = tonfall_kernels::rope(k, rope, pass.positions);
+        let q = tonfall_kernels::rope(q, &self.rope, pass.positions);
+        let k = tonfall_kernels::rope(k, &self.rope, pass.positions);
         let (k, v) = match cache {
             Some(cache) => cache.extend(k, v),
             None => (k, v),
@@ -96,7 +123,8 @@ impl Layer {
             heads: self.shape.heads,
             kv_heads: self.shape.kv_heads,
             head_dim: self.shape.head_dim,
-            scale: (self.shape.head_dim as f32).sqrt().recip(),
+            scale: self.shape.scale,
+            soft_cap: self.shape.soft_cap,
             window: self.shape.window,
             segments: pass.segments.to_vec(),
         };
@@ -105,8 +133,8 @@ impl Layer {
 
     /// What the second half's last product takes.
     fn gated(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        let x = self.post_attention_norm.forward(x, pass);
+        let x = self.mlp_norm.forward(x, pass);
         let (gate, up) = (self.gate.forward(x.clone(), pass), self.up.forward(x, pass));
-        tonfall_kernels::swiglu(gate, up)
+        tonfall_kernels::glu(gate, up, self.activation)
     }
 }

@@ -4,7 +4,7 @@
 //! Must not depend on: where weights come from, or what the layer is used for.
 
 use burn::tensor::{DType, Tensor};
-use tonfall_kernels::{Adapter, Dropout, FrozenMatrix, Head};
+use tonfall_kernels::{Adapter, Dropout, FrozenMatrix, HeadWeight};
 
 use super::pass::Pass;
 use crate::params::{Binding, ParamId};
@@ -26,11 +26,11 @@ impl Matrix {
         }
     }
 
-    /// The matrix as the output head of the language model.
-    pub(crate) fn head(&self, binding: &Binding<'_>) -> Head {
+    /// The matrix as that of the language model's output head.
+    pub(crate) fn head(&self, binding: &Binding<'_>) -> HeadWeight {
         match self {
-            Self::Frozen(matrix) => Head::Frozen(matrix.clone()),
-            Self::Trainable(id) => Head::Trainable(binding.get(*id)),
+            Self::Frozen(matrix) => HeadWeight::Frozen(matrix.clone()),
+            Self::Trainable(id) => HeadWeight::Trainable(binding.get(*id)),
         }
     }
 

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
-use tonfall_adapters::{BaseModel, ModelDescription, Weight};
+use tonfall_adapters::{self as adapters, BaseModel, ModelDescription, Rope, Weight};
 use tonfall_blocks::{Format, Nf4Piece, dequantize, join_nf4};
-use tonfall_kernels::{FrozenMatrix, HostTable, RopeTable, resident};
+use tonfall_kernels::{Activation, FrozenMatrix, HostTable, RopeTable, resident};
 use tonfall_recipes::plan::Quantization;
 
 use super::decoder::Decoder;
@@ -43,6 +43,12 @@ impl Loader<'_> {
     pub(crate) fn load(self) -> Result<Decoder, TrainError> {
         let Self { base, options, compute, progress } = self;
         let description = base.description().clone();
+        let table = |rope: &Rope| {
+            let inv_freq = description.inv_freq(rope);
+            RopeTable::new(&inv_freq, description.attention_factor(), description.max_position_embeddings)
+        };
+        let rope = table(&description.rope);
+        let local_rope = description.local_rope.as_ref().map_or_else(|| rope.clone(), table);
         let mut source = Source { base, options, device: &compute.device, params: ParamStore::default() };
 
         let embedding = match embeds_from_host(&description, options, compute.kind()) {
@@ -52,7 +58,8 @@ impl Loader<'_> {
         let count = description.num_hidden_layers;
         let mut layers = Vec::with_capacity(count);
         for index in 0..count {
-            layers.push(source.layer(index, &description)?);
+            let rope = if description.layer_windows[index].is_some() { &local_rope } else { &rope };
+            layers.push(source.layer(index, &description, rope)?);
             base.release_pages();
             progress(index as u64 + 1, count as u64);
         }
@@ -62,12 +69,7 @@ impl Loader<'_> {
             _ => source.matrix("lm_head.weight", Role::Table)?,
         };
         base.release_pages();
-        let rope = RopeTable::new(
-            &description.inv_freq(),
-            description.attention_factor(),
-            description.max_position_embeddings,
-        );
-        Ok(Decoder { params: source.params, embedding, layers, norm, head, rope, description, dtype: compute.dtype })
+        Ok(Decoder { params: source.params, embedding, layers, norm, head, description, dtype: compute.dtype })
     }
 }
 
@@ -100,7 +102,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn layer(&mut self, index: usize, description: &ModelDescription) -> Result<Layer, TrainError> {
+    fn layer(&mut self, index: usize, description: &ModelDescription, rope: &RopeTable) -> Result<Layer, TrainError> {
         let name = |module: &str| format!("model.layers.{index}.{module}");
         let linears = [
             ("self_attn.q_proj", description.attention_bias),
@@ -123,22 +125,33 @@ impl Source<'_> {
         }
         let [q, k, v, o, gate, up, down]: [Linear; 7] =
             built.try_into().unwrap_or_else(|_| unreachable!("seven modules in, seven out"));
-        let qk_norm = match description.qk_norm {
-            true => Some((
-                self.norm(&name("self_attn.q_norm.weight"), description)?,
-                self.norm(&name("self_attn.k_norm.weight"), description)?,
-            )),
-            false => None,
+        let mut norm = |module: &str| self.norm(&name(&format!("{module}.weight")), description);
+        let input_norm = norm("input_layernorm")?;
+        let mut pair = |wanted: bool, [first, second]: [&str; 2]| {
+            wanted.then(|| Ok::<_, TrainError>((norm(first)?, norm(second)?))).transpose()
         };
+        let qk_norm = pair(description.qk_norm, ["self_attn.q_norm", "self_attn.k_norm"])?;
+        // What stands before the MLP has another name where there are norms behind both halves.
+        let behind = ["post_attention_layernorm", "post_feedforward_layernorm"];
+        let output_norms = pair(description.output_norms, behind)?;
+        let before = if description.output_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
         Ok(Layer {
             shape: AttentionShape {
                 heads: description.num_attention_heads,
                 kv_heads: description.num_key_value_heads,
                 head_dim: description.head_dim,
+                scale: description.attention_scale() as f32,
+                soft_cap: description.attn_logit_softcapping.map(|cap| cap as f32),
                 window: description.layer_windows[index],
             },
-            input_norm: self.norm(&name("input_layernorm.weight"), description)?,
-            post_attention_norm: self.norm(&name("post_attention_layernorm.weight"), description)?,
+            rope: rope.clone(),
+            input_norm,
+            mlp_norm: norm(before)?,
+            output_norms,
+            activation: match description.activation {
+                adapters::Activation::Silu => Activation::Silu,
+                adapters::Activation::GeluTanh => Activation::GeluTanh,
+            },
             qk_norm,
             q,
             k,
@@ -160,13 +173,21 @@ impl Source<'_> {
         Ok(HostTable::new(bytes, format, rows, cols, self.device))
     }
 
+    /// A norm, whose weight is that of the file and 1 where the family stores it so.
     fn norm(&mut self, name: &str, description: &ModelDescription) -> Result<Norm, TrainError> {
-        Ok(Norm { weight: self.vector(name)?, epsilon: description.rms_norm_eps })
+        let offset = if description.unit_offset { 1.0 } else { 0.0 };
+        let frozen_offset = if self.options.trainable { 0.0 } else { offset };
+        let weight = self.offset_vector(name, frozen_offset)?;
+        Ok(Norm { weight, offset, epsilon: description.rms_norm_eps })
     }
 
     fn vector(&mut self, name: &str) -> Result<Vector, TrainError> {
+        self.offset_vector(name, 0.0)
+    }
+
+    fn offset_vector(&mut self, name: &str, offset: f32) -> Result<Vector, TrainError> {
         let weight = self.base.weight(name)?;
-        let values = dense(&weight);
+        let values: Vec<f32> = dense(&weight).into_iter().map(|value| value + offset).collect();
         let len = values.len();
         Ok(match self.options.trainable {
             true => Vector::Trainable(self.params.register(name, self.tensor(values, [1, len]), vec![len])),

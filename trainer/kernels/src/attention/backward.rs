@@ -11,6 +11,7 @@ use crate::cpu::pack::Right;
 use crate::cpu::product::{Left, Output, Term, serial};
 use crate::cpu::reduce::dot;
 use crate::cpu::threads;
+use crate::soft_cap;
 
 /// What the forward pass saw and made.
 pub(super) struct Kept<'a> {
@@ -78,11 +79,18 @@ fn one_block(
     let keys = Right::Rows { values: &kept.k[k_at..], stride: kv_columns };
     // Where this head's gradients of its keys begin.
     let own = (block.segment.k_start + block.first_key) * q_columns + block.head * width;
-    with_scratch(2 * block.queries * stride, |scratch| {
-        let (p, dp) = scratch.split_at_mut(block.queries * stride);
+    let scores = block.queries * stride;
+    let capped = if layout.soft_cap.is_some() { scores } else { 0 };
+    with_scratch(2 * scores + capped, |scratch| {
+        let (p, rest) = scratch.split_at_mut(scores);
+        let (dp, slopes) = rest.split_at_mut(scores);
         block.scores(level, kept.q, kept.k, layout, p);
         for (i, row) in p.chunks_exact_mut(stride).enumerate() {
             let visible = block.visible(layout, i);
+            if let Some(cap) = layout.soft_cap {
+                let slopes = &mut slopes[i * stride..][visible.clone()];
+                soft_cap::cap_with_slopes(level, &mut row[visible.clone()], slopes, cap);
+            }
             let at = (block.segment.q_start + block.first + i) * layout.heads + block.head;
             probabilities(level, row, visible.start, visible.end, kept.normalisers[at]);
         }
@@ -93,7 +101,7 @@ fn one_block(
         let place = Output { values: dv, start: own, stride: q_columns };
         serial(level, &[product], block.keys, width, place, true);
 
-        // dp = do·vᵀ, then ds = p · (dp - do·o) · scale in its place
+        // dp = do·vᵀ, then ds = p · (dp - do·o) · scale in its place, times the cap's slopes
         let values = Right::Columns { values: &kept.v[k_at..], stride: kv_columns };
         let product = term(Left::rows(gradient, q_columns), values, width);
         serial(level, &[product], block.queries, block.keys, Output::new(dp, stride), false);
@@ -102,7 +110,10 @@ fn one_block(
             let visible = block.visible(layout, i);
             dp[..visible.start].fill(0.0);
             dp[visible.end..].fill(0.0);
-            score_gradients(level, &mut dp[visible.clone()], &p[visible], delta, layout.scale);
+            score_gradients(level, &mut dp[visible.clone()], &p[visible.clone()], delta, layout.scale);
+            if layout.soft_cap.is_some() {
+                soft_cap::pull_back(level, &mut dp[visible.clone()], &slopes[i * stride..][visible]);
+            }
         }
 
         // dq = ds·k

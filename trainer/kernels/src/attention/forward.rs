@@ -8,6 +8,7 @@ use crate::cpu::memory::{Shared, with_scratch};
 use crate::cpu::pack::Right;
 use crate::cpu::product::{Left, Output, Term, serial};
 use crate::cpu::threads;
+use crate::soft_cap;
 
 /// Queries that meet their keys at once.
 pub(super) const BLOCK: usize = 64;
@@ -55,7 +56,7 @@ impl Block {
         if stride.is_multiple_of(64) { stride + 16 } else { stride }
     }
 
-    /// `scores[i, j] = scale · q_i·k_j`.
+    /// `scores[i, j] = scale · q_i·k_j`, not capped.
     pub(super) fn scores(&self, level: Level, q: &[f32], k: &[f32], layout: &AttentionLayout, scores: &mut [f32]) {
         let term = Term {
             left: Left::rows(&q[self.q_at(layout)..], layout.q_columns()),
@@ -121,6 +122,9 @@ pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], queries: usize, layout:
             block.scores(level, q, k, layout, scores);
             for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
                 let visible = block.visible(layout, i);
+                if let Some(cap) = layout.soft_cap {
+                    soft_cap::cap(level, &mut row[visible.clone()], cap);
+                }
                 let log = softmax(level, row, visible.start, visible.end);
                 let at = (block.segment.q_start + block.first + i) * layout.heads + block.head;
                 #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]

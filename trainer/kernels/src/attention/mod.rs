@@ -40,6 +40,8 @@ pub struct AttentionLayout {
     pub head_dim: usize,
     /// Factor on the products of queries and keys.
     pub scale: f32,
+    /// Scaled scores are [soft-capped](crate::soft_cap) at this.
+    pub soft_cap: Option<f32>,
     /// Key `j` is visible to query `i` if `i - window < j <= i`; without a window if `j <= i`.
     pub window: Option<usize>,
     /// Rows in no segment get zeros and no gradient. No query row is in two segments.
@@ -72,6 +74,7 @@ impl AttentionLayout {
         assert!(self.kv_heads > 0 && self.head_dim > 0, "an attention without heads");
         assert!(self.heads.is_multiple_of(self.kv_heads), "{} heads share {} key heads", self.heads, self.kv_heads);
         assert!(self.window != Some(0), "a window of no keys");
+        assert!(self.soft_cap.is_none_or(|cap| cap > 0.0), "scores are capped at {:?}", self.soft_cap);
         let mut end = 0;
         let mut sorted = self.segments.clone();
         sorted.sort_by_key(|segment| segment.q_start);
@@ -192,7 +195,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
     }
 }
 
-/// `softmax(scale · q·kᵀ)·v` for every head and segment, `[Tq, heads · head_dim]`. `q` is `[Tq, heads · head_dim]`, `k` and
+/// `softmax(cap(scale · q·kᵀ))·v` for every head and segment, `[Tq, heads · head_dim]`. `q` is `[Tq, heads · head_dim]`, `k` and
 /// `v` are `[Tk, kv_heads · head_dim]`. Gradients for all three.
 ///
 /// # Panics

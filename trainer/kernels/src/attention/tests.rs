@@ -4,7 +4,8 @@ use super::*;
 use crate::testing::{assert_close, numbers, random, values};
 
 fn layout(heads: usize, kv_heads: usize, head_dim: usize, segments: Vec<Segment>) -> AttentionLayout {
-    AttentionLayout { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None, segments }
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    AttentionLayout { heads, kv_heads, head_dim, scale, soft_cap: None, window: None, segments }
 }
 
 /// Documents of these lengths, one after another.
@@ -29,7 +30,9 @@ fn naive(q: &[f64], k: &[f64], v: &[f64], layout: &AttentionLayout) -> Vec<f64> 
             let position = segment.k_len - segment.q_len + i;
             let sees = |j: &usize| *j <= position && layout.window.is_none_or(|window| *j + window > position);
             let keys: Vec<usize> = (0..segment.k_len).filter(sees).collect();
-            let score = |j: usize| (0..n).map(|c| q[q_at + c] * k[k_at(j) + c]).sum::<f64>() * f64::from(layout.scale);
+            let scaled = |j: usize| (0..n).map(|c| q[q_at + c] * k[k_at(j) + c]).sum::<f64>() * f64::from(layout.scale);
+            let cap = |score: f64| layout.soft_cap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh());
+            let score = |j: usize| cap(scaled(j));
             let scores: Vec<f64> = keys.iter().map(|j| score(*j)).collect();
             let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
@@ -61,8 +64,12 @@ fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: &AttentionLayout) -> 
         }
     }
     let mask = crate::testing::tensor(mask, [1, queries, keys]);
-    let scores = q.matmul(k.swap_dims(1, 2)).mul_scalar(layout.scale) + mask;
-    let output = burn::tensor::activation::softmax(scores, 2).matmul(v);
+    let scores = q.matmul(k.swap_dims(1, 2)).mul_scalar(layout.scale);
+    let scores = match layout.soft_cap {
+        Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
+        None => scores,
+    };
+    let output = burn::tensor::activation::softmax(scores + mask, 2).matmul(v);
     output.swap_dims(0, 1).reshape([queries, heads * n])
 }
 
@@ -80,16 +87,23 @@ fn forward_and_gradients_equal_plain_operations() {
         [(1, 1), (2, 2), (17, 17), (63, 63), (64, 64), (65, 65), (150, 150), (5, 40), (70, 200), (1, 99)]
     {
         for (heads, kv_heads, n) in [(1, 1, 8), (3, 1, 16), (4, 2, 33), (9, 3, 64), (2, 2, 128)] {
-            for window in [None, Some(1), Some(20), Some(1000)] {
+            for (window, soft_cap) in [
+                (None, None),
+                (Some(1), None),
+                (Some(20), None),
+                (Some(1000), None),
+                (None, Some(2.0)),
+                (Some(20), Some(0.5)),
+            ] {
                 let segments = vec![Segment { q_start: 0, q_len: queries, k_start: 0, k_len: keys }];
-                let layout = AttentionLayout { window, ..layout(heads, kv_heads, n, segments) };
+                let layout = AttentionLayout { window, soft_cap, ..layout(heads, kv_heads, n, segments) };
                 let q = random([queries, heads * n], 1).mul_scalar(3.0).require_grad();
                 let k = random([keys, kv_heads * n], 2).mul_scalar(3.0).require_grad();
                 let v = random([keys, kv_heads * n], 3).require_grad();
                 let gradient = random::<2>([queries, heads * n], 4);
                 let got = attention(q.clone(), k.clone(), v.clone(), &layout);
                 let want = plain(q.clone(), k.clone(), v.clone(), &layout);
-                let what = format!("{queries}x{keys} {heads}/{kv_heads}x{n} {window:?}");
+                let what = format!("{queries}x{keys} {heads}/{kv_heads}x{n} {window:?} {soft_cap:?}");
                 assert_close(&values(&got), &values(&want), 1e-5, &what);
                 let (got, want) = ((got * gradient.clone()).sum().backward(), (want * gradient).sum().backward());
                 for (name, leaf) in [("q", &q), ("k", &k), ("v", &v)] {
@@ -108,11 +122,15 @@ fn forward_and_gradients_equal_plain_operations() {
 
 #[test]
 fn gradients_equal_finite_differences() {
+    [None, Some(0.7)].into_iter().for_each(finite_differences);
+}
+
+fn finite_differences(soft_cap: Option<f32>) {
     let segments = vec![
         Segment { q_start: 0, q_len: 3, k_start: 2, k_len: 5 },
         Segment { q_start: 3, q_len: 2, k_start: 0, k_len: 2 },
     ];
-    let layout = AttentionLayout { window: Some(3), ..layout(2, 1, 3, segments) };
+    let layout = AttentionLayout { window: Some(3), soft_cap, ..layout(2, 1, 3, segments) };
     let (queries, keys) = (6, 7);
     let inputs = [numbers(queries * 6, 1), numbers(keys * 3, 2), numbers(keys * 3, 3)];
     let gradient = numbers(queries * 6, 4);

@@ -41,6 +41,12 @@ pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FMA>(-x))
 }
 
+/// tanh x to about 2e-7 of 1, not of its own size: for what is added to other things afterwards.
+#[inline(always)]
+pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
+    1.0 - 2.0 / (1.0 + exp::<FMA>(2.0 * x))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::level::{Level, multiversion};

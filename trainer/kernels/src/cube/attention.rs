@@ -18,6 +18,7 @@ use cubecl::prelude::*;
 use super::cuda;
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::product::{Factor, product};
+use super::soft_cap::{bending, bent, slope};
 use super::tensors::{contiguous, dims, empty, float, upload_shared, zeros};
 use crate::attention::{AttentionLayout, AttentionOps};
 
@@ -91,6 +92,8 @@ fn softmax<F: Float>(
     keys: u32,
     heads: u32,
     scale: f32,
+    bend: f32,
+    #[comptime] capped: bool,
     #[comptime] lanes: u32,
     #[define(F)] _type: ElemType,
 ) {
@@ -104,7 +107,7 @@ fn softmax<F: Float>(
         while j < keys {
             let key = first_key + j;
             if key >= start && key < end {
-                largest = max(largest, scores[at + j as usize] * scale);
+                largest = max(largest, bent(scores[at + j as usize], bend, capped) * scale);
             }
             j += lanes;
         }
@@ -114,7 +117,7 @@ fn softmax<F: Float>(
         while j < keys {
             let key = first_key + j;
             if key >= start && key < end {
-                sum += f32::exp(scores[at + j as usize] * scale - largest);
+                sum += f32::exp(bent(scores[at + j as usize], bend, capped) * scale - largest);
             }
             j += lanes;
         }
@@ -124,7 +127,7 @@ fn softmax<F: Float>(
             let key = first_key + j;
             let mut value = 0.0f32;
             if key >= start && key < end {
-                value = f32::exp(scores[at + j as usize] * scale - largest) / sum;
+                value = f32::exp(bent(scores[at + j as usize], bend, capped) * scale - largest) / sum;
             }
             probabilities[at + j as usize] = F::cast_from(value);
             j += lanes;
@@ -181,6 +184,8 @@ fn score_gradients<F: Float, N: Size>(
     vectors: u32,
     heads: u32,
     scale: f32,
+    bend: f32,
+    #[comptime] capped: bool,
     #[define(F)] _type: ElemType,
 ) {
     let at = ABSOLUTE_POS;
@@ -197,11 +202,13 @@ fn score_gradients<F: Float, N: Size>(
         for j in 0..N::value() {
             let mut p = 0.0f32;
             let key = key + j as u32;
+            let score = bent(scores.extract(j), bend, capped);
             if key >= start && key < end {
-                p = f32::exp(scores.extract(j) * scale - normaliser);
+                p = f32::exp(score * scale - normaliser);
             }
             kept.insert(j, F::cast_from(p));
-            gradients.insert(j, F::cast_from(p * (dprobabilities.extract(j) - delta) * scale));
+            let pulled = p * (dprobabilities.extract(j) - delta) * scale;
+            gradients.insert(j, F::cast_from(pulled * slope(score, bend, capped)));
         }
         probabilities[at] = kept;
         dscores[at] = gradients;
@@ -329,6 +336,7 @@ impl AttentionOps for CubeBackend {
             cuda::attention::forward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &output, &normalisers);
             return (output, normalisers);
         }
+        let (bend, capped) = bending(layout.soft_cap, layout.scale);
         for block in &visible.blocks {
             let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
             let k_block = packed(&k, block.first_key, block.keys, layout.kv_heads, &layout);
@@ -354,6 +362,8 @@ impl AttentionOps for CubeBackend {
                 block.keys as u32,
                 layout.heads as u32,
                 layout.scale,
+                bend,
+                capped,
                 lanes,
                 kind,
             );
@@ -399,6 +409,7 @@ impl AttentionOps for CubeBackend {
             return (dq, dk, dv);
         }
         let (dk, dv) = (zeros(&q, keys, k_columns), zeros(&q, keys, k_columns));
+        let (bend, capped) = bending(layout.soft_cap, layout.scale);
         for block in &visible.blocks {
             let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
             let d_block = packed(&gradient, block.first_query, block.queries, layout.heads, &layout);
@@ -431,6 +442,8 @@ impl AttentionOps for CubeBackend {
                 vectors as u32,
                 layout.heads as u32,
                 layout.scale,
+                bend,
+                capped,
                 kind,
             );
             let dq_block = product(Factor::plain(dscores.clone()), Factor::plain(k_block), q.dtype);

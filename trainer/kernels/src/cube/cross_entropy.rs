@@ -14,6 +14,7 @@ use cubecl::prelude::*;
 use super::dequantize::dense;
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::product::{Factor, add_product, product, product_into};
+use super::soft_cap::{bending, bent, slope};
 use super::square_sums::summed;
 use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};
 use crate::cross_entropy::{CrossEntropyOps, IGNORED};
@@ -62,6 +63,19 @@ fn part_of(vectors: u32, part: u32) -> (u32, u32) {
     (min(part * each, vectors), min((part + 1) * each, vectors))
 }
 
+/// Logits after the cap.
+#[cube]
+fn all_bent<N: Size>(logits: Vector<f32, N>, bend: f32, #[comptime] capped: bool) -> Vector<f32, N> {
+    let mut values = logits;
+    if comptime!(capped) {
+        #[unroll]
+        for j in 0..N::value() {
+            values.insert(j, bent(logits.extract(j), bend, capped));
+        }
+    }
+    values
+}
+
 /// Of each part of a row of logits: its largest logit, the sum of its exponentials relative to that, and the logit of the
 /// target where it is in there. Every unit keeps its sum relative to its largest logit so far (Milakov & Gimelshein 2018),
 /// so that logits are read once here and once for the gradient.
@@ -74,6 +88,8 @@ fn row_parts<N: Size>(
     wanted_logits: &mut [f32],
     count: u32,
     vectors: u32,
+    bend: f32,
+    #[comptime] capped: bool,
     #[comptime] lanes: u32,
 ) {
     let plane = plane_row();
@@ -87,7 +103,7 @@ fn row_parts<N: Size>(
         let mut wanted = 0.0f32;
         let mut i = first + UNIT_POS_X;
         while i < end {
-            let values = logits[start + i as usize];
+            let values = all_bent::<N>(logits[start + i as usize], bend, capped);
             let before = largest;
             #[unroll]
             for j in 0..N::value() {
@@ -122,6 +138,8 @@ fn row_losses<G: Float, N: Size>(
     gradient: &mut [Vector<G, N>],
     count: u32,
     vectors: u32,
+    bend: f32,
+    #[comptime] capped: bool,
     #[comptime] with_gradient: bool,
     #[comptime] lanes: u32,
     #[define(G)] _type: ElemType,
@@ -154,11 +172,12 @@ fn row_losses<G: Float, N: Size>(
             let mut i = first + UNIT_POS_X;
             while i < end {
                 let at = start + i as usize;
-                let mut values = Vector::exp(logits[at] - Vector::<f32, N>::new(most)) / Vector::<f32, N>::new(sum);
+                let logits = all_bent::<N>(logits[at], bend, capped);
+                let mut values = Vector::exp(logits - Vector::<f32, N>::new(most)) / Vector::<f32, N>::new(sum);
                 #[unroll]
                 for j in 0..N::value() {
                     let one = select(i * N::value() as u32 + j as u32 == target, 1.0f32, 0.0f32);
-                    values.insert(j, values.extract(j) - one);
+                    values.insert(j, (values.extract(j) - one) * slope(logits.extract(j), bend, capped));
                 }
                 gradient[at] = Vector::cast_from(values);
                 i += lanes;
@@ -193,8 +212,15 @@ struct Passed {
     dw: Option<CubeTensor>,
 }
 
-/// `head` is dense, of the type of `x`.
-fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw: bool) -> Passed {
+/// `head` is dense, of the type of `x`; which gradients are wanted: those of `x` and of the head.
+fn pass(
+    x: CubeTensor,
+    head: CubeTensor,
+    soft_cap: Option<f32>,
+    targets: &[i32],
+    [with_dx, with_dw]: [bool; 2],
+) -> Passed {
+    let (bend, capped) = bending(soft_cap, 1.0);
     let x = contiguous(x);
     let ((tokens, hidden), (vocab, columns), kind) = (dims(&x), dims(&head), float(&x));
     assert_eq!(hidden, columns, "input features of the head");
@@ -253,6 +279,8 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
             targets_logits.clone().into_buffer_arg(),
             chunk as u32,
             (vocab / size) as u32,
+            bend,
+            capped,
             lanes,
         );
         row_losses::launch(
@@ -269,6 +297,8 @@ fn pass(x: CubeTensor, head: CubeTensor, targets: &[i32], with_dx: bool, with_dw
             dlogits.clone().into_buffer_arg(),
             chunk as u32,
             (vocab / size) as u32,
+            bend,
+            capped,
             with_gradient,
             lanes,
             kind,
@@ -292,24 +322,26 @@ impl CrossEntropyOps for CubeBackend {
         x: FloatTensor<Self>,
         head: IntTensor<Self>,
         layout: MatrixLayout,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let head = dense(head, layout, x.dtype);
         let none = nothing(&x);
-        let Passed { sum, losses, dx, .. } = pass(x, head, &targets, gradient, false);
+        let Passed { sum, losses, dx, .. } = pass(x, head, soft_cap, &targets, [gradient, false]);
         (sum, losses, dx.unwrap_or(none))
     }
 
     fn dense_cross_entropy(
         x: FloatTensor<Self>,
         head: FloatTensor<Self>,
+        soft_cap: Option<f32>,
         targets: Arc<[i32]>,
         gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let head = contiguous(cast(head, x.dtype));
         let none = nothing(&x);
-        let Passed { sum, losses, dx, dw } = pass(x, head, &targets, gradient, gradient);
+        let Passed { sum, losses, dx, dw } = pass(x, head, soft_cap, &targets, [gradient; 2]);
         (sum, losses, dx.unwrap_or_else(|| none.clone()), dw.unwrap_or(none))
     }
 }

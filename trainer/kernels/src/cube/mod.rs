@@ -18,6 +18,7 @@ mod dequantize;
 mod dropout;
 mod embedding;
 #[cfg(feature = "cuda")]
+mod glu;
 mod host_stack;
 mod launch;
 mod linear;
@@ -26,8 +27,8 @@ mod product;
 mod rms_norm;
 mod rope;
 mod seed;
+mod soft_cap;
 mod square_sums;
-mod swiglu;
 mod tensors;
 mod trainable_linear;
 #[cfg(feature = "cuda")]

@@ -80,11 +80,12 @@ __device__ __forceinline__ void load_rows(u32 (&factor)[HEAD_DIM / 16][4], const
 }
 
 // q[queries, heads · HEAD_DIM], k and v [keys, kv_heads · HEAD_DIM] -> out, shaped like q, and the logarithms of the
-// normalisers [queries, heads]. Query i sees keys starts[i] .. ends[i]; one that sees none gets zeros. `scale` is positive.
+// normalisers [queries, heads]. Query i sees keys starts[i] .. ends[i]; one that sees none gets zeros. `scale` is positive;
+// `bend` is that of the prelude.
 // Grid: heads x tiles of queries; shared memory: two tiles each of keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *normalisers,
-                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale) {
+                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale, float bend) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
   const float none = -__int_as_float(0x7f800000);
@@ -142,6 +143,11 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
         multiply(score[2 * n], query[step], m[0], m[1]);
         multiply(score[2 * n + 1], query[step], m[2], m[3]);
       }
+    }
+#pragma unroll
+    for (int n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) score[n][i] = bent(score[n][i], bend);
     }
     if (last_start > key || first_end < key + KEYS) {
 #pragma unroll
@@ -225,7 +231,7 @@ __device__ __forceinline__ void add_product(float (&sum)[HEAD_DIM / 8][4], const
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
                            const float *normalisers, const float *delta, bf16 *dq, u32 queries, u32 keys, u32 heads, u32 kv_heads,
-                           float scale) {
+                           float scale, float bend) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
   const u32 tile_bytes = MET * HEAD_DIM * 2, memory = (u32)__cvta_generic_to_shared(shared);
@@ -293,8 +299,9 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
       for (int i = 0; i < 4; i++) {
         const u32 j = key + n * 8 + 2 * (lane % 4) + (i & 1);
         const bool seen = j >= start[i / 2] && j < end[i / 2];
-        const float p = seen ? exp2f(score[n][i] * factor - base[i / 2]) : 0.0f;
-        score[n][i] = p * (pull[n][i] - rest[i / 2]) * scale;
+        const float capped = bent(score[n][i], bend);
+        const float p = seen ? exp2f(capped * factor - base[i / 2]) : 0.0f;
+        score[n][i] = p * (pull[n][i] - rest[i / 2]) * scale * slope(capped, bend);
       }
     }
     add_product(sum, score, here);
@@ -308,7 +315,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
                         const float *normalisers, const float *delta, bf16 *dk, bf16 *dv, u32 queries, u32 keys, u32 heads,
-                        u32 kv_heads, float scale) {
+                        u32 kv_heads, float scale, float bend) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u32 about[2][4][MET]; // start, end, normaliser, delta
@@ -380,9 +387,10 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
         const u32 column = n * 8 + 2 * (lane % 4) + (i & 1), key = row[i / 2];
         const u32(&of)[4][MET] = about[round % 2];
         const bool seen = key >= of[0][column] && key < of[1][column];
-        const float p = seen ? exp2f(score[n][i] * factor - __uint_as_float(of[2][column]) * LOG2E) : 0.0f;
+        const float capped = bent(score[n][i], bend);
+        const float p = seen ? exp2f(capped * factor - __uint_as_float(of[2][column]) * LOG2E) : 0.0f;
         score[n][i] = p;
-        pull[n][i] = p * (pull[n][i] - __uint_as_float(of[3][column])) * scale;
+        pull[n][i] = p * (pull[n][i] - __uint_as_float(of[3][column])) * scale * slope(capped, bend);
       }
     }
     add_product(value_sum, score, here + tile_bytes);

@@ -124,6 +124,12 @@ __device__ __forceinline__ float power(float x) {
   return y;
 }
 
+__device__ __forceinline__ float logarithm(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // ---- The ring of tiles ---------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void expect(u32 barrier, u32 arrivals) {
@@ -174,7 +180,7 @@ __device__ __forceinline__ void your_turn(u32 group) { asm volatile("bar.arrive 
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *normalisers,
-                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale) {
+                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale, float bend) {
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * FORWARD_STAGES + 1];
@@ -222,6 +228,11 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
   u32 probability[KEYS / 16][4];
   // Scores to exponentials, and what earlier sums shrink by.
   const auto soften = [&](u32 key) {
+#pragma unroll
+    for (u32 n = 0; n < KEYS / 8; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) score[n][i] = bent(score[n][i], bend);
+    }
     if (last_start > key || first_end < key + KEYS) {
 #pragma unroll
       for (u32 n = 0; n < KEYS / 8; n++) {
@@ -311,7 +322,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
                            const float *normalisers, const float *delta, bf16 *dq, u32 queries, u32 keys, u32 heads, u32 kv_heads,
-                           float scale) {
+                           float scale, float bend) {
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * BACKWARD_STAGES + 1];
@@ -365,6 +376,11 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   see();
   if (group == 1) your_turn(group);
   const auto soften = [&](u32 key) {
+#pragma unroll
+    for (u32 n = 0; n < MET / 8; n++) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) score[n][i] = bent(score[n][i], bend);
+    }
     if (last_start > key || first_end < key + MET) {
 #pragma unroll
       for (u32 n = 0; n < MET / 8; n++) {
@@ -378,7 +394,10 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 #pragma unroll
     for (u32 n = 0; n < MET / 8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] = power(score[n][i] * factor - base[i / 2]) * (pull[n][i] - rest[i / 2]);
+      for (int i = 0; i < 4; i++) {
+        const float p = power(score[n][i] * factor - base[i / 2]);
+        score[n][i] = p * (pull[n][i] - rest[i / 2]) * slope(score[n][i], bend);
+      }
     }
   };
   const auto start_products = [&](u32 tile) {
@@ -431,7 +450,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
                         const float *normalisers, const float *delta, bf16 *dk, bf16 *dv, u32 queries, u32 keys, u32 heads,
-                        u32 kv_heads, float scale) {
+                        u32 kv_heads, float scale, float bend) {
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * BACKWARD_STAGES + 1];
@@ -502,7 +521,7 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     for (u32 n = 0; n < MET / 8; n++) {
       const float2 base = *(const float2 *)&of[2][n * 8 + 2 * (lane % 4)];
 #pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] = power(score[n][i] * factor - (i & 1 ? base.y : base.x) * LOG2E);
+      for (int i = 0; i < 4; i++) score[n][i] = power(bent(score[n][i], bend) * factor - (i & 1 ? base.y : base.x) * LOG2E);
     }
     if (last_start > first || first_end < first + ROWS) {
 #pragma unroll
@@ -522,9 +541,13 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     hold(pull);
 #pragma unroll
     for (u32 n = 0; n < MET / 8; n++) {
-      const float2 rest = *(const float2 *)&of[3][n * 8 + 2 * (lane % 4)];
+      const float2 base = *(const float2 *)&of[2][n * 8 + 2 * (lane % 4)], rest = *(const float2 *)&of[3][n * 8 + 2 * (lane % 4)];
 #pragma unroll
-      for (int i = 0; i < 4; i++) pull[n][i] = score[n][i] * (pull[n][i] - (i & 1 ? rest.y : rest.x));
+      for (int i = 0; i < 4; i++) {
+        // Registers are short: the score is found again from its probability.
+        const float again = (logarithm(score[n][i]) + (i & 1 ? base.y : base.x) * LOG2E) * (1.0f / factor);
+        pull[n][i] = score[n][i] * (pull[n][i] - (i & 1 ? rest.y : rest.x)) * slope(again, bend);
+      }
     }
     narrow(pulled, pull);
     begin();

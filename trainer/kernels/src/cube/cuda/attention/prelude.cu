@@ -1,4 +1,4 @@
-// What the kernels of every generation of cards share. HEAD_DIM is given when this is compiled.
+// What the kernels of every generation of cards share. HEAD_DIM and SOFT_CAP (0 or 1) are given when this is compiled.
 //
 // Sums of mma.m16n8k16 and of wgmma lie alike, as the PTX manual has them: of sixteen rows, a lane holds lane / 4 and
 // lane / 4 + 8, and of eight columns 2 · (lane % 4) and the next.
@@ -13,6 +13,17 @@ __device__ __forceinline__ u32 narrowed(float low, float high) {
   u32 both;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
+}
+
+// A score after the soft cap, tanh(x · bend) / bend, where bend is scale / cap; as it is without a cap.
+__device__ __forceinline__ float bent(float x, float bend) {
+  return SOFT_CAP ? (1.0f - __fdividef(2.0f, 1.0f + exp2f(2.0f * LOG2E * bend * x))) * (1.0f / bend) : x;
+}
+
+// The derivative where the result was `score`; 0 for one that is masked by -infinity.
+__device__ __forceinline__ float slope(float score, float bend) {
+  const float t = fminf(fmaxf(score * bend, -1.0f), 1.0f);
+  return SOFT_CAP ? (1.0f - t) * (1.0f + t) : 1.0f;
 }
 
 // Starts to copy one number, zero where it is not there.

@@ -1,4 +1,4 @@
-//! SwiGLU, element by element.
+//! SwiGLU and GeGLU, element by element.
 
 use burn::backend::tensor::FloatTensor;
 use burn_cubecl::CubeBackend;
@@ -7,12 +7,31 @@ use cubecl::prelude::*;
 
 use super::launch::{UNITS, units, vector_size};
 use super::tensors::{contiguous, dims, empty, float, len};
-use crate::swiglu::SwigluOps;
+use crate::glu::{Activation, CUBIC, GluOps, LINEAR, SATURATED};
 
+/// `σ(z(x))`.
 #[cube]
-fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+fn sigma<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     let one = Vector::<f32, N>::one();
-    one / (one + Vector::exp(-x))
+    match comptime!(activation) {
+        Activation::Silu => one / (one + Vector::exp(-x)),
+        Activation::GeluTanh => {
+            let z = x * (x * x * Vector::new(CUBIC) + Vector::new(LINEAR));
+            one / (one + Vector::exp(-z))
+        }
+    }
+}
+
+/// `z'(x)`.
+#[cube]
+fn slope<N: Size>(x: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
+    match comptime!(activation) {
+        Activation::Silu => Vector::<f32, N>::one(),
+        Activation::GeluTanh => {
+            let x = clamp(x, Vector::new(-SATURATED), Vector::new(SATURATED));
+            x * x * Vector::new(comptime!(3.0 * CUBIC)) + Vector::new(LINEAR)
+        }
+    }
 }
 
 #[cube(launch)]
@@ -21,12 +40,13 @@ fn forward<F: Float, N: Size>(
     up: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
     vectors: u32,
+    #[comptime] activation: Activation,
     #[define(F)] _type: ElemType,
 ) {
     let i = ABSOLUTE_POS;
     if (i as u32) < vectors {
         let g = Vector::<f32, N>::cast_from(gate[i]);
-        y[i] = Vector::cast_from(g * sigmoid::<N>(g) * Vector::<f32, N>::cast_from(up[i]));
+        y[i] = Vector::cast_from(g * sigma::<N>(g, activation) * Vector::<f32, N>::cast_from(up[i]));
     }
 }
 
@@ -38,21 +58,22 @@ fn backward<F: Float, N: Size>(
     dgate: &mut [Vector<F, N>],
     dup: &mut [Vector<F, N>],
     vectors: u32,
+    #[comptime] activation: Activation,
     #[define(F)] _type: ElemType,
 ) {
     let i = ABSOLUTE_POS;
     if (i as u32) < vectors {
         let (dy, g) = (Vector::<f32, N>::cast_from(dy[i]), Vector::<f32, N>::cast_from(gate[i]));
         let one = Vector::<f32, N>::one();
-        let sigma = sigmoid::<N>(g);
+        let sigma = sigma::<N>(g, activation);
         dup[i] = Vector::cast_from(dy * g * sigma);
-        let slope = sigma * (one + g * (one - sigma));
+        let slope = sigma * (one + g * slope::<N>(g, activation) * (one - sigma));
         dgate[i] = Vector::cast_from(dy * Vector::<f32, N>::cast_from(up[i]) * slope);
     }
 }
 
-impl SwigluOps for CubeBackend {
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+impl GluOps for CubeBackend {
+    fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
         let (gate, up) = (contiguous(gate), contiguous(up));
         let (rows, columns) = dims(&gate);
         let y = empty(&gate, [rows, columns], gate.dtype);
@@ -67,15 +88,17 @@ impl SwigluOps for CubeBackend {
             up.into_buffer_arg(),
             y.clone().into_buffer_arg(),
             vectors as u32,
+            activation,
             kind,
         );
         y
     }
 
-    fn swiglu_backward(
+    fn glu_backward(
         dy: FloatTensor<Self>,
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [dy, gate, up] = [dy, gate, up].map(contiguous);
         let (rows, columns) = dims(&gate);
@@ -93,6 +116,7 @@ impl SwigluOps for CubeBackend {
             dgate.clone().into_buffer_arg(),
             dup.clone().into_buffer_arg(),
             vectors as u32,
+            activation,
             kind,
         );
         (dgate, dup)
