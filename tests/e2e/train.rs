@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
+use tonfall_adapters::BaseModel;
 
 use crate::program::{run, tonfall, wait_until};
 use crate::tiny_model::Workshop;
@@ -376,18 +377,47 @@ fn merging_is_the_same_by_hand() {
     run(workshop.home(), &["chat", "one", "--prompt", "Hello?", "--max-new-tokens", "4"]).expect(0);
 }
 
-#[test]
-fn full_training_writes_a_model() {
-    let workshop = Workshop::new();
+/// The workshop's recipe for training every weight.
+fn train_every_weight(workshop: &Workshop) {
     let recipe = fs::read_to_string(workshop.path("recipe.toml")).unwrap();
     let start = recipe.find("[lora]").unwrap();
     let end = recipe.find("[data]").unwrap();
     let recipe = recipe.replace(&recipe[start..end], "[adapter]\nkind = \"full\"\n\n").replace("\"nf4\"", "\"none\"");
     let recipe = recipe.replace("[export]\nmerged = true\n", "");
     fs::write(workshop.path("recipe.toml"), recipe).unwrap();
+}
+
+#[test]
+fn full_training_writes_a_model() {
+    let workshop = Workshop::new();
+    train_every_weight(&workshop);
     let done = run(workshop.home(), &["train", "recipe.toml", "--run-name", "a"]).expect(0);
     assert!(done.stdout.contains("runs/a/exports/model"), "{}", done.stdout);
     run(workshop.home(), &["chat", "runs/a", "--prompt", "Hello?", "--max-new-tokens", "4"]).expect(0);
+}
+
+/// Gemma's norms multiply by 1 more than what is stored, frozen or trained.
+#[test]
+fn a_trained_gemma_has_its_norms_as_they_are_stored() {
+    let workshop = Workshop::new();
+    workshop.edit("base/config.json", "LlamaForCausalLM", "GemmaForCausalLM");
+    workshop.edit("base/config.json", "\"model_type\":\"llama\"", "\"model_type\":\"gemma\"");
+    workshop.edit("base/config.json", "\"silu\"", "\"gelu_pytorch_tanh\"");
+    workshop.edit("recipe.toml", "learning_rate = 1e-2", "learning_rate = 1e-6");
+    let dense = ["train", "recipe.toml", "--set", "quantization=\"none\"", "--set", "lora.dropout=0.0"];
+    run(workshop.home(), &[&dense[..], &["--run-name", "adapter"]].concat()).expect(0);
+    train_every_weight(&workshop);
+    run(workshop.home(), &["train", "recipe.toml", "--run-name", "full"]).expect(0);
+    let first_loss = |name| of_kind(&events(&workshop, name), "step")[0]["loss"].as_f64().unwrap();
+    let (adapter, full) = (first_loss("adapter"), first_loss("full"));
+    assert!((adapter - full).abs() < 1e-5 * adapter, "{adapter} with frozen norms, {full} with trained ones");
+
+    let trained = BaseModel::open(&workshop.path("runs/full/exports/model")).unwrap();
+    for name in ["model.layers.0.input_layernorm.weight", "model.norm.weight"] {
+        let weight = trained.weight(name).unwrap();
+        let mut values = weight.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        assert!(values.all(|value| (value - 1.0).abs() < 1e-4), "{name}");
+    }
 }
 
 #[test]

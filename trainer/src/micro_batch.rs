@@ -13,7 +13,7 @@ use serde::Serialize;
 use tonfall_datasets::{Batch, IGNORED};
 use tonfall_kernels::{HostStack, linear_cross_entropy, seed};
 
-use crate::model::{Decoder, Documents, DropoutKey, Hidden, self_segments};
+use crate::model::{Decoder, Documents, DropoutKey, Hidden, Pass, self_segments};
 use crate::params::{Binding, GradientSums, ParamStore};
 
 /// What each position has to predict: the next token of its own document, `IGNORED` at a document's end.
@@ -34,7 +34,7 @@ pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
     let binding = Binding::untracked(&model.params);
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: None };
-    let pass = crate::model::Pass { with_adapter, ..documents.pass(&binding) };
+    let pass = Pass { with_adapter, ..documents.pass(&binding) };
     let hidden = model.hidden(&batch.input_ids, &pass);
     scalar(&linear_cross_entropy(hidden, model.head(&binding), &targets(batch)))
 }
@@ -42,7 +42,7 @@ pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
 /// What the backward pass finds of the forward pass, in less and less of the device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Activations {
-    /// Everything that it needs.
+    /// Everything that it needs but what an adapter's input is made of cheaply (see `tonfall_kernels::Cheap`).
     Kept,
     /// The input of each block, from which the rest is computed again.
     Recomputed,
@@ -88,7 +88,8 @@ fn plain(
     sums: &mut GradientSums,
 ) -> Tensor<1> {
     let binding = Binding::tracked(&model.params);
-    let hidden = model.hidden(&batch.input_ids, &documents.pass(&binding));
+    let pass = Pass { cheap_again: true, ..documents.pass(&binding) };
+    let hidden = model.hidden(&batch.input_ids, &pass);
     let loss = linear_cross_entropy(hidden, model.head(&binding), targets);
     let value = loss.clone().inner();
     let mut gradients = loss.mul_scalar(scale).backward();

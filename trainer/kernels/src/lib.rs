@@ -15,6 +15,7 @@ mod all_reduce;
 mod attention;
 mod bias;
 mod buffer;
+mod cheap;
 mod cpu;
 mod cross_entropy;
 #[cfg(feature = "cube")]
@@ -48,6 +49,7 @@ pub use adamw8::{BLOCK as MOMENT_BLOCK, Moment8};
 pub use all_reduce::{Communicator, GroupId, all_reduce};
 pub use attention::{AttentionLayout, FUSED_HEAD_DIMS, Segment, attention};
 pub use buffer::release_idle;
+pub use cheap::Cheap;
 pub use cpu::level::cpu_level;
 pub use cross_entropy::{Head, HeadWeight, IGNORED, held_tokens, linear_cross_entropy, logits, token_losses};
 pub use dropout::Dropout;

@@ -1,13 +1,15 @@
 //! A frozen linear layer with a low-rank adapter: `y = x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021).
 //!
 //! Responsible for: both products as one pass over the output, and the gradients of `x`, `A` and `B`. The tape holds
-//! `x` (shared with whoever made it), the stored weight, `A`, `B` and `u = drop(x)·Aᵀ`, which is `r` numbers a token.
+//! `x` (or, where that is [`Cheap`], what it is made of), the stored weight, `A`, `B` and `u = drop(x)·Aᵀ`, which is `r`
+//! numbers a token.
 //! Must not depend on: where adapters come from, how they are named or merged.
 
 use burn::tensor::Tensor;
 
 use crate::bias::add_bias;
 use crate::buffer::Buffer;
+use crate::cheap::{Cheap, Given, Input, untracked};
 use crate::cpu::level::Level;
 use crate::cpu::pack::Right;
 use crate::cpu::product::{Left, Term};
@@ -15,10 +17,12 @@ use crate::cpu::{few_rows, product, transpose};
 use crate::dropout::Dropout;
 use crate::flex::{bytes, constant, contiguous, dims, floats, matrix, nothing, vector};
 use crate::frozen::{FrozenMatrix, MatrixLayout};
+use crate::glu::GluOps;
 use crate::op::{
     Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor,
     NodeId, Ops, OpsKind, backend_extension,
 };
+use crate::rms_norm::RmsNormOps;
 
 /// What is fixed about one application of an adapter.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +48,7 @@ pub(crate) trait LoraOps: Backend {
 
     /// `x[T, in]`, `a[r, in]`, `b[out, r]` → `(y[T, out], u[T, r])`.
     fn lora(
-        x: FloatTensor<Self>,
+        #[extension_type] x: Given<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -53,7 +57,7 @@ pub(crate) trait LoraOps: Backend {
 
     /// A zero, `[1]`, whose gradients are those that `lora` hands on where the gradient of `y` is `dy[T, out]`.
     fn lora_seeded(
-        x: FloatTensor<Self>,
+        #[extension_type] x: Given<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -113,13 +117,13 @@ impl LoraOps for Flex {
     }
 
     fn lora(
-        x: FloatTensor<Self>,
+        x: Given<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         settings: LoraSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (x, b) = (contiguous(x), contiguous(b));
+        let (x, b) = (contiguous(x.value()), contiguous(b));
         let LoraSettings { layout, scale, .. } = settings;
         let u_tensor = Self::lora_down(x.clone(), a, settings);
         let ((tokens, features), (_, rank)) = (dims(&x), dims(&u_tensor));
@@ -147,7 +151,7 @@ impl LoraOps for Flex {
     }
 
     fn lora_seeded(
-        _: FloatTensor<Self>,
+        _: Given<Self>,
         _: IntTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
@@ -226,7 +230,7 @@ impl LoraOps for Flex {
 /// What the backward pass takes from the forward one.
 #[derive(Clone, Debug)]
 struct Kept<B: Backend> {
-    x: FloatTensor<B>,
+    x: Input<B>,
     u: FloatTensor<B>,
     weight: IntTensor<B>,
     a: FloatTensor<B>,
@@ -234,12 +238,12 @@ struct Kept<B: Backend> {
     settings: LoraSettings,
 }
 
-impl<B: LoraOps> Kept<B> {
+impl<B: LoraOps + RmsNormOps + GluOps> Kept<B> {
     /// Hands the gradients of `x`, `a` and `b` to those who want them.
     fn pull(self, dy: FloatTensor<B>, parents: [Option<NodeId>; 3], grads: &mut Gradients) {
         let Self { x, u, weight, a, b, settings } = self;
         let how = LoraBackward { settings, input_gradient: parents[0].is_some() };
-        let (dx, da, db) = B::lora_backward(dy, x, u, weight, a, b, how);
+        let (dx, da, db) = B::lora_backward(dy, x.take(), u, weight, a, b, how);
         for (parent, gradient) in parents.into_iter().zip([dx, da, db]) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent, gradient);
@@ -248,13 +252,13 @@ impl<B: LoraOps> Kept<B> {
     }
 }
 
-impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
+impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
     fn lora_down(x: FloatTensor<Self>, a: FloatTensor<Self>, settings: LoraSettings) -> FloatTensor<Self> {
         constant::<B, C>(B::lora_down(x.into_primitive(), a.into_primitive(), settings))
     }
 
     fn lora(
-        x: FloatTensor<Self>,
+        x: Given<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -262,24 +266,24 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct Step;
-        impl<B: LoraOps> Backward<B, 3> for Step {
+        impl<B: LoraOps + RmsNormOps + GluOps> Backward<B, 3> for Step {
             type State = Kept<B>;
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
                 ops.state.pull(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
             }
         }
-        let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let ((x, x_node), (a, a_node), (b, b_node)) = (untracked(x), a.into_parts(), b.into_parts());
         let (y, u) = B::lora(x.clone(), weight.clone(), a.clone(), b.clone(), settings);
         let y = match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(Kept { x, u: u.clone(), weight, a, b, settings }, y),
+            OpsKind::Tracked(prep) => prep.finish(Kept { x: Input::new(x), u: u.clone(), weight, a, b, settings }, y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
         (y, constant::<B, C>(u))
     }
 
     fn lora_seeded(
-        x: FloatTensor<Self>,
+        x: Given<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -288,20 +292,20 @@ impl<B: LoraOps, C: CheckpointStrategy> LoraOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
-        impl<B: LoraOps> Backward<B, 3> for Step {
+        impl<B: LoraOps + RmsNormOps + GluOps> Backward<B, 3> for Step {
             type State = (Kept<B>, FloatTensor<B>);
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let (kept, dy) = ops.state;
                 kept.pull(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
             }
         }
-        let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let ((x, x_node), (a, a_node), (b, b_node)) = (untracked(x), a.into_parts(), b.into_parts());
         let dy = dy.into_primitive();
         let zero = B::lora_seeded(x.clone(), weight.clone(), a.clone(), b.clone(), dy.clone(), settings);
         match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let u = B::lora_down(x.clone(), a.clone(), settings);
-                prep.finish((Kept { x, u, weight, a, b, settings }, dy), zero)
+                let u = B::lora_down(x.clone().value(), a.clone(), settings);
+                prep.finish((Kept { x: Input::new(x), u, weight, a, b, settings }, dy), zero)
             }
             OpsKind::UnTracked(prep) => prep.finish(zero),
         }
@@ -348,10 +352,11 @@ impl Adapter {
 /// # Panics
 /// When the shapes don't fit, or the dropout is not in [0, 1).
 #[must_use]
-pub fn lora_linear(x: Tensor<2>, weight: &FrozenMatrix, bias: Option<Tensor<1>>, adapter: Adapter) -> Tensor<2> {
+pub fn lora_linear(x: impl Into<Cheap>, weight: &FrozenMatrix, bias: Option<Tensor<1>>, adapter: Adapter) -> Tensor<2> {
     let settings = adapter.settings(weight);
-    let [x, a, b] = [x, adapter.a, adapter.b].map(Tensor::into_dispatch);
-    let (y, _) = <Dispatch as LoraOps>::lora(x, weight.data().clone().into_dispatch(), a, b, settings);
+    let [a, b] = [adapter.a, adapter.b].map(Tensor::into_dispatch);
+    let weight = weight.data().clone().into_dispatch();
+    let (y, _) = <Dispatch as LoraOps>::lora(x.into().given(), weight, a, b, settings);
     let y = Tensor::from_dispatch(y);
     match bias {
         Some(bias) => add_bias(y, bias),
@@ -365,12 +370,13 @@ pub fn lora_linear(x: Tensor<2>, weight: &FrozenMatrix, bias: Option<Tensor<1>>,
 /// # Panics
 /// As `lora_linear`, and when `dy` has another shape than its value would have.
 #[must_use]
-pub fn seed_lora_linear(x: Tensor<2>, weight: &FrozenMatrix, adapter: Adapter, dy: Tensor<2>) -> Tensor<1> {
-    let settings = adapter.settings(weight);
-    assert_eq!(dy.dims(), [x.dims()[0], settings.layout.rows], "a gradient is shaped like its tensor");
-    let [x, a, b, dy] = [x, adapter.a, adapter.b, dy].map(Tensor::into_dispatch);
-    let data = weight.data().clone().into_dispatch();
-    Tensor::from_dispatch(<Dispatch as LoraOps>::lora_seeded(x, data, a, b, dy, settings))
+pub fn seed_lora_linear(x: impl Into<Cheap>, weight: &FrozenMatrix, adapter: Adapter, dy: Tensor<2>) -> Tensor<1> {
+    let (settings, x) = (adapter.settings(weight), x.into());
+    let [tokens, outputs] = dy.dims();
+    assert_eq!([tokens, outputs], [x.tokens(), settings.layout.rows], "a gradient is shaped like its tensor");
+    let [a, b, dy] = [adapter.a, adapter.b, dy].map(Tensor::into_dispatch);
+    let weight = weight.data().clone().into_dispatch();
+    Tensor::from_dispatch(<Dispatch as LoraOps>::lora_seeded(x.given(), weight, a, b, dy, settings))
 }
 
 #[cfg(test)]

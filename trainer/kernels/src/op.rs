@@ -8,6 +8,6 @@ pub(crate) use burn::backend::autodiff::NodeId;
 pub(crate) use burn::backend::autodiff::checkpoint::base::Checkpointer;
 pub(crate) use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 pub(crate) use burn::backend::autodiff::grads::Gradients;
-pub(crate) use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary, unary};
+pub(crate) use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind, binary, unary};
 pub(crate) use burn::backend::tensor::{FloatTensor, IntTensor};
-pub(crate) use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+pub(crate) use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, backend_extension};

@@ -84,13 +84,15 @@ impl Pass<'_> {
         self.batch.tokens as u64 * numbers * self.width()
     }
 
-    /// What the operations of a block keep for the backward pass.
-    fn kept(&self) -> u64 {
+    /// What the operations of a block keep for the backward pass; with `cheap_again` inputs of adapters that norms and gate
+    /// make are not among it.
+    fn kept(&self, cheap_again: bool) -> u64 {
         let Sites([q, k, v, o, gate, up, down]) = self.sites;
         let when = |wanted: bool, numbers: u64| if wanted { numbers } else { 0 };
         // Inputs of both norms; queries, keys and values; what comes of them; gate and up.
         let always = 2 * self.hidden() + 2 * self.q() + 2 * self.kv() + 2 * self.ff();
         let inputs = when(q || k || v, self.hidden()) + when(gate || up, self.hidden()) + when(down, self.ff());
+        let inputs = when(!cheap_again || self.rank.is_none(), inputs);
         let norms = when(self.model.qk_norm, self.q() + self.kv()) + when(self.model.output_norms, 2 * self.hidden());
         let sites = [q, k, v, o, gate, up, down].into_iter().filter(|site| *site).count();
         let low_rank = self.rank.map_or(0, |rank| (sites * rank) as u64);
@@ -150,9 +152,11 @@ impl Pass<'_> {
     pub(super) fn training(&self, activations: Activations, accumulates: bool) -> Vec<Part> {
         let summed = if accumulates { F32 * self.trained } else { 0 };
         let head = if self.rank.is_none() { F32 * self.vocab() * self.hidden() } else { 0 };
-        let (layers, block, own_input) = (self.layers(), self.kept(), self.tokens(self.hidden()));
+        let (layers, own_input) = (self.layers(), self.tokens(self.hidden()));
+        let block = self.kept(!activations.again());
         let (kept, in_block) = match activations {
-            Activations::Kept => (layers * block, 0),
+            // Of one block, what is made again too.
+            Activations::Kept => (layers * block, self.kept(false) - block),
             // The block's own input is among the inputs of all.
             Activations::Recomputed => (layers * own_input, block - own_input),
             // One on its way to or from the host, and the block's own.
@@ -260,18 +264,19 @@ mod tests {
         let model = model();
         let pass = pass(&model, [true; 7]);
         // For each token and block: four times hidden, twice q, twice kv, three times ff, seven times r, in f32; and the
-        // normalisers of two heads.
-        let block = 10 * (4 * (16 + 8 + 4 + 24 + 14) + 4 * 2);
-        assert_eq!(pass.kept(), block);
+        // normalisers of two heads. Twice hidden and once ff of it can be made again.
+        let (all, block) = (10 * (4 * (16 + 8 + 4 + 24 + 14) + 4 * 2), 10 * (4 * (8 + 8 + 4 + 16 + 14) + 4 * 2));
+        assert_eq!((pass.kept(false), pass.kept(true)), (all, block));
         let scratch = pass.workspace();
         let logits = 6 * (4 * 16 + 2 * 4 * 4);
-        // The loss is the highest moment: three more times hidden.
-        let loss = 2 * block + 10 * 4 * 12;
-        assert_eq!(bytes(&pass.training(Activations::Kept, false)), [0, loss, logits, scratch, 0]);
-        assert_eq!(bytes(&pass.training(Activations::Kept, true)), [400, loss, logits, scratch, 0]);
+        // The last block's backward pass is the highest moment: what is made again of it, its gradients of hidden, gate and up.
+        let backward = block + all + 10 * 4 * 20;
+        assert!(backward > 2 * block + 10 * 4 * 12 + logits);
+        assert_eq!(bytes(&pass.training(Activations::Kept, false)), [0, backward, 0, scratch, 0]);
+        assert_eq!(bytes(&pass.training(Activations::Kept, true)), [400, backward, 0, scratch, 0]);
         // Recomputing, it is the last block's backward pass: inputs of both blocks (one of them the block's own), its
         // gradients of hidden, gate and up.
-        let again = 2 * 10 * 4 * 4 + block - 10 * 4 * 4 + 10 * 4 * 20;
+        let again = 2 * 10 * 4 * 4 + all - 10 * 4 * 4 + 10 * 4 * 20;
         assert_eq!(bytes(&pass.training(Activations::Recomputed, false)), [0, again, 0, scratch, 0]);
         // Offloading, there are two inputs, however many blocks.
         assert_eq!(bytes(&pass.training(Activations::Offloaded, false)), [0, again, 0, scratch, 0]);
@@ -286,7 +291,7 @@ mod tests {
         let plain = model();
         let normed = ModelDescription { output_norms: true, ..model() };
         let (plain, normed) = (pass(&plain, [true; 7]), pass(&normed, [true; 7]));
-        assert_eq!(normed.kept() - plain.kept(), 10 * 4 * (2 * 4));
+        assert_eq!(normed.kept(true) - plain.kept(true), 10 * 4 * (2 * 4));
         assert_eq!(normed.mlp_gradients() - plain.mlp_gradients(), 10 * 4 * 4);
     }
 
@@ -303,7 +308,7 @@ mod tests {
     #[test]
     fn inputs_are_kept_where_an_adapter_needs_them() {
         let model = model();
-        let kept = |sites| pass(&model, sites).kept();
+        let kept = |sites| pass(&model, sites).kept(false);
         let none = kept([false; 7]);
         let q_alone = kept([true, false, false, false, false, false, false]);
         assert_eq!(q_alone - none, 10 * 4 * (4 + 2));

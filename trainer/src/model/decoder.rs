@@ -106,7 +106,14 @@ impl Decoder {
         let binding = Binding::untracked(&self.params);
         let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|p| p as u32).collect();
         let segments = [Segment { q_start: 0, q_len: ids.len(), k_start: 0, k_len: cache.len + ids.len() }];
-        let pass = Pass { binding: &binding, positions: &positions, segments: &segments, with_adapter, dropout: None };
+        let pass = Pass {
+            binding: &binding,
+            positions: &positions,
+            segments: &segments,
+            with_adapter,
+            cheap_again: false,
+            dropout: None,
+        };
         let x = self.embed(ids, &binding);
         let layers = self.layers.iter().zip(&mut cache.layers);
         let x = layers.fold(x, |x, (layer, cache)| layer.forward(x, &pass, Some(cache)));
@@ -146,6 +153,7 @@ pub(crate) struct Documents<'a> {
 impl<'a> Documents<'a> {
     /// The pass with the adapter under `binding`.
     pub(crate) fn pass(&self, binding: &'a Binding<'a>) -> Pass<'a> {
-        Pass { binding, positions: self.positions, segments: self.segments, with_adapter: true, dropout: self.dropout }
+        let Self { positions, segments, dropout } = *self;
+        Pass { binding, positions, segments, with_adapter: true, cheap_again: false, dropout }
     }
 }

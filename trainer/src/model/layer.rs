@@ -4,7 +4,7 @@
 //! Must not depend on: families, files, quantisation. What changes this flow is a new block file, not a flag here.
 
 use burn::tensor::Tensor;
-use tonfall_kernels::{Activation, AttentionLayout, RopeTable};
+use tonfall_kernels::{Activation, AttentionLayout, Cheap, RopeTable};
 
 use super::linear::{Linear, Vector};
 use super::pass::{LayerCache, Pass};
@@ -22,6 +22,14 @@ impl Norm {
     /// `[tokens, n]` → `[tokens, n]`.
     pub(super) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
         tonfall_kernels::rms_norm(x, self.gamma(pass), self.epsilon)
+    }
+
+    /// The same for adapters, `[tokens, n]`.
+    fn cheap(&self, x: Tensor<2>, pass: &Pass<'_>) -> Cheap {
+        match pass.cheap_again {
+            true => Cheap::rms_norm(x, self.gamma(pass), self.epsilon),
+            false => self.forward(x, pass).into(),
+        }
     }
 
     /// The norm over each head of `[tokens, heads · head_dim]`.
@@ -100,14 +108,14 @@ impl Layer {
 
     /// The block's first half.
     fn attend(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
-        let y = self.attention(self.input_norm.forward(x.clone(), pass), pass, cache);
+        let y = self.attention(self.input_norm.cheap(x.clone(), pass), pass, cache);
         x + match &self.output_norms {
             Some((norm, _)) => norm.forward(y, pass),
             None => y,
         }
     }
 
-    fn attention(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    fn attention(&self, x: Cheap, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let (mut q, mut k) = (self.q.forward(x.clone(), pass), self.k.forward(x.clone(), pass));
         let v = self.v.forward(x, pass);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
@@ -132,9 +140,12 @@ impl Layer {
     }
 
     /// What the second half's last product takes.
-    fn gated(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
-        let x = self.mlp_norm.forward(x, pass);
+    fn gated(&self, x: Tensor<2>, pass: &Pass<'_>) -> Cheap {
+        let x = self.mlp_norm.cheap(x, pass);
         let (gate, up) = (self.gate.forward(x.clone(), pass), self.up.forward(x, pass));
-        tonfall_kernels::glu(gate, up, self.activation)
+        match pass.cheap_again {
+            true => Cheap::glu(gate, up, self.activation),
+            false => tonfall_kernels::glu(gate, up, self.activation).into(),
+        }
     }
 }

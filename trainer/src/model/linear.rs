@@ -4,7 +4,7 @@
 //! Must not depend on: where weights come from, or what the layer is used for.
 
 use burn::tensor::{DType, Tensor};
-use tonfall_kernels::{Adapter, Dropout, FrozenMatrix, HeadWeight};
+use tonfall_kernels::{Adapter, Cheap, Dropout, FrozenMatrix, HeadWeight};
 
 use super::pass::Pass;
 use crate::params::{Binding, ParamId};
@@ -88,17 +88,17 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// `[tokens, in_features]` → `[tokens, out_features]`.
-    pub(crate) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: impl Into<Cheap>, pass: &Pass<'_>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(|bias| bias.get(pass.binding));
         match (&self.weight, self.adapter(pass)) {
             (Matrix::Frozen(matrix), Some(adapter)) => tonfall_kernels::lora_linear(x, matrix, bias, adapter),
-            (weight, _) => weight.project(x, bias, pass.binding),
+            (weight, _) => weight.project(x.into().value(), bias, pass.binding),
         }
     }
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of the output, `[tokens, out_features]`, which
     /// is computed only where the backward pass needs it.
-    pub(crate) fn seed(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
+    pub(crate) fn seed(&self, x: impl Into<Cheap>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
         match (&self.weight, self.adapter(pass), &self.bias) {
             (Matrix::Frozen(matrix), Some(adapter), None) => {
                 tonfall_kernels::seed_lora_linear(x, matrix, adapter, gradient)

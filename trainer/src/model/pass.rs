@@ -52,6 +52,8 @@ pub(crate) struct Pass<'a> {
     /// Which queries see which keys; one segment a document.
     pub segments: &'a [Segment],
     pub with_adapter: bool,
+    /// Outputs of norms and of the gated activation are made again by the backward pass instead of kept for it.
+    pub cheap_again: bool,
     pub dropout: Option<DropoutKey>,
 }
 

@@ -10,6 +10,7 @@ use super::dequantize::dense;
 use super::dropout::dropped;
 use super::product::{Factor, add_product, product, scaled_product};
 use super::tensors::{nothing, reshaped, zeros};
+use crate::cheap::Given;
 use crate::lora::{LoraBackward, LoraOps, LoraSettings};
 
 impl LoraOps for CubeBackend {
@@ -23,13 +24,14 @@ impl LoraOps for CubeBackend {
     }
 
     fn lora(
-        x: FloatTensor<Self>,
+        x: Given<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         settings: LoraSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let LoraSettings { layout, scale, .. } = settings;
+        let x = x.value();
         let dtype = x.dtype;
         let u = Self::lora_down(x.clone(), a, settings);
         // The small product first: the large one adds to it without taking longer.
@@ -39,14 +41,14 @@ impl LoraOps for CubeBackend {
     }
 
     fn lora_seeded(
-        x: FloatTensor<Self>,
+        x: Given<Self>,
         _: IntTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: LoraSettings,
     ) -> FloatTensor<Self> {
-        reshaped(zeros(&x, 1, 1), [1])
+        reshaped(zeros(&x.value(), 1, 1), [1])
     }
 
     fn lora_backward(

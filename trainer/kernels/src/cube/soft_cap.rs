@@ -11,7 +11,11 @@ pub(crate) fn bent(x: f32, bend: f32, #[comptime] capped: bool) -> f32 {
 /// The derivative at the place whose result was `bent`.
 #[cube]
 pub(crate) fn slope(bent: f32, bend: f32, #[comptime] capped: bool) -> f32 {
-    if comptime!(capped) { (1.0f32 - bent * bend) * (1.0f32 + bent * bend) } else { 1.0f32 }
+    let mut slope = 1.0f32;
+    if comptime!(capped) {
+        slope = (1.0f32 - bent * bend) * (1.0f32 + bent * bend);
+    }
+    slope
 }
 
 /// `bend` and `capped` of the kernels, for things that are a factor `scale` smaller before they are capped.
