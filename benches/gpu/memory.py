@@ -14,22 +14,23 @@ import tempfile
 
 CONFIGS = pathlib.Path(__file__).resolve().parent / "configs"
 ONE, PACKED = "4096", ",".join(["700"] * 5 + ["596"])
-# Shape, documents, further words. The 8B shape with four of its layers: its embeddings stay with the host.
+# Shape, layers, documents, further words. The 8B shape with some of its layers: its embeddings stay with the host.
 CASES = [
-    ("llama-3.1-8b", ONE, ["--recompute"]),
-    ("llama-3.2-1b", ONE, []),
-    ("llama-3.2-1b", ONE, ["--recompute"]),
-    ("llama-3.2-1b", PACKED, ["--recompute"]),
-    ("llama-3.2-1b", "16384", ["--recompute"]),
-    ("llama-3.2-1b", "16384", ["--recompute", "--offload"]),
-    ("llama-3.2-1b", ONE, ["--quantization", "none"]),
+    ("llama-3.1-8b", 4, ONE, ["--recompute"]),
+    ("llama-3.1-8b", 4, ONE, []),
+    ("llama-3.1-8b", 8, ONE, ["--recompute"]),
+    ("llama-3.2-1b", 16, ONE, []),
+    ("llama-3.2-1b", 16, ONE, ["--recompute"]),
+    ("llama-3.2-1b", 16, PACKED, ["--recompute"]),
+    ("llama-3.2-1b", 16, "16384", ["--recompute"]),
+    ("llama-3.2-1b", 16, "16384", ["--recompute", "--offload"]),
+    ("llama-3.2-1b", 16, ONE, ["--quantization", "none"]),
 ]
-LAYERS = {"llama-3.1-8b": 8}
 
 
-def run(suite, shape, words):
+def run(suite, shape, layers, words):
     config = json.loads((CONFIGS / f"{shape}.json").read_text())
-    config["num_hidden_layers"] = LAYERS.get(shape, config["num_hidden_layers"])
+    config["num_hidden_layers"] = layers
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "config.json"
         path.write_text(json.dumps(config))
@@ -42,18 +43,18 @@ def main():
     parser.add_argument("--tolerance", type=float, default=0.10)
     arguments = parser.parse_args()
     wrong = []
-    print("| shape | documents | | predicted, MiB | held, MiB | off by |\n|---|---|---|---|---|---|")
-    for shape, documents, words in CASES:
-        done = run(arguments.suite, shape, ["--device", "cuda", "--steps", "3", "--documents", documents, *words])
+    print("| shape | layers | documents | | predicted, MiB | held, MiB | off by |\n|---|---|---|---|---|---|---|")
+    for shape, layers, documents, words in CASES:
+        done = run(arguments.suite, shape, layers, ["--device", "cuda", "--steps", "3", "--documents", documents, *words])
         if done.returncode != 0:
             raise SystemExit(f"{shape} {' '.join(words)}: exit {done.returncode}:\n{done.stderr[-2000:]}")
         loaded, *steps = map(json.loads, done.stdout.splitlines())
         predicted, held = loaded["predicted_bytes"], max(step["held_bytes"] for step in steps)
         off = predicted / held - 1
         name = documents if len(documents) < 10 else "6, packed"
-        print(f"| {shape} | {name} | {' '.join(words)} | {predicted >> 20} | {held >> 20} | {100 * off:+.1f} % |", flush=True)
+        print(f"| {shape} | {layers} | {name} | {' '.join(words)} | {predicted >> 20} | {held >> 20} | {100 * off:+.1f} % |", flush=True)
         if abs(off) > arguments.tolerance:
-            wrong.append(f"{shape} {name} {' '.join(words)}")
+            wrong.append(f"{shape} {layers} {name} {' '.join(words)}")
     if wrong:
         raise SystemExit(f"off by more than {100 * arguments.tolerance:.0f} %: {'; '.join(wrong)}")
 

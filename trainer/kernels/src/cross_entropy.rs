@@ -28,13 +28,16 @@ use crate::trainable_linear::trainable_linear;
 /// Target of a position that carries no loss, as in PyTorch.
 pub const IGNORED: i32 = -100;
 
-/// Most logits held at once: 64 MiB, or those of one token.
+/// Most logits held at once on the CPU: 64 MiB, or those of one token.
 const HELD_LOGITS: usize = 16 << 20;
+/// The same on a GPU, 256 MiB of f32: enough to fill it, and its memory is had in pages of the largest buffer.
+const HELD_LOGITS_ON_GPU: usize = 64 << 20;
 
-/// Of so many tokens with a target, how many have their logits held at once on the CPU.
+/// Of so many tokens with a target, how many have their logits held at once.
 #[must_use]
-pub fn held_tokens(tokens: usize, vocab: usize) -> usize {
-    (HELD_LOGITS / vocab.max(1)).max(1).min(tokens)
+pub fn held_tokens(tokens: usize, vocab: usize, on_gpu: bool) -> usize {
+    let logits = if on_gpu { HELD_LOGITS_ON_GPU } else { HELD_LOGITS };
+    (logits / vocab.max(1)).max(1).min(tokens)
 }
 
 /// An output head.
@@ -158,7 +161,7 @@ fn cross_entropy(
     let rows: Vec<usize> = (0..targets.len()).filter(|row| targets[*row] != IGNORED).collect();
     let gradient = dx.is_some() || dw.is_some();
     let mut losses = vec![0.0; targets.len()];
-    let held = held_tokens(rows.len(), vocab);
+    let held = held_tokens(rows.len(), vocab, false);
     let (mut logits, mut inputs) = (Buffer::dirty(held * vocab), Vec::with_capacity(held * hidden));
     let mut gradients = Buffer::dirty(if dx.is_some() { held * hidden } else { 0 });
     for rows in rows.chunks(held.max(1)) {

@@ -25,8 +25,6 @@ const GPU_SCORES: u64 = 32 << 20;
 const CUBLASLT: u64 = 32 << 20;
 /// Pages of a GPU's pools are as large as the largest buffer so far and a little more, in whole units of this.
 const PAGE_UNIT: u64 = 1 << 20;
-/// Logits that exist at once on a GPU, at most.
-const GPU_LOGITS: u64 = 128 << 20;
 
 /// The linear layers of a block that are trained or have an adapter, in the order of
 /// [`super::linear_shapes`]: q, k, v, o, gate, up, down.
@@ -109,10 +107,7 @@ impl Pass<'_> {
 
     /// Tokens whose logits exist at once.
     fn held(&self) -> u64 {
-        match self.device {
-            DeviceKind::Cpu => held_tokens(self.batch.trained, self.model.vocab_size) as u64,
-            _ => (GPU_LOGITS / self.vocab().max(1)).clamp(1, (self.batch.trained as u64).max(1)),
-        }
+        held_tokens(self.batch.trained, self.model.vocab_size, self.device != DeviceKind::Cpu) as u64
     }
 
     /// The logits of a chunk of tokens, with their inputs and, when training, with gradients.

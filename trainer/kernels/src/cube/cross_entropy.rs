@@ -1,4 +1,4 @@
-//! The head and the cross-entropy of its logits, a chunk of tokens at a time: at most [`HELD_LOGITS`] logits exist.
+//! The head and the cross-entropy of its logits, a chunk of tokens at a time: as many as [`held_tokens`] says.
 #![expect(clippy::manual_div_ceil, clippy::manual_is_multiple_of, reason = "kernels have no such methods")]
 
 use std::sync::Arc;
@@ -17,11 +17,8 @@ use super::product::{Factor, add_product, product, product_into};
 use super::soft_cap::{bending, bent, slope};
 use super::square_sums::summed;
 use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};
-use crate::cross_entropy::{CrossEntropyOps, IGNORED};
+use crate::cross_entropy::{CrossEntropyOps, IGNORED, held_tokens};
 use crate::frozen::MatrixLayout;
-
-/// Most logits held at once: 512 MiB of f32.
-const HELD_LOGITS: usize = 128 << 20;
 
 /// Rows `ids` of `x`.
 #[cube(launch)]
@@ -241,7 +238,7 @@ fn pass(
     let losses = empty(&x, [wanted_rows + 1, 1], DType::F32);
     let gradients = with_dx.then(|| empty(&x, [wanted_rows + 1, hidden], dtype));
     let dw = with_dw.then(|| zeros(&x, vocab, hidden));
-    let held = (HELD_LOGITS / vocab.max(1)).max(1);
+    let held = held_tokens(wanted_rows, vocab, true).max(1);
     for start in (0..wanted_rows).step_by(held) {
         let chunk = held.min(wanted_rows - start);
         let ids = upload(&x, &kept[start..start + chunk]);
