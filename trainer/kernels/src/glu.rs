@@ -24,7 +24,7 @@ pub enum Activation {
 }
 
 /// `2 · √(2 / π)`
-pub(crate) const LINEAR: f32 = 1.595_769_1;
+pub(crate) const LINEAR: f32 = 1.595_769;
 /// `0.044715 · LINEAR`
 pub(crate) const CUBIC: f32 = 0.071_354_82;
 /// Beyond it GELU's sigmoid is 0 or 1 in f32, and `z`'s slope, which may overflow, has no influence.
