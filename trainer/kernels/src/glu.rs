@@ -24,9 +24,9 @@ pub enum Activation {
 }
 
 /// `2 · √(2 / π)`
-pub(crate) const LINEAR: f32 = 1.595_769;
+pub(crate) const LINEAR: f32 = 1.595_769_2;
 /// `0.044715 · LINEAR`
-pub(crate) const CUBIC: f32 = 0.071_354_82;
+pub(crate) const CUBIC: f32 = 0.071_354_814;
 /// Beyond it GELU's sigmoid is 0 or 1 in f32, and `z`'s slope, which may overflow, has no influence.
 pub(crate) const SATURATED: f32 = 12.0;
 
