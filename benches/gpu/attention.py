@@ -25,10 +25,11 @@ ROWS = 128
 # Threads of a block, rows in shared memory by kernel, bytes more: as in cuda/attention.rs.
 GENERATIONS = {"ampere": (256, [256, 128, 384], 0), "hopper": (384, [896, 768, 768], 1024)}
 KERNELS = ["attention_forward", "attention_backward_queries", "attention_backward_keys"]
-# Documents' lengths, query heads, key heads, head dimension, window (0: none).
-CHECKED = [([4096], 32, 8, 128, 0), ([1000, 37, 1, 2500, 559], 8, 2, 128, 0), ([129, 3, 700], 4, 4, 64, 0), ([1500, 300], 6, 2, 64, 256),
-           ([1500, 300], 6, 2, 128, 100), ([5], 2, 1, 128, 0)]
-TIMED = [([4096], 32, 8, 128, 0), ([4096], 32, 8, 64, 0), ([1024] * 4, 32, 8, 128, 0)]
+# Documents' lengths, query heads, key heads, head dimension, window (0: none), what scores are capped at (0: nothing).
+CHECKED = [([4096], 32, 8, 128, 0, 0), ([1000, 37, 1, 2500, 559], 8, 2, 128, 0, 0), ([129, 3, 700], 4, 4, 64, 0, 0),
+           ([1500, 300], 6, 2, 64, 256, 0), ([1500, 300], 6, 2, 128, 100, 0), ([5], 2, 1, 128, 0, 0), ([1500, 300], 6, 2, 64, 0, 2),
+           ([1500, 300], 6, 2, 128, 100, 2)]
+TIMED = [([4096], 32, 8, 128, 0, 0), ([4096], 32, 8, 64, 0, 0), ([1024] * 4, 32, 8, 128, 0, 0), ([4096], 32, 8, 128, 0, 50)]
 
 
 class Kernels:
@@ -36,36 +37,38 @@ class Kernels:
         self.generation, self.built, self.loaded = generation, {}, {}
         self.threads, self.held, self.alignment = GENERATIONS[generation]
 
-    def build(self, head_dim):
+    def build(self, head_dim, capped):
         major, minor = torch.cuda.get_device_capability()
         name = f"{major}{minor}{'a' if self.generation == 'hopper' else ''}"
         folder = pathlib.Path(tempfile.mkdtemp())
         source = folder / "attention.cu"
         source.write_text("".join((SOURCES / f"{part}.cu").read_text() for part in ("prelude", self.generation)))
-        self.built[head_dim] = folder / "attention.cubin"
-        subprocess.run(["nvcc", f"-gencode=arch=compute_{name},code=sm_{name}", "-cubin", "-o", self.built[head_dim], source, f"-DHEAD_DIM={head_dim}"],
-                       check=True)
+        built = self.built[head_dim, capped] = folder / "attention.cubin"
+        subprocess.run(["nvcc", f"-gencode=arch=compute_{name},code=sm_{name}", "-cubin", "-o", built, source, f"-DHEAD_DIM={head_dim}",
+                        f"-DSOFT_CAP={int(capped)}"], check=True)
 
-    def load(self, head_dim):
-        if head_dim not in self.loaded:
-            module = cupy.RawModule(path=str(self.built[head_dim]))
-            self.loaded[head_dim] = (module, [module.get_function(kernel) for kernel in KERNELS])
-        return self.loaded[head_dim][1]
+    def load(self, head_dim, capped):
+        key = head_dim, capped
+        if key not in self.loaded:
+            module = cupy.RawModule(path=str(self.built[key]))
+            self.loaded[key] = (module, [module.get_function(kernel) for kernel in KERNELS])
+        return self.loaded[key][1]
 
     def launch(self, which, case, tensors):
-        head_dim, kernel = case.head_dim, self.load(case.head_dim)[which]
+        head_dim, kernel = case.head_dim, self.load(case.head_dim, case.cap > 0)[which]
         shared = self.held[which] * head_dim * 2 + self.alignment
         kernel.max_dynamic_shared_size_bytes = shared
         heads = case.kv_heads if which == 2 else case.heads
         sizes = [numpy.uint32(size) for size in (case.tokens, case.tokens, case.heads, case.kv_heads)]
-        arguments = [numpy.uint64(tensor.data_ptr()) for tensor in tensors] + sizes + [numpy.float32(case.scale)]
+        arguments = [numpy.uint64(tensor.data_ptr()) for tensor in tensors] + sizes + [numpy.float32(number) for number in (case.scale, case.bend)]
         kernel((heads, -(-case.tokens // ROWS), 1), (self.threads, 1, 1), tuple(arguments), shared_mem=shared)
 
 
 class Case:
-    def __init__(self, documents, heads, kv_heads, head_dim, window):
+    def __init__(self, documents, heads, kv_heads, head_dim, window, cap):
         self.documents, self.heads, self.kv_heads, self.head_dim, self.tokens = documents, heads, kv_heads, head_dim, sum(documents)
-        self.scale = head_dim**-0.5
+        self.scale, self.cap = head_dim**-0.5, cap
+        self.bend = self.scale / cap if cap else 1.0
         normal = lambda width: torch.randn(self.tokens, width * head_dim, device="cuda").bfloat16()
         self.q, self.k, self.v, self.gradient = normal(heads), normal(kv_heads), normal(kv_heads), normal(heads)
         starts, ends, first = [], [], 0
@@ -102,6 +105,7 @@ class Case:
         seen = (at >= self.starts[:, None]) & (at < self.ends[:, None])
         spread = lambda x: self.by_head(x, self.kv_heads).repeat_interleave(self.heads // self.kv_heads, 1)
         scores = (self.by_head(q, self.heads) @ spread(k).transpose(-1, -2)).float() * self.scale
+        scores = self.cap * (scores / self.cap).tanh() if self.cap else scores
         probabilities = scores.masked_fill(~seen, float("-inf")).softmax(-1).to(dtype)
         out = (probabilities @ spread(v)).transpose(1, 2).reshape(self.tokens, -1)
         return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *torch.autograd.grad(out, (q, k, v), self.gradient.to(dtype)))))
@@ -142,7 +146,8 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     made = {name: Kernels(name) for name in arguments.generation}
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(lambda pair: pair[0].build(pair[1]), [(kernels, head_dim) for kernels in made.values() for head_dim in (64, 128)]))
+        wanted = [(kernels, head_dim, capped) for kernels in made.values() for head_dim in (64, 128) for capped in (False, True)]
+        list(pool.map(lambda build: build[0].build(*build[1:]), wanted))
     for shape in CHECKED if not arguments.only_time else []:
         case = Case(*shape)
         exact, plain = case.pytorch(torch.float32), case.pytorch(torch.bfloat16)
@@ -163,7 +168,7 @@ def main():
             rates = [2 * products * case.pairs * case.head_dim / ms / 1e9 for products, ms in zip((2, 3, 4), times)]
             print(f"  {name:14} forward {times[0]:.3f} ms, backward {times[1] + times[2]:.3f} ms (queries {times[1]:.3f}, keys {times[2]:.3f}); "
                   f"TFLOP/s {rates[0]:.0f}, {rates[1]:.0f}, {rates[2]:.0f}")
-        if len(shape[0]) > 1:
+        if len(shape[0]) > 1 or case.cap:  # PyTorch's fused attention has no caps
             continue
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
             try:

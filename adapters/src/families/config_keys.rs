@@ -349,6 +349,9 @@ impl<'a> Config<'a> {
             return Err(self.unsupported("sliding_window_size", &other.into(), "the same as sliding_window"));
         }
         let types = self.layer_types(layers)?.unwrap_or_else(|| (0..layers).map(slides).collect());
+        if size.is_none() && types.contains(&true) {
+            return Err(self.unsupported("sliding_window", &Value::Null, "a number while there are sliding layers"));
+        }
         Ok(types.into_iter().map(|sliding| size.filter(|_| sliding)).collect())
     }
 

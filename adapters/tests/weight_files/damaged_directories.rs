@@ -296,6 +296,7 @@ fn configurations_of_gemma_that_change_the_mathematics() {
         ("gemma2", "hidden_activation", json!("gelu"), "supported is gelu_pytorch_tanh"),
         ("gemma2", "final_logit_softcapping", json!(-30.0), "`final_logit_softcapping` is -30.0"),
         ("gemma2", "sliding_window_size", json!(8), "the same as sliding_window"),
+        ("gemma3", "sliding_window", json!(null), "supported is a number while there are sliding layers"),
         ("gemma2", "use_bidirectional_attention", json!(true), "`use_bidirectional_attention`"),
         ("gemma3", "attn_logit_softcapping", json!(50.0), "unknown key `attn_logit_softcapping`"),
         ("gemma3", "rope_parameters", json!({"chunked_attention": {}}), "`rope_parameters.chunked_attention`"),
