@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 use crate::bias::add_bias;
 use crate::buffer::Buffer;
 use crate::cpu::level::Level;
-use crate::cpu::pack::Right;
-use crate::cpu::product::{self, Left, Term};
+use crate::cpu::pack::{Left, Right};
+use crate::cpu::product::{self, Term};
 use crate::flex::{constant, contiguous, dims, floats, matrix};
 use crate::op::{
     Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,

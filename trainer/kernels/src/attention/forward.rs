@@ -5,8 +5,8 @@ use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::{Shared, with_scratch};
-use crate::cpu::pack::Right;
-use crate::cpu::product::{Left, Output, Term, serial};
+use crate::cpu::pack::{Left, Right};
+use crate::cpu::product::{Output, Term, serial};
 use crate::cpu::threads;
 use crate::soft_cap;
 

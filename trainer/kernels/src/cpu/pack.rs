@@ -9,7 +9,89 @@ use super::dequantize::Stored;
 use super::level::Level;
 use super::memory::with_scratch;
 use super::tile::LANES;
-use super::transpose::block16;
+use super::transpose::{block4, block16};
+
+/// The left operand: `A[m, k] = values[m * row + k * depth]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) row: usize,
+    pub(crate) depth: usize,
+}
+
+impl<'a> Left<'a> {
+    /// `A` is a row-major matrix.
+    pub(crate) fn rows(values: &'a [f32], stride: usize) -> Self {
+        Self { values, row: stride, depth: 1 }
+    }
+
+    /// `A` is the transpose of a row-major matrix.
+    pub(crate) fn columns(values: &'a [f32], stride: usize) -> Self {
+        Self { values, row: 1, depth: stride }
+    }
+
+    /// Whether `A` has `rows` rows and `depth` columns.
+    pub(crate) fn holds(&self, rows: usize, depth: usize) -> bool {
+        rows == 0 || depth == 0 || (rows - 1) * self.row + (depth - 1) * self.depth < self.values.len()
+    }
+
+    /// Copies `A[m0 .. m0 + rows, k0 .. k0 + depth]` into panels of as many rows as `stacks` has for `rows` rows
+    /// ([`super::tile::stacks`]): row `m + r` of a panel that begins at row `m` and has `R` rows goes to places
+    /// `m * depth + k * R + r`.
+    pub(crate) fn pack(
+        &self,
+        stacks: impl Iterator<Item = (usize, usize)>,
+        mut m0: usize,
+        k: (usize, usize),
+        mut to: &mut [f32],
+    ) {
+        for (height, count) in stacks {
+            let panels;
+            (panels, to) = to.split_at_mut(count * height * k.1);
+            match height {
+                12 => self.interleave::<12>(m0, k, panels),
+                8 => self.interleave::<8>(m0, k, panels),
+                6 => self.interleave::<6>(m0, k, panels),
+                4 => self.interleave::<4>(m0, k, panels),
+                2 => self.interleave::<2>(m0, k, panels),
+                1 => self.interleave::<1>(m0, k, panels),
+                _ => panic!("no tile has {height} rows"),
+            }
+            m0 += count * height;
+        }
+    }
+
+    /// Panels of `R` rows each, from row `m0` on.
+    fn interleave<const R: usize>(&self, m0: usize, (k0, depth): (usize, usize), panels: &mut [f32]) {
+        for (index, panel) in panels.chunks_exact_mut(R * depth).enumerate() {
+            let from = &self.values[(m0 + index * R) * self.row + k0 * self.depth..];
+            let lines = panel.as_chunks_mut::<R>().0;
+            if self.depth != 1 {
+                for (k, line) in lines.iter_mut().enumerate() {
+                    *line = std::array::from_fn(|r| from[k * self.depth + r * self.row]);
+                }
+                continue;
+            }
+            let rows: [&[f32]; R] = std::array::from_fn(|r| &from[r * self.row..][..depth]);
+            let (blocks, rest) = lines.as_chunks_mut::<4>();
+            let done = blocks.len() * 4;
+            for (block, lines) in blocks.iter_mut().enumerate() {
+                for first in (0..R).step_by(4) {
+                    let quarter = |r: usize| rows[(first + r).min(R - 1)].as_chunks::<4>().0[block];
+                    let columns = block4(std::array::from_fn(quarter));
+                    for (line, column) in lines.iter_mut().zip(columns) {
+                        let line = &mut line[first..];
+                        let len = line.len().min(4);
+                        line[..len].copy_from_slice(&column[..len]);
+                    }
+                }
+            }
+            for (k, line) in rest.iter_mut().enumerate() {
+                *line = std::array::from_fn(|r| rows[r][done + k]);
+            }
+        }
+    }
+}
 
 /// The right operand `B[k, n]` of a product.
 #[derive(Clone, Copy)]
@@ -83,9 +165,7 @@ impl<'a> Right<'a> {
                 for (panel, n) in panels.chunks_mut(panel_stride).zip((0..columns).step_by(width)) {
                     let present = (columns - n).min(width);
                     for (k, line) in panel.chunks_exact_mut(width).take(depth).enumerate() {
-                        let from = &values[(k0 + k) * stride + n0 + n..][..present];
-                        line[..present].copy_from_slice(from);
-                        line[present..].fill(0.0);
+                        fill_line(line, &values[(k0 + k) * stride + n0 + n..][..present]);
                     }
                 }
             }
@@ -98,9 +178,7 @@ impl<'a> Right<'a> {
                     }
                     matrix.read(level, start, row);
                     for (panel, row) in panels.chunks_mut(panel_stride).zip(row.chunks(width)) {
-                        let line = &mut panel[k * width..][..width];
-                        line[..row.len()].copy_from_slice(row);
-                        line[row.len()..].fill(0.0);
+                        fill_line(&mut panel[k * width..][..width], row);
                     }
                 }
             }),
@@ -127,6 +205,18 @@ impl<'a> Right<'a> {
                 panel[..depth * width].iter_mut().for_each(|value| *value *= alpha);
             }
         }
+    }
+}
+
+/// Copies a row of a panel, zeros behind it. By whole units, since a call of the library's copy takes longer than copying one.
+fn fill_line(line: &mut [f32], row: &[f32]) {
+    let (to, _) = line.as_chunks_mut::<LANES>();
+    let (from, rest) = row.as_chunks::<LANES>();
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    let line = &mut line[row.len() - rest.len()..];
+    if !line.is_empty() {
+        line[..rest.len()].copy_from_slice(rest);
+        line[rest.len()..].fill(0.0);
     }
 }
 

@@ -9,51 +9,21 @@
 
 use super::level::Level;
 use super::memory::{Shared, with_scratch};
-use super::pack::Right;
+use super::pack::{Left, Right};
 use super::threads;
-use super::tile::{self, LANES, MAX_UNITS, Tile};
-use super::transpose;
+use super::tile::{self, LANES, Tiles};
 
-/// Rows of the right operand that are packed at once; a multiple of every format's block.
+/// Terms of the sum for which operands are packed at once; a multiple of every format's block.
 const PACKED_DEPTH: usize = 256;
-/// Rows of a panel that a tile sums over at once: 64 columns of them take 32 KiB, two thirds of a first-level cache.
-const TILE_DEPTH: usize = 128;
 /// Rows of the output that use a packed panel before the next one is packed: their part of the left operand stays in a
 /// second-level cache.
 const BLOCK_ROWS: usize = 256;
+/// Columns of the right operand that are packed at once, as far as no format is read more columns at a time.
+const PACKED_COLUMNS: usize = 64;
+/// Most and least columns that are computed with one packing of the left operand, as far as there are so many.
+const STRIP_COLUMNS: (usize, usize) = (128, 512);
 /// Up to so many rows of the output, a right operand whose rows are contiguous is read where it lies.
 const UNPACKED_ROWS: usize = 32;
-
-/// From so many terms of its sums on, a product whose panels are taken one by one reads its left operand from beyond the
-/// second-level cache each time.
-const DEEP: usize = 1024;
-/// Panels that are packed side by side at most: with the blocks of both other operands they fill half a second-level
-/// cache.
-const MAX_TOGETHER: usize = 8;
-
-/// The left operand: `A[m, k] = values[m * row + k * depth]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Left<'a> {
-    pub(crate) values: &'a [f32],
-    pub(crate) row: usize,
-    pub(crate) depth: usize,
-}
-
-impl<'a> Left<'a> {
-    /// `A` is a row-major matrix.
-    pub(crate) fn rows(values: &'a [f32], stride: usize) -> Self {
-        Self { values, row: stride, depth: 1 }
-    }
-
-    /// `A` is the transpose of a row-major matrix.
-    pub(crate) fn columns(values: &'a [f32], stride: usize) -> Self {
-        Self { values, row: 1, depth: stride }
-    }
-
-    fn holds(&self, rows: usize, depth: usize) -> bool {
-        rows == 0 || depth == 0 || (rows - 1) * self.row + (depth - 1) * self.depth < self.values.len()
-    }
-}
 
 /// One product of the sum.
 #[derive(Clone, Copy)]
@@ -91,37 +61,31 @@ pub(crate) struct Sum<'a> {
     pub(crate) accumulate: bool,
 }
 
-/// How one product is cut: strips of `panels` panels of `width` columns, by blocks of `block_rows` rows.
+/// How one product is cut: strips of `strip` columns by blocks of `block_rows` rows.
 struct Cut {
+    /// Columns of a panel of the right operand, and of those that are packed at once.
     width: usize,
-    panels: usize,
-    strips: usize,
+    packed: usize,
+    strip: usize,
     block_rows: usize,
     blocks: usize,
 }
 
 impl Cut {
-    fn of(terms: &[Term<'_>], rows: usize, columns: usize, threads: usize) -> Self {
+    fn of(level: Level, terms: &[Term<'_>], rows: usize, columns: usize, threads: usize) -> Self {
         let unit = terms.iter().map(|term| term.right.column_unit()).max().unwrap_or(1);
-        let widest = LANES * MAX_UNITS;
-        let (width, panels) = if columns <= widest {
-            (columns.next_multiple_of(LANES), 1)
-        } else if unit > widest {
-            (widest, unit / widest)
-        } else {
-            // The width that leaves the busiest thread the fewest columns.
-            let busiest = |width: usize| columns.div_ceil(width).div_ceil(threads) * width;
-            let widths = [64, 48, 32].into_iter().filter(|width| unit == 1 || width % unit == 0 || unit % width == 0);
-            let width = widths.min_by_key(|width| busiest(*width)).unwrap_or(widest);
-            // Panels side by side share one reading of the left operand.
-            let large = rows > BLOCK_ROWS || terms.iter().any(|term| term.depth >= DEEP);
-            let together = if large { columns.div_ceil(width).div_ceil(threads).min(MAX_TOGETHER) } else { 1 };
-            (width, together)
-        };
-        let strips = columns.div_ceil(width * panels);
-        let wanted = rows.div_ceil(BLOCK_ROWS).max(threads.div_ceil(strips));
+        // The width that leaves the busiest thread the fewest columns.
+        let busiest = |width: usize| columns.div_ceil(width).div_ceil(threads) * width;
+        let widths = tile::widths(level).iter().copied();
+        let fitting = widths.filter(|width| width.is_multiple_of(unit) || unit.is_multiple_of(*width));
+        let width = fitting.min_by_key(|width| busiest(*width)).unwrap_or(LANES).min(columns.next_multiple_of(LANES));
+        let (least, most) = STRIP_COLUMNS;
+        let wanted = (threads * columns.div_ceil(threads * most)).min(columns.div_ceil(least));
+        let strip = columns.div_ceil(wanted).next_multiple_of(width.max(unit));
+        let wanted = rows.div_ceil(BLOCK_ROWS).max(threads.div_ceil(columns.div_ceil(strip)));
         let block_rows = rows.div_ceil(wanted).next_multiple_of(24);
-        Self { width, panels, strips, block_rows, blocks: rows.div_ceil(block_rows) }
+        let packed = PACKED_COLUMNS.max(unit).next_multiple_of(width).min(strip);
+        Self { width, packed, strip, block_rows, blocks: rows.div_ceil(block_rows) }
     }
 }
 
@@ -134,29 +98,8 @@ pub(crate) fn parallel(
     output: &mut [f32],
     accumulate: bool,
 ) {
-    // A left operand that is read across its rows by many tiles is transposed first.
-    let transposed: Vec<Option<Vec<f32>>> = terms
-        .iter()
-        .map(|term| {
-            let left = term.left;
-            let across = left.row == 1 && left.depth > 1 && rows > 2 * UNPACKED_ROWS && left.holds(rows, term.depth);
-            across.then(|| {
-                let mut values = vec![0.0; rows * term.depth];
-                transpose::matrix(left.values, term.depth, rows, left.depth, &mut values);
-                values
-            })
-        })
-        .collect();
-    let terms: Vec<Term<'_>> = terms
-        .iter()
-        .zip(&transposed)
-        .map(|(term, transposed)| match transposed {
-            Some(values) => Term { left: Left::rows(values, term.depth), ..*term },
-            None => *term,
-        })
-        .collect();
     let output = Output::new(output, columns);
-    let sum = Sum { level, terms: &terms, rows, columns, output, accumulate };
+    let sum = Sum { level, terms, rows, columns, output, accumulate };
     run(&sum, threads::count(), |tasks, task| threads::each(tasks, task));
 }
 
@@ -189,15 +132,13 @@ fn run(sum: &Sum<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) +
     if level == Level::Amx && super::amx::product::pays(terms, rows, columns) {
         return super::amx::product::run(sum, threads, each);
     }
-    let cut = Cut::of(terms, rows, columns, threads);
-    each(cut.strips * cut.blocks, &|task| {
-        let (strip, block) = (task / cut.blocks, task % cut.blocks);
-        let n0 = strip * cut.width * cut.panels;
-        let m0 = block * cut.block_rows;
+    let cut = Cut::of(level, terms, rows, columns, threads);
+    each(columns.div_ceil(cut.strip) * cut.blocks, &|task| {
+        let (n0, m0) = (task / cut.blocks * cut.strip, task % cut.blocks * cut.block_rows);
         let part = Part {
             level,
-            width: cut.width,
-            columns: (n0, (columns - n0).min(cut.width * cut.panels)),
+            cut: &cut,
+            columns: (n0, (columns - n0).min(cut.strip)),
             rows: (m0, (rows - m0).min(cut.block_rows)),
             output,
         };
@@ -208,7 +149,7 @@ fn run(sum: &Sum<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) +
 /// One task: a rectangle of the output.
 struct Part<'a> {
     level: Level,
-    width: usize,
+    cut: &'a Cut,
     /// First and number.
     columns: (usize, usize),
     rows: (usize, usize),
@@ -217,30 +158,29 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn compute(&self, terms: &[Term<'_>], mut accumulate: bool) {
-        let (n0, columns) = self.columns;
-        let panel_stride = PACKED_DEPTH * self.width;
-        with_scratch(columns.div_ceil(self.width) * panel_stride, |panels| {
+        let Cut { width, packed, .. } = *self.cut;
+        let ((n0, columns), rows) = (self.columns, self.rows.1);
+        let panel_len = PACKED_DEPTH * width;
+        with_scratch(rows * PACKED_DEPTH + packed.div_ceil(width) * panel_len, |space| {
+            let (left, panels) = space.split_at_mut(rows * PACKED_DEPTH);
             for term in terms {
-                if self.unpacked(term, &mut accumulate) {
-                    continue;
-                }
                 for k0 in (0..term.depth).step_by(PACKED_DEPTH) {
                     let depth = (term.depth - k0).min(PACKED_DEPTH);
-                    term.right.pack(
-                        self.level,
-                        (k0, depth),
-                        self.columns,
-                        term.alpha,
-                        panels,
-                        self.width,
-                        panel_stride,
-                    );
-                    for (panel, n) in panels.chunks(panel_stride).zip((0..columns).step_by(self.width)) {
-                        let present = (columns - n).min(self.width);
-                        for k in (0..depth).step_by(TILE_DEPTH) {
-                            let depth = (depth - k).min(TILE_DEPTH);
-                            let b = &panel[k * self.width..][..depth * self.width];
-                            self.tiles(term, k0 + k, depth, b, self.width, n0 + n, present, accumulate || k > 0);
+                    term.left.pack(self.stacks(), self.rows.0, (k0, depth), left);
+                    for n in (0..columns).step_by(packed) {
+                        let columns = (n0 + n, (columns - n).min(packed));
+                        if let Some((values, stride)) = self.in_place(term) {
+                            for n in (0..columns.1).step_by(width) {
+                                let columns = (columns.0 + n, (columns.1 - n).min(width));
+                                let b = &values[k0 * stride + columns.0..];
+                                self.tiles(left, depth, b, stride, columns, accumulate);
+                            }
+                            continue;
+                        }
+                        term.right.pack(self.level, (k0, depth), columns, term.alpha, panels, width, panel_len);
+                        for (panel, n) in panels.chunks(panel_len).zip((0..columns.1).step_by(width)) {
+                            let columns = (columns.0 + n, (columns.1 - n).min(width));
+                            self.tiles(left, depth, panel, width, columns, accumulate);
                         }
                     }
                     accumulate = true;
@@ -252,61 +192,53 @@ impl Part<'_> {
         }
     }
 
-    /// The term without packing, where that pays and can be done.
-    fn unpacked(&self, term: &Term<'_>, accumulate: &mut bool) -> bool {
-        let (n0, columns) = self.columns;
-        let Right::Rows { values, stride } = term.right else { return false };
-        let whole = columns.is_multiple_of(LANES) && columns <= LANES * MAX_UNITS;
-        if term.alpha != 1.0 || self.rows.1 > UNPACKED_ROWS || !whole || term.depth == 0 {
-            return false;
-        }
-        // Summed in the same pieces as with packing: which parts are packed depends on the number of threads.
-        for k in (0..term.depth).step_by(TILE_DEPTH) {
-            let depth = (term.depth - k).min(TILE_DEPTH);
-            self.tiles(term, k, depth, &values[k * stride + n0..], stride, n0, columns, *accumulate);
-            *accumulate = true;
-        }
-        true
+    /// The tiles of the part, and the panels of its left operands.
+    fn stacks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        tile::stacks(self.level, self.cut.width, self.rows.1)
     }
 
-    /// All rows of the part against `depth` rows of a panel `b` of up to 64 columns, which are columns `n ..` of the
+    /// The right operand and its stride, where packing doesn't pay and can be left out.
+    fn in_place<'a>(&self, term: &Term<'a>) -> Option<(&'a [f32], usize)> {
+        let Right::Rows { values, stride } = term.right else { return None };
+        let whole = self.columns.1.is_multiple_of(LANES);
+        (term.alpha == 1.0 && self.rows.1 <= UNPACKED_ROWS && whole).then_some((values, stride))
+    }
+
+    /// All rows of the part, packed in `left` with `depth` terms, against the panel `b`, which is so many `columns` of the
     /// output.
-    #[expect(clippy::too_many_arguments, reason = "the place of a panel in the product")]
     #[expect(unsafe_code, reason = "tiles take addresses")]
     fn tiles(
         &self,
-        term: &Term<'_>,
-        k: usize,
+        left: &[f32],
         depth: usize,
         b: &[f32],
         b_depth: usize,
-        n: usize,
-        columns: usize,
+        (n, columns): (usize, usize),
         accumulate: bool,
     ) {
-        let (m0, rows) = self.rows;
         let units = columns.div_ceil(LANES);
+        assert!(self.rows.1 * depth <= left.len(), "a left operand is too short");
         assert!((depth - 1) * b_depth + units * LANES <= b.len(), "a panel is too short");
-        let left = term.left;
-        let mut m = m0;
-        while m < m0 + rows {
-            let a = &left.values[m * left.row + k * left.depth..];
-            let operands = Tile {
-                depth,
-                a: a.as_ptr(),
-                a_row: left.row,
-                a_depth: left.depth,
-                b: b.as_ptr(),
-                b_depth,
-                c: self.output.values.at(self.output.start + m * self.output.stride + n),
-                c_row: self.output.stride,
-                last: columns - (units - 1) * LANES,
-                accumulate,
-            };
-            let left = (m0 + rows - m).min(tile::max_rows(self.level, units));
-            // SAFETY: `run` checked that the operands hold the whole product and the assertion above that the panel does;
-            // parts are disjoint rectangles of the output.
-            m += unsafe { tile::tile(self.level, left, units, &operands) };
+        for k in (0..depth).step_by(tile::depth(self.level)) {
+            let mut m = 0;
+            for (height, count) in self.stacks().filter(|(_, count)| *count > 0) {
+                let operands = Tiles {
+                    count,
+                    depth: (depth - k).min(tile::depth(self.level)),
+                    a: left[m * depth + k * height..].as_ptr(),
+                    a_panel: depth * height,
+                    b: b[k * b_depth..].as_ptr(),
+                    b_depth,
+                    c: self.output.values.at(self.output.start + (self.rows.0 + m) * self.output.stride + n),
+                    c_row: self.output.stride,
+                    last: columns - (units - 1) * LANES,
+                    accumulate: accumulate || k > 0,
+                };
+                // SAFETY: the assertions above say that both operands hold what the tiles read, `run` checked the output;
+                // parts are disjoint rectangles of it.
+                unsafe { tile::compute(self.level, height, units, &operands) };
+                m += count * height;
+            }
         }
     }
 

@@ -5,6 +5,30 @@ use super::level::Level;
 use super::memory::Shared;
 use super::threads;
 
+/// The columns of four rows.
+#[inline(always)]
+pub(crate) fn block4(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m128, _mm_movehl_ps, _mm_movelh_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
+        let [a, b, c, d] = rows.map(bytemuck::cast::<_, __m128>);
+        // SAFETY: x86-64 has these instructions.
+        let columns = unsafe {
+            let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+            [
+                _mm_movelh_ps(ab_low, cd_low),
+                _mm_movehl_ps(cd_low, ab_low),
+                _mm_movelh_ps(ab_high, cd_high),
+                _mm_movehl_ps(cd_high, ab_high),
+            ]
+        };
+        columns.map(bytemuck::cast)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|k| rows.map(|row| row[k]))
+}
+
 /// `to[k * to_stride + r] = from[r * from_stride + k]` for 16 by 16 elements.
 pub(crate) fn block16(level: Level, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
     assert!(from.len() >= 15 * from_stride + 16 && to.len() >= 15 * to_stride + 16);

@@ -156,8 +156,8 @@ mod tests {
     use tonfall_blocks::{Format, quantize_nf4};
 
     use super::super::super::dequantize::Stored;
-    use super::super::super::pack::Right;
-    use super::super::super::product::{Left, parallel};
+    use super::super::super::pack::{Left, Right};
+    use super::super::super::product::parallel;
     use super::super::super::testing::{assert_close, naive, values};
     use super::*;
 
