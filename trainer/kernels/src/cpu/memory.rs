@@ -46,6 +46,18 @@ impl<'a, T> Shared<'a, T> {
     }
 }
 
+/// Asks for the cache line of an address, which need not be one of memory, where the processor can be asked.
+#[inline(always)]
+pub(crate) fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: x86-64 has the instruction, which never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Sixteen floats, one cache line: what makes scratch space aligned.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]

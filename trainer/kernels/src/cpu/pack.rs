@@ -1,4 +1,4 @@
-//! Panels: parts of a product's right operand, copied into the order in which tiles read them.
+//! Panels: parts of a product's operands, copied into the order in which tiles read them.
 //!
 //! Responsible for: reading any right operand, in any number format and either orientation, into panels that stay in
 //! the cache. This is where stored weights become `f32`; nowhere else and never more than a panel of them.
@@ -7,7 +7,7 @@ use tonfall_blocks::Format;
 
 use super::dequantize::Stored;
 use super::level::Level;
-use super::memory::with_scratch;
+use super::memory::{prefetch, with_scratch};
 use super::tile::LANES;
 use super::transpose::{block4, block16};
 
@@ -76,6 +76,12 @@ impl<'a> Left<'a> {
             let (blocks, rest) = lines.as_chunks_mut::<4>();
             let done = blocks.len() * 4;
             for (block, lines) in blocks.iter_mut().enumerate() {
+                if block % 4 == 0 {
+                    // The next panel's rows lie where no prefetcher of the processor looks for them.
+                    for row in rows {
+                        prefetch(row.as_ptr().wrapping_add(R * self.row + block * 4));
+                    }
+                }
                 for first in (0..R).step_by(4) {
                     let quarter = |r: usize| rows[(first + r).min(R - 1)].as_chunks::<4>().0[block];
                     let columns = block4(std::array::from_fn(quarter));

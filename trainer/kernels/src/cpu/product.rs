@@ -1,9 +1,9 @@
 //! Matrix products: `C (+)= Σ_t alpha_t · A_t · B_t`.
 //!
 //! Responsible for: cutting a product into panels, blocks and tiles, and spreading them over threads. The order follows
-//! Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), with two differences. The left
-//! operand, activations whose rows are contiguous, is read where it lies. A panel of the right operand is packed right
-//! before its use and never leaves the cache, so that decoding a stored weight costs what copying it would.
+//! Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): a block of the left operand is packed
+//! once for a strip of columns and stays in the second-level cache, panels of the right operand are packed right before
+//! their use and never leave the first, so that decoding a stored weight costs what copying it would.
 //!
 //! Several terms with one output are one call: `x·Wᵀ + s·u·Bᵀ` passes over its output once.
 
@@ -13,15 +13,15 @@ use super::pack::{Left, Right};
 use super::threads;
 use super::tile::{self, LANES, Tiles};
 
-/// Terms of the sum for which operands are packed at once; a multiple of every format's block.
-const PACKED_DEPTH: usize = 256;
+/// Most terms of the sum for which operands are packed at once.
+const PACKED_DEPTH: usize = 320;
 /// Rows of the output that use a packed panel before the next one is packed: their part of the left operand stays in a
 /// second-level cache.
 const BLOCK_ROWS: usize = 256;
 /// Columns of the right operand that are packed at once, as far as no format is read more columns at a time.
 const PACKED_COLUMNS: usize = 64;
-/// Most and least columns that are computed with one packing of the left operand, as far as there are so many.
-const STRIP_COLUMNS: (usize, usize) = (128, 512);
+/// Least and most columns that are computed with one packing of the left operand, as far as there are so many.
+const STRIP_COLUMNS: (usize, usize) = (128, 1024);
 /// Up to so many rows of the output, a right operand whose rows are contiguous is read where it lies.
 const UNPACKED_ROWS: usize = 32;
 
@@ -59,6 +59,15 @@ pub(crate) struct Sum<'a> {
     pub(crate) columns: usize,
     pub(crate) output: Output<'a>,
     pub(crate) accumulate: bool,
+}
+
+/// The pieces `(first term, number)` of at most `most` terms in which a sum of `depth` terms is computed: about equal, and no
+/// block of a format, nor 64 numbers of NF4, is in two of them.
+pub(super) fn pieces(depth: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let unit = if depth.is_multiple_of(256) { 256 } else { 64 };
+    let pieces = depth.div_ceil(most / unit * unit).max(1);
+    let piece = depth.div_ceil(pieces).next_multiple_of(unit).max(unit);
+    (0..depth).step_by(piece).map(move |k| (k, (depth - k).min(piece)))
 }
 
 /// How one product is cut: strips of `strip` columns by blocks of `block_rows` rows.
@@ -164,23 +173,21 @@ impl Part<'_> {
         with_scratch(rows * PACKED_DEPTH + packed.div_ceil(width) * panel_len, |space| {
             let (left, panels) = space.split_at_mut(rows * PACKED_DEPTH);
             for term in terms {
-                for k0 in (0..term.depth).step_by(PACKED_DEPTH) {
-                    let depth = (term.depth - k0).min(PACKED_DEPTH);
+                for (k0, depth) in pieces(term.depth, PACKED_DEPTH) {
                     term.left.pack(self.stacks(), self.rows.0, (k0, depth), left);
                     for n in (0..columns).step_by(packed) {
                         let columns = (n0 + n, (columns - n).min(packed));
-                        if let Some((values, stride)) = self.in_place(term) {
-                            for n in (0..columns.1).step_by(width) {
-                                let columns = (columns.0 + n, (columns.1 - n).min(width));
-                                let b = &values[k0 * stride + columns.0..];
-                                self.tiles(left, depth, b, stride, columns, accumulate);
-                            }
-                            continue;
+                        let in_place = self.in_place(term);
+                        if in_place.is_none() {
+                            term.right.pack(self.level, (k0, depth), columns, term.alpha, panels, width, panel_len);
                         }
-                        term.right.pack(self.level, (k0, depth), columns, term.alpha, panels, width, panel_len);
                         for (panel, n) in panels.chunks(panel_len).zip((0..columns.1).step_by(width)) {
                             let columns = (columns.0 + n, (columns.1 - n).min(width));
-                            self.tiles(left, depth, panel, width, columns, accumulate);
+                            let (b, b_depth) = match in_place {
+                                Some((values, stride)) => (&values[k0 * stride + columns.0..], stride),
+                                None => (panel, width),
+                            };
+                            self.tiles(left, depth, b, b_depth, columns, accumulate);
                         }
                     }
                     accumulate = true;
@@ -375,6 +382,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_term_is_in_one_piece() {
+        for most in [256, 320, 512] {
+            for depth in [1, 16, 63, 64, 65, 511, 512, 513, 576, 1024, 1280, 1536, 2304, 14_336, 4099] {
+                let mut next = 0;
+                for (first, number) in pieces(depth, most) {
+                    assert!(first == next && first.is_multiple_of(64) && (1..=most).contains(&number), "{depth}");
+                    assert!(!depth.is_multiple_of(256) || first.is_multiple_of(256), "{depth} is cut at {first}");
+                    next = first + number;
+                }
+                assert_eq!(next, depth);
+            }
+            assert_eq!(pieces(0, most).count(), 0);
         }
     }
 

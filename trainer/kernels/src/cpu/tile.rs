@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "raw addresses and vector instructions")]
 
 use super::level::Level;
+use super::memory::prefetch;
 
 /// Columns of one vector of the widest level, and the unit in which panels are wide.
 pub(crate) const LANES: usize = 16;
@@ -46,7 +47,7 @@ pub(crate) fn depth(level: Level) -> usize {
     match level {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Amx => 128,
-        _ => 256,
+        _ => 320,
     }
 }
 
@@ -105,8 +106,8 @@ pub(crate) unsafe fn compute(level: Level, rows: usize, units: usize, tiles: &Ti
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn avx512<const ROWS: usize, const UNITS: usize>(tiles: &Tiles) {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps,
     };
     // SAFETY: the caller's promise; masked lanes are neither read nor written.
     unsafe {
@@ -114,7 +115,7 @@ unsafe fn avx512<const ROWS: usize, const UNITS: usize>(tiles: &Tiles) {
             let c = tiles.c.add(index * ROWS * tiles.c_row);
             // Rows of the output lie far apart, where no prefetcher of the processor looks for them.
             for (row, unit) in (0..ROWS).flat_map(|row| (0..UNITS).map(move |unit| (row, unit))) {
-                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(row * tiles.c_row + unit * LANES).cast());
+                prefetch(c.wrapping_add(row * tiles.c_row + unit * LANES));
             }
             let mut sums = [[_mm512_setzero_ps(); UNITS]; ROWS];
             let (mut a, mut b) = (tiles.a.add(index * tiles.a_panel), tiles.b);
@@ -160,8 +161,7 @@ unsafe fn store(sums: &[f32; LANES], c: *mut f32, columns: usize, accumulate: bo
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2<const ROWS: usize>(tiles: &Tiles) {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps,
+        _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
     /// Terms of one turn of the loop.
     const TURN: usize = 4;
@@ -170,7 +170,7 @@ unsafe fn avx2<const ROWS: usize>(tiles: &Tiles) {
         for index in 0..tiles.count {
             let c = tiles.c.add(index * ROWS * tiles.c_row);
             for row in 0..ROWS {
-                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(row * tiles.c_row).cast());
+                prefetch(c.wrapping_add(row * tiles.c_row));
             }
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             let (mut a, mut b) = (tiles.a.add(index * tiles.a_panel), tiles.b);

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::super::level::Level;
 use super::super::memory::with_scratch;
-use super::super::product::{Output, Sum, Term};
+use super::super::product::{Output, Sum, Term, pieces};
 use super::split;
 use super::tiles::{BLOCK, DEPTH, EDGE, OUTPUT, Sums, Tiles};
 
@@ -27,14 +27,6 @@ pub(crate) fn pays(terms: &[Term<'_>], rows: usize, columns: usize) -> bool {
     let depth = terms.iter().map(|term| term.depth).max().unwrap_or(0);
     let lines = terms.iter().all(|term| term.left.depth == 1 || term.depth <= 1);
     lines && rows >= 96 && columns >= 192 && depth >= 64
-}
-
-/// The pieces `(first term, number)` in which a sum of `depth` terms is split: about equal, and no block of a format,
-/// nor 64 numbers of NF4, is in two of them.
-fn pieces(depth: usize) -> impl Iterator<Item = (usize, usize)> {
-    let unit = if depth.is_multiple_of(256) { 256 } else { 64 };
-    let piece = depth.div_ceil(depth.div_ceil(SPLIT_DEPTH).max(1)).next_multiple_of(unit).max(unit);
-    (0..depth).step_by(piece).map(move |k| (k, (depth - k).min(piece)))
 }
 
 /// Parts of `size` of the `whole`, which is cut between units alone.
@@ -89,7 +81,7 @@ impl Part<'_> {
             let (packed, space) = space.split_at_mut(lens[0]);
             let (left, right) = bytemuck::cast_slice_mut(space).split_at_mut(lens[1]);
             for term in terms {
-                for (k, depth) in pieces(term.depth) {
+                for (k, depth) in pieces(term.depth, SPLIT_DEPTH) {
                     let blocks = depth.div_ceil(DEPTH) * BLOCK;
                     let left = &mut left[..row_blocks * blocks];
                     self.split_left(&tiles, term, k, depth, left);
@@ -170,20 +162,6 @@ mod tests {
         let output = Output::new(c, n);
         let sum = Sum { level: Level::Amx, terms, rows: m, columns: n, output, accumulate };
         run(&sum, threads, |tasks, task| (0..tasks).for_each(task));
-    }
-
-    #[test]
-    fn every_term_is_in_one_piece() {
-        for depth in [1, 16, 63, 64, 65, 511, 512, 513, 576, 1024, 1536, 2304, 14_336, 4099] {
-            let mut next = 0;
-            for (first, number) in pieces(depth) {
-                assert!(first == next && first.is_multiple_of(64) && (1..=SPLIT_DEPTH).contains(&number), "{depth}");
-                assert!(!depth.is_multiple_of(256) || first.is_multiple_of(256), "{depth} is cut at {first}");
-                next = first + number;
-            }
-            assert_eq!(next, depth);
-        }
-        assert_eq!(pieces(0).count(), 0);
     }
 
     #[test]
