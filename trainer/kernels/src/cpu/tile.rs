@@ -42,7 +42,7 @@ pub(crate) fn widths(level: Level) -> &'static [usize] {
 }
 
 /// Terms that a tile sums at once: what a panel of the right operand holds of them takes at most 32 KiB with AVX-512, two
-/// thirds of a first-level cache, and half of one of 32 KiB elsewhere.
+/// thirds of a first-level cache, and two thirds of one of 32 KiB elsewhere.
 pub(crate) fn depth(level: Level) -> usize {
     match level {
         #[cfg(target_arch = "x86_64")]
