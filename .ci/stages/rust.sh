@@ -1,0 +1,37 @@
+# shellcheck shell=bash disable=SC2154
+# Stages that need only Rust: tests, formatting, lints, dependencies, fuzzing.
+
+# The README's test command.
+stage_test() { cargo test --release --workspace --locked; }
+
+stage_fmt() { cargo fmt --all --check; }
+
+# Clippy and rustdoc, with and without the GPU features. The second clippy pass bans file writes that are not durable; tests may
+# write in any way, so it leaves them out.
+stage_lint() {
+  local with
+  for with in "" "$features"; do
+    local all=(--release --workspace --locked --features "$with")
+    cargo clippy "${all[@]}" --all-targets -- -D warnings -A clippy::disallowed_methods
+    cargo clippy "${all[@]}" --lib --bins --examples -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc "${all[@]}" --no-deps --document-private-items
+  done
+}
+
+# Advisories are left out: their database is on a git server, which this machine may not reach.
+stage_deny() {
+  tools
+  cargo-deny --locked check bans licenses sources
+}
+
+# Every reader of foreign bytes, a minute each, two at a time, from a corpus of the repository's own fixtures.
+stage_fuzz() {
+  tools
+  fuzz/run "${FUZZ_SECONDS:-60}"
+}
+
+# The dashboard on a real terminal.
+stage_terminal() {
+  command -v tmux > /dev/null || apt-get install -y -q tmux
+  cargo test --release --workspace --locked --test e2e -- --ignored terminal
+}
