@@ -12,7 +12,7 @@ pub(crate) fn forms(term: &str, language: &str) -> Vec<(&'static str, String)> {
     const UMLAUT: [(&str, &str); 6] =
         [("¨", ""), ("¨e", "e"), ("¨en", "en"), ("¨n", "n"), ("¨er", "er"), ("¨ern", "ern")];
     let with = |ending: &str| format!("{term}{ending}");
-    match super::tasks::primary(language).as_str() {
+    match super::formats::tasks::primary(language).as_str() {
         "de" => {
             // `Kunde` + `en` is `Kunden`.
             let joined = |ending: &'static str| match (term.ends_with('e'), ending.strip_prefix('e')) {

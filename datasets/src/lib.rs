@@ -5,52 +5,27 @@
 //! Must not depend on: Burn, ratatui.
 
 mod audit;
-mod batch;
-mod cache;
-mod cells;
-mod collect;
-mod conversation;
-mod delimited;
-mod encoder;
 mod error;
-mod files;
-mod filter;
-mod format;
+mod formats;
 mod inflection;
-mod jsonl;
-mod mask;
-mod order;
-mod packing;
-mod parquet;
-mod parquet_headers;
-mod permutation;
+mod label;
 mod prepare;
-mod prompts;
-mod python;
-mod report;
-mod rows;
-mod samples;
-mod show;
-mod store;
-mod tasks;
-mod tbx;
-mod template;
+mod read;
+mod render;
 mod terms;
-mod thinking;
-mod tokenizer;
 
 pub use audit::{Finding, Findings, Hit, name as rule_name};
-pub use batch::{Batch, Example, Largest, Sampler, Source};
-pub use conversation::{Conversation, Message, Sample};
 pub use error::{DataError, RowFault, TemplateError, TokenizerError};
-pub use mask::{IGNORED, LabelOptions, Labelled, label_sample};
+pub use formats::conversation::{Conversation, Message, Sample};
+pub use label::mask::{IGNORED, LabelOptions, Labelled, label_sample};
+pub use prepare::batch::{Batch, Example, Largest, Sampler, Source};
+pub use prepare::report::{FileReport, PrepareReport};
+pub use prepare::store::Examples;
 pub use prepare::{Phase, PreparedDataset, Progress, prepare};
-pub use prompts::{HeldOutPrompt, read_prompts};
-pub use report::{FileReport, PrepareReport};
-pub use show::{Stretch, stretches};
-pub use store::Examples;
-pub use template::{ChatTemplate, Rendering};
-pub use tokenizer::{ChatTokenizer, DecodeStream, OtherTemplate, TokenizerSpec};
+pub use read::prompts::{HeldOutPrompt, read_prompts};
+pub use render::show::{Stretch, stretches};
+pub use render::template::{ChatTemplate, Rendering};
+pub use render::tokenizer::{ChatTokenizer, DecodeStream, OtherTemplate, TokenizerSpec};
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,19 @@
 //! The whole way from a plan's files to labelled examples.
 //!
 //! Responsible for: reading in chunks and labelling them on all threads. What is decided over labelled rows lies in
-//! [`crate::collect`].
+//! [`crate::prepare::collect`].
 //! Must not depend on: tensors, terminals.
 //!
 //! The result depends on the plan, the files and the tokenizer; not on the number of threads.
+
+pub(crate) mod batch;
+pub(crate) mod cache;
+pub(crate) mod collect;
+pub(crate) mod order;
+pub(crate) mod packing;
+pub(crate) mod permutation;
+pub(crate) mod report;
+pub(crate) mod store;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -18,20 +27,20 @@ use crate::audit::duplicates::fingerprint;
 use crate::audit::templates;
 use crate::audit::terms::Terms;
 use crate::audit::texts;
-use crate::cache::{self, Index, Sink};
-use crate::collect::{Collector, Outcome, Prepared, PreparedExample};
 use crate::error::{DataError, RowFault};
-use crate::files::{self, DataFile};
-use crate::filter::Filter;
-use crate::format::Layout;
-use crate::mask::{self, LabelOptions};
-use crate::report::PrepareReport;
-use crate::rows::{self, RawRow, Row};
-use crate::samples::build;
-use crate::store::{Columns, Examples};
-use crate::tasks::Tasks;
+use crate::formats::format::Layout;
+use crate::formats::samples::build;
+use crate::formats::tasks::Tasks;
+use crate::label::mask::{self, LabelOptions};
+use crate::prepare::cache::{self, Index, Sink};
+use crate::prepare::collect::{Collector, Outcome, Prepared, PreparedExample};
+use crate::prepare::report::PrepareReport;
+use crate::prepare::store::{Columns, Examples};
+use crate::read::files::{self, DataFile};
+use crate::read::filter::Filter;
+use crate::read::rows::{self, RawRow, Row};
+use crate::render::tokenizer::ChatTokenizer;
 use crate::terms;
-use crate::tokenizer::ChatTokenizer;
 
 /// Labelled examples.
 #[derive(Clone, Debug, Default)]

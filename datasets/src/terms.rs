@@ -6,9 +6,9 @@ use tonfall_recipes::plan::DataFormat;
 
 use crate::audit::terms::Terms;
 use crate::error::DataError;
+use crate::formats::tasks::Entry;
 use crate::prepare::Input;
-use crate::rows;
-use crate::tasks::Entry;
+use crate::read::rows;
 
 /// Every entry in the languages that the recipe wants. Faulty ones are left to the second pass, which reports them.
 pub(crate) fn read(inputs: &[Input]) -> Result<Terms, DataError> {

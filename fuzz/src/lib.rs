@@ -6,50 +6,51 @@
 // What of the files isn't reached from here.
 #![allow(dead_code)]
 
-#[path = "../../datasets/src/conversation.rs"]
-mod conversation;
-#[path = "../../datasets/src/delimited.rs"]
-mod delimited;
 #[path = "../../datasets/src/error.rs"]
 mod error;
-#[path = "../../datasets/src/files.rs"]
-mod files;
-#[path = "../../datasets/src/format.rs"]
-mod format;
 #[path = "../../datasets/src/inflection.rs"]
 mod inflection;
-#[path = "../../datasets/src/jsonl.rs"]
-mod jsonl;
-#[path = "../../datasets/src/rows.rs"]
-mod rows;
-#[path = "../../datasets/src/samples.rs"]
-mod samples;
-#[path = "../../datasets/src/tasks.rs"]
-mod tasks;
-#[path = "../../datasets/src/tbx.rs"]
-mod tbx;
 
-/// Stands in for the reader that needs polars.
-mod parquet {
-    use std::path::Path;
+#[path = "../../datasets/src/formats"]
+mod formats {
+    pub mod conversation;
+    pub mod format;
+    pub mod samples;
+    pub mod tasks;
+}
 
-    use crate::error::DataError;
-    use crate::files::DataFile;
-    use crate::rows::Chunks;
+#[path = "../../datasets/src/read"]
+mod read {
+    pub mod delimited;
+    pub mod files;
+    pub mod jsonl;
+    pub mod rows;
+    pub mod tbx;
 
-    pub(crate) fn read(file: &DataFile, _: &mut Chunks<'_>) -> Result<(), DataError> {
-        Err(DataError::UnknownKind { path: file.path.clone() })
-    }
+    /// Stands in for the reader that needs polars.
+    pub(crate) mod parquet {
+        use std::path::Path;
 
-    pub(crate) fn columns(path: &Path) -> Result<Vec<String>, DataError> {
-        Err(DataError::UnknownKind { path: path.to_owned() })
+        use crate::error::DataError;
+        use crate::read::files::DataFile;
+        use crate::read::rows::Chunks;
+
+        pub(crate) fn read(file: &DataFile, _: &mut Chunks<'_>) -> Result<(), DataError> {
+            Err(DataError::UnknownKind { path: file.path.clone() })
+        }
+
+        pub(crate) fn columns(path: &Path) -> Result<Vec<String>, DataError> {
+            Err(DataError::UnknownKind { path: path.to_owned() })
+        }
     }
 }
 
 use std::path::Path;
 
 use error::{DataError, RowFault};
-use rows::{Chunks, RawRow, Row};
+use formats::{format, samples, tasks};
+use read::rows::{Chunks, RawRow, Row};
+use read::{files, jsonl, tbx};
 use tonfall_recipes::plan::{DataFormat, SourcePlan, Split};
 
 const FORMATS: [DataFormat; 8] = [
@@ -74,7 +75,7 @@ pub fn json_lines(bytes: &[u8]) {
             // What is read is what any reader of JSON reads.
             let line = bytes.split(|byte| *byte == b'\n').nth(number as usize - 1).unwrap_or_default();
             assert_eq!(serde_json::from_slice::<Row>(line).ok().as_ref(), Some(row));
-            FORMATS.iter().for_each(|format| samples(row, *format, number));
+            FORMATS.iter().for_each(|format| build(row, *format, number));
         }
     });
     assert!(read.is_ok(), "a fault is one of a row: {:?}", read.err());
@@ -88,7 +89,7 @@ pub fn tbx(bytes: &[u8]) {
         assert!((1..=lines).contains(&number), "line {number} of {lines}");
         if let Ok(row) = row {
             assert!(row.contains_key("term") && row.contains_key("concept") && row.contains_key("language"));
-            samples(row, DataFormat::Terminology, number);
+            build(row, DataFormat::Terminology, number);
         }
     });
     // What was read before a fault is not given out: half a term base is none.
@@ -121,7 +122,7 @@ fn unexpected(error: std::io::Error) -> DataError {
 }
 
 /// Builds a row's samples with the program's own templates.
-fn samples(row: &Row, format: DataFormat, key: u64) {
+fn build(row: &Row, format: DataFormat, key: u64) {
     let source = SourcePlan {
         files: Vec::new(),
         split: Split::Train,

@@ -4,10 +4,10 @@
 
 use tonfall_recipes::plan::Thinking;
 
-use crate::conversation::{Conversation, Message, Sample};
-use crate::template::{ChatTemplate, Rendering};
-use crate::thinking::drop_thoughts;
-use crate::tokenizer::ChatTokenizer;
+use crate::formats::conversation::{Conversation, Message, Sample};
+use crate::formats::thinking::drop_thoughts;
+use crate::render::template::{ChatTemplate, Rendering};
+use crate::render::tokenizer::ChatTokenizer;
 
 /// How the first of the base's other templates that writes the sample differently does so.
 pub(crate) fn difference(sample: &Sample, tokenizer: &ChatTokenizer, thinking: Thinking) -> Option<String> {

@@ -4,8 +4,8 @@
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
+use crate::formats::tasks::Entry;
 use crate::inflection::forms;
-use crate::tasks::Entry;
 
 /// A term that is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

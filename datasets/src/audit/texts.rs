@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use regex::Regex;
 use tonfall_recipes::plan::AuditRule;
 
-use crate::conversation::{Message, Sample};
-use crate::tasks::primary;
+use crate::formats::conversation::{Message, Sample};
+use crate::formats::tasks::primary;
 
 /// Characters of a text that is no text for a conversation any more.
 const LONG: usize = 1_000_000;
@@ -140,7 +140,7 @@ mod tests {
     use tonfall_recipes::plan::AuditRule::{self, EmptyText, Language, Mojibake, PersonalData, Secrets};
 
     use super::{inspect, is_iban};
-    use crate::conversation::Sample;
+    use crate::formats::conversation::Sample;
 
     fn rules(answer: &str, language: Option<&str>) -> Vec<AuditRule> {
         let sample = Sample::PromptCompletion { prompt: "Frage?".to_owned(), completion: answer.to_owned() };

@@ -8,11 +8,12 @@ use serde_json::json;
 use tonfall_recipes::plan::{DataFormat, DataPlan, SourcePlan, Split};
 
 use super::tiny::{plan, write};
-use crate::files::DataFile;
-use crate::format::Layout;
-use crate::samples::build;
-use crate::tasks::Tasks;
-use crate::{DataError, Sample, rows};
+use crate::formats::format::Layout;
+use crate::formats::samples::build;
+use crate::formats::tasks::Tasks;
+use crate::read::files::DataFile;
+use crate::read::rows;
+use crate::{DataError, Sample};
 
 /// A row with its only sample.
 #[derive(Debug)]
@@ -290,8 +291,8 @@ fn no_damaged_byte_of_parquet_ends_the_process() {
 proptest! {
     #[test]
     fn no_line_makes_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = crate::jsonl::parse(&bytes);
-        let _ = crate::jsonl::parse(&[b"{\"messages\":[{\"role\":\"user\",\"content\":", bytes.as_slice(), b"}]}"].concat());
+        let _ = crate::read::jsonl::parse(&bytes);
+        let _ = crate::read::jsonl::parse(&[b"{\"messages\":[{\"role\":\"user\",\"content\":", bytes.as_slice(), b"}]}"].concat());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Parquet through polars. polars stays in here, in [`crate::cells`] and in [`crate::filter`].
+//! Parquet through polars. polars stays in here, in [`crate::read::cells`] and in [`crate::read::filter`].
 //!
 //! Responsible for: rows of a table, a slice at a time. Must not depend on: what a row means.
 
@@ -12,9 +12,9 @@ use polars::io::HiveOptions;
 use polars::prelude::{LazyFrame, PolarsResult, ScanArgsParquet, ScanSources, Schema};
 
 use crate::error::DataError;
-use crate::files::DataFile;
-use crate::rows::{Chunks, Content};
-use crate::{cells, parquet_headers};
+use crate::read::files::DataFile;
+use crate::read::rows::{Chunks, Content};
+use crate::read::{cells, parquet_headers};
 
 /// Rows in memory at once,
 const SLICE_ROWS: u64 = 1 << 14;

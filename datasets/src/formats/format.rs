@@ -9,10 +9,10 @@ use std::path::Path;
 use serde_json::Value;
 use tonfall_recipes::plan::{DataFormat, SourcePlan};
 
-use crate::conversation::kind;
 use crate::error::{DataError, RowFault};
-use crate::files::{DataFile, Kind};
-use crate::rows::{self, Row};
+use crate::formats::conversation::kind;
+use crate::read::files::{DataFile, Kind};
+use crate::read::rows::{self, Row};
 
 /// A format's row in the table.
 #[derive(Debug)]

@@ -5,8 +5,8 @@
 use serde_json::{Map, Value};
 
 use crate::error::{DataError, RowFault};
-use crate::files::{DataFile, Kind};
-use crate::{delimited, jsonl, parquet, tbx};
+use crate::read::files::{DataFile, Kind};
+use crate::read::{delimited, jsonl, parquet, tbx};
 
 /// A row as its file has it, by column.
 pub(crate) type Row = Map<String, Value>;

@@ -6,7 +6,7 @@ use polars::prelude::{AnyValue, Column, DataFrame, Series};
 use serde_json::{Map, Value};
 
 use crate::error::RowFault;
-use crate::rows::Row;
+use crate::read::rows::Row;
 
 /// A table whose rows are read one by one.
 pub(crate) struct Table<'a> {

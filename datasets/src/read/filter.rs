@@ -11,8 +11,8 @@ use polars::prelude::{Column, DataFrame, DataType, Expr, IntoLazy, PlSmallStr};
 use serde_json::Value;
 
 use crate::error::DataError;
-use crate::parquet::{first_line, guarded};
-use crate::rows::Row;
+use crate::read::parquet::{first_line, guarded};
+use crate::read::rows::Row;
 
 /// A parsed expression.
 #[derive(Clone, Debug)]
@@ -83,6 +83,6 @@ fn column(name: &str, rows: &[Option<&Row>]) -> Result<Column, String> {
     if present().all(|cell| cell.is_string()) {
         return Ok(Column::new(label, cells.iter().map(|cell| cell.as_str()).collect::<Vec<_>>()));
     }
-    let odd = present().find(|cell| !cell.is_string()).map_or("text", |cell| crate::conversation::kind(cell));
+    let odd = present().find(|cell| !cell.is_string()).map_or("text", |cell| crate::formats::conversation::kind(cell));
     Err(format!("column `{name}` holds {odd}, which can't be compared with its other values"))
 }

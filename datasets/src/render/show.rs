@@ -2,10 +2,10 @@
 //!
 //! Responsible for: stretches of text, trained or not, special tokens visible. Must not depend on: terminals.
 
-use crate::batch::Example;
 use crate::error::TokenizerError;
-use crate::mask::IGNORED;
-use crate::tokenizer::ChatTokenizer;
+use crate::label::mask::IGNORED;
+use crate::prepare::batch::Example;
+use crate::render::tokenizer::ChatTokenizer;
 
 /// Text of tokens that are all trained, or all not.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,12 +25,12 @@ use std::slice;
 
 use tonfall_recipes::plan::{DataPlan, Thinking, TrainOn};
 
-use crate::conversation::{Conversation, Message, Sample};
-use crate::encoder::Encoded;
 use crate::error::RowFault;
-use crate::template::{ChatTemplate, Rendering, Seen};
-use crate::thinking;
-use crate::tokenizer::ChatTokenizer;
+use crate::formats::conversation::{Conversation, Message, Sample};
+use crate::formats::thinking;
+use crate::render::encoder::Encoded;
+use crate::render::template::{ChatTemplate, Rendering, Seen};
+use crate::render::tokenizer::ChatTokenizer;
 
 /// Label of a token without loss, as in PyTorch and transformers.
 pub const IGNORED: i32 = -100;

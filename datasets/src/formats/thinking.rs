@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::conversation::Message;
+use crate::formats::conversation::Message;
 
 /// How thoughts begin and end in the texts of the families that have them.
 const MARKS: [(&str, &str); 4] = [
@@ -80,7 +80,7 @@ pub(crate) fn without(ranges: &[Range<usize>], holes: &[Range<usize>]) -> Vec<Ra
 #[cfg(test)]
 mod tests {
     use super::{drop_thoughts, spans, thoughts, without};
-    use crate::conversation::Message;
+    use crate::formats::conversation::Message;
 
     #[test]
     fn thoughts_are_found_and_taken_out() {

@@ -9,8 +9,8 @@ use csv::{ErrorKind, ReaderBuilder, StringRecord};
 use serde_json::Value;
 
 use crate::error::{DataError, RowFault};
-use crate::files::{DataFile, Kind};
-use crate::rows::{Chunks, Content, Row};
+use crate::read::files::{DataFile, Kind};
+use crate::read::rows::{Chunks, Content, Row};
 
 /// A longer record is a quote that nothing closes.
 const RECORD_BYTES: u64 = 64 << 20;

@@ -1,7 +1,7 @@
 //! Rows → samples: what each format says.
 //!
 //! Responsible for: messages, ShareGPT, Alpaca, pairs, texts and preferences, and documents before a question. Style and
-//! terms are made in [`crate::tasks`].
+//! terms are made in [`crate::formats::tasks`].
 //! Must not depend on: files, tokenizers.
 
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use tonfall_recipes::plan::{DataFormat, SourcePlan, TemplateKind};
 
-use crate::conversation::{Conversation, Message, Sample, kind};
 use crate::error::RowFault;
-use crate::format::{CONTEXT, Fields, Layout};
-use crate::rows::Row;
-use crate::tasks::Tasks;
+use crate::formats::conversation::{Conversation, Message, Sample, kind};
+use crate::formats::format::{CONTEXT, Fields, Layout};
+use crate::formats::tasks::Tasks;
+use crate::read::rows::Row;
 
 /// What a row gives.
 #[derive(Debug, Default)]
@@ -262,7 +262,7 @@ fn with_context(
     let values = BTreeMap::from([("context", context), ("question", asked)]);
     question.content = template.map_or_else(
         || format!("{}\n\n{}", values["context"], values["question"]),
-        |template| crate::tasks::fill(&template.user, &values),
+        |template| crate::formats::tasks::fill(&template.user, &values),
     );
     question.fields.shift_remove("content");
     Ok(conversation)

@@ -10,8 +10,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Number, Value};
 
 use crate::error::{DataError, RowFault};
-use crate::files::DataFile;
-use crate::rows::{Chunks, Content, Row, WHOLE_BYTES};
+use crate::read::files::DataFile;
+use crate::read::rows::{Chunks, Content, Row, WHOLE_BYTES};
 
 /// A longer line is a file of another kind.
 const LINE_BYTES: u64 = 64 << 20;
@@ -57,7 +57,10 @@ pub(crate) fn read_list(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), 
     for (item, number) in list.into_iter().zip(1..) {
         let content = match item.0 {
             Value::Object(row) => Content::Row(row),
-            other => Content::Fault(RowFault::Syntax(format!("{}, not an object", crate::conversation::kind(&other)))),
+            other => Content::Fault(RowFault::Syntax(format!(
+                "{}, not an object",
+                crate::formats::conversation::kind(&other)
+            ))),
         };
         chunks.push(number, content)?;
     }
@@ -78,9 +81,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Row, RowFault> {
     }
     match serde_json::from_str(text) {
         Ok(Strict(Value::Object(row))) => Ok(row),
-        Ok(Strict(other)) => {
-            Err(RowFault::Syntax(format!("{}; expected one JSON object a line", crate::conversation::kind(&other))))
-        }
+        Ok(Strict(other)) => Err(RowFault::Syntax(format!(
+            "{}; expected one JSON object a line",
+            crate::formats::conversation::kind(&other)
+        ))),
         Err(error) => {
             // serde_json counts lines within this one line; only the column means something here.
             let text = error.to_string();

@@ -1,7 +1,7 @@
 //! What is decided over labelled rows, in their order.
 //!
 //! Responsible for: `overflow`, `max_bad_rows`, counting everything that happens to a row, and what is told of all rows
-//! together. Who gets which side of the split and how often is decided in [`crate::order`].
+//! together. Who gets which side of the split and how often is decided in [`crate::prepare::order`].
 //! Must not depend on: tokenizers, threads.
 //!
 //! Memory holds 16 bytes for each example, 36 more for each of the first two million long ones, and for a moment 10 for their
@@ -16,14 +16,14 @@ use tonfall_recipes::plan::{AuditRule, Overflow, Severity, Split};
 use crate::audit::Findings;
 use crate::audit::duplicates::{Fingerprint, Fingerprints, Repeat};
 use crate::audit::terms::Terms;
-use crate::batch::Source;
-use crate::cache::{Index, Sink};
 use crate::error::{DataError, RowFault};
-use crate::mask::{IGNORED, Labelled};
-use crate::order::{Order, Share, order};
+use crate::label::mask::{IGNORED, Labelled};
 use crate::prepare::Input;
-use crate::report::{FileReport, PrepareReport};
-use crate::store::{Columns, Entry, word};
+use crate::prepare::batch::Source;
+use crate::prepare::cache::{Index, Sink};
+use crate::prepare::order::{Order, Share, order};
+use crate::prepare::report::{FileReport, PrepareReport};
+use crate::prepare::store::{Columns, Entry, word};
 
 /// Faulty rows that are told of in the end.
 const FAULTS_SHOWN: usize = 10;

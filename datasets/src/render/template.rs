@@ -11,9 +11,9 @@ use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use crate::conversation::Message;
 use crate::error::TemplateError;
-use crate::python;
+use crate::formats::conversation::Message;
+use crate::render::python;
 
 /// Steps that one rendering may take, besides one a byte of its input. A step is an instruction, or 64 bytes written.
 const FUEL: u64 = 1_000_000;

@@ -14,8 +14,8 @@ use quick_xml::events::{BytesStart, Event};
 use serde_json::{Value, json};
 
 use crate::error::{DataError, RowFault};
-use crate::files::DataFile;
-use crate::rows::{Chunks, Content, Row, WHOLE_BYTES};
+use crate::read::files::DataFile;
+use crate::read::rows::{Chunks, Content, Row, WHOLE_BYTES};
 
 /// Elements inside of each other; TBX needs about ten.
 const DEPTH: usize = 64;

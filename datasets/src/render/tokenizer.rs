@@ -13,10 +13,10 @@ use jiff::Zoned;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 
-use crate::conversation::Message;
-use crate::encoder::{Encoded, Encoder};
 use crate::error::{DataError, TemplateError, TokenizerError};
-use crate::template::{ChatTemplate, Rendering};
+use crate::formats::conversation::Message;
+use crate::render::encoder::{Encoded, Encoder};
+use crate::render::template::{ChatTemplate, Rendering};
 
 /// What a base model's files say about its tokenizer.
 #[derive(Clone, Debug, Default)]

@@ -6,10 +6,10 @@
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::Packing;
 
-use crate::mask::IGNORED;
-use crate::packing::{Sequences, best_fit_decreasing};
-use crate::permutation::Permutation;
-use crate::store::Examples;
+use crate::label::mask::IGNORED;
+use crate::prepare::packing::{Sequences, best_fit_decreasing};
+use crate::prepare::permutation::Permutation;
+use crate::prepare::store::Examples;
 
 /// Where an example comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,8 +211,8 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::{Batch, Example, Largest, Sampler};
-    use crate::packing::{Sequences, best_fit_decreasing};
-    use crate::store::Examples;
+    use crate::prepare::packing::{Sequences, best_fit_decreasing};
+    use crate::prepare::store::Examples;
 
     fn examples(count: u32) -> Examples {
         (0..count).map(|id| Example::new(vec![id; 3], vec![-100, id as i32, id as i32])).collect()

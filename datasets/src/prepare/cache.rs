@@ -20,8 +20,8 @@ use tonfall_recipes::ScratchLock;
 use tonfall_recipes::durable::{self, ScratchDir};
 
 use crate::error::DataError;
-use crate::report::PrepareReport;
-use crate::store::{Column, Columns, Entry};
+use crate::prepare::report::PrepareReport;
+use crate::prepare::store::{Column, Columns, Entry};
 
 /// Changes with every change of what is stored or of how data is prepared.
 const VERSION: &str = "tonfall data 4";

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
-use crate::conversation::Message;
+use crate::formats::conversation::Message;
 
 /// Keys under which files keep what an assistant thought; the first is what most templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
 
-use crate::batch::{Example, Source};
-use crate::mask::IGNORED;
+use crate::label::mask::IGNORED;
+use crate::prepare::batch::{Example, Source};
 
 /// The bit of a token that is trained. Ids are below a vocabulary's size, which fits in 31 bits.
 const TRAINED: u32 = 1 << 31;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::DataError;
-use crate::permutation::{Permutation, mix};
+use crate::prepare::permutation::{Permutation, mix};
 
 /// What the split into train and eval, and the choice by weights, are called among the uses of the seed.
 const SPLIT_STREAM: u64 = 1;

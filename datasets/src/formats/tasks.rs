@@ -8,11 +8,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tonfall_recipes::plan::{TemplateKind, TemplatePlan};
 
-use crate::conversation::{Conversation, Message, Sample};
 use crate::error::RowFault;
-use crate::format::Fields;
+use crate::formats::conversation::{Conversation, Message, Sample};
+use crate::formats::format::Fields;
+use crate::formats::samples::Built;
 use crate::inflection::substitute;
-use crate::samples::Built;
 
 /// The templates of a recipe, and the program's own for kinds that the recipe has none of.
 #[derive(Clone, Debug)]

@@ -1,0 +1,10 @@
+//! Rows → samples: conversations, plain texts, preference pairs.
+//!
+//! Responsible for: recognising the format of a row, and building samples from its columns.
+//! Must not depend on: tokenizers, templates, polars.
+
+pub(crate) mod conversation;
+pub(crate) mod format;
+pub(crate) mod samples;
+pub(crate) mod tasks;
+pub(crate) mod thinking;

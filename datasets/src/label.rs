@@ -1,0 +1,6 @@
+//! Token ids → labels.
+//!
+//! Responsible for: which tokens carry loss.
+//! Must not depend on: files of data, polars.
+
+pub(crate) mod mask;

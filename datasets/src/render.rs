@@ -1,0 +1,10 @@
+//! Samples → text → token ids, and token ids → text.
+//!
+//! Responsible for: chat templates, the tokenizer, the fast BPE encoder.
+//! Must not depend on: files of data, polars.
+
+pub(crate) mod encoder;
+pub(crate) mod python;
+pub(crate) mod show;
+pub(crate) mod template;
+pub(crate) mod tokenizer;
