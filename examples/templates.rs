@@ -181,7 +181,7 @@ fn pairs(folder: &Path, name: &str, base: &Path) -> Result<Pairs> {
         "base = {base:?}\n[data]\ntrain = {rows:?}\nformat = \"prompt_completion\"\nmax_seq_len = 100000\n[audit]\n{audit}"
     );
     let path = folder.join(format!("{name}.toml"));
-    tonfall_recipes::durable::write_file(&path, recipe.as_bytes())?;
+    tonfall_durable::write_file(&path, recipe.as_bytes())?;
     let (_, plan) = RecipeFile::load(&path, &[]).map_err(|faults| anyhow::anyhow!(faults.render(false)))?;
     let tokenizer = ChatTokenizer::new(TokenizerSpec {
         tokenizer_json: std::fs::read(base.join("tokenizer.json"))?,

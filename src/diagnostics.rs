@@ -8,7 +8,9 @@ use std::io::{self, ErrorKind};
 
 use tonfall_adapters::{BaseError, CheckpointError as WeightsError, TokenizerError};
 use tonfall_datasets::DataError;
-use tonfall_recipes::{CheckpointError, Diagnostics, DurableError, LockError, RunDirError};
+use tonfall_durable::DurableError;
+use tonfall_recipes::Diagnostics;
+use tonfall_runs::{CheckpointError, LockError, RunDirError};
 use tonfall_trainer::{DeviceError, GroupError, LaunchError, TrainError};
 
 use crate::hub::HubError;

@@ -6,7 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tonfall_recipes::{EventKind, EventLog, Plan, RunDir, RunLock, durable};
+use tonfall_durable as durable;
+use tonfall_recipes::Plan;
+use tonfall_runs::{EventKind, EventLog, RunDir, RunLock};
 use tonfall_trainer::{Compute, Group, Job, Record, StopReason, train};
 
 use crate::diagnostics::{ExitCode, Failure, Result};

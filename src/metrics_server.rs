@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use tiny_http::{Header, Method, Request, Response, Server};
-use tonfall_recipes::{EventReader, RunDir};
-use tonfall_tui::Summary;
-use tonfall_tui::exporters::prometheus::{CONTENT_TYPE, Row, text};
+use tonfall_runs::exporters::prometheus::{CONTENT_TYPE, Row, text};
+use tonfall_runs::{EventReader, RunDir, Summary};
 
 use crate::args::MetricsArgs;
 use crate::diagnostics::{ExitCode, Failure, Result};

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tonfall_recipes::events::Packing;
-use tonfall_recipes::{EventKind, EventReader};
+use tonfall_runs::events::Packing;
+use tonfall_runs::{EventKind, EventReader};
 use tonfall_trainer::Observation;
 
 use crate::args::{Global, LogFormat, ProgressMode};

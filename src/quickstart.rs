@@ -5,7 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use tonfall_recipes::{Plan, RecipeFile, durable};
+use tonfall_durable as durable;
+use tonfall_recipes::{Plan, RecipeFile};
 
 use crate::args::RecipeArgs;
 use crate::diagnostics::Result;

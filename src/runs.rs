@@ -6,9 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use tonfall_adapters::peft::CONFIG_FILE;
-use tonfall_recipes::checkpoint::latest_verified;
+use tonfall_recipes::Plan;
 use tonfall_recipes::plan::AdapterKind;
-use tonfall_recipes::{Plan, RunDir, RunDirError};
+use tonfall_runs::checkpoint_dir::latest_verified;
+use tonfall_runs::{RunDir, RunDirError};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::output;

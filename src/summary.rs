@@ -7,8 +7,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::json;
+use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AdapterKind, Base};
-use tonfall_recipes::{Plan, RunDir};
+use tonfall_runs::RunDir;
 use tonfall_trainer::{EvalReport, Outcome};
 
 use crate::progress::{bytes, duration, grouped};

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
-use tonfall_recipes::RunDir;
+use tonfall_runs::RunDir;
 use tonfall_tui::{Host, Watch as What};
 
 use crate::args::{Background, Global, LookArgs, SymbolSet, Train};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use thiserror::Error;
 use tonfall_blocks::{Format, dequantize};
-use tonfall_recipes::durable::{self, DurableError, ScratchDir};
+use tonfall_durable::{self as durable, DurableError, ScratchDir};
 
 use crate::base_model::{BaseError, BaseKind, BaseModel, Weight};
 use crate::peft::{Adapter, AdapterTensor};

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tonfall_blocks::{Format, bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
-use tonfall_recipes::durable::{self, DurableError};
+use tonfall_durable::{self as durable, DurableError};
 
 use crate::safetensors_file::Dtype;
 

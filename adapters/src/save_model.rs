@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tonfall_blocks::Format;
-use tonfall_recipes::durable::{self, DurableError};
+use tonfall_durable::{self as durable, DurableError};
 
 use crate::base_model::{BaseError, BaseModel};
 use crate::description::ModelDescription;

@@ -46,7 +46,7 @@ pub enum DataError {
     Audit { findings: String },
 
     #[error("the cache of prepared data: {0}")]
-    Cache(#[from] tonfall_recipes::durable::DurableError),
+    Cache(#[from] tonfall_durable::DurableError),
 
     /// Ends a reading that has seen what it wanted.
     #[error("enough was read")]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use toml::{Table, Value};
+use tonfall_durable::hex;
 
 use crate::schema;
 
@@ -467,10 +468,5 @@ impl Plan {
     }
 }
 
-/// Small hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use tonfall_adapters::BaseKind;
 use tonfall_datasets::PreparedDataset;
+use tonfall_durable as durable;
+use tonfall_recipes::RecipeFile;
 use tonfall_recipes::plan::Base;
-use tonfall_recipes::template::commented_recipe;
-use tonfall_recipes::{RecipeFile, durable};
+use tonfall_recipes::recipe_text::commented_recipe;
 
 use crate::args::Init;
 use crate::diagnostics::{ExitCode, Failure, Result};

@@ -1,14 +1,14 @@
 //! `tonfall metrics [RUN…]`: the numbers of runs for Prometheus and TensorBoard.
 //!
-//! Responsible for: which runs, and where their numbers go; the formats are `tonfall_tui`'s.
+//! Responsible for: which runs, and where their numbers go; the formats are `tonfall_runs`'s.
 
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use tonfall_recipes::durable::{self, AppendFile};
-use tonfall_recipes::{EventReader, RunDir};
-use tonfall_tui::exporters::tensorboard;
+use tonfall_durable::{self as durable, AppendFile};
+use tonfall_runs::exporters::tensorboard;
+use tonfall_runs::{EventReader, RunDir};
 
 use crate::args::Metrics;
 use crate::diagnostics::Result;

@@ -2,8 +2,8 @@
 //!
 //! Responsible for: the format by the file's name, and writing it; the picture itself is `tonfall_tui`'s.
 
-use tonfall_recipes::durable;
-use tonfall_tui::exporters::picture;
+use tonfall_durable as durable;
+use tonfall_tui::picture;
 
 use crate::args::Plot;
 use crate::diagnostics::{ExitCode, Failure, Result};

@@ -2,8 +2,8 @@
 //!
 //! Responsible for: finding the newest checkpoint that verifies, and saying which do not.
 
-use tonfall_recipes::checkpoint::latest_verified;
-use tonfall_recipes::{LockError, RunState};
+use tonfall_runs::checkpoint_dir::latest_verified;
+use tonfall_runs::{LockError, RunState};
 
 use crate::args::Resume;
 use crate::diagnostics::{ExitCode, Failure, Result};

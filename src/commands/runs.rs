@@ -3,8 +3,7 @@
 //! Responsible for: a line a run, from its lock and its event log.
 
 use serde_json::json;
-use tonfall_recipes::RunDir;
-use tonfall_tui::{Status, Summary};
+use tonfall_runs::{RunDir, Status, Summary};
 
 use crate::args::Runs;
 use crate::diagnostics::Result;
@@ -22,7 +21,7 @@ pub(crate) fn run(args: &Runs) -> Result<()> {
     let found = runs::all(&args.dir)?;
     let mut rows = Vec::with_capacity(found.len());
     for run in &found {
-        let (summary, status) = tonfall_tui::read(run)?;
+        let (summary, status) = tonfall_runs::summary::read(run)?;
         rows.push(Row { run, summary, status });
     }
     let lines = if args.json { rows.iter().map(json).collect() } else { table(&rows) };

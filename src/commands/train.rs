@@ -2,7 +2,7 @@
 //!
 //! Responsible for: recipe → plan → open inputs → run directory. Nothing is written before everything could be opened.
 
-use tonfall_recipes::RunDir;
+use tonfall_runs::RunDir;
 
 use crate::args::Train;
 use crate::commands::estimate;

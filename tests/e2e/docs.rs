@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use tonfall_recipes::template::key_reference;
+use tonfall_recipes::recipe_text::key_reference;
 
 use crate::program::run;
 

@@ -1,7 +1,7 @@
 //! Saving and restoring the state of a training run.
 //!
 //! Responsible for: the files inside a checkpoint directory and what they mean.
-//! Must not depend on: how a directory becomes durable (that is `tonfall_recipes::checkpoint`).
+//! Must not depend on: how a directory becomes durable (that is `tonfall_runs::checkpoint_dir`).
 //!
 //! A checkpoint holds f32 values to the bit: restoring one and training on equals never having stopped.
 
@@ -11,8 +11,8 @@ use std::path::Path;
 use burn::tensor::{Device, ExecutionError, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use tonfall_adapters::{Dtype, Planned, PlannedFile, SafetensorsFile};
+use tonfall_durable as durable;
 use tonfall_kernels::{Moment8, Moments, resident};
-use tonfall_recipes::durable;
 
 use crate::error::TrainError;
 use crate::evaluate::EvalReport;

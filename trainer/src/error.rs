@@ -15,10 +15,10 @@ pub enum TrainError {
     Diverged { step: u64, what: String },
 
     #[error(transparent)]
-    Durable(#[from] tonfall_recipes::durable::DurableError),
+    Durable(#[from] tonfall_durable::DurableError),
 
     #[error(transparent)]
-    Checkpoint(#[from] tonfall_recipes::checkpoint::CheckpointError),
+    Checkpoint(#[from] tonfall_runs::checkpoint_dir::CheckpointError),
 
     #[error(transparent)]
     Base(#[from] tonfall_adapters::BaseError),

@@ -188,7 +188,7 @@ pub fn write_logits(path: &Path, ids: &[u32], logits: &[f32], vocab: usize) -> R
         ("logits", view(Dtype::F32, vec![ids.len(), vocab], bytemuck::cast_slice(logits))?),
     ];
     let bytes = safetensors::serialize(tensors, None).map_err(|error| fail(error.to_string()))?;
-    tonfall_recipes::durable::write_file(path, &bytes).map_err(TrainError::from)?;
+    tonfall_durable::write_file(path, &bytes).map_err(TrainError::from)?;
     Ok(())
 }
 

@@ -13,9 +13,9 @@ use burn::tensor::Tensor;
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::peft::{self, AdapterConfig};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
-use tonfall_recipes::events::{EventKind, EventLog, Lengths, Packing, Phase};
 use tonfall_recipes::plan::{AdapterKind, Plan, Quantization, Recompute, Severity};
-use tonfall_recipes::run_dir::RunDir;
+use tonfall_runs::events::{EventKind, EventLog, Lengths, Packing, Phase};
+use tonfall_runs::run_dir::RunDir;
 
 use crate::checkpoint::{self, TrainerState};
 use crate::device::Compute;

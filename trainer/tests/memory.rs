@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use tonfall_adapters::BaseModel;
 use tonfall_datasets::{ChatTokenizer, PreparedDataset, TokenizerSpec, prepare};
-use tonfall_recipes::events::{EventKind, EventLog};
+use tonfall_recipes::Plan;
 use tonfall_recipes::recipe::RecipeFile;
-use tonfall_recipes::{Plan, RunDir, RunLock};
+use tonfall_runs::events::{EventKind, EventLog};
+use tonfall_runs::{RunDir, RunLock};
 use tonfall_trainer::Activations::{Kept, Offloaded, Recomputed};
 use tonfall_trainer::estimate::Workload;
 use tonfall_trainer::{Compute, DeviceKind, Group, Job, Observation, Outcome, Record, StopReason, TrainError, train};

@@ -5,11 +5,12 @@
 //! Must not depend on: how the state changes or is drawn.
 
 use ratatui::layout::Rect;
+use tonfall_runs::follow::Read;
+use tonfall_runs::history::RunData;
+use tonfall_runs::{Status, Summary};
 
 use crate::layout::{Panel, Screen, divide};
 use crate::plot::Plot;
-use crate::run::RunData;
-use crate::summary::{Status, Summary};
 use crate::theme::Look;
 
 /// What has to be typed before a run is asked to stop.
@@ -32,15 +33,6 @@ pub(crate) struct Run {
     pub(crate) read: Read,
     /// Why the run can't be read at the moment.
     pub(crate) fault: Option<String>,
-}
-
-/// How far a log is read: its bytes, and lines that were not understood.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Read {
-    pub(crate) bytes: u64,
-    pub(crate) of: u64,
-    pub(crate) damaged: u64,
-    pub(crate) unknown: u64,
 }
 
 impl Run {

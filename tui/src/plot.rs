@@ -3,7 +3,7 @@
 //! Responsible for: smoothing, axes, and which part of a run is seen.
 //! Must not depend on: terminals, curves.
 
-use crate::series::Axis;
+use tonfall_runs::series::Axis;
 
 /// Shares of the past in the smoothed loss; the first is the one to begin with.
 const SMOOTHINGS: [f64; 5] = [0.9, 0.95, 0.99, 0.0, 0.6];

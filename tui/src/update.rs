@@ -5,11 +5,11 @@
 
 use ratatui::crossterm::event::{KeyEvent, KeyEventKind, MouseEvent};
 use ratatui::layout::Rect;
-use tonfall_recipes::Event;
+use tonfall_runs::Summary;
+use tonfall_runs::follow::{News, Read};
 
-use crate::app::{App, Read, Run};
+use crate::app::{App, Run};
 use crate::input;
-use crate::summary::Summary;
 
 /// Seconds for which a message stays.
 const NOTICE_SECONDS: f64 = 8.0;
@@ -28,30 +28,6 @@ pub(crate) enum Message {
     Key(KeyEvent),
     Mouse(MouseEvent),
     Resize(u16, u16),
-}
-
-/// What happened to a run.
-#[derive(Debug)]
-pub(crate) enum News {
-    /// Its directory is there.
-    Opened {
-        created: String,
-    },
-    /// It is read from its beginning; with everything, or only for its line in the table.
-    Restart {
-        whole: bool,
-    },
-    /// From now on it is only a line in the table.
-    Forget,
-    Events(Vec<Event>),
-    Read(Read),
-    /// Whether a process works on it, and whether somebody asked it to stop.
-    Held {
-        held: bool,
-        stop_requested: bool,
-    },
-    /// Why it can't be read, or that it can.
-    Fault(Option<String>),
 }
 
 /// What the outside has to do.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tonfall_blocks::{Format, dequantize};
-use tonfall_recipes::durable::{self, DurableError};
+use tonfall_durable::{self as durable, DurableError};
 
 pub use config::AdapterConfig;
 

@@ -16,8 +16,7 @@ use bytemuck::Pod;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tonfall_recipes::ScratchLock;
-use tonfall_recipes::durable::{self, ScratchDir};
+use tonfall_durable::{self as durable, ScratchDir, ScratchLock};
 
 use crate::error::DataError;
 use crate::prepare::report::PrepareReport;

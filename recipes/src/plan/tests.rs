@@ -26,7 +26,7 @@ fn template() -> TemplatePlan {
     }
 }
 
-pub(crate) fn plan() -> Plan {
+fn plan() -> Plan {
     Plan {
         name: "house-style".into(),
         base: Base::Local("/models/base.gguf".into()),

@@ -10,8 +10,8 @@ use tonfall_adapters::merge::{MergeOptions, merge};
 use tonfall_adapters::peft;
 use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_kernels::release_idle;
-use tonfall_recipes::checkpoint::CheckpointWriter;
-use tonfall_recipes::events::{EventKind, Phase};
+use tonfall_runs::checkpoint_dir::CheckpointWriter;
+use tonfall_runs::events::{EventKind, Phase};
 
 use super::{Run, progress};
 use crate::checkpoint;

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use tonfall_recipes::events::EventKind;
 use tonfall_recipes::plan::Recompute;
+use tonfall_runs::events::EventKind;
 
 use super::Run;
 use crate::error::TrainError;

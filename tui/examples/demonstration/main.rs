@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use png::{BitDepth, ColorType, Compression, Encoder};
-use tonfall_recipes::{EventKind, EventReader, RunDir, RunLock};
+use tonfall_runs::{EventKind, EventReader, RunDir, RunLock};
 use tonfall_tui::{Depth, Look, Still, Symbols, Watch};
 
 use crate::cells::Canvas;

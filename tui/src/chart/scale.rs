@@ -3,7 +3,7 @@
 //! Responsible for: linear and logarithmic scales and their labels.
 //! Must not depend on: characters, terminals.
 
-use crate::numbers::{duration, measure, short};
+use tonfall_runs::numbers::{duration, measure, short};
 
 /// Larger values are as good as infinite: differences of them are no numbers any more.
 const LARGEST: f64 = 1e30;
@@ -103,7 +103,7 @@ impl Scale {
             Labels::Measure => measure(value),
             Labels::Count => short(value),
             Labels::Time => duration(value),
-            Labels::Bytes => crate::numbers::bytes(value),
+            Labels::Bytes => tonfall_runs::numbers::bytes(value),
         };
         let ticks = values.into_iter().filter_map(|value| {
             let value = if value.abs() < (self.high - self.low) * 1e-9 { 0.0 } else { value };

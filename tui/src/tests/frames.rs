@@ -2,12 +2,13 @@
 
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use tonfall_runs::Status;
+use tonfall_runs::follow::News;
 
 use super::stories::app;
 use crate::app::App;
-use crate::summary::Status;
 use crate::theme::{Depth, Look, Symbols};
-use crate::update::{Effect, Message, News, update};
+use crate::update::{Effect, Message, update};
 use crate::watch::{draw, text};
 
 /// A line, the smallest size of the design, one with charts, one with the table.
@@ -167,7 +168,7 @@ fn a_later_attempt_takes_back_what_is_behind_it() {
     let mut events = super::stories::story(Status::Running).events;
     events.truncate(1);
     events[0].attempt = 2;
-    if let tonfall_recipes::EventKind::AttemptStarted { from_step, .. } = &mut events[0].kind {
+    if let tonfall_runs::EventKind::AttemptStarted { from_step, .. } = &mut events[0].kind {
         *from_step = 50;
     }
     update(&mut app, Message::News(0, News::Events(events)));
@@ -195,8 +196,8 @@ fn a_frozen_screen_stands_still() {
 fn long_events_are_read_to_their_ends() {
     let mut app = app(COLOURED, Status::Running);
     let words: Vec<String> = (0..40).map(|word| format!("word{word}")).collect();
-    let kind = tonfall_recipes::EventKind::Notice { message: words.join(" ") };
-    let event = tonfall_recipes::Event { v: 1, seq: 1, attempt: 1, t: 0.0, kind };
+    let kind = tonfall_runs::EventKind::Notice { message: words.join(" ") };
+    let event = tonfall_runs::Event { v: 1, seq: 1, attempt: 1, t: 0.0, kind };
     update(&mut app, Message::News(0, News::Events(vec![event])));
     let small = shown(&app);
     assert!(small.contains("word0") && !small.contains("word39") && small.contains("Enter shows all"), "{small}");

@@ -5,13 +5,13 @@ use std::fs;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
-use tonfall_recipes::EventReader;
+use tonfall_runs::follow::News;
+use tonfall_runs::{EventReader, Status};
 
 use super::stories::{app, story};
 use crate::app::App;
-use crate::summary::Status;
 use crate::theme::{Depth, Look, Symbols};
-use crate::update::{Message, News, update};
+use crate::update::{Message, update};
 use crate::watch::draw;
 
 /// A number as a damaged or foreign log may hold it.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use tonfall_recipes::events::{Lengths, Packing, Phase};
-use tonfall_recipes::{Event, EventKind};
+use tonfall_runs::events::{Lengths, Packing, Phase};
+use tonfall_runs::follow::{News, Read};
+use tonfall_runs::{Event, EventKind, Status};
 
-use crate::app::{App, Read};
-use crate::summary::Status;
+use crate::app::App;
 use crate::theme::Look;
-use crate::update::{Message, News, update};
+use crate::update::{Message, update};
 
 const STEPS: u64 = 200;
 /// 2026-11-02 22:00:00 UTC

@@ -7,6 +7,10 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
+use tonfall_runs::Status;
+use tonfall_runs::history::{Metric, RunData};
+use tonfall_runs::numbers::{flops, short};
+use tonfall_runs::series::{Axis, Series};
 
 use super::block;
 use super::status::remark;
@@ -14,10 +18,6 @@ use super::words::{bar, fitted, wrapped};
 use crate::app::{App, Run};
 use crate::chart::{Chart, Curve, Labels, Marks, Point, Scale};
 use crate::layout::Panel;
-use crate::numbers::{flops, short};
-use crate::run::{Metric, RunData};
-use crate::series::{Axis, Series};
-use crate::summary::Status;
 use crate::theme::Role;
 
 /// Share of the values that may lie outside when outliers are cut, at each end.
@@ -207,7 +207,7 @@ fn horizontal(app: &App, runs: &[(&Run, &RunData)]) -> Scale {
 
 fn points<const N: usize>(series: &Series<N>, index: usize, axis: Axis, x: &Scale) -> Vec<Point> {
     let visible = visible(series, axis, x);
-    let point = |bucket: &crate::series::Bucket<N>| {
+    let point = |bucket: &tonfall_runs::series::Bucket<N>| {
         let span = bucket.values[index];
         Point { x: bucket.x(axis), low: f64::from(span.low), high: f64::from(span.high) }
     };
@@ -216,7 +216,7 @@ fn points<const N: usize>(series: &Series<N>, index: usize, axis: Axis, x: &Scal
 
 fn smoothed<const N: usize>(series: &Series<N>, index: usize, past: f64, axis: Axis, x: &Scale) -> Vec<Point> {
     let values = series.smoothed(index, past);
-    let point = |(bucket, value): (&crate::series::Bucket<N>, f32)| {
+    let point = |(bucket, value): (&tonfall_runs::series::Bucket<N>, f32)| {
         let value = f64::from(value);
         Point { x: bucket.x(axis), low: value, high: value }
     };
@@ -224,7 +224,7 @@ fn smoothed<const N: usize>(series: &Series<N>, index: usize, past: f64, axis: A
     series.buckets().iter().zip(values).map(point).filter(inside).collect()
 }
 
-fn visible<'a, const N: usize>(series: &'a Series<N>, axis: Axis, x: &Scale) -> &'a [crate::series::Bucket<N>] {
+fn visible<'a, const N: usize>(series: &'a Series<N>, axis: Axis, x: &Scale) -> &'a [tonfall_runs::series::Bucket<N>] {
     let buckets = series.buckets();
     let start = buckets.partition_point(|bucket| bucket.x(axis) < x.low());
     let end = buckets.partition_point(|bucket| bucket.x(axis) <= x.high());

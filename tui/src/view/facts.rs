@@ -8,15 +8,15 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
+use tonfall_runs::Status;
+use tonfall_runs::history::{DataFacts, Metric, RunData};
+use tonfall_runs::numbers::{bytes, duration, flops, grouped, measure, scientific, short};
+use tonfall_runs::series::Axis;
 
 use super::words::{bar, wrapped};
 use super::{block, status};
 use crate::app::{App, Run};
 use crate::layout::Panel;
-use crate::numbers::{bytes, duration, flops, grouped, measure, scientific, short};
-use crate::run::{DataFacts, Metric, RunData};
-use crate::series::Axis;
-use crate::summary::Status;
 use crate::theme::Role;
 
 /// Characters of a name in front of its value.

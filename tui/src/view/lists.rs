@@ -9,14 +9,14 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
+use tonfall_runs::history::{Answer, Line as Event, Weight};
+use tonfall_runs::numbers::{clock, measure};
 
 use super::words::{fitted, wrapped};
 use super::{block, inside, status};
 use crate::app::App;
 use crate::input::first_row;
 use crate::layout::Panel;
-use crate::numbers::{clock, measure};
-use crate::run::{Answer, Line as Event, Weight};
 use crate::theme::{Look, Role};
 
 /// Characters of a time in front of an event.

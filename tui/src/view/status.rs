@@ -4,11 +4,12 @@
 //! Must not depend on: panels.
 
 use ratatui::text::{Line, Span};
+use tonfall_runs::Status;
+use tonfall_runs::follow::Read;
+use tonfall_runs::numbers::{duration, grouped, measure};
 
 use super::words::fitted;
-use crate::app::{App, Read, Run};
-use crate::numbers::{duration, grouped, measure};
-use crate::summary::Status;
+use crate::app::{App, Run};
 use crate::theme::{Look, Role};
 
 /// Silence of a living run is worth a word from here on, and from so many steps' time.

@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tonfall_recipes::events::{Lengths, Packing};
-use tonfall_recipes::{Event, EventKind};
-
+use crate::events::{Event, EventKind, Lengths, Packing};
 use crate::numbers::{duration, grouped, measure};
 use crate::series::Series;
 
@@ -22,7 +20,7 @@ const TEXT: usize = 4000;
 
 /// A number that every step measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Metric {
+pub enum Metric {
     Loss,
     LearningRate,
     GradNorm,
@@ -34,14 +32,14 @@ pub(crate) enum Metric {
 impl Metric {
     const COUNT: usize = 6;
 
-    pub(crate) fn index(self) -> usize {
+    pub fn index(self) -> usize {
         self as usize
     }
 }
 
 /// How much an event matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weight {
+pub enum Weight {
     Plain,
     Good,
     Bad,
@@ -49,72 +47,72 @@ pub(crate) enum Weight {
 
 /// A line of the list of events.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Line {
+pub struct Line {
     /// Seconds since 1970.
-    pub(crate) t: f64,
-    pub(crate) weight: Weight,
-    pub(crate) text: String,
+    pub t: f64,
+    pub weight: Weight,
+    pub text: String,
 }
 
 /// An answer to a held-out prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) prompt: String,
-    pub(crate) text: String,
-    pub(crate) expected: Vec<String>,
-    pub(crate) missing: Vec<String>,
-    pub(crate) violations: Vec<String>,
+pub struct Answer {
+    pub prompt: String,
+    pub text: String,
+    pub expected: Vec<String>,
+    pub missing: Vec<String>,
+    pub violations: Vec<String>,
 }
 
 /// The answers of one evaluation.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Answers {
-    pub(crate) step: u64,
-    pub(crate) answers: Vec<Answer>,
+pub struct Answers {
+    pub step: u64,
+    pub answers: Vec<Answer>,
     /// Answers beyond [`SAMPLES`].
-    pub(crate) left_out: u64,
+    pub left_out: u64,
 }
 
 /// What the data came to.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct DataFacts {
-    pub(crate) train_examples: u64,
-    pub(crate) eval_examples: u64,
-    pub(crate) dropped: BTreeMap<String, u64>,
-    pub(crate) tokens: u64,
-    pub(crate) trained_tokens: u64,
-    pub(crate) lengths: Option<Lengths>,
-    pub(crate) packing: Option<Packing>,
+pub struct DataFacts {
+    pub train_examples: u64,
+    pub eval_examples: u64,
+    pub dropped: BTreeMap<String, u64>,
+    pub tokens: u64,
+    pub trained_tokens: u64,
+    pub lengths: Option<Lengths>,
+    pub packing: Option<Packing>,
 }
 
 /// What the run computes on.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct DeviceFacts {
-    pub(crate) name: String,
-    pub(crate) flops_per_token: Option<f64>,
-    pub(crate) peak_flops: Option<f64>,
-    pub(crate) memory_bytes: Option<u64>,
-    pub(crate) host_memory_bytes: Option<u64>,
+pub struct DeviceFacts {
+    pub name: String,
+    pub flops_per_token: Option<f64>,
+    pub peak_flops: Option<f64>,
+    pub memory_bytes: Option<u64>,
+    pub host_memory_bytes: Option<u64>,
 }
 
 /// Everything about one run.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RunData {
-    pub(crate) steps: Series<{ Metric::COUNT }>,
-    pub(crate) evals: Series<1>,
-    pub(crate) lines: VecDeque<Line>,
+pub struct RunData {
+    pub steps: Series<{ Metric::COUNT }>,
+    pub evals: Series<1>,
+    pub lines: VecDeque<Line>,
     /// Older lines that were let go.
-    pub(crate) lines_left_out: u64,
+    pub lines_left_out: u64,
     /// The first evaluation with answers, and the newest one.
-    pub(crate) before: Answers,
-    pub(crate) after: Answers,
-    pub(crate) data: Option<DataFacts>,
-    pub(crate) device: Option<DeviceFacts>,
-    pub(crate) trainable_parameters: Option<u64>,
+    pub before: Answers,
+    pub after: Answers,
+    pub data: Option<DataFacts>,
+    pub device: Option<DeviceFacts>,
+    pub trainable_parameters: Option<u64>,
     /// The highest use of memory, as it was predicted.
-    pub(crate) predicted_bytes: Option<u64>,
+    pub predicted_bytes: Option<u64>,
     /// Tokens of the newest step.
-    pub(crate) step_tokens: Option<(u64, u64)>,
+    pub step_tokens: Option<(u64, u64)>,
     recent: VecDeque<f64>,
     tokens: f64,
     seconds: f64,
@@ -122,7 +120,7 @@ pub(crate) struct RunData {
 
 impl RunData {
     /// Takes the next event of the log.
-    pub(crate) fn observe(&mut self, event: Event) {
+    pub fn observe(&mut self, event: Event) {
         let t = event.t;
         match event.kind {
             EventKind::AttemptStarted { from_step, total_steps, trainable_parameters, .. } => {
@@ -243,7 +241,7 @@ impl RunData {
     }
 
     /// Adds a line that is not from the log as well.
-    pub(crate) fn line(&mut self, t: f64, weight: Weight, text: String) {
+    pub fn line(&mut self, t: f64, weight: Weight, text: String) {
         self.lines.push_back(Line { t, weight, text: cut(text) });
         if self.lines.len() > LINES {
             self.lines.pop_front();
@@ -252,12 +250,12 @@ impl RunData {
     }
 
     /// Mean seconds of the newest steps.
-    pub(crate) fn seconds_per_step(&self) -> Option<f64> {
+    pub fn seconds_per_step(&self) -> Option<f64> {
         (!self.recent.is_empty()).then(|| self.recent.iter().sum::<f64>() / self.recent.len() as f64)
     }
 
     /// Floating-point operations a second, and their share of what the device can do, where both are known.
-    pub(crate) fn flops(&self, tokens_per_second: f64) -> (Option<f64>, Option<f64>) {
+    pub fn flops(&self, tokens_per_second: f64) -> (Option<f64>, Option<f64>) {
         let device = self.device.as_ref();
         let rate = device.and_then(|device| device.flops_per_token).map(|flops| flops * tokens_per_second);
         let peak = device.and_then(|device| device.peak_flops).filter(|peak| *peak > 0.0);

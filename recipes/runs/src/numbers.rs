@@ -4,7 +4,7 @@
 //! Must not depend on: what the numbers mean, terminals.
 
 /// `1.842`, `0.0312`, `1.2e-5`: about four digits.
-pub(crate) fn measure(value: f64) -> String {
+pub fn measure(value: f64) -> String {
     let size = value.abs();
     match value {
         _ if value.is_nan() => "NaN".to_owned(),
@@ -19,7 +19,7 @@ pub(crate) fn measure(value: f64) -> String {
 }
 
 /// `2e-4`, `1.95e-4`
-pub(crate) fn scientific(value: f64) -> String {
+pub fn scientific(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
@@ -31,7 +31,7 @@ pub(crate) fn scientific(value: f64) -> String {
 }
 
 /// `950`, `3.1k`, `2.5M`, `1.2G`, `4.0T`
-pub(crate) fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let size = value.abs();
     match value {
         _ if !value.is_finite() => measure(value),
@@ -46,14 +46,14 @@ pub(crate) fn short(value: f64) -> String {
 }
 
 /// `15.3 GFLOP/s`
-pub(crate) fn flops(rate: f64) -> String {
+pub fn flops(rate: f64) -> String {
     let text = short(rate);
     let digits = text.trim_end_matches(['k', 'M', 'G', 'T']);
     format!("{digits} {}FLOP/s", &text[digits.len()..])
 }
 
 /// `12,345`
-pub(crate) fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -66,7 +66,7 @@ pub(crate) fn grouped(number: u64) -> String {
 }
 
 /// `412 MiB`, `14.3 GiB`
-pub(crate) fn bytes(count: f64) -> String {
+pub fn bytes(count: f64) -> String {
     match count {
         _ if !count.is_finite() => measure(count),
         _ if count < 1024.0 => format!("{count:.0} B"),
@@ -77,7 +77,7 @@ pub(crate) fn bytes(count: f64) -> String {
 }
 
 /// `12s`, `3m 20s`, `1h 02m`, `4d 03h`
-pub(crate) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let seconds = seconds.clamp(0.0, 1e12) as u64;
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -88,7 +88,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// Hours and minutes of a time since 1970, UTC.
-pub(crate) fn clock(t: f64) -> String {
+pub fn clock(t: f64) -> String {
     let minutes = (t.clamp(0.0, 1e15) / 60.0) as u64;
     format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)
 }

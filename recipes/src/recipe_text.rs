@@ -10,7 +10,7 @@ use crate::schema::{Key, KeyDefault, LISTS, TABLES, table};
 /// A recipe with every key: those in `values` (path and value) are set, the others stand as comments with their default.
 ///
 /// ```
-/// let recipe = tonfall_recipes::template::commented_recipe(&[("lora.rank", 8.into())]);
+/// let recipe = tonfall_recipes::recipe_text::commented_recipe(&[("lora.rank", 8.into())]);
 /// assert!(recipe.contains("\nrank = 8  # width"));
 /// assert!(recipe.contains("\n# alpha = 32.0  # the"));
 /// ```

@@ -4,7 +4,7 @@
 //! in TFRecord framing (length, masked CRC-32C, data, masked CRC-32C).
 //! Must not depend on: files; it makes bytes.
 
-use tonfall_recipes::{Event, EventKind};
+use crate::events::{Event, EventKind};
 
 /// `DataType.DT_STRING`
 const DT_STRING: u64 = 7;

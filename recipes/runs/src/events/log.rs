@@ -6,8 +6,9 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tonfall_durable::{AppendFile, DurableError};
+
 use super::{Event, EventKind, EventReadError, EventReader, VERSION};
-use crate::durable::{AppendFile, DurableError};
 use crate::lock::RunLock;
 use crate::run_dir::RunDir;
 

@@ -12,7 +12,9 @@ pub(crate) fn run() -> (tempfile::TempDir, RunDir) {
 }
 
 fn create(output_dir: &Path, name: Option<&str>) -> Result<RunDir, RunDirError> {
-    let plan = Plan { output_dir: output_dir.join("runs"), ..crate::plan::tests::plan() };
+    let declared = "name = \"house-style\"\nbase = \".\"\n[data]\ntrain = \".\"\n";
+    let declared = RecipeFile { path: output_dir.join("declared.toml"), source: declared.to_owned() };
+    let plan = Plan { output_dir: output_dir.join("runs"), ..declared.plan(&[]).expect("a plan") };
     let recipe = RecipeFile { path: "style.toml".into(), source: "# mine\n".into() };
     RunDir::create(&plan, &recipe, &["seed=1".to_owned()], name)
 }

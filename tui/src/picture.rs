@@ -8,13 +8,13 @@ use std::sync::OnceLock;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 use thiserror::Error;
-use tonfall_recipes::events::EventReadError;
-use tonfall_recipes::{EventReader, RunDir};
+use tonfall_runs::events::EventReadError;
+use tonfall_runs::history::{Metric, RunData};
+use tonfall_runs::numbers::{measure, short};
+use tonfall_runs::series::{Axis, Series};
+use tonfall_runs::{EventReader, RunDir};
 
-use crate::numbers::{measure, short};
 use crate::plot::Plot;
-use crate::run::{Metric, RunData};
-use crate::series::{Axis, Series};
 use crate::theme::PRINT;
 
 /// The name under which the font is known, also to whoever shows the SVG.

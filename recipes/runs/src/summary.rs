@@ -3,8 +3,8 @@
 //! Responsible for: folding events into what a line about a run says, and telling the states of a run apart.
 //! Must not depend on: terminals, files, clocks. Its size does not grow with the log.
 
-use tonfall_recipes::events::{EventReadError, Phase};
-use tonfall_recipes::{Event, EventKind, EventReader, LoggedState, RunDir, RunDirError, RunState};
+use crate::events::{Event, EventKind, EventReadError, EventReader, Phase};
+use crate::run_dir::{LoggedState, RunDir, RunDirError, RunState};
 
 /// Improvements of the eval loss that are remembered, so that a later attempt can take the newest ones back.
 const IMPROVEMENTS: usize = 1 << 10;

@@ -15,12 +15,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tonfall_durable::{self as durable, DurableError, ScratchDir};
+use tonfall_recipes::{Plan, RecipeFile};
 
-use crate::durable::{self, DurableError, ScratchDir};
 use crate::events::{Event, EventKind, EventReadError, EventReader};
 use crate::lock;
-use crate::plan::Plan;
-use crate::recipe::RecipeFile;
 
 /// Version of the directory's layout.
 pub const FORMAT: u32 = 1;

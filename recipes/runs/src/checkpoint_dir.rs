@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tonfall_durable::{self as durable, DurableError, ScratchDir, hex};
 
-use crate::durable::{self, DurableError, ScratchDir};
-use crate::plan::hex;
 use crate::run_dir::RunDir;
 
 /// Version of the manifest.

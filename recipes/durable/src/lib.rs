@@ -14,7 +14,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+mod digest;
+mod scratch_lock;
+
 use thiserror::Error;
+
+pub use digest::hex;
+pub use scratch_lock::ScratchLock;
 
 /// How the names of unfinished files and directories begin.
 pub const SCRATCH_PREFIX: &str = ".tonfall-scratch-";
@@ -205,7 +211,10 @@ pub fn remove_scratch(dir: &Path) -> Result<(), DurableError> {
 }
 
 /// Opens `path` for reading and writing without changing it, and makes it when it isn't there.
-pub(crate) fn open_or_create(path: &Path) -> Result<File, DurableError> {
+///
+/// # Errors
+/// [`DurableError`] when it can't be opened or made.
+pub fn open_or_create(path: &Path) -> Result<File, DurableError> {
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     open.map_err(|error| DurableError::new("open", path, error))
 }
@@ -269,7 +278,7 @@ impl AppendFile {
 }
 
 /// A number that no other call returns, for names.
-pub(crate) fn nonce() -> u64 {
+pub fn nonce() -> u64 {
     // The standard library seeds each `RandomState` differently; that is all the randomness a name needs.
     RandomState::new().build_hasher().finish()
 }

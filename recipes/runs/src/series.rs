@@ -10,7 +10,7 @@ const CAPACITY: usize = 1 << 15;
 
 /// What the horizontal axis counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Axis {
+pub enum Axis {
     #[default]
     Step,
     Tokens,
@@ -19,9 +19,9 @@ pub(crate) enum Axis {
 }
 
 impl Axis {
-    pub(crate) const ALL: [Self; 3] = [Self::Step, Self::Tokens, Self::Time];
+    pub const ALL: [Self; 3] = [Self::Step, Self::Tokens, Self::Time];
 
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
             Self::Tokens => "tokens",
@@ -32,9 +32,9 @@ impl Axis {
 
 /// Lowest, highest and mean of the finite values of a bucket; all NaN without one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Span {
-    pub(crate) low: f32,
-    pub(crate) high: f32,
+pub struct Span {
+    pub low: f32,
+    pub high: f32,
     mean: f32,
     count: u32,
 }
@@ -68,18 +68,18 @@ impl Span {
 
 /// One step, or neighbours that were merged.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bucket<const N: usize> {
+pub struct Bucket<const N: usize> {
     first: u64,
-    pub(crate) last: u64,
+    pub last: u64,
     tokens: f64,
     seconds: f64,
     steps: u32,
-    pub(crate) values: [Span; N],
+    pub values: [Span; N],
 }
 
 impl<const N: usize> Bucket<N> {
     /// Where it lies on an axis: its last step, or the sums up to it.
-    pub(crate) fn x(&self, axis: Axis) -> f64 {
+    pub fn x(&self, axis: Axis) -> f64 {
         match axis {
             Axis::Step => self.last as f64,
             Axis::Tokens => self.tokens,
@@ -103,7 +103,7 @@ impl<const N: usize> Bucket<N> {
 
 /// Values over steps that only go up.
 #[derive(Clone, Debug)]
-pub(crate) struct Series<const N: usize> {
+pub struct Series<const N: usize> {
     buckets: Vec<Bucket<N>>,
     capacity: usize,
     /// Steps that a full bucket holds.
@@ -123,7 +123,7 @@ impl<const N: usize> Series<N> {
 
     /// Adds what was measured at a step; what is there of this step or later ones is superseded. `tokens` and `seconds`
     /// are sums over the run.
-    pub(crate) fn push(&mut self, step: u64, tokens: f64, seconds: f64, values: [f64; N]) {
+    pub fn push(&mut self, step: u64, tokens: f64, seconds: f64, values: [f64; N]) {
         while self.buckets.last().is_some_and(|last| last.first >= step) {
             self.buckets.pop();
         }
@@ -147,7 +147,7 @@ impl<const N: usize> Series<N> {
     }
 
     /// Forgets what was measured behind `step`.
-    pub(crate) fn truncate(&mut self, step: u64) {
+    pub fn truncate(&mut self, step: u64) {
         while self.buckets.last().is_some_and(|last| last.first > step) {
             self.buckets.pop();
         }
@@ -156,33 +156,33 @@ impl<const N: usize> Series<N> {
         }
     }
 
-    pub(crate) fn buckets(&self) -> &[Bucket<N>] {
+    pub fn buckets(&self) -> &[Bucket<N>] {
         &self.buckets
     }
 
-    pub(crate) fn last(&self) -> Option<&Bucket<N>> {
+    pub fn last(&self) -> Option<&Bucket<N>> {
         self.buckets.last()
     }
 
     /// The lowest of the values `index`.
-    pub(crate) fn lowest(&self, index: usize) -> Option<f32> {
+    pub fn lowest(&self, index: usize) -> Option<f32> {
         self.buckets.iter().map(|bucket| bucket.values[index].low).filter(|low| low.is_finite()).reduce(f32::min)
     }
 
     /// Steps whose value `index` is not finite.
-    pub(crate) fn gaps(&self, index: usize) -> u64 {
+    pub fn gaps(&self, index: usize) -> u64 {
         self.buckets.iter().map(|bucket| u64::from(bucket.steps.saturating_sub(bucket.values[index].count))).sum()
     }
 
     /// Tokens and seconds of training up to `step`, by the newest bucket that lies within.
-    pub(crate) fn sums_at(&self, step: u64) -> (f64, f64) {
+    pub fn sums_at(&self, step: u64) -> (f64, f64) {
         let end = self.buckets.partition_point(|bucket| bucket.last <= step);
         self.buckets[..end].last().map_or((0.0, 0.0), |bucket| (bucket.tokens, bucket.seconds))
     }
 
     /// The exponential moving average of value `index`, a number a bucket, debiased as Adam's moments are (Kingma and Ba
     /// 2015, §3). A bucket without a finite value is a gap in it, and the average goes on behind.
-    pub(crate) fn smoothed(&self, index: usize, past: f64) -> Vec<f32> {
+    pub fn smoothed(&self, index: usize, past: f64) -> Vec<f32> {
         let (mut mean, mut weight) = (0.0, 1.0);
         let each = self.buckets.iter().map(|bucket| {
             let span = bucket.values[index];

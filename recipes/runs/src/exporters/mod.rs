@@ -1,0 +1,7 @@
+//! A run's numbers for other tools.
+//!
+//! Responsible for: the event log as TensorBoard event files and as Prometheus text.
+//! Must not depend on: terminals, sockets.
+
+pub mod prometheus;
+pub mod tensorboard;

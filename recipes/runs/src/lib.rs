@@ -1,0 +1,22 @@
+//! How a run is written down and read back.
+//!
+//! Responsible for: the run directory with its event log, lock and checkpoints, and the read model of a run: what
+//! dashboard, metrics, gate and schedulers know of it.
+//! Must not depend on: tensors, data frames, terminals.
+
+pub mod checkpoint_dir;
+pub mod events;
+pub mod exporters;
+pub mod follow;
+pub mod history;
+pub mod lock;
+pub mod numbers;
+pub mod run_dir;
+pub mod series;
+pub mod summary;
+
+pub use checkpoint_dir::{CheckpointError, CheckpointWriter};
+pub use events::{Event, EventKind, EventLog, EventReader};
+pub use lock::{LockError, RunLock};
+pub use run_dir::{LoggedState, RunDir, RunDirError, RunState};
+pub use summary::{Status, Summary};
