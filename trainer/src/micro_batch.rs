@@ -42,7 +42,7 @@ pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
 /// What the backward pass finds of the forward pass, in less and less of the device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Activations {
-    /// Everything that it needs but what an adapter's input is made of cheaply (see `tonfall_kernels::Cheap`).
+    /// Everything that it needs but what an adapter's input is made of cheaply (see `tonfall_kernels::Rematerialized`).
     Kept,
     /// The input of each block, from which the rest is computed again.
     Recomputed,
@@ -88,7 +88,7 @@ fn plain(
     sums: &mut GradientSums,
 ) -> Tensor<1> {
     let binding = Binding::tracked(&model.params);
-    let pass = Pass { cheap_again: true, ..documents.pass(&binding) };
+    let pass = Pass { rematerialize: true, ..documents.pass(&binding) };
     let hidden = model.hidden(&batch.input_ids, &pass);
     let loss = linear_cross_entropy(hidden, model.head(&binding), targets);
     let value = loss.clone().inner();

@@ -10,10 +10,10 @@ use burn::tensor::{DType, FloatDType, Shape, Tensor};
 
 use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
+use crate::cpu::gemm::{self, Term};
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::{Shared, with_scratch};
 use crate::cpu::pack::{Left, Right};
-use crate::cpu::product::{self, Term};
 use crate::cpu::threads;
 use crate::flex::{bytes, constant, contiguous, dims, floats, matrix, nothing, vector};
 use crate::frozen::{FrozenMatrix, MatrixLayout};
@@ -169,7 +169,7 @@ fn cross_entropy(
         rows.iter().for_each(|row| inputs.extend_from_slice(&x[row * hidden..][..hidden]));
         let logits = &mut logits[..rows.len() * vocab];
         let term = Term { left: Left::rows(&inputs, hidden), right: weight.down, depth: hidden, alpha: 1.0 };
-        product::parallel(level, &[term], rows.len(), vocab, logits, false);
+        gemm::parallel(level, &[term], rows.len(), vocab, logits, false);
 
         let (logits_out, losses_out) = (Shared::new(logits), Shared::new(&mut losses));
         threads::each(rows.len(), |i| {
@@ -185,7 +185,7 @@ fn cross_entropy(
         if let Some(dx) = dx.as_deref_mut() {
             let gradients = &mut gradients[..rows.len() * hidden];
             let term = Term { left: Left::rows(logits, vocab), right: weight.up, depth: vocab, alpha: 1.0 };
-            product::parallel(level, &[term], rows.len(), hidden, gradients, false);
+            gemm::parallel(level, &[term], rows.len(), hidden, gradients, false);
             for (row, gradient) in rows.iter().zip(gradients.chunks_exact(hidden.max(1))) {
                 dx[row * hidden..][..hidden].copy_from_slice(gradient);
             }
@@ -193,7 +193,7 @@ fn cross_entropy(
         if let Some(dw) = dw.as_deref_mut() {
             let right = Right::Rows { values: &inputs, stride: hidden };
             let term = Term { left: Left::columns(logits, vocab), right, depth: rows.len(), alpha: 1.0 };
-            product::parallel(level, &[term], vocab, hidden, dw, true);
+            gemm::parallel(level, &[term], vocab, hidden, dw, true);
         }
     }
     losses

@@ -6,10 +6,10 @@ use burn::tensor::Tensor;
 
 use crate::bias::add_bias;
 use crate::buffer::Buffer;
+use crate::cpu::gemm::Term;
 use crate::cpu::level::Level;
 use crate::cpu::pack::{Left, Right};
-use crate::cpu::product::Term;
-use crate::cpu::{few_rows, product};
+use crate::cpu::{gemm, gemv};
 use crate::flex::{bytes, constant, contiguous, dims, floats, matrix};
 use crate::frozen::{FrozenMatrix, MatrixLayout};
 use crate::op::{
@@ -37,12 +37,12 @@ impl LinearOps for Flex {
         assert_eq!(features, layout.cols, "input features of the weight");
         let mut y = Buffer::dirty(tokens * layout.rows);
         let (level, stored) = (Level::best(), layout.view(bytes(&weight)));
-        if tokens <= few_rows::MAX_ROWS {
-            few_rows::product(level, floats(&x), tokens, stored, &mut y);
+        if tokens <= gemv::MAX_ROWS {
+            gemv::product(level, floats(&x), tokens, stored, &mut y);
         } else {
             let right = Right::stored_transposed(stored);
             let term = Term { left: Left::rows(floats(&x), features), right, depth: features, alpha: 1.0 };
-            product::parallel(level, &[term], tokens, layout.rows, &mut y, false);
+            gemm::parallel(level, &[term], tokens, layout.rows, &mut y, false);
         }
         matrix(y, tokens, layout.rows)
     }
@@ -58,7 +58,7 @@ impl LinearOps for Flex {
         let mut dx = Buffer::dirty(tokens * layout.cols);
         let right = Right::stored(layout.view(bytes(&weight)));
         let term = Term { left: Left::rows(floats(&dy), features), right, depth: features, alpha: 1.0 };
-        product::parallel(Level::best(), &[term], tokens, layout.cols, &mut dx, false);
+        gemm::parallel(Level::best(), &[term], tokens, layout.cols, &mut dx, false);
         matrix(dx, tokens, layout.cols)
     }
 }

@@ -1,7 +1,7 @@
 //! A frozen linear layer with a low-rank adapter: `y = x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021).
 //!
 //! Responsible for: both products as one pass over the output, and the gradients of `x`, `A` and `B`. The tape holds
-//! `x` (or, where that is [`Cheap`], what it is made of), the stored weight, `A`, `B` and `u = drop(x)·Aᵀ`, which is `r`
+//! `x` (or, where that is [`Rematerialized`], what it is made of), the stored weight, `A`, `B` and `u = drop(x)·Aᵀ`, which is `r`
 //! numbers a token.
 //! Must not depend on: where adapters come from, how they are named or merged.
 
@@ -9,11 +9,10 @@ use burn::tensor::Tensor;
 
 use crate::bias::add_bias;
 use crate::buffer::Buffer;
-use crate::cheap::{Cheap, Given, Input, untracked};
+use crate::cpu::gemm::Term;
 use crate::cpu::level::Level;
 use crate::cpu::pack::{Left, Right};
-use crate::cpu::product::Term;
-use crate::cpu::{few_rows, product, transpose};
+use crate::cpu::{gemm, gemv, transpose};
 use crate::dropout::Dropout;
 use crate::flex::{bytes, constant, contiguous, dims, floats, matrix, nothing, vector};
 use crate::frozen::{FrozenMatrix, MatrixLayout};
@@ -22,6 +21,7 @@ use crate::op::{
     Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, IntTensor,
     NodeId, Ops, OpsKind, backend_extension,
 };
+use crate::rematerialize::{Operand, Rematerialized, SavedOperand, untracked};
 use crate::rms_norm::RmsNormOps;
 
 /// What is fixed about one application of an adapter.
@@ -48,7 +48,7 @@ pub(crate) trait LoraOps: Backend {
 
     /// `x[T, in]`, `a[r, in]`, `b[out, r]` → `(y[T, out], u[T, r])`.
     fn lora(
-        #[extension_type] x: Given<Self>,
+        #[extension_type] x: Operand<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -56,8 +56,8 @@ pub(crate) trait LoraOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// A zero, `[1]`, whose gradients are those that `lora` hands on where the gradient of `y` is `dy[T, out]`.
-    fn lora_seeded(
-        #[extension_type] x: Given<Self>,
+    fn lora_with_cotangent(
+        #[extension_type] x: Operand<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -105,7 +105,7 @@ impl LoraOps for Flex {
         let down = |x: &[f32], u: &mut [f32]| {
             let right = Right::Columns { values: a, stride: features };
             let term = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
-            product::parallel(level, &[term], x.len() / features, rank, u, false);
+            gemm::parallel(level, &[term], x.len() / features, rank, u, false);
         };
         match &settings.dropout {
             None => down(x, &mut u),
@@ -117,7 +117,7 @@ impl LoraOps for Flex {
     }
 
     fn lora(
-        x: Given<Self>,
+        x: Operand<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -139,19 +139,19 @@ impl LoraOps for Flex {
             depth: rank,
             alpha: scale,
         };
-        if tokens <= few_rows::MAX_ROWS {
-            few_rows::product(level, x, tokens, stored, &mut y);
-            product::parallel(level, &[up], tokens, layout.rows, &mut y, true);
+        if tokens <= gemv::MAX_ROWS {
+            gemv::product(level, x, tokens, stored, &mut y);
+            gemm::parallel(level, &[up], tokens, layout.rows, &mut y, true);
         } else {
             let right = Right::stored_transposed(stored);
             let base = Term { left: Left::rows(x, features), right, depth: features, alpha: 1.0 };
-            product::parallel(level, &[base, up], tokens, layout.rows, &mut y, false);
+            gemm::parallel(level, &[base, up], tokens, layout.rows, &mut y, false);
         }
         (matrix(y, tokens, layout.rows), u_tensor)
     }
 
-    fn lora_seeded(
-        _: Given<Self>,
+    fn lora_with_cotangent(
+        _: Operand<Self>,
         _: IntTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
@@ -180,13 +180,13 @@ impl LoraOps for Flex {
         let mut du = Buffer::dirty(tokens * rank);
         let right = Right::Rows { values: b, stride: rank };
         let term = Term { left: Left::rows(dy, outputs), right, depth: outputs, alpha: scale };
-        product::parallel(level, &[term], tokens, rank, &mut du, false);
+        gemm::parallel(level, &[term], tokens, rank, &mut du, false);
 
         // dB = s · dyᵀ·u, computed as its transpose: few rows and many columns suit the tiles.
         let mut db_transposed = Buffer::dirty(rank * outputs);
         let right = Right::Rows { values: dy, stride: outputs };
         let term = Term { left: Left::columns(u, rank), right, depth: tokens, alpha: 1.0 };
-        product::parallel(level, &[term], rank, outputs, &mut db_transposed, false);
+        gemm::parallel(level, &[term], rank, outputs, &mut db_transposed, false);
         let mut db = Buffer::dirty(rank * outputs);
         transpose::matrix(&db_transposed, rank, outputs, outputs, &mut db);
         db.iter_mut().for_each(|value| *value *= scale);
@@ -198,7 +198,7 @@ impl LoraOps for Flex {
             let left = Left::columns(&du[token * rank..][..tokens * rank], rank);
             let right = Right::Rows { values: x, stride: features };
             let term = Term { left, right, depth: tokens, alpha: 1.0 };
-            product::parallel(level, &[term], rank, features, &mut da, accumulate);
+            gemm::parallel(level, &[term], rank, features, &mut da, accumulate);
         };
         match &dropout {
             None => add_da(0, x, false),
@@ -214,11 +214,11 @@ impl LoraOps for Flex {
             let right = Right::Rows { values: a, stride: features };
             let adapter = Term { left: Left::rows(&du, rank), right, depth: rank, alpha: 1.0 };
             match &dropout {
-                None => product::parallel(level, &[base, adapter], tokens, features, &mut dx, false),
+                None => gemm::parallel(level, &[base, adapter], tokens, features, &mut dx, false),
                 Some(dropout) => {
-                    product::parallel(level, &[adapter], tokens, features, &mut dx, false);
+                    gemm::parallel(level, &[adapter], tokens, features, &mut dx, false);
                     dropout.apply(0, &mut dx);
-                    product::parallel(level, &[base], tokens, features, &mut dx, true);
+                    gemm::parallel(level, &[base], tokens, features, &mut dx, true);
                 }
             }
         }
@@ -230,7 +230,7 @@ impl LoraOps for Flex {
 /// What the backward pass takes from the forward one.
 #[derive(Clone, Debug)]
 struct Kept<B: Backend> {
-    x: Input<B>,
+    x: SavedOperand<B>,
     u: FloatTensor<B>,
     weight: IntTensor<B>,
     a: FloatTensor<B>,
@@ -258,7 +258,7 @@ impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodi
     }
 
     fn lora(
-        x: Given<Self>,
+        x: Operand<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -276,14 +276,16 @@ impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodi
         let ((x, x_node), (a, a_node), (b, b_node)) = (untracked(x), a.into_parts(), b.into_parts());
         let (y, u) = B::lora(x.clone(), weight.clone(), a.clone(), b.clone(), settings);
         let y = match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(Kept { x: Input::new(x), u: u.clone(), weight, a, b, settings }, y),
+            OpsKind::Tracked(prep) => {
+                prep.finish(Kept { x: SavedOperand::new(x), u: u.clone(), weight, a, b, settings }, y)
+            }
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
         (y, constant::<B, C>(u))
     }
 
-    fn lora_seeded(
-        x: Given<Self>,
+    fn lora_with_cotangent(
+        x: Operand<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -301,11 +303,11 @@ impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodi
         }
         let ((x, x_node), (a, a_node), (b, b_node)) = (untracked(x), a.into_parts(), b.into_parts());
         let dy = dy.into_primitive();
-        let zero = B::lora_seeded(x.clone(), weight.clone(), a.clone(), b.clone(), dy.clone(), settings);
+        let zero = B::lora_with_cotangent(x.clone(), weight.clone(), a.clone(), b.clone(), dy.clone(), settings);
         match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let u = B::lora_down(x.clone().value(), a.clone(), settings);
-                prep.finish((Kept { x: Input::new(x), u, weight, a, b, settings }, dy), zero)
+                prep.finish((Kept { x: SavedOperand::new(x), u, weight, a, b, settings }, dy), zero)
             }
             OpsKind::UnTracked(prep) => prep.finish(zero),
         }
@@ -352,11 +354,16 @@ impl Adapter {
 /// # Panics
 /// When the shapes don't fit, or the dropout is not in [0, 1).
 #[must_use]
-pub fn lora_linear(x: impl Into<Cheap>, weight: &FrozenMatrix, bias: Option<Tensor<1>>, adapter: Adapter) -> Tensor<2> {
+pub fn lora_linear(
+    x: impl Into<Rematerialized>,
+    weight: &FrozenMatrix,
+    bias: Option<Tensor<1>>,
+    adapter: Adapter,
+) -> Tensor<2> {
     let settings = adapter.settings(weight);
     let [a, b] = [adapter.a, adapter.b].map(Tensor::into_dispatch);
     let weight = weight.data().clone().into_dispatch();
-    let (y, _) = <Dispatch as LoraOps>::lora(x.into().given(), weight, a, b, settings);
+    let (y, _) = <Dispatch as LoraOps>::lora(x.into().operand(), weight, a, b, settings);
     let y = Tensor::from_dispatch(y);
     match bias {
         Some(bias) => add_bias(y, bias),
@@ -364,19 +371,24 @@ pub fn lora_linear(x: impl Into<Cheap>, weight: &FrozenMatrix, bias: Option<Tens
     }
 }
 
-/// A zero, `[1]`, from which `backward()` starts as from [`seed`](crate::seed) of `lora_linear` without a bias, whose value
+/// A zero, `[1]`, from which `backward()` starts as from [`with_cotangent`](crate::with_cotangent) of `lora_linear` without a bias, whose value
 /// is not computed: `dy[T, out]` is all that its gradients need.
 ///
 /// # Panics
 /// As `lora_linear`, and when `dy` has another shape than its value would have.
 #[must_use]
-pub fn seed_lora_linear(x: impl Into<Cheap>, weight: &FrozenMatrix, adapter: Adapter, dy: Tensor<2>) -> Tensor<1> {
+pub fn lora_linear_with_cotangent(
+    x: impl Into<Rematerialized>,
+    weight: &FrozenMatrix,
+    adapter: Adapter,
+    dy: Tensor<2>,
+) -> Tensor<1> {
     let (settings, x) = (adapter.settings(weight), x.into());
     let [tokens, outputs] = dy.dims();
     assert_eq!([tokens, outputs], [x.tokens(), settings.layout.rows], "a gradient is shaped like its tensor");
     let [a, b, dy] = [adapter.a, adapter.b, dy].map(Tensor::into_dispatch);
     let weight = weight.data().clone().into_dispatch();
-    Tensor::from_dispatch(<Dispatch as LoraOps>::lora_seeded(x.given(), weight, a, b, dy, settings))
+    Tensor::from_dispatch(<Dispatch as LoraOps>::lora_with_cotangent(x.operand(), weight, a, b, dy, settings))
 }
 
 #[cfg(test)]
@@ -403,7 +415,7 @@ mod tests {
         let got = lora_linear(x.clone(), &weight, None, adapter.clone());
         assert_close(&values(&got), &values(&want), 2e-5, &what);
         let (got, want) = ((got * dy.clone()).sum().backward(), (want * dy.clone()).sum().backward());
-        let seeded = seed_lora_linear(x.clone(), &weight, adapter, dy.inner()).backward();
+        let seeded = lora_linear_with_cotangent(x.clone(), &weight, adapter, dy.inner()).backward();
         for (name, leaf) in [("x", &x), ("a", &a), ("b", &b)] {
             let (got, want) = (leaf.grad(&got).expect("leaf"), leaf.grad(&want).expect("leaf"));
             assert_close(&values(&got), &values(&want), 2e-5, &format!("d{name} {what}"));

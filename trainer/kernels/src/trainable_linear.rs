@@ -4,9 +4,9 @@ use burn::tensor::Tensor;
 
 use crate::bias::add_bias;
 use crate::buffer::Buffer;
+use crate::cpu::gemm::{self, Term};
 use crate::cpu::level::Level;
 use crate::cpu::pack::{Left, Right};
-use crate::cpu::product::{self, Term};
 use crate::flex::{constant, contiguous, dims, floats, matrix};
 use crate::op::{
     Autodiff, Backend, Backward, CheckpointStrategy, Checkpointer, Dispatch, Flex, FloatTensor, Gradients, Ops,
@@ -27,7 +27,7 @@ pub(crate) trait TrainableLinearOps: Backend {
 fn product(left: Left<'_>, right: Right<'_>, (rows, columns, depth): (usize, usize, usize)) -> Buffer {
     let mut out = Buffer::dirty(rows * columns);
     let term = Term { left, right, depth, alpha: 1.0 };
-    product::parallel(Level::best(), &[term], rows, columns, &mut out, false);
+    gemm::parallel(Level::best(), &[term], rows, columns, &mut out, false);
     out
 }
 

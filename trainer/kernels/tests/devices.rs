@@ -13,8 +13,8 @@ use tonfall_kernels::philox::Philox;
 use tonfall_kernels::{
     Activation, AdamW, Adapter, AttentionLayout, Dropout, Format, FrozenMatrix, Head, HeadWeight, HostStack, HostTable,
     IGNORED, Moment8, Moments, RopeTable, Segment, Update, attention, copied, embedding, glu, linear,
-    linear_cross_entropy, lora_linear, norm, rms_norm_heads, rope, seed, seed_lora_linear, soft_cap, square_sums,
-    token_losses, trainable_embedding, trainable_linear, update,
+    linear_cross_entropy, lora_linear, lora_linear_with_cotangent, norm, rms_norm_heads, rope, soft_cap, square_sums,
+    token_losses, trainable_embedding, trainable_linear, update, with_cotangent,
 };
 
 /// The device under test.
@@ -190,12 +190,12 @@ fn soft_caps_of_logits() {
 
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn seeds_of_gradients() {
+fn backward_passes_that_start_from_a_cotangent() {
     for (rows, columns) in SHAPES {
         let inputs = [input(rows, columns, 1), input(rows, columns, 2)];
         compare(&format!("{rows}x{columns}"), &inputs, |_, _, mut x| {
             let gradient = x.remove(1).inner();
-            seed(x.remove(0), gradient).reshape([1, 1])
+            with_cotangent(x.remove(0), gradient).reshape([1, 1])
         });
         // The product whose gradient is known before it is, and is not computed.
         let (rank, outputs) = (rows.min(16), columns);
@@ -204,7 +204,7 @@ fn seeds_of_gradients() {
             let gradient = x.remove(3).inner();
             let adapter = Adapter { b: x.remove(2), a: x.remove(1), scale: 0.5, dropout: None };
             let weight = stored(Format::Nf4, outputs, WIDE, device);
-            seed_lora_linear(x.remove(0), &weight, adapter, gradient).reshape([1, 1])
+            lora_linear_with_cotangent(x.remove(0), &weight, adapter, gradient).reshape([1, 1])
         });
     }
 }

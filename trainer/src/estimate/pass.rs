@@ -82,15 +82,15 @@ impl Pass<'_> {
         self.batch.tokens as u64 * numbers * self.width()
     }
 
-    /// What the operations of a block keep for the backward pass; with `cheap_again` inputs of adapters that norms and gate
+    /// What the operations of a block keep for the backward pass; with `rematerialize` inputs of adapters that norms and gate
     /// make are not among it.
-    fn kept(&self, cheap_again: bool) -> u64 {
+    fn kept(&self, rematerialize: bool) -> u64 {
         let Sites([q, k, v, o, gate, up, down]) = self.sites;
         let when = |wanted: bool, numbers: u64| if wanted { numbers } else { 0 };
         // Inputs of both norms; queries, keys and values; what comes of them; gate and up.
         let always = 2 * self.hidden() + 2 * self.q() + 2 * self.kv() + 2 * self.ff();
         let inputs = when(q || k || v, self.hidden()) + when(gate || up, self.hidden()) + when(down, self.ff());
-        let inputs = when(!cheap_again || self.rank.is_none(), inputs);
+        let inputs = when(!rematerialize || self.rank.is_none(), inputs);
         let norms = when(self.model.qk_norm, self.q() + self.kv()) + when(self.model.output_norms, 2 * self.hidden());
         let sites = [q, k, v, o, gate, up, down].into_iter().filter(|site| *site).count();
         let low_rank = self.rank.map_or(0, |rank| (sites * rank) as u64);

@@ -68,7 +68,7 @@ impl Decoder {
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of a block's output.
     pub(crate) fn seed_layer(&self, index: usize, x: Hidden, gradient: Hidden, pass: &Pass<'_>) -> Tensor<1> {
-        self.layers[index].seed(x, gradient, pass)
+        self.layers[index].with_cotangent(x, gradient, pass)
     }
 
     /// The final norm.
@@ -111,7 +111,7 @@ impl Decoder {
             positions: &positions,
             segments: &segments,
             with_adapter,
-            cheap_again: false,
+            rematerialize: false,
             dropout: None,
         };
         let x = self.embed(ids, &binding);
@@ -154,6 +154,6 @@ impl<'a> Documents<'a> {
     /// The pass with the adapter under `binding`.
     pub(crate) fn pass(&self, binding: &'a Binding<'a>) -> Pass<'a> {
         let Self { positions, segments, dropout } = *self;
-        Pass { binding, positions, segments, with_adapter: true, cheap_again: false, dropout }
+        Pass { binding, positions, segments, with_adapter: true, rematerialize: false, dropout }
     }
 }

@@ -4,7 +4,7 @@
 //! Must not depend on: families, files, quantisation. What changes this flow is a new block file, not a flag here.
 
 use burn::tensor::Tensor;
-use tonfall_kernels::{Activation, AttentionLayout, Cheap, RopeTable};
+use tonfall_kernels::{Activation, AttentionLayout, Rematerialized, RopeTable};
 
 use super::linear::{Linear, Vector};
 use super::pass::{LayerCache, Pass};
@@ -25,9 +25,9 @@ impl Norm {
     }
 
     /// The same for adapters, `[tokens, n]`.
-    fn cheap(&self, x: Tensor<2>, pass: &Pass<'_>) -> Cheap {
-        match pass.cheap_again {
-            true => Cheap::rms_norm(x, self.gamma(pass), self.epsilon),
+    fn rematerialized(&self, x: Tensor<2>, pass: &Pass<'_>) -> Rematerialized {
+        match pass.rematerialize {
+            true => Rematerialized::rms_norm(x, self.gamma(pass), self.epsilon),
             false => self.forward(x, pass).into(),
         }
     }
@@ -93,29 +93,29 @@ impl Layer {
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of the block's output. The output itself is
     /// not computed, which saves the block's last product where no norm needs it.
-    pub(super) fn seed(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
+    pub(super) fn with_cotangent(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
         let x = self.attend(x, pass, None);
         let gated = self.gated(x.clone(), pass);
         let mlp = match &self.output_norms {
             Some((_, norm)) => {
                 let y = norm.forward(self.down.forward(gated, pass), pass);
-                tonfall_kernels::seed(y, gradient.clone())
+                tonfall_kernels::with_cotangent(y, gradient.clone())
             }
-            None => self.down.seed(gated, gradient.clone(), pass),
+            None => self.down.with_cotangent(gated, gradient.clone(), pass),
         };
-        tonfall_kernels::seed(x, gradient) + mlp
+        tonfall_kernels::with_cotangent(x, gradient) + mlp
     }
 
     /// The block's first half.
     fn attend(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
-        let y = self.attention(self.input_norm.cheap(x.clone(), pass), pass, cache);
+        let y = self.attention(self.input_norm.rematerialized(x.clone(), pass), pass, cache);
         x + match &self.output_norms {
             Some((norm, _)) => norm.forward(y, pass),
             None => y,
         }
     }
 
-    fn attention(&self, x: Cheap, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    fn attention(&self, x: Rematerialized, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let (mut q, mut k) = (self.q.forward(x.clone(), pass), self.k.forward(x.clone(), pass));
         let v = self.v.forward(x, pass);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
@@ -140,11 +140,11 @@ impl Layer {
     }
 
     /// What the second half's last product takes.
-    fn gated(&self, x: Tensor<2>, pass: &Pass<'_>) -> Cheap {
-        let x = self.mlp_norm.cheap(x, pass);
+    fn gated(&self, x: Tensor<2>, pass: &Pass<'_>) -> Rematerialized {
+        let x = self.mlp_norm.rematerialized(x, pass);
         let (gate, up) = (self.gate.forward(x.clone(), pass), self.up.forward(x, pass));
-        match pass.cheap_again {
-            true => Cheap::glu(gate, up, self.activation),
+        match pass.rematerialize {
+            true => Rematerialized::glu(gate, up, self.activation),
             false => tonfall_kernels::glu(gate, up, self.activation).into(),
         }
     }

@@ -4,7 +4,7 @@
 //! Must not depend on: where weights come from, or what the layer is used for.
 
 use burn::tensor::{DType, Tensor};
-use tonfall_kernels::{Adapter, Cheap, Dropout, FrozenMatrix, HeadWeight};
+use tonfall_kernels::{Adapter, Dropout, FrozenMatrix, HeadWeight, Rematerialized};
 
 use super::pass::Pass;
 use crate::params::{Binding, ParamId};
@@ -88,7 +88,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// `[tokens, in_features]` → `[tokens, out_features]`.
-    pub(crate) fn forward(&self, x: impl Into<Cheap>, pass: &Pass<'_>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: impl Into<Rematerialized>, pass: &Pass<'_>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(|bias| bias.get(pass.binding));
         match (&self.weight, self.adapter(pass)) {
             (Matrix::Frozen(matrix), Some(adapter)) => tonfall_kernels::lora_linear(x, matrix, bias, adapter),
@@ -98,12 +98,17 @@ impl Linear {
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of the output, `[tokens, out_features]`, which
     /// is computed only where the backward pass needs it.
-    pub(crate) fn seed(&self, x: impl Into<Cheap>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
+    pub(crate) fn with_cotangent(
+        &self,
+        x: impl Into<Rematerialized>,
+        gradient: Tensor<2>,
+        pass: &Pass<'_>,
+    ) -> Tensor<1> {
         match (&self.weight, self.adapter(pass), &self.bias) {
             (Matrix::Frozen(matrix), Some(adapter), None) => {
-                tonfall_kernels::seed_lora_linear(x, matrix, adapter, gradient)
+                tonfall_kernels::lora_linear_with_cotangent(x, matrix, adapter, gradient)
             }
-            _ => tonfall_kernels::seed(self.forward(x, pass), gradient),
+            _ => tonfall_kernels::with_cotangent(self.forward(x, pass), gradient),
         }
     }
 

@@ -53,7 +53,7 @@ pub(crate) struct Pass<'a> {
     pub segments: &'a [Segment],
     pub with_adapter: bool,
     /// Outputs of norms and of the gated activation are made again by the backward pass instead of kept for it.
-    pub cheap_again: bool,
+    pub rematerialize: bool,
     pub dropout: Option<DropoutKey>,
 }
 

@@ -3,10 +3,10 @@
 use super::{AttentionLayout, Segment};
 use crate::buffer::Buffer;
 use crate::cpu::elementary::exp;
+use crate::cpu::gemm::{Output, Term, serial};
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::{Shared, with_scratch};
 use crate::cpu::pack::{Left, Right};
-use crate::cpu::product::{Output, Term, serial};
 use crate::cpu::threads;
 use crate::soft_cap;
 

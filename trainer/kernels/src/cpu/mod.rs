@@ -7,13 +7,13 @@
 mod amx;
 pub(crate) mod dequantize;
 pub(crate) mod elementary;
-pub(crate) mod few_rows;
+pub(crate) mod gemm;
+pub(crate) mod gemv;
 pub(crate) mod level;
 pub(crate) mod memory;
 pub(crate) mod pack;
-pub(crate) mod product;
 pub(crate) mod reduce;
-mod team;
+mod spin_pool;
 #[cfg(test)]
 mod testing;
 pub(crate) mod threads;

@@ -3,7 +3,7 @@
 //! Responsible for: how much work is worth a second thread. Tasks write to disjoint places and every value is computed
 //! by one task in one order, so results don't depend on the number of threads.
 
-use super::team::Team;
+use super::spin_pool::SpinPool;
 
 /// Elements below which a loop over them stays on the calling thread: waking another one costs some microseconds.
 const SERIAL_ELEMENTS: usize = 16 * 1024;
@@ -15,9 +15,9 @@ pub(crate) fn count() -> usize {
 
 /// Calls `task` for every index below `tasks`, on any threads, in any order.
 pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Sync) {
-    static TEAM: Team = Team::new();
+    static POOL: SpinPool = SpinPool::new();
     match count() - 1 {
-        helpers if helpers > 0 && tasks > 1 => TEAM.each(helpers, tasks, &task),
+        helpers if helpers > 0 && tasks > 1 => POOL.each(helpers, tasks, &task),
         _ => (0..tasks).for_each(task),
     }
 }

@@ -17,7 +17,7 @@ use cubecl::prelude::*;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
-use super::product::{Factor, product};
+use super::gemm::{Factor, product};
 use super::soft_cap::{bending, bent, slope};
 use super::tensors::{contiguous, dims, empty, float, upload_shared, zeros};
 use crate::attention::{AttentionLayout, AttentionOps};

@@ -13,7 +13,7 @@ use cubecl::prelude::*;
 
 use super::dequantize::dense;
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
-use super::product::{Factor, add_product, product, product_into};
+use super::gemm::{Factor, add_product, product, product_into};
 use super::soft_cap::{bending, bent, slope};
 use super::square_sums::summed;
 use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};

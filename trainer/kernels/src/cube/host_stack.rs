@@ -6,7 +6,7 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::cuda::{on_card, side};
+use super::cuda::{copy_stream, on_card};
 use super::tensors::{contiguous, dims, empty};
 
 /// Tensors that may still be on their way out while the next one goes.
@@ -34,13 +34,13 @@ impl Away {
         let shape = ([rows, columns], tensor_on_card.dtype);
         assert_eq!(*self.shape.get_or_insert(shape), shape, "shape and type of the tensors of a stack");
         assert!(self.coming.is_none(), "a stack that is being emptied");
-        side::send(&tensor_on_card, self.depth);
+        copy_stream::send(&tensor_on_card, self.depth);
         self.leaving.push_back(tensor_on_card);
         self.depth += 1;
         if self.leaving.len() > LEAVING + 1
             && let Some(gone) = self.leaving.pop_front()
         {
-            side::sent(gone, self.depth - self.leaving.len() - 1);
+            copy_stream::sent(gone, self.depth - self.leaving.len() - 1);
         }
         None
     }
@@ -51,7 +51,7 @@ impl Away {
         let tensor = match (self.leaving.pop_back(), self.coming.take()) {
             (Some(tensor), _) => tensor,
             (None, Some(tensor)) => {
-                side::arrived(&tensor, self.depth);
+                copy_stream::arrived(&tensor, self.depth);
                 tensor
             }
             (None, None) => unreachable!("the tensor below one that was taken is on its way"),
@@ -59,7 +59,7 @@ impl Away {
         if self.leaving.is_empty() && self.depth > 0 {
             let (shape, dtype) = self.shape.unwrap_or_else(|| unreachable!("something was pushed"));
             let next = empty(&tensor, shape, dtype);
-            side::fetch(&next, self.depth - 1);
+            copy_stream::fetch(&next, self.depth - 1);
             self.coming = Some(next);
         }
         Some(Tensor::from_primitive::<CubeBackend>(tensor))
@@ -71,10 +71,10 @@ impl Drop for Away {
     fn drop(&mut self) {
         let first = self.depth - self.leaving.len();
         for (tensor, place) in self.leaving.drain(..).zip(first..) {
-            side::sent(tensor, place);
+            copy_stream::sent(tensor, place);
         }
         if let Some(coming) = self.coming.take() {
-            side::arrived(&coming, self.depth - 1);
+            copy_stream::arrived(&coming, self.depth - 1);
         }
     }
 }

@@ -4,7 +4,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 
 use super::dequantize::dense;
-use super::product::{Factor, product};
+use super::gemm::{Factor, product};
 use crate::frozen::MatrixLayout;
 use crate::linear::LinearOps;
 

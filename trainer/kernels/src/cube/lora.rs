@@ -8,10 +8,10 @@ use burn_cubecl::kernel::cast;
 
 use super::dequantize::dense;
 use super::dropout::dropped;
-use super::product::{Factor, add_product, product, scaled_product};
+use super::gemm::{Factor, add_product, product, scaled_product};
 use super::tensors::{nothing, reshaped, zeros};
-use crate::cheap::Given;
 use crate::lora::{LoraBackward, LoraOps, LoraSettings};
+use crate::rematerialize::Operand;
 
 impl LoraOps for CubeBackend {
     fn lora_down(x: FloatTensor<Self>, a: FloatTensor<Self>, settings: LoraSettings) -> FloatTensor<Self> {
@@ -24,7 +24,7 @@ impl LoraOps for CubeBackend {
     }
 
     fn lora(
-        x: Given<Self>,
+        x: Operand<Self>,
         weight: IntTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
@@ -40,8 +40,8 @@ impl LoraOps for CubeBackend {
         (y, u)
     }
 
-    fn lora_seeded(
-        x: Given<Self>,
+    fn lora_with_cotangent(
+        x: Operand<Self>,
         _: IntTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,

@@ -11,22 +11,22 @@ mod adamw8;
 mod all_reduce;
 mod attention;
 mod bias;
+mod cotangent;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dequantize;
 mod dropout;
 mod embedding;
+mod gemm;
 #[cfg(feature = "cuda")]
 mod glu;
 mod host_stack;
 mod launch;
 mod linear;
 mod lora;
-mod product;
 mod rms_norm;
 mod rope;
-mod seed;
 mod soft_cap;
 mod square_sums;
 mod tensors;

@@ -5,7 +5,7 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
 
-use super::product::{Factor, product};
+use super::gemm::{Factor, product};
 use crate::trainable_linear::TrainableLinearOps;
 
 impl TrainableLinearOps for CubeBackend {

@@ -6,6 +6,6 @@
 //! datatype for higher-precision computations", 2019). So the results are about as accurate as those of fused
 //! multiply-adds. What differs: numbers below 2^-126 count as zeros, and operands beyond 3.38e38 give NaN.
 
-pub(super) mod product;
+pub(super) mod gemm;
 mod split;
 pub(super) mod tiles;

@@ -1,11 +1,11 @@
 //! What CUDA has and other devices don't: libraries and kernels of their own on the stream of CubeCL's kernels.
 
 pub(super) mod attention;
+pub(super) mod copy_stream;
 pub(super) mod cublaslt;
 pub(super) mod multi_tensor;
 pub(super) mod nccl;
 mod program;
-pub(super) mod side;
 mod stream;
 
 use burn::tensor::Tensor;

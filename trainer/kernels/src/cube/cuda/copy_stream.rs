@@ -22,22 +22,22 @@ const WAIT: CUevent_wait_flags = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
 
 thread_local! {
     /// Of the device whose kernels this thread launches.
-    static SIDE: RefCell<Option<Side>> = const { RefCell::new(None) };
+    static COPY_STREAM: RefCell<Option<CopyStream>> = const { RefCell::new(None) };
 }
 
 /// Starts to copy a tensor into the slot of a place. Its memory has to be held until [`sent`].
 pub(in crate::cube) fn send(tensor: &CubeTensor, place: usize) {
     let bytes = len(tensor) * tensor.dtype.size();
-    run(tensor, move |side, stream, address| {
-        side.make_slot(place, bytes)?;
-        side.follow(stream)?;
-        let slot = side.slot(place, bytes)?;
+    run(tensor, move |copies, stream, address| {
+        copies.make_slot(place, bytes)?;
+        copies.follow(stream)?;
+        let slot = copies.slot(place, bytes)?;
         // SAFETY: the slot has so many bytes that live as long as the device is used, nothing else on this stream touches them
         // before the copy, and nobody reads them here. The tensor is held until the copy is done.
         unsafe {
             let to = slice::from_raw_parts_mut(slot.at.cast::<u8>(), bytes);
-            driver::memcpy_dtoh_async(to, address, side.stream)?;
-            event::record(slot.done, side.stream)
+            driver::memcpy_dtoh_async(to, address, copies.stream)?;
+            event::record(slot.done, copies.stream)
         }
     });
 }
@@ -51,40 +51,41 @@ pub(in crate::cube) fn sent(tensor: CubeTensor, place: usize) {
 /// Starts to copy what is in the slot of a place into a tensor, which nobody uses before [`arrived`].
 pub(in crate::cube) fn fetch(tensor: &CubeTensor, place: usize) {
     let bytes = len(tensor) * tensor.dtype.size();
-    run(tensor, move |side, stream, address| {
+    run(tensor, move |copies, stream, address| {
         // Whoever had the tensor's memory before is done by then.
-        side.follow(stream)?;
-        let slot = side.slot(place, bytes)?;
+        copies.follow(stream)?;
+        let slot = copies.slot(place, bytes)?;
         // SAFETY: the slot is as large as the tensor, and was filled by an earlier copy on the same stream.
         unsafe {
             let from = slice::from_raw_parts(slot.at.cast::<u8>(), bytes);
-            driver::memcpy_htod_async(address, from, side.stream)?;
-            event::record(slot.done, side.stream)
+            driver::memcpy_htod_async(address, from, copies.stream)?;
+            event::record(slot.done, copies.stream)
         }
     });
 }
 
 /// What is enqueued from now on begins when the copy of a place is done.
 pub(in crate::cube) fn arrived(tensor: &CubeTensor, place: usize) {
-    run(tensor, move |side, stream, _| side.precede(place, stream));
+    run(tensor, move |copies, stream, _| copies.precede(place, stream));
 }
 
 /// Runs `work` on the thread that launches kernels, with the card's own stream and the address of a tensor, whose error it
 /// is when it fails.
 fn run(
     tensor: &CubeTensor,
-    work: impl FnOnce(&mut Side, CUstream, u64) -> Result<(), driver::DriverError> + Send + 'static,
+    work: impl FnOnce(&mut CopyStream, CUstream, u64) -> Result<(), driver::DriverError> + Send + 'static,
 ) {
     enqueue(&[], &[tensor], move |stream, addresses| {
         let address = addresses[0];
-        SIDE.with_borrow_mut(|side| {
-            let side = match side {
-                Some(side) => side,
-                None => side.insert(Side::new()?),
-            };
-            work(side, stream, address)
-        })
-        .map_err(|error| format!("a copy beside the card's work: {error}"))
+        COPY_STREAM
+            .with_borrow_mut(|copies| {
+                let copies = match copies {
+                    Some(copies) => copies,
+                    None => copies.insert(CopyStream::new()?),
+                };
+                work(copies, stream, address)
+            })
+            .map_err(|error| format!("a copy beside the card's work: {error}"))
     });
 }
 
@@ -96,7 +97,7 @@ struct Slot {
 }
 
 /// The stream of the copies. It, its events and its memory stay for as long as the device is used.
-struct Side {
+struct CopyStream {
     stream: CUstream,
     /// Where the card's own stream stands.
     reached: CUevent,
@@ -104,7 +105,7 @@ struct Side {
     slots: BTreeMap<usize, Slot>,
 }
 
-impl Side {
+impl CopyStream {
     fn new() -> Result<Self, driver::DriverError> {
         let stream = stream::create(stream::StreamKind::NonBlocking)?;
         Ok(Self { stream, reached: new_event()?, slots: BTreeMap::new() })

@@ -12,22 +12,22 @@ use crate::op::{
 
 /// Seeding a backward pass.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
-pub(crate) trait SeedOps: Backend {
+pub(crate) trait CotangentOps: Backend {
     /// A zero, `[1]`. Its gradient with respect to `y` is `gradient`, shaped like `y`.
-    fn seeded(y: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn with_cotangent(y: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-impl SeedOps for Flex {
-    fn seeded(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+impl CotangentOps for Flex {
+    fn with_cotangent(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         vector(vec![0.0])
     }
 }
 
-impl<B: SeedOps, C: CheckpointStrategy> SeedOps for Autodiff<B, C> {
-    fn seeded(y: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+impl<B: CotangentOps, C: CheckpointStrategy> CotangentOps for Autodiff<B, C> {
+    fn with_cotangent(y: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Step;
-        impl<B: SeedOps> Backward<B, 1> for Step {
+        impl<B: CotangentOps> Backward<B, 1> for Step {
             type State = FloatTensor<B>;
             fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
                 unary::<B, _>(ops.parents, ops.node, grads, |_| ops.state);
@@ -35,7 +35,7 @@ impl<B: SeedOps, C: CheckpointStrategy> SeedOps for Autodiff<B, C> {
         }
         let (y, node) = y.into_parts();
         let gradient = gradient.into_primitive();
-        let zero = B::seeded(y, gradient.clone());
+        let zero = B::with_cotangent(y, gradient.clone());
         match Step.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(gradient, zero),
             OpsKind::UnTracked(prep) => prep.finish(zero),
@@ -48,9 +48,9 @@ impl<B: SeedOps, C: CheckpointStrategy> SeedOps for Autodiff<B, C> {
 /// # Panics
 /// When the shapes differ.
 #[must_use]
-pub fn seed(y: Tensor<2>, gradient: Tensor<2>) -> Tensor<1> {
+pub fn with_cotangent(y: Tensor<2>, gradient: Tensor<2>) -> Tensor<1> {
     assert_eq!(y.dims(), gradient.dims(), "a gradient is shaped like its tensor");
-    Tensor::from_dispatch(<Dispatch as SeedOps>::seeded(y.into_dispatch(), gradient.into_dispatch()))
+    Tensor::from_dispatch(<Dispatch as CotangentOps>::with_cotangent(y.into_dispatch(), gradient.into_dispatch()))
 }
 
 #[cfg(test)]
@@ -62,7 +62,7 @@ mod tests {
     fn the_gradient_arrives_as_it_is() {
         for shape in SHAPES.map(|(rows, columns)| [rows, columns]) {
             let (x, gradient) = (random::<2>(shape, 1).require_grad(), random::<2>(shape, 2).inner());
-            let zero = seed(x.clone() * 2.0, gradient.clone());
+            let zero = with_cotangent(x.clone() * 2.0, gradient.clone());
             assert_eq!(values(&zero), [0.0]);
             let want: Vec<f32> = values(&gradient).iter().map(|value| value * 2.0).collect();
             assert_eq!(values(&x.grad(&zero.backward()).expect("x")), want);
@@ -72,6 +72,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "shaped like its tensor")]
     fn another_shape_is_refused() {
-        let _ = seed(random([2, 3], 1), random([3, 2], 1));
+        let _ = with_cotangent(random([2, 3], 1), random([3, 2], 1));
     }
 }

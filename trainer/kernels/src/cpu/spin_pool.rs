@@ -21,7 +21,7 @@ const LOOK_OUT: Duration = Duration::from_micros(200);
 /// Looks before others may have the processor.
 const LOOKS: usize = 256;
 
-/// Parts of [`Team::gate`]: how many helpers are at the loop, whether more may come, and the loop's number.
+/// Parts of [`SpinPool::gate`]: how many helpers are at the loop, whether more may come, and the loop's number.
 const INSIDE: usize = OPEN - 1;
 const OPEN: usize = 1 << 16;
 const NUMBER: usize = OPEN << 1;
@@ -29,7 +29,7 @@ const NUMBER: usize = OPEN << 1;
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
 /// Threads that work on one loop at a time: the one whose loop it is, which leads, and helpers.
-pub(super) struct Team {
+pub(super) struct SpinPool {
     /// Held by the leader.
     lead: Mutex<()>,
     gate: AtomicUsize,
@@ -49,9 +49,9 @@ struct Helper {
 }
 
 // SAFETY: `current` is read and written as is said there.
-unsafe impl Sync for Team {}
+unsafe impl Sync for SpinPool {}
 
-impl Team {
+impl SpinPool {
     pub(super) const fn new() -> Self {
         Self {
             lead: Mutex::new(()),
@@ -155,12 +155,12 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;
 
-    static TEAM: Team = Team::new();
+    static POOL: SpinPool = SpinPool::new();
 
     /// How often each index was called.
     fn calls(tasks: usize) -> Vec<u64> {
         let calls: Vec<AtomicU64> = (0..tasks).map(|_| AtomicU64::new(0)).collect();
-        TEAM.each(3, tasks, &|index| {
+        POOL.each(3, tasks, &|index| {
             calls[index].fetch_add(1, Relaxed);
         });
         calls.into_iter().map(AtomicU64::into_inner).collect()
@@ -182,7 +182,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        TEAM.each(3, 5, &|_| assert_eq!(calls(3), [1, 1, 1]));
+                        POOL.each(3, 5, &|_| assert_eq!(calls(3), [1, 1, 1]));
                     }
                 });
             }
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_panic_goes_on_where_the_loop_was_begun_and_the_next_loop_runs() {
         for culprit in 0..8 {
-            let panicked = catch_unwind(|| TEAM.each(3, 8, &|index| assert_ne!(index, culprit, "the culprit")));
+            let panicked = catch_unwind(|| POOL.each(3, 8, &|index| assert_ne!(index, culprit, "the culprit")));
             let text = panicked.expect_err("a panic").downcast::<String>().expect("a text");
             assert!(text.contains("the culprit"));
             assert_eq!(calls(8), [1; 8]);

@@ -1,30 +1,37 @@
-//! One decoder block with adapters, forward and backward, in each of the ways in which it could be done: that they agree, and
-//! what each costs. [ADR 12](../../../docs/adr/0012-what-a-block-keeps.md) has the table and what follows from it.
+//! One decoder block with LoRA adapters, forward and backward, in six variants: milliseconds and saved memory of each.
+//! [ADR 12](../../../docs/adr/0012-what-a-block-keeps.md) has the table and the decision.
 //!
-//! `cargo test --release --workspace --lib -- --ignored --nocapture ways_of_a_block`, which asks for `TOKENS` (256), `SHAPE`
-//! (`smollm2`, or `llama`, Llama-3.2-1B's) and `BLOCKS` (12) in the environment.
+//! Checks first that all variants compute the same gradients, then measures them in turn.
+//! `cargo bench -p tonfall-kernels --bench decoder_block`, with `TOKENS` (256), `SHAPE` (`smollm2`, or `llama` for
+//! Llama-3.2-1B), `BLOCKS` (12) and `ROUNDS` (7) in the environment. Linux only: it reads `/proc/self/statm`.
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use tonfall_blocks::Format;
-
-use crate::attention::AttentionOps;
-use crate::cheap::Given;
-use crate::glu::GluOps;
-use crate::lora::{LoraBackward, LoraOps};
-use crate::op::Dispatch;
-use crate::rms_norm::RmsNormOps;
-use crate::rope::RopeOps;
-use crate::testing::{assert_close, numbers, tensor, values};
-use crate::{
-    Activation, Adapter, AttentionLayout, Cheap, FrozenMatrix, RopeTable, Segment, attention, glu, lora_linear,
-    rms_norm, rope, seed, seed_lora_linear,
+use tonfall_kernels::philox::Philox;
+use tonfall_kernels::{
+    Activation, Adapter, AttentionLayout, FrozenMatrix, Rematerialized, RopeTable, Segment, attention,
+    forward_backward, glu, lora_linear, lora_linear_with_cotangent, release_idle, rms_norm, rope, with_cotangent,
 };
 
 const EPSILON: f64 = 1e-5;
 const SCALE: f32 = 2.0;
+
+/// Numbers in [-1, 1).
+fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    let mut generator = Philox::new(seed, 0);
+    (0..len).map(|_| 2.0 * generator.uniform() - 1.0).collect()
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff())
+}
+
+fn values(tensor: &Tensor<2>) -> Vec<f32> {
+    tensor.clone().into_data().try_to_vec().expect("f32")
+}
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -37,13 +44,13 @@ struct Shape {
     rank: usize,
 }
 
-/// q, k, v, o, gate, up, down.
+/// Adapted matrices: q, k, v, o, gate, up, down.
 const SITES: usize = 7;
 
-/// A block's weights, which are frozen, and its adapters.
+/// A block's frozen NF4 weights and its adapters.
 struct Block {
     weights: [FrozenMatrix; SITES],
-    /// The same, dense.
+    /// The same weights, dequantized to f32.
     dense: [Tensor<2>; SITES],
     gammas: [Tensor<1>; 2],
     /// `A` and `B` of each site.
@@ -86,14 +93,14 @@ impl Block {
         }
     }
 
-    /// The adapters as leaves of a tape.
+    /// The adapters as leaves of an autodiff graph.
     fn tracked(&self) -> [[Tensor<2>; 2]; SITES] {
         self.adapters.each_ref().map(|pair| pair.each_ref().map(|tensor| tensor.clone().autodiff().require_grad()))
     }
 }
 
 /// Gradients of a block's input and of its adapters.
-struct Pulled {
+struct Gradients {
     dx: Tensor<2>,
     adapters: [[Tensor<2>; 2]; SITES],
 }
@@ -102,9 +109,9 @@ fn adapter([a, b]: &[Tensor<2>; 2]) -> Adapter {
     Adapter { a: a.clone(), b: b.clone(), scale: SCALE, dropout: None }
 }
 
-// ---- Under Burn's tape ------------------------------------------------------------------------------------------------
+// ---- With autodiff --- ------------------------------------------------------------------------------------------------
 
-/// With Burn's own operations on dense weights.
+/// The block in Burn's own operations on dense weights.
 fn plain(block: &Block, x: Tensor<2>, leaves: &[[Tensor<2>; 2]; SITES]) -> Tensor<2> {
     let AttentionLayout { heads, kv_heads, head_dim, scale, .. } = block.layout;
     let [tokens, _] = x.dims();
@@ -148,11 +155,16 @@ fn plain(block: &Block, x: Tensor<2>, leaves: &[[Tensor<2>; 2]; SITES]) -> Tenso
     x + linear(gated, 6)
 }
 
-/// A block's first half, and what its last product takes, with the operations of this crate.
-fn halves(block: &Block, x: Tensor<2>, adapters: &[[Tensor<2>; 2]; SITES], again: bool) -> (Tensor<2>, Cheap) {
-    let linear = |x: Cheap, site: usize| lora_linear(x, &block.weights[site], None, adapter(&adapters[site]));
-    let norm = |x: Tensor<2>, gamma: Tensor<1>| match again {
-        true => Cheap::rms_norm(x, gamma, EPSILON),
+/// The residual stream after attention, and the input of `down_proj`, with this crate's operations.
+fn halves(
+    block: &Block,
+    x: Tensor<2>,
+    adapters: &[[Tensor<2>; 2]; SITES],
+    recompute: bool,
+) -> (Tensor<2>, Rematerialized) {
+    let linear = |x: Rematerialized, site: usize| lora_linear(x, &block.weights[site], None, adapter(&adapters[site]));
+    let norm = |x: Tensor<2>, gamma: Tensor<1>| match recompute {
+        true => Rematerialized::rms_norm(x, gamma, EPSILON),
         false => rms_norm(x, gamma, EPSILON).into(),
     };
     let turned = |x: Tensor<2>| rope(x, &block.rope, &block.positions);
@@ -162,41 +174,40 @@ fn halves(block: &Block, x: Tensor<2>, adapters: &[[Tensor<2>; 2]; SITES], again
     let x = x + linear(attention(turned(q), turned(k), v, &block.layout).into(), 3);
     let n = norm(x.clone(), second);
     let (gate, up) = (linear(n.clone(), 4), linear(n, 5));
-    let gated = match again {
-        true => Cheap::glu(gate, up, Activation::Silu),
+    let gated = match recompute {
+        true => Rematerialized::glu(gate, up, Activation::Silu),
         false => glu(gate, up, Activation::Silu).into(),
     };
     (x, gated)
 }
 
-fn with_our_operations(block: &Block, x: Tensor<2>, adapters: &[[Tensor<2>; 2]; SITES], again: bool) -> Tensor<2> {
-    let (x, gated) = halves(block, x, adapters, again);
+fn with_our_operations(block: &Block, x: Tensor<2>, adapters: &[[Tensor<2>; 2]; SITES], recompute: bool) -> Tensor<2> {
+    let (x, gated) = halves(block, x, adapters, recompute);
     x + lora_linear(gated, &block.weights[6], None, adapter(&adapters[6]))
 }
 
-/// Gradients of a tape that begins at these leaves, from a scalar on it.
-fn pull(scalar: Tensor<1>, x: &Tensor<2>, leaves: &[[Tensor<2>; 2]; SITES]) -> Pulled {
+/// Runs the backward pass from a scalar and collects the gradients of these leaves.
+fn backward(scalar: Tensor<1>, x: &Tensor<2>, leaves: &[[Tensor<2>; 2]; SITES]) -> Gradients {
     let gradients = scalar.backward();
     let of = |leaf: &Tensor<2>| leaf.grad(&gradients).expect("a leaf");
-    Pulled { dx: of(x), adapters: leaves.each_ref().map(|pair| pair.each_ref().map(of)) }
+    Gradients { dx: of(x), adapters: leaves.each_ref().map(|pair| pair.each_ref().map(of)) }
 }
 
 // ---- By hand ------------------------------------------------------------------------------------------------------------
 
-/// What a block leaves for its backward pass. The outputs of norms and of the gate are kept too, or made again.
-struct Kept {
+/// Activations saved for the backward pass of a block.
+struct Saved {
     x: Tensor<2>,
     middle: Tensor<2>,
-    q: Tensor<2>,
-    k: Tensor<2>,
-    v: Tensor<2>,
-    seen: Tensor<2>,
-    normalisers: Tensor<2>,
+    qkv: [Tensor<2>; 3],
+    /// The output of attention, and the logarithms of its normalisers.
+    seen: (Tensor<2>, Tensor<2>),
     gate: Tensor<2>,
     up: Tensor<2>,
+    /// `x·Aᵀ` of each site.
     low: [Tensor<2>; SITES],
-    /// Both norms, and the gated values.
-    cheap: Option<[Tensor<2>; 3]>,
+    /// Both norms and the gated values, unless they are recomputed.
+    inputs: Option<[Tensor<2>; 3]>,
 }
 
 impl Block {
@@ -204,105 +215,82 @@ impl Block {
         rms_norm(x.clone(), self.gammas[which].clone(), EPSILON)
     }
 
-    fn turn(&self, x: Tensor<2>, back: bool) -> Tensor<2> {
-        let angles = self.rope.up_to(self.positions.len());
-        let turned = <Dispatch as RopeOps>::rotate(x.into_dispatch(), angles, self.positions.as_slice().into(), back);
-        Tensor::from_dispatch(turned)
-    }
-
-    fn by_hand(&self, x: Tensor<2>, keep_cheap: bool) -> (Tensor<2>, Kept) {
+    fn forward(&self, x: Tensor<2>, save_inputs: bool) -> (Tensor<2>, Saved) {
         let mut low = Vec::new();
         let mut linear = |x: &Tensor<2>, site: usize| {
-            let (weight, adapter) = (&self.weights[site], adapter(&self.adapters[site]));
-            let settings = adapter.settings(weight);
-            let [x, a, b] = [x.clone(), adapter.a, adapter.b].map(Tensor::into_dispatch);
-            let weight = weight.data().clone().into_dispatch();
-            let (y, u) = <Dispatch as LoraOps>::lora(Given::Kept { value: x }, weight, a, b, settings);
-            low.push(Tensor::from_dispatch(u));
-            Tensor::<2>::from_dispatch(y)
+            let (y, u) = forward_backward::lora_linear(x.clone(), &self.weights[site], adapter(&self.adapters[site]));
+            low.push(u);
+            y
         };
+        let turned = |x: Tensor<2>| rope(x, &self.rope, &self.positions);
         let first = self.norm(&x, 0);
-        let (q, k, v) = (linear(&first, 0), linear(&first, 1), linear(&first, 2));
-        let (q, k) = (self.turn(q, false), self.turn(k, false));
-        let inputs = [&q, &k, &v].map(|tensor| tensor.clone().into_dispatch());
-        let [tq, tk, tv] = inputs;
-        let (seen, normalisers) =
-            <Dispatch as AttentionOps>::segment_attention(tq, tk, tv, Arc::new(self.layout.clone()));
-        let (seen, normalisers) = (Tensor::<2>::from_dispatch(seen), Tensor::from_dispatch(normalisers));
-        let middle = x.clone() + linear(&seen, 3);
+        let (q, k, v) = (turned(linear(&first, 0)), turned(linear(&first, 1)), linear(&first, 2));
+        let seen = forward_backward::attention(q.clone(), k.clone(), v.clone(), &self.layout);
+        let middle = x.clone() + linear(&seen.0, 3);
         let second = self.norm(&middle, 1);
         let (gate, up) = (linear(&second, 4), linear(&second, 5));
         let gated = glu(gate.clone(), up.clone(), Activation::Silu);
         let y = middle.clone() + linear(&gated, 6);
         let low = low.try_into().unwrap_or_else(|_| unreachable!("seven sites"));
-        let cheap = keep_cheap.then_some([first, second, gated]);
-        (y, Kept { x, middle, q, k, v, seen, normalisers, gate, up, low, cheap })
+        let inputs = save_inputs.then_some([first, second, gated]);
+        (y, Saved { x, middle, qkv: [q, k, v], seen, gate, up, low, inputs })
     }
 
-    fn back(&self, dy: Tensor<2>, kept: Kept) -> Pulled {
-        let Kept { x, middle, q, k, v, seen, normalisers, gate, up, low, cheap } = kept;
-        let [first, second, gated] = match cheap {
-            Some(cheap) => cheap.map(Some),
+    fn backward(&self, dy: Tensor<2>, saved: Saved) -> Gradients {
+        let Saved { x, middle, qkv, seen, gate, up, low, inputs } = saved;
+        let [first, second, gated] = match inputs {
+            Some(inputs) => inputs.map(Some),
             None => [None, None, None],
         };
         let mut adapters: [Option<[Tensor<2>; 2]>; SITES] = Default::default();
         let mut linear = |dy: Tensor<2>, x: &Tensor<2>, site: usize| {
             let (weight, adapter) = (&self.weights[site], adapter(&self.adapters[site]));
-            let how = LoraBackward { settings: adapter.settings(weight), input_gradient: true };
-            let [dy, x, u, a, b] = [dy, x.clone(), low[site].clone(), adapter.a, adapter.b].map(Tensor::into_dispatch);
-            let weight = weight.data().clone().into_dispatch();
-            let (dx, da, db) = <Dispatch as LoraOps>::lora_backward(dy, x, u, weight, a, b, how);
-            adapters[site] = Some([Tensor::from_dispatch(da), Tensor::from_dispatch(db)]);
-            Tensor::<2>::from_dispatch(dx)
+            let (dx, gradients) =
+                forward_backward::lora_linear_backward(dy, x.clone(), low[site].clone(), weight, adapter);
+            adapters[site] = Some(gradients);
+            dx
         };
-        let norm_back = |dy: Tensor<2>, x: &Tensor<2>, which: usize| {
-            let [dy, x] = [dy, x.clone()].map(Tensor::into_dispatch);
-            let gamma = self.gammas[which].clone().into_dispatch();
-            Tensor::<2>::from_dispatch(<Dispatch as RmsNormOps>::rms_norm_input_gradient(dy, x, gamma, EPSILON))
+        let norm_backward = |dy: Tensor<2>, x: &Tensor<2>, which: usize| {
+            forward_backward::rms_norm_backward(dy, x.clone(), self.gammas[which].clone(), EPSILON)
         };
+        let turned_back = |dy: Tensor<2>| forward_backward::rope_backward(dy, &self.rope, &self.positions);
 
         let gated = gated.unwrap_or_else(|| glu(gate.clone(), up.clone(), Activation::Silu));
         let dgated = linear(dy.clone(), &gated, 6);
         drop(gated);
-        let [dgated, gate, up] = [dgated, gate, up].map(Tensor::into_dispatch);
-        let (dgate, dup) = <Dispatch as GluOps>::glu_backward(dgated, gate, up, Activation::Silu);
+        let [dgate, dup] = forward_backward::glu_backward(dgated, gate, up, Activation::Silu);
         let second = second.unwrap_or_else(|| self.norm(&middle, 1));
-        let dsecond = linear(Tensor::from_dispatch(dgate), &second, 4) + linear(Tensor::from_dispatch(dup), &second, 5);
-        let dmiddle = dy + norm_back(dsecond, &middle, 1);
+        let dsecond = linear(dgate, &second, 4) + linear(dup, &second, 5);
+        let dmiddle = dy + norm_backward(dsecond, &middle, 1);
 
-        let dseen = linear(dmiddle.clone(), &seen, 3);
-        let [dseen, q, k, v, seen, normalisers] = [dseen, q, k, v, seen, normalisers].map(Tensor::into_dispatch);
-        let layout = Arc::new(self.layout.clone());
-        let (dq, dk, dv) =
-            <Dispatch as AttentionOps>::segment_attention_backward(dseen, q, k, v, seen, normalisers, layout);
-        let [dq, dk, dv] = [dq, dk, dv].map(Tensor::<2>::from_dispatch);
+        let dseen = linear(dmiddle.clone(), &seen.0, 3);
+        let [dq, dk, dv] = forward_backward::attention_backward(dseen, qkv, seen, &self.layout);
         let first = first.unwrap_or_else(|| self.norm(&x, 0));
-        let dfirst =
-            linear(self.turn(dq, true), &first, 0) + linear(self.turn(dk, true), &first, 1) + linear(dv, &first, 2);
-        let dx = dmiddle + norm_back(dfirst, &x, 0);
-        Pulled { dx, adapters: adapters.map(|pair| pair.expect("every site was passed")) }
+        let dfirst = linear(turned_back(dq), &first, 0) + linear(turned_back(dk), &first, 1) + linear(dv, &first, 2);
+        let dx = dmiddle + norm_backward(dfirst, &x, 0);
+        Gradients { dx, adapters: adapters.map(|pair| pair.expect("every site was passed")) }
     }
 }
 
-// ---- What they are compared by --------------------------------------------------------------------------------------------
+// ---- The variants ---------------------------------------------------------------------------------------------------------
 
-/// A pass over so many blocks with the same weights; calls `between` where the forward pass has ended.
-type Way = fn(&Block, usize, Tensor<2>, Tensor<2>, &mut dyn FnMut()) -> Pulled;
+/// Forward and backward through so many blocks with the same weights. Calls `between` after the forward pass.
+type Variant = fn(&Block, usize, Tensor<2>, Tensor<2>, &mut dyn FnMut()) -> Gradients;
 
-const WAYS: [(&str, Way); 6] = [
-    ("plain autodiff, Burn's operations, dense", |block, blocks, x, dy, between| {
+const VARIANTS: [(&str, Variant); 6] = [
+    ("autodiff, Burn's operations, dense weights", |block, blocks, x, dy, between| {
         let (leaves, input) = (block.tracked(), x.autodiff().require_grad());
         let y = (0..blocks).fold(input.clone(), |x, _| plain(block, x, &leaves));
         between();
-        pull(seed(y, dy), &input, &leaves)
+        backward(with_cotangent(y, dy), &input, &leaves)
     }),
-    ("autodiff, our operations, everything kept", |block, blocks, x, dy, between| {
-        taped(block, blocks, x, dy, between, false)
+    ("autodiff, our operations, all saved", |block, blocks, x, dy, between| {
+        with_autodiff(block, blocks, x, dy, between, false)
     }),
-    ("autodiff, our operations, norms and gate again", |block, blocks, x, dy, between| {
-        taped(block, blocks, x, dy, between, true)
+    ("autodiff, our operations, norms and gate recomputed", |block, blocks, x, dy, between| {
+        with_autodiff(block, blocks, x, dy, between, true)
     }),
-    ("autodiff, our operations, block by block again", |block, blocks, mut x, mut dy, between| {
+    ("autodiff, our operations, each block recomputed", |block, blocks, mut x, mut dy, between| {
         let mut inputs = Vec::new();
         for _ in 0..blocks {
             inputs.push(x.clone());
@@ -310,81 +298,100 @@ const WAYS: [(&str, Way); 6] = [
         }
         drop(x);
         between();
-        let mut sums: Option<Pulled> = None;
+        let mut sums: Option<Gradients> = None;
         for input in inputs.into_iter().rev() {
             let (leaves, input) = (block.tracked(), input.autodiff().require_grad());
             let (x, gated) = halves(block, input.clone(), &leaves, false);
-            let last = seed_lora_linear(gated, &block.weights[6], adapter(&leaves[6]), dy.clone());
-            let pulled = pull(seed(x, dy) + last, &input, &leaves);
-            dy = pulled.dx.clone();
-            sums = Some(added(sums, pulled));
+            let last = lora_linear_with_cotangent(gated, &block.weights[6], adapter(&leaves[6]), dy.clone());
+            let gradients = backward(with_cotangent(x, dy) + last, &input, &leaves);
+            dy = gradients.dx.clone();
+            sums = Some(added(sums, gradients));
         }
         sums.expect("a block")
     }),
-    ("by hand, everything kept", |block, blocks, x, dy, between| hand(block, blocks, x, dy, between, true)),
-    ("by hand, norms and gate again", |block, blocks, x, dy, between| hand(block, blocks, x, dy, between, false)),
+    ("by hand, all saved", |block, blocks, x, dy, between| by_hand(block, blocks, x, dy, between, true)),
+    ("by hand, norms and gate recomputed", |block, blocks, x, dy, between| {
+        by_hand(block, blocks, x, dy, between, false)
+    }),
 ];
 
-fn taped(block: &Block, blocks: usize, x: Tensor<2>, dy: Tensor<2>, between: &mut dyn FnMut(), again: bool) -> Pulled {
+fn with_autodiff(
+    block: &Block,
+    blocks: usize,
+    x: Tensor<2>,
+    dy: Tensor<2>,
+    between: &mut dyn FnMut(),
+    recompute: bool,
+) -> Gradients {
     let (leaves, input) = (block.tracked(), x.autodiff().require_grad());
-    let y = (0..blocks).fold(input.clone(), |x, _| with_our_operations(block, x, &leaves, again));
+    let y = (0..blocks).fold(input.clone(), |x, _| with_our_operations(block, x, &leaves, recompute));
     between();
-    pull(seed(y, dy), &input, &leaves)
+    backward(with_cotangent(y, dy), &input, &leaves)
 }
 
-fn hand(
+fn by_hand(
     block: &Block,
     blocks: usize,
     mut x: Tensor<2>,
     mut dy: Tensor<2>,
     between: &mut dyn FnMut(),
-    all: bool,
-) -> Pulled {
-    let mut left = Vec::new();
+    save_inputs: bool,
+) -> Gradients {
+    let mut stack = Vec::new();
     for _ in 0..blocks {
-        let (y, kept) = block.by_hand(x, all);
-        left.push(kept);
+        let (y, saved) = block.forward(x, save_inputs);
+        stack.push(saved);
         x = y;
     }
     drop(x);
     between();
-    let mut sums: Option<Pulled> = None;
-    while let Some(kept) = left.pop() {
-        let pulled = block.back(dy, kept);
-        dy = pulled.dx.clone();
-        sums = Some(added(sums, pulled));
+    let mut sums: Option<Gradients> = None;
+    while let Some(saved) = stack.pop() {
+        let gradients = block.backward(dy, saved);
+        dy = gradients.dx.clone();
+        sums = Some(added(sums, gradients));
     }
     sums.expect("a block")
 }
 
-/// The gradients of the adapters so far and of one block more, and that of the last one's input.
-fn added(sums: Option<Pulled>, one: Pulled) -> Pulled {
+/// Adds the adapters' gradients of one more block. The input's gradient is that of the later backward step.
+fn added(sums: Option<Gradients>, one: Gradients) -> Gradients {
     let Some(sums) = sums else { return one };
     let mut other = sums.adapters.into_iter();
     let adapters = one.adapters.map(|[a, b]| {
         let [other_a, other_b] = other.next().expect("as many");
         [a + other_a, b + other_b]
     });
-    Pulled { dx: one.dx, adapters }
+    Gradients { dx: one.dx, adapters }
 }
 
 fn input(shape: Shape, seed: u64) -> Tensor<2> {
     tensor::<2>(numbers(shape.tokens * shape.hidden, seed), [shape.tokens, shape.hidden]).inner()
 }
 
-#[test]
-fn every_way_gives_the_same_gradients() {
+// ---- Checks and measurements --------------------------------------------------------------------------------------------
+
+/// Panics unless the largest difference is at most 1e-4 of the largest magnitude.
+fn assert_close(got: &Tensor<2>, want: &Tensor<2>, what: &str) {
+    let (got, want) = (values(got), values(want));
+    let size = want.iter().fold(0.1f32, |size, value| size.max(value.abs()));
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got - want).abs() <= 1e-4 * size, "{what}: {got} for {want}");
+    }
+}
+
+fn check_that_all_variants_agree() {
     for tokens in [2, 7, 33] {
         let shape = Shape { tokens, hidden: 48, ff: 80, heads: 6, kv_heads: 2, head_dim: 8, rank: 4 };
         let block = Block::new(shape);
-        let run = |way: &Way| way(&block, 2, input(shape, 1), input(shape, 2), &mut || ());
-        let want = run(&WAYS[1].1);
-        for (name, way) in &WAYS {
-            let got = run(way);
-            assert_close(&values(&got.dx), &values(&want.dx), 1e-4, &format!("{name}, {tokens} tokens, input"));
+        let run = |variant: &Variant| variant(&block, 2, input(shape, 1), input(shape, 2), &mut || ());
+        let want = run(&VARIANTS[1].1);
+        for (name, variant) in &VARIANTS {
+            let got = run(variant);
+            assert_close(&got.dx, &want.dx, &format!("{name}, {tokens} tokens, input"));
             for (site, (got, want)) in got.adapters.iter().zip(&want.adapters).enumerate() {
                 for (got, want) in got.iter().zip(want) {
-                    assert_close(&values(got), &values(want), 1e-4, &format!("{name}, {tokens} tokens, site {site}"));
+                    assert_close(got, want, &format!("{name}, {tokens} tokens, site {site}"));
                 }
             }
         }
@@ -398,43 +405,45 @@ fn resident() -> f64 {
     pages * 4096.0 / (1 << 20) as f64
 }
 
-#[test]
-#[ignore = "a measurement, of minutes"]
-#[expect(clippy::print_stdout, reason = "it prints its figures")]
-fn ways_of_a_block() {
-    let ask = |name: &str, usual: usize| std::env::var(name).map_or(usual, |value| value.parse().expect("a number"));
-    let (tokens, blocks, rounds) = (ask("TOKENS", 256), ask("BLOCKS", 12), ask("ROUNDS", 7));
+fn measure() {
+    let setting =
+        |name: &str, default: usize| std::env::var(name).map_or(default, |value| value.parse().expect("a number"));
+    let (tokens, blocks, rounds) = (setting("TOKENS", 256), setting("BLOCKS", 12), setting("ROUNDS", 7));
     let shape = match std::env::var("SHAPE").as_deref() {
         Ok("llama") => Shape { tokens, hidden: 2048, ff: 8192, heads: 32, kv_heads: 8, head_dim: 64, rank: 16 },
         _ => Shape { tokens, hidden: 576, ff: 1536, heads: 9, kv_heads: 3, head_dim: 64, rank: 16 },
     };
     let block = Block::new(shape);
     let (x, dy) = (input(shape, 1), input(shape, 2));
-    // On one of the threads that compute, as training is. The ways take turns.
-    let mut times = vec![Vec::new(); WAYS.len()];
-    let mut kept = vec![0.0; WAYS.len()];
+    let mut times = vec![Vec::new(); VARIANTS.len()];
+    let mut saved = vec![0.0; VARIANTS.len()];
     for round in 0..=rounds {
-        for (which, (_, way)) in WAYS.iter().enumerate() {
-            crate::release_idle();
+        for (which, (_, variant)) in VARIANTS.iter().enumerate() {
+            release_idle();
             let before = resident();
             let start = Instant::now();
-            let pulled = way(&block, blocks, x.clone(), dy.clone(), &mut || {
+            let gradients = variant(&block, blocks, x.clone(), dy.clone(), &mut || {
                 if round == 0 {
-                    crate::release_idle();
-                    kept[which] = resident() - before;
+                    release_idle();
+                    saved[which] = resident() - before;
                 }
             });
             let seconds = start.elapsed().as_secs_f64();
-            assert!(values(&pulled.dx).iter().all(|value| value.is_finite()));
+            assert!(values(&gradients.dx).iter().all(|value| value.is_finite()));
             if round > 0 {
                 times[which].push(seconds);
             }
         }
     }
     println!("{tokens} tokens, {blocks} blocks of {}, median of {rounds} rounds", shape.hidden);
-    for (((name, _), times), kept) in WAYS.iter().zip(&mut times).zip(kept) {
+    for (((name, _), times), saved) in VARIANTS.iter().zip(&mut times).zip(saved) {
         times.sort_by(f64::total_cmp);
         let each = times[rounds / 2] * 1e3 / blocks as f64;
-        println!("{name:<50} {each:7.2} ms a block {:7.2} MiB kept a block", kept / blocks as f64);
+        println!("{name:<53} {each:7.2} ms and {:7.2} MiB saved per block", saved / blocks as f64);
     }
+}
+
+fn main() {
+    check_that_all_variants_agree();
+    measure();
 }

@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
+use super::super::gemm::{Gemm, Output, Term, pieces};
 use super::super::level::Level;
 use super::super::memory::with_scratch;
-use super::super::product::{Output, Sum, Term, pieces};
 use super::split;
 use super::tiles::{BLOCK, DEPTH, EDGE, OUTPUT, Sums, Tiles};
 
@@ -38,8 +38,8 @@ fn cut(whole: usize, parts: usize, unit: usize) -> usize {
 ///
 /// # Panics
 /// At another level, and where an operand or the output is too small.
-pub(crate) fn run(sum: &Sum<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
-    let Sum { level, terms, rows, columns, output, accumulate } = *sum;
+pub(crate) fn run(sum: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
+    let Gemm { level, terms, rows, columns, output, accumulate } = *sum;
     assert_eq!(level, Level::Amx, "the level is proof of the instructions");
     let unit = terms.iter().map(|term| term.right.column_unit()).max().unwrap_or(1).max(OUTPUT);
     let part_columns = cut(columns, threads * columns.div_ceil(threads * PART_COLUMNS), unit);
@@ -148,8 +148,8 @@ mod tests {
     use tonfall_blocks::{Format, quantize_nf4};
 
     use super::super::super::dequantize::Stored;
+    use super::super::super::gemm::parallel;
     use super::super::super::pack::{Left, Right};
-    use super::super::super::product::parallel;
     use super::super::super::testing::{assert_close, naive, values};
     use super::*;
 
@@ -160,7 +160,7 @@ mod tests {
     /// `C (+)= Σ_t alpha_t · A_t · B_t` by AMX whatever its size, cut for so many threads.
     fn product(terms: &[Term<'_>], (m, n): (usize, usize), c: &mut [f32], accumulate: bool, threads: usize) {
         let output = Output::new(c, n);
-        let sum = Sum { level: Level::Amx, terms, rows: m, columns: n, output, accumulate };
+        let sum = Gemm { level: Level::Amx, terms, rows: m, columns: n, output, accumulate };
         run(&sum, threads, |tasks, task| (0..tasks).for_each(task));
     }
 

@@ -52,7 +52,7 @@ impl<'a> Output<'a> {
 
 /// What is computed, and where to: `C (+)= Σ_t alpha_t · A_t · B_t` for `C` of `rows` by `columns`.
 #[derive(Clone, Copy)]
-pub(crate) struct Sum<'a> {
+pub(crate) struct Gemm<'a> {
     pub(crate) level: Level,
     pub(crate) terms: &'a [Term<'a>],
     pub(crate) rows: usize,
@@ -108,7 +108,7 @@ pub(crate) fn parallel(
     accumulate: bool,
 ) {
     let output = Output::new(output, columns);
-    let sum = Sum { level, terms, rows, columns, output, accumulate };
+    let sum = Gemm { level, terms, rows, columns, output, accumulate };
     run(&sum, threads::count(), |tasks, task| threads::each(tasks, task));
 }
 
@@ -121,13 +121,13 @@ pub(crate) fn serial<'a>(
     output: Output<'a>,
     accumulate: bool,
 ) {
-    let sum = Sum { level, terms, rows, columns, output, accumulate };
+    let sum = Gemm { level, terms, rows, columns, output, accumulate };
     run(&sum, 1, |tasks, task| (0..tasks).for_each(task));
 }
 
 /// `each` runs the tasks on `threads` threads.
-fn run(sum: &Sum<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
-    let Sum { level, terms, rows, columns, output, accumulate } = *sum;
+fn run(sum: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
+    let Gemm { level, terms, rows, columns, output, accumulate } = *sum;
     if rows == 0 || columns == 0 {
         return;
     }
@@ -138,8 +138,8 @@ fn run(sum: &Sum<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) +
     assert!(columns <= output.stride || rows == 1, "rows of the output overlap");
     assert!(output.start + (rows - 1) * output.stride + columns <= output.values.len(), "the output is too small");
     #[cfg(target_arch = "x86_64")]
-    if level == Level::Amx && super::amx::product::pays(terms, rows, columns) {
-        return super::amx::product::run(sum, threads, each);
+    if level == Level::Amx && super::amx::gemm::pays(terms, rows, columns) {
+        return super::amx::gemm::run(sum, threads, each);
     }
     let cut = Cut::of(level, terms, rows, columns, threads);
     each(columns.div_ceil(cut.strip) * cut.blocks, &|task| {
@@ -419,7 +419,7 @@ mod tests {
                 let product = |threads: usize| {
                     let mut c = vec![0.0; m * n];
                     let output = Output::new(&mut c, n);
-                    let sum = Sum { level: Level::best(), terms: &[term], rows: m, columns: n, output, accumulate: false };
+                    let sum = Gemm { level: Level::best(), terms: &[term], rows: m, columns: n, output, accumulate: false };
                     run(&sum, threads, |tasks, task| (0..tasks).for_each(task));
                     c
                 };
