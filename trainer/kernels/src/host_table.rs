@@ -71,7 +71,7 @@ impl HostTable {
             to.copy_from_slice(&self.bytes[id * row_len..][..row_len]);
         });
         let selected = FrozenMatrix::passing(words, MatrixLayout { rows: ids.len(), ..self.layout }, &self.device);
-        let in_order: Vec<u32> = (0..ids.len() as u32).collect();
+        let in_order: Vec<u32> = (0..u32::try_from(ids.len()).expect("fewer than 2^32 ids")).collect();
         embedding(&in_order, &selected, dtype)
     }
 }

@@ -29,6 +29,8 @@ mod frozen;
 mod glu;
 mod host_stack;
 mod host_table;
+#[cfg(any(test, feature = "cube"))]
+mod index32;
 mod linear;
 mod lora;
 mod op;

@@ -210,7 +210,7 @@ mod nf4 {
         let first = rows.start * cols + column;
         let mut offsets = [0i32; LANES];
         for (r, offset) in offsets.iter_mut().enumerate().take(rows.len()) {
-            *offset = (r * cols / 2) as i32;
+            *offset = i32::try_from(r * cols / 2).expect("sixteen rows of codes are less than 2 GiB");
         }
         for k in (0..depth).step_by(NF4_BLOCK) {
             // Rows that don't exist read the first one and are scaled to zero.

@@ -7,8 +7,9 @@ use burn_cubecl::kernel::cast;
 use cubecl::prelude::*;
 
 use super::launch::{UNITS, units};
-use super::tensors::{contiguous, len, owned};
+use super::tensors::{argument, contiguous, len, owned};
 use crate::adamw::{AdamWOps, Coefficients};
+use crate::index32::index;
 
 #[cube(launch)]
 fn step(
@@ -53,11 +54,11 @@ impl AdamWOps for CubeBackend {
             &parameter.client.clone(),
             units(count),
             CubeDim::new_1d(UNITS),
-            parameter.clone().into_buffer_arg(),
-            gradient.into_buffer_arg(),
-            first.clone().into_buffer_arg(),
-            second.clone().into_buffer_arg(),
-            count as u32,
+            argument(parameter.clone()),
+            argument(gradient),
+            argument(first.clone()),
+            argument(second.clone()),
+            index(count),
             c.grad_scale,
             c.decay,
             c.beta1_rest,

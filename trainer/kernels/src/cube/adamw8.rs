@@ -7,9 +7,10 @@ use burn_cubecl::kernel::cast;
 use cubecl::prelude::*;
 
 use super::launch::{Planes, plane_row, planes};
-use super::tensors::{contiguous, len, owned, upload_shared};
+use super::tensors::{argument, contiguous, len, owned, upload_shared};
 use crate::adamw::Coefficients;
 use crate::adamw8::{AdamW8Ops, BLOCK, WORDS, maps};
+use crate::index32::index;
 
 /// Numbers of a table: for each moment the values of its map, then what lies between them.
 const MOMENT: u32 = 512;
@@ -144,15 +145,15 @@ impl AdamW8Ops for CubeBackend {
             &parameter.client.clone(),
             cubes,
             dim,
-            parameter.clone().into_buffer_arg(),
-            gradient.into_buffer_arg(),
-            first.clone().into_buffer_arg(),
-            first_absmax.clone().into_buffer_arg(),
-            second.clone().into_buffer_arg(),
-            second_absmax.clone().into_buffer_arg(),
-            tables.into_buffer_arg(),
-            count as u32,
-            blocks as u32,
+            argument(parameter.clone()),
+            argument(gradient),
+            argument(first.clone()),
+            argument(first_absmax.clone()),
+            argument(second.clone()),
+            argument(second_absmax.clone()),
+            argument(tables),
+            index(count),
+            index(blocks),
             c.grad_scale,
             c.decay,
             c.beta1_rest,
@@ -162,7 +163,7 @@ impl AdamW8Ops for CubeBackend {
             c.inverse_correction2,
             c.epsilon,
             lanes,
-            WORDS as u32,
+            index(WORDS),
         );
         (parameter, first, first_absmax, second, second_absmax)
     }

@@ -16,11 +16,12 @@ use cubecl::prelude::*;
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::gemm::{Factor, product};
+use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::soft_cap::{bending, bent, slope};
-use super::tensors::{contiguous, dims, empty, float, upload_shared, zeros};
+use super::tensors::{argument, contiguous, dims, empty, float, upload_shared, vector_argument, zeros};
 use crate::attention::{AttentionLayout, AttentionOps};
+use crate::index32::index;
 
 /// Most queries of a block.
 const QUERIES: usize = 512;
@@ -256,7 +257,7 @@ impl Visible {
             first += size;
         }
         let upload_all = |bound: fn(&std::ops::Range<usize>) -> usize| {
-            upload_shared(q, &ranges.iter().map(|range| bound(range) as u32).collect::<Vec<_>>())
+            upload_shared(q, &ranges.iter().map(|range| index(bound(range))).collect::<Vec<_>>())
         };
         Self { starts: upload_all(|range| range.start), ends: upload_all(|range| range.end), blocks }
     }
@@ -283,13 +284,13 @@ fn packed(x: &CubeTensor, first: usize, rows: usize, heads: usize, layout: &Atte
         units(len),
         CubeDim::new_1d(UNITS),
         size,
-        x.clone().into_buffer_arg(),
-        out.clone().into_buffer_arg(),
-        len as u32,
-        first as u32,
-        rows as u32,
-        heads as u32,
-        (head_dim / size) as u32,
+        vector_argument(x.clone(), size),
+        vector_argument(out.clone(), size),
+        index(len),
+        index(first),
+        index(rows),
+        index(heads),
+        index(head_dim / size),
         float(x),
     );
     out
@@ -306,13 +307,13 @@ fn unpacked(packed: CubeTensor, out: &CubeTensor, first: usize, rows: usize, hea
         units(len),
         CubeDim::new_1d(UNITS),
         size,
-        packed.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
-        len as u32,
-        first as u32,
-        rows as u32,
-        heads as u32,
-        (head_dim / size) as u32,
+        vector_argument(packed, size),
+        vector_argument(out.clone(), size),
+        index(len),
+        index(first),
+        index(rows),
+        index(heads),
+        index(head_dim / size),
         add,
         kind,
     );
@@ -350,17 +351,17 @@ impl AttentionOps for CubeBackend {
                 &client,
                 count,
                 dim,
-                contiguous(scores).into_buffer_arg(),
-                visible.starts.clone().into_buffer_arg(),
-                visible.ends.clone().into_buffer_arg(),
-                probabilities.clone().into_buffer_arg(),
-                normalisers.clone().into_buffer_arg(),
-                rows as u32,
-                block.first_query as u32,
-                block.queries as u32,
-                block.first_key as u32,
-                block.keys as u32,
-                layout.heads as u32,
+                argument(contiguous(scores)),
+                argument(visible.starts.clone()),
+                argument(visible.ends.clone()),
+                argument(probabilities.clone()),
+                argument(normalisers.clone()),
+                index(rows),
+                index(block.first_query),
+                index(block.queries),
+                index(block.first_key),
+                index(block.keys),
+                index(layout.heads),
                 layout.scale,
                 bend,
                 capped,
@@ -392,11 +393,11 @@ impl AttentionOps for CubeBackend {
             units(queries * layout.heads),
             CubeDim::new_1d(UNITS),
             size,
-            gradient.clone().into_buffer_arg(),
-            output.into_buffer_arg(),
-            delta.clone().into_buffer_arg(),
-            (queries * layout.heads) as u32,
-            (layout.head_dim / size) as u32,
+            vector_argument(gradient.clone(), size),
+            vector_argument(output, size),
+            argument(delta.clone()),
+            index(queries * layout.heads),
+            index(layout.head_dim / size),
             kind,
         );
         let dq = empty(&q, [queries, columns], q.dtype);
@@ -427,20 +428,20 @@ impl AttentionOps for CubeBackend {
                 units(rows * vectors),
                 CubeDim::new_1d(UNITS),
                 size,
-                contiguous(scores).into_buffer_arg(),
-                contiguous(dprobabilities).into_buffer_arg(),
-                visible.starts.clone().into_buffer_arg(),
-                visible.ends.clone().into_buffer_arg(),
-                normalisers.clone().into_buffer_arg(),
-                delta.clone().into_buffer_arg(),
-                probabilities.clone().into_buffer_arg(),
-                dscores.clone().into_buffer_arg(),
-                (rows * vectors) as u32,
-                block.first_query as u32,
-                block.queries as u32,
-                block.first_key as u32,
-                vectors as u32,
-                layout.heads as u32,
+                vector_argument(contiguous(scores), size),
+                vector_argument(contiguous(dprobabilities), size),
+                argument(visible.starts.clone()),
+                argument(visible.ends.clone()),
+                argument(normalisers.clone()),
+                argument(delta.clone()),
+                vector_argument(probabilities.clone(), size),
+                vector_argument(dscores.clone(), size),
+                index(rows * vectors),
+                index(block.first_query),
+                index(block.queries),
+                index(block.first_key),
+                index(vectors),
+                index(layout.heads),
                 layout.scale,
                 bend,
                 capped,

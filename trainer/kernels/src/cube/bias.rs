@@ -7,8 +7,9 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{UNITS, units};
-use super::tensors::{contiguous, dims, empty, float, len};
+use super::tensors::{argument, contiguous, dims, empty, float, len};
 use crate::bias::BiasOps;
+use crate::index32::index;
 
 #[cube(launch)]
 fn add<F: Float, G: Float>(
@@ -51,11 +52,11 @@ impl BiasOps for CubeBackend {
             &y.client.clone(),
             units(rows * columns),
             CubeDim::new_1d(UNITS),
-            x.into_buffer_arg(),
-            bias.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            (rows * columns) as u32,
-            columns as u32,
+            argument(x),
+            argument(bias),
+            argument(y.clone()),
+            index(rows * columns),
+            index(columns),
             types,
         );
         y
@@ -69,10 +70,10 @@ impl BiasOps for CubeBackend {
             &sums.client.clone(),
             units(columns),
             CubeDim::new_1d(UNITS),
-            dy.into_buffer_arg(),
-            sums.clone().into_buffer_arg(),
-            rows as u32,
-            columns as u32,
+            argument(dy),
+            argument(sums.clone()),
+            index(rows),
+            index(columns),
             kind,
         );
         sums

@@ -12,13 +12,14 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::dequantize::dense;
-use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::gemm::{Factor, add_product, product, product_into};
+use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
 use super::soft_cap::{bending, bent, slope};
 use super::square_sums::summed;
-use super::tensors::{contiguous, dims, empty, float, nothing, rows, upload, zeros};
+use super::tensors::{argument, contiguous, dims, empty, float, nothing, rows, upload, vector_argument, zeros};
 use crate::cross_entropy::{CrossEntropyOps, IGNORED, held_tokens};
 use crate::frozen::MatrixLayout;
+use crate::index32::index;
 
 /// Rows `ids` of `x`.
 #[cube(launch)]
@@ -191,11 +192,11 @@ fn spread_rows(x: CubeTensor, places: &CubeTensor, tokens: usize, columns: usize
         &y.client.clone(),
         units(tokens * columns),
         CubeDim::new_1d(UNITS),
-        x.into_buffer_arg(),
-        places.clone().into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        (tokens * columns) as u32,
-        columns as u32,
+        argument(x),
+        argument(places.clone()),
+        argument(y.clone()),
+        index(tokens * columns),
+        index(columns),
         types,
     );
     y
@@ -222,7 +223,7 @@ fn pass(
     let ((tokens, hidden), (vocab, columns), kind) = (dims(&x), dims(&head), float(&x));
     assert_eq!(hidden, columns, "input features of the head");
     assert_eq!(tokens, targets.len(), "one target a row");
-    let kept: Vec<u32> = (0..tokens as u32).filter(|row| targets[*row as usize] != IGNORED).collect();
+    let kept: Vec<u32> = (0..index(tokens)).filter(|row| targets[*row as usize] != IGNORED).collect();
     let (client, dtype, wanted_rows) = (x.client.clone(), x.dtype, kept.len());
     let checked = |row: &u32| {
         let target = targets[*row as usize];
@@ -248,11 +249,11 @@ fn pass(
             &client,
             units(chunk * hidden),
             CubeDim::new_1d(UNITS),
-            x.clone().into_buffer_arg(),
-            ids.into_buffer_arg(),
-            inputs.clone().into_buffer_arg(),
-            (chunk * hidden) as u32,
-            hidden as u32,
+            argument(x.clone()),
+            argument(ids),
+            argument(inputs.clone()),
+            index(chunk * hidden),
+            index(hidden),
             kind,
         );
         let logits = product(Factor::plain(inputs.clone()), Factor::transposed(head.clone()), DType::F32);
@@ -269,13 +270,13 @@ fn pass(
             count.clone(),
             dim,
             size,
-            logits.clone().into_buffer_arg(),
-            wanted.clone().into_buffer_arg(),
-            largest.clone().into_buffer_arg(),
-            sums.clone().into_buffer_arg(),
-            targets_logits.clone().into_buffer_arg(),
-            chunk as u32,
-            (vocab / size) as u32,
+            vector_argument(logits.clone(), size),
+            argument(wanted.clone()),
+            argument(largest.clone()),
+            argument(sums.clone()),
+            argument(targets_logits.clone()),
+            index(chunk),
+            index(vocab / size),
             bend,
             capped,
             lanes,
@@ -285,15 +286,15 @@ fn pass(
             count,
             dim,
             size,
-            logits.into_buffer_arg(),
-            wanted.into_buffer_arg(),
-            largest.into_buffer_arg(),
-            sums.into_buffer_arg(),
-            targets_logits.into_buffer_arg(),
-            rows(&losses, start, chunk).into_buffer_arg(),
-            dlogits.clone().into_buffer_arg(),
-            chunk as u32,
-            (vocab / size) as u32,
+            vector_argument(logits, size),
+            argument(wanted),
+            argument(largest),
+            argument(sums),
+            argument(targets_logits),
+            argument(rows(&losses, start, chunk)),
+            vector_argument(dlogits.clone(), size),
+            index(chunk),
+            index(vocab / size),
             bend,
             capped,
             with_gradient,

@@ -10,8 +10,9 @@ use cubecl::prelude::*;
 use tonfall_blocks::{DYNAMIC_MAP, Format, NF4, Nf4Sections};
 
 use super::launch::{UNITS, units, vector_size};
-use super::tensors::{contiguous, empty, float, words};
+use super::tensors::{argument, contiguous, empty, float, vector_argument, words};
 use crate::frozen::MatrixLayout;
+use crate::index32::{check_matrix, index};
 
 /// Formats as kernels know them.
 const F32: u32 = 0;
@@ -247,8 +248,8 @@ fn block_rows<F: Float>(
 fn nf4_places(layout: MatrixLayout) -> [u32; 4] {
     let sections =
         Nf4Sections::of(layout.rows * layout.cols).unwrap_or_else(|| unreachable!("checked when it was made"));
-    let word = |byte: usize| (byte / 4) as u32;
-    [sections.absmax.start as u32, word(sections.nested_absmax.start), word(sections.offset.start), word(sections.end)]
+    let word = |byte: usize| index(byte / 4);
+    [index(sections.absmax.start), word(sections.nested_absmax.start), word(sections.offset.start), word(sections.end)]
 }
 
 /// The matrix `[rows, cols]` as `dtype`. A dense matrix that has this type already is not copied.
@@ -259,20 +260,20 @@ pub(crate) fn dense(data: CubeTensor, layout: MatrixLayout, dtype: DType) -> Cub
         let shape = burn::tensor::Shape::from([rows, cols]);
         return CubeTensor::new_contiguous(data.client, data.device, shape, data.handle, dtype);
     }
+    check_matrix(layout);
     let y = empty(&data, [rows, cols], dtype);
     let (client, kind, len) = (y.client.clone(), float(&y), rows * cols);
     let dim = CubeDim::new_1d(UNITS);
     if layout.format == Format::Nf4 {
         let [absmax, nested, offset, tables] = nf4_places(layout);
-        let (data, out) = (data.into_buffer_arg(), y.clone().into_buffer_arg());
         let size = vector_size(dtype, len);
-        let vectors = len / size;
-        let grid = units(vectors);
-        nf4_matrix::launch(&client, grid, dim, size, data, out, vectors as u32, absmax, nested, offset, tables, kind);
+        let (data, out) = (argument(data), vector_argument(y.clone(), size));
+        let (grid, vectors) = (units(len / size), index(len / size));
+        nf4_matrix::launch(&client, grid, dim, size, data, out, vectors, absmax, nested, offset, tables, kind);
     } else {
-        let (data, out) = (data.into_buffer_arg(), y.clone().into_buffer_arg());
-        let (format, block_len) = (code(layout.format), layout.format.block_len() as u32);
-        block_matrix::launch(&client, units(len), dim, data, out, len as u32, format, block_len, kind);
+        let (data, out) = (argument(data), argument(y.clone()));
+        let (format, block_len) = (code(layout.format), index(layout.format.block_len()));
+        block_matrix::launch(&client, units(len), dim, data, out, index(len), format, block_len, kind);
     }
     y
 }
@@ -285,16 +286,17 @@ pub(crate) fn selected_rows(
     count: usize,
     dtype: DType,
 ) -> CubeTensor {
+    check_matrix(layout);
     let data = contiguous(data);
     let y = empty(&data, [count, layout.cols], dtype);
     let (client, kind, len, dim) = (y.client.clone(), float(&y), count * layout.cols, CubeDim::new_1d(UNITS));
-    let (data, ids, out) = (data.into_buffer_arg(), ids.into_buffer_arg(), y.clone().into_buffer_arg());
-    let (len, grid, columns) = (len as u32, units(len), layout.cols as u32);
+    let (data, ids, out) = (argument(data), argument(ids), argument(y.clone()));
+    let (len, grid, columns) = (index(len), units(len), index(layout.cols));
     if layout.format == Format::Nf4 {
         let [absmax, nested, offset, tables] = nf4_places(layout);
         nf4_rows::launch(&client, grid, dim, data, ids, out, len, columns, absmax, nested, offset, tables, kind);
     } else {
-        let (format, block_len) = (code(layout.format), layout.format.block_len() as u32);
+        let (format, block_len) = (code(layout.format), index(layout.format.block_len()));
         block_rows::launch(&client, grid, dim, data, ids, out, len, columns, format, block_len, kind);
     }
     y

@@ -5,8 +5,9 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{UNITS, units};
-use super::tensors::{contiguous, dims, empty, float, len};
+use super::tensors::{argument, contiguous, dims, empty, float, len};
 use crate::dropout::Dropout;
+use crate::index32::index;
 
 /// Word `index` of a stream of Philox4x32-10.
 #[cube]
@@ -73,9 +74,9 @@ pub(crate) fn dropped(x: CubeTensor, dropout: &Dropout) -> CubeTensor {
         &y.client.clone(),
         units(count),
         CubeDim::new_1d(UNITS),
-        x.into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        count as u32,
+        argument(x),
+        argument(y.clone()),
+        index(count),
         seed_low,
         seed_high,
         stream_low,

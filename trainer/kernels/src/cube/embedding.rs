@@ -10,9 +10,10 @@ use cubecl::prelude::*;
 
 use super::dequantize::selected_rows;
 use super::launch::{UNITS, units};
-use super::tensors::{contiguous, dims, empty, float, upload};
+use super::tensors::{argument, contiguous, dims, empty, float, upload};
 use crate::embedding::EmbeddingOps;
 use crate::frozen::MatrixLayout;
+use crate::index32::index;
 
 #[cube(launch)]
 fn gather<F: Float, G: Float>(
@@ -78,11 +79,11 @@ impl EmbeddingOps for CubeBackend {
             &y.client.clone(),
             units(count),
             CubeDim::new_1d(UNITS),
-            table.into_buffer_arg(),
-            on_device.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            count as u32,
-            columns as u32,
+            argument(table),
+            argument(on_device),
+            argument(y.clone()),
+            index(count),
+            index(columns),
             types,
         );
         y
@@ -91,22 +92,24 @@ impl EmbeddingOps for CubeBackend {
     fn rows_backward(dy: FloatTensor<Self>, ids: Arc<[u32]>, rows: usize) -> FloatTensor<Self> {
         let dy = contiguous(dy);
         let ((_, columns), kind) = (dims(&dy), float(&dy));
-        let mut uses: Vec<u32> = (0..ids.len() as u32).collect();
+        let mut uses: Vec<u32> = (0..index(ids.len())).collect();
         uses.sort_by_key(|token| ids[*token as usize]);
-        let starts: Vec<u32> =
-            (0..=rows).map(|row| uses.partition_point(|token| (ids[*token as usize] as usize) < row) as u32).collect();
+        let starts: Vec<u32> = (0..=rows)
+            .map(|row| uses.partition_point(|token| (ids[*token as usize] as usize) < row))
+            .map(index)
+            .collect();
         let out = empty(&dy, [rows, columns], DType::F32);
         let (starts, uses) = (upload(&dy, &starts), upload(&dy, &uses));
         sum_uses::launch(
             &out.client.clone(),
             units(rows * columns),
             CubeDim::new_1d(UNITS),
-            dy.into_buffer_arg(),
-            starts.into_buffer_arg(),
-            uses.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            (rows * columns) as u32,
-            columns as u32,
+            argument(dy),
+            argument(starts),
+            argument(uses),
+            argument(out.clone()),
+            index(rows * columns),
+            index(columns),
             kind,
         );
         out

@@ -11,7 +11,8 @@ use cubecl::prelude::*;
 #[cfg(feature = "cuda")]
 use super::cuda::{self, cublaslt};
 use super::launch::{UNITS, units};
-use super::tensors::{contiguous, empty, float};
+use super::tensors::{argument, contiguous, empty, float};
+use crate::index32::index;
 
 /// A factor of a product, `[rows, columns]` or `[batch, rows, columns]`, perhaps to be read as its transpose.
 #[derive(Clone, Debug)]
@@ -137,13 +138,13 @@ fn write(left: Factor, right: Factor, alpha: f32, y: &CubeTensor, add: bool) {
         &y.client.clone(),
         units(len),
         CubeDim::new_1d(UNITS),
-        left.into_buffer_arg(),
-        right.into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        len as u32,
-        m as u32,
-        n as u32,
-        k as u32,
+        argument(left),
+        argument(right),
+        argument(y.clone()),
+        index(len),
+        index(m),
+        index(n),
+        index(k),
         alpha,
         left_transposed,
         right_transposed,

@@ -6,8 +6,9 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{UNITS, units, vector_size};
-use super::tensors::{contiguous, dims, empty, float, len};
+use super::tensors::{contiguous, dims, empty, float, len, vector_argument};
 use crate::glu::{Activation, CUBIC, GluOps, LINEAR, SATURATED};
+use crate::index32::index;
 
 /// `σ(z(x))`.
 #[cube]
@@ -84,10 +85,10 @@ impl GluOps for CubeBackend {
             units(vectors),
             CubeDim::new_1d(UNITS),
             size,
-            gate.into_buffer_arg(),
-            up.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            vectors as u32,
+            vector_argument(gate, size),
+            vector_argument(up, size),
+            vector_argument(y.clone(), size),
+            index(vectors),
             activation,
             kind,
         );
@@ -110,12 +111,12 @@ impl GluOps for CubeBackend {
             units(vectors),
             CubeDim::new_1d(UNITS),
             size,
-            dy.into_buffer_arg(),
-            gate.into_buffer_arg(),
-            up.into_buffer_arg(),
-            dgate.clone().into_buffer_arg(),
-            dup.clone().into_buffer_arg(),
-            vectors as u32,
+            vector_argument(dy, size),
+            vector_argument(gate, size),
+            vector_argument(up, size),
+            vector_argument(dgate.clone(), size),
+            vector_argument(dup.clone(), size),
+            index(vectors),
             activation,
             kind,
         );

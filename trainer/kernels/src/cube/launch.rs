@@ -10,20 +10,20 @@ use burn::tensor::DType;
 use cubecl::client::Client;
 use cubecl::prelude::*;
 
+use crate::index32::{grid, index};
+
 /// Units of a cube in element-wise kernels.
 pub(crate) const UNITS: u32 = 256;
-const LONGEST_SIDE: usize = 65_535;
 
-/// At least `count` cubes.
+/// A grid of at least `count` cubes.
 fn cubes(count: usize) -> CubeCount {
-    let x = count.clamp(1, LONGEST_SIDE);
-    let y = count.max(1).div_ceil(x);
-    CubeCount::Static(x as u32, y as u32, 1)
+    let [x, y] = grid(count);
+    CubeCount::Static(x, y, 1)
 }
 
-/// At least `count` units, in cubes of [`UNITS`].
+/// A grid of at least `count` units, in cubes of [`UNITS`]. Kernels address units with 32 bits.
 pub(crate) fn units(count: usize) -> CubeCount {
-    cubes(count.div_ceil(UNITS as usize))
+    cubes((index(count) as usize).div_ceil(UNITS as usize))
 }
 
 /// Elements of a type that a unit reads or writes at a time, where rows have `columns`: as many as fit into sixteen bytes
@@ -45,7 +45,11 @@ pub(crate) struct Planes {
 pub(crate) fn planes(client: &Client, rows: usize) -> Planes {
     let lanes = client.properties().hardware.plane_size_max;
     let height = (UNITS / lanes).max(1);
-    Planes { count: cubes(rows.div_ceil(height as usize)), dim: CubeDim::new_2d(lanes, height), lanes }
+    Planes {
+        count: cubes((index(rows) as usize).div_ceil(height as usize)),
+        dim: CubeDim::new_2d(lanes, height),
+        lanes,
+    }
 }
 
 /// The row of this unit's plane; its place in the plane is `UNIT_POS_X`.

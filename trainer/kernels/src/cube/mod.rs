@@ -19,8 +19,8 @@ mod dequantize;
 mod dropout;
 mod embedding;
 mod gemm;
-#[cfg(feature = "cuda")]
 mod glu;
+#[cfg(feature = "cuda")]
 mod host_stack;
 mod launch;
 mod linear;

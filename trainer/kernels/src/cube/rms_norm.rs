@@ -7,7 +7,8 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
-use super::tensors::{contiguous, dims, empty, float, len};
+use super::tensors::{argument, contiguous, dims, empty, float, len, vector_argument};
+use crate::index32::index;
 use crate::rms_norm::RmsNormOps;
 
 /// `1 / √(mean(x²) + ε)` of the plane's group, which has `vectors` vectors from `start`.
@@ -149,11 +150,11 @@ impl RmsNormOps for CubeBackend {
             count,
             dim,
             size,
-            x.into_buffer_arg(),
-            gamma.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            groups as u32,
-            (n / size) as u32,
+            vector_argument(x, size),
+            vector_argument(gamma, size),
+            vector_argument(y.clone(), size),
+            index(groups),
+            index(n / size),
             epsilon as f32,
             lanes,
             types,
@@ -177,12 +178,12 @@ impl RmsNormOps for CubeBackend {
             count,
             dim,
             size,
-            dy.into_buffer_arg(),
-            x.into_buffer_arg(),
-            gamma.into_buffer_arg(),
-            dx.clone().into_buffer_arg(),
-            groups as u32,
-            (n / size) as u32,
+            vector_argument(dy, size),
+            vector_argument(x, size),
+            vector_argument(gamma, size),
+            vector_argument(dx.clone(), size),
+            index(groups),
+            index(n / size),
             epsilon as f32,
             lanes,
             types,
@@ -206,10 +207,10 @@ impl RmsNormOps for CubeBackend {
             count,
             dim,
             size,
-            x.clone().into_buffer_arg(),
-            inverses.clone().into_buffer_arg(),
-            groups as u32,
-            (n / size) as u32,
+            vector_argument(x.clone(), size),
+            argument(inverses.clone()),
+            index(groups),
+            index(n / size),
             epsilon as f32,
             lanes,
             kind,
@@ -218,12 +219,12 @@ impl RmsNormOps for CubeBackend {
             &client,
             units(n),
             CubeDim::new_1d(UNITS),
-            dy.into_buffer_arg(),
-            x.into_buffer_arg(),
-            inverses.into_buffer_arg(),
-            dgamma.clone().into_buffer_arg(),
-            groups as u32,
-            n as u32,
+            argument(dy),
+            argument(x),
+            argument(inverses),
+            argument(dgamma.clone()),
+            index(groups),
+            index(n),
             kind,
         );
         dgamma

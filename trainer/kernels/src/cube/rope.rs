@@ -8,7 +8,8 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{UNITS, units, vector_size};
-use super::tensors::{contiguous, dims, empty, float, upload_shared};
+use super::tensors::{argument, contiguous, dims, empty, float, upload_shared, vector_argument};
+use crate::index32::index;
 use crate::rope::{Angles, RopeOps};
 
 /// Lengths are in vectors; `N` divides `half`.
@@ -54,14 +55,14 @@ impl RopeOps for CubeBackend {
             units(tokens * columns / 2 / size),
             CubeDim::new_1d(UNITS),
             size,
-            x.into_buffer_arg(),
-            cos.into_buffer_arg(),
-            sin.into_buffer_arg(),
-            positions.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            tokens as u32,
-            (columns / size) as u32,
-            (angles.half() / size) as u32,
+            vector_argument(x, size),
+            vector_argument(cos, size),
+            vector_argument(sin, size),
+            argument(positions),
+            vector_argument(y.clone(), size),
+            index(tokens),
+            index(columns / size),
+            index(angles.half() / size),
             if back { -1.0f32 } else { 1.0 },
             kind,
         );

@@ -8,7 +8,8 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::launch::{Planes, plane_row, planes, vector_size, vector_sum};
-use super::tensors::{contiguous, empty, len, owned, reshaped, zeros};
+use super::tensors::{argument, contiguous, empty, len, owned, reshaped, vector_argument, zeros};
+use crate::index32::index;
 use crate::square_sums::SquareSumOps;
 
 /// Planes that sum one tensor, each a part of its own.
@@ -59,9 +60,9 @@ fn total(parts: &[f32], sum: &mut [f32], len: u32, #[comptime] lanes: u32) {
 
 /// The sum of a vector, `[1]`.
 pub(super) fn summed(parts: CubeTensor) -> CubeTensor {
-    let (sum, len) = (empty(&parts, [1], DType::F32), len(&parts) as u32);
+    let (sum, len) = (empty(&parts, [1], DType::F32), index(len(&parts)));
     let Planes { count, dim, lanes } = planes(&parts.client, 1);
-    total::launch(&sum.client, count, dim, parts.into_buffer_arg(), sum.clone().into_buffer_arg(), len, lanes);
+    total::launch(&sum.client, count, dim, argument(parts), argument(sum.clone()), len, lanes);
     sum
 }
 
@@ -74,17 +75,17 @@ impl SquareSumOps for CubeBackend {
         let (sums, x) = (owned(sums), contiguous(cast(x, DType::F32)));
         let Planes { count, dim, lanes } = planes(&x.client, SUMMING);
         let size = vector_size(DType::F32, len(&x));
-        let vectors = (len(&x) / size) as u32;
+        let vectors = index(len(&x) / size);
         square_sums::launch(
             &sums.client,
             count,
             dim,
             size,
-            x.into_buffer_arg(),
-            sums.clone().into_buffer_arg(),
+            vector_argument(x, size),
+            argument(sums.clone()),
             vectors,
-            SUMMING as u32,
-            (place * SUMMING) as u32,
+            index(SUMMING),
+            index(place * SUMMING),
             lanes,
         );
         sums

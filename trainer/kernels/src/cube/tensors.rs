@@ -8,6 +8,9 @@ use burn_cubecl::ops::numeric::{self, empty_device_contiguous_dtype};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::bytes::Bytes;
 use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::BufferArg;
+
+use crate::index32::index;
 
 /// The tensor with its elements in one run of memory.
 pub(crate) fn contiguous(tensor: CubeTensor) -> CubeTensor {
@@ -18,6 +21,23 @@ pub(crate) fn contiguous(tensor: CubeTensor) -> CubeTensor {
 pub(crate) fn owned(tensor: CubeTensor) -> CubeTensor {
     let tensor = contiguous(tensor);
     if tensor.can_mut() { tensor } else { contiguous(tensor.copy()) }
+}
+
+/// A tensor as an argument of a kernel that addresses single elements.
+///
+/// # Panics
+/// When it has more elements than a kernel can address.
+pub(crate) fn argument(tensor: CubeTensor) -> BufferArg {
+    vector_argument(tensor, 1)
+}
+
+/// A tensor as an argument of a kernel that addresses vectors of `size` elements.
+///
+/// # Panics
+/// When it has more vectors than a kernel can address.
+pub(crate) fn vector_argument(tensor: CubeTensor, size: usize) -> BufferArg {
+    index(len(&tensor).div_ceil(size));
+    tensor.into_buffer_arg()
 }
 
 /// Number of elements.

@@ -8,6 +8,7 @@ use super::serves;
 use super::stream::enqueue;
 use crate::attention::{AttentionLayout, FUSED_HEAD_DIMS};
 use crate::cube::soft_cap::bending;
+use crate::index32::{index, side};
 
 /// Queries or keys of a block, in every source.
 const ROWS: usize = 128;
@@ -114,15 +115,15 @@ fn launch(pass: Pass, inputs: Inputs<'_>, read: &[&CubeTensor], written: &[&Cube
     }
     let (head_dim, scale) = (layout.head_dim, layout.scale);
     let (bend, capped) = bending(layout.soft_cap, scale);
-    let sizes = [queries, keys, layout.heads, layout.kv_heads].map(|size| Argument::Word(size as u32));
+    let sizes = [queries, keys, layout.heads, layout.kv_heads].map(|size| Argument::Word(index(size)));
+    // Heads vary fastest, so that the blocks with the most keys start first.
+    let grid = [index(heads), side(rows.div_ceil(ROWS)), 1];
     enqueue(read, written, move |stream, addresses| {
         let &Generation { source, threads, held, alignment } = generation(capability()?, head_dim);
         let program = Program { source, definitions: &[("HEAD_DIM", head_dim), ("SOFT_CAP", usize::from(capped))] };
         let addresses = addresses.iter().copied().map(Argument::Address);
         let arguments: Vec<Argument<'_>> = addresses.chain(sizes).chain([scale, bend].map(Argument::Float)).collect();
-        // The heads are next to each other: blocks with much to do begin before those with little.
-        let grid = [heads as u32, rows.div_ceil(ROWS) as u32, 1];
-        let shared = (held[pass as usize] * head_dim * size_of::<u16>() + alignment) as u32;
+        let shared = index(held[pass as usize] * head_dim * size_of::<u16>() + alignment);
         program.launch(pass.kernel(), &Launch { grid, threads, shared }, &arguments, stream)
     });
 }

@@ -17,6 +17,7 @@ use cudarc::driver::sys::CUstream;
 
 use super::stream::enqueue;
 use crate::cube::tensors::empty;
+use crate::index32::signed;
 
 /// Bytes that a kernel may use beside its operands: what NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -156,7 +157,7 @@ impl Layout {
             CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
         };
         let layout = Self(lt::create_matrix_layout(type_name(dtype), rows as u64, columns as u64, rows as i64)?);
-        let (count, offset) = (batch as i32, (rows * columns) as i64);
+        let (count, offset) = (signed(batch), (rows * columns) as i64);
         // SAFETY: the attributes are an i32 and an i64, copied by the call.
         unsafe {
             lt::set_matrix_layout_attribute(

@@ -11,6 +11,7 @@ use super::program::{Argument, Launch, Program};
 use super::stream::enqueue;
 use crate::adamw::Coefficients;
 use crate::cube::tensors::{empty, len, reshaped, upload};
+use crate::index32::index;
 
 /// Tensors of a launch: their table and what else a kernel takes fit into 4 KiB.
 const MOST: usize = 60;
@@ -81,7 +82,7 @@ pub(in crate::cube) fn update(updates: &[Update], c: &Coefficients, max_norm: f6
             over("square_sums", table, PARTS as u32, &[])?;
         }
         let launch = Launch { grid: [1; 3], threads: THREADS as u32, shared: 0 };
-        let most = [Argument::Word(count as u32), Argument::Float(max_norm as f32)];
+        let most = [Argument::Word(index(count)), Argument::Float(max_norm as f32)];
         PROGRAM.launch("clip", &launch, &[parts, scale, most[0], most[1]], stream)?;
         let numbers: Vec<Argument<'_>> = [scale].into_iter().chain(numbers.map(Argument::Float)).collect();
         tables.iter().try_for_each(|table| over("adamw", table, table.blocks, &numbers))
@@ -110,7 +111,7 @@ fn tables(entries: &[Entry], addresses: &[u64], parts: u64) -> Vec<Table> {
             words.iter_mut().zip(addresses.by_ref().take(tensors)).for_each(|(word, address)| *word = address);
             words[5..].copy_from_slice(&[part, entry.elements as u64, entry.decay.to_bits()]);
         }
-        Table { words, tensors: entries.len() as u32, blocks }
+        Table { words, tensors: index(entries.len()), blocks }
     };
     entries.chunks(MOST).map(table).collect()
 }

@@ -19,6 +19,7 @@ use libloading::Library;
 use super::stream::enqueue;
 use crate::all_reduce::{Communicator, GroupId};
 use crate::cube::tensors::len;
+use crate::index32::signed;
 
 /// ncclResult_t, ncclComm_t.
 type Status = c_int;
@@ -123,7 +124,7 @@ fn join(nccl: &Nccl, communicator: Communicator, joined: &mut HashMap<GroupId, H
     }
     let mut handle = ptr::null_mut();
     // SAFETY: it writes the handle; the card of this thread is the current one.
-    nccl.check(unsafe { (nccl.join)(&raw mut handle, size as c_int, UniqueId(id), rank as c_int) })?;
+    nccl.check(unsafe { (nccl.join)(&raw mut handle, signed(size), UniqueId(id), signed(rank)) })?;
     joined.insert(id, handle);
     Ok(handle)
 }

@@ -11,6 +11,8 @@ use std::ffi::{CString, c_void};
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
+use crate::index32::signed;
+
 /// A source and what is defined for it.
 #[derive(Clone, Copy)]
 pub(super) struct Program<'a> {
@@ -89,7 +91,7 @@ impl Program<'_> {
         // address is held by `enqueue`.
         unsafe {
             use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
-            driver::function::set_function_attribute(function, SHARED, shared as i32)
+            driver::function::set_function_attribute(function, SHARED, signed(shared as usize))
                 .and_then(|()| {
                     driver::launch_kernel(function, (x, y, z), (threads, 1, 1), shared, stream, &mut pointers)
                 })
