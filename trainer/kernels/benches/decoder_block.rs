@@ -109,7 +109,7 @@ fn adapter([a, b]: &[Tensor<2>; 2]) -> Adapter {
     Adapter { a: a.clone(), b: b.clone(), scale: SCALE, dropout: None }
 }
 
-// ---- With autodiff --- ------------------------------------------------------------------------------------------------
+// ---- With autodiff ----------------------------------------------------------------------------------------------------
 
 /// The block in Burn's own operations on dense weights.
 fn plain(block: &Block, x: Tensor<2>, leaves: &[[Tensor<2>; 2]; SITES]) -> Tensor<2> {
@@ -200,7 +200,7 @@ struct Saved {
     x: Tensor<2>,
     middle: Tensor<2>,
     qkv: [Tensor<2>; 3],
-    /// The output of attention, and the logarithms of its normalisers.
+    /// The output of attention, and the log-sum-exp of its scores.
     seen: (Tensor<2>, Tensor<2>),
     gate: Tensor<2>,
     up: Tensor<2>,

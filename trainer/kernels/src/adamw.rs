@@ -1,4 +1,4 @@
-//! One AdamW update.
+//! One AdamW step for one parameter.
 //!
 //! Responsible for: the arithmetic of `torch.optim.AdamW` (Loshchilov & Hutter 2017) in f32 with f64 coefficients.
 //! Must not depend on: schedules, parameter groups.
@@ -11,18 +11,18 @@ use crate::cpu::threads;
 use crate::flex::{constant, contiguous, floats, owned};
 use crate::op::{Autodiff, Backend, CheckpointStrategy, Dispatch, Flex, FloatTensor, backend_extension};
 
-/// Settings of AdamW.
+/// Hyperparameters of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     pub lr: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub epsilon: f64,
-    /// Decoupled: the parameter shrinks by `lr · weight_decay`.
+    /// Decoupled: each step multiplies the parameter by `1 - lr · weight_decay`.
     pub weight_decay: f64,
 }
 
-/// The numbers of one update.
+/// The constants of one step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients {
     pub(crate) grad_scale: f32,
@@ -36,9 +36,9 @@ pub(crate) struct Coefficients {
 }
 
 impl Coefficients {
-    /// Of the update with this number; the gradient is multiplied by `grad_scale` first.
+    /// The constants of step number `step`, counted from 1. The gradient is multiplied by `grad_scale` first.
     pub(crate) fn new(settings: &AdamW, step: u64, grad_scale: f32) -> Self {
-        assert!(step > 0, "steps count from 1");
+        assert!(step > 0, "steps are counted from 1");
         let AdamW { lr, beta1, beta2, epsilon, weight_decay } = *settings;
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         Self {
@@ -54,10 +54,10 @@ impl Coefficients {
     }
 }
 
-/// The update.
+/// The step as an operation of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait AdamWOps: Backend {
-    /// Parameter, gradient, first and second moment → parameter and moments after the update.
+    /// Parameter, gradient, first and second moment → the new parameter and moments.
     fn adamw(
         parameter: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -98,7 +98,7 @@ impl AdamWOps for Flex {
         threads::each(len.div_ceil(PIECE), |piece| {
             let (start, len) = (piece * PIECE, PIECE.min(len - piece * PIECE));
             #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-            // SAFETY: each piece is its own range.
+            // SAFETY: pieces are disjoint ranges.
             let (p, m, v) = unsafe { (p.part(start, len), m.part(start, len), v.part(start, len)) };
             step(level, p, &gradient[start..][..len], m, v, &coefficients);
         });
@@ -121,11 +121,11 @@ impl<B: AdamWOps, C: CheckpointStrategy> AdamWOps for Autodiff<B, C> {
     }
 }
 
-/// One update of a parameter and its moments, in place where nobody shares them. `step` counts from 1; the gradient is
-/// multiplied by `grad_scale` first (clipping, averaging).
+/// Updates a parameter and its moments, in place if no other tensor shares their memory. `step` is counted from 1. The
+/// gradient is multiplied by `grad_scale` first (clipping, averaging).
 ///
 /// # Panics
-/// When the shapes differ or `step` is 0.
+/// When the shapes differ, or `step` is 0.
 pub(crate) fn adamw_step<const D: usize>(
     parameter: &mut Tensor<D>,
     gradient: Tensor<D>,
@@ -136,7 +136,7 @@ pub(crate) fn adamw_step<const D: usize>(
     grad_scale: f32,
 ) {
     let coefficients = Coefficients::new(settings, step, grad_scale);
-    // Taken out, so that each tensor is the only owner of its memory.
+    // Moved out of their places, so that each tensor is the only owner of its memory.
     let take = |tensor: &mut Tensor<D>| {
         let device = tensor.device();
         std::mem::replace(tensor, Tensor::empty([0; D], &device)).into_dispatch()
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::testing::{SHAPES, numbers, random, tensor, values};
 
-    /// `torch.optim.AdamW`, one tensor, in f64.
+    /// `torch.optim.AdamW` for one tensor, in f64.
     fn reference(settings: &AdamW, start: &[f32], gradients: &[Vec<f32>]) -> Vec<f64> {
         let mut p: Vec<f64> = start.iter().map(|p| f64::from(*p)).collect();
         let (mut m, mut v) = (vec![0.0; p.len()], vec![0.0; p.len()]);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn updates_equal_the_definition() {
+    fn five_steps_equal_torch_adamw() {
         for (rows, columns) in SHAPES {
             for weight_decay in [0.0, 0.1] {
                 let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay };
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_shares_a_parameter_keeps_the_old_one() {
+    fn a_shared_copy_of_the_parameter_is_not_changed() {
         let settings = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
         let mut p = random::<1>([10], 1).inner();
         let (old, before) = (p.clone(), values(&p));

@@ -1,13 +1,13 @@
-//! AdamW whose moments take a byte each.
+//! AdamW with 8-bit moments.
 //!
-//! Responsible for: the optimizer of Dettmers et al. 2021 (<https://arxiv.org/abs/2110.02861>) as bitsandbytes computes it.
-//! A moment is kept as codes into a dynamic map, whose 256 values are dense near zero, times the largest magnitude of each
-//! block of 256 elements. An update decodes a block, does an AdamW step in f32 and encodes it again, each value as the
-//! nearest of the map.
+//! Responsible for: the optimizer of Dettmers et al. 2021 (<https://arxiv.org/abs/2110.02861>), as in bitsandbytes. A moment
+//! is quantized in blocks of 256 elements: an 8-bit index into a dynamic map with 256 values, dense near zero, times the
+//! block's largest magnitude. A step dequantizes a block, runs AdamW in f32, and quantizes it to the nearest values of the
+//! map.
 //! Must not depend on: schedules, parameter groups.
 #![expect(
     clippy::type_complexity,
-    reason = "an update gives five tensors back, which a backend extension has to spell out"
+    reason = "a step returns five tensors, and a backend extension can't use a type alias"
 )]
 
 use std::sync::OnceLock;
@@ -22,36 +22,36 @@ use crate::flex::{constant, contiguous, floats, owned, owned_words};
 use crate::op::{Autodiff, Backend, CheckpointStrategy, Dispatch, Flex, FloatTensor, IntTensor, backend_extension};
 use crate::resident::resident;
 
-/// Elements that share a largest magnitude.
+/// Elements per block, which share one absmax.
 pub const BLOCK: usize = 256;
-/// Words of four codes in a block.
+/// `u32` words per block; a word holds four codes.
 pub(crate) const WORDS: usize = BLOCK / 4;
 
-/// One of the two moments of a parameter. The last block is filled up.
+/// One of the two moments of a parameter. The last block is padded.
 #[derive(Clone, Debug)]
 pub struct Moment8 {
-    /// `u32` words of four codes, the first in the lowest byte, 64 words a block.
+    /// `[64 · blocks]` words, u32: four codes each, the first in the lowest byte.
     pub codes: Tensor<1, Int>,
-    /// f32, one a block.
+    /// `[blocks]`, f32: the largest magnitude of each block.
     pub absmax: Tensor<1>,
 }
 
 impl Moment8 {
-    /// Of a parameter with `elements`, all zero.
+    /// Zeros, for a parameter with this many elements.
     #[must_use]
     pub fn zeros(elements: usize, device: &Device) -> Self {
         let blocks = elements.div_ceil(BLOCK);
         Self::new(vec![0; blocks * WORDS], vec![0.0; blocks], device)
     }
 
-    /// From what [`Moment8::codes`] and [`Moment8::absmax`] hold.
+    /// From the contents of [`Moment8::codes`] and [`Moment8::absmax`].
     ///
     /// # Panics
-    /// When there are not 64 words for each of `absmax`.
+    /// When there are not 64 words for each element of `absmax`.
     #[must_use]
     pub fn new(words: Vec<u32>, absmax: Vec<f32>, device: &Device) -> Self {
         let blocks = absmax.len();
-        assert_eq!(words.len(), blocks * WORDS, "words of {blocks} blocks");
+        assert_eq!(words.len(), blocks * WORDS, "words of codes for {blocks} blocks");
         let (codes, absmax) = (TensorData::new(words, [blocks * WORDS]), TensorData::new(absmax, [blocks]));
         resident(device, (codes, absmax), |(codes, absmax)| Self {
             codes: Tensor::from_data(codes, (device, DType::U32)),
@@ -60,23 +60,23 @@ impl Moment8 {
     }
 }
 
-/// What the codes of a moment stand for.
+/// The values that codes stand for.
 #[derive(Debug)]
 pub(crate) struct Map {
-    /// In rising order.
+    /// In ascending order.
     pub(crate) values: [f32; 256],
-    /// `between[i]` lies in the middle of values `i` and `i + 1`; the last is infinite.
+    /// `between[i]` is the midpoint of values `i` and `i + 1`; the last is infinite.
     pub(crate) between: [f32; 256],
 }
 
 impl Map {
-    /// Seven decades from 1 down, each with twice as many values as the one below it, evenly spaced; 0 and 1; with a sign, each
-    /// decade's values on both sides of 0.
+    /// 0, 1 and seven decades below 1. A decade has evenly spaced values, twice as many as the next lower decade. In a signed
+    /// map, half of them are negative.
     fn new(signed: bool) -> Self {
         let mut values = vec![0.0, 1.0];
         for decade in 0..7 {
             let count: usize = if signed { 1 << decade } else { 2 << decade };
-            // As torch.linspace counts: from both ends, multiplying and adding in one.
+            // The rounding of torch.linspace: from both ends, with fused multiply-adds.
             let width = (1.0_f32 - 0.1) / count as f32;
             let bound = |i: usize| match i < count.div_ceil(2) {
                 true => width.mul_add(i as f32, 0.1),
@@ -94,17 +94,16 @@ impl Map {
     }
 }
 
-/// The maps of the first and the second moment.
+/// The maps of the first moment (signed) and of the second (unsigned).
 pub(crate) fn maps() -> &'static [Map; 2] {
     static MAPS: OnceLock<[Map; 2]> = OnceLock::new();
     MAPS.get_or_init(|| [Map::new(true), Map::new(false)])
 }
 
-/// The update.
+/// The step as an operation of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait AdamW8Ops: Backend {
-    /// Parameter, gradient, codes and magnitudes of the first and of the second moment → all but the gradient, after the
-    /// update.
+    /// Parameter, gradient, codes and absmax of the first and of the second moment → the new values of all but the gradient.
     fn adamw8(
         parameter: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -167,7 +166,7 @@ impl AdamW8Ops for Flex {
         second_absmax: FloatTensor<Self>,
         coefficients: Coefficients,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
-        /// Blocks of a task.
+        /// Blocks per task.
         const PIECE: usize = 64;
         let gradient = contiguous(gradient);
         let gradient = floats(&gradient);
@@ -184,7 +183,7 @@ impl AdamW8Ops for Flex {
             for block in piece * PIECE..blocks.min((piece + 1) * PIECE) {
                 let (start, count) = (block * BLOCK, BLOCK.min(len - block * BLOCK));
                 #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-                // SAFETY: each block is its own range.
+                // SAFETY: blocks are disjoint ranges.
                 let (p, [mut first, mut second]) = unsafe {
                     let moment = |index: usize| Block {
                         map: &maps()[index],
@@ -225,10 +224,10 @@ impl<B: AdamW8Ops, C: CheckpointStrategy> AdamW8Ops for Autodiff<B, C> {
     }
 }
 
-/// As [`crate::adamw::adamw_step`], with moments of a byte each.
+/// As [`crate::adamw::adamw_step`], with 8-bit moments.
 ///
 /// # Panics
-/// When the shapes differ, the moments are those of another number of elements, or `step` is 0.
+/// When the shapes differ, the moments have another number of elements, or `step` is 0.
 pub(crate) fn adamw8_step<const D: usize>(
     parameter: &mut Tensor<D>,
     gradient: Tensor<D>,
@@ -238,7 +237,7 @@ pub(crate) fn adamw8_step<const D: usize>(
     grad_scale: f32,
 ) {
     let coefficients = Coefficients::new(settings, step, grad_scale);
-    // Taken out, so that each tensor is the only owner of its memory.
+    // Moved out of their places, so that each tensor is the only owner of its memory.
     let device = parameter.device();
     let parameter_now = std::mem::replace(parameter, Tensor::empty([0; D], &device)).into_dispatch();
     let take = |moment: &mut Moment8| {
@@ -269,7 +268,7 @@ mod tests {
     use crate::testing::{SHAPES, numbers, tensor, values};
 
     #[test]
-    fn every_value_becomes_the_nearest_of_its_map() {
+    fn values_are_quantized_to_the_nearest_of_the_map() {
         let values: Vec<f32> = numbers(BLOCK, 1).into_iter().zip(0..).map(|(x, i)| x * 10_f32.powi(-(i % 9))).collect();
         for (map, sign) in maps().iter().zip([|x: f32| x, f32::abs]) {
             let values: Vec<f32> = values.iter().map(|x| sign(*x)).collect();
@@ -285,9 +284,9 @@ mod tests {
         }
     }
 
-    /// By the sums of the bits of bitsandbytes' `create_dynamic_map`.
+    /// The expected numbers are sums of the bits of bitsandbytes' `create_dynamic_map`.
     #[test]
-    fn maps_are_those_of_bitsandbytes() {
+    fn maps_equal_those_of_bitsandbytes() {
         let sums = maps().each_ref().map(|map| map.values.iter().map(|value| u64::from(value.to_bits())).sum::<u64>());
         assert_eq!(sums, [535_306_620_548, 262_570_225_560]);
         assert!(maps().iter().all(|map| map.values.is_sorted()));
@@ -304,9 +303,9 @@ mod tests {
         }
     }
 
-    /// Odd sizes, so that the last block is not full; steps stay near those with moments in f32.
+    /// Some sizes leave the last block partly filled.
     #[test]
-    fn steps_are_nearly_those_in_full_precision() {
+    fn steps_stay_close_to_those_with_f32_moments() {
         let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
         for (rows, columns) in SHAPES {
             let len = rows * columns;
@@ -324,7 +323,7 @@ mod tests {
             let (full, narrow) = (values(&full), values(&narrow));
             let off = full.iter().zip(&narrow).map(|(a, b)| (a - b).abs());
             let (mean, most) = (off.clone().sum::<f32>() / len as f32, off.fold(0.0, f32::max));
-            // Ten steps of at most about 1e-2 each.
+            // Ten steps change an element by at most about 1e-2 each.
             assert!(mean < 2e-3 && most < 2e-2, "{rows}x{columns}: {mean} on average, {most} at most");
         }
     }

@@ -1,26 +1,26 @@
-//! Sums of tensors over the processes that train together.
+//! All-reduce: sums of tensors over the processes of a training run.
 //!
-//! Responsible for: who belongs together, and sums between devices that have a way of their own to each other (CUDA cards,
-//! by NCCL). Devices that have none send their numbers through the host; that is the caller's.
+//! Responsible for: communicators, and sums between CUDA GPUs through NCCL. Other devices exchange gradients through the
+//! host, which is the caller's responsibility.
 //! Must not depend on: how processes find each other.
 
 use burn::tensor::Tensor;
 
-/// What the processes of one group have in common and others have not.
+/// Identifies a group of processes: NCCL's `ncclUniqueId`.
 pub type GroupId = [u8; 128];
 
-/// A process's place among those whose devices add up tensors.
+/// A process's rank in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Communicator {
     pub id: GroupId,
-    /// From 0.
+    /// Counted from 0.
     pub rank: usize,
     /// Number of processes.
     pub size: usize,
 }
 
 impl Communicator {
-    /// Whether CUDA cards can add up tensors here: whether this program and this machine have what it takes.
+    /// Whether NCCL is available: the program was built with CUDA, and the library can be opened.
     #[must_use]
     pub fn available() -> bool {
         #[cfg(feature = "cuda")]
@@ -29,10 +29,10 @@ impl Communicator {
         false
     }
 
-    /// The name of a new group, which one of its processes makes and tells the others.
+    /// The id of a new group. One process creates it and sends it to the others.
     ///
     /// # Errors
-    /// NCCL's words.
+    /// NCCL's error text.
     pub fn new_id() -> Result<GroupId, String> {
         #[cfg(feature = "cuda")]
         return crate::cube::nccl_id();
@@ -41,16 +41,16 @@ impl Communicator {
     }
 }
 
-/// Each tensor's sum over all processes of the group, in f32; all of them call this with tensors of the same shapes. Nobody
-/// waits for it here: what goes wrong shows when a sum is read. A process that is gone makes the others wait for ever, so
-/// they ask each other first whether they are there.
+/// The sum of each tensor over all processes of the group, f32. All processes call this with tensors of the same shapes.
+/// It returns before the sums are computed; errors surface when a sum is read. If a process has ended, the others block
+/// forever, so callers check first that all are running.
 ///
 /// # Panics
-/// Where the tensors are on a device without NCCL, or belong to an autodiff graph.
+/// When the tensors are on a device without NCCL, or belong to an autodiff graph.
 #[must_use]
 pub fn all_reduce<const D: usize>(tensors: Vec<Tensor<D>>, communicator: Communicator) -> Vec<Tensor<D>> {
     #[cfg(feature = "cuda")]
     return crate::cube::all_reduce(tensors, communicator);
     #[cfg(not(feature = "cuda"))]
-    panic!("{} tensors for {communicator:?}, without CUDA", tensors.len())
+    panic!("an all-reduce of {} tensors in {communicator:?}, but this program was built without CUDA", tensors.len())
 }

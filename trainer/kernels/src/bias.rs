@@ -1,4 +1,4 @@
-//! `y = x + b` for every row of a matrix.
+//! Adds a bias to every row of a matrix.
 
 use burn::tensor::Tensor;
 
@@ -10,12 +10,12 @@ use crate::op::{
     OpsKind, backend_extension, binary,
 };
 
-/// Adding a vector to rows.
+/// The operation of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait BiasOps: Backend {
     /// `x[T, n]`, `bias[n]` → `[T, n]`.
     fn row_bias(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// `dy[T, n]` → the sum of its rows, `[n]`. Has no gradient of its own.
+    /// `dy[T, n]` → the sum of its rows, `[n]`. Not differentiable itself.
     fn row_bias_backward(dy: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -68,7 +68,7 @@ impl<B: BiasOps, C: CheckpointStrategy> BiasOps for Autodiff<B, C> {
     }
 }
 
-/// Adds `bias[n]` to every row of `x[T, n]`. Gradients for both.
+/// Adds `bias[n]` to every row of `x[T, n]`. Differentiable in both.
 pub(crate) fn add_bias(x: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as BiasOps>::row_bias(x.into_dispatch(), bias.into_dispatch()))
 }

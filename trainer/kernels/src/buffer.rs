@@ -1,10 +1,10 @@
-//! Memory for outputs, used again.
+//! A pool of memory for output tensors on the CPU.
 //!
-//! Responsible for: giving the memory of dropped tensors to the next ones. A training step makes the same tensors as the
-//! one before; without this every one of them would cost page faults and zeroing. What lies idle never adds to the peak:
-//! it is freed where idle and used memory together would be more than what was once asked for at the same time. Freed
-//! pages go to the system: an allocator would keep them for others of their size, and sequences differ in length.
-#![expect(unsafe_code, reason = "Burn asks for its memory as uninitialised bytes")]
+//! Responsible for: reusing the memory of dropped tensors. A training step allocates the same tensors as the step before;
+//! without reuse each of them would cost page faults and zeroing. Idle memory never raises the peak: it is freed as soon as
+//! idle and used memory together would exceed the largest amount that was requested at one time. Freed pages are returned to
+//! the operating system, since an allocator would keep them for requests of the same size, and sequence lengths vary.
+#![expect(unsafe_code, reason = "Burn takes memory as uninitialised bytes")]
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use burn::tensor::{AllocationProperty, Bytes};
 use burn_std::{AccessError, AccessPolicy, AllocationController};
 use memmap2::MmapMut;
 
-/// Shorter ones are left to the allocator, which is good at them.
+/// Shorter buffers, in elements, come from the allocator, which is fast for small sizes.
 const SHORTEST: usize = 16 * 1024;
 
-/// Floats, all initialised: in pages of their own, or few of them in an allocation.
+/// Initialised floats: in their own pages, or in an allocation if they are few.
 #[derive(Debug)]
 enum Memory {
     Pages(MmapMut),
@@ -32,10 +32,10 @@ impl Memory {
         if len < SHORTEST {
             return Self::Allocated(vec![0.0; len]);
         }
-        // Out of memory is what it is for an allocator.
+        // Out of memory is handled as by an allocator.
         let pages = MmapMut::map_anon(len * size_of::<f32>())
             .unwrap_or_else(|_| handle_alloc_error(Layout::array::<f32>(len).expect("a length in memory")));
-        // Fewer page faults and look-ups of pages; a kernel that has no huge ones says so, and nothing is lost.
+        // Huge pages need fewer page faults and TLB entries. A kernel without them returns an error, which does no harm.
         #[cfg(target_os = "linux")]
         let _ = pages.advise(memmap2::Advice::HugePage);
         Self::Pages(pages)
@@ -62,15 +62,17 @@ impl DerefMut for Memory {
     }
 }
 
-/// Memory of buffers, in elements.
+/// Idle memory and counters, all in elements.
 struct Pool {
-    /// By length.
+    /// Idle memory by length.
     idle: BTreeMap<usize, Vec<Memory>>,
     idle_len: usize,
-    /// What is in use, and how much of it was asked for: idle memory that is used again may be longer.
+    /// Elements in use.
     used: usize,
-    asked: usize,
-    most_asked: usize,
+    /// Elements that the users requested: less than `used`, since a reused buffer may be longer than its request.
+    requested: usize,
+    /// The largest `requested` so far.
+    peak: usize,
 }
 
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
@@ -81,32 +83,32 @@ fn pool() -> MutexGuard<'static, Pool> {
 
 impl Pool {
     const fn new() -> Self {
-        Self { idle: BTreeMap::new(), idle_len: 0, used: 0, asked: 0, most_asked: 0 }
+        Self { idle: BTreeMap::new(), idle_len: 0, used: 0, requested: 0, peak: 0 }
     }
 
-    /// Notes the use of `len` elements. Returns idle memory of so many and at most a quarter more, or none: then the caller
-    /// takes new memory of this length, and there is room for it.
+    /// Counts `len` elements as used. Returns idle memory of at least `len` and at most `1.25 · len` elements. If there is none,
+    /// it frees idle memory so that the caller can allocate `len` elements without raising the peak.
     fn begin_use(&mut self, len: usize) -> Option<Memory> {
         let fitting = self.idle.range(len..=len + len / 4).next().map(|(&fitting, _)| fitting);
         let memory = fitting.and_then(|fitting| self.take(fitting));
         self.used += memory.as_ref().map_or(len, |memory| memory.len());
-        self.asked += len;
-        self.most_asked = self.most_asked.max(self.asked);
+        self.requested += len;
+        self.peak = self.peak.max(self.requested);
         if memory.is_none() {
-            self.free((self.used + self.idle_len).saturating_sub(self.most_asked));
+            self.free((self.used + self.idle_len).saturating_sub(self.peak));
         }
         memory
     }
 
-    /// `memory`, of which `len` elements were asked for, becomes idle.
+    /// Returns memory to the pool; `len` is the number of elements that were requested.
     fn end_use(&mut self, memory: Memory, len: usize) {
         self.used -= memory.len();
-        self.asked -= len;
+        self.requested -= len;
         self.idle_len += memory.len();
         self.idle.entry(memory.len()).or_default().push(memory);
     }
 
-    /// Frees idle memory of at least `len` elements, as far as there is so much, the longest pieces first.
+    /// Frees at least `len` elements of idle memory, or all of it, the longest buffers first.
     fn free(&mut self, len: usize) {
         let enough = self.idle_len.saturating_sub(len);
         while self.idle_len > enough
@@ -116,7 +118,7 @@ impl Pool {
         }
     }
 
-    /// Idle memory of exactly `len` elements.
+    /// Takes idle memory of exactly `len` elements.
     fn take(&mut self, len: usize) -> Option<Memory> {
         let memories = self.idle.get_mut(&len)?;
         let memory = memories.pop();
@@ -128,12 +130,12 @@ impl Pool {
     }
 }
 
-/// Frees all idle memory, before something else takes its place.
+/// Frees all idle memory, for instance before a large allocation elsewhere.
 pub fn release_idle() {
     pool().free(usize::MAX);
 }
 
-/// Floats that go back to the idle ones when they are dropped.
+/// Floats whose memory returns to the pool when they are dropped.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     /// At least `len` elements.
@@ -142,12 +144,12 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// `len` elements of any value: the caller overwrites all of them.
+    /// `len` elements with arbitrary values. The caller must overwrite all of them.
     pub(crate) fn dirty(len: usize) -> Self {
         let memory = Self::reused(len).unwrap_or_else(|| Memory::new(len));
         let mut buffer = Self { memory, len };
         if cfg!(test) {
-            // An element that nobody overwrites is found by the tests.
+            // Tests find an element that was not overwritten.
             buffer.fill(f32::NAN);
         }
         buffer
@@ -165,12 +167,12 @@ impl Buffer {
         }
     }
 
-    /// Idle memory, where there is some that fits.
+    /// Idle memory of a fitting length, if there is some.
     fn reused(len: usize) -> Option<Memory> {
         (len >= SHORTEST).then(|| pool().begin_use(len)).flatten()
     }
 
-    /// The elements as the memory of a tensor.
+    /// The elements as the memory of a Burn tensor.
     pub(crate) fn into_bytes(self) -> Bytes {
         let bytes = self.len * size_of::<f32>();
         // SAFETY: all elements are initialised.
@@ -219,13 +221,13 @@ impl AllocationController for Buffer {
     unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self[..]);
         let len = bytes.len();
-        // SAFETY: the same bytes; the caller promises to write initialised ones alone.
+        // SAFETY: the same bytes; the caller promises to write only initialised values.
         Ok(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) })
     }
 
     fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
         let bytes: &[u8] = bytemuck::cast_slice(&self[..]);
-        // SAFETY: the same bytes, read as what may be uninitialised.
+        // SAFETY: the same bytes; initialised bytes are valid `MaybeUninit` values.
         Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) })
     }
 }
@@ -235,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_have_their_length_and_zeros_are_zeros() {
+    fn buffers_have_the_requested_length_and_zeroed_ones_are_zero() {
         for len in [0, 1, SHORTEST - 1, SHORTEST, 3 * SHORTEST + 5] {
             drop(Buffer::dirty(len));
             assert_eq!(Buffer::dirty(len).len(), len);
@@ -254,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn idle_memory_is_used_again_and_never_adds_to_the_peak() {
+    fn idle_memory_is_reused_and_never_raises_the_peak() {
         let mut pool = Pool::new();
         let mut allocated = Vec::new();
         let mut begin = |pool: &mut Pool, len: usize| {
             let values = pool.begin_use(len).unwrap_or_else(|| {
                 allocated.push(len);
-                assert!(pool.used + pool.idle_len <= pool.most_asked, "idle memory adds to the peak");
+                assert!(pool.used + pool.idle_len <= pool.peak, "idle memory raises the peak");
                 Memory::new(len)
             });
             (values, len)
@@ -272,12 +274,12 @@ mod tests {
             end(&mut pool, logits);
             activations.into_iter().for_each(|buffer| end(&mut pool, buffer));
             let gradient = begin(&mut pool, 80);
-            assert_eq!((pool.used, pool.asked), (100, 80), "an idle activation takes the gradient");
+            assert_eq!((pool.used, pool.requested), (100, 80), "the gradient reuses an idle activation");
             end(&mut pool, gradient);
         }
-        assert_eq!(pool.most_asked, 1330);
+        assert_eq!(pool.peak, 1330);
         let larger = begin(&mut pool, 2000);
-        assert_eq!((pool.idle_len, pool.most_asked), (0, 2000), "what was idle had to make room");
+        assert_eq!((pool.idle_len, pool.peak), (0, 2000), "idle memory is freed first");
         end(&mut pool, larger);
         assert_eq!(allocated, [100, 110, 120, 1000, 2000]);
     }

@@ -1,6 +1,6 @@
-//! Where a backward pass goes on: a scalar whose gradient is known.
+//! Starts a backward pass from a known cotangent.
 //!
-//! Responsible for: handing a gradient that was computed elsewhere to the graph behind a tensor.
+//! Responsible for: feeding a gradient that was computed elsewhere into the autodiff graph of a tensor.
 
 use burn::tensor::Tensor;
 
@@ -10,10 +10,10 @@ use crate::op::{
     OpsKind, backend_extension, unary,
 };
 
-/// Seeding a backward pass.
+/// The operation of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait CotangentOps: Backend {
-    /// A zero, `[1]`. Its gradient with respect to `y` is `gradient`, shaped like `y`.
+    /// A zero `[1]` whose gradient with respect to `y` is `gradient`, shaped like `y`.
     fn with_cotangent(y: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -43,13 +43,13 @@ impl<B: CotangentOps, C: CheckpointStrategy> CotangentOps for Autodiff<B, C> {
     }
 }
 
-/// A zero, `[1]`, from which `backward()` starts with `gradient` as the gradient of `y`.
+/// A zero `[1]`. Its `backward()` starts with `gradient` as the cotangent of `y`; both have the same shape.
 ///
 /// # Panics
 /// When the shapes differ.
 #[must_use]
 pub fn with_cotangent(y: Tensor<2>, gradient: Tensor<2>) -> Tensor<1> {
-    assert_eq!(y.dims(), gradient.dims(), "a gradient is shaped like its tensor");
+    assert_eq!(y.dims(), gradient.dims(), "a cotangent has the shape of its tensor");
     Tensor::from_dispatch(<Dispatch as CotangentOps>::with_cotangent(y.into_dispatch(), gradient.into_dispatch()))
 }
 
@@ -59,7 +59,7 @@ mod tests {
     use crate::testing::{SHAPES, random, values};
 
     #[test]
-    fn the_gradient_arrives_as_it_is() {
+    fn the_cotangent_is_passed_on_unchanged() {
         for shape in SHAPES.map(|(rows, columns)| [rows, columns]) {
             let (x, gradient) = (random::<2>(shape, 1).require_grad(), random::<2>(shape, 2).inner());
             let zero = with_cotangent(x.clone() * 2.0, gradient.clone());
@@ -70,8 +70,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "shaped like its tensor")]
-    fn another_shape_is_refused() {
+    #[should_panic(expected = "the shape of its tensor")]
+    fn a_cotangent_of_another_shape_is_refused() {
         let _ = with_cotangent(random([2, 3], 1), random([3, 2], 1));
     }
 }

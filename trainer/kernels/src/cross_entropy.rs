@@ -1,7 +1,7 @@
-//! The output head and the cross-entropy of its logits, without ever holding all logits.
+//! Fused output head and cross-entropy: the logits of all tokens never exist at once.
 //!
-//! Responsible for: token losses (natural logarithm), their sum, and the gradients, which are computed chunk by chunk
-//! while the logits are there. Rows without a target are not computed at all.
+//! Responsible for: token losses (natural logarithm), their sum, and the gradients. Tokens are processed in chunks; a chunk's
+//! gradients are computed in the forward pass, while its logits exist. Tokens without a target are skipped.
 //! Must not depend on: how targets are shifted or losses averaged.
 
 use std::sync::Arc;
@@ -25,26 +25,27 @@ use crate::op::{
 use crate::soft_cap;
 use crate::trainable_linear::trainable_linear;
 
-/// Target of a position that carries no loss, as in PyTorch.
+/// Target of a token without loss, as in PyTorch.
 pub const IGNORED: i32 = -100;
 
-/// Most logits held at once on the CPU: 64 MiB, or those of one token.
+/// Most logits of a chunk on the CPU: 64 MiB of f32. A chunk has at least one token.
 const HELD_LOGITS: usize = 16 << 20;
-/// The same on a GPU, 256 MiB of f32: enough to fill it, and its memory is had in pages of the largest buffer.
+/// Most logits of a chunk on a GPU: 256 MiB of f32. That is enough to use all of the GPU. More would grow the pages of its
+/// memory pool, which are as large as the largest buffer.
 const HELD_LOGITS_ON_GPU: usize = 64 << 20;
 
-/// Of so many tokens with a target, how many have their logits held at once.
+/// Tokens per chunk, of `tokens` tokens with a target: those whose logits exist at the same time.
 #[must_use]
 pub fn held_tokens(tokens: usize, vocab: usize, on_gpu: bool) -> usize {
     let logits = if on_gpu { HELD_LOGITS_ON_GPU } else { HELD_LOGITS };
     (logits / vocab.max(1)).max(1).min(tokens)
 }
 
-/// An output head.
+/// An output head (`lm_head`).
 #[derive(Clone, Debug)]
 pub struct Head {
     pub weight: HeadWeight,
-    /// Logits are [soft-capped](soft_cap) at this.
+    /// The value at which logits are [soft-capped](soft_cap).
     pub soft_cap: Option<f32>,
 }
 
@@ -55,10 +56,11 @@ pub enum HeadWeight {
     Trainable(Tensor<2>),
 }
 
-/// Cross-entropy of a head's logits: `(sum[1], losses[T], gradients…)`, where a gradient that was not asked for is empty.
+/// Head and cross-entropy as operations of a backend: `(sum[1], losses[T], gradients…)`. A gradient that was not requested is
+/// empty.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait CrossEntropyOps: Backend {
-    /// With a stored head; the gradient is that of `x[T, hidden]`.
+    /// With a stored head. The gradient is that of `x[T, hidden]`.
     fn frozen_cross_entropy(
         x: FloatTensor<Self>,
         head: IntTensor<Self>,
@@ -68,7 +70,7 @@ pub(crate) trait CrossEntropyOps: Backend {
         gradient: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// With a dense head `[vocab, hidden]`; the gradients are those of `x` and the head.
+    /// With a dense head `[vocab, hidden]`. The gradients are those of `x` and of the head.
     fn dense_cross_entropy(
         x: FloatTensor<Self>,
         head: FloatTensor<Self>,
@@ -79,10 +81,10 @@ pub(crate) trait CrossEntropyOps: Backend {
 }
 
 multiversion! {
-    /// The loss of one row of logits; with `gradient` the row becomes the loss's gradient.
+    /// The loss of one row of logits. With `gradient`, the row is replaced by the gradient of the loss.
     fn row_loss(row: &mut [f32], target: usize, gradient: bool) -> f64 {
         const LANES: usize = 16;
-        /// Sums of so many values are taken in f32, the sum of these in f64.
+        /// This many values are summed in f32; the partial sums are added in f64.
         const PIECE: usize = 1024;
         let target_logit = row[target];
         let mut highest = [f32::NEG_INFINITY; LANES];
@@ -118,7 +120,7 @@ multiversion! {
     }
 }
 
-/// The head: its weight in both orientations, and what logits are capped at.
+/// The head's weight in both orientations, and its soft cap.
 #[derive(Clone, Copy)]
 struct Weight<'a> {
     /// `B = Wᵀ`.
@@ -129,7 +131,7 @@ struct Weight<'a> {
     soft_cap: Option<f32>,
 }
 
-/// [`row_loss`] of logits that are capped first, where they are.
+/// [`row_loss`] after the soft cap, if there is one.
 fn capped_row_loss(level: Level, row: &mut [f32], target: usize, soft_cap: Option<f32>, gradient: bool) -> f64 {
     match soft_cap {
         None => row_loss(level, row, target, gradient),
@@ -140,13 +142,13 @@ fn capped_row_loss(level: Level, row: &mut [f32], target: usize, soft_cap: Optio
         Some(cap) => with_scratch(row.len(), |slopes| {
             soft_cap::cap_with_slopes(level, row, slopes, cap);
             let loss = row_loss(level, row, target, true);
-            soft_cap::pull_back(level, row, slopes);
+            soft_cap::apply_slopes(level, row, slopes);
             loss
         }),
     }
 }
 
-/// Token losses, zero where there is no target; adds to the gradients that are given.
+/// Token losses `[T]`, zero for tokens without a target. Adds to `dw`, and writes the rows of `dx` that have a target.
 fn cross_entropy(
     x: &[f32],
     hidden: usize,
@@ -157,7 +159,7 @@ fn cross_entropy(
 ) -> Vec<f32> {
     let Weight { vocab, soft_cap, .. } = weight;
     let level = Level::best();
-    assert_eq!(x.len(), targets.len() * hidden, "one target a row");
+    assert_eq!(x.len(), targets.len() * hidden, "one target per token");
     let rows: Vec<usize> = (0..targets.len()).filter(|row| targets[*row] != IGNORED).collect();
     let gradient = dx.is_some() || dw.is_some();
     let mut losses = vec![0.0; targets.len()];
@@ -175,7 +177,7 @@ fn cross_entropy(
         threads::each(rows.len(), |i| {
             let row = rows[i];
             let target = usize::try_from(targets[row]).ok().filter(|target| *target < vocab);
-            let target = target.unwrap_or_else(|| panic!("target {} of a vocabulary of {vocab}", targets[row]));
+            let target = target.unwrap_or_else(|| panic!("target {} in a vocabulary of {vocab}", targets[row]));
             #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
             // SAFETY: each row and its loss belong to one task.
             let (logits, loss) = unsafe { (logits_out.part(i * vocab, vocab), losses_out.part(row, 1)) };
@@ -251,7 +253,7 @@ impl CrossEntropyOps for Flex {
     }
 }
 
-/// A gradient of the sum, times the sum's own. The factor is f32, so the product is rounded once.
+/// Multiplies a gradient of the sum by the cotangent of the sum. The factor stays f32, so a bf16 result is rounded once.
 fn scaled<B: Backend>(gradient: FloatTensor<B>, upstream: FloatTensor<B>) -> FloatTensor<B> {
     use burn::backend::TensorMetadata;
     let upstream = B::float_reshape(upstream, Shape::from([1, 1]));
@@ -322,7 +324,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
     }
 }
 
-/// Sum and single losses.
+/// The sum of the losses, and the losses.
 fn losses(x: Tensor<2>, head: Head, targets: &[i32]) -> (Tensor<1>, Tensor<1>) {
     let (x, targets, cap) = (x.into_dispatch(), Arc::from(targets), head.soft_cap);
     let (sum, losses) = match head.weight {
@@ -342,17 +344,18 @@ fn losses(x: Tensor<2>, head: Head, targets: &[i32]) -> (Tensor<1>, Tensor<1>) {
     (Tensor::from_dispatch(sum), Tensor::from_dispatch(losses))
 }
 
-/// Sum of the token losses of `softmax(cap(x·Wᵀ))`, `[1]`: `x` is `[T, hidden]`, a target is a row of the head or
-/// [`IGNORED`]. Gradients for `x` and a trainable head; they are computed here when one of them is tracked.
+/// Sum of the token losses of `softmax(cap(x·Wᵀ))`, `[1]`. `x` is `[T, hidden]`; a target is a row of the head, or
+/// [`IGNORED`]. Differentiable in `x` and in a trainable head. The gradients are computed in this call if one of them is
+/// tracked.
 ///
 /// # Panics
-/// When the shapes don't fit, or a target is neither in the vocabulary nor ignored.
+/// When the shapes don't fit, or a target is neither in the vocabulary nor [`IGNORED`].
 #[must_use]
 pub fn linear_cross_entropy(x: Tensor<2>, head: Head, targets: &[i32]) -> Tensor<1> {
     losses(x, head, targets).0
 }
 
-/// The loss of every token, zero where it is ignored. No gradients.
+/// The loss of every token, zero for ignored ones. Not differentiable.
 ///
 /// # Panics
 /// As [`linear_cross_entropy`].
@@ -392,7 +395,7 @@ mod tests {
     use super::*;
     use crate::testing::{assert_close, device, random, stored, values};
 
-    /// Some targets of a vocabulary, every fifth one ignored.
+    /// Targets in a vocabulary; every fifth one is ignored.
     fn targets(tokens: usize, vocab: usize) -> Vec<i32> {
         (0..tokens).map(|t| if t % 5 == 3 { IGNORED } else { (t * 31 % vocab) as i32 }).collect()
     }
@@ -442,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_heads_of_every_format() {
+    fn heads_stored_in_every_format_equal_dense_heads() {
         for format in Format::ALL {
             let (head, dense) = stored(format, 300, 256, 1);
             let targets = targets(23, 300);
@@ -459,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn token_losses_add_up_and_untracked_sums_are_the_same() {
+    fn token_losses_add_up_to_the_sum_with_and_without_gradients() {
         let (head, _) = stored(Format::Nf4, 500, 64, 1);
         let targets = targets(77, 500);
         let x = random([77, 64], 2).require_grad();
@@ -474,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn capped_logits_are_those_of_the_losses() {
+    fn logits_and_losses_use_the_same_soft_cap() {
         let (weight, _) = stored(Format::Nf4, 50, 64, 1);
         let head = Head { soft_cap: Some(1.25), ..frozen(weight) };
         let x = random::<2>([9, 64], 2).inner().mul_scalar(3.0);
@@ -490,8 +493,8 @@ mod tests {
     }
 
     #[test]
-    fn chunks_do_not_change_anything() {
-        // More logits than are held at once.
+    fn chunks_do_not_change_the_losses() {
+        // More logits than one chunk has.
         let (tokens, hidden, vocab) = (70, 4, HELD_LOGITS / 32);
         let x = random::<2>([tokens, hidden], 1).inner();
         let w = random::<2>([vocab, hidden], 2).inner();
@@ -544,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_over_no_targets_is_zero() {
+    fn without_targets_the_loss_is_zero() {
         let x = random([4, 8], 1).require_grad();
         let (head, _) = stored(Format::F32, 10, 8, 1);
         let loss = linear_cross_entropy(x.clone(), frozen(head), &[IGNORED; 4]);
@@ -553,8 +556,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "target 10 of a vocabulary of 10")]
-    fn an_unknown_target_is_refused() {
+    #[should_panic(expected = "target 10 in a vocabulary of 10")]
+    fn a_target_outside_the_vocabulary_is_refused() {
         let (head, _) = stored(Format::F32, 10, 8, 1);
         let _ = linear_cross_entropy(random([1, 8], 1), frozen(head), &[10]);
     }

@@ -1,17 +1,17 @@
-//! Dropout whose mask is a function of a key, so that it is computed again instead of kept.
+//! Dropout with a mask that is a function of a key, so that the backward pass recomputes it instead of saving it.
 //!
-//! Responsible for: which elements stay and how much they are scaled.
+//! Responsible for: which elements are dropped, and the factor of the others.
 
 use crate::cpu::level::{Level, multiversion};
 use crate::cpu::memory::Shared;
 use crate::cpu::threads;
 use crate::philox;
 
-/// Inverted dropout: element `i` (row-major) becomes zero when word `i` of Philox stream `stream` of `seed` is below
-/// `p · 2^32`, and is multiplied by `1 / (1 - p)` otherwise (Srivastava et al. 2014).
+/// Inverted dropout (Srivastava et al. 2014): element `i` (row-major) becomes zero if word `i` of Philox stream `stream` of
+/// `seed` is below `p · 2^32`; otherwise it is multiplied by `1 / (1 - p)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// Share of elements that become zero, 0 up to but not including 1.
+    /// Probability of dropping an element, in [0, 1).
     pub p: f32,
     pub seed: u64,
     pub stream: u64,
@@ -29,15 +29,15 @@ impl Dropout {
     /// # Panics
     /// When `p` is not in [0, 1).
     pub(crate) fn check(&self) {
-        assert!((0.0..1.0).contains(&self.p), "a dropout of {} leaves nothing", self.p);
+        assert!((0.0..1.0).contains(&self.p), "a dropout of {}, which is not in [0, 1)", self.p);
     }
 
-    /// Elements whose word is smaller become zero.
+    /// Elements with a smaller word become zero.
     pub(crate) fn threshold(&self) -> u32 {
         (f64::from(self.p) * 2f64.powi(32)) as u32
     }
 
-    /// What the others are multiplied by.
+    /// The factor of the other elements.
     pub(crate) fn scale(&self) -> f32 {
         1.0 / (1.0 - self.p)
     }
@@ -51,7 +51,7 @@ impl Dropout {
         threads::each(len.div_ceil(PIECE), |piece| {
             let at = piece * PIECE;
             #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-            // SAFETY: each piece is its own range.
+            // SAFETY: pieces are disjoint ranges.
             let values = unsafe { out.part(at, PIECE.min(len - at)) };
             let mut words = [0; PIECE];
             let words = &mut words[..values.len()];
@@ -67,7 +67,7 @@ mod tests {
     use crate::testing::SHAPES;
 
     #[test]
-    fn a_mask_keeps_the_mean_and_its_share_and_is_the_same_in_parts() {
+    fn masks_drop_a_share_of_p_keep_the_mean_and_are_the_same_in_parts() {
         for p in [0.0, 0.05, 0.5, 0.9] {
             let dropout = Dropout { p, seed: 3, stream: 9 };
             let mut whole = vec![1.0; 50_000];

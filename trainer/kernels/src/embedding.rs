@@ -1,4 +1,4 @@
-//! Rows of a matrix, by index.
+//! Embeddings: rows of a matrix by index.
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use crate::op::{
     Ops, OpsKind, backend_extension, unary,
 };
 
-/// Looking rows up, and adding to them.
+/// The operations of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait EmbeddingOps: Backend {
     /// Rows `ids` of a stored matrix, `[T, cols]`, as `dtype`.
     fn frozen_rows(table: IntTensor<Self>, layout: MatrixLayout, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self>;
     /// Rows `ids` of `table[rows, cols]`, `[T, cols]`, as `dtype`.
     fn rows(table: FloatTensor<Self>, ids: Arc<[u32]>, dtype: DType) -> FloatTensor<Self>;
-    /// `dy[T, cols]` → `[rows, cols]` where row `ids[t]` is the sum of its rows of `dy`. Has no gradient of its own.
+    /// `dy[T, cols]` → `[rows, cols]`: row `id` is the sum of all `dy[t]` with `ids[t] = id`. Not differentiable itself.
     fn rows_backward(dy: FloatTensor<Self>, ids: Arc<[u32]>, rows: usize) -> FloatTensor<Self>;
 }
 
-/// Fills row after row of a `[ids, columns]` matrix.
+/// A matrix `[ids, columns]` whose rows `read` fills.
 fn fill(ids: &[u32], rows: usize, columns: usize, read: impl Fn(usize, &mut [f32]) + Sync + Send) -> Buffer {
     let mut out = Buffer::dirty(ids.len() * columns);
     let shared = Shared::new(&mut out);
@@ -64,7 +64,7 @@ impl EmbeddingOps for Flex {
         let ((_, columns), dy) = (dims(&dy), floats(&dy));
         let mut out = Buffer::zeroed(rows * columns);
         let shared = Shared::new(&mut out);
-        // Tasks take columns, so that each sum has one order.
+        // Tasks split the columns, so that each sum has a fixed order.
         let piece = columns.div_ceil(threads::count()).next_multiple_of(16);
         threads::each(columns.div_ceil(piece), |task| {
             let (start, len) = (task * piece, piece.min(columns - task * piece));
@@ -109,8 +109,8 @@ impl<B: EmbeddingOps, C: CheckpointStrategy> EmbeddingOps for Autodiff<B, C> {
     }
 }
 
-/// Rows `ids` of a frozen table `[vocab, hidden]`, `[T, hidden]`, as `dtype`: the type in which everything behind it
-/// computes, f32 on the CPU.
+/// Rows `ids` of a frozen table `[vocab, hidden]`, as `[T, hidden]`. `dtype` is the type in which later operations compute:
+/// f32 on the CPU.
 ///
 /// # Panics
 /// When an id is beyond the table.
@@ -120,7 +120,7 @@ pub fn embedding(ids: &[u32], table: &FrozenMatrix, dtype: DType) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as EmbeddingOps>::frozen_rows(data, table.layout(), ids.into(), dtype))
 }
 
-/// Rows `ids` of `table[vocab, hidden]`, `[T, hidden]`, as `dtype`. The gradient of a row is the sum over its uses.
+/// Rows `ids` of `table[vocab, hidden]`, as `[T, hidden]` in `dtype`. The gradient of a row is the sum over its occurrences.
 ///
 /// # Panics
 /// When an id is beyond the table.
@@ -136,7 +136,7 @@ mod tests {
     use tonfall_blocks::Format;
 
     #[test]
-    fn rows_of_every_format() {
+    fn rows_of_every_format_equal_the_dense_rows() {
         for format in Format::ALL {
             let lengths = [0, 1, 2, 3, 4, 5, 17, 40, 65, 300];
             for (len, cols) in lengths.into_iter().flat_map(|len| [256, 512].map(|cols| (len, cols))) {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_is_the_sum_over_a_rows_uses() {
+    fn the_gradient_of_a_row_is_the_sum_over_its_occurrences() {
         for (n, cols) in SHAPES {
             let ids: Vec<u32> = (0..n as u32).map(|i| i * i % 11).collect();
             let table = random::<2>([12, cols], 1).require_grad();

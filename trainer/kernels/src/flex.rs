@@ -1,6 +1,6 @@
-//! Between Burn's tensors on the CPU and slices.
+//! Conversions between slices and tensors of burn-flex, Burn's CPU backend.
 //!
-//! Responsible for: reading and making tensors of burn-flex, and the constants of autodiff.
+//! Responsible for: reading and creating such tensors, and constants in autodiff graphs.
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::flex::{FlexTensor, Layout};
@@ -10,7 +10,7 @@ use burn::tensor::{DType, Shape, TensorData};
 
 use crate::buffer::Buffer;
 
-/// The tensor with its elements in one run of memory.
+/// The tensor with contiguous elements.
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     assert_eq!(tensor.dtype(), DType::F32, "the kernels compute in f32");
     if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
@@ -45,12 +45,12 @@ pub(crate) fn vector(values: Vec<f32>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, [len]))
 }
 
-/// Stands for a gradient that nobody asked for.
+/// An empty tensor, in place of a gradient that was not requested.
 pub(crate) fn nothing() -> FlexTensor {
     matrix(Buffer::default(), 0, 0)
 }
 
-/// The tensor as the only owner of contiguous memory, copied where it isn't: `storage_mut` then changes it in place.
+/// The tensor as the only owner of contiguous memory, copied if it is not. `storage_mut` then changes it in place.
 pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
     let tensor = contiguous(tensor);
     if tensor.is_unique() && tensor.storage::<f32>().len() == floats(&tensor).len() {
@@ -66,7 +66,7 @@ pub(crate) fn constant<B: Backend, C: CheckpointStrategy>(tensor: FloatTensor<B>
     <Autodiff<B, C> as AutodiffBackend>::from_inner(tensor)
 }
 
-/// A tensor of u32 words as the only owner of its memory, as [`owned`].
+/// As [`owned`], for a tensor of u32 words.
 pub(crate) fn owned_words(tensor: FlexTensor) -> FlexTensor {
     let words =
         tensor.as_slice::<u32>().unwrap_or_else(|| panic!("words are contiguous u32, not {:?}", tensor.dtype()));

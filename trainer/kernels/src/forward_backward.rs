@@ -41,12 +41,12 @@ pub fn lora_linear_backward(
     (Tensor::from_dispatch(dx), [da, db].map(Tensor::from_dispatch))
 }
 
-/// The output of [`attention`](crate::attention()), and the logarithms of its normalisers, `[queries, heads]`.
+/// The output of [`attention`](crate::attention()), and the log-sum-exp of its scores, `[queries, heads]`.
 #[must_use]
 pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: &AttentionLayout) -> (Tensor<2>, Tensor<2>) {
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
-    let (output, normalisers) = <Dispatch as AttentionOps>::segment_attention(q, k, v, Arc::new(layout.clone()));
-    (Tensor::from_dispatch(output), Tensor::from_dispatch(normalisers))
+    let (output, lse) = <Dispatch as AttentionOps>::segment_attention(q, k, v, Arc::new(layout.clone()));
+    (Tensor::from_dispatch(output), Tensor::from_dispatch(lse))
 }
 
 /// The gradients of `q`, `k` and `v`.
@@ -54,12 +54,12 @@ pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: &AttentionLay
 pub fn attention_backward(
     dy: Tensor<2>,
     [q, k, v]: [Tensor<2>; 3],
-    (output, normalisers): (Tensor<2>, Tensor<2>),
+    (output, lse): (Tensor<2>, Tensor<2>),
     layout: &AttentionLayout,
 ) -> [Tensor<2>; 3] {
-    let [dy, q, k, v, output, normalisers] = [dy, q, k, v, output, normalisers].map(Tensor::into_dispatch);
+    let [dy, q, k, v, output, lse] = [dy, q, k, v, output, lse].map(Tensor::into_dispatch);
     let layout = Arc::new(layout.clone());
-    let (dq, dk, dv) = <Dispatch as AttentionOps>::segment_attention_backward(dy, q, k, v, output, normalisers, layout);
+    let (dq, dk, dv) = <Dispatch as AttentionOps>::segment_attention_backward(dy, q, k, v, output, lse, layout);
     [dq, dk, dv].map(Tensor::from_dispatch)
 }
 

@@ -1,6 +1,6 @@
-//! A weight that is read and never trained, in the bytes of its file.
+//! Frozen weights, in the bytes of their file.
 //!
-//! Responsible for: holding the bytes on a device. Must not depend on: files, or what the weight is used for.
+//! Responsible for: holding the bytes on a device. Must not depend on: files, or the use of the weight.
 
 use burn::tensor::{Bytes, DType, Device, Int, Tensor, TensorData};
 use tonfall_blocks::{Format, byte_len};
@@ -27,7 +27,7 @@ impl MatrixLayout {
 }
 
 /// A frozen weight `[rows, cols]` = `[out_features, in_features]` in one of the stored number formats. Clones share the
-/// bytes. It is never widened: operations decode panels of it in the cache.
+/// bytes. On the CPU it is never dequantized as a whole: operations decode panels that fit in the cache.
 #[derive(Clone, Debug)]
 pub struct FrozenMatrix {
     data: Tensor<1, Int>,
@@ -38,7 +38,7 @@ impl FrozenMatrix {
     /// A matrix from bytes laid out as `tonfall_blocks` describes. The bytes are moved, not copied.
     ///
     /// # Panics
-    /// When `bytes` is not as long as format and shape ask for; whoever reads a file checks that first.
+    /// When `bytes` doesn't have the length that format and shape require. Readers of files check that first.
     #[must_use]
     pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
         assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} matrix in {format}");
@@ -54,7 +54,7 @@ impl FrozenMatrix {
         Self::on_cpu(bytes, layout, &device)
     }
 
-    /// A matrix that lasts no longer than a pass, none in NF4; `words` hold its bytes, not numbers.
+    /// A matrix that exists for one pass only, in any format but NF4. `words` holds its bytes.
     pub(crate) fn passing(words: Buffer, layout: MatrixLayout, device: &Device) -> Self {
         let device = device.clone().inner();
         if device != Device::flex() {
@@ -98,7 +98,7 @@ impl FrozenMatrix {
         self.layout.cols
     }
 
-    /// What is stored, outside autodiff: the bytes as `u8` on the CPU, little-endian `u32` words elsewhere.
+    /// The stored bytes, outside autodiff: `u8` on the CPU, little-endian `u32` words elsewhere.
     #[must_use]
     pub const fn data(&self) -> &Tensor<1, Int> {
         &self.data

@@ -1,4 +1,4 @@
-//! `y = act(gate) · up`, the middle of a gated MLP: SwiGLU and GeGLU (Shazeer 2020).
+//! SwiGLU and GeGLU (Shazeer 2020): `y = act(gate) · up`, the activation of a gated MLP.
 
 use burn::tensor::Tensor;
 
@@ -18,8 +18,8 @@ use crate::op::{
 pub enum Activation {
     /// `z(x) = x` (Elfwing et al. 2017).
     Silu,
-    /// GELU's approximation by tanh (Hendrycks & Gimpel 2016): `z(x) = x · (LINEAR + CUBIC · x²)`, since
-    /// `(1 + tanh(z / 2)) / 2 = σ(z)`. PyTorch's `gelu(approximate="tanh")`.
+    /// The tanh approximation of GELU (Hendrycks & Gimpel 2016), PyTorch's `gelu(approximate="tanh")`:
+    /// `z(x) = x · (LINEAR + CUBIC · x²)`, since `(1 + tanh(z / 2)) / 2 = σ(z)`.
     GeluTanh,
 }
 
@@ -27,15 +27,15 @@ pub enum Activation {
 pub(crate) const LINEAR: f32 = 1.595_769_2;
 /// `0.044715 · LINEAR`
 pub(crate) const CUBIC: f32 = 0.071_354_814;
-/// Beyond it GELU's sigmoid is 0 or 1 in f32, and `z`'s slope, which may overflow, has no influence.
+/// For larger `|x|` the sigmoid of GELU is 0 or 1 in f32, so the derivative of `z`, which may overflow, doesn't matter.
 pub(crate) const SATURATED: f32 = 12.0;
 
-/// The gated activation.
+/// The operation of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait GluOps: Backend {
     /// `gate[T, n]`, `up[T, n]` → `[T, n]`.
     fn glu(gate: FloatTensor<Self>, up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
-    /// The gradients of `gate` and `up`. Have no gradients of their own.
+    /// The gradients of `gate` and `up`. Not differentiable itself.
     fn glu_backward(
         dy: FloatTensor<Self>,
         gate: FloatTensor<Self>,
@@ -44,8 +44,8 @@ pub(crate) trait GluOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// An activation's `z` and its derivative, as a type so that loops have no branch.
-trait Bend {
+/// `z` and its derivative. A type per activation, so that loops have no branch.
+trait GatedActivation {
     fn z<const FMA: bool>(x: f32) -> f32;
     fn slope<const FMA: bool>(x: f32) -> f32;
 }
@@ -53,7 +53,7 @@ trait Bend {
 struct Silu;
 struct GeluTanh;
 
-impl Bend for Silu {
+impl GatedActivation for Silu {
     #[inline(always)]
     fn z<const FMA: bool>(x: f32) -> f32 {
         x
@@ -64,7 +64,7 @@ impl Bend for Silu {
     }
 }
 
-impl Bend for GeluTanh {
+impl GatedActivation for GeluTanh {
     #[inline(always)]
     fn z<const FMA: bool>(x: f32) -> f32 {
         x * fma::<FMA>(x * x, CUBIC, LINEAR)
@@ -77,14 +77,20 @@ impl Bend for GeluTanh {
 }
 
 #[inline(always)]
-fn rows<A: Bend, const FMA: bool>(gate: &[f32], up: &[f32], y: &mut [f32]) {
+fn rows<A: GatedActivation, const FMA: bool>(gate: &[f32], up: &[f32], y: &mut [f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
         *y = gate * sigmoid::<FMA>(A::z::<FMA>(*gate)) * up;
     }
 }
 
 #[inline(always)]
-fn gradients<A: Bend, const FMA: bool>(dy: &[f32], gate: &[f32], up: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+fn gradients<A: GatedActivation, const FMA: bool>(
+    dy: &[f32],
+    gate: &[f32],
+    up: &[f32],
+    dgate: &mut [f32],
+    dup: &mut [f32],
+) {
     for ((((dy, gate), up), dgate), dup) in dy.iter().zip(gate).zip(up).zip(dgate).zip(dup) {
         let s = sigmoid::<FMA>(A::z::<FMA>(*gate));
         *dup = dy * (gate * s);
@@ -110,7 +116,7 @@ multiversion! {
     }
 }
 
-/// Elements in a task: enough to be worth one, few enough to stay in the cache.
+/// Elements per task: enough to pay for its dispatch, few enough to stay in the cache.
 const PIECE: usize = 32 * 1024;
 
 impl GluOps for Flex {
@@ -190,13 +196,13 @@ impl<B: GluOps, C: CheckpointStrategy> GluOps for Autodiff<B, C> {
     }
 }
 
-/// `gate[T, n]`, `up[T, n]` → `act(gate) · up`, `[T, n]`. Gradients for both.
+/// `gate[T, n]`, `up[T, n]` → `act(gate) · up`, `[T, n]`. Differentiable in both.
 ///
 /// # Panics
 /// When the shapes differ.
 #[must_use]
 pub fn glu(gate: Tensor<2>, up: Tensor<2>, activation: Activation) -> Tensor<2> {
-    assert_eq!(gate.dims(), up.dims(), "gate and up have one shape");
+    assert_eq!(gate.dims(), up.dims(), "gate and up have the same shape");
     Tensor::from_dispatch(<Dispatch as GluOps>::glu(gate.into_dispatch(), up.into_dispatch(), activation))
 }
 
@@ -268,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn extreme_gates_are_finite_and_a_nan_stays() {
+    fn extreme_gates_give_finite_values_and_nan_stays_nan() {
         let gates = [-1e30, -100.0, -88.0, 88.0, 100.0, 1e30, f32::NAN];
         for (activation, level) in BOTH.into_iter().flat_map(|a| Level::available().into_iter().map(move |l| (a, l))) {
             let ([mut y, mut dgate, mut dup], ones) = ([[0.0; 7]; 3], [1.0; 7]);

@@ -1,51 +1,51 @@
-//! Tensors that wait in the host's memory, the last one first to come back.
+//! A stack of tensors in host memory: activations offloaded from a GPU.
 //!
-//! Responsible for: making room on a CUDA card for what a long backward pass needs only at its end. Copies run beside the
-//! card's work: a tensor leaves while what comes after it is computed, and is on its way back when the one behind it is taken.
-//! Devices without such a way keep the tensors themselves.
+//! Responsible for: freeing GPU memory of activations that the backward pass needs late. Copies overlap with kernels: a tensor
+//! is copied to the host while the next layer is computed, and prefetched when the tensor above it is popped. Only CUDA
+//! devices offload; on other devices the tensors stay where they are.
 //! Must not depend on: what the tensors mean.
 
 use burn::tensor::Tensor;
 
-/// A stack of contiguous tensors of one shape, in the host's memory or on their device.
+/// A stack of contiguous tensors of one shape, in host memory or on their device.
 #[derive(Debug)]
 pub struct HostStack {
-    /// Those that are on the device.
-    here: Vec<Tensor<2>>,
+    /// Tensors that stay on the device.
+    on_device: Vec<Tensor<2>>,
     #[cfg(feature = "cuda")]
-    away: Option<crate::cube::Away>,
+    offloaded: Option<crate::cube::Offloaded>,
 }
 
 impl HostStack {
-    /// An empty stack; what is pushed waits in the host's memory where `away` is wanted and the tensors are on a CUDA card.
-    /// Only one stack of a device may do so at a time.
+    /// An empty stack. With `offload`, tensors on a CUDA device are moved to host memory; a device can have one such stack at a
+    /// time.
     #[must_use]
-    pub fn new(away: bool) -> Self {
+    pub fn new(offload: bool) -> Self {
         #[cfg(not(feature = "cuda"))]
-        let _ = away;
+        let _ = offload;
         Self {
-            here: Vec::new(),
+            on_device: Vec::new(),
             #[cfg(feature = "cuda")]
-            away: away.then(crate::cube::Away::default),
+            offloaded: offload.then(crate::cube::Offloaded::default),
         }
     }
 
     pub fn push(&mut self, tensor: Tensor<2>) {
         #[cfg(feature = "cuda")]
-        if let Some(away) = &mut self.away {
-            self.here.extend(away.push(tensor));
+        if let Some(offloaded) = &mut self.offloaded {
+            self.on_device.extend(offloaded.push(tensor));
             return;
         }
-        self.here.push(tensor);
+        self.on_device.push(tensor);
     }
 
-    /// The last tensor that was pushed and not taken yet, the same to the bit.
+    /// Removes the tensor on top and returns it, bit-identical; `None` if the stack is empty.
     pub fn pop(&mut self) -> Option<Tensor<2>> {
         #[cfg(feature = "cuda")]
-        if let Some(tensor) = self.away.as_mut().and_then(crate::cube::Away::pop) {
+        if let Some(tensor) = self.offloaded.as_mut().and_then(crate::cube::Offloaded::pop) {
             return Some(tensor);
         }
-        self.here.pop()
+        self.on_device.pop()
     }
 }
 
@@ -55,9 +55,11 @@ mod tests {
     use crate::testing::{SHAPES, random, values};
 
     #[test]
-    fn the_last_one_comes_first() {
-        for ((rows, columns), away) in SHAPES.into_iter().flat_map(|shape| [false, true].map(|away| (shape, away))) {
-            let mut stack = HostStack::new(away);
+    fn tensors_are_popped_in_reverse_order() {
+        for ((rows, columns), offload) in
+            SHAPES.into_iter().flat_map(|shape| [false, true].map(|offload| (shape, offload)))
+        {
+            let mut stack = HostStack::new(offload);
             let tensors: Vec<Tensor<2>> = (0..5).map(|seed| random([rows, columns], seed).inner()).collect();
             tensors.iter().for_each(|tensor| stack.push(tensor.clone()));
             for tensor in tensors.iter().rev() {

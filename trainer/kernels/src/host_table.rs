@@ -1,8 +1,7 @@
-//! A table of embeddings that stays in the host's memory.
+//! An embedding table that stays in host memory.
 //!
-//! Responsible for: bringing the rows that a pass needs to the device that computes. A model whose head has a matrix of its
-//! own needs a few thousand rows of its embeddings at a time: the whole table, a gigabyte at Llama-3.1-8B's shape, would
-//! lie idle on the device.
+//! Responsible for: copying the rows that a pass needs to the device. A pass reads a few thousand rows. If the output head has
+//! its own matrix, the rest of the table (1 GB for Llama-3.1-8B) would only occupy device memory.
 //! Must not depend on: what the rows mean.
 
 use std::sync::{Mutex, PoisonError};
@@ -15,13 +14,13 @@ use crate::buffer::Buffer;
 use crate::embedding::embedding;
 use crate::frozen::{FrozenMatrix, MatrixLayout};
 
-/// A frozen table `[rows, cols]` in the host's memory, looked up for a device.
+/// A frozen table `[rows, cols]` in host memory, whose rows are looked up for a device.
 #[derive(Debug)]
 pub struct HostTable {
     bytes: Vec<u8>,
     layout: MatrixLayout,
     device: Device,
-    /// Ids and rows that were looked up ahead.
+    /// Prefetched ids and their rows.
     ahead: Mutex<Option<(Vec<u32>, Tensor<2>)>>,
 }
 
@@ -29,15 +28,15 @@ impl HostTable {
     /// A table from bytes laid out as `tonfall_blocks` describes. The bytes are moved, not copied.
     ///
     /// # Panics
-    /// When `bytes` is not as long as format and shape ask for, or the format is NF4, whose scales don't belong to rows.
+    /// When `bytes` doesn't have the length that format and shape require, or the format is NF4, whose blocks span rows.
     #[must_use]
     pub fn new(bytes: Vec<u8>, format: Format, rows: usize, cols: usize, device: &Device) -> Self {
-        assert_ne!(format, Format::Nf4, "rows of NF4 can't be told apart");
+        assert_ne!(format, Format::Nf4, "an NF4 table can't be split into rows");
         assert_eq!(bytes.len(), byte_len(format, rows, cols), "bytes of a {rows} x {cols} table in {format}");
         Self { bytes, layout: MatrixLayout { format, rows, cols }, device: device.clone(), ahead: Mutex::default() }
     }
 
-    /// Looks up what [`HostTable::embedding`] will be asked for next, while the device is busy with something else.
+    /// Prefetches the rows of the next call of [`HostTable::embedding`], while the device is busy.
     ///
     /// # Panics
     /// When an id is beyond the table.
@@ -46,7 +45,7 @@ impl HostTable {
         *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some((ids.to_vec(), rows));
     }
 
-    /// Rows `ids`, `[T, cols]`, on the device, as `dtype`: to the bit those of [`embedding`] with the whole table there.
+    /// Rows `ids` on the device, as `[T, cols]` in `dtype`. Bit-identical to [`embedding`] with the whole table on the device.
     ///
     /// # Panics
     /// When an id is beyond the table.
@@ -82,7 +81,7 @@ mod tests {
     use crate::testing::{stored_bytes, values};
 
     #[test]
-    fn rows_are_those_of_the_whole_table() {
+    fn rows_equal_those_of_a_table_on_the_device() {
         let device = Device::flex();
         for format in Format::ALL.into_iter().filter(|format| *format != Format::Nf4) {
             for cols in [256, 512] {
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_looked_up_ahead_is_taken_where_it_is_what_is_asked_for() {
+    fn prefetched_rows_are_used_only_for_the_same_ids() {
         let table = HostTable::new(stored_bytes(Format::F32, 20, 4, 1), Format::F32, 20, 4, &Device::flex());
         let rows = |ids: &[u32]| values(&table.embedding(ids, DType::F32));
         let want = [rows(&[3, 5]), rows(&[6])];
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "rows of NF4 can't be told apart")]
+    #[should_panic(expected = "can't be split into rows")]
     fn nf4_is_refused() {
         let _ = HostTable::new(Vec::new(), Format::Nf4, 20, 64, &Device::flex());
     }

@@ -1,13 +1,13 @@
-//! Operations for training decoders of the Llama kind with LoRA and QLoRA, each with its own backward pass.
+//! Operations for training Llama-like decoders with LoRA and QLoRA, each with its own backward pass.
 //!
-//! Responsible for: the mathematics of single operations on a device, fast and in little memory. Activations are
-//! matrices `[tokens, features]` in f32, heads side by side, documents one after another, nothing padded. Frozen weights
-//! stay in the bytes of their file ([`FrozenMatrix`]).
-//! Must not depend on: models, files, training loops, anything above it.
+//! Responsible for: the mathematics of single operations on one device, fast and in little memory. Activations are
+//! matrices `[tokens, features]`: f32 on the CPU, bf16 or f32 on a GPU. The heads of a token are adjacent columns; sequences
+//! follow one another without padding. Frozen weights stay in the bytes of their file ([`FrozenMatrix`]).
+//! Must not depend on: models, files, training loops.
 //!
-//! One file an operation: the public function with its contract, the trait through which Burn finds the backend, the
-//! implementation for the CPU, the backward pass and the tests. A mistake in shapes is one of the caller and panics;
-//! what comes out of files is checked before it gets here.
+//! One file per operation: the public function with its contract, the trait that dispatches to a backend, the CPU
+//! implementation, the backward pass and the tests. Shapes that don't fit are a bug in the caller, so they panic. Data from
+//! files is checked before it reaches this crate.
 
 mod adamw;
 mod adamw8;

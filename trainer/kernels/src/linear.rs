@@ -1,6 +1,6 @@
-//! `y = x·Wᵀ` with a frozen weight.
+//! A linear layer with a frozen weight: `y = x·Wᵀ + b`.
 //!
-//! Responsible for: the product with a stored matrix in both directions. Must not depend on: adapters.
+//! Responsible for: forward and backward matrix products with a stored matrix. Must not depend on: adapters.
 
 use burn::tensor::Tensor;
 
@@ -17,12 +17,12 @@ use crate::op::{
     Ops, OpsKind, backend_extension, unary,
 };
 
-/// Products with a stored matrix.
+/// The operations of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait LinearOps: Backend {
     /// `x[T, cols]` → `x·Wᵀ`, `[T, rows]`.
     fn frozen_linear(x: FloatTensor<Self>, weight: IntTensor<Self>, layout: MatrixLayout) -> FloatTensor<Self>;
-    /// `dy[T, rows]` → `dy·W`, `[T, cols]`. Has no gradient of its own.
+    /// `dy[T, rows]` → `dy·W`, `[T, cols]`. Not differentiable itself.
     fn frozen_linear_backward(
         dy: FloatTensor<Self>,
         weight: IntTensor<Self>,
@@ -91,7 +91,7 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     }
 }
 
-/// `x[T, in]` → `x·Wᵀ (+ bias)`, `[T, out]`. Gradients for `x` and `bias`; the dense weight exists at no time.
+/// `x[T, in]` → `x·Wᵀ (+ bias)`, `[T, out]`. Differentiable in `x` and `bias`. On the CPU no dense copy of the weight is made.
 ///
 /// # Panics
 /// When the shapes don't fit.
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_is_read_as_what_it_shows() {
+    fn a_strided_view_as_input_is_read_correctly() {
         let (weight, dense) = stored(Format::F32, 20, 30, 5);
         let x = random::<2>([12, 40], 6).inner();
         let view = x.clone().narrow(1, 5, 30).narrow(0, 3, 6);

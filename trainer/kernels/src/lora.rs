@@ -1,8 +1,8 @@
-//! A frozen linear layer with a low-rank adapter: `y = x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021).
+//! A frozen linear layer with a LoRA adapter (Hu et al. 2021): `y = x·Wᵀ + b + s·(drop(x)·Aᵀ)·Bᵀ`.
 //!
-//! Responsible for: both products as one pass over the output, and the gradients of `x`, `A` and `B`. The tape holds
-//! `x` (or, where that is [`Rematerialized`], what it is made of), the stored weight, `A`, `B` and `u = drop(x)·Aᵀ`, which is `r`
-//! numbers a token.
+//! Responsible for: both matrix products in one pass over the output, and the gradients of `x`, `A` and `B`. Saved for the
+//! backward pass: `x` (or the inputs it is recomputed from, see [`Rematerialized`]), the stored weight, `A`, `B` and
+//! `u = drop(x)·Aᵀ`, `r` numbers per token.
 //! Must not depend on: where adapters come from, how they are named or merged.
 
 use burn::tensor::Tensor;
@@ -24,7 +24,7 @@ use crate::op::{
 use crate::rematerialize::{Operand, Rematerialized, SavedOperand, untracked};
 use crate::rms_norm::RmsNormOps;
 
-/// What is fixed about one application of an adapter.
+/// The constants of one adapted layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoraSettings {
     pub(crate) layout: MatrixLayout,
@@ -32,15 +32,15 @@ pub(crate) struct LoraSettings {
     pub(crate) dropout: Option<Dropout>,
 }
 
-/// What the backward pass is to do.
+/// Options of the backward pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoraBackward {
     pub(crate) settings: LoraSettings,
-    /// Whether anybody wants the gradient of the input.
+    /// Whether the gradient of the input is needed.
     pub(crate) input_gradient: bool,
 }
 
-/// Products with a stored matrix and an adapter.
+/// The operations of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait LoraOps: Backend {
     /// `x[T, in]`, `a[r, in]` → `u[T, r] = drop(x)·aᵀ`.
@@ -55,7 +55,7 @@ pub(crate) trait LoraOps: Backend {
         settings: LoraSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// A zero, `[1]`, whose gradients are those that `lora` hands on where the gradient of `y` is `dy[T, out]`.
+    /// A zero `[1]` with the gradients that `lora` has if the cotangent of `y` is `dy[T, out]`.
     fn lora_with_cotangent(
         #[extension_type] x: Operand<Self>,
         weight: IntTensor<Self>,
@@ -65,8 +65,7 @@ pub(crate) trait LoraOps: Backend {
         settings: LoraSettings,
     ) -> FloatTensor<Self>;
 
-    /// The gradients of `x`, `a` and `b`; an empty tensor for `x` where nobody wants it. Have no gradients of their
-    /// own.
+    /// The gradients of `x`, `a` and `b`; that of `x` is empty if it is not needed. Not differentiable itself.
     fn lora_backward(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -78,7 +77,7 @@ pub(crate) trait LoraOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// Tokens whose inputs are copied at once for dropout.
+/// Tokens per chunk: dropout is applied to a copy of a chunk of the input.
 const DROPPED_TOKENS: usize = 256;
 
 /// Calls `use_it(first token, drop(x) of up to 256 tokens)`.
@@ -182,7 +181,7 @@ impl LoraOps for Flex {
         let term = Term { left: Left::rows(dy, outputs), right, depth: outputs, alpha: scale };
         gemm::parallel(level, &[term], tokens, rank, &mut du, false);
 
-        // dB = s · dyᵀ·u, computed as its transpose: few rows and many columns suit the tiles.
+        // dB = s · dyᵀ·u, computed as its transpose: a matrix with few rows and many columns fits the GEMM's tiles better.
         let mut db_transposed = Buffer::dirty(rank * outputs);
         let right = Right::Rows { values: dy, stride: outputs };
         let term = Term { left: Left::columns(u, rank), right, depth: tokens, alpha: 1.0 };
@@ -227,9 +226,9 @@ impl LoraOps for Flex {
     }
 }
 
-/// What the backward pass takes from the forward one.
+/// Tensors saved for the backward pass.
 #[derive(Clone, Debug)]
-struct Kept<B: Backend> {
+struct Saved<B: Backend> {
     x: SavedOperand<B>,
     u: FloatTensor<B>,
     weight: IntTensor<B>,
@@ -238,9 +237,9 @@ struct Kept<B: Backend> {
     settings: LoraSettings,
 }
 
-impl<B: LoraOps + RmsNormOps + GluOps> Kept<B> {
-    /// Hands the gradients of `x`, `a` and `b` to those who want them.
-    fn pull(self, dy: FloatTensor<B>, parents: [Option<NodeId>; 3], grads: &mut Gradients) {
+impl<B: LoraOps + RmsNormOps + GluOps> Saved<B> {
+    /// Computes the gradients of `x`, `a` and `b`, and registers those that are tracked.
+    fn register(self, dy: FloatTensor<B>, parents: [Option<NodeId>; 3], grads: &mut Gradients) {
         let Self { x, u, weight, a, b, settings } = self;
         let how = LoraBackward { settings, input_gradient: parents[0].is_some() };
         let (dx, da, db) = B::lora_backward(dy, x.take(), u, weight, a, b, how);
@@ -267,17 +266,17 @@ impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodi
         #[derive(Debug)]
         struct Step;
         impl<B: LoraOps + RmsNormOps + GluOps> Backward<B, 3> for Step {
-            type State = Kept<B>;
+            type State = Saved<B>;
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
-                ops.state.pull(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
+                ops.state.register(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
             }
         }
         let ((x, x_node), (a, a_node), (b, b_node)) = (untracked(x), a.into_parts(), b.into_parts());
         let (y, u) = B::lora(x.clone(), weight.clone(), a.clone(), b.clone(), settings);
         let y = match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                prep.finish(Kept { x: SavedOperand::new(x), u: u.clone(), weight, a, b, settings }, y)
+                prep.finish(Saved { x: SavedOperand::new(x), u: u.clone(), weight, a, b, settings }, y)
             }
             OpsKind::UnTracked(prep) => prep.finish(y),
         };
@@ -295,10 +294,10 @@ impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodi
         #[derive(Debug)]
         struct Step;
         impl<B: LoraOps + RmsNormOps + GluOps> Backward<B, 3> for Step {
-            type State = (Kept<B>, FloatTensor<B>);
+            type State = (Saved<B>, FloatTensor<B>);
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-                let (kept, dy) = ops.state;
-                kept.pull(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
+                let (saved, dy) = ops.state;
+                saved.register(dy, ops.parents.map(|parent| Some(parent?.id)), grads);
             }
         }
         let ((x, x_node), (a, a_node), (b, b_node)) = (untracked(x), a.into_parts(), b.into_parts());
@@ -307,7 +306,7 @@ impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodi
         match Step.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let u = B::lora_down(x.clone().value(), a.clone(), settings);
-                prep.finish((Kept { x: SavedOperand::new(x), u, weight, a, b, settings }, dy), zero)
+                prep.finish((Saved { x: SavedOperand::new(x), u, weight, a, b, settings }, dy), zero)
             }
             OpsKind::UnTracked(prep) => prep.finish(zero),
         }
@@ -328,7 +327,7 @@ impl<B: LoraOps + RmsNormOps + GluOps, C: CheckpointStrategy> LoraOps for Autodi
     }
 }
 
-/// A low-rank adapter where it is applied: `scale · (drop(x)·aᵀ)·bᵀ`.
+/// A LoRA adapter of one layer: `scale · (drop(x)·aᵀ)·bᵀ`.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     /// `[r, in]`.
@@ -349,7 +348,7 @@ impl Adapter {
     }
 }
 
-/// `x[T, in]` → `x·Wᵀ + bias` and what the adapter adds, `[T, out]`. Gradients for `x`, `bias`, `a` and `b`.
+/// `x[T, in]` → `x·Wᵀ + bias + scale · (drop(x)·aᵀ)·bᵀ`, `[T, out]`. Differentiable in `x`, `bias`, `a` and `b`.
 ///
 /// # Panics
 /// When the shapes don't fit, or the dropout is not in [0, 1).
@@ -371,11 +370,11 @@ pub fn lora_linear(
     }
 }
 
-/// A zero, `[1]`, from which `backward()` starts as from [`with_cotangent`](crate::with_cotangent) of `lora_linear` without a bias, whose value
-/// is not computed: `dy[T, out]` is all that its gradients need.
+/// A zero `[1]`. Its `backward()` starts with `dy[T, out]` as the cotangent of a [`lora_linear`] without bias. The layer's
+/// output is not computed, since its gradients don't need it.
 ///
 /// # Panics
-/// As `lora_linear`, and when `dy` has another shape than its value would have.
+/// As [`lora_linear`], and when `dy` doesn't have the shape of the output.
 #[must_use]
 pub fn lora_linear_with_cotangent(
     x: impl Into<Rematerialized>,
@@ -385,7 +384,7 @@ pub fn lora_linear_with_cotangent(
 ) -> Tensor<1> {
     let (settings, x) = (adapter.settings(weight), x.into());
     let [tokens, outputs] = dy.dims();
-    assert_eq!([tokens, outputs], [x.tokens(), settings.layout.rows], "a gradient is shaped like its tensor");
+    assert_eq!([tokens, outputs], [x.tokens(), settings.layout.rows], "a cotangent has the shape of its tensor");
     let [a, b, dy] = [adapter.a, adapter.b, dy].map(Tensor::into_dispatch);
     let weight = weight.data().clone().into_dispatch();
     Tensor::from_dispatch(<Dispatch as LoraOps>::lora_with_cotangent(x.operand(), weight, a, b, dy, settings))
@@ -415,11 +414,12 @@ mod tests {
         let got = lora_linear(x.clone(), &weight, None, adapter.clone());
         assert_close(&values(&got), &values(&want), 2e-5, &what);
         let (got, want) = ((got * dy.clone()).sum().backward(), (want * dy.clone()).sum().backward());
-        let seeded = lora_linear_with_cotangent(x.clone(), &weight, adapter, dy.inner()).backward();
+        let from_cotangent = lora_linear_with_cotangent(x.clone(), &weight, adapter, dy.inner()).backward();
         for (name, leaf) in [("x", &x), ("a", &a), ("b", &b)] {
             let (got, want) = (leaf.grad(&got).expect("leaf"), leaf.grad(&want).expect("leaf"));
             assert_close(&values(&got), &values(&want), 2e-5, &format!("d{name} {what}"));
-            assert_eq!(values(&leaf.grad(&seeded).expect("leaf")), values(&got), "d{name} {what}, seeded");
+            let from_cotangent = leaf.grad(&from_cotangent).expect("leaf");
+            assert_eq!(values(&from_cotangent), values(&got), "d{name} {what}, from a cotangent");
         }
     }
 
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_and_dropout() {
+    fn every_format_with_and_without_dropout_equals_plain_operations() {
         let dropout = Some(Dropout { p: 0.3, seed: 11, stream: 12 });
         for format in Format::ALL {
             check(40, (70, 256), 16, format, None);
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_without_gradient_gets_none() {
+    fn an_untracked_input_gets_no_gradient() {
         let (weight, _) = stored(Format::Nf4, 20, 30, 1);
         let x = random::<2>([6, 30], 2);
         let a = random::<2>([4, 30], 3).require_grad();

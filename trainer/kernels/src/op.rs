@@ -1,7 +1,7 @@
-//! The parts of Burn that an operation with a backward pass of its own is made of.
+//! The parts of Burn's API that an operation with its own backward pass needs.
 //!
-//! An operation is a method of a trait with `#[backend_extension(Flex, Autodiff)]`: an implementation for [`Flex`]
-//! computes, the one for [`Autodiff`] records. Another backend is one more implementation and one more name in that
+//! An operation is a method of a trait with `#[backend_extension(Flex, Autodiff)]`. The implementation for [`Flex`]
+//! computes; the one for [`Autodiff`] records the backward step. A new backend adds an implementation and a name in that
 //! attribute; callers don't change.
 
 pub(crate) use burn::backend::autodiff::NodeId;

@@ -1,7 +1,7 @@
-//! Random numbers as a function of a counter: Philox4x32-10.
+//! Philox4x32-10, a counter-based random number generator.
 //!
-//! Responsible for: the generator and nothing that is drawn from it. A number depends on its seed, stream and index
-//! alone, so it can be computed again, anywhere and in any order.
+//! Responsible for: the generator, not the distributions that use it. A number depends only on seed, stream and index, so
+//! it can be recomputed in any order and on any device.
 //! Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); known answers from Random123.
 
 use crate::cpu::level::{Level, multiversion};
@@ -39,7 +39,7 @@ fn stream_block(seed: u64, stream: u64, index: u64) -> [u32; 4] {
 multiversion! {
     /// Words `start ..` of a stream.
     fn fill(seed: u64, stream: u64, start: u64, out: &mut [u32]) {
-        // Whole groups of sixteen counters, which become vectors; the ends one by one.
+        // Groups of sixteen counters are vectorised; words at both ends are computed one by one.
         const GROUP: usize = 64;
         let word = |index: u64| stream_block(seed, stream, index / 4)[(index % 4) as usize];
         let head = (start.next_multiple_of(4) - start).min(out.len() as u64) as usize;
@@ -73,7 +73,7 @@ pub fn words(seed: u64, stream: u64, start: u64, out: &mut [u32]) {
     fill(Level::best(), seed, stream, start, out);
 }
 
-/// The words of one stream, one after another.
+/// Sequential access to the words of one stream.
 #[derive(Clone, Debug)]
 pub struct Philox {
     seed: u64,
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn any_part_of_a_stream_can_be_had_alone() {
+    fn any_range_of_a_stream_can_be_computed_alone() {
         let (seed, stream) = (0x1234_5678_9abc_def0, 77);
         let mut generator = Philox::new(seed, stream);
         let whole: Vec<u32> = (0..1000).map(|_| generator.next_u32()).collect();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_and_seeds_differ() {
+    fn other_seeds_and_streams_give_other_numbers() {
         let first = |seed, stream| Philox::new(seed, stream).next_u32();
         assert_ne!(first(1, 0), first(0, 1));
         assert_ne!(first(1, 0), first(1, 1 << 40));

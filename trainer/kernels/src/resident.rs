@@ -1,11 +1,11 @@
-//! Tensors that stay on a device for as long as a run.
+//! Tensors that stay on a device for the whole run.
 //!
-//! Responsible for: keeping them apart from what comes and goes. A GPU's pools would otherwise grow their pages to the
-//! largest weight, and get holes around each of them.
+//! Responsible for: allocating them outside the GPU's memory pools. Otherwise pool pages would grow to the size of the largest
+//! weight, and the weights would fragment them.
 
 use burn::tensor::Device;
 
-/// What `make` makes of `input`, every allocation of it of exactly its size and outside of the pools.
+/// Runs `make(input)`; each of its allocations has exactly the requested size and lies outside the pools.
 pub fn resident<I: Send, T: Send>(device: &Device, input: I, make: impl Fn(I) -> T + Send) -> T {
     device.memory_persistent_allocations(input, make)
 }

@@ -1,7 +1,6 @@
-//! `y = x / √(mean(x²) + ε) · γ` over rows, or over each head of a row (Zhang & Sennrich 2019), as transformers computes
-//! it in f32.
+//! RMSNorm over rows or over the heads of a row (Zhang & Sennrich 2019): `y = x / √(mean(x²) + ε) · γ`, as in transformers.
 //!
-//! The inverse norm is computed again in the backward pass: a row is in the cache by then.
+//! The backward pass recomputes the inverse norm, since it reads the row anyway.
 
 use burn::tensor::Tensor;
 
@@ -16,19 +15,19 @@ use crate::op::{
     OpsKind, backend_extension, binary,
 };
 
-/// The norm over groups of `gamma.len()` elements.
+/// The operations of a backend, over groups of `gamma.len()` elements.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait RmsNormOps: Backend {
     /// `x[T, groups · n]`, `gamma[n]` → `[T, groups · n]`.
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
-    /// The gradient of `x`. Has no gradient of its own.
+    /// The gradient of `x`. Not differentiable itself.
     fn rms_norm_input_gradient(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self>;
-    /// The gradient of `gamma`, which has `n` elements. Has no gradient of its own.
+    /// The gradient of `gamma`, `[n]`. Not differentiable itself.
     fn rms_norm_weight_gradient(
         dy: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -77,7 +76,7 @@ multiversion! {
     }
 }
 
-/// Calls `compute(range)` for pieces of whole groups, on all threads; each fills its part of the output.
+/// Splits an output of `len` elements into pieces of whole groups. Calls `compute(first element, piece)` on all threads.
 fn by_groups(len: usize, n: usize, compute: impl Fn(usize, &mut [f32]) + Sync + Send) -> Buffer {
     let mut out = Buffer::dirty(len);
     let groups = len / n;
@@ -179,25 +178,24 @@ impl<B: RmsNormOps, C: CheckpointStrategy> RmsNormOps for Autodiff<B, C> {
     }
 }
 
-/// The norm over each row of `x[T, n]` with weight `gamma[n]`. Gradients for both.
+/// RMSNorm of each row of `x[T, n]` with weight `gamma[n]`. Differentiable in both.
 ///
 /// # Panics
-/// When `gamma` is not as long as a row.
+/// When `gamma` and a row differ in length.
 #[must_use]
 pub fn rms_norm(x: Tensor<2>, gamma: Tensor<1>, epsilon: f64) -> Tensor<2> {
     assert_eq!(x.dims()[1], gamma.dims()[0], "elements of the norm's weight");
     rms_norm_heads(x, gamma, epsilon)
 }
 
-/// The norm over each head of `x[T, heads · head_dim]` with one weight `gamma[head_dim]` for all of them. Gradients for
-/// both.
+/// RMSNorm of each head of `x[T, heads · head_dim]`; all heads share the weight `gamma[head_dim]`. Differentiable in both.
 ///
 /// # Panics
 /// When a row is not a whole number of heads.
 #[must_use]
 pub fn rms_norm_heads(x: Tensor<2>, gamma: Tensor<1>, epsilon: f64) -> Tensor<2> {
     let ([_, columns], [n]) = (x.dims(), gamma.dims());
-    assert!(n > 0 && columns.is_multiple_of(n), "rows of {columns} elements are no whole heads of {n}");
+    assert!(n > 0 && columns.is_multiple_of(n), "rows of {columns} elements are not whole heads of {n}");
     Tensor::from_dispatch(<Dispatch as RmsNormOps>::rms_norm(x.into_dispatch(), gamma.into_dispatch(), epsilon))
 }
 
@@ -256,8 +254,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "no whole heads")]
-    fn a_broken_head_is_refused() {
+    #[should_panic(expected = "not whole heads")]
+    fn rows_with_a_partial_head_are_refused() {
         let _ = rms_norm_heads(random([2, 10], 1), random([4], 1), 1e-5);
     }
 }

@@ -1,7 +1,8 @@
-//! Rotary position embedding (Su et al. 2021) in the arrangement of Hugging Face: element `i` of a head's first half
-//! turns with element `i` of its second half.
+//! Rotary position embedding (Su et al. 2021) in Hugging Face's layout: element `i` of a head's first half is rotated with
+//! element `i` of its second half.
 //!
-//! Responsible for: the tables and the rotation. Must not depend on: how frequencies are scaled for long contexts.
+//! Responsible for: tables of cosines and sines, and the rotation. Must not depend on: how frequencies are scaled for long
+//! contexts.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,25 +19,25 @@ use crate::op::{
     OpsKind, backend_extension, unary,
 };
 
-/// Cosines and sines of the first positions, each `[positions, head_dim / 2]`, times the attention factor.
+/// Cosines and sines of positions from 0 on, each `[positions, head_dim / 2]`, times the attention factor.
 #[derive(Debug, Default)]
 pub(crate) struct Angles {
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
-    /// Cosines and sines on the device that asked for them last.
+    /// Cosines and sines on the last device that used them.
     #[cfg(feature = "cube")]
     uploaded: Mutex<Option<(CubeTensor, CubeTensor)>>,
 }
 
 #[cfg(feature = "cube")]
 impl Angles {
-    /// Pairs of a head.
+    /// Pairs of elements per head.
     pub(crate) const fn half(&self) -> usize {
         self.half
     }
 
-    /// Cosines and sines as words on the device of a tensor, uploaded once.
+    /// Cosines and sines on the device of a tensor, uploaded once.
     pub(crate) fn on_device(&self, like: &CubeTensor) -> (CubeTensor, CubeTensor) {
         let mut uploaded = self.uploaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((cos, sin)) = uploaded.as_ref()
@@ -52,7 +53,7 @@ impl Angles {
     }
 }
 
-/// The angles of a model, computed up to the highest position that was asked for. Clones share them.
+/// Cosines and sines of a model, computed up to the highest position in use. Clones share them.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     inv_freq: Arc<[f32]>,
@@ -62,16 +63,17 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for heads of `2 · inv_freq.len()` elements. Position `p` turns pair `i` by `p · inv_freq[i]`, a product in
-    /// f32 as in transformers; its cosine and sine are computed in f64 and multiplied by `attention_factor`.
+    /// A table for heads of `2 · inv_freq.len()` elements. Position `p` rotates pair `i` by the angle `p · inv_freq[i]`, in f32 as
+    /// in transformers. Its cosine and sine are computed in f64 and multiplied by `attention_factor`.
     #[must_use]
     pub fn new(inv_freq: &[f32], attention_factor: f32, max_positions: usize) -> Self {
         Self { inv_freq: inv_freq.into(), attention_factor, max_positions, angles: Arc::default() }
     }
 
-    /// Angles of at least `positions` positions.
+    /// Angles for at least `positions` positions.
     pub(crate) fn up_to(&self, positions: usize) -> Arc<Angles> {
-        assert!(positions <= self.max_positions, "position {} of {}", positions - 1, self.max_positions);
+        let most = self.max_positions;
+        assert!(positions <= most, "position {} in a table for {most} positions", positions - 1);
         let mut angles = self.angles.lock().unwrap_or_else(PoisonError::into_inner);
         let half = self.inv_freq.len();
         if angles.cos.len() < positions * half {
@@ -92,10 +94,10 @@ impl RopeTable {
     }
 }
 
-/// Rotating pairs of elements.
+/// The operation of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait RopeOps: Backend {
-    /// `x[T, heads · head_dim]`, turned by the angles of `positions[t]`, or back.
+    /// `x[T, heads · head_dim]`, rotated by the angles of `positions[t]`, or `back` by the negative angles.
     fn rotate(x: FloatTensor<Self>, angles: Arc<Angles>, positions: Arc<[u32]>, back: bool) -> FloatTensor<Self>;
 }
 
@@ -153,15 +155,18 @@ impl<B: RopeOps, C: CheckpointStrategy> RopeOps for Autodiff<B, C> {
     }
 }
 
-/// Turns every head of `x[T, heads · head_dim]` by the angles of `positions[t]`. The gradient is turned back.
+/// Rotates every head of `x[T, heads · head_dim]` by the angles of `positions[t]`. Differentiable in `x`.
 ///
 /// # Panics
-/// When there are not `T` positions, one is beyond the table's maximum, or a row is not a whole number of heads.
+/// When there are not `T` positions, a position exceeds the table's maximum, or a row is not a whole number of heads.
 #[must_use]
 pub fn rope(x: Tensor<2>, table: &RopeTable, positions: &[u32]) -> Tensor<2> {
     let ([tokens, columns], head_dim) = (x.dims(), 2 * table.inv_freq.len());
-    assert_eq!(tokens, positions.len(), "one position a token");
-    assert!(head_dim > 0 && columns.is_multiple_of(head_dim), "rows of {columns} elements are no heads of {head_dim}");
+    assert_eq!(tokens, positions.len(), "one position per token");
+    assert!(
+        head_dim > 0 && columns.is_multiple_of(head_dim),
+        "rows of {columns} elements are not whole heads of {head_dim}"
+    );
     let angles = table.up_to(positions.iter().max().map_or(0, |highest| *highest as usize + 1));
     Tensor::from_dispatch(<Dispatch as RopeOps>::rotate(x.into_dispatch(), angles, positions.into(), false))
 }
@@ -193,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn forward_equals_the_definition_and_backward_its_transpose() {
+    fn forward_equals_the_definition_and_backward_is_its_transpose() {
         let tokens = [1, 5, 40, 256];
         let heads = [(1, 1), (3, 4), (9, 32), (2, 7), (1, 64)];
         for (tokens, (heads, half)) in tokens.into_iter().flat_map(|tokens| heads.map(|heads| (tokens, heads))) {
@@ -217,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_input_is_not_changed() {
+    fn an_input_that_is_shared_is_not_changed() {
         let table = RopeTable::new(&inv_freq(2), 1.0, 64);
         let x = random::<2>([3, 8], 1).inner();
         let before = values(&x);
@@ -226,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "position 64 of 64")]
+    #[should_panic(expected = "position 64 in a table for 64")]
     fn a_position_beyond_the_table_is_refused() {
         let _ = rope(random([1, 4], 1), &RopeTable::new(&inv_freq(2), 1.0, 64), &[64]);
     }

@@ -1,7 +1,7 @@
-//! Soft-capping, `cap · tanh(x / cap)` (Bello et al. 2016; Gemma 2): scores and logits that bend instead of growing.
+//! Soft-capping (Bello et al. 2016; Gemma 2): `cap · tanh(x / cap)` bounds attention scores and logits.
 //!
-//! Responsible for: the function on the CPU, for those who cap in passing: attention its scores, cross-entropy its logits.
-//! Must not depend on: who that is.
+//! Responsible for: the function and its derivative on the CPU, for attention and cross-entropy, which apply it to blocks.
+//! Must not depend on: attention, cross-entropy.
 
 use burn::tensor::Tensor;
 
@@ -19,27 +19,27 @@ multiversion! {
 }
 
 multiversion! {
-    /// Caps values in place and writes the derivatives, `1 - tanh²`.
+    /// Caps values in place and writes the derivatives `1 - tanh²` to `slopes`.
     pub(crate) fn cap_with_slopes(values: &mut [f32], slopes: &mut [f32], cap: f32) {
         let inverse = 1.0 / cap;
         for (value, slope) in values.iter_mut().zip(slopes) {
-            let bent = tanh::<FMA>(*value * inverse);
-            *slope = (1.0 - bent) * (1.0 + bent);
-            *value = cap * bent;
+            let bounded = tanh::<FMA>(*value * inverse);
+            *slope = (1.0 - bounded) * (1.0 + bounded);
+            *value = cap * bounded;
         }
     }
 }
 
 multiversion! {
-    /// The chain rule: gradients of capped values to gradients of values.
-    pub(crate) fn pull_back(gradients: &mut [f32], slopes: &[f32]) {
+    /// The chain rule: turns gradients of capped values into gradients of the values.
+    pub(crate) fn apply_slopes(gradients: &mut [f32], slopes: &[f32]) {
         for (gradient, slope) in gradients.iter_mut().zip(slopes) {
             *gradient *= slope;
         }
     }
 }
 
-/// Logits as a capped head gives them. No gradients of its own: plain operations of Burn.
+/// Soft-caps logits `[T, vocab]`, in Burn's own operations.
 #[must_use]
 pub fn soft_cap(logits: Tensor<2>, cap: f32) -> Tensor<2> {
     logits.div_scalar(cap).tanh().mul_scalar(cap)
@@ -56,24 +56,24 @@ mod tests {
         for (level, limit) in Level::available().into_iter().flat_map(|level| [1.0, 30.0, 50.0].map(|cap| (level, cap)))
         {
             let inputs: Vec<f32> = (-3001..=3000).map(|i| i as f32 * 0.1).chain([-1e30, 1e30, 1e-6]).collect();
-            let (mut bent, mut slopes) = (inputs.clone(), vec![0.0; inputs.len()]);
-            cap_with_slopes(level, &mut bent, &mut slopes, limit);
+            let (mut capped, mut slopes) = (inputs.clone(), vec![0.0; inputs.len()]);
+            cap_with_slopes(level, &mut capped, &mut slopes, limit);
             let mut alone = inputs.clone();
             cap(level, &mut alone, limit);
-            assert_eq!(alone, bent);
-            for ((x, bent), slope) in inputs.iter().zip(&bent).zip(&slopes) {
+            assert_eq!(alone, capped);
+            for ((x, capped), slope) in inputs.iter().zip(&capped).zip(&slopes) {
                 let want = (f64::from(*x) / f64::from(limit)).tanh();
-                assert!((f64::from(*bent / limit) - want).abs() < 3e-7, "{level:?} {limit} {x}: {bent}");
+                assert!((f64::from(*capped / limit) - want).abs() < 3e-7, "{level:?} {limit} {x}: {capped}");
                 assert!((f64::from(*slope) - (1.0 - want * want)).abs() < 4e-7, "{level:?} {limit} {x}: {slope}");
             }
-            let mut pulled = vec![3.0; slopes.len()];
-            pull_back(level, &mut pulled, &slopes);
-            assert!(pulled.iter().zip(&slopes).all(|(pulled, slope)| *pulled == 3.0 * slope));
+            let mut gradient = vec![3.0; slopes.len()];
+            apply_slopes(level, &mut gradient, &slopes);
+            assert!(gradient.iter().zip(&slopes).all(|(gradient, slope)| *gradient == 3.0 * slope));
         }
     }
 
     #[test]
-    fn logits_are_capped_alike() {
+    fn tensors_and_slices_are_capped_equally() {
         for (rows, columns) in SHAPES {
             let logits = random::<2>([rows, columns], 1).mul_scalar(100.0);
             let mut want = values(&logits);

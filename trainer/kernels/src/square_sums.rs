@@ -1,6 +1,6 @@
-//! Sums of the squares of gradients, and the norm that they have as one vector.
+//! Sums of squares of gradients, and their global norm.
 //!
-//! Responsible for: the parts of all sums in one vector on the device, so that one reading tells them.
+//! Responsible for: keeping the partial sums of all gradients in one vector on the device, so that the host reads once.
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, TensorData};
@@ -9,17 +9,17 @@ use crate::cpu::reduce;
 use crate::flex::{constant, contiguous, floats};
 use crate::op::{Autodiff, Backend, CheckpointStrategy, Dispatch, Flex, FloatTensor, backend_extension};
 
-/// Sums of squares: on the CPU one f64 a tensor, elsewhere some f32 that are its parts.
+/// The operations of a backend. A vector of sums holds one f64 per tensor on the CPU, several f32 partial sums elsewhere.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait SquareSumOps: Backend {
-    /// Zeros for the sums of so many tensors, on the device of `like`.
-    fn no_square_sums(like: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self>;
-    /// `sums` with Σ x² as that of tensor `place`.
+    /// Zeros for the sums of this many tensors, on the device of `like`.
+    fn zero_square_sums(like: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self>;
+    /// `sums` with Σ x² as the sum of tensor number `place`.
     fn put_square_sum(sums: FloatTensor<Self>, x: FloatTensor<Self>, place: usize) -> FloatTensor<Self>;
 }
 
 impl SquareSumOps for Flex {
-    fn no_square_sums(_: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self> {
+    fn zero_square_sums(_: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self> {
         FlexTensor::from_data(TensorData::new(vec![0.0_f64; tensors], [tensors]))
     }
 
@@ -33,8 +33,8 @@ impl SquareSumOps for Flex {
 }
 
 impl<B: SquareSumOps, C: CheckpointStrategy> SquareSumOps for Autodiff<B, C> {
-    fn no_square_sums(like: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self> {
-        constant::<B, C>(B::no_square_sums(like.into_primitive(), tensors))
+    fn zero_square_sums(like: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self> {
+        constant::<B, C>(B::zero_square_sums(like.into_primitive(), tensors))
     }
 
     fn put_square_sum(sums: FloatTensor<Self>, x: FloatTensor<Self>, place: usize) -> FloatTensor<Self> {
@@ -42,19 +42,19 @@ impl<B: SquareSumOps, C: CheckpointStrategy> SquareSumOps for Autodiff<B, C> {
     }
 }
 
-/// The square sums of tensors, in parts: a vector, f64 on the CPU and f32 elsewhere; `None` without a tensor. Nothing waits for
-/// the device.
+/// The partial sums of the squares of all tensors: a vector, f64 on the CPU and f32 elsewhere. `None` without a tensor. It
+/// doesn't wait for the device.
 #[must_use]
 pub fn square_sums<const D: usize>(tensors: &[&Tensor<D>]) -> Option<Tensor<1>> {
     let inner = |tensor: &Tensor<D>| tensor.clone().inner().into_dispatch();
-    let none = <Dispatch as SquareSumOps>::no_square_sums(inner(tensors.first()?), tensors.len());
+    let none = <Dispatch as SquareSumOps>::zero_square_sums(inner(tensors.first()?), tensors.len());
     let put = |sums, (place, tensor): (usize, &&Tensor<D>)| {
         <Dispatch as SquareSumOps>::put_square_sum(sums, inner(tensor), place)
     };
     Some(Tensor::from_dispatch(tensors.iter().enumerate().fold(none, put)))
 }
 
-/// The Euclidean norm of all tensors as one vector, from the parts of their square sums, added in f64.
+/// The global (Euclidean) norm of the tensors, from their partial sums, added in f64.
 #[must_use]
 pub fn norm(square_sums: &TensorData) -> f64 {
     square_sums.iter::<f64>().sum::<f64>().sqrt()
@@ -66,7 +66,7 @@ mod tests {
     use crate::testing::{SHAPES, random, values};
 
     #[test]
-    fn the_norm_is_that_of_one_long_vector() {
+    fn the_norm_equals_that_of_the_concatenated_tensors() {
         let gradients = SHAPES.map(|(rows, columns)| random::<2>([rows, columns], 1));
         let want = |gradients: &[Tensor<2>]| {
             gradients.iter().flat_map(values).map(|g| f64::from(g).powi(2)).sum::<f64>().sqrt()

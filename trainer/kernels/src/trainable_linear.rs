@@ -1,4 +1,4 @@
-//! `y = x·Wᵀ` with a weight that is trained.
+//! A linear layer whose weight is trained: `y = x·Wᵀ + b`.
 
 use burn::tensor::Tensor;
 
@@ -13,14 +13,14 @@ use crate::op::{
     OpsKind, backend_extension, binary,
 };
 
-/// Products of two dense matrices.
+/// The operations of a backend.
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cube"))]
 pub(crate) trait TrainableLinearOps: Backend {
     /// `x[T, in]`, `w[out, in]` → `x·Wᵀ`, `[T, out]`.
     fn dense_linear(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// `dy[T, out]`, `w[out, in]` → `dy·W`, `[T, in]`. Has no gradient of its own.
+    /// `dy[T, out]`, `w[out, in]` → `dy·W`, `[T, in]`. Not differentiable itself.
     fn dense_linear_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// `dy[T, out]`, `x[T, in]` → `dyᵀ·x`, `[out, in]`. Has no gradient of its own.
+    /// `dy[T, out]`, `x[T, in]` → `dyᵀ·x`, `[out, in]`. Not differentiable itself.
     fn dense_linear_weight_gradient(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -89,7 +89,7 @@ impl<B: TrainableLinearOps, C: CheckpointStrategy> TrainableLinearOps for Autodi
     }
 }
 
-/// `x[T, in]`, `w[out, in]` → `x·Wᵀ (+ bias)`, `[T, out]`. Gradients for all three.
+/// `x[T, in]`, `w[out, in]` → `x·Wᵀ (+ bias)`, `[T, out]`. Differentiable in all three.
 ///
 /// # Panics
 /// When the shapes don't fit.

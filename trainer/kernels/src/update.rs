@@ -1,7 +1,7 @@
-//! An optimizer step over all parameters: the norm of their gradients, clipping by it, the updates.
+//! An optimizer step over all parameters: global gradient norm, clipping, AdamW.
 //!
-//! Responsible for: doing it in one go. On CUDA nothing waits for the norm, and hundreds of small tensors share a few launches;
-//! elsewhere, and for moments of a byte each, the norm is read first and each tensor has a launch of its own.
+//! Responsible for: the whole step in one call. On CUDA with f32 moments, the host doesn't wait for the norm, and hundreds of
+//! small tensors share a few kernel launches. Otherwise the host reads the norm first, and each tensor has its own launch.
 //! Must not depend on: schedules, where gradients come from.
 
 use burn::tensor::{DType, Tensor};
@@ -12,19 +12,20 @@ use crate::square_sums::{norm, square_sums};
 
 /// First and second moment of one parameter.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one for each parameter, which hardly ever moves")]
+#[expect(clippy::large_enum_variant, reason = "one per parameter, and it is rarely moved")]
 pub enum Moments<const D: usize> {
     /// f32, shaped like the parameter.
     Full([Tensor<D>; 2]),
+    /// Quantized to 8 bits.
     Bytes([Moment8; 2]),
 }
 
-/// A parameter with what its update takes; all have one shape.
+/// A parameter with its gradient and optimizer state, all of one shape.
 #[derive(Debug)]
 pub struct Update<'a, const D: usize> {
     /// f32.
     pub parameter: &'a mut Tensor<D>,
-    /// The parameter in the type of products, where it is kept in that too: it follows the parameter.
+    /// A copy of the parameter in the dtype of the matrix products, if there is one. It is updated with the parameter.
     pub copy: Option<&'a mut Tensor<D>>,
     pub moments: &'a mut Moments<D>,
     pub gradient: Tensor<D>,
@@ -50,22 +51,21 @@ impl<const D: usize> Update<'_, D> {
     }
 }
 
-/// A contiguous copy of a tensor in another type. (Burn leaves gaps between the rows of a new matrix, but not within a vector.)
+/// A contiguous copy of a tensor in another dtype. (Burn pads the rows of a new matrix, but not a vector.)
 #[must_use]
 pub fn copied<const D: usize>(tensor: &Tensor<D>, dtype: DType) -> Tensor<D> {
     tensor.clone().reshape([tensor.shape().num_elements()]).cast(dtype).reshape(tensor.dims())
 }
 
-/// What gradients of a norm are multiplied by, so that it is at most `max_norm`, as `torch.nn.utils.clip_grad_norm_` has it.
-/// No limit where `max_norm` is 0.
+/// The factor that clips gradients to `max_norm`, as in `torch.nn.utils.clip_grad_norm_`. A `max_norm` of 0 means no clipping.
 fn clip(norm: f64, max_norm: f64) -> f32 {
     if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 }
 }
 
-/// Update number `step`, counted from 1, of parameters and moments, in place where nobody shares them. Gradients are clipped by
-/// their norm as one vector. Returns the parts of the square sums of the gradients, of which [`norm`] makes that norm; `None`
-/// without a parameter. Where the norm is not finite, or gradients could not be computed, nothing is changed; the latter is
-/// the error of whoever reads what is returned, or of this call.
+/// Optimizer step number `step`, counted from 1. Parameters and moments are changed in place if no other tensor shares their
+/// memory. Gradients are clipped by their global norm. Returns the partial sums of their squares, from which [`norm`] computes
+/// the global norm; `None` without a parameter. If the norm is not finite, or a gradient could not be computed, nothing is
+/// changed. The error of a gradient surfaces in this call, or when the returned sums are read.
 ///
 /// # Panics
 /// When shapes differ or `step` is 0.
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_clipped_as_one_vector_and_copies_follow() {
+    fn gradients_are_clipped_by_their_global_norm_and_copies_are_updated() {
         let start = SHAPES.map(|(rows, columns)| random::<2>([rows, columns], 1).inner());
         let gradients = SHAPES.map(|(rows, columns)| random::<2>([rows, columns], 3).inner() * 9.0);
         let mut parameters = start.clone();

@@ -1,5 +1,5 @@
-//! The backward pass: one task for each segment and head. Probabilities are computed again from the scores and the kept
-//! normalisers. Heads that share keys add up their own gradients afterwards, in a fixed order.
+//! The backward pass on the CPU: one task per segment and head. Probabilities are recomputed from the scores and the saved
+//! log-sum-exp. Query heads that share a key head write separate gradients, which are then summed in a fixed order.
 
 use super::AttentionLayout;
 use super::forward::{BLOCK, Block};
@@ -13,17 +13,17 @@ use crate::cpu::reduce::dot;
 use crate::cpu::threads;
 use crate::soft_cap;
 
-/// What the forward pass saw and made.
-pub(super) struct Kept<'a> {
+/// Inputs and outputs of the forward pass.
+pub(super) struct Saved<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
     pub(super) output: &'a [f32],
-    pub(super) normalisers: &'a [f32],
+    pub(super) lse: &'a [f32],
 }
 
 multiversion! {
-    /// Scores to probabilities, given the logarithm of their normaliser.
+    /// Scores to probabilities, given their log-sum-exp.
     fn probabilities(row: &mut [f32], start: usize, end: usize, log: f32) {
         row[..start].fill(0.0);
         row[end..].fill(0.0);
@@ -47,16 +47,16 @@ fn term<'a>(left: Left<'a>, right: Right<'a>, depth: usize) -> Term<'a> {
 }
 
 /// `[dq, dk, dv]`, shaped like `q`, `k` and `v`; `keys` is the number of key rows.
-pub(super) fn gradients(gradient: &[f32], kept: &Kept<'_>, keys: usize, layout: &AttentionLayout) -> [Buffer; 3] {
-    let mut dq = Buffer::zeroed(kept.q.len());
-    // Keys and values have a gradient for each query head first.
+pub(super) fn gradients(gradient: &[f32], saved: &Saved<'_>, keys: usize, layout: &AttentionLayout) -> [Buffer; 3] {
+    let mut dq = Buffer::zeroed(saved.q.len());
+    // One gradient of keys and values per query head, before they are summed.
     let columns = layout.q_columns();
     let (mut dk, mut dv) = (Buffer::zeroed(keys * columns), Buffer::zeroed(keys * columns));
     let outputs = [&mut dq, &mut dk, &mut dv].map(|values| Shared::new(values));
     threads::each(layout.segments.len() * layout.heads, |task| {
         let (segment, head) = (layout.segments[task / layout.heads], task % layout.heads);
         for first in (0..segment.q_len).step_by(BLOCK) {
-            one_block(gradient, kept, &Block::new(layout, segment, head, first), layout, outputs);
+            one_block(gradient, saved, &Block::new(layout, segment, head, first), layout, outputs);
         }
     });
     if layout.group() == 1 {
@@ -67,7 +67,7 @@ pub(super) fn gradients(gradient: &[f32], kept: &Kept<'_>, keys: usize, layout: 
 
 fn one_block(
     gradient: &[f32],
-    kept: &Kept<'_>,
+    saved: &Saved<'_>,
     block: &Block,
     layout: &AttentionLayout,
     [dq, dk, dv]: [Shared<'_, f32>; 3],
@@ -75,16 +75,16 @@ fn one_block(
     let level = Level::best();
     let (q_columns, kv_columns, width) = (layout.q_columns(), layout.kv_columns(), layout.head_dim);
     let (q_at, k_at, stride) = (block.q_at(layout), block.k_at(layout), block.stride());
-    let (gradient, output) = (&gradient[q_at..], &kept.output[q_at..]);
-    let keys = Right::Rows { values: &kept.k[k_at..], stride: kv_columns };
-    // Where this head's gradients of its keys begin.
+    let (gradient, output) = (&gradient[q_at..], &saved.output[q_at..]);
+    let keys = Right::Rows { values: &saved.k[k_at..], stride: kv_columns };
+    // Index of this head's first key gradient.
     let own = (block.segment.k_start + block.first_key) * q_columns + block.head * width;
     let scores = block.queries * stride;
     let capped = if layout.soft_cap.is_some() { scores } else { 0 };
     with_scratch(2 * scores + capped, |scratch| {
         let (p, rest) = scratch.split_at_mut(scores);
         let (dp, slopes) = rest.split_at_mut(scores);
-        block.scores(level, kept.q, kept.k, layout, p);
+        block.scores(level, saved.q, saved.k, layout, p);
         for (i, row) in p.chunks_exact_mut(stride).enumerate() {
             let visible = block.visible(layout, i);
             if let Some(cap) = layout.soft_cap {
@@ -92,7 +92,7 @@ fn one_block(
                 soft_cap::cap_with_slopes(level, &mut row[visible.clone()], slopes, cap);
             }
             let at = (block.segment.q_start + block.first + i) * layout.heads + block.head;
-            probabilities(level, row, visible.start, visible.end, kept.normalisers[at]);
+            probabilities(level, row, visible.start, visible.end, saved.lse[at]);
         }
 
         // dv += pᵀ·do
@@ -101,8 +101,8 @@ fn one_block(
         let place = Output { values: dv, start: own, stride: q_columns };
         serial(level, &[product], block.keys, width, place, true);
 
-        // dp = do·vᵀ, then ds = p · (dp - do·o) · scale in its place, times the cap's slopes
-        let values = Right::Columns { values: &kept.v[k_at..], stride: kv_columns };
+        // dp = do·vᵀ, then in place ds = p · (dp - do·o) · scale, times the derivative of the soft cap
+        let values = Right::Columns { values: &saved.v[k_at..], stride: kv_columns };
         let product = term(Left::rows(gradient, q_columns), values, width);
         serial(level, &[product], block.queries, block.keys, Output::new(dp, stride), false);
         for (i, (dp, p)) in dp.chunks_exact_mut(stride).zip(p.chunks_exact(stride)).enumerate() {
@@ -112,7 +112,7 @@ fn one_block(
             dp[visible.end..].fill(0.0);
             score_gradients(level, &mut dp[visible.clone()], &p[visible.clone()], delta, layout.scale);
             if layout.soft_cap.is_some() {
-                soft_cap::pull_back(level, &mut dp[visible.clone()], &slopes[i * stride..][visible]);
+                soft_cap::apply_slopes(level, &mut dp[visible.clone()], &slopes[i * stride..][visible]);
             }
         }
 
@@ -122,7 +122,7 @@ fn one_block(
         serial(level, &[product], block.queries, width, place, false);
 
         // dk += dsᵀ·q
-        let queries = Right::Rows { values: &kept.q[q_at..], stride: q_columns };
+        let queries = Right::Rows { values: &saved.q[q_at..], stride: q_columns };
         let product = term(Left::columns(dp, stride), queries, block.queries);
         let place = Output { values: dk, start: own, stride: q_columns };
         serial(level, &[product], block.keys, width, place, true);
@@ -138,7 +138,7 @@ fn sum_groups(by_head: &[f32], keys: usize, layout: &AttentionLayout) -> Buffer 
     threads::each(keys.div_ceil(piece), |task| {
         for key in task * piece..keys.min((task + 1) * piece) {
             #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-            // SAFETY: each row belongs to one task.
+            // SAFETY: no two tasks have the same row.
             let row = unsafe { out.part(key * to_columns, to_columns) };
             for (head, from) in by_head[key * from_columns..][..from_columns].chunks_exact(width).enumerate() {
                 let to = &mut row[head / layout.group() * width..][..width];

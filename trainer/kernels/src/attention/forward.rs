@@ -1,4 +1,4 @@
-//! The forward pass: one task for each segment, head and block of queries.
+//! The forward pass on the CPU: one task per segment, head and block of queries.
 
 use super::{AttentionLayout, Segment};
 use crate::buffer::Buffer;
@@ -10,18 +10,18 @@ use crate::cpu::pack::{Left, Right};
 use crate::cpu::threads;
 use crate::soft_cap;
 
-/// Queries that meet their keys at once.
+/// Queries per block.
 pub(super) const BLOCK: usize = 64;
 
-/// A block of queries of one head and the keys that any of them sees.
+/// A block of queries of one head, and the keys that any of them attends to.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub(super) segment: Segment,
     pub(super) head: usize,
-    /// First query within the segment, and number.
+    /// First query, counted within the segment, and number of queries.
     pub(super) first: usize,
     pub(super) queries: usize,
-    /// First visible key within the segment, and number.
+    /// First visible key, counted within the segment, and number of keys.
     pub(super) first_key: usize,
     pub(super) keys: usize,
 }
@@ -34,29 +34,29 @@ impl Block {
         Self { segment, head, first, queries, first_key, keys }
     }
 
-    /// Place of the block's first element in a matrix shaped like the queries.
+    /// Index of the block's first element in a matrix shaped like the queries.
     pub(super) fn q_at(&self, layout: &AttentionLayout) -> usize {
         (self.segment.q_start + self.first) * layout.q_columns() + self.head * layout.head_dim
     }
 
-    /// Place of its first visible key in a matrix shaped like the keys.
+    /// Index of the first visible key's first element in a matrix shaped like the keys.
     pub(super) fn k_at(&self, layout: &AttentionLayout) -> usize {
         (self.segment.k_start + self.first_key) * layout.kv_columns() + self.head / layout.group() * layout.head_dim
     }
 
-    /// Keys that query `i` of the block sees, counted from the block's first key.
+    /// Keys that query `i` of the block attends to, counted from the block's first key.
     pub(super) fn visible(&self, layout: &AttentionLayout, i: usize) -> std::ops::Range<usize> {
         let keys = layout.visible(&self.segment, self.first + i);
         keys.start - self.first_key..keys.end - self.first_key
     }
 
-    /// Distance between the rows of a buffer of scores: not a multiple of 64, so that columns spread over the cache.
+    /// Row stride of a buffer of scores. It is not a multiple of 64 floats, so that a column doesn't map to few cache sets.
     pub(super) fn stride(&self) -> usize {
         let stride = self.keys.next_multiple_of(16);
         if stride.is_multiple_of(64) { stride + 16 } else { stride }
     }
 
-    /// `scores[i, j] = scale · q_i·k_j`, not capped.
+    /// `scores[i, j] = scale · q_i·k_j`, before the soft cap.
     pub(super) fn scores(&self, level: Level, q: &[f32], k: &[f32], layout: &AttentionLayout, scores: &mut [f32]) {
         let term = Term {
             left: Left::rows(&q[self.q_at(layout)..], layout.q_columns()),
@@ -69,7 +69,7 @@ impl Block {
 }
 
 multiversion! {
-    /// Scores to probabilities in place; returns the logarithm of the normaliser. Invisible places become zeros.
+    /// Replaces the scores of a row by probabilities, and masked ones by zeros. Returns the log-sum-exp.
     fn softmax(row: &mut [f32], start: usize, end: usize) -> f32 {
         const LANES: usize = 16;
         row[..start].fill(0.0);
@@ -79,7 +79,7 @@ multiversion! {
         let (wide, rest) = row.as_chunks::<LANES>();
         for values in wide {
             for (highest, value) in highest.iter_mut().zip(values) {
-                // This form keeps a NaN that the comparison meets first; the sum below finds the others.
+                // This comparison keeps a NaN in the first place. A NaN elsewhere reaches the sum below.
                 *highest = if *value > *highest { *value } else { *highest };
             }
         }
@@ -103,12 +103,12 @@ multiversion! {
     }
 }
 
-/// The output, shaped like `q`, and the logarithms of the normalisers, `[queries, heads]`.
+/// The output, shaped like `q`, and the log-sum-exp of the scores, `[queries, heads]`.
 pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], queries: usize, layout: &AttentionLayout) -> (Buffer, Buffer) {
     let level = Level::best();
     let mut output = Buffer::zeroed(q.len());
-    let mut normalisers = Buffer::zeroed(queries * layout.heads);
-    let (out, logs) = (Shared::new(&mut output), Shared::new(&mut normalisers));
+    let mut lse = Buffer::zeroed(queries * layout.heads);
+    let (out, logs) = (Shared::new(&mut output), Shared::new(&mut lse));
     let mut blocks = Vec::new();
     for segment in &layout.segments {
         for first in (0..segment.q_len).step_by(BLOCK).rev() {
@@ -128,7 +128,7 @@ pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], queries: usize, layout:
                 let log = softmax(level, row, visible.start, visible.end);
                 let at = (block.segment.q_start + block.first + i) * layout.heads + block.head;
                 #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-                // SAFETY: this query and head belong to this task alone.
+                // SAFETY: no other task has this query and head.
                 let slot = unsafe { logs.part(at, 1) };
                 slot[0] = log;
             }
@@ -142,5 +142,5 @@ pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], queries: usize, layout:
             serial(level, &[term], block.queries, layout.head_dim, output, false);
         });
     });
-    (output, normalisers)
+    (output, lse)
 }

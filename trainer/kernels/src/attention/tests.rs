@@ -1,4 +1,4 @@
-//! Attention against a naive one in plain operations, finite differences, and itself cut differently.
+//! Attention against a naive implementation, against finite differences, and against itself with other segments.
 
 use super::*;
 use crate::testing::{assert_close, numbers, random, values};
@@ -8,7 +8,7 @@ fn layout(heads: usize, kv_heads: usize, head_dim: usize, segments: Vec<Segment>
     AttentionLayout { heads, kv_heads, head_dim, scale, soft_cap: None, window: None, segments }
 }
 
-/// Documents of these lengths, one after another.
+/// Packed sequences of these lengths.
 fn documents(lengths: &[usize]) -> Vec<Segment> {
     let mut start = 0;
     let segment = |len: &usize| {
@@ -45,7 +45,7 @@ fn naive(q: &[f64], k: &[f64], v: &[f64], layout: &AttentionLayout) -> Vec<f64> 
     output
 }
 
-/// The operation in plain tensor operations, for one document.
+/// Attention in Burn's own tensor operations, for one sequence.
 fn plain(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     let ([queries, _], [keys, _]) = (q.dims(), k.dims());
     let (heads, kv_heads, n) = (layout.heads, layout.kv_heads, layout.head_dim);
@@ -109,7 +109,7 @@ fn forward_and_gradients_equal_plain_operations() {
                 for (name, leaf) in [("q", &q), ("k", &k), ("v", &v)] {
                     let (got, want) =
                         (values(&leaf.grad(&got).expect("leaf")), values(&leaf.grad(&want).expect("leaf")));
-                    // The gradient of a query that sees one key is zero: compare with the size of the others.
+                    // A query with one visible key has a gradient of zero, so the tolerance is relative to the largest gradient.
                     let size = want.iter().fold(0.1f32, |size, value| size.max(value.abs()));
                     for (got, want) in got.iter().zip(&want) {
                         assert!((got - want).abs() < 3e-5 * size, "d{name} {what}: {got} for {want}");
@@ -138,10 +138,9 @@ fn finite_differences(soft_cap: Option<f32>) {
         let output = naive(&inputs[0], &inputs[1], &inputs[2], &layout);
         output.iter().zip(&gradient).map(|(o, g)| o * f64::from(*g)).sum()
     };
-    let (output, normalisers) = forward::attention(&inputs[0], &inputs[1], &inputs[2], queries, &layout);
-    let kept =
-        backward::Kept { q: &inputs[0], k: &inputs[1], v: &inputs[2], output: &output, normalisers: &normalisers };
-    let got = backward::gradients(&gradient, &kept, keys, &layout);
+    let (output, lse) = forward::attention(&inputs[0], &inputs[1], &inputs[2], queries, &layout);
+    let saved = backward::Saved { q: &inputs[0], k: &inputs[1], v: &inputs[2], output: &output, lse: &lse };
+    let got = backward::gradients(&gradient, &saved, keys, &layout);
     for (which, got) in got.iter().enumerate() {
         for (i, got) in got.iter().enumerate() {
             let at = |step: f64| {
@@ -156,7 +155,7 @@ fn finite_differences(soft_cap: Option<f32>) {
 }
 
 #[test]
-fn packed_documents_equal_separate_ones() {
+fn packed_sequences_equal_separate_ones() {
     let lengths = [70, 1, 130, 64, 9];
     let total: usize = lengths.iter().sum();
     let (heads, kv_heads, n) = (4, 2, 16);
@@ -188,7 +187,7 @@ fn packed_documents_equal_separate_ones() {
 }
 
 #[test]
-fn decoding_with_a_cache_equals_the_whole() {
+fn decoding_with_a_cache_equals_one_forward_pass() {
     let (heads, kv_heads, n, total) = (6, 2, 32, 90);
     let (q, k, v) = (random([total, heads * n], 1), random([total, kv_heads * n], 2), random([total, kv_heads * n], 3));
     for window in [None, Some(7)] {
@@ -219,7 +218,7 @@ fn rows_outside_every_segment_are_zero() {
 }
 
 #[test]
-fn a_nan_is_not_swallowed() {
+fn a_nan_in_a_query_reaches_its_output_row_only() {
     let mut q = numbers(20 * 4, 1);
     q[19 * 4] = f32::NAN;
     let layout = layout(1, 1, 4, documents(&[20]));

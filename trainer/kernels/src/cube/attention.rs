@@ -18,7 +18,7 @@ use cubecl::prelude::*;
 use super::cuda;
 use super::gemm::{Factor, product};
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
-use super::soft_cap::{bending, bent, slope};
+use super::soft_cap::{cap_arguments, slope, soft_capped};
 use super::tensors::{argument, contiguous, dims, empty, float, upload_shared, vector_argument, zeros};
 use crate::attention::{AttentionLayout, AttentionOps};
 use crate::index32::index;
@@ -85,7 +85,7 @@ fn softmax<F: Float>(
     starts: &[u32],
     ends: &[u32],
     probabilities: &mut [F],
-    normalisers: &mut [f32],
+    lse: &mut [f32],
     rows: u32,
     first_query: u32,
     queries: u32,
@@ -93,7 +93,7 @@ fn softmax<F: Float>(
     keys: u32,
     heads: u32,
     scale: f32,
-    bend: f32,
+    inverse_cap: f32,
     #[comptime] capped: bool,
     #[comptime] lanes: u32,
     #[define(F)] _type: ElemType,
@@ -108,7 +108,7 @@ fn softmax<F: Float>(
         while j < keys {
             let key = first_key + j;
             if key >= start && key < end {
-                largest = max(largest, bent(scores[at + j as usize], bend, capped) * scale);
+                largest = max(largest, soft_capped(scores[at + j as usize], inverse_cap, capped) * scale);
             }
             j += lanes;
         }
@@ -118,7 +118,7 @@ fn softmax<F: Float>(
         while j < keys {
             let key = first_key + j;
             if key >= start && key < end {
-                sum += f32::exp(bent(scores[at + j as usize], bend, capped) * scale - largest);
+                sum += f32::exp(soft_capped(scores[at + j as usize], inverse_cap, capped) * scale - largest);
             }
             j += lanes;
         }
@@ -128,17 +128,17 @@ fn softmax<F: Float>(
             let key = first_key + j;
             let mut value = 0.0f32;
             if key >= start && key < end {
-                value = f32::exp(bent(scores[at + j as usize], bend, capped) * scale - largest) / sum;
+                value = f32::exp(soft_capped(scores[at + j as usize], inverse_cap, capped) * scale - largest) / sum;
             }
             probabilities[at + j as usize] = F::cast_from(value);
             j += lanes;
         }
         if UNIT_POS_X == 0 {
-            let mut normaliser = 0.0f32;
+            let mut lse = 0.0f32;
             if end > start {
-                normaliser = largest + f32::ln(sum);
+                lse = largest + f32::ln(sum);
             }
-            normalisers[(query * heads + head) as usize] = normaliser;
+            lse[(query * heads + head) as usize] = lse;
         }
     }
 }
@@ -174,7 +174,7 @@ fn score_gradients<F: Float, N: Size>(
     dprobabilities: &[Vector<f32, N>],
     starts: &[u32],
     ends: &[u32],
-    normalisers: &[f32],
+    lse: &[f32],
     delta: &[f32],
     probabilities: &mut [Vector<F, N>],
     dscores: &mut [Vector<F, N>],
@@ -185,7 +185,7 @@ fn score_gradients<F: Float, N: Size>(
     vectors: u32,
     heads: u32,
     scale: f32,
-    bend: f32,
+    inverse_cap: f32,
     #[comptime] capped: bool,
     #[define(F)] _type: ElemType,
 ) {
@@ -194,8 +194,7 @@ fn score_gradients<F: Float, N: Size>(
         let (row, key) = (at as u32 / vectors, first_key + at as u32 % vectors * N::value() as u32);
         let (head, query) = (row / queries, first_query + row % queries);
         let (start, end) = (starts[query as usize], ends[query as usize]);
-        let (normaliser, delta) =
-            (normalisers[(query * heads + head) as usize], delta[(query * heads + head) as usize]);
+        let (lse, delta) = (lse[(query * heads + head) as usize], delta[(query * heads + head) as usize]);
         let (scores, dprobabilities) = (scores[at], dprobabilities[at]);
         let mut kept = Vector::<F, N>::empty();
         let mut gradients = Vector::<F, N>::empty();
@@ -203,13 +202,13 @@ fn score_gradients<F: Float, N: Size>(
         for j in 0..N::value() {
             let mut p = 0.0f32;
             let key = key + j as u32;
-            let score = bent(scores.extract(j), bend, capped);
+            let score = soft_capped(scores.extract(j), inverse_cap, capped);
             if key >= start && key < end {
-                p = f32::exp(score * scale - normaliser);
+                p = f32::exp(score * scale - lse);
             }
             kept.insert(j, F::cast_from(p));
             let pulled = p * (dprobabilities.extract(j) - delta) * scale;
-            gradients.insert(j, F::cast_from(pulled * slope(score, bend, capped)));
+            gradients.insert(j, F::cast_from(pulled * slope(score, inverse_cap, capped)));
         }
         probabilities[at] = kept;
         dscores[at] = gradients;
@@ -330,14 +329,14 @@ impl AttentionOps for CubeBackend {
         let ((queries, columns), (keys, _), kind) = (dims(&q), dims(&k), float(&q));
         let client = q.client.clone();
         let output = empty(&q, [queries, columns], q.dtype);
-        let normalisers = empty(&q, [queries, layout.heads], DType::F32);
+        let lse = empty(&q, [queries, layout.heads], DType::F32);
         let visible = Visible::new(&q, queries, keys, &layout);
         #[cfg(feature = "cuda")]
         if cuda::attention::served(&q, &layout) {
-            cuda::attention::forward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &output, &normalisers);
-            return (output, normalisers);
+            cuda::attention::forward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &output, &lse);
+            return (output, lse);
         }
-        let (bend, capped) = bending(layout.soft_cap, layout.scale);
+        let (inverse_cap, capped) = cap_arguments(layout.soft_cap, layout.scale);
         for block in &visible.blocks {
             let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
             let k_block = packed(&k, block.first_key, block.keys, layout.kv_heads, &layout);
@@ -355,7 +354,7 @@ impl AttentionOps for CubeBackend {
                 argument(visible.starts.clone()),
                 argument(visible.ends.clone()),
                 argument(probabilities.clone()),
-                argument(normalisers.clone()),
+                argument(lse.clone()),
                 index(rows),
                 index(block.first_query),
                 index(block.queries),
@@ -363,7 +362,7 @@ impl AttentionOps for CubeBackend {
                 index(block.keys),
                 index(layout.heads),
                 layout.scale,
-                bend,
+                inverse_cap,
                 capped,
                 lanes,
                 kind,
@@ -371,7 +370,7 @@ impl AttentionOps for CubeBackend {
             let out = product(Factor::plain(probabilities), Factor::plain(v_block), q.dtype);
             unpacked(out, &output, block.first_query, block.queries, layout.heads, false);
         }
-        (output, normalisers)
+        (output, lse)
     }
 
     fn segment_attention_backward(
@@ -380,10 +379,10 @@ impl AttentionOps for CubeBackend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         output: FloatTensor<Self>,
-        normalisers: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
         layout: Arc<AttentionLayout>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [gradient, q, k, v, output, normalisers] = [gradient, q, k, v, output, normalisers].map(contiguous);
+        let [gradient, q, k, v, output, lse] = [gradient, q, k, v, output, lse].map(contiguous);
         let ((queries, columns), (keys, k_columns), kind) = (dims(&q), dims(&k), float(&q));
         let client = q.client.clone();
         let delta = empty(&q, [queries, layout.heads], DType::F32);
@@ -405,12 +404,12 @@ impl AttentionOps for CubeBackend {
         #[cfg(feature = "cuda")]
         if cuda::attention::served(&q, &layout) {
             let [dk, dv] = [(); 2].map(|()| empty(&q, [keys, k_columns], q.dtype));
-            let pulled = cuda::attention::Pulled { gradient: &gradient, normalisers: &normalisers, delta: &delta };
+            let pulled = cuda::attention::Pulled { gradient: &gradient, lse: &lse, delta: &delta };
             cuda::attention::backward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &pulled, [&dq, &dk, &dv]);
             return (dq, dk, dv);
         }
         let (dk, dv) = (zeros(&q, keys, k_columns), zeros(&q, keys, k_columns));
-        let (bend, capped) = bending(layout.soft_cap, layout.scale);
+        let (inverse_cap, capped) = cap_arguments(layout.soft_cap, layout.scale);
         for block in &visible.blocks {
             let q_block = packed(&q, block.first_query, block.queries, layout.heads, &layout);
             let d_block = packed(&gradient, block.first_query, block.queries, layout.heads, &layout);
@@ -432,7 +431,7 @@ impl AttentionOps for CubeBackend {
                 vector_argument(contiguous(dprobabilities), size),
                 argument(visible.starts.clone()),
                 argument(visible.ends.clone()),
-                argument(normalisers.clone()),
+                argument(lse.clone()),
                 argument(delta.clone()),
                 vector_argument(probabilities.clone(), size),
                 vector_argument(dscores.clone(), size),
@@ -443,7 +442,7 @@ impl AttentionOps for CubeBackend {
                 index(vectors),
                 index(layout.heads),
                 layout.scale,
-                bend,
+                inverse_cap,
                 capped,
                 kind,
             );

@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 use super::dequantize::dense;
 use super::gemm::{Factor, add_product, product, product_into};
 use super::launch::{Planes, UNITS, plane_row, planes, units, vector_size, vector_sum};
-use super::soft_cap::{bending, bent, slope};
+use super::soft_cap::{cap_arguments, slope, soft_capped};
 use super::square_sums::summed;
 use super::tensors::{argument, contiguous, dims, empty, float, nothing, rows, upload, vector_argument, zeros};
 use crate::cross_entropy::{CrossEntropyOps, IGNORED, held_tokens};
@@ -63,12 +63,12 @@ fn part_of(vectors: u32, part: u32) -> (u32, u32) {
 
 /// Logits after the cap.
 #[cube]
-fn all_bent<N: Size>(logits: Vector<f32, N>, bend: f32, #[comptime] capped: bool) -> Vector<f32, N> {
+fn all_capped<N: Size>(logits: Vector<f32, N>, inverse_cap: f32, #[comptime] capped: bool) -> Vector<f32, N> {
     let mut values = logits;
     if comptime!(capped) {
         #[unroll]
         for j in 0..N::value() {
-            values.insert(j, bent(logits.extract(j), bend, capped));
+            values.insert(j, soft_capped(logits.extract(j), inverse_cap, capped));
         }
     }
     values
@@ -86,7 +86,7 @@ fn row_parts<N: Size>(
     wanted_logits: &mut [f32],
     count: u32,
     vectors: u32,
-    bend: f32,
+    inverse_cap: f32,
     #[comptime] capped: bool,
     #[comptime] lanes: u32,
 ) {
@@ -101,7 +101,7 @@ fn row_parts<N: Size>(
         let mut wanted = 0.0f32;
         let mut i = first + UNIT_POS_X;
         while i < end {
-            let values = all_bent::<N>(logits[start + i as usize], bend, capped);
+            let values = all_capped::<N>(logits[start + i as usize], inverse_cap, capped);
             let before = largest;
             #[unroll]
             for j in 0..N::value() {
@@ -136,7 +136,7 @@ fn row_losses<G: Float, N: Size>(
     gradient: &mut [Vector<G, N>],
     count: u32,
     vectors: u32,
-    bend: f32,
+    inverse_cap: f32,
     #[comptime] capped: bool,
     #[comptime] with_gradient: bool,
     #[comptime] lanes: u32,
@@ -170,12 +170,12 @@ fn row_losses<G: Float, N: Size>(
             let mut i = first + UNIT_POS_X;
             while i < end {
                 let at = start + i as usize;
-                let logits = all_bent::<N>(logits[at], bend, capped);
+                let logits = all_capped::<N>(logits[at], inverse_cap, capped);
                 let mut values = Vector::exp(logits - Vector::<f32, N>::new(most)) / Vector::<f32, N>::new(sum);
                 #[unroll]
                 for j in 0..N::value() {
                     let one = select(i * N::value() as u32 + j as u32 == target, 1.0f32, 0.0f32);
-                    values.insert(j, (values.extract(j) - one) * slope(logits.extract(j), bend, capped));
+                    values.insert(j, (values.extract(j) - one) * slope(logits.extract(j), inverse_cap, capped));
                 }
                 gradient[at] = Vector::cast_from(values);
                 i += lanes;
@@ -218,7 +218,7 @@ fn pass(
     targets: &[i32],
     [with_dx, with_dw]: [bool; 2],
 ) -> Passed {
-    let (bend, capped) = bending(soft_cap, 1.0);
+    let (inverse_cap, capped) = cap_arguments(soft_cap, 1.0);
     let x = contiguous(x);
     let ((tokens, hidden), (vocab, columns), kind) = (dims(&x), dims(&head), float(&x));
     assert_eq!(hidden, columns, "input features of the head");
@@ -277,7 +277,7 @@ fn pass(
             argument(targets_logits.clone()),
             index(chunk),
             index(vocab / size),
-            bend,
+            inverse_cap,
             capped,
             lanes,
         );
@@ -295,7 +295,7 @@ fn pass(
             vector_argument(dlogits.clone(), size),
             index(chunk),
             index(vocab / size),
-            bend,
+            inverse_cap,
             capped,
             with_gradient,
             lanes,

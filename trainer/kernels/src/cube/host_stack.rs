@@ -14,7 +14,7 @@ const LEAVING: usize = 1;
 
 /// The tensors that are away or about to be.
 #[derive(Debug, Default)]
-pub(crate) struct Away {
+pub(crate) struct Offloaded {
     /// Number of all.
     depth: usize,
     /// The last of them, whose memory on the card is still held.
@@ -25,7 +25,7 @@ pub(crate) struct Away {
     shape: Option<([usize; 2], DType)>,
 }
 
-impl Away {
+impl Offloaded {
     /// Sends a tensor out; gives back what is on no card.
     pub(crate) fn push(&mut self, tensor: Tensor<2>) -> Option<Tensor<2>> {
         let Some(tensor_on_card) = on_card(tensor.clone()).map(contiguous) else { return Some(tensor) };
@@ -66,7 +66,7 @@ impl Away {
     }
 }
 
-impl Drop for Away {
+impl Drop for Offloaded {
     /// Memory that a copy still reads or writes is nobody else's before it is done.
     fn drop(&mut self) {
         let first = self.depth - self.leaving.len();

@@ -40,7 +40,7 @@ pub(crate) use all_reduce::all_reduce;
 pub(crate) use cuda::nccl::{available as nccl_available, new_id as nccl_id};
 pub(crate) use dequantize::device_words;
 #[cfg(feature = "cuda")]
-pub(crate) use host_stack::Away;
+pub(crate) use host_stack::Offloaded;
 pub(crate) use tensors::upload;
 #[cfg(feature = "cuda")]
 pub(crate) use update::update;

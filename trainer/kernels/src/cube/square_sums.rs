@@ -67,7 +67,7 @@ pub(super) fn summed(parts: CubeTensor) -> CubeTensor {
 }
 
 impl SquareSumOps for CubeBackend {
-    fn no_square_sums(like: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self> {
+    fn zero_square_sums(like: FloatTensor<Self>, tensors: usize) -> FloatTensor<Self> {
         reshaped(zeros(&like, tensors, SUMMING), [tensors * SUMMING])
     }
 

@@ -7,7 +7,7 @@ use super::program::{Argument, Launch, Program, capability};
 use super::serves;
 use super::stream::enqueue;
 use crate::attention::{AttentionLayout, FUSED_HEAD_DIMS};
-use crate::cube::soft_cap::bending;
+use crate::cube::soft_cap::cap_arguments;
 use crate::index32::{index, side};
 
 /// Queries or keys of a block, in every source.
@@ -80,25 +80,25 @@ pub(in crate::cube) struct Inputs<'a> {
     pub(in crate::cube) layout: &'a AttentionLayout,
 }
 
-/// Writes the output and the logarithms of the normalisers.
-pub(in crate::cube) fn forward(inputs: Inputs<'_>, output: &CubeTensor, normalisers: &CubeTensor) {
+/// Writes the output and the logarithms of the lse.
+pub(in crate::cube) fn forward(inputs: Inputs<'_>, output: &CubeTensor, lse: &CubeTensor) {
     let Inputs { q, k, v, starts, ends, .. } = inputs;
-    launch(Pass::Forward, inputs, &[q, k, v, starts, ends], &[output, normalisers]);
+    launch(Pass::Forward, inputs, &[q, k, v, starts, ends], &[output, lse]);
 }
 
-/// What the backward pass has besides the inputs: the gradient of the output, the logarithms of the normalisers, and the
+/// What the backward pass has besides the inputs: the gradient of the output, the logarithms of the lse, and the
 /// inner products of output and gradient.
 pub(in crate::cube) struct Pulled<'a> {
     pub(in crate::cube) gradient: &'a CubeTensor,
-    pub(in crate::cube) normalisers: &'a CubeTensor,
+    pub(in crate::cube) lse: &'a CubeTensor,
     pub(in crate::cube) delta: &'a CubeTensor,
 }
 
 /// Writes the gradients of queries, keys and values.
 pub(in crate::cube) fn backward(inputs: Inputs<'_>, pulled: &Pulled<'_>, [dq, dk, dv]: [&CubeTensor; 3]) {
     let Inputs { q, k, v, starts, ends, .. } = inputs;
-    let Pulled { gradient, normalisers, delta } = *pulled;
-    let read = [gradient, q, k, v, starts, ends, normalisers, delta];
+    let Pulled { gradient, lse, delta } = *pulled;
+    let read = [gradient, q, k, v, starts, ends, lse, delta];
     launch(Pass::BackwardQueries, inputs, &read, &[dq]);
     launch(Pass::BackwardKeys, inputs, &read, &[dk, dv]);
 }
@@ -114,7 +114,7 @@ fn launch(pass: Pass, inputs: Inputs<'_>, read: &[&CubeTensor], written: &[&Cube
         return;
     }
     let (head_dim, scale) = (layout.head_dim, layout.scale);
-    let (bend, capped) = bending(layout.soft_cap, scale);
+    let (inverse_cap, capped) = cap_arguments(layout.soft_cap, scale);
     let sizes = [queries, keys, layout.heads, layout.kv_heads].map(|size| Argument::Word(index(size)));
     // Heads vary fastest, so that the blocks with the most keys start first.
     let grid = [index(heads), side(rows.div_ceil(ROWS)), 1];
@@ -122,7 +122,8 @@ fn launch(pass: Pass, inputs: Inputs<'_>, read: &[&CubeTensor], written: &[&Cube
         let &Generation { source, threads, held, alignment } = generation(capability()?, head_dim);
         let program = Program { source, definitions: &[("HEAD_DIM", head_dim), ("SOFT_CAP", usize::from(capped))] };
         let addresses = addresses.iter().copied().map(Argument::Address);
-        let arguments: Vec<Argument<'_>> = addresses.chain(sizes).chain([scale, bend].map(Argument::Float)).collect();
+        let arguments: Vec<Argument<'_>> =
+            addresses.chain(sizes).chain([scale, inverse_cap].map(Argument::Float)).collect();
         let shared = index(held[pass as usize] * head_dim * size_of::<u16>() + alignment);
         program.launch(pass.kernel(), &Launch { grid, threads, shared }, &arguments, stream)
     });

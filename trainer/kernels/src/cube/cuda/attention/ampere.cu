@@ -80,12 +80,12 @@ __device__ __forceinline__ void load_rows(u32 (&factor)[HEAD_DIM / 16][4], const
 }
 
 // q[queries, heads · HEAD_DIM], k and v [keys, kv_heads · HEAD_DIM] -> out, shaped like q, and the logarithms of the
-// normalisers [queries, heads]. Query i sees keys starts[i] .. ends[i]; one that sees none gets zeros. `scale` is positive;
-// `bend` is that of the prelude.
+// lse [queries, heads]. Query i sees keys starts[i] .. ends[i]; one that sees none gets zeros. `scale` is positive;
+// `inverse_cap` is that of the prelude.
 // Grid: heads x tiles of queries; shared memory: two tiles each of keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *normalisers,
-                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale, float bend) {
+attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *lse,
+                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale, float inverse_cap) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
   const float none = -__int_as_float(0x7f800000);
@@ -147,7 +147,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
 #pragma unroll
     for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] = bent(score[n][i], bend);
+      for (int i = 0; i < 4; i++) score[n][i] = soft_capped(score[n][i], inverse_cap);
     }
     if (last_start > key || first_end < key + KEYS) {
 #pragma unroll
@@ -204,7 +204,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
 #pragma unroll
     for (int n = 0; n < HEAD_DIM / 8; n++) { sum[n][2 * half] *= inverse; sum[n][2 * half + 1] *= inverse; }
     if (row[half] < queries && lane % 4 == 0) {
-      normalisers[(unsigned long long)row[half] * heads + head] = total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : 0.0f;
+      lse[(unsigned long long)row[half] * heads + head] = total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : 0.0f;
     }
   }
   store_rows(out + head * HEAD_DIM, sum, row, q_stride, queries);
@@ -230,8 +230,8 @@ __device__ __forceinline__ void add_product(float (&sum)[HEAD_DIM / 8][4], const
 // Grid and bounds as forward; shared memory: two tiles of MET keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
-                           const float *normalisers, const float *delta, bf16 *dq, u32 queries, u32 keys, u32 heads, u32 kv_heads,
-                           float scale, float bend) {
+                           const float *lse, const float *delta, bf16 *dq, u32 queries, u32 keys, u32 heads, u32 kv_heads,
+                           float scale, float inverse_cap) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
   const u32 tile_bytes = MET * HEAD_DIM * 2, memory = (u32)__cvta_generic_to_shared(shared);
@@ -255,7 +255,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
     const unsigned long long at = (unsigned long long)row[half] * heads + head;
     start[half] = there ? starts[row[half]] : 0;
     end[half] = there ? ends[row[half]] : 0;
-    base[half] = there ? normalisers[at] * LOG2E : 0.0f;
+    base[half] = there ? lse[at] * LOG2E : 0.0f;
     rest[half] = there ? delta[at] : 0.0f;
   }
 
@@ -299,9 +299,9 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
       for (int i = 0; i < 4; i++) {
         const u32 j = key + n * 8 + 2 * (lane % 4) + (i & 1);
         const bool seen = j >= start[i / 2] && j < end[i / 2];
-        const float capped = bent(score[n][i], bend);
+        const float capped = soft_capped(score[n][i], inverse_cap);
         const float p = seen ? exp2f(capped * factor - base[i / 2]) : 0.0f;
-        score[n][i] = p * (pull[n][i] - rest[i / 2]) * scale * slope(capped, bend);
+        score[n][i] = p * (pull[n][i] - rest[i / 2]) * scale * slope(capped, inverse_cap);
       }
     }
     add_product(sum, score, here);
@@ -314,11 +314,11 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 // two each of MET queries and output gradients, and four numbers for each of these queries, twice.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
-                        const float *normalisers, const float *delta, bf16 *dk, bf16 *dv, u32 queries, u32 keys, u32 heads,
-                        u32 kv_heads, float scale, float bend) {
+                        const float *lse, const float *delta, bf16 *dk, bf16 *dv, u32 queries, u32 keys, u32 heads,
+                        u32 kv_heads, float scale, float inverse_cap) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
-  __shared__ u32 about[2][4][MET]; // start, end, normaliser, delta
+  __shared__ u32 about[2][4][MET]; // start, end, lse, delta
   const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = MET * HEAD_DIM * 2;
   const u32 own_keys = (u32)__cvta_generic_to_shared(shared), own_values = own_keys + own_bytes;
   const u32 memory = own_values + own_bytes, numbers = (u32)__cvta_generic_to_shared(about);
@@ -344,7 +344,7 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
       const bool there = i < queries;
       const unsigned long long row = there ? i : 0, cell = row * heads + head;
       const void *from = what == 0 ? (const void *)(starts + row) : what == 1 ? (const void *)(ends + row)
-                         : what == 2 ? (const void *)(normalisers + cell) : (const void *)(delta + cell);
+                         : what == 2 ? (const void *)(lse + cell) : (const void *)(delta + cell);
       fetch_word(numbers + (round % 2 * 4 * MET + threadIdx.x) * 4, from, there);
     }
   };
@@ -387,10 +387,10 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
         const u32 column = n * 8 + 2 * (lane % 4) + (i & 1), key = row[i / 2];
         const u32(&of)[4][MET] = about[round % 2];
         const bool seen = key >= of[0][column] && key < of[1][column];
-        const float capped = bent(score[n][i], bend);
+        const float capped = soft_capped(score[n][i], inverse_cap);
         const float p = seen ? exp2f(capped * factor - __uint_as_float(of[2][column]) * LOG2E) : 0.0f;
         score[n][i] = p;
-        pull[n][i] = p * (pull[n][i] - __uint_as_float(of[3][column])) * scale * slope(capped, bend);
+        pull[n][i] = p * (pull[n][i] - __uint_as_float(of[3][column])) * scale * slope(capped, inverse_cap);
       }
     }
     add_product(value_sum, score, here + tile_bytes);

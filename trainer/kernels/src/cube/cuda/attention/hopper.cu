@@ -179,8 +179,8 @@ __device__ __forceinline__ void my_turn(u32 group) { asm volatile("bar.sync %0, 
 __device__ __forceinline__ void your_turn(u32 group) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - group) : "memory"); }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *normalisers,
-                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale, float bend) {
+attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *lse,
+                  u32 queries, u32 keys, u32 heads, u32 kv_heads, float scale, float inverse_cap) {
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * FORWARD_STAGES + 1];
@@ -231,7 +231,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
 #pragma unroll
     for (u32 n = 0; n < KEYS / 8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] = bent(score[n][i], bend);
+      for (int i = 0; i < 4; i++) score[n][i] = soft_capped(score[n][i], inverse_cap);
     }
     if (last_start > key || first_end < key + KEYS) {
 #pragma unroll
@@ -313,7 +313,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
 #pragma unroll
     for (u32 n = 0; n < HEAD_DIM / 8; n++) { sum[n][2 * half] *= inverse; sum[n][2 * half + 1] *= inverse; }
     if (row[half] < queries && lane % 4 == 0) {
-      normalisers[(u64)row[half] * heads + head] = total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : 0.0f;
+      lse[(u64)row[half] * heads + head] = total[half] > 0.0f ? largest[half] * scale + logf(total[half]) : 0.0f;
     }
   }
   store_rows(out + head * HEAD_DIM, sum, row, q_stride, queries);
@@ -321,8 +321,8 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
-                           const float *normalisers, const float *delta, bf16 *dq, u32 queries, u32 keys, u32 heads, u32 kv_heads,
-                           float scale, float bend) {
+                           const float *lse, const float *delta, bf16 *dq, u32 queries, u32 keys, u32 heads, u32 kv_heads,
+                           float scale, float inverse_cap) {
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * BACKWARD_STAGES + 1];
@@ -364,7 +364,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
     const u64 at = (u64)row[half] * heads + head;
     start[half] = there ? starts[row[half]] : 0;
     end[half] = there ? ends[row[half]] : 0;
-    base[half] = there ? normalisers[at] * LOG2E : 0.0f;
+    base[half] = there ? lse[at] * LOG2E : 0.0f;
     rest[half] = there ? delta[at] : 0.0f;
   }
   const u32 last_start = __reduce_max_sync(0xffffffffu, max(start[0], start[1]));
@@ -379,7 +379,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 #pragma unroll
     for (u32 n = 0; n < MET / 8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] = bent(score[n][i], bend);
+      for (int i = 0; i < 4; i++) score[n][i] = soft_capped(score[n][i], inverse_cap);
     }
     if (last_start > key || first_end < key + MET) {
 #pragma unroll
@@ -396,7 +396,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const float p = power(score[n][i] * factor - base[i / 2]);
-        score[n][i] = p * (pull[n][i] - rest[i / 2]) * slope(score[n][i], bend);
+        score[n][i] = p * (pull[n][i] - rest[i / 2]) * slope(score[n][i], inverse_cap);
       }
     }
   };
@@ -449,12 +449,12 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
-                        const float *normalisers, const float *delta, bf16 *dk, bf16 *dv, u32 queries, u32 keys, u32 heads,
-                        u32 kv_heads, float scale, float bend) {
+                        const float *lse, const float *delta, bf16 *dk, bf16 *dv, u32 queries, u32 keys, u32 heads,
+                        u32 kv_heads, float scale, float inverse_cap) {
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * BACKWARD_STAGES + 1];
-  __shared__ __align__(16) u32 about[BACKWARD_STAGES][4][MET]; // start, end, normaliser, delta
+  __shared__ __align__(16) u32 about[BACKWARD_STAGES][4][MET]; // start, end, lse, delta
   const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = MET * HEAD_DIM * 2;
   const u32 own = ((u32)__cvta_generic_to_shared(shared) + 1023) / 1024 * 1024, tiles_at = own + 2 * own_bytes;
   const Ring<BACKWARD_STAGES> ring = {(u32)__cvta_generic_to_shared(barriers)};
@@ -484,7 +484,7 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
         const bool there = i < queries;
         const u64 line = there ? i : 0, cell = line * heads + head;
         const void *from = what == 0 ? (const void *)(starts + line) : what == 1 ? (const void *)(ends + line)
-                           : what == 2 ? (const void *)(normalisers + cell) : (const void *)(delta + cell);
+                           : what == 2 ? (const void *)(lse + cell) : (const void *)(delta + cell);
         fetch_word((u32)__cvta_generic_to_shared(&about[round % BACKWARD_STAGES][0][at]), from, there);
       }
       arrive_copied(ring.there(round));
@@ -521,7 +521,7 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     for (u32 n = 0; n < MET / 8; n++) {
       const float2 base = *(const float2 *)&of[2][n * 8 + 2 * (lane % 4)];
 #pragma unroll
-      for (int i = 0; i < 4; i++) score[n][i] = power(bent(score[n][i], bend) * factor - (i & 1 ? base.y : base.x) * LOG2E);
+      for (int i = 0; i < 4; i++) score[n][i] = power(soft_capped(score[n][i], inverse_cap) * factor - (i & 1 ? base.y : base.x) * LOG2E);
     }
     if (last_start > first || first_end < first + ROWS) {
 #pragma unroll
@@ -546,7 +546,7 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
       for (int i = 0; i < 4; i++) {
         // Registers are short: the score is found again from its probability.
         const float again = (logarithm(score[n][i]) + (i & 1 ? base.y : base.x) * LOG2E) * (1.0f / factor);
-        pull[n][i] = score[n][i] * (pull[n][i] - (i & 1 ? rest.y : rest.x)) * slope(again, bend);
+        pull[n][i] = score[n][i] * (pull[n][i] - (i & 1 ? rest.y : rest.x)) * slope(again, inverse_cap);
       }
     }
     narrow(pulled, pull);

@@ -15,14 +15,14 @@ __device__ __forceinline__ u32 narrowed(float low, float high) {
   return both;
 }
 
-// A score after the soft cap, tanh(x · bend) / bend, where bend is scale / cap; as it is without a cap.
-__device__ __forceinline__ float bent(float x, float bend) {
-  return SOFT_CAP ? (1.0f - __fdividef(2.0f, 1.0f + exp2f(2.0f * LOG2E * bend * x))) * (1.0f / bend) : x;
+// A score after the soft cap, tanh(x · inverse_cap) / inverse_cap, where inverse_cap is scale / cap; as it is without a cap.
+__device__ __forceinline__ float soft_capped(float x, float inverse_cap) {
+  return SOFT_CAP ? (1.0f - __fdividef(2.0f, 1.0f + exp2f(2.0f * LOG2E * inverse_cap * x))) * (1.0f / inverse_cap) : x;
 }
 
 // The derivative where the result was `score`; 0 for one that is masked by -infinity.
-__device__ __forceinline__ float slope(float score, float bend) {
-  const float t = fminf(fmaxf(score * bend, -1.0f), 1.0f);
+__device__ __forceinline__ float slope(float score, float inverse_cap) {
+  const float t = fminf(fmaxf(score * inverse_cap, -1.0f), 1.0f);
   return SOFT_CAP ? (1.0f - t) * (1.0f + t) : 1.0f;
 }
 
