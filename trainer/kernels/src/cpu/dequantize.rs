@@ -1,14 +1,14 @@
-//! Reading rows of a stored matrix as `f32`, fast.
+//! Fast dequantization of rows of a stored matrix to `f32`.
 //!
-//! Responsible for: the formats that training uses most; the others are read by `tonfall_blocks::dequantize`, whose
-//! values all of them equal bit for bit.
+//! Responsible for: NF4, F32, F16 and BF16. Other formats use `tonfall_blocks::dequantize`. All values are bit-identical to
+//! those of that function.
 
 use tonfall_blocks::{Format, Nf4View, f16_to_f32};
 
 use super::level::{Level, multiversion};
 use super::tile::LANES;
 
-/// A stored matrix, borrowed.
+/// A borrowed stored matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct Stored<'a> {
     pub(crate) bytes: &'a [u8],
@@ -19,20 +19,20 @@ pub(crate) struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// A matrix whose bytes are as many as its format asks for.
+    /// A matrix whose `bytes` have the length that format and shape require.
     pub(crate) fn new(bytes: &'a [u8], format: Format, rows: usize, cols: usize) -> Self {
         let nf4 = (format == Format::Nf4).then(|| Nf4View::from_bytes(bytes, rows * cols)).flatten();
         Self { bytes, format, rows, cols, nf4 }
     }
 
-    /// The values, where they lie in memory as they are.
+    /// The values, if they are stored as aligned little-endian f32.
     pub(crate) fn as_f32(&self) -> Option<&'a [f32]> {
         (self.format == Format::F32 && cfg!(target_endian = "little"))
             .then(|| bytemuck::try_cast_slice(self.bytes).ok())
             .flatten()
     }
 
-    /// Values `start ..` of the flattened matrix.
+    /// Dequantizes values `start .. start + out.len()` of the flattened matrix.
     pub(crate) fn read(&self, level: Level, start: usize, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if let Some(view) = &self.nf4
@@ -50,9 +50,9 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// The columns `column .. column + depth` of 16 rows from `row` on, transposed: the value of row `row + r` and
-    /// column `column + k` goes to `to[k * to_stride + r]`. Rows beyond the last are zeros. Returns false, having done
-    /// nothing, where there is no faster way than through [`Stored::read`].
+    /// Dequantizes columns `column .. column + depth` of 16 rows from `row` on, transposed: the value in row `row + r` and column
+    /// `column + k` goes to `to[k * to_stride + r]`. Rows beyond the last are zeros. Returns false without writing if
+    /// [`Stored::read`] is the fastest way.
     pub(crate) fn read_transposed(
         &self,
         level: Level,
@@ -103,7 +103,7 @@ multiversion! {
     }
 }
 
-/// NF4 by looking codes up in registers that hold the sixteen values: sixteen codes at once in one, or eight in two.
+/// NF4 with the sixteen values in registers: one permute decodes sixteen codes (AVX-512), two decode eight (AVX2).
 #[cfg(target_arch = "x86_64")]
 mod nf4 {
     #![expect(unsafe_code, reason = "vector instructions")]
@@ -123,7 +123,7 @@ mod nf4 {
     use super::super::level::Level;
     use super::super::tile::LANES;
 
-    /// Values `start ..`; start and length are multiples of 16, the level is AVX2 or beyond.
+    /// Dequantizes values from `start` on. `start` and the length are multiples of 16; the level is AVX2 or higher.
     pub(super) fn read(level: Level, view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
         assert!(start.is_multiple_of(LANES) && out.len().is_multiple_of(LANES));
         let codes = &view.codes()[start / 2..][..out.len() / 2];
@@ -134,7 +134,7 @@ mod nf4 {
             let len = ((block + 1) * NF4_BLOCK - element).min(out.len());
             let (now, later) = std::mem::take(&mut out).split_at_mut(len);
             let (codes_now, scale) = (&codes[..len / 2], view.block_scale(block));
-            // SAFETY: the level is proof of the instructions.
+            // SAFETY: the level proves that the processor has the instructions.
             unsafe {
                 match level {
                     Level::Avx2 => look_up_avx2(codes_now, scale, now),
@@ -147,12 +147,12 @@ mod nf4 {
 
     #[target_feature(enable = "avx512f")]
     fn look_up(codes: &[u8], scale: f32, out: &mut [f32]) {
-        // SAFETY: eight bytes hold sixteen codes; both slices are walked in whole chunks.
+        // SAFETY: eight bytes hold sixteen codes; both slices are read and written in whole chunks.
         unsafe {
             let table = _mm512_mul_ps(_mm512_loadu_ps(NF4.as_ptr()), _mm512_set1_ps(scale));
             for (codes, out) in codes.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<LANES>().0) {
                 let bytes = _mm512_cvtepu8_epi64(_mm_loadl_epi64(codes.as_ptr().cast::<__m128i>()));
-                // Of each pair of lanes the lower wants the high nibble; the look-up reads the low four bits alone.
+                // The lower lane of each pair takes the high nibble. The permute reads only the low four bits.
                 let indices = _mm512_or_si512(_mm512_srli_epi64::<4>(bytes), _mm512_slli_epi64::<32>(bytes));
                 _mm512_storeu_ps(out.as_mut_ptr(), _mm512_permutexvar_ps(indices, table));
             }
@@ -172,7 +172,8 @@ mod nf4 {
             Self(_mm256_mul_ps(low, scale), _mm256_mul_ps(high, scale))
         }
 
-        /// The values of eight codes, each in the low four bits of a lane: three choose within the halves, the fourth of them.
+        /// The values of eight codes, each in the low four bits of a lane. Three bits select within a half, the fourth selects
+        /// the half.
         #[inline]
         #[target_feature(enable = "avx2")]
         fn of(&self, codes: __m256i) -> __m256 {
@@ -192,7 +193,7 @@ mod nf4 {
         }
     }
 
-    /// See [`super::Stored::read_transposed`]; `cols`, `column` and `depth` are multiples of 64, the level is AVX2 or beyond.
+    /// See [`super::Stored::read_transposed`]. `cols`, `column` and `depth` are multiples of 64; the level is AVX2 or higher.
     #[expect(clippy::too_many_arguments, reason = "a rectangle and its destination")]
     pub(super) fn read_transposed(
         level: Level,
@@ -210,16 +211,17 @@ mod nf4 {
         let first = rows.start * cols + column;
         let mut offsets = [0i32; LANES];
         for (r, offset) in offsets.iter_mut().enumerate().take(rows.len()) {
-            *offset = i32::try_from(r * cols / 2).expect("sixteen rows of codes are less than 2 GiB");
+            *offset = i32::try_from(r * cols / 2).expect("the caller checked `cols`");
         }
         for k in (0..depth).step_by(NF4_BLOCK) {
-            // Rows that don't exist read the first one and are scaled to zero.
+            // Rows beyond the last read the first row and are scaled to zero.
             let mut scales = [0.0f32; LANES];
             for (r, scale) in scales.iter_mut().enumerate().take(rows.len()) {
                 *scale = view.block_scale((first + r * cols + k) / NF4_BLOCK);
             }
             let codes = &view.codes()[(first + k) / 2..];
-            // SAFETY: the level is proof of the instructions; every row has 32 more bytes of codes and `to` was checked.
+            // SAFETY: the level proves that the processor has the instructions. Every row has 32 more bytes of codes, and the
+            // assertion above checks `to`.
             unsafe {
                 let (codes, to) = (codes.as_ptr(), to.as_mut_ptr().add(k * to_stride));
                 match level {
@@ -230,7 +232,7 @@ mod nf4 {
         }
     }
 
-    /// Calls `column!` for each of eight codes in four little-endian bytes: its number and where its bits begin.
+    /// Calls `column!(code number, first bit)` for each of the eight codes in four little-endian bytes.
     macro_rules! eight_columns {
         ($column:ident) => {
             $column!(0, 4);
@@ -309,13 +311,13 @@ mod tests {
         match format {
             Format::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Format::Nf4 => quantize_nf4(&values),
-            // Any bytes are numbers in these; the exponents are kept small by clearing high bits.
+            // Any bytes are valid numbers in these formats. Cleared high bits keep the exponents small.
             _ => (0..byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x3b).collect(),
         }
     }
 
     #[test]
-    fn every_level_reads_what_the_reference_reads() {
+    fn every_level_is_bit_identical_to_the_reference() {
         for format in Format::ALL {
             let (rows, cols) = (20, 512);
             let bytes = stored_bytes(format, rows, cols);

@@ -1,11 +1,11 @@
-//! Matrix products: `C (+)= Σ_t alpha_t · A_t · B_t`.
+//! GEMM: `C (+)= Σ_t alpha_t · A_t · B_t`.
 //!
-//! Responsible for: cutting a product into panels, blocks and tiles, and spreading them over threads. The order follows
-//! Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008): a block of the left operand is packed
-//! once for a strip of columns and stays in the second-level cache, panels of the right operand are packed right before
-//! their use and never leave the first, so that decoding a stored weight costs what copying it would.
+//! Responsible for: splitting the output into blocks, panels and tiles, and dispatching them to threads. The order follows
+//! Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008). A block of the left operand is packed
+//! once per strip of columns and stays in the L2 cache. A panel of the right operand is packed immediately before its use
+//! and stays in the L1 cache, so dequantizing a stored weight costs as much as copying it.
 //!
-//! Several terms with one output are one call: `x·Wᵀ + s·u·Bᵀ` passes over its output once.
+//! Several products with one output are one call: `x·Wᵀ + s·u·Bᵀ` passes over its output once.
 
 use super::level::Level;
 use super::memory::{Shared, with_scratch};
@@ -13,16 +13,16 @@ use super::pack::{Left, Right};
 use super::threads;
 use super::tile::{self, LANES, Tiles};
 
-/// Most terms of the sum for which operands are packed at once.
+/// Most steps of `k` for which operands are packed at once.
 const PACKED_DEPTH: usize = 320;
-/// Rows of the output that use a packed panel before the next one is packed: their part of the left operand stays in a
-/// second-level cache.
+/// Rows of the output that use a packed panel before the next panel is packed. Their part of the left operand fits in an L2
+/// cache.
 const BLOCK_ROWS: usize = 256;
-/// Columns of the right operand that are packed at once, as far as no format is read more columns at a time.
+/// Columns of the right operand that are packed at once. A format with longer blocks may exceed it.
 const PACKED_COLUMNS: usize = 64;
-/// Least and most columns that are computed with one packing of the left operand, as far as there are so many.
+/// Least and most columns that use one packing of the left operand, if the output has that many.
 const STRIP_COLUMNS: (usize, usize) = (128, 1024);
-/// Up to so many rows of the output, a right operand whose rows are contiguous is read where it lies.
+/// Most rows of the output for which a right operand with contiguous rows is read in place, without packing.
 const UNPACKED_ROWS: usize = 32;
 
 /// One product of the sum.
@@ -50,7 +50,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// What is computed, and where to: `C (+)= Σ_t alpha_t · A_t · B_t` for `C` of `rows` by `columns`.
+/// `C (+)= Σ_t alpha_t · A_t · B_t` with `C` `[rows, columns]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Gemm<'a> {
     pub(crate) level: Level,
@@ -61,29 +61,30 @@ pub(crate) struct Gemm<'a> {
     pub(crate) accumulate: bool,
 }
 
-/// The pieces `(first term, number)` of at most `most` terms in which a sum of `depth` terms is computed: about equal, and no
-/// block of a format, nor 64 numbers of NF4, is in two of them.
-pub(super) fn pieces(depth: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Splits `depth` steps of `k` into blocks `(first, number)` of at most `most`. They have about equal sizes, and none splits a
+/// block of a format or 64 numbers of NF4.
+pub(super) fn depth_blocks(depth: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let unit = if depth.is_multiple_of(256) { 256 } else { 64 };
     let pieces = depth.div_ceil(most / unit * unit).max(1);
     let piece = depth.div_ceil(pieces).next_multiple_of(unit).max(unit);
     (0..depth).step_by(piece).map(move |k| (k, (depth - k).min(piece)))
 }
 
-/// How one product is cut: strips of `strip` columns by blocks of `block_rows` rows.
-struct Cut {
-    /// Columns of a panel of the right operand, and of those that are packed at once.
+/// How the output is split: strips of `strip` columns by blocks of `block_rows` rows.
+struct Blocking {
+    /// Columns of a panel of the right operand.
     width: usize,
+    /// Columns that are packed at once.
     packed: usize,
     strip: usize,
     block_rows: usize,
     blocks: usize,
 }
 
-impl Cut {
+impl Blocking {
     fn of(level: Level, terms: &[Term<'_>], rows: usize, columns: usize, threads: usize) -> Self {
         let unit = terms.iter().map(|term| term.right.column_unit()).max().unwrap_or(1);
-        // The width that leaves the busiest thread the fewest columns.
+        // Choose the width that gives the busiest thread the fewest columns.
         let busiest = |width: usize| columns.div_ceil(width).div_ceil(threads) * width;
         let widths = tile::widths(level).iter().copied();
         let fitting = widths.filter(|width| width.is_multiple_of(unit) || unit.is_multiple_of(*width));
@@ -98,7 +99,7 @@ impl Cut {
     }
 }
 
-/// `C (+)= Σ_t alpha_t · A_t · B_t` for `C` of `rows` by `columns`, on all threads.
+/// `C (+)= Σ_t alpha_t · A_t · B_t` with `C` `[rows, columns]`, on all threads.
 pub(crate) fn parallel(
     level: Level,
     terms: &[Term<'_>],
@@ -108,11 +109,11 @@ pub(crate) fn parallel(
     accumulate: bool,
 ) {
     let output = Output::new(output, columns);
-    let sum = Gemm { level, terms, rows, columns, output, accumulate };
-    run(&sum, threads::count(), |tasks, task| threads::each(tasks, task));
+    let gemm = Gemm { level, terms, rows, columns, output, accumulate };
+    run(&gemm, threads::count(), |tasks, task| threads::each(tasks, task));
 }
 
-/// As [`parallel`], on the calling thread and into part of a matrix.
+/// As [`parallel`], on the calling thread, with part of a matrix as output.
 pub(crate) fn serial<'a>(
     level: Level,
     terms: &'a [Term<'a>],
@@ -121,34 +122,34 @@ pub(crate) fn serial<'a>(
     output: Output<'a>,
     accumulate: bool,
 ) {
-    let sum = Gemm { level, terms, rows, columns, output, accumulate };
-    run(&sum, 1, |tasks, task| (0..tasks).for_each(task));
+    let gemm = Gemm { level, terms, rows, columns, output, accumulate };
+    run(&gemm, 1, |tasks, task| (0..tasks).for_each(task));
 }
 
 /// `each` runs the tasks on `threads` threads.
-fn run(sum: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
-    let Gemm { level, terms, rows, columns, output, accumulate } = *sum;
+fn run(gemm: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
+    let Gemm { level, terms, rows, columns, output, accumulate } = *gemm;
     if rows == 0 || columns == 0 {
         return;
     }
     for term in terms {
         assert!(term.left.holds(rows, term.depth), "the left operand is smaller than {rows} x {}", term.depth);
-        assert!(term.right.holds(term.depth, columns), "the right operand isn't {} x {columns}", term.depth);
+        assert!(term.right.holds(term.depth, columns), "the right operand is not {} x {columns}", term.depth);
     }
     assert!(columns <= output.stride || rows == 1, "rows of the output overlap");
     assert!(output.start + (rows - 1) * output.stride + columns <= output.values.len(), "the output is too small");
     #[cfg(target_arch = "x86_64")]
     if level == Level::Amx && super::amx::gemm::pays(terms, rows, columns) {
-        return super::amx::gemm::run(sum, threads, each);
+        return super::amx::gemm::run(gemm, threads, each);
     }
-    let cut = Cut::of(level, terms, rows, columns, threads);
-    each(columns.div_ceil(cut.strip) * cut.blocks, &|task| {
-        let (n0, m0) = (task / cut.blocks * cut.strip, task % cut.blocks * cut.block_rows);
+    let blocking = Blocking::of(level, terms, rows, columns, threads);
+    each(columns.div_ceil(blocking.strip) * blocking.blocks, &|task| {
+        let (n0, m0) = (task / blocking.blocks * blocking.strip, task % blocking.blocks * blocking.block_rows);
         let part = Part {
             level,
-            cut: &cut,
-            columns: (n0, (columns - n0).min(cut.strip)),
-            rows: (m0, (rows - m0).min(cut.block_rows)),
+            blocking: &blocking,
+            columns: (n0, (columns - n0).min(blocking.strip)),
+            rows: (m0, (rows - m0).min(blocking.block_rows)),
             output,
         };
         part.compute(terms, accumulate);
@@ -158,8 +159,8 @@ fn run(sum: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) 
 /// One task: a rectangle of the output.
 struct Part<'a> {
     level: Level,
-    cut: &'a Cut,
-    /// First and number.
+    blocking: &'a Blocking,
+    /// First column and number of columns; rows alike.
     columns: (usize, usize),
     rows: (usize, usize),
     output: Output<'a>,
@@ -167,14 +168,14 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn compute(&self, terms: &[Term<'_>], mut accumulate: bool) {
-        let Cut { width, packed, .. } = *self.cut;
+        let Blocking { width, packed, .. } = *self.blocking;
         let ((n0, columns), rows) = (self.columns, self.rows.1);
         let panel_len = PACKED_DEPTH * width;
         with_scratch(rows * PACKED_DEPTH + packed.div_ceil(width) * panel_len, |space| {
             let (left, panels) = space.split_at_mut(rows * PACKED_DEPTH);
             for term in terms {
-                for (k0, depth) in pieces(term.depth, PACKED_DEPTH) {
-                    term.left.pack(self.stacks(), self.rows.0, (k0, depth), left);
+                for (k0, depth) in depth_blocks(term.depth, PACKED_DEPTH) {
+                    term.left.pack(self.tile_heights(), self.rows.0, (k0, depth), left);
                     for n in (0..columns).step_by(packed) {
                         let columns = (n0 + n, (columns - n).min(packed));
                         let in_place = self.in_place(term);
@@ -199,21 +200,21 @@ impl Part<'_> {
         }
     }
 
-    /// The tiles of the part, and the panels of its left operands.
-    fn stacks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        tile::stacks(self.level, self.cut.width, self.rows.1)
+    /// Heights and numbers of the part's tiles, and of the left operand's panels.
+    fn tile_heights(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        tile::tile_heights(self.level, self.blocking.width, self.rows.1)
     }
 
-    /// The right operand and its stride, where packing doesn't pay and can be left out.
+    /// The right operand and its stride, if it can be read in place and packing doesn't pay.
     fn in_place<'a>(&self, term: &Term<'a>) -> Option<(&'a [f32], usize)> {
         let Right::Rows { values, stride } = term.right else { return None };
         let whole = self.columns.1.is_multiple_of(LANES);
         (term.alpha == 1.0 && self.rows.1 <= UNPACKED_ROWS && whole).then_some((values, stride))
     }
 
-    /// All rows of the part, packed in `left` with `depth` terms, against the panel `b`, which is so many `columns` of the
-    /// output.
-    #[expect(unsafe_code, reason = "tiles take addresses")]
+    /// Multiplies all rows of the part, packed in `left` with `depth` steps of `k`, by the panel `b`. `(n, columns)` are the first
+    /// column of the output and their number.
+    #[expect(unsafe_code, reason = "tiles take raw addresses")]
     fn tiles(
         &self,
         left: &[f32],
@@ -224,11 +225,11 @@ impl Part<'_> {
         accumulate: bool,
     ) {
         let units = columns.div_ceil(LANES);
-        assert!(self.rows.1 * depth <= left.len(), "a left operand is too short");
-        assert!((depth - 1) * b_depth + units * LANES <= b.len(), "a panel is too short");
+        assert!(self.rows.1 * depth <= left.len(), "the packed left operand is too short");
+        assert!((depth - 1) * b_depth + units * LANES <= b.len(), "the panel is too short");
         for k in (0..depth).step_by(tile::depth(self.level)) {
             let mut m = 0;
-            for (height, count) in self.stacks().filter(|(_, count)| *count > 0) {
+            for (height, count) in self.tile_heights().filter(|(_, count)| *count > 0) {
                 let operands = Tiles {
                     count,
                     depth: (depth - k).min(tile::depth(self.level)),
@@ -241,15 +242,15 @@ impl Part<'_> {
                     last: columns - (units - 1) * LANES,
                     accumulate: accumulate || k > 0,
                 };
-                // SAFETY: the assertions above say that both operands hold what the tiles read, `run` checked the output;
-                // parts are disjoint rectangles of it.
+                // SAFETY: the assertions above check the reads from both operands; `run` checked the output. Parts are
+                // disjoint rectangles of the output.
                 unsafe { tile::compute(self.level, height, units, &operands) };
                 m += count * height;
             }
         }
     }
 
-    /// The output of a sum without terms.
+    /// Fills the output of a GEMM without terms with zeros.
     #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
     fn clear(&self) {
         for m in self.rows.0..self.rows.0 + self.rows.1 {
@@ -386,23 +387,23 @@ mod tests {
     }
 
     #[test]
-    fn every_term_is_in_one_piece() {
+    fn depth_blocks_cover_each_step_of_k_once() {
         for most in [256, 320, 512] {
             for depth in [1, 16, 63, 64, 65, 511, 512, 513, 576, 1024, 1280, 1536, 2304, 14_336, 4099] {
                 let mut next = 0;
-                for (first, number) in pieces(depth, most) {
+                for (first, number) in depth_blocks(depth, most) {
                     assert!(first == next && first.is_multiple_of(64) && (1..=most).contains(&number), "{depth}");
-                    assert!(!depth.is_multiple_of(256) || first.is_multiple_of(256), "{depth} is cut at {first}");
+                    assert!(!depth.is_multiple_of(256) || first.is_multiple_of(256), "{depth} is split at {first}");
                     next = first + number;
                 }
                 assert_eq!(next, depth);
             }
-            assert_eq!(pieces(0, most).count(), 0);
+            assert_eq!(depth_blocks(0, most).count(), 0);
         }
     }
 
     #[test]
-    fn a_sum_without_terms_is_zero() {
+    fn a_gemm_without_terms_is_zero() {
         let mut c = vec![f32::NAN; 12];
         parallel(Level::best(), &[], 3, 4, &mut c, false);
         assert_eq!(c, [0.0; 12]);
@@ -411,7 +412,7 @@ mod tests {
     proptest! {
         #[test]
         fn results_do_not_depend_on_the_number_of_threads(m in 1usize..130, n in 1usize..16, odd in 0usize..16, k in 1usize..300) {
-            // Often whole vectors of columns, which need no packing.
+            // Often a multiple of 16 columns, which needs no packing.
             let n = 16 * n + odd % 2 * odd;
             let (a, b) = (values(m * k, 6), values(k * n, 7));
             for right in [Right::Columns { values: &b, stride: k }, Right::Rows { values: &b, stride: n }] {
@@ -419,8 +420,8 @@ mod tests {
                 let product = |threads: usize| {
                     let mut c = vec![0.0; m * n];
                     let output = Output::new(&mut c, n);
-                    let sum = Gemm { level: Level::best(), terms: &[term], rows: m, columns: n, output, accumulate: false };
-                    run(&sum, threads, |tasks, task| (0..tasks).for_each(task));
+                    let gemm = Gemm { level: Level::best(), terms: &[term], rows: m, columns: n, output, accumulate: false };
+                    run(&gemm, threads, |tasks, task| (0..tasks).for_each(task));
                     c
                 };
                 let one = product(1);

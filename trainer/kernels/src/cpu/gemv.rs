@@ -1,4 +1,4 @@
-//! `y = x·Wᵀ` for very few rows of `x`, as in decoding: the time is that of reading `W` once.
+//! GEMV for decoding: `y = x·Wᵀ` for up to four rows of `x`. The time is that of reading `W` once.
 
 use super::dequantize::Stored;
 use super::level::Level;
@@ -6,13 +6,13 @@ use super::memory::{Shared, with_scratch};
 use super::reduce::dot;
 use super::threads;
 
-/// Up to so many rows of `x` this way is the faster one.
+/// Most rows of `x` for which this is faster than GEMM.
 pub(crate) const MAX_ROWS: usize = 4;
 
 /// `y[m, n] = Σ_k x[m, k] · w[n, k]`; `x` has `rows` rows.
 pub(crate) fn product(level: Level, x: &[f32], rows: usize, w: Stored<'_>, y: &mut [f32]) {
     let (outputs, depth) = (w.rows, w.cols);
-    assert!(x.len() == rows * depth && y.len() == rows * outputs, "operands don't fit");
+    assert!(x.len() == rows * depth && y.len() == rows * outputs, "the operands' sizes don't fit");
     let dense = w.as_f32();
     let piece = threads::rows_per_piece(outputs, depth);
     let y = Shared::new(y);
@@ -28,7 +28,7 @@ pub(crate) fn product(level: Level, x: &[f32], rows: usize, w: Stored<'_>, y: &m
                 };
                 for m in 0..rows {
                     #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-                    // SAFETY: column `n` belongs to this task.
+                    // SAFETY: no other task has column `n`.
                     let y = unsafe { y.part(m * outputs + n, 1) };
                     y[0] = dot(level, &x[m * depth..][..depth], row);
                 }

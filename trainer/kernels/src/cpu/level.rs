@@ -1,18 +1,19 @@
-//! Which instructions this processor has, and functions compiled once for each answer.
+//! Run-time dispatch to the processor's vector instructions.
 //!
-//! Responsible for: run-time dispatch. The binary runs on any processor of its architecture.
+//! Responsible for: detecting instructions, and compiling functions once per set of instructions. The binary runs on any
+//! processor of its architecture.
 
 use std::env;
 use std::sync::OnceLock;
 
-/// The variable that names the level to use in the place of the fastest one.
+/// The environment variable that overrides the choice of the level.
 const VARIABLE: &str = "TONFALL_CPU";
 
-/// A set of instructions. A value beyond [`Level::Portable`] is proof that the processor has them: it comes from
-/// [`Level::best`] or [`Level::available`] alone.
+/// A set of instructions. A value other than [`Level::Portable`] proves that the processor has them, since only
+/// [`Level::best`] and [`Level::available`] create one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
-    /// What the compiler may assume of the architecture.
+    /// The baseline of the architecture.
     Portable,
     /// AVX2, FMA, F16C.
     #[cfg(target_arch = "x86_64")]
@@ -26,7 +27,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The level that operations use: the fastest of this processor, or what `TONFALL_CPU` says.
+    /// The level that operations use: the one that `TONFALL_CPU` names, or the fastest of this processor.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -35,7 +36,7 @@ impl Level {
         })
     }
 
-    /// As `TONFALL_CPU` has it, and for people.
+    /// The value of `TONFALL_CPU`, and the name in messages.
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Portable => ("portable", "portable instructions"),
@@ -48,7 +49,7 @@ impl Level {
         }
     }
 
-    /// Every level of this processor, the fastest last.
+    /// All levels of this processor, the fastest last.
     pub(crate) fn available() -> Vec<Self> {
         let mut levels = vec![Self::Portable];
         #[cfg(target_arch = "x86_64")]
@@ -73,26 +74,26 @@ impl Level {
     }
 }
 
-/// The instructions that the operations use on this processor, for people.
+/// The instructions in use on this processor, for messages.
 ///
 /// # Errors
-/// A text, when `TONFALL_CPU` asks for others than this processor has.
+/// When `TONFALL_CPU` names instructions that this processor doesn't have. The text lists those it has.
 pub fn cpu_level() -> Result<&'static str, String> {
     asked(&Level::available())?;
     Ok(Level::best().names().1)
 }
 
-/// The level that `TONFALL_CPU` names, one of those available.
+/// The available level that `TONFALL_CPU` names, if it is set.
 fn asked(available: &[Level]) -> Result<Option<Level>, String> {
     let Some(name) = env::var_os(VARIABLE).filter(|name| !name.is_empty()) else { return Ok(None) };
     let level = available.iter().copied().find(|level| name == level.names().0);
     level.map(Some).ok_or_else(|| {
         let known: Vec<_> = available.iter().map(|level| level.names().0).collect();
-        format!("{VARIABLE} is {name:?}, but this processor has: {}", known.join(", "))
+        format!("{VARIABLE} is {name:?}, but this processor supports: {}", known.join(", "))
     })
 }
 
-/// Whether the portable level has a fused multiply-add in hardware; elsewhere the library's would be a slow call.
+/// Whether the baseline has a hardware fused multiply-add. Without one, `mul_add` would call a slow library function.
 pub(crate) const PORTABLE_FMA: bool = cfg!(target_arch = "aarch64");
 
 /// `a * b + c`, fused where the level has the instruction.
@@ -101,8 +102,8 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// Defines a function that is compiled once for each [`Level`] and takes the level as its first argument. Within the
-/// body the constant `FMA` says whether multiply-adds are fused; loops over slices become vector instructions.
+/// Defines a function that is compiled once per [`Level`] and takes the level as its first argument. In the body, the constant
+/// `FMA` is true if multiply-adds are fused. Loops over slices are vectorised.
 macro_rules! multiversion {
     ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$attribute])*
@@ -131,7 +132,7 @@ macro_rules! multiversion {
                 }
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "the level is proof of the instructions")]
-                // SAFETY: a `Level` beyond `Portable` exists only where the processor has its instructions.
+                // SAFETY: a `Level` other than `Portable` exists only if the processor has its instructions.
                 $crate::cpu::level::Level::Avx2 => unsafe { avx2($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "the level is proof of the instructions")]

@@ -1,12 +1,12 @@
-//! Memory that kernels write to: one output shared by tasks, and scratch space that each thread keeps.
+//! Memory that kernels write: outputs shared by tasks, and scratch buffers per thread.
 //!
-//! Responsible for: the two places where Rust can't see that writes are disjoint.
+//! Responsible for: the writes whose disjointness the compiler can't check.
 #![expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// An output that several tasks write to, each its own part.
+/// An output of which several tasks write disjoint parts.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared<'a, T> {
     start: *mut T,
@@ -14,7 +14,7 @@ pub(crate) struct Shared<'a, T> {
     lifetime: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the buffer is borrowed exclusively for 'a; whoever takes parts of it promises that they are disjoint.
+// SAFETY: the buffer is borrowed exclusively for 'a; callers of `part` promise that parts are disjoint.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
@@ -31,22 +31,22 @@ impl<'a, T> Shared<'a, T> {
     /// A part of the output.
     ///
     /// # Safety
-    /// No other reference to any element of the part is alive.
-    #[expect(clippy::mut_from_ref, reason = "that is what this type is for")]
+    /// No other reference to any element of the part exists.
+    #[expect(clippy::mut_from_ref, reason = "tasks share the output and write disjoint parts")]
     pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "a task left its output");
         // SAFETY: in bounds by the assertion; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 
-    /// Address of an element.
+    /// The address of an element, or of the end.
     pub(crate) fn at(&self, index: usize) -> *mut T {
         assert!(index <= self.len, "a task left its output");
         self.start.wrapping_add(index)
     }
 }
 
-/// Asks for the cache line of an address, which need not be one of memory, where the processor can be asked.
+/// Prefetches the cache line of an address. The address may be invalid. Does nothing on architectures other than x86-64.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -58,13 +58,13 @@ pub(crate) fn prefetch(address: *const f32) {
     let _ = address;
 }
 
-/// Sixteen floats, one cache line: what makes scratch space aligned.
+/// One cache line of sixteen floats, which aligns scratch buffers.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// Calls `use_it` with at least `len` floats of scratch space, aligned to 64 bytes, with arbitrary contents. Each thread
-/// keeps its space; a nested call gets another.
+/// Calls `use_it` with `len` floats of scratch memory with arbitrary contents, aligned to 64 bytes. Each thread reuses its
+/// memory; a nested call gets another buffer.
 pub(crate) fn with_scratch<R>(len: usize, use_it: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
         static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };

@@ -1,7 +1,8 @@
-//! Kernels over `f32` slices for the CPU: matrix products and the loops of the other operations.
+//! CPU kernels over `f32` slices: GEMM, and the loops of the other operations.
 //!
-//! Responsible for: choosing instructions at run time, threads, packing, tiles.
-//! Must not depend on: Burn. Every result is the same whatever the number of threads.
+//! Responsible for: run-time choice of instructions, threads, packing, register tiles. Results don't depend on the number of
+//! threads.
+//! Must not depend on: Burn.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

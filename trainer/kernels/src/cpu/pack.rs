@@ -1,7 +1,7 @@
-//! Panels: parts of a product's operands, copied into the order in which tiles read them.
+//! Packing: copies parts of a GEMM's operands into panels, in the order in which tiles read them.
 //!
-//! Responsible for: reading any right operand, in any number format and either orientation, into panels that stay in
-//! the cache. This is where stored weights become `f32`; nowhere else and never more than a panel of them.
+//! Responsible for: packing left operands, and right operands in any number format and either orientation. Stored weights are
+//! dequantized here, a few panels at a time.
 
 use tonfall_blocks::Format;
 
@@ -30,22 +30,22 @@ impl<'a> Left<'a> {
         Self { values, row: 1, depth: stride }
     }
 
-    /// Whether `A` has `rows` rows and `depth` columns.
+    /// Whether `values` is long enough for `rows` rows and `depth` columns.
     pub(crate) fn holds(&self, rows: usize, depth: usize) -> bool {
         rows == 0 || depth == 0 || (rows - 1) * self.row + (depth - 1) * self.depth < self.values.len()
     }
 
-    /// Copies `A[m0 .. m0 + rows, k0 .. k0 + depth]` into panels of as many rows as `stacks` has for `rows` rows
-    /// ([`super::tile::stacks`]): row `m + r` of a panel that begins at row `m` and has `R` rows goes to places
-    /// `m * depth + k * R + r`.
+    /// Copies `A[m0 .. m0 + rows, k0 .. k0 + depth]` into one panel per tile; `tile_heights` lists the tiles of these rows
+    /// ([`super::tile::tile_heights`]). In a panel of `R` rows from row `m` on, element `[m + r, k]` goes to
+    /// `to[m * depth + k * R + r]`.
     pub(crate) fn pack(
         &self,
-        stacks: impl Iterator<Item = (usize, usize)>,
+        tile_heights: impl Iterator<Item = (usize, usize)>,
         mut m0: usize,
         k: (usize, usize),
         mut to: &mut [f32],
     ) {
-        for (height, count) in stacks {
+        for (height, count) in tile_heights {
             let panels;
             (panels, to) = to.split_at_mut(count * height * k.1);
             match height {
@@ -61,7 +61,7 @@ impl<'a> Left<'a> {
         }
     }
 
-    /// Panels of `R` rows each, from row `m0` on.
+    /// Fills panels of `R` rows each, from row `m0` on.
     fn interleave<const R: usize>(&self, m0: usize, (k0, depth): (usize, usize), panels: &mut [f32]) {
         for (index, panel) in panels.chunks_exact_mut(R * depth).enumerate() {
             let from = &self.values[(m0 + index * R) * self.row + k0 * self.depth..];
@@ -77,7 +77,7 @@ impl<'a> Left<'a> {
             let done = blocks.len() * 4;
             for (block, lines) in blocks.iter_mut().enumerate() {
                 if block % 4 == 0 {
-                    // The next panel's rows lie where no prefetcher of the processor looks for them.
+                    // The hardware prefetchers don't find the next panel's rows.
                     for row in rows {
                         prefetch(row.as_ptr().wrapping_add(R * self.row + block * 4));
                     }
@@ -129,7 +129,7 @@ impl<'a> Right<'a> {
         }
     }
 
-    /// Whether `B` has `depth` rows and `columns` columns.
+    /// Whether the operand has `depth` rows and `columns` columns.
     pub(crate) fn holds(&self, depth: usize, columns: usize) -> bool {
         let strided = |len: usize, stride: usize, lines: usize, line: usize| {
             lines == 0 || line <= stride && (lines - 1) * stride + line <= len
@@ -142,19 +142,19 @@ impl<'a> Right<'a> {
         }
     }
 
-    /// Columns that should be read together, so that no block of a format is decoded twice.
+    /// Columns that should be packed together, so that no block of a format is dequantized twice.
     pub(crate) fn column_unit(&self) -> usize {
         match self {
-            // NF4 is read in any multiples of 16.
+            // NF4 can be read in any multiple of 16.
             Self::StoredRows(matrix) if matrix.format == Format::Nf4 => 1,
             Self::StoredRows(matrix) => matrix.format.block_len(),
             _ => 1,
         }
     }
 
-    /// Copies `B[k0 .. k0 + depth, n0 .. n0 + columns] * alpha` into panels of `width` columns (a multiple of 16) that lie
-    /// `panel_stride` apart: column `n` of row `k` goes to panel `n / width`, place `k * width + n % width`. Columns up
-    /// to the next multiple of `width` become zeros.
+    /// Copies `B[k0 .. k0 + depth, n0 .. n0 + columns] * alpha` into panels of `width` columns, a multiple of 16. Panels begin
+    /// `panel_stride` apart. Element `[k, n]` goes to panel `n / width`, index `k * width + n % width`. Columns up to the next
+    /// multiple of `width` become zeros.
     #[expect(clippy::too_many_arguments, reason = "a rectangle, its factor and its destination")]
     pub(crate) fn pack(
         &self,
@@ -214,7 +214,7 @@ impl<'a> Right<'a> {
     }
 }
 
-/// Copies a row of a panel, zeros behind it. By whole units, since a call of the library's copy takes longer than copying one.
+/// Copies a row of a panel and fills the rest with zeros. It copies vectors of 16, since a call of `memcpy` takes longer.
 fn fill_line(line: &mut [f32], row: &[f32]) {
     let (to, _) = line.as_chunks_mut::<LANES>();
     let (from, rest) = row.as_chunks::<LANES>();
@@ -226,8 +226,8 @@ fn fill_line(line: &mut [f32], row: &[f32]) {
     }
 }
 
-/// Calls `fill(n, present, strip)` for every strip of 16 columns of the panels: `n` is its first column, `present` how
-/// many of its columns exist, and `strip` begins at that column in the panel's first row.
+/// Calls `fill(n, present, strip)` for every strip of 16 columns of the panels. `n` is its first column, `present` the number
+/// of its columns that exist, and `strip` begins at that column in the panel's first row.
 fn each_strip(
     columns: usize,
     width: usize,
@@ -242,8 +242,7 @@ fn each_strip(
     }
 }
 
-/// `to[k * to_stride + r] = from[r * from_stride + k]` for `depth` columns of the `present` rows that exist, zeros for
-/// the others of 16.
+/// `to[k * to_stride + r] = from[r * from_stride + k]` for `depth` columns of 16 rows. Rows from `present` on are zeros.
 fn transpose_strip(
     level: Level,
     from: &[f32],

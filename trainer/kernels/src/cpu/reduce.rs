@@ -1,4 +1,4 @@
-//! Sums over slices, in a fixed order that vector instructions can follow: 16 or 32 running sums, added pairwise.
+//! Reductions over slices in a fixed order that can be vectorised: 16 or 64 partial sums, added pairwise.
 
 use super::level::{Level, fma, multiversion};
 use super::memory::Shared;
@@ -6,7 +6,7 @@ use super::threads;
 
 const LANES: usize = 16;
 
-/// Adds running sums pairwise.
+/// Adds partial sums pairwise.
 #[inline(always)]
 pub(crate) fn pairwise<const N: usize>(sums: [f32; N]) -> f32 {
     let mut sums = sums;
@@ -20,7 +20,7 @@ pub(crate) fn pairwise<const N: usize>(sums: [f32; N]) -> f32 {
     sums[0]
 }
 
-/// Σ f(i) over `len`, with 16 running sums.
+/// Σ f(i) for i below `len`, with 16 partial sums.
 #[inline(always)]
 pub(crate) fn sum_of(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut sums = [0.0; LANES];
@@ -64,10 +64,10 @@ multiversion! {
     }
 }
 
-/// Rows that one running sum of [`column_sums`] takes: fixed, so that the result doesn't depend on the threads.
+/// Rows per partial sum of [`column_sums`]. It is fixed, so that the result doesn't depend on the number of threads.
 const SUMMED_ROWS: usize = 64;
 
-/// Σ over the rows of a matrix with `columns` columns, where `add_row(row, sums)` adds one row to the sums.
+/// The sum of all rows of a matrix with `columns` columns. `add_row(row, sums)` adds one row to partial sums.
 pub(crate) fn column_sums_with(
     rows: usize,
     columns: usize,
@@ -77,8 +77,8 @@ pub(crate) fn column_sums_with(
     let mut partial = vec![0.0; pieces * columns];
     let out = Shared::new(&mut partial);
     threads::each(pieces, |piece| {
-        #[expect(unsafe_code, reason = "each task has its own sums")]
-        // SAFETY: each piece writes its own row of sums.
+        #[expect(unsafe_code, reason = "each task has its own partial sums")]
+        // SAFETY: each piece writes its own row of partial sums.
         let sums = unsafe { out.part(piece * columns, columns) };
         for row in piece * SUMMED_ROWS..rows.min((piece + 1) * SUMMED_ROWS) {
             add_row(row, sums);
@@ -91,7 +91,7 @@ pub(crate) fn column_sums_with(
     sums
 }
 
-/// Σ over the rows of a matrix.
+/// The sum of all rows of a matrix, `[columns]`.
 pub(crate) fn column_sums(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let level = Level::best();
     column_sums_with(rows, columns, |row, sums| add(level, &values[row * columns..][..columns], sums))
@@ -118,8 +118,8 @@ pub(crate) fn square_sum(values: &[f32]) -> f64 {
     let out = Shared::new(&mut partial);
     threads::each(out.len(), |piece| {
         let values = &values[piece * PIECE..values.len().min((piece + 1) * PIECE)];
-        #[expect(unsafe_code, reason = "each task has its own sum")]
-        // SAFETY: each piece writes its own sum.
+        #[expect(unsafe_code, reason = "each task has its own partial sum")]
+        // SAFETY: each piece writes its own partial sum.
         let sum = unsafe { out.part(piece, 1) };
         sum[0] = squares(level, values);
     });
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_summed() {
+    fn column_sums_equal_the_definition() {
         for (rows, columns) in [(1, 1), (63, 5), (64, 16), (65, 33), (300, 7), (0, 4)] {
             let values: Vec<f32> = (0..rows * columns).map(|i| (i % 11) as f32).collect();
             let want: Vec<f32> = (0..columns).map(|c| (0..rows).map(|r| values[r * columns + c]).sum()).collect();

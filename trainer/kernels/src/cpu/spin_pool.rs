@@ -1,9 +1,9 @@
-//! Threads that share loops, and look out for the next one awake.
+//! A thread pool whose workers spin briefly before they sleep.
 //!
-//! Responsible for: handing the indices of a loop to all threads within a microsecond. A training step is thousands of short
-//! loops with some work of one thread between them; threads that sleep in between spend a good part of it on being woken.
+//! Responsible for: dispatching the indices of a loop to all threads within a microsecond. A training step consists of thousands
+//! of short loops with single-threaded work between them. Waking sleeping threads would take a large part of that time.
 //! Must not depend on: what a loop computes.
-#![expect(unsafe_code, reason = "threads borrow the task of the one that waits for them")]
+#![expect(unsafe_code, reason = "workers borrow the task of the thread that waits for them")]
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -16,78 +16,79 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread looks out for the next loop before it sleeps: longer than what lies between two loops of a step.
-const LOOK_OUT: Duration = Duration::from_micros(200);
-/// Looks before others may have the processor.
-const LOOKS: usize = 256;
+/// How long a worker spins before it sleeps. It is longer than the time between two loops of a training step.
+const SPIN_TIME: Duration = Duration::from_micros(200);
+/// Checks of a condition before the thread yields the processor.
+const SPINS_PER_YIELD: usize = 256;
 
-/// Parts of [`SpinPool::gate`]: how many helpers are at the loop, whether more may come, and the loop's number.
+/// Bits of [`SpinPool::gate`]: the number of workers in the loop, whether more may join, and the loop's number.
 const INSIDE: usize = OPEN - 1;
 const OPEN: usize = 1 << 16;
 const NUMBER: usize = OPEN << 1;
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// Threads that work on one loop at a time: the one whose loop it is, which leads, and helpers.
+/// Runs one loop at a time, on the calling thread (the owner of the loop) and on workers.
 pub(super) struct SpinPool {
-    /// Held by the leader.
-    lead: Mutex<()>,
+    /// Locked by the owner of the current loop.
+    owner: Mutex<()>,
     gate: AtomicUsize,
-    /// The task and how many indices it has. Written by the leader while the gate is shut and nobody inside, read by those
-    /// inside.
+    /// The task and its number of indices. The owner writes it while the gate is closed and no worker is inside. Workers inside
+    /// read it.
     current: UnsafeCell<(Task<'static>, usize)>,
-    /// The next index to be taken.
+    /// The next index to run.
     next: AtomicUsize,
-    /// What a task panicked with.
+    /// The payload of a task's panic.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    helpers: OnceLock<Vec<Helper>>,
+    workers: OnceLock<Vec<Worker>>,
 }
 
-struct Helper {
+struct Worker {
     thread: Thread,
     asleep: Arc<AtomicBool>,
 }
 
-// SAFETY: `current` is read and written as is said there.
+// SAFETY: `current` is never read and written at the same time, as its comment explains.
 unsafe impl Sync for SpinPool {}
 
 impl SpinPool {
     pub(super) const fn new() -> Self {
         Self {
-            lead: Mutex::new(()),
+            owner: Mutex::new(()),
             gate: AtomicUsize::new(0),
             current: UnsafeCell::new((&|_| (), 0)),
             next: AtomicUsize::new(0),
             panic: Mutex::new(None),
-            helpers: OnceLock::new(),
+            workers: OnceLock::new(),
         }
     }
 
-    /// Calls `task` for every index below `tasks`, on this thread and up to `helpers` others; on this one alone when the team
-    /// has a loop already. The number of helpers is that of the first call. A task that panics ends the loop, and the panic
-    /// goes on here.
-    pub(super) fn each(&'static self, helpers: usize, tasks: usize, task: Task<'_>) {
-        let Ok(leading) = self.lead.try_lock() else { return (0..tasks).for_each(task) };
-        let helpers = self.helpers.get_or_init(|| (0..helpers).filter_map(|_| self.hire().ok()).collect());
-        // SAFETY: nobody reads it now, and nobody does once this function returns: it shuts the gate and waits for those inside.
+    /// Calls `task` for every index below `tasks`, on this thread and up to `workers` others. If the pool is running another loop,
+    /// this thread runs all tasks. The first call sets the number of workers. A panic in a task ends the loop and is resumed on
+    /// this thread.
+    pub(super) fn each(&'static self, workers: usize, tasks: usize, task: Task<'_>) {
+        let Ok(owned) = self.owner.try_lock() else { return (0..tasks).for_each(task) };
+        let workers = self.workers.get_or_init(|| (0..workers).filter_map(|_| self.spawn_worker().ok()).collect());
+        // SAFETY: no worker is inside, so none reads it. Before this function returns, it closes the gate and waits until all
+        // workers have left, so the task outlives its use.
         unsafe { *self.current.get() = (std::mem::transmute::<Task<'_>, Task<'static>>(task), tasks) };
         self.next.store(0, Relaxed);
         let number = self.gate.load(Relaxed) / NUMBER + 1;
         self.gate.store((number * NUMBER) | OPEN, SeqCst);
-        for helper in helpers.iter().take(tasks.saturating_sub(1)).filter(|helper| helper.asleep.load(SeqCst)) {
-            helper.thread.unpark();
+        for worker in workers.iter().take(tasks.saturating_sub(1)).filter(|worker| worker.asleep.load(SeqCst)) {
+            worker.thread.unpark();
         }
         self.work(task, tasks);
         self.gate.fetch_and(!OPEN, AcqRel);
-        while look(|| (self.gate.load(Acquire) & INSIDE == 0).then_some(())).is_none() {}
+        while spin(|| (self.gate.load(Acquire) & INSIDE == 0).then_some(())).is_none() {}
         let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(leading);
+        drop(owned);
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
 
-    /// Takes indices until there are no more.
+    /// Runs indices until there are no more.
     fn work(&self, task: Task<'_>, tasks: usize) {
         let indices = || std::iter::repeat_with(|| self.next.fetch_add(1, Relaxed)).take_while(|index| *index < tasks);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| indices().for_each(task))) {
@@ -96,21 +97,21 @@ impl SpinPool {
         }
     }
 
-    /// A helper; one that the system has no thread for is done without.
-    fn hire(&'static self) -> io::Result<Helper> {
+    /// Spawns a worker. If the operating system refuses the thread, the pool has one worker less.
+    fn spawn_worker(&'static self) -> io::Result<Worker> {
         let asleep = Arc::new(AtomicBool::new(false));
         let own = asleep.clone();
-        let helping = thread::Builder::new().name("kernels".to_owned()).spawn(move || self.help(&own))?;
-        Ok(Helper { thread: helping.thread().clone(), asleep })
+        let spawned = thread::Builder::new().name("kernels".to_owned()).spawn(move || self.run(&own))?;
+        Ok(Worker { thread: spawned.thread().clone(), asleep })
     }
 
-    fn help(&self, asleep: &AtomicBool) {
+    fn run(&self, asleep: &AtomicBool) {
         let mut last = 0;
         loop {
             let gate = self.wait(last, asleep);
             if self.gate.compare_exchange(gate, gate + 1, AcqRel, Relaxed).is_ok() {
                 last = gate / NUMBER;
-                // SAFETY: this thread is inside.
+                // SAFETY: this worker is inside, so the owner doesn't write.
                 let (task, tasks) = unsafe { *self.current.get() };
                 self.work(task, tasks);
                 self.gate.fetch_sub(1, Release);
@@ -118,13 +119,13 @@ impl SpinPool {
         }
     }
 
-    /// Waits for a loop after the `last` one that can be joined; returns the gate as it was then.
+    /// Waits for an open loop other than `last`. Returns the value of the gate.
     fn wait(&self, last: usize, asleep: &AtomicBool) -> usize {
         let open = || Some(self.gate.load(SeqCst)).filter(|gate| gate & OPEN != 0 && gate / NUMBER != last);
         loop {
             let begun = Instant::now();
-            while begun.elapsed() < LOOK_OUT {
-                if let Some(gate) = look(open) {
+            while begun.elapsed() < SPIN_TIME {
+                if let Some(gate) = spin(open) {
                     return gate;
                 }
             }
@@ -137,9 +138,9 @@ impl SpinPool {
     }
 }
 
-/// Looks for something for a while, then lets others have the processor.
-fn look<T>(found: impl Fn() -> Option<T>) -> Option<T> {
-    for _ in 0..LOOKS {
+/// Polls a condition up to [`SPINS_PER_YIELD`] times, then yields the processor.
+fn spin<T>(found: impl Fn() -> Option<T>) -> Option<T> {
+    for _ in 0..SPINS_PER_YIELD {
         let found = found();
         if found.is_some() {
             return found;
@@ -167,17 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn every_index_is_called_once_also_by_threads_that_slept() {
+    fn every_index_runs_once_with_spinning_and_sleeping_workers() {
         for round in 0..2_000 {
             assert!(calls(2 + round % 7).iter().all(|calls| *calls == 1));
             if round % 100 == 0 {
-                thread::sleep(2 * LOOK_OUT);
+                thread::sleep(2 * SPIN_TIME);
             }
         }
     }
 
     #[test]
-    fn others_lead_meanwhile_and_loops_lie_within_loops() {
+    fn concurrent_and_nested_loops_run_every_index() {
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_goes_on_where_the_loop_was_begun_and_the_next_loop_runs() {
+    fn a_panic_resumes_on_the_calling_thread_and_the_next_loop_runs() {
         for culprit in 0..8 {
             let panicked = catch_unwind(|| POOL.each(3, 8, &|index| assert_ne!(index, culprit, "the culprit")));
             let text = panicked.expect_err("a panic").downcast::<String>().expect("a text");

@@ -1,4 +1,4 @@
-//! What tests of products compare with.
+//! References for tests of matrix products.
 
 /// Numbers between -1 and 1.
 pub(super) fn values(len: usize, seed: u64) -> Vec<f32> {

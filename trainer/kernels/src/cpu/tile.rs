@@ -1,38 +1,38 @@
-//! The innermost loop of a matrix product: a tile of the output held in registers.
+//! The innermost loop of a GEMM: a tile of the output held in registers.
 //!
-//! Responsible for: `C[r, n] (+)= Σ_k A[r, k] · B[k, n]` for up to 12 rows and up to 64 columns. One level's
-//! instructions each; all levels sum over `k` in ascending order.
+//! Responsible for: `C[r, n] (+)= Σ_k A[r, k] · B[k, n]` for up to 12 rows and up to 64 columns, one function per level. All
+//! levels sum over `k` in ascending order.
 #![expect(unsafe_code, reason = "raw addresses and vector instructions")]
 
 use super::level::Level;
 use super::memory::prefetch;
 
-/// Columns of one vector of the widest level, and the unit in which panels are wide.
+/// Floats in a vector of the widest level. Panel widths are multiples of it.
 pub(crate) const LANES: usize = 16;
 
-/// The operands of tiles of `R` rows, one below the other. Both operands lie in the order in which they are read: each
-/// tile has a panel of the left operand of its own, of as many rows.
+/// Consecutive tiles of `R` rows each. Both operands are packed in reading order; each tile has its own panel of the left
+/// operand, with `R` rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiles {
     pub(crate) count: usize,
-    /// Terms of the sum.
+    /// Steps of `k`.
     pub(crate) depth: usize,
-    /// `A[t * R + r, k]` of tile `t` lies at `a + t * a_panel + k * R + r`.
+    /// `A[t * R + r, k]` of tile `t` is at `a + t * a_panel + k * R + r`.
     pub(crate) a: *const f32,
     pub(crate) a_panel: usize,
-    /// `B[k, n]` lies at `b + k * b_depth + n`; all lanes of the units are readable.
+    /// `B[k, n]` is at `b + k * b_depth + n`. All lanes of the vectors are readable.
     pub(crate) b: *const f32,
     pub(crate) b_depth: usize,
-    /// `C[m, n]` lies at `c + m * c_row + n`.
+    /// `C[m, n]` is at `c + m * c_row + n`.
     pub(crate) c: *mut f32,
     pub(crate) c_row: usize,
-    /// Columns of the last unit that exist, 1 to 16.
+    /// Number of existing columns in the last vector, 1 to 16.
     pub(crate) last: usize,
-    /// Add to what `C` holds instead of overwriting it.
+    /// Whether to add to `C` instead of overwriting it.
     pub(crate) accumulate: bool,
 }
 
-/// Widths of the panels of a right operand, in columns, the best first.
+/// Panel widths of the right operand, in columns, the best first.
 pub(crate) fn widths(level: Level) -> &'static [usize] {
     match level {
         #[cfg(target_arch = "x86_64")]
@@ -41,8 +41,8 @@ pub(crate) fn widths(level: Level) -> &'static [usize] {
     }
 }
 
-/// Terms that a tile sums at once: what a panel of the right operand holds of them takes at most 32 KiB with AVX-512, two
-/// thirds of a first-level cache, and two thirds of one of 32 KiB elsewhere.
+/// Steps of `k` that a tile computes at once. The panel of the right operand for them takes at most 32 KiB with AVX-512, and
+/// 20 KiB at the other levels: two thirds of an L1 cache of 48 KiB or 32 KiB.
 pub(crate) fn depth(level: Level) -> usize {
     match level {
         #[cfg(target_arch = "x86_64")]
@@ -51,9 +51,9 @@ pub(crate) fn depth(level: Level) -> usize {
     }
 }
 
-/// The tiles that compute `rows` rows, from above: how many rows a tile has, and how many such tiles there are. Panels of the
-/// right operand are at most `width` wide.
-pub(crate) fn stacks(level: Level, width: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
+/// The tiles for `rows` rows, from the top: pairs of rows per tile and number of tiles. Panels of the right operand have at
+/// most `width` columns.
+pub(crate) fn tile_heights(level: Level, width: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
     let sizes: &[usize] = match (level, width.div_ceil(LANES)) {
         (Level::Portable, _) => &[4, 2, 1],
         #[cfg(target_arch = "x86_64")]
@@ -72,10 +72,11 @@ pub(crate) fn stacks(level: Level, width: usize, rows: usize) -> impl Iterator<I
     })
 }
 
-/// Computes tiles of `rows` rows, a number that [`stacks`] gives, and `units` times 16 columns, no more than a panel has.
+/// Computes tiles of `rows` rows and `units · 16` columns. [`tile_heights`] lists the possible `rows`; a panel has at least
+/// that many columns.
 ///
 /// # Safety
-/// Every address that [`Tiles`] describes is valid, and nobody else uses the addressed part of `C`.
+/// Every address that [`Tiles`] describes is valid, and the addressed part of `C` is not accessed otherwise.
 pub(crate) unsafe fn compute(level: Level, rows: usize, units: usize, tiles: &Tiles) {
     macro_rules! choose {
         ($size:expr, $function:ident: $(($($number:literal),+))*) => {
@@ -85,7 +86,7 @@ pub(crate) unsafe fn compute(level: Level, rows: usize, units: usize, tiles: &Ti
             }
         };
     }
-    // SAFETY: the caller's promise, and the level is proof of the instructions.
+    // SAFETY: the caller's promise; the level proves that the processor has the instructions.
     unsafe {
         match level {
             Level::Portable => choose!((rows,), portable: (4) (2) (1)),
@@ -113,7 +114,7 @@ unsafe fn avx512<const ROWS: usize, const UNITS: usize>(tiles: &Tiles) {
     unsafe {
         for index in 0..tiles.count {
             let c = tiles.c.add(index * ROWS * tiles.c_row);
-            // Rows of the output lie far apart, where no prefetcher of the processor looks for them.
+            // The hardware prefetchers don't find the rows of the output, which are far apart.
             for (row, unit) in (0..ROWS).flat_map(|row| (0..UNITS).map(move |unit| (row, unit))) {
                 prefetch(c.wrapping_add(row * tiles.c_row + unit * LANES));
             }
@@ -145,7 +146,7 @@ unsafe fn avx512<const ROWS: usize, const UNITS: usize>(tiles: &Tiles) {
     }
 }
 
-/// Where a row of sums goes: 16 columns, of which the first `columns` exist.
+/// Stores or adds the first `columns` of 16 sums to a row of the output.
 #[inline(always)]
 unsafe fn store(sums: &[f32; LANES], c: *mut f32, columns: usize, accumulate: bool) {
     // SAFETY: the caller's promise.
@@ -163,7 +164,7 @@ unsafe fn avx2<const ROWS: usize>(tiles: &Tiles) {
     use std::arch::x86_64::{
         _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
-    /// Terms of one turn of the loop.
+    /// Steps of `k` per iteration of the unrolled loop.
     const TURN: usize = 4;
     // SAFETY: the caller's promise.
     unsafe {

@@ -1,11 +1,11 @@
-//! Transposition of small blocks and whole matrices.
+//! Transposes of small blocks and of whole matrices.
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use super::level::Level;
 use super::memory::Shared;
 use super::threads;
 
-/// The columns of four rows.
+/// The transpose of 4 by 4 elements.
 #[inline(always)]
 pub(crate) fn block4(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     #[cfg(target_arch = "x86_64")]
@@ -29,12 +29,12 @@ pub(crate) fn block4(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|k| rows.map(|row| row[k]))
 }
 
-/// `to[k * to_stride + r] = from[r * from_stride + k]` for 16 by 16 elements.
+/// Transposes 16 by 16 elements: `to[k * to_stride + r] = from[r * from_stride + k]`.
 pub(crate) fn block16(level: Level, from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
     assert!(from.len() >= 15 * from_stride + 16 && to.len() >= 15 * to_stride + 16);
     match level {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: lengths checked above; the level is proof of the instructions.
+        // SAFETY: the assertion checks the lengths; the level proves that the processor has the instructions.
         Level::Avx512 | Level::Amx => unsafe { avx512(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) },
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => {
@@ -93,7 +93,7 @@ unsafe fn avx512(from: *const f32, from_stride: usize, to: *mut f32, to_stride: 
     }
 }
 
-/// 8 by 8 elements.
+/// Transposes 8 by 8 elements.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn avx2(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
@@ -125,7 +125,7 @@ unsafe fn avx2(from: *const f32, from_stride: usize, to: *mut f32, to_stride: us
     }
 }
 
-/// `to` becomes the transpose of a matrix of `rows` by `columns` whose rows lie `stride` apart.
+/// Writes the transpose of a matrix `[rows, columns]` with row stride `stride` to `to`.
 pub(crate) fn matrix(from: &[f32], rows: usize, columns: usize, stride: usize, to: &mut [f32]) {
     assert_eq!(to.len(), rows * columns, "elements of a transpose");
     let level = Level::best();
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transposed_matrix_has_rows_for_columns() {
+    fn matrices_of_any_size_are_transposed() {
         for (rows, columns, stride) in [(16, 16, 16), (1, 1, 1), (33, 47, 50), (64, 32, 32), (17, 16, 19)] {
             let from: Vec<f32> = (0..rows * stride).map(|i| i as f32).collect();
             let mut to = vec![f32::NAN; rows * columns];

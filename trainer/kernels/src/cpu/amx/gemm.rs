@@ -1,46 +1,45 @@
-//! Products that are large enough for AMX: cut into parts, one a task.
+//! GEMM on AMX: the output is split into rectangles, one per task.
 //!
-//! Responsible for: the order of work within a part. The left operand of its rows is split for some hundred terms of the
-//! sum at once and stays in the second-level cache, while one panel of the right operand after another is packed as f32,
-//! split, and multiplied.
+//! Responsible for: the order of work within a rectangle. Its rows of the left operand are split into bf16 for up to 512 steps
+//! of `k` and stay in the L2 cache. The panels of the right operand are packed as f32, split, and multiplied one by one.
 
 use std::ops::Range;
 
-use super::super::gemm::{Gemm, Output, Term, pieces};
+use super::super::gemm::{Gemm, Output, Term, depth_blocks};
 use super::super::level::Level;
 use super::super::memory::with_scratch;
 use super::split;
 use super::tiles::{BLOCK, DEPTH, EDGE, OUTPUT, Sums, Tiles};
 
-/// Most terms of the sum for which operands are split at once.
+/// Most steps of `k` for which operands are split at once.
 const SPLIT_DEPTH: usize = 512;
-/// Most rows of a part.
+/// Most rows of a task's rectangle.
 const PART_ROWS: usize = 256;
 /// Columns of a panel.
 const WIDTH: usize = 64;
-/// Most columns of a part, as far as no format is read more columns at a time.
+/// Most columns of a task's rectangle. A format with longer blocks may exceed it.
 const PART_COLUMNS: usize = 1024;
 
-/// Whether AMX is faster than vectors: each number that is split meets enough others. Measured on the shapes of
-/// SmolLM2-135M.
+/// Whether AMX is faster than vector instructions: each split number must be multiplied often enough to pay for the split.
+/// Measured on the shapes of SmolLM2-135M.
 pub(crate) fn pays(terms: &[Term<'_>], rows: usize, columns: usize) -> bool {
     let depth = terms.iter().map(|term| term.depth).max().unwrap_or(0);
     let lines = terms.iter().all(|term| term.left.depth == 1 || term.depth <= 1);
     lines && rows >= 96 && columns >= 192 && depth >= 64
 }
 
-/// Parts of `size` of the `whole`, which is cut between units alone.
+/// The size of a part if `whole` is split into `parts` at multiples of `unit`.
 fn cut(whole: usize, parts: usize, unit: usize) -> usize {
     whole.div_ceil(unit).div_ceil(parts) * unit
 }
 
-/// Computes a sum for which [`pays`] says so; `each` runs the tasks on `threads` threads.
+/// Computes a GEMM for which [`pays`] is true. `each` runs the tasks on `threads` threads.
 ///
 /// # Panics
-/// At another level, and where an operand or the output is too small.
-pub(crate) fn run(sum: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
-    let Gemm { level, terms, rows, columns, output, accumulate } = *sum;
-    assert_eq!(level, Level::Amx, "the level is proof of the instructions");
+/// At a level other than AMX, or when an operand or the output is too small.
+pub(crate) fn run(gemm: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn Fn(usize) + Sync + Send))) {
+    let Gemm { level, terms, rows, columns, output, accumulate } = *gemm;
+    assert_eq!(level, Level::Amx, "the level proves that the processor has AMX");
     let unit = terms.iter().map(|term| term.right.column_unit()).max().unwrap_or(1).max(OUTPUT);
     let part_columns = cut(columns, threads * columns.div_ceil(threads * PART_COLUMNS), unit);
     let strips = columns.div_ceil(part_columns);
@@ -52,7 +51,7 @@ pub(crate) fn run(sum: &Gemm<'_>, threads: usize, each: impl FnOnce(usize, &(dyn
             level,
             rows: m..(m + part_rows).min(rows),
             columns: n..(n + part_columns).min(columns),
-            // What is packed at once: a panel, or as many as hold the columns that a format is read by.
+            // Columns packed at once: one panel, or as many panels as cover a block of the format.
             packed: unit.next_multiple_of(WIDTH),
             output,
         };
@@ -71,8 +70,8 @@ struct Part<'a> {
 
 impl Part<'_> {
     fn compute(&self, terms: &[Term<'_>], mut accumulate: bool) {
-        #[expect(unsafe_code, reason = "the level is proof of the instructions")]
-        // SAFETY: `run` was called with `Level::Amx`; a task makes one `Tiles` and calls no other.
+        #[expect(unsafe_code, reason = "the level proves that the processor has AMX")]
+        // SAFETY: `run` was called with `Level::Amx`. A task creates one `Tiles` and calls no other task.
         let mut tiles = unsafe { Tiles::configure() };
         let strip = SPLIT_DEPTH / DEPTH * BLOCK;
         let row_blocks = self.rows.len().next_multiple_of(OUTPUT) / EDGE;
@@ -81,7 +80,7 @@ impl Part<'_> {
             let (packed, space) = space.split_at_mut(lens[0]);
             let (left, right) = bytemuck::cast_slice_mut(space).split_at_mut(lens[1]);
             for term in terms {
-                for (k, depth) in pieces(term.depth, SPLIT_DEPTH) {
+                for (k, depth) in depth_blocks(term.depth, SPLIT_DEPTH) {
                     let blocks = depth.div_ceil(DEPTH) * BLOCK;
                     let left = &mut left[..row_blocks * blocks];
                     self.split_left(&tiles, term, k, depth, left);
@@ -104,7 +103,7 @@ impl Part<'_> {
         });
     }
 
-    /// `depth` terms from `k` on of the part's rows, 16 of them in a strip of blocks.
+    /// Splits `depth` steps of `k` of the part's rows. A strip of blocks has 16 rows.
     fn split_left(&self, tiles: &Tiles, term: &Term<'_>, k: usize, depth: usize, to: &mut [u32]) {
         let strip = depth.div_ceil(DEPTH) * BLOCK;
         for (to, m) in to.chunks_exact_mut(strip).zip((self.rows.start..).step_by(EDGE)) {
@@ -114,7 +113,7 @@ impl Part<'_> {
         }
     }
 
-    /// All rows of the part against one panel, which is the `columns` of the output; `strip` words hold 16 rows or columns.
+    /// Multiplies all rows of the part by one panel, for the `columns` of the output. 16 rows or columns take `strip` words.
     fn multiply(
         &self,
         tiles: &mut Tiles,
@@ -134,7 +133,7 @@ impl Part<'_> {
                 assert!(first + (rows - 1) * stride + columns <= values.len(), "a task left its output");
                 let c = values.at(first);
                 #[expect(unsafe_code, reason = "tasks write disjoint parts of one buffer")]
-                // SAFETY: the elements were checked; parts are disjoint rectangles of the output.
+                // SAFETY: the assertion checks the bounds; parts are disjoint rectangles of the output.
                 unsafe {
                     sums.add_to(c, stride, rows, columns, accumulate);
                 }
@@ -157,15 +156,15 @@ mod tests {
         Level::best() == Level::Amx
     }
 
-    /// `C (+)= Σ_t alpha_t · A_t · B_t` by AMX whatever its size, cut for so many threads.
+    /// `C (+)= Σ_t alpha_t · A_t · B_t` on AMX for any size, split as for `threads` threads.
     fn product(terms: &[Term<'_>], (m, n): (usize, usize), c: &mut [f32], accumulate: bool, threads: usize) {
         let output = Output::new(c, n);
-        let sum = Gemm { level: Level::Amx, terms, rows: m, columns: n, output, accumulate };
-        run(&sum, threads, |tasks, task| (0..tasks).for_each(task));
+        let gemm = Gemm { level: Level::Amx, terms, rows: m, columns: n, output, accumulate };
+        run(&gemm, threads, |tasks, task| (0..tasks).for_each(task));
     }
 
     #[test]
-    fn sums_of_products_of_any_size() {
+    fn products_of_any_size_equal_the_naive_ones() {
         if !has_amx() {
             return;
         }
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_matrices_of_every_format() {
+    fn matrices_stored_in_every_format_equal_dense_ones() {
         if !has_amx() {
             return;
         }
@@ -246,7 +245,7 @@ mod tests {
             return;
         }
         let (m, n, k) = (128, 192, 1200);
-        // Magnitudes over thirty powers of two, so that low parts of some meet high parts of others.
+        // Magnitudes over thirty powers of two, so that low parts of some numbers are multiplied by high parts of others.
         let wide = |len: usize, seed: u64| -> Vec<f32> {
             let (numbers, exponents) = (values(len, seed), values(len, seed + 1));
             numbers
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_stays_so() {
+    fn nan_and_infinity_reach_their_output_row_only() {
         if !has_amx() {
             return;
         }

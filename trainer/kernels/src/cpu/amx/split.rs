@@ -1,8 +1,8 @@
-//! Parts of f32 matrices as blocks of bf16 tiles.
+//! Splits f32 matrices into blocks of bf16 tiles.
 //!
-//! Responsible for: the layout of both operands. A word holds two bf16 numbers that are neighbours in the sum, the earlier
-//! one in its lower half. A number less the nearest bf16 number is an f32 number again, exactly: high, middle and low
-//! part add up to the number.
+//! Responsible for: the layout of both operands. A word holds the bf16 numbers of two consecutive `k`, the first in its lower
+//! half. Subtracting the nearest bf16 number from an f32 number is exact in f32, so high, middle and low part add up to the
+//! number.
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use std::arch::x86_64::{
@@ -13,29 +13,32 @@ use std::arch::x86_64::{
 
 use super::tiles::{BLOCK, DEPTH, EDGE, PARTS, TILE, Tiles};
 
-/// `A[r, k] = values[r * stride + k]` for up to 16 rows and `depth` terms. Other rows and terms of the blocks become zeros.
+/// Splits `A[r, k] = values[r * stride + k]` for up to 16 rows and `depth` steps of `k`. The rest of the blocks is zero.
 ///
 /// # Panics
-/// When the values don't hold the rows, or `to` isn't as many blocks as the depth asks for.
+/// When `values` is too short for the rows, or `to` is not the number of blocks that `depth` needs.
 pub(super) fn left(_: &Tiles, values: &[f32], stride: usize, rows: usize, depth: usize, to: &mut [u32]) {
-    assert!(rows <= EDGE && (rows == 0 || (rows - 1) * stride + depth <= values.len()), "a left operand is too small");
-    assert_eq!(to.len(), depth.div_ceil(DEPTH) * BLOCK, "blocks of a left operand");
-    // SAFETY: `Tiles` are proof of the instructions; the rest was checked.
+    assert!(
+        rows <= EDGE && (rows == 0 || (rows - 1) * stride + depth <= values.len()),
+        "the left operand is too small"
+    );
+    assert_eq!(to.len(), depth.div_ceil(DEPTH) * BLOCK, "blocks of the left operand");
+    // SAFETY: `Tiles` proves that the processor has the instructions; the assertions check the bounds.
     unsafe { left_blocks(values, stride, rows, depth, to) }
 }
 
-/// `B[k, n] = values[k * stride + n]` for 16 columns and `depth` terms. Other terms of the blocks become zeros.
+/// Splits `B[k, n] = values[k * stride + n]` for 16 columns and `depth` steps of `k`. The rest of the blocks is zero.
 ///
 /// # Panics
-/// When the values don't hold the columns, or `to` isn't as many blocks as the depth asks for.
+/// When `values` is too short for the columns, or `to` is not the number of blocks that `depth` needs.
 pub(super) fn right(_: &Tiles, values: &[f32], stride: usize, depth: usize, to: &mut [u32]) {
-    assert!(depth == 0 || (depth - 1) * stride + EDGE <= values.len(), "a right operand is too small");
-    assert_eq!(to.len(), depth.div_ceil(DEPTH) * BLOCK, "blocks of a right operand");
+    assert!(depth == 0 || (depth - 1) * stride + EDGE <= values.len(), "the right operand is too small");
+    assert_eq!(to.len(), depth.div_ceil(DEPTH) * BLOCK, "blocks of the right operand");
     // SAFETY: as above.
     unsafe { right_blocks(values, stride, depth, to) }
 }
 
-/// High, middle and low part, each in the upper half of its lane.
+/// High, middle and low part of each number, in the upper halves of three lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn parts(value: __m512) -> [__m512i; PARTS] {
@@ -45,7 +48,7 @@ fn parts(value: __m512) -> [__m512i; PARTS] {
     [high, middle, _mm512_sub_ps(rest, middle)].map(|part| _mm512_castps_si512(part))
 }
 
-/// The nearest number of eight bits, of two the larger magnitude. Rounding keeps the rests small and their signs random.
+/// Rounds to the nearest bf16 number, ties away from zero. Rounding keeps the remainders small and their signs random.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn nearest_bf16(value: __m512) -> __m512 {
@@ -113,7 +116,7 @@ mod tests {
     use super::super::super::testing::values;
     use super::*;
 
-    /// The number whose parts are element `index` (of 32 along the sum) of a line (of 16) of a block.
+    /// The sum of the three parts of element `index` (of 32 along `k`) in line `line` (of 16) of a block.
     fn joined(block: &[u32], line: usize, index: usize, word: impl Fn(usize, usize) -> usize) -> f64 {
         let part = |part: usize| {
             let word = block[part * TILE + word(line, index / 2)];
@@ -127,7 +130,7 @@ mod tests {
         if Level::best() != Level::Amx {
             return;
         }
-        // SAFETY: the level is proof of the instructions, and there are no others on this thread.
+        // SAFETY: the level proves that the processor has AMX, and this thread has no other `Tiles`.
         let tiles = unsafe { Tiles::configure() };
         let (stride, depth, rows) = (50, 45, 11);
         let mut numbers = values(stride * stride, 1);

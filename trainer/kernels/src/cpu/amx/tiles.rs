@@ -1,24 +1,24 @@
-//! Tile registers: permission, configuration, and the innermost loop of a product.
-#![expect(unsafe_code, reason = "instructions that the standard library doesn't have, on addresses")]
+//! AMX tile registers: permission, configuration, and the innermost loop of a GEMM.
+#![expect(unsafe_code, reason = "the standard library has no AMX intrinsics")]
 
 use std::marker::PhantomData;
 
-/// Rows of a tile, and f32 columns of one.
+/// Rows and f32 columns of a tile.
 pub(super) const EDGE: usize = 16;
 /// bf16 columns of a tile.
 pub(super) const DEPTH: usize = 2 * EDGE;
-/// bf16 numbers that an f32 number is split into.
+/// bf16 parts of an f32 number.
 pub(super) const PARTS: usize = 3;
-/// Words of two bf16 numbers in a tile.
+/// Words of a tile; a word holds two bf16 numbers.
 pub(super) const TILE: usize = EDGE * EDGE;
-/// Words of a block, which is 16 rows of a left operand or 16 columns of a right one and 32 terms of the sum: a tile of
-/// the high, of the middle and of the low parts.
+/// Words of a block: 16 rows of a left operand, or 16 columns of a right operand, for 32 steps of `k`. It has three tiles,
+/// with the high, middle and low parts.
 pub(super) const BLOCK: usize = PARTS * TILE;
-/// Rows and columns of what [`Tiles::product`] computes.
+/// Rows and columns of the output of [`Tiles::product`].
 pub(super) const OUTPUT: usize = 2 * EDGE;
 
-/// Whether the processor has AMX with bf16 and the system lets this process use it: Linux, from 5.16 on, wants to be
-/// asked.
+/// Whether the processor has AMX with bf16, and the operating system permits this process to use it. Linux 5.16 and later
+/// require a request (`ARCH_REQ_XCOMP_PERM`).
 pub(crate) fn granted() -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -28,14 +28,14 @@ pub(crate) fn granted() -> bool {
         const TILE_DATA: libc::c_ulong = 18;
         const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
         let present = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES;
-        // SAFETY: the call asks for a permission and touches no memory of this process.
+        // SAFETY: the system call requests a permission and accesses no memory of this process.
         present && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) } == 0
     }
     #[cfg(not(target_os = "linux"))]
     false
 }
 
-/// What LDTILECFG reads.
+/// The operand of `LDTILECFG`.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -59,9 +59,9 @@ static WHOLE_TILES: Configuration = {
     Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: eight(64, 0), rows: eight(16, 0) }
 };
 
-/// The tile registers of this thread, configured while this lives. Proof of [`super::super::level::Level::Amx`].
+/// The tile registers of this thread, configured as long as this value exists. It proves [`super::super::level::Level::Amx`].
 pub(super) struct Tiles {
-    /// Where a store goes that nobody reads.
+    /// Destination of a store whose result is not read.
     nowhere: Nowhere,
     of_this_thread: PhantomData<*const ()>,
 }
@@ -69,7 +69,7 @@ pub(super) struct Tiles {
 #[repr(align(64))]
 struct Nowhere([u32; TILE]);
 
-/// What [`Tiles::product`] computes: 32 rows of 32 sums.
+/// The output of [`Tiles::product`]: 32 rows of 32 sums.
 #[repr(align(64))]
 pub(super) struct Sums([[f32; OUTPUT]; OUTPUT]);
 
@@ -81,7 +81,7 @@ impl Sums {
     /// `C[r, n] (+)= sums[r, n]` for the first `rows` and `columns`; `C[r, n]` lies at `c + r * stride + n`.
     ///
     /// # Safety
-    /// These elements are valid, nobody else uses them, and the processor has AVX-512 F.
+    /// These elements are valid and not accessed otherwise, and the processor has AVX-512 F.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn add_to(&self, c: *mut f32, stride: usize, rows: usize, columns: usize, accumulate: bool) {
         use std::arch::x86_64::{_mm512_add_ps, _mm512_load_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps};
@@ -89,7 +89,7 @@ impl Sums {
         for (r, sums) in self.0.iter().take(rows).enumerate() {
             for (half, mask) in masks.into_iter().enumerate() {
                 let c = c.wrapping_add(r * stride + half * EDGE);
-                // SAFETY: lanes that exist are valid by the caller's promise, the others are neither read nor written.
+                // SAFETY: existing lanes are valid by the caller's promise; masked lanes are neither read nor written.
                 unsafe {
                     let sum = _mm512_load_ps(sums.as_ptr().add(half * EDGE));
                     let sum = if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), sum) } else { sum };
@@ -124,25 +124,25 @@ macro_rules! multiply {
 
 impl Tiles {
     /// # Safety
-    /// [`granted`] has returned true, the processor has AVX-512 F and BW, and no other `Tiles` lives on this thread.
+    /// [`granted`] has returned true, the processor has AVX-512 F and BW, and this thread has no other `Tiles`.
     pub(super) unsafe fn configure() -> Self {
-        // SAFETY: the instruction exists by the caller's promise; it reads the 64 bytes.
+        // SAFETY: the processor has the instruction by the caller's promise; it reads the 64 bytes.
         unsafe {
             std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE_TILES, options(nostack, readonly, preserves_flags));
         }
         Self { nowhere: Nowhere([0; TILE]), of_this_thread: PhantomData }
     }
 
-    /// `sums[r, n] = Σ_k A[r, k] · B[k, n]` for 32 rows and 32 columns. Operands are blocks as [`super::split`] makes them:
-    /// the upper and the lower 16 rows of `A`, the left and the right 16 columns of `B`.
+    /// `sums[r, n] = Σ_k A[r, k] · B[k, n]` for 32 rows and 32 columns. The operands are blocks from [`super::split`]: the upper
+    /// and lower 16 rows of `A`, the left and right 16 columns of `B`.
     ///
     /// # Panics
-    /// When an operand isn't as many whole blocks as the others, or none.
+    /// When the operands are empty, or differ in their number of blocks.
     pub(super) fn product(&mut self, left: [&[u32]; 2], right: [&[u32]; 2], sums: &mut Sums) {
         let blocks = left[0].len() / BLOCK;
         assert!(blocks > 0 && left.iter().chain(&right).all(|operand| operand.len() == blocks * BLOCK));
-        // SAFETY: `self` is proof of the instructions and their configuration. All blocks that are read
-        // exist by the assertion. Compiled code keeps nothing in tile registers.
+        // SAFETY: `self` proves that the instructions exist and the tiles are configured. The assertion checks that all
+        // blocks exist. Compiled code keeps nothing in tile registers.
         unsafe {
             std::arch::asm!(
                 "tilezero tmm0",
@@ -150,7 +150,7 @@ impl Tiles {
                 "tilezero tmm2",
                 "tilezero tmm3",
                 "2:",
-                // Small products first: middle · middle, high · middle, high · low, high · high, low · high, middle · high.
+                // In this order: middle · middle, high · middle, high · low, high · high, low · high, middle · high.
                 load_left!(1024),
                 load_right!(1024),
                 multiply!(),
@@ -164,8 +164,8 @@ impl Tiles {
                 multiply!(),
                 load_left!(1024),
                 multiply!(),
-                // The first store of a tile after some 2,000 cycles without one took about 900 cycles on the processor
-                // that this was measured on. With a store in every round the stores of the sums are ordinary ones.
+                // A tile store that followed about 2,000 cycles without one took about 900 cycles on the processor this was
+                // measured on. One store per iteration avoids that for the stores of the sums.
                 "tilestored [{nowhere} + {line}], tmm4",
                 "add {upper}, 3072",
                 "add {lower}, 3072",
@@ -196,7 +196,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: `configure` ran. Released registers are not saved when the thread is switched away from.
+        // SAFETY: `configure` ran. After the release, context switches don't save the tile registers.
         unsafe { std::arch::asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
     }
 }
