@@ -1,4 +1,4 @@
-//! AdamW in place.
+//! AdamW, in place.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;

@@ -1,4 +1,4 @@
-//! AdamW with moments of a byte each: a block of 256 elements belongs to one plane.
+//! AdamW with 8-bit moments: one plane per block of 256 elements.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
@@ -12,23 +12,23 @@ use crate::adamw::Coefficients;
 use crate::adamw8::{AdamW8Ops, BLOCK, WORDS, maps};
 use crate::index32::index;
 
-/// Numbers of a table: for each moment the values of its map, then what lies between them.
+/// Offsets in a table that has, for each moment, the values of its map and then their midpoints.
 const MOMENT: u32 = 512;
 const BETWEEN: u32 = 256;
 
-/// The new moments of an element: its first and its second one, given the old ones.
+/// The new first and second moment of an element, given the old ones.
 #[cube]
 fn updated(m: f32, v: f32, gradient: f32, beta1_rest: f32, beta2: f32, beta2_rest: f32) -> (f32, f32) {
     (m + (gradient - m) * beta1_rest, v * beta2 + beta2_rest * gradient * gradient)
 }
 
-/// What byte `byte` of `word` stands for in the map that begins at `table`.
+/// The value of byte `byte` of `word` in the map that begins at `table`.
 #[cube]
 fn decoded(tables: &[f32], word: u32, byte: u32, #[comptime] table: u32) -> f32 {
     tables[(table + ((word >> (8 * byte)) & 255)) as usize]
 }
 
-/// The code of the value nearest to `value` in the map whose middles begin at `between`.
+/// The code of the nearest value in the map whose midpoints begin at `between`.
 #[cube]
 fn nearest(tables: &[f32], value: f32, #[comptime] between: u32) -> u32 {
     let mut below = 0u32;
@@ -69,7 +69,7 @@ fn step(
         let (m_scale, v_scale) = (first_absmax[block as usize], second_absmax[block as usize]);
         let mut m_most = 0.0f32;
         let mut v_most = 0.0f32;
-        // The new moments, for the largest of them.
+        // First pass over the new moments: their largest magnitudes.
         let mut at = UNIT_POS_X;
         while at < words {
             let word = block * words + at;
@@ -91,7 +91,7 @@ fn step(
         let (m_most, v_most) = (plane_max(m_most), plane_max(v_most));
         let m_inverse = select(m_most > 0.0, 1.0 / m_most, 0.0f32);
         let v_inverse = select(v_most > 0.0, 1.0 / v_most, 0.0f32);
-        // The same again, now with the parameter and the new codes. Each unit has words of its own.
+        // Second pass: the parameter and the new codes. Each unit writes its own words.
         let mut at = UNIT_POS_X;
         while at < words {
             let word = block * words + at;

@@ -1,8 +1,8 @@
-//! Attention in blocks of queries: two products and a softmax a block, nothing quadratic is kept.
+//! Attention in blocks of queries: two matrix products and a softmax per block. Scores exist for one block at a time.
 //!
-//! Responsible for: the same attention as the CPU's. Every query knows the range of keys that it sees; a block of queries
-//! meets the keys from the first that any of them sees to the last, so short documents share a block. The query heads of
-//! a key head lie one after another as rows of one matrix, which is grouped-query attention without copies of the keys.
+//! Responsible for: the same attention as on the CPU. Each query has a range of visible keys. A block of queries is multiplied
+//! by the keys from the first to the last that any of its queries attends to, so short sequences share a block. The query
+//! heads that share a key head are rows of one matrix, so the keys are not copied for grouped-query attention.
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ use super::tensors::{argument, contiguous, dims, empty, float, upload_shared, ve
 use crate::attention::{AttentionLayout, AttentionOps};
 use crate::index32::index;
 
-/// Most queries of a block.
+/// Most queries per block.
 const QUERIES: usize = 512;
-/// Most scores of a block: 128 MiB of f32.
+/// Most scores per block: 128 MiB of f32.
 const SCORES: usize = 32 << 20;
-/// Blocks of keys begin at a multiple of this and, where there are so many keys, end at one: tensor cores like it.
+/// Blocks of keys begin at a multiple of this, and end at one unless there are too few keys. Tensor cores need aligned sizes.
 const ALIGNED: usize = 64;
 
-/// `out[g, h · rows + i, d] = x[first + i, (g · group + h) · head_dim + d]`, a vector a unit; lengths are in vectors.
+/// `out[g, h · rows + i, d] = x[first + i, (g · group + h) · head_dim + d]`, one unit per vector. Lengths are in vectors.
 #[cube(launch)]
 fn pack<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -51,7 +51,7 @@ fn pack<F: Float, N: Size>(
     }
 }
 
-/// The way back, to rows `first ..` of `out`, or added to them.
+/// The inverse of [`pack`]: writes or adds to rows `first ..` of `out`.
 #[cube(launch)]
 fn unpack<F: Float, N: Size>(
     packed: &[Vector<F, N>],
@@ -78,7 +78,7 @@ fn unpack<F: Float, N: Size>(
     }
 }
 
-/// Rows `head · queries + i` of scores to probabilities; a plane a row.
+/// Rows `head · queries + i` of scores to probabilities and log-sum-exp, one plane per row.
 #[cube(launch)]
 fn softmax<F: Float>(
     scores: &[f32],
@@ -143,7 +143,7 @@ fn softmax<F: Float>(
     }
 }
 
-/// `delta[t, h] = Σ_d gradient · output`; a unit a head of a token, `head_dim` in vectors.
+/// `delta[t, h] = Σ_d gradient · output`, one unit per head of a token. `head_dim` is in vectors.
 #[cube(launch)]
 fn deltas<F: Float, N: Size>(
     gradient: &[Vector<F, N>],
@@ -166,8 +166,8 @@ fn deltas<F: Float, N: Size>(
     }
 }
 
-/// Scores to probabilities again, and the gradient of the probabilities to that of the unscaled scores. A vector of keys a
-/// unit; `vectors` are those of a row.
+/// Recomputes probabilities from scores, and turns the gradient of the probabilities into that of the unscaled scores. One unit
+/// per vector of keys; `vectors` is their number per row.
 #[cube(launch)]
 fn score_gradients<F: Float, N: Size>(
     scores: &[Vector<f32, N>],
@@ -207,22 +207,22 @@ fn score_gradients<F: Float, N: Size>(
                 p = f32::exp(score * scale - lse);
             }
             kept.insert(j, F::cast_from(p));
-            let pulled = p * (dprobabilities.extract(j) - delta) * scale;
-            gradients.insert(j, F::cast_from(pulled * slope(score, inverse_cap, capped)));
+            let gradient = p * (dprobabilities.extract(j) - delta) * scale;
+            gradients.insert(j, F::cast_from(gradient * slope(score, inverse_cap, capped)));
         }
         probabilities[at] = kept;
         dscores[at] = gradients;
     }
 }
 
-/// The keys that every query sees, here and on the device, and the blocks.
+/// The range of visible keys of each query on the device, and the blocks.
 struct Visible {
     starts: CubeTensor,
     ends: CubeTensor,
     blocks: Vec<Block>,
 }
 
-/// Consecutive queries and the keys that any of them sees.
+/// Consecutive queries, and the keys that any of them attends to.
 struct Block {
     first_query: usize,
     queries: usize,
@@ -404,8 +404,8 @@ impl AttentionOps for CubeBackend {
         #[cfg(feature = "cuda")]
         if cuda::attention::served(&q, &layout) {
             let [dk, dv] = [(); 2].map(|()| empty(&q, [keys, k_columns], q.dtype));
-            let pulled = cuda::attention::Pulled { gradient: &gradient, lse: &lse, delta: &delta };
-            cuda::attention::backward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &pulled, [&dq, &dk, &dv]);
+            let more = cuda::attention::BackwardInputs { gradient: &gradient, lse: &lse, delta: &delta };
+            cuda::attention::backward(visible.inputs([&q, &k, &v], [queries, keys], &layout), &more, [&dq, &dk, &dv]);
             return (dq, dk, dv);
         }
         let (dk, dv) = (zeros(&q, keys, k_columns), zeros(&q, keys, k_columns));

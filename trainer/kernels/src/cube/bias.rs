@@ -1,4 +1,4 @@
-//! A vector added to every row, and the sum of rows.
+//! Adds a bias to the rows of a matrix; its gradient is the sum of the rows.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;

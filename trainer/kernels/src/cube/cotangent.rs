@@ -1,4 +1,4 @@
-//! A scalar whose gradient is known.
+//! Starts a backward pass from a known cotangent.
 
 use burn::backend::tensor::FloatTensor;
 use burn_cubecl::CubeBackend;

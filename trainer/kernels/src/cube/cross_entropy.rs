@@ -1,4 +1,4 @@
-//! The head and the cross-entropy of its logits, a chunk of tokens at a time: as many as [`held_tokens`] says.
+//! Output head and cross-entropy, in chunks of [`held_tokens`] tokens.
 #![expect(clippy::manual_div_ceil, clippy::manual_is_multiple_of, reason = "kernels have no such methods")]
 
 use std::sync::Arc;
@@ -51,10 +51,10 @@ fn spread<F: Float, G: Float>(
     }
 }
 
-/// Planes that share a row of logits.
+/// Planes per row of logits.
 const PARTS: u32 = 8;
 
-/// The first and the one behind the last vector of a plane's part of a row.
+/// The range of vectors of a row that plane `part` processes: first, and one past the last.
 #[cube]
 fn part_of(vectors: u32, part: u32) -> (u32, u32) {
     let each = (vectors + PARTS - 1) / PARTS;
@@ -74,9 +74,8 @@ fn all_capped<N: Size>(logits: Vector<f32, N>, inverse_cap: f32, #[comptime] cap
     values
 }
 
-/// Of each part of a row of logits: its largest logit, the sum of its exponentials relative to that, and the logit of the
-/// target where it is in there. Every unit keeps its sum relative to its largest logit so far (Milakov & Gimelshein 2018),
-/// so that logits are read once here and once for the gradient.
+/// Per part of a row of logits: the largest logit, the sum of exponentials relative to it, and the target's logit if it is in
+/// this part. Units use online softmax (Milakov & Gimelshein 2018), so logits are read once here and once for the gradient.
 #[cube(launch)]
 fn row_parts<N: Size>(
     logits: &[Vector<f32, N>],
@@ -124,7 +123,7 @@ fn row_parts<N: Size>(
     }
 }
 
-/// The loss of a row of logits from its parts; the row's gradient goes to `gradient`, `softmax - one hot`.
+/// Combines the parts of a row to its loss. Writes the row's gradient, `softmax - one_hot`, to `gradient`.
 #[cube(launch)]
 fn row_losses<G: Float, N: Size>(
     logits: &[Vector<f32, N>],
@@ -184,7 +183,7 @@ fn row_losses<G: Float, N: Size>(
     }
 }
 
-/// `spread` as a whole matrix or vector.
+/// [`spread`] to a new matrix `[tokens, columns]`.
 fn spread_rows(x: CubeTensor, places: &CubeTensor, tokens: usize, columns: usize, dtype: DType) -> CubeTensor {
     let y = empty(&x, [tokens, columns], dtype);
     let types = [float(&x), float(&y)];
@@ -202,33 +201,33 @@ fn spread_rows(x: CubeTensor, places: &CubeTensor, tokens: usize, columns: usize
     y
 }
 
-/// What a pass over the chunks gave.
-struct Passed {
+/// Outputs of a pass over all chunks.
+struct Outputs {
     sum: CubeTensor,
     losses: CubeTensor,
     dx: Option<CubeTensor>,
     dw: Option<CubeTensor>,
 }
 
-/// `head` is dense, of the type of `x`; which gradients are wanted: those of `x` and of the head.
+/// Runs all chunks. `head` is dense, in the dtype of `x`. The flags select the gradients of `x` and of the head.
 fn pass(
     x: CubeTensor,
     head: CubeTensor,
     soft_cap: Option<f32>,
     targets: &[i32],
     [with_dx, with_dw]: [bool; 2],
-) -> Passed {
+) -> Outputs {
     let (inverse_cap, capped) = cap_arguments(soft_cap, 1.0);
     let x = contiguous(x);
     let ((tokens, hidden), (vocab, columns), kind) = (dims(&x), dims(&head), float(&x));
     assert_eq!(hidden, columns, "input features of the head");
-    assert_eq!(tokens, targets.len(), "one target a row");
+    assert_eq!(tokens, targets.len(), "one target per token");
     let kept: Vec<u32> = (0..index(tokens)).filter(|row| targets[*row as usize] != IGNORED).collect();
     let (client, dtype, wanted_rows) = (x.client.clone(), x.dtype, kept.len());
     let checked = |row: &u32| {
         let target = targets[*row as usize];
         let known = u32::try_from(target).ok().filter(|target| (*target as usize) < vocab);
-        known.unwrap_or_else(|| panic!("target {target} of a vocabulary of {vocab}"))
+        known.unwrap_or_else(|| panic!("target {target} in a vocabulary of {vocab}"))
     };
     let wanted: Vec<u32> = kept.iter().map(checked).collect();
     let mut places = vec![0; tokens];
@@ -312,7 +311,7 @@ fn pass(
     let losses = super::tensors::reshaped(losses, [tokens]);
     let sum = summed(losses.clone());
     let dx = gradients.map(|gradients| spread_rows(gradients, &places, tokens, hidden, dtype));
-    Passed { sum, losses, dx, dw }
+    Outputs { sum, losses, dx, dw }
 }
 
 impl CrossEntropyOps for CubeBackend {
@@ -326,7 +325,7 @@ impl CrossEntropyOps for CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let head = dense(head, layout, x.dtype);
         let none = nothing(&x);
-        let Passed { sum, losses, dx, .. } = pass(x, head, soft_cap, &targets, [gradient, false]);
+        let Outputs { sum, losses, dx, .. } = pass(x, head, soft_cap, &targets, [gradient, false]);
         (sum, losses, dx.unwrap_or(none))
     }
 
@@ -339,7 +338,7 @@ impl CrossEntropyOps for CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let head = contiguous(cast(head, x.dtype));
         let none = nothing(&x);
-        let Passed { sum, losses, dx, dw } = pass(x, head, soft_cap, &targets, [gradient; 2]);
+        let Outputs { sum, losses, dx, dw } = pass(x, head, soft_cap, &targets, [gradient; 2]);
         (sum, losses, dx.unwrap_or_else(|| none.clone()), dw.unwrap_or(none))
     }
 }

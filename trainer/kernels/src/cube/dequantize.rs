@@ -1,7 +1,7 @@
-//! Stored number formats as floats: whole matrices for products, rows for embeddings.
+//! Dequantization of stored formats: whole matrices for products, rows for embeddings.
 //!
-//! Responsible for: the values of `tonfall_blocks::dequantize`, rounded once to the type that is asked for. A matrix lies
-//! on the device as little-endian words; behind an NF4 matrix lie the two tables that it needs.
+//! Responsible for: the values of `tonfall_blocks::dequantize`, rounded once to the requested dtype. A matrix is stored on the
+//! device as little-endian words. An NF4 matrix is followed by the two tables that it needs.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -14,7 +14,7 @@ use super::tensors::{argument, contiguous, empty, float, vector_argument, words}
 use crate::frozen::MatrixLayout;
 use crate::index32::{check_matrix, index};
 
-/// Formats as kernels know them.
+/// Numbers of the formats in kernels.
 const F32: u32 = 0;
 const F16: u32 = 1;
 const BF16: u32 = 2;
@@ -36,12 +36,11 @@ const fn code(format: Format) -> u32 {
         Format::Q4K => Q4_K,
         Format::Q5K => Q5_K,
         Format::Q6K => Q6_K,
-        Format::Nf4 => panic!("NF4 has a kernel of its own"),
+        Format::Nf4 => panic!("NF4 has its own kernel"),
     }
 }
 
-/// The words of a stored matrix as they lie on the device: its bytes, and for NF4 the sixteen values and the map of
-/// scales behind them.
+/// The words of a stored matrix on the device: its bytes, and for NF4 the sixteen values and the map of scales.
 pub(crate) fn device_words(bytes: &[u8], format: Format) -> Vec<u32> {
     let mut all = words(bytes);
     if format == Format::Nf4 {
@@ -60,7 +59,7 @@ fn signed(byte: u32) -> f32 {
     f32::cast_from(byte) - select(byte > 127, 256.0f32, 0.0f32)
 }
 
-/// An IEEE half from its bits; every half is exact as f32.
+/// An IEEE half-precision number from its bits, exact as f32.
 #[cube]
 fn half(bits: u32) -> f32 {
     let sign = (bits & 0x8000) << 16;
@@ -83,7 +82,7 @@ fn half_at(data: &[u32], at: u32) -> f32 {
     half(byte(data, at) | (byte(data, at + 1) << 8))
 }
 
-/// The six-bit scale of sub-block `j`, out of the twelve bytes at `at`.
+/// The six-bit scale of sub-block `j`, from the twelve bytes at `at`.
 #[cube]
 fn k_scale(data: &[u32], at: u32, j: u32) -> f32 {
     let mut scale = byte(data, at + j) & 63;
@@ -103,7 +102,7 @@ fn k_min(data: &[u32], at: u32, j: u32) -> f32 {
     f32::cast_from(min)
 }
 
-/// Element `i` of block `block`; the layouts are those of `tonfall_blocks`.
+/// Element `i` of block `block`, in the layouts of `tonfall_blocks`.
 #[cube]
 fn element(data: &[u32], block: u32, i: u32, #[comptime] format: u32) -> f32 {
     if comptime!(format == F32) {
@@ -148,8 +147,7 @@ fn element(data: &[u32], block: u32, i: u32, #[comptime] format: u32) -> f32 {
     }
 }
 
-/// Element `at` of an NF4 matrix of which `sections` are the first bytes of absmax and the first words of the nested
-/// scales, the offset and the tables.
+/// Element `at` of an NF4 matrix. `absmax` is a byte offset; `nested` (scales), `offset` and `tables` are word offsets.
 #[cube]
 fn nf4_element(data: &[u32], at: u32, absmax: u32, nested: u32, offset: u32, tables: u32) -> f32 {
     let code = (byte(data, at / 2) >> (4 * (1 - at % 2))) & 15;
@@ -160,7 +158,7 @@ fn nf4_element(data: &[u32], at: u32, absmax: u32, nested: u32, offset: u32, tab
     f32::reinterpret(data[(tables + code) as usize]) * scale
 }
 
-/// A vector of codes a unit; `N` divides the eight codes of a word.
+/// One unit per vector of codes. `N` divides 8, the number of codes per word.
 #[cube(launch)]
 fn nf4_matrix<F: Float, N: Size>(
     data: &[u32],
@@ -244,15 +242,18 @@ fn block_rows<F: Float>(
     }
 }
 
-/// Where the parts of an NF4 matrix lie on the device: the first byte of absmax, the first words of the rest.
+/// Offsets of the sections of an NF4 matrix on the device: absmax in bytes; nested scales, offset and tables in words.
 fn nf4_places(layout: MatrixLayout) -> [u32; 4] {
     let sections =
-        Nf4Sections::of(layout.rows * layout.cols).unwrap_or_else(|| unreachable!("checked when it was made"));
+        Nf4Sections::of(layout.rows * layout.cols).unwrap_or_else(|| unreachable!("checked by `FrozenMatrix::new`"));
     let word = |byte: usize| index(byte / 4);
     [index(sections.absmax.start), word(sections.nested_absmax.start), word(sections.offset.start), word(sections.end)]
 }
 
-/// The matrix `[rows, cols]` as `dtype`. A dense matrix that has this type already is not copied.
+/// The matrix `[rows, cols]` as `dtype`. A matrix that is stored in this dtype is not copied.
+///
+/// # Panics
+/// When a kernel can't address the matrix with 32 bits.
 pub(crate) fn dense(data: CubeTensor, layout: MatrixLayout, dtype: DType) -> CubeTensor {
     let data = contiguous(data);
     let (rows, cols) = (layout.rows, layout.cols);
@@ -278,7 +279,10 @@ pub(crate) fn dense(data: CubeTensor, layout: MatrixLayout, dtype: DType) -> Cub
     y
 }
 
-/// Rows `ids` (words on the device) of the matrix as `dtype`, `[count, cols]`.
+/// Rows `ids` (u32, on the device) of the matrix, as `[count, cols]` in `dtype`.
+///
+/// # Panics
+/// When a kernel can't address the matrix with 32 bits.
 pub(crate) fn selected_rows(
     data: CubeTensor,
     layout: MatrixLayout,

@@ -1,4 +1,4 @@
-//! Dropout by counter: a unit for each word of Philox's block, so that the mask is the CPU's, bit for bit.
+//! Dropout with Philox, one unit per element. The mask is bit-identical to the CPU's.
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
@@ -63,7 +63,7 @@ fn apply<F: Float>(
     }
 }
 
-/// The matrix with its mask applied.
+/// The matrix with the dropout mask applied.
 pub(crate) fn dropped(x: CubeTensor, dropout: &Dropout) -> CubeTensor {
     let x = contiguous(x);
     let ((rows, columns), count) = (dims(&x), len(&x));

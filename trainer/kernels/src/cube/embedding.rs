@@ -1,4 +1,4 @@
-//! Rows of a matrix by index, and the sum of gradients by row in a fixed order.
+//! Embeddings: rows of a matrix by index. Gradients are summed per row in a fixed order.
 
 use std::sync::Arc;
 
@@ -31,7 +31,8 @@ fn gather<F: Float, G: Float>(
     }
 }
 
-/// `uses[starts[row] .. starts[row + 1]]` are the rows of `dy` that belong to `row`, in their order.
+/// Sums the rows of `dy` that belong to each row of the table. Those of `row` are `uses[starts[row] .. starts[row + 1]]`, in
+/// ascending order.
 #[cube(launch)]
 fn sum_uses<F: Float>(
     dy: &[F],

@@ -1,7 +1,7 @@
-//! Products of dense matrices.
+//! GEMM of dense matrices.
 //!
-//! Responsible for: one way to every product, whatever the device. CUDA takes cuBLASLt. Other devices take a plain kernel:
-//! it is slow, but the one software driver that we test on crashes on everything with shared memory.
+//! Responsible for: one interface on all devices. CUDA uses cuBLASLt. Other devices use a simple kernel without shared memory,
+//! which is slow: the software driver that CI tests on crashes on shared memory.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -14,7 +14,7 @@ use super::launch::{UNITS, units};
 use super::tensors::{argument, contiguous, empty, float};
 use crate::index32::index;
 
-/// A factor of a product, `[rows, columns]` or `[batch, rows, columns]`, perhaps to be read as its transpose.
+/// A factor of a product, `[rows, columns]` or `[batch, rows, columns]`, which may be read as its transpose.
 #[derive(Clone, Debug)]
 pub(crate) struct Factor {
     tensor: CubeTensor,
@@ -30,18 +30,18 @@ impl Factor {
         Self { tensor, transposed: true }
     }
 
-    /// Batches, rows and columns as the product sees them.
+    /// Batch, rows and columns, after the transposition.
     fn shape(&self) -> [usize; 3] {
         let [batch, rows, columns] = match self.tensor.meta.shape()[..] {
             [rows, columns] => [1, rows, columns],
             [batch, rows, columns] => [batch, rows, columns],
-            ref shape => panic!("a factor of shape {shape:?}"),
+            ref shape => panic!("a factor has two or three dimensions, not the shape {shape:?}"),
         };
         if self.transposed { [batch, columns, rows] } else { [batch, rows, columns] }
     }
 }
 
-/// `y[b, m, n] = alpha · Σ_k left[b, m, k] · right[b, k, n]`, or that added to it; a unit an element.
+/// `y[b, m, n] (+)= alpha · Σ_k left[b, m, k] · right[b, k, n]`, one unit per element.
 #[cube(launch)]
 fn dot_products<F: Float, G: Float, H: Float>(
     left: &[F],
@@ -89,7 +89,7 @@ fn dot_products<F: Float, G: Float, H: Float>(
     }
 }
 
-/// `left · right`, accumulated in f32, as `dtype`. A batch of products where the factors have three dimensions.
+/// `left · right` as `dtype`, accumulated in f32. Factors with three dimensions are batches.
 pub(crate) fn product(left: Factor, right: Factor, dtype: DType) -> CubeTensor {
     scaled_product(left, right, 1.0, dtype)
 }
@@ -110,15 +110,15 @@ pub(crate) fn add_product(left: Factor, right: Factor, alpha: f32, y: &CubeTenso
     write(left, right, alpha, y, true);
 }
 
-/// [`product`] into a contiguous tensor that is there already.
+/// As [`product`], written to an existing contiguous tensor.
 pub(crate) fn product_into(left: Factor, right: Factor, y: &CubeTensor) {
     write(left, right, 1.0, y, false);
 }
 
 fn write(left: Factor, right: Factor, alpha: f32, y: &CubeTensor, add: bool) {
     let ([batch, m, k], [right_batch, right_k, n]) = (left.shape(), right.shape());
-    assert_eq!((batch, k), (right_batch, right_k), "batches and depth of the factors");
-    assert!(k > 0, "a product of no depth");
+    assert_eq!((batch, k), (right_batch, right_k), "batch and k of the factors");
+    assert!(k > 0, "a product with k = 0");
     assert_eq!(y.meta.num_elements(), batch * m * n, "elements of the product");
     if batch * m * n == 0 {
         return;
@@ -127,7 +127,7 @@ fn write(left: Factor, right: Factor, alpha: f32, y: &CubeTensor, add: bool) {
     let (left, right) = (contiguous(left.tensor), contiguous(right.tensor));
     #[cfg(feature = "cuda")]
     if cuda::serves(&y.client) {
-        assert_eq!(left.dtype, right.dtype, "types of the factors");
+        assert_eq!(left.dtype, right.dtype, "dtypes of the factors");
         let (factors, output) = (left.dtype, y.dtype);
         let kind = cublaslt::Kind { batch, m, n, k, left_transposed, right_transposed, factors, output };
         cublaslt::product(kind, &left, &right, y, alpha, if add { 1.0 } else { 0.0 });

@@ -1,4 +1,4 @@
-//! SwiGLU and GeGLU, element by element.
+//! SwiGLU and GeGLU.
 
 use burn::backend::tensor::FloatTensor;
 use burn_cubecl::CubeBackend;

@@ -1,4 +1,4 @@
-//! A stack of a CUDA card's tensors in the host's memory.
+//! Offloads a stack of tensors from a CUDA GPU to host memory.
 
 use std::collections::VecDeque;
 
@@ -6,75 +6,75 @@ use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::cuda::{copy_stream, on_card};
+use super::cuda::{copy_stream, on_cuda};
 use super::tensors::{contiguous, dims, empty};
 
-/// Tensors that may still be on their way out while the next one goes.
-const LEAVING: usize = 1;
+/// Offloads that may be unfinished when the next one starts.
+const IN_FLIGHT: usize = 1;
 
-/// The tensors that are away or about to be.
+/// The offloaded tensors of a stack.
 #[derive(Debug, Default)]
 pub(crate) struct Offloaded {
-    /// Number of all.
+    /// Number of tensors in the stack.
     depth: usize,
-    /// The last of them, whose memory on the card is still held.
-    leaving: VecDeque<CubeTensor>,
-    /// The last of those that are away, on its way back.
-    coming: Option<CubeTensor>,
-    /// Rows, columns and type of all of them.
+    /// The topmost tensors, whose GPU memory has not been freed yet.
+    offloading: VecDeque<CubeTensor>,
+    /// The topmost tensor in host memory, if it is being copied back.
+    prefetched: Option<CubeTensor>,
+    /// Rows, columns and dtype, which all tensors share.
     shape: Option<([usize; 2], DType)>,
 }
 
 impl Offloaded {
-    /// Sends a tensor out; gives back what is on no card.
+    /// Starts to offload a tensor. Returns it if it is not on a CUDA GPU.
     pub(crate) fn push(&mut self, tensor: Tensor<2>) -> Option<Tensor<2>> {
-        let Some(tensor_on_card) = on_card(tensor.clone()).map(contiguous) else { return Some(tensor) };
+        let Some(on_gpu) = on_cuda(tensor.clone()).map(contiguous) else { return Some(tensor) };
         drop(tensor);
-        let (rows, columns) = dims(&tensor_on_card);
-        let shape = ([rows, columns], tensor_on_card.dtype);
-        assert_eq!(*self.shape.get_or_insert(shape), shape, "shape and type of the tensors of a stack");
-        assert!(self.coming.is_none(), "a stack that is being emptied");
-        copy_stream::send(&tensor_on_card, self.depth);
-        self.leaving.push_back(tensor_on_card);
+        let (rows, columns) = dims(&on_gpu);
+        let shape = ([rows, columns], on_gpu.dtype);
+        assert_eq!(*self.shape.get_or_insert(shape), shape, "shape and dtype of the tensors of a stack");
+        assert!(self.prefetched.is_none(), "a push onto a stack that is being popped");
+        copy_stream::start_offload(&on_gpu, self.depth);
+        self.offloading.push_back(on_gpu);
         self.depth += 1;
-        if self.leaving.len() > LEAVING + 1
-            && let Some(gone) = self.leaving.pop_front()
+        if self.offloading.len() > IN_FLIGHT + 1
+            && let Some(gone) = self.offloading.pop_front()
         {
-            copy_stream::sent(gone, self.depth - self.leaving.len() - 1);
+            copy_stream::finish_offload(gone, self.depth - self.offloading.len() - 1);
         }
         None
     }
 
-    /// The last tensor; `None` when there is none.
+    /// Removes the tensor on top and returns it; `None` if there is none.
     pub(crate) fn pop(&mut self) -> Option<Tensor<2>> {
         self.depth = self.depth.checked_sub(1)?;
-        let tensor = match (self.leaving.pop_back(), self.coming.take()) {
+        let tensor = match (self.offloading.pop_back(), self.prefetched.take()) {
             (Some(tensor), _) => tensor,
             (None, Some(tensor)) => {
-                copy_stream::arrived(&tensor, self.depth);
+                copy_stream::wait(&tensor, self.depth);
                 tensor
             }
-            (None, None) => unreachable!("the tensor below one that was taken is on its way"),
+            (None, None) => unreachable!("a pop prefetches the next tensor"),
         };
-        if self.leaving.is_empty() && self.depth > 0 {
+        if self.offloading.is_empty() && self.depth > 0 {
             let (shape, dtype) = self.shape.unwrap_or_else(|| unreachable!("something was pushed"));
             let next = empty(&tensor, shape, dtype);
-            copy_stream::fetch(&next, self.depth - 1);
-            self.coming = Some(next);
+            copy_stream::start_prefetch(&next, self.depth - 1);
+            self.prefetched = Some(next);
         }
         Some(Tensor::from_primitive::<CubeBackend>(tensor))
     }
 }
 
 impl Drop for Offloaded {
-    /// Memory that a copy still reads or writes is nobody else's before it is done.
+    /// Memory that a copy reads or writes must not be reused before the copy has finished.
     fn drop(&mut self) {
-        let first = self.depth - self.leaving.len();
-        for (tensor, place) in self.leaving.drain(..).zip(first..) {
-            copy_stream::sent(tensor, place);
+        let first = self.depth - self.offloading.len();
+        for (tensor, slot) in self.offloading.drain(..).zip(first..) {
+            copy_stream::finish_offload(tensor, slot);
         }
-        if let Some(coming) = self.coming.take() {
-            copy_stream::arrived(&coming, self.depth - 1);
+        if let Some(prefetched) = self.prefetched.take() {
+            copy_stream::wait(&prefetched, self.depth - 1);
         }
     }
 }

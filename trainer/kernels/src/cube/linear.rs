@@ -1,4 +1,4 @@
-//! Products with a stored matrix. Its dense form lives from its dequantisation to the end of the product.
+//! Linear layers with a stored matrix. It is dequantized for each product, and freed after it.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;

@@ -1,5 +1,5 @@
-//! A frozen linear layer with its adapter. `A` and `B` are f32 and multiplied in the type of the activations; their
-//! gradients are accumulated and given as f32.
+//! A frozen linear layer with a LoRA adapter. `A` and `B` are f32 and cast to the dtype of the activations. Their gradients are
+//! accumulated and returned in f32.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
@@ -34,7 +34,7 @@ impl LoraOps for CubeBackend {
         let x = x.value();
         let dtype = x.dtype;
         let u = Self::lora_down(x.clone(), a, settings);
-        // The small product first: the large one adds to it without taking longer.
+        // The small product first: the large one can add to it at no cost.
         let y = scaled_product(Factor::plain(u.clone()), Factor::transposed(cast(b, dtype)), scale, dtype);
         add_product(Factor::plain(x), Factor::transposed(dense(weight, layout, dtype)), 1.0, &y);
         (y, u)

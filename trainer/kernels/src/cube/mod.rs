@@ -1,9 +1,9 @@
-//! The operations on devices that CubeCL compiles for: CUDA through NVRTC, Vulkan through SPIR-V.
+//! GPU implementations in CubeCL, which compiles for CUDA (NVRTC) and Vulkan (SPIR-V).
 //!
-//! Responsible for: the implementations for `CubeBackend` of the traits in the files above, one file each, with their
-//! kernels. Activations are bf16 or f32, whatever the embedding yields; sums, norms and exponentials are f32; adapters,
-//! gradients of adapters and optimizer states are f32. No kernel uses atomics, so every sum has one order.
-//! Must not depend on: the CPU's implementations.
+//! Responsible for: the `CubeBackend` implementations of the traits in the parent module, one file each, with their kernels.
+//! Activations are bf16 or f32, as the embedding returns them. Reductions, norms and exponentials are f32; so are adapters,
+//! their gradients and optimizer states. No sum uses atomics, so each has a fixed order.
+//! Must not depend on: the CPU implementations.
 
 mod adamw;
 mod adamw8;

@@ -1,4 +1,4 @@
-//! RMSNorm: a plane for each group.
+//! RMSNorm, one plane per group.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
@@ -11,7 +11,7 @@ use super::tensors::{argument, contiguous, dims, empty, float, len, vector_argum
 use crate::index32::index;
 use crate::rms_norm::RmsNormOps;
 
-/// `1 / √(mean(x²) + ε)` of the plane's group, which has `vectors` vectors from `start`.
+/// `1 / √(mean(x²) + ε)` of the plane's group, which has `vectors` vectors from `start` on.
 #[cube]
 fn inverse_norm<F: Float, N: Size>(
     x: &[Vector<F, N>],

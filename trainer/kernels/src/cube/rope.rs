@@ -1,4 +1,4 @@
-//! Rotary embeddings: a unit for each pair of vectors. The angles are those of the CPU, uploaded once a table.
+//! Rotary position embedding, one unit per pair of vectors. The CPU computes the cosines and sines, which are uploaded once.
 
 use std::sync::Arc;
 

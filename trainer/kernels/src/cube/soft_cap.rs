@@ -1,8 +1,8 @@
-//! Soft-capping within kernels that read scores or logits. `inverse_cap` is one over the cap, in the units of what is capped.
+//! Soft-capping in kernels that read scores or logits. `inverse_cap` is `1 / cap`, in the units of the values that kernels read.
 
 use cubecl::prelude::*;
 
-/// `tanh(x · inverse_cap) / inverse_cap`, or `x` where nothing is capped. The exponent ends where tanh is 1 in f32.
+/// `tanh(x · inverse_cap) / inverse_cap`, or `x` without a cap. The exponent is limited to 40, where tanh is 1 in f32.
 #[cube]
 pub(crate) fn soft_capped(x: f32, inverse_cap: f32, #[comptime] capped: bool) -> f32 {
     if comptime!(capped) {
@@ -12,7 +12,7 @@ pub(crate) fn soft_capped(x: f32, inverse_cap: f32, #[comptime] capped: bool) ->
     }
 }
 
-/// The derivative at the place whose result was `soft_capped`.
+/// The derivative, given the capped value.
 #[cube]
 pub(crate) fn slope(soft_capped: f32, inverse_cap: f32, #[comptime] capped: bool) -> f32 {
     let mut slope = 1.0f32;
@@ -22,7 +22,7 @@ pub(crate) fn slope(soft_capped: f32, inverse_cap: f32, #[comptime] capped: bool
     slope
 }
 
-/// `inverse_cap` and `capped` of the kernels, for things that are a factor `scale` smaller before they are capped.
+/// The arguments `inverse_cap` and `capped` of the kernels, for values that are multiplied by `scale` before the cap.
 pub(crate) fn cap_arguments(cap: Option<f32>, scale: f32) -> (f32, bool) {
     (cap.map_or(1.0, |cap| scale / cap), cap.is_some())
 }

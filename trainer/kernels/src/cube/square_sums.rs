@@ -1,4 +1,4 @@
-//! Sums of vectors, and of squares in parts, each by planes in one order.
+//! Sums of vectors, and partial sums of squares, in a fixed order.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
@@ -12,10 +12,10 @@ use super::tensors::{argument, contiguous, empty, len, owned, reshaped, vector_a
 use crate::index32::index;
 use crate::square_sums::SquareSumOps;
 
-/// Planes that sum one tensor, each a part of its own.
+/// Planes per tensor; each writes one partial sum.
 const SUMMING: usize = 256;
 
-/// Plane `p` sums the squares of vectors `p · lanes + lane`, and so on in strides of all planes, to `sums[first + p]`.
+/// Plane `p` writes `sums[first + p]`, the sum of the squares of vectors `(p + i · planes) · lanes + lane` for all `i`.
 #[cube(launch)]
 fn square_sums<N: Size>(
     x: &[Vector<f32, N>],
@@ -41,7 +41,7 @@ fn square_sums<N: Size>(
     }
 }
 
-/// The sum of all elements, by one plane.
+/// The sum of all elements, computed by one plane.
 #[cube(launch)]
 fn total(parts: &[f32], sum: &mut [f32], len: u32, #[comptime] lanes: u32) {
     if plane_row() == 0 {

@@ -1,4 +1,4 @@
-//! Between Burn's tensors on a CubeCL device and the arguments of kernels.
+//! Conversions between Burn's tensors on a CubeCL device and arguments of kernels.
 
 use std::cell::RefCell;
 
@@ -12,12 +12,12 @@ use cubecl::prelude::BufferArg;
 
 use crate::index32::index;
 
-/// The tensor with its elements in one run of memory.
+/// The tensor with contiguous elements.
 pub(crate) fn contiguous(tensor: CubeTensor) -> CubeTensor {
     into_contiguous(tensor)
 }
 
-/// The tensor contiguous and as the only owner of its memory, copied where it isn't: a kernel may change it in place.
+/// The tensor as the only owner of contiguous memory, copied if it is not. A kernel may change it in place.
 pub(crate) fn owned(tensor: CubeTensor) -> CubeTensor {
     let tensor = contiguous(tensor);
     if tensor.can_mut() { tensor } else { contiguous(tensor.copy()) }
@@ -53,22 +53,22 @@ pub(crate) fn dims(tensor: &CubeTensor) -> (usize, usize) {
     }
 }
 
-/// A new tensor on the device of another one, its elements undefined.
+/// A new tensor on the device of `like`, with undefined elements.
 pub(crate) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
 }
 
-/// A new f32 matrix of zeros. (What Burn allocates may have gaps between its rows.)
+/// A new contiguous f32 matrix of zeros. (Burn may pad the rows of a new matrix.)
 pub(crate) fn zeros(like: &CubeTensor, rows: usize, columns: usize) -> CubeTensor {
     contiguous(numeric::zeros(like.device.clone(), Shape::from([rows, columns]), DType::F32))
 }
 
-/// Stands for a gradient that nobody asked for.
+/// An empty tensor, in place of a gradient that was not requested.
 pub(crate) fn nothing(like: &CubeTensor) -> CubeTensor {
     empty(like, [0, 0], like.dtype)
 }
 
-/// Words uploaded to the device of a tensor.
+/// Uploads words to the device of `like`.
 pub(crate) fn upload(like: &CubeTensor, values: &[u32]) -> CubeTensor {
     let handle = like.client.create(Bytes::from_elems(values.to_vec()));
     CubeTensor::new_contiguous(
@@ -80,8 +80,8 @@ pub(crate) fn upload(like: &CubeTensor, values: &[u32]) -> CubeTensor {
     )
 }
 
-/// As `upload`, for words that one operation after the other reads: positions, ranges of keys, tables. Those of the last few
-/// calls stay on the device, and words that are already there are not sent again. No kernel may change them.
+/// As [`upload`], for words that several operations read: positions, ranges of keys, tables. The tensors of the last few calls
+/// are cached, so equal words are not uploaded again. No kernel may change them.
 pub(crate) fn upload_shared(like: &CubeTensor, values: &[u32]) -> CubeTensor {
     UPLOADED.with_borrow_mut(|kept| {
         let same = |(words, tensor): &(Vec<u32>, CubeTensor)| tensor.device == like.device && words == values;
@@ -99,19 +99,19 @@ pub(crate) fn upload_shared(like: &CubeTensor, values: &[u32]) -> CubeTensor {
 const UPLOADS_KEPT: usize = 8;
 
 thread_local! {
-    /// The last one first.
+    /// The most recent first.
     static UPLOADED: RefCell<Vec<(Vec<u32>, CubeTensor)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The same elements as a matrix of another shape; the tensor is contiguous.
+/// The elements of a contiguous tensor in another shape.
 pub(crate) fn reshaped<const D: usize>(tensor: CubeTensor, shape: [usize; D]) -> CubeTensor {
     CubeTensor::new_contiguous(tensor.client, tensor.device, Shape::from(shape), tensor.handle, tensor.dtype)
 }
 
-/// Rows `start .. start + count` of a contiguous matrix, sharing its memory.
+/// Rows `start .. start + count` of a contiguous matrix, as a view of its memory.
 pub(crate) fn rows(tensor: &CubeTensor, start: usize, count: usize) -> CubeTensor {
     let (total, columns) = dims(tensor);
-    assert!(start + count <= total, "rows {start} + {count} of {total}");
+    assert!(start + count <= total, "rows {start} .. {start} + {count} of a matrix with {total} rows");
     let size = (columns * tensor.dtype.size()) as u64;
     let handle = tensor.handle.clone();
     let handle = handle.offset_start(start as u64 * size).offset_end((total - start - count) as u64 * size);
@@ -130,7 +130,7 @@ pub(crate) fn float(tensor: &CubeTensor) -> ElemType {
         DType::F32 => FloatKind::F32,
         DType::BF16 => FloatKind::BF16,
         DType::F16 => FloatKind::F16,
-        other => panic!("the kernels compute with floats, not {other:?}"),
+        other => panic!("the kernels compute in floats, not in {other:?}"),
     })
 }
 

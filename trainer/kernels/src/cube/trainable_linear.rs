@@ -1,4 +1,4 @@
-//! Products with a weight that is trained: kept as f32, multiplied in the type of the activations.
+//! Linear layers with a trained weight: stored in f32, cast to the dtype of the activations for the products.
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;

@@ -1,16 +1,16 @@
-//! An optimizer step on a CUDA card.
+//! An optimizer step on CUDA.
 
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::cast;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::cuda::{multi_tensor, on_card};
+use super::cuda::{multi_tensor, on_cuda};
 use super::tensors::{contiguous, owned};
 use crate::adamw::{AdamW, Coefficients};
 use crate::update::{Moments, Update};
 
-/// The step, where all parameters are on a card, their moments f32 and their copies bf16; gives it back as it is otherwise.
+/// Runs the step if all parameters are on CUDA, with f32 moments and bf16 copies. Otherwise it returns the updates unchanged.
 pub(crate) fn update<'a, const D: usize>(
     updates: Vec<Update<'a, D>>,
     settings: &AdamW,
@@ -19,17 +19,17 @@ pub(crate) fn update<'a, const D: usize>(
 ) -> Result<Tensor<1>, Vec<Update<'a, D>>> {
     let served = |update: &Update<'a, D>| {
         let narrow = update.copy.as_ref().is_none_or(|copy| copy.dtype() == DType::BF16);
-        narrow && matches!(update.moments, Moments::Full(_)) && on_card(update.parameter.clone()).is_some()
+        narrow && matches!(update.moments, Moments::Full(_)) && on_cuda(update.parameter.clone()).is_some()
     };
     if updates.is_empty() || !updates.iter().all(served) {
         return Err(updates);
     }
-    // Taken out while it changes, so that each tensor is the only owner of its memory.
+    // Moved out of their places, so that each tensor is the only owner of its memory.
     let nothing = Tensor::empty([0; D], &updates[0].parameter.device());
     let take = |place: &mut Tensor<D>| owned(primitive(std::mem::replace(place, nothing.clone())));
     let (mut places, mut changed) = (Vec::new(), Vec::new());
     for Update { parameter, mut copy, moments, gradient, decays } in updates {
-        let Moments::Full([first, second]) = moments else { unreachable!("seen above") };
+        let Moments::Full([first, second]) = moments else { unreachable!("checked above") };
         changed.push(multi_tensor::Update {
             gradient: contiguous(cast(primitive(gradient), DType::F32)),
             parameter: take(parameter),
@@ -50,5 +50,5 @@ pub(crate) fn update<'a, const D: usize>(
 }
 
 fn primitive<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
-    on_card(tensor).unwrap_or_else(|| panic!("an update's tensors are on one device"))
+    on_cuda(tensor).unwrap_or_else(|| panic!("all tensors of an update are on one device"))
 }

@@ -1,4 +1,4 @@
-//! Attention as one kernel a pass, written in CUDA C++ since it lives on tensor cores.
+//! Fused attention kernels in CUDA C++, for tensor cores.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -10,28 +10,28 @@ use crate::attention::{AttentionLayout, FUSED_HEAD_DIMS};
 use crate::cube::soft_cap::cap_arguments;
 use crate::index32::{index, side};
 
-/// Queries or keys of a block, in every source.
+/// Queries or keys per block, in all sources.
 const ROWS: usize = 128;
 
-/// The kernels as they are written for some cards.
+/// The kernels of one GPU generation.
 struct Generation {
     source: &'static str,
-    /// Of a block.
+    /// Threads per block.
     threads: u32,
-    /// Rows of one head in shared memory, by `Pass`: a block's own tiles, and as many pairs of tiles as are held at once.
+    /// Rows of one head in shared memory, by `Pass`: the block's own tiles, and the pairs of tiles in the pipeline.
     held: [usize; 3],
-    /// Bytes more, to begin where the card wants them to.
+    /// Additional bytes of shared memory, to align its start.
     alignment: usize,
 }
 
-/// With mma: everything from compute capability 8.0 on.
+/// With `mma`: compute capability 8.0 and later.
 const AMPERE: Generation = Generation {
     source: concat!(include_str!("attention/prelude.cu"), include_str!("attention/ampere.cu")),
     threads: 256,
     held: [2 * 2 * 64, 2 * 2 * 32, 2 * ROWS + 2 * 2 * 32],
     alignment: 0,
 };
-/// With wgmma, which compute capability 9.0 alone has.
+/// With `wgmma`, which only compute capability 9.0 has.
 const HOPPER: Generation = Generation {
     source: concat!(include_str!("attention/prelude.cu"), include_str!("attention/hopper.cu")),
     threads: 384,
@@ -40,7 +40,7 @@ const HOPPER: Generation = Generation {
 };
 
 fn generation(capability: (i32, i32), head_dim: usize) -> &'static Generation {
-    // Its tiles are panels of 64 columns.
+    // The Hopper kernels' tiles have panels of 64 columns.
     if capability == (9, 0) && head_dim.is_multiple_of(64) { &HOPPER } else { &AMPERE }
 }
 
@@ -61,13 +61,13 @@ impl Pass {
     }
 }
 
-/// Whether the kernels serve these queries; what they don't goes by blocks of products.
+/// Whether these kernels support the inputs. Other inputs use blocks of matrix products.
 pub(in crate::cube) fn served(q: &CubeTensor, layout: &AttentionLayout) -> bool {
     let fused = FUSED_HEAD_DIMS.contains(&layout.head_dim);
     serves(&q.client) && q.dtype == DType::BF16 && fused && layout.scale > 0.0
 }
 
-/// Contiguous matrices of queries, keys and values, and the first key and the one behind the last that each query sees.
+/// Contiguous matrices of queries, keys and values. Query `i` attends to keys `starts[i] .. ends[i]`.
 #[derive(Clone, Copy)]
 pub(in crate::cube) struct Inputs<'a> {
     pub(in crate::cube) q: &'a CubeTensor,
@@ -80,24 +80,24 @@ pub(in crate::cube) struct Inputs<'a> {
     pub(in crate::cube) layout: &'a AttentionLayout,
 }
 
-/// Writes the output and the logarithms of the lse.
+/// Writes the output and the log-sum-exp.
 pub(in crate::cube) fn forward(inputs: Inputs<'_>, output: &CubeTensor, lse: &CubeTensor) {
     let Inputs { q, k, v, starts, ends, .. } = inputs;
     launch(Pass::Forward, inputs, &[q, k, v, starts, ends], &[output, lse]);
 }
 
-/// What the backward pass has besides the inputs: the gradient of the output, the logarithms of the lse, and the
-/// inner products of output and gradient.
-pub(in crate::cube) struct Pulled<'a> {
+/// Further inputs of the backward pass: the gradient of the output, the log-sum-exp, and `delta`, the inner products of output
+/// and gradient.
+pub(in crate::cube) struct BackwardInputs<'a> {
     pub(in crate::cube) gradient: &'a CubeTensor,
     pub(in crate::cube) lse: &'a CubeTensor,
     pub(in crate::cube) delta: &'a CubeTensor,
 }
 
 /// Writes the gradients of queries, keys and values.
-pub(in crate::cube) fn backward(inputs: Inputs<'_>, pulled: &Pulled<'_>, [dq, dk, dv]: [&CubeTensor; 3]) {
+pub(in crate::cube) fn backward(inputs: Inputs<'_>, more: &BackwardInputs<'_>, [dq, dk, dv]: [&CubeTensor; 3]) {
     let Inputs { q, k, v, starts, ends, .. } = inputs;
-    let Pulled { gradient, lse, delta } = *pulled;
+    let BackwardInputs { gradient, lse, delta } = *more;
     let read = [gradient, q, k, v, starts, ends, lse, delta];
     launch(Pass::BackwardQueries, inputs, &read, &[dq]);
     launch(Pass::BackwardKeys, inputs, &read, &[dk, dv]);
@@ -105,7 +105,7 @@ pub(in crate::cube) fn backward(inputs: Inputs<'_>, pulled: &Pulled<'_>, [dq, dk
 
 fn launch(pass: Pass, inputs: Inputs<'_>, read: &[&CubeTensor], written: &[&CubeTensor]) {
     let Inputs { queries, keys, layout, .. } = inputs;
-    // What blocks are made of, and who has a row of blocks.
+    // Rows that are split into blocks, and heads.
     let (rows, heads) = match pass {
         Pass::Forward | Pass::BackwardQueries => (queries, layout.heads),
         Pass::BackwardKeys => (keys, layout.kv_heads),

@@ -1,10 +1,10 @@
-//! Copies between a card and the host that run beside the card's work, on a stream of their own.
+//! Copies between a GPU and the host on a separate stream, so that they overlap with kernels.
 //!
-//! Responsible for: the order of both streams. A copy begins when all work that was enqueued before it is done, and what is
-//! enqueued behind `sent` or `arrived` begins when the copy is done. Copies follow one another. The host's memory for them is
-//! page-locked, made when first needed, and kept for as long as the device is used: a slot for each place in a stack.
+//! Responsible for: synchronising both streams. A copy starts after all work that was enqueued before it. Kernels that are
+//! enqueued after `finish_offload` or `wait` start after the copy. Copies run one after another. Their host memory is
+//! page-locked, allocated at first use and kept as long as the device is used: one slot per position in a stack.
 //! Reference: <https://docs.nvidia.com/cuda/cuda-driver-api/>, streams, events and memory.
-#![expect(unsafe_code, reason = "CUDA's driver is a C library")]
+#![expect(unsafe_code, reason = "the CUDA driver is a C library")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,19 +21,19 @@ use crate::cube::tensors::len;
 const WAIT: CUevent_wait_flags = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
 
 thread_local! {
-    /// Of the device whose kernels this thread launches.
+    /// The copy stream of the device whose kernels this thread launches.
     static COPY_STREAM: RefCell<Option<CopyStream>> = const { RefCell::new(None) };
 }
 
-/// Starts to copy a tensor into the slot of a place. Its memory has to be held until [`sent`].
-pub(in crate::cube) fn send(tensor: &CubeTensor, place: usize) {
+/// Starts to copy a tensor into slot `index`. The caller holds the tensor until [`finish_offload`].
+pub(in crate::cube) fn start_offload(tensor: &CubeTensor, index: usize) {
     let bytes = len(tensor) * tensor.dtype.size();
     run(tensor, move |copies, stream, address| {
-        copies.make_slot(place, bytes)?;
-        copies.follow(stream)?;
-        let slot = copies.slot(place, bytes)?;
-        // SAFETY: the slot has so many bytes that live as long as the device is used, nothing else on this stream touches them
-        // before the copy, and nobody reads them here. The tensor is held until the copy is done.
+        copies.make_slot(index, bytes)?;
+        copies.wait_for_kernels(stream)?;
+        let slot = copies.slot(index, bytes)?;
+        // SAFETY: the slot has `bytes` bytes that live as long as the device is used. No other copy accesses them at the same
+        // time, and the host doesn't read them. The tensor is held until the copy has finished.
         unsafe {
             let to = slice::from_raw_parts_mut(slot.at.cast::<u8>(), bytes);
             driver::memcpy_dtoh_async(to, address, copies.stream)?;
@@ -42,19 +42,19 @@ pub(in crate::cube) fn send(tensor: &CubeTensor, place: usize) {
     });
 }
 
-/// What is enqueued from now on begins when the copy of a tensor is done; then its memory is free.
-pub(in crate::cube) fn sent(tensor: CubeTensor, place: usize) {
-    // The binding that `enqueue` holds is the last one and is dropped behind the wait.
-    arrived(&tensor, place);
+/// Lets later work wait for the copy of a tensor, and then frees the tensor.
+pub(in crate::cube) fn finish_offload(tensor: CubeTensor, index: usize) {
+    // `enqueue` holds the last reference and drops it after the wait is enqueued.
+    wait(&tensor, index);
 }
 
-/// Starts to copy what is in the slot of a place into a tensor, which nobody uses before [`arrived`].
-pub(in crate::cube) fn fetch(tensor: &CubeTensor, place: usize) {
+/// Starts to copy slot `index` into a tensor, which must not be used before [`wait`].
+pub(in crate::cube) fn start_prefetch(tensor: &CubeTensor, index: usize) {
     let bytes = len(tensor) * tensor.dtype.size();
     run(tensor, move |copies, stream, address| {
-        // Whoever had the tensor's memory before is done by then.
-        copies.follow(stream)?;
-        let slot = copies.slot(place, bytes)?;
+        // Kernels may still use the tensor's memory for its previous owner.
+        copies.wait_for_kernels(stream)?;
+        let slot = copies.slot(index, bytes)?;
         // SAFETY: the slot is as large as the tensor, and was filled by an earlier copy on the same stream.
         unsafe {
             let from = slice::from_raw_parts(slot.at.cast::<u8>(), bytes);
@@ -64,13 +64,13 @@ pub(in crate::cube) fn fetch(tensor: &CubeTensor, place: usize) {
     });
 }
 
-/// What is enqueued from now on begins when the copy of a place is done.
-pub(in crate::cube) fn arrived(tensor: &CubeTensor, place: usize) {
-    run(tensor, move |copies, stream, _| copies.precede(place, stream));
+/// Lets later work wait for the copy of slot `index`.
+pub(in crate::cube) fn wait(tensor: &CubeTensor, index: usize) {
+    run(tensor, move |copies, stream, _| copies.make_kernels_wait(index, stream));
 }
 
-/// Runs `work` on the thread that launches kernels, with the card's own stream and the address of a tensor, whose error it
-/// is when it fails.
+/// Runs `work` on the thread that launches kernels, with the stream of the kernels and the address of a tensor. An error
+/// surfaces when the tensor is read.
 fn run(
     tensor: &CubeTensor,
     work: impl FnOnce(&mut CopyStream, CUstream, u64) -> Result<(), driver::DriverError> + Send + 'static,
@@ -85,23 +85,23 @@ fn run(
                 };
                 work(copies, stream, address)
             })
-            .map_err(|error| format!("a copy beside the card's work: {error}"))
+            .map_err(|error| format!("copying between GPU and host memory: {error}"))
     });
 }
 
-/// Page-locked memory, and the last copy from or to it.
+/// Page-locked host memory, and the event of its last copy.
 struct Slot {
     at: *mut c_void,
     bytes: usize,
     done: CUevent,
 }
 
-/// The stream of the copies. It, its events and its memory stay for as long as the device is used.
+/// The stream of the copies. The stream, its events and its memory exist as long as the device is used.
 struct CopyStream {
     stream: CUstream,
-    /// Where the card's own stream stands.
+    /// Recorded on the kernels' stream before each copy.
     reached: CUevent,
-    /// By place.
+    /// By position in the stack.
     slots: BTreeMap<usize, Slot>,
 }
 
@@ -111,45 +111,45 @@ impl CopyStream {
         Ok(Self { stream, reached: new_event()?, slots: BTreeMap::new() })
     }
 
-    /// A slot for a place.
-    fn make_slot(&mut self, place: usize, bytes: usize) -> Result<(), driver::DriverError> {
-        if self.slots.get(&place).is_some_and(|slot| slot.bytes >= bytes) {
+    /// Allocates slot `index`, or enlarges it.
+    fn make_slot(&mut self, index: usize, bytes: usize) -> Result<(), driver::DriverError> {
+        if self.slots.get(&index).is_some_and(|slot| slot.bytes >= bytes) {
             return Ok(());
         }
-        // SAFETY: the memory is given back here alone, when no copy uses it any more.
+        // SAFETY: only this function frees the memory, after all copies have finished.
         unsafe {
             let at = driver::malloc_host(bytes, 0)?;
-            match self.slots.get_mut(&place) {
+            match self.slots.get_mut(&index) {
                 Some(slot) => {
                     stream::synchronize(self.stream)?;
                     driver::free_host(slot.at)?;
                     (slot.at, slot.bytes) = (at, bytes);
                 }
-                None => drop(self.slots.insert(place, Slot { at, bytes, done: new_event()? })),
+                None => drop(self.slots.insert(index, Slot { at, bytes, done: new_event()? })),
             }
         }
         Ok(())
     }
 
-    /// The slot of a place, with room for so many bytes; there is none where it could not be made.
-    fn slot(&self, place: usize, bytes: usize) -> Result<&Slot, driver::DriverError> {
-        let slot = self.slots.get(&place).filter(|slot| slot.bytes >= bytes);
+    /// Slot `index`, with at least `bytes` bytes. An error if it could not be allocated.
+    fn slot(&self, index: usize, bytes: usize) -> Result<&Slot, driver::DriverError> {
+        let slot = self.slots.get(&index).filter(|slot| slot.bytes >= bytes);
         slot.ok_or(driver::DriverError(CUresult::CUDA_ERROR_INVALID_HANDLE))
     }
 
-    /// Copies from now on begin behind what is enqueued on the card's own stream.
-    fn follow(&self, own: CUstream) -> Result<(), driver::DriverError> {
-        // SAFETY: both streams and the event live.
+    /// Lets later copies wait for the kernels that are enqueued so far.
+    fn wait_for_kernels(&self, own: CUstream) -> Result<(), driver::DriverError> {
+        // SAFETY: both streams and the event exist.
         unsafe {
             event::record(self.reached, own)?;
             stream::wait_event(self.stream, self.reached, WAIT)
         }
     }
 
-    /// The card's own stream goes on behind the copy of a place.
-    fn precede(&self, place: usize, own: CUstream) -> Result<(), driver::DriverError> {
+    /// Lets later kernels wait for the copy of slot `index`.
+    fn make_kernels_wait(&self, index: usize, own: CUstream) -> Result<(), driver::DriverError> {
         // SAFETY: as above; the event was recorded when the copy was enqueued.
-        unsafe { stream::wait_event(own, self.slot(place, 0)?.done, WAIT) }
+        unsafe { stream::wait_event(own, self.slot(index, 0)?.done, WAIT) }
     }
 }
 

@@ -1,8 +1,8 @@
-//! Products by cuBLASLt, which knows every card's tensor cores best.
+//! GEMM with cuBLASLt.
 //!
-//! Responsible for: `y = α · left · right`, or that added to `y`, of f32, f16 or bf16 factors, accumulated in f32. TF32 is
-//! never used. The kernel is the first that cuBLASLt's heuristics name, once for each kind of product, so equal products
-//! give equal bits. Reference: <https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api>.
+//! Responsible for: `y = α · left · right + β · y` for f32, f16 or bf16 factors, accumulated in f32. TF32 is never used. The
+//! algorithm is the first that cuBLASLt's heuristic returns, chosen once per shape, so equal products are bit-identical.
+//! Reference: <https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api>.
 #![expect(unsafe_code, reason = "cuBLASLt is a C library")]
 
 use std::cell::RefCell;
@@ -19,23 +19,23 @@ use super::stream::enqueue;
 use crate::cube::tensors::empty;
 use crate::index32::signed;
 
-/// Bytes that a kernel may use beside its operands: what NVIDIA recommends for Hopper.
+/// Bytes of workspace: NVIDIA's recommendation for Hopper.
 const WORKSPACE: usize = 32 << 20;
-/// Kinds of products that are remembered.
-const REMEMBERED: usize = 1 << 14;
+/// Most entries of the cache of algorithms.
+const CACHED: usize = 1 << 14;
 
-/// What kind of product it is. Matrices are row-major and without gaps, batches follow one another.
+/// Shape and dtypes of a product. Matrices are row-major and contiguous; so are batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::cube) struct Kind {
     pub(in crate::cube) batch: usize,
     pub(in crate::cube) m: usize,
     pub(in crate::cube) n: usize,
     pub(in crate::cube) k: usize,
-    /// Whether the left factor lies there as `[k, m]`.
+    /// Whether the left factor is stored as `[k, m]`.
     pub(in crate::cube) left_transposed: bool,
-    /// Whether the right factor lies there as `[n, k]`.
+    /// Whether the right factor is stored as `[n, k]`.
     pub(in crate::cube) right_transposed: bool,
-    /// Of both factors.
+    /// The dtype of both factors.
     pub(in crate::cube) factors: DType,
     pub(in crate::cube) output: DType,
 }
@@ -54,12 +54,12 @@ pub(in crate::cube) fn product(
         let operands = Operands { left: addresses[0], right: addresses[1], y: addresses[2], workspace: addresses[3] };
         LIBRARY
             .with_borrow_mut(|library| library.multiply(kind, &operands, alpha, beta, stream))
-            .map_err(|error| format!("cuBLASLt: {error} at {kind:?}"))
+            .map_err(|error| format!("cuBLASLt: {error} in {kind:?}"))
     });
 }
 
 thread_local! {
-    /// Of the device whose kernels this thread launches.
+    /// The state for the device whose kernels this thread launches.
     static LIBRARY: RefCell<Library> = RefCell::default();
 }
 
@@ -81,7 +81,7 @@ impl Operands {
 #[derive(Default)]
 struct Library {
     handle: Option<sys::cublasLtHandle_t>,
-    /// By kind and alignments.
+    /// The cache, by kind and alignments.
     algorithms: HashMap<(Kind, [u32; 3]), sys::cublasLtMatmulAlgo_t>,
 }
 
@@ -103,7 +103,7 @@ impl Library {
         let algorithm = match self.algorithms.get(&key) {
             Some(algorithm) => *algorithm,
             None => {
-                if self.algorithms.len() >= REMEMBERED {
+                if self.algorithms.len() >= CACHED {
                     self.algorithms.clear();
                 }
                 let found = problem.algorithm(handle, key.1)?;
@@ -113,9 +113,9 @@ impl Library {
         };
         let at = |address: u64| address as *mut c_void;
         let (alpha, beta) = (ptr::from_ref(&alpha).cast(), ptr::from_ref(&beta).cast());
-        // SAFETY: the operands are tensors of the sizes that the layouts name, held until this call has returned; whatever
-        // is enqueued on the stream later can't overtake it. Row-major matrices are column-major ones transposed, so the
-        // product is that of the factors exchanged.
+        // SAFETY: the operands are tensors of the sizes in the layouts, and held until this call returns; work that is
+        // enqueued on the stream later runs after it. Row-major matrices are transposed column-major matrices, so the
+        // factors are exchanged.
         unsafe {
             lt::matmul(
                 handle,
@@ -143,7 +143,7 @@ struct Description(sys::cublasLtMatmulDesc_t);
 
 impl Drop for Description {
     fn drop(&mut self) {
-        // SAFETY: made by this library and destroyed once. It can only fail for a pointer that is none.
+        // SAFETY: created by this library and destroyed once. It only fails for invalid pointers.
         let _ = unsafe { lt::destroy_matmul_desc(self.0) };
     }
 }
@@ -151,7 +151,7 @@ impl Drop for Description {
 struct Layout(sys::cublasLtMatrixLayout_t);
 
 impl Layout {
-    /// A batch of column-major matrices without gaps.
+    /// A contiguous batch of contiguous column-major matrices.
     fn new(dtype: DType, rows: usize, columns: usize, batch: usize) -> Result<Self, lt::CublasError> {
         use sys::cublasLtMatrixLayoutAttribute_t::{
             CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
@@ -188,7 +188,7 @@ struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
     fn set<T>(&self, what: sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<(), lt::CublasError> {
-        // SAFETY: the callers give values of the types that the attributes have; they are copied.
+        // SAFETY: callers pass values of the attributes' types, which the call copies.
         unsafe { lt::set_matmul_pref_attribute(self.0, what, ptr::from_ref(&value).cast(), size_of::<T>()) }
     }
 }
@@ -200,7 +200,7 @@ impl Drop for Preference {
     }
 }
 
-/// A kind of product in cuBLASLt's terms.
+/// A product as cuBLASLt's descriptors.
 struct Problem {
     description: Description,
     left: Layout,
@@ -255,7 +255,7 @@ impl Problem {
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, left)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y)?;
         preference.set(Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y)?;
-        // SAFETY: everything was made above and lives.
+        // SAFETY: all handles were created above and still exist.
         let found = unsafe {
             lt::get_matmul_algo_heuristic(
                 handle,
@@ -276,6 +276,6 @@ fn type_name(dtype: DType) -> sys::cudaDataType {
         DType::F32 => sys::cudaDataType::CUDA_R_32F,
         DType::F16 => sys::cudaDataType::CUDA_R_16F,
         DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
-        other => panic!("products are of floats, not {other:?}"),
+        other => panic!("the factors of a product are floats, not {other:?}"),
     }
 }

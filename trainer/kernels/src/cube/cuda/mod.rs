@@ -1,4 +1,4 @@
-//! What CUDA has and other devices don't: libraries and kernels of their own on the stream of CubeCL's kernels.
+//! CUDA libraries and CUDA C++ kernels, on the stream of CubeCL's kernels.
 
 pub(super) mod attention;
 pub(super) mod copy_stream;
@@ -13,12 +13,12 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
 
-/// Whether a client computes on CUDA.
+/// Whether a client's device is a CUDA GPU.
 pub(super) fn serves(client: &Client) -> bool {
     client.name().contains("cuda")
 }
 
-/// The tensor, where it is on a CUDA card and outside of autodiff.
-pub(super) fn on_card<const D: usize>(tensor: Tensor<D>) -> Option<CubeTensor> {
+/// The tensor, if it is on a CUDA GPU and outside autodiff graphs.
+pub(super) fn on_cuda<const D: usize>(tensor: Tensor<D>) -> Option<CubeTensor> {
     tensor.try_into_primitive::<CubeBackend>().ok().filter(|tensor| serves(&tensor.client))
 }

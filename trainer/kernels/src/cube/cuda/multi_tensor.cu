@@ -1,5 +1,5 @@
-// An optimizer step over many tensors at once. A row of blocks (blockIdx.y) belongs to one tensor, whose elements its blocks
-// share. MOST and THREADS are given when this is compiled.
+// An optimizer step over many tensors. The blocks with one blockIdx.y share the elements of one tensor. MOST and THREADS are
+// defined at compilation.
 
 typedef unsigned int u32;
 typedef unsigned short bf16;
@@ -8,8 +8,8 @@ typedef unsigned long long u64;
 struct Entry {
   const float *gradients;
   float *parameters, *first, *second;
-  bf16 *copies; // of the parameters, or null
-  float *parts; // of the sum of the squares of the gradients
+  bf16 *copies; // bf16 copies of the parameters, or null
+  float *parts; // partial sums of the gradients' squares
   u64 elements;
   double decay;
 };
@@ -17,7 +17,7 @@ struct Table { Entry entries[MOST]; };
 
 #define EACH(i, elements) for (u64 i = blockIdx.x * (u64)THREADS + threadIdx.x; i < elements; i += gridDim.x * (u64)THREADS)
 
-// The sum over a block, known to its first thread.
+// The sum over a block, valid in all its threads.
 template <typename T> __device__ __forceinline__ T over_block(T sum) {
   __shared__ T warps[THREADS / 32];
 #pragma unroll
@@ -38,12 +38,13 @@ extern "C" __global__ void square_sums(const __grid_constant__ Table table) {
   if (threadIdx.x == 0) entry.parts[blockIdx.x] = sum;
 }
 
-// What gradients are multiplied by; not a number where their norm is not finite. No limit where `most` is 0. One block.
+// Writes the factor that clips gradients to the global norm `most`; NaN if their norm is not finite. 0 means no clipping. One
+// block.
 extern "C" __global__ void clip(const float *parts, float *scale, u32 count, float most) {
   double sum = 0;
   for (u32 i = threadIdx.x; i < count; i += THREADS) sum += parts[i];
   const double norm = sqrt(over_block(sum));
-  // Only a finite norm times 0 is 0.
+  // norm * 0 is 0 if the norm is finite, and NaN otherwise.
   if (threadIdx.x == 0) *scale = (most > 0 ? (float)fmin(most / (norm + 1e-6), 1.0) : 1.0f) + (float)(norm * 0);
 }
 

@@ -1,8 +1,8 @@
-//! An optimizer step over many tensors by a few launches. An adapter has hundreds of small ones, and a launch each takes longer
-//! than what it launches.
+//! An optimizer step over many tensors in a few launches. An adapter has hundreds of small tensors, for which a launch takes
+//! longer than the kernel.
 //!
-//! Responsible for: tables of addresses, as many tensors to a launch as a kernel's arguments hold (`multi_tensor_apply` of
-//! NVIDIA's apex does the same), and the kernels that take them.
+//! Responsible for: tables of addresses, for as many tensors per launch as a kernel's arguments can hold (as
+//! `multi_tensor_apply` in NVIDIA's apex), and the kernels that read them.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -13,20 +13,20 @@ use crate::adamw::Coefficients;
 use crate::cube::tensors::{empty, len, reshaped, upload};
 use crate::index32::index;
 
-/// Tensors of a launch: their table and what else a kernel takes fit into 4 KiB.
+/// Tensors per launch: their table and the other arguments fit into 4 KiB.
 const MOST: usize = 60;
-/// Words of a tensor in the table.
+/// 64-bit words per tensor in the table.
 const WORDS: usize = 8;
-/// Of a block.
+/// Threads per block.
 const THREADS: usize = 256;
-/// Parts of a sum of squares, a block each.
+/// Partial sums of squares per tensor; one block computes each.
 const PARTS: usize = 32;
 
 const PROGRAM: Program<'static> =
     Program { source: include_str!("multi_tensor.cu"), definitions: &[("MOST", MOST), ("THREADS", THREADS)] };
 
-/// A parameter with what its update takes, all contiguous and of one length, f32 but for the copy, which is bf16. Nobody else
-/// has what changes, which is all but the gradient.
+/// A parameter with its gradient and optimizer state: contiguous, of one length, f32 except for the copy, which is bf16. All
+/// but the gradient are changed, so no other tensor shares their memory.
 pub(in crate::cube) struct Update {
     pub(in crate::cube) gradient: CubeTensor,
     pub(in crate::cube) parameter: CubeTensor,
@@ -42,10 +42,13 @@ impl Update {
         [&self.gradient, &self.parameter, &self.first, &self.second].into_iter().chain(&self.copy)
     }
 
-    /// What the table says of it besides addresses.
+    /// The fields of its table entry other than addresses.
     fn entry(&self, decay: f32) -> Entry {
-        assert!(self.tensors().all(|tensor| len(tensor) == len(&self.gradient)), "elements of an update's tensors");
-        assert!(self.copy.as_ref().is_none_or(|copy| copy.dtype == DType::BF16), "the type of a copy");
+        assert!(
+            self.tensors().all(|tensor| len(tensor) == len(&self.gradient)),
+            "the tensors of an update have one length"
+        );
+        assert!(self.copy.as_ref().is_none_or(|copy| copy.dtype == DType::BF16), "a copy is bf16");
         let decay = if self.decays { f64::from(decay) } else { 1.0 };
         Entry { elements: len(&self.gradient), copied: self.copy.is_some(), decay }
     }
@@ -58,12 +61,13 @@ struct Entry {
     decay: f64,
 }
 
-/// Updates all of them, with their gradients clipped to `max_norm`, or none: where the norm is not finite, or where a gradient
-/// is missing, which is then the error of whoever reads what this returns: parts of the gradients' square sums, a vector.
+/// Updates all parameters, with gradients clipped to the global norm `max_norm`. Returns the partial sums of the gradients'
+/// squares, a vector. If the norm is not finite or a gradient could not be computed, no parameter changes. Errors surface when
+/// the returned vector is read.
 pub(in crate::cube) fn update(updates: &[Update], c: &Coefficients, max_norm: f64) -> CubeTensor {
     let like = &updates[0].parameter;
     let count = updates.len() * PARTS;
-    // What was sent is there even under a driver that computes nothing.
+    // Uploaded zeros are initialised even under the CI's stub driver, which runs no kernels.
     let parts = CubeTensor { dtype: DType::F32, ..upload(like, &vec![0; count]) };
     let scale = empty(like, [1], DType::F32);
     let entries: Vec<Entry> = updates.iter().map(|update| update.entry(c.decay)).collect();
@@ -90,15 +94,15 @@ pub(in crate::cube) fn update(updates: &[Update], c: &Coefficients, max_norm: f6
     reshaped(parts, [count])
 }
 
-/// `Table` of the source, with how it is launched.
+/// `Table` in the CUDA source, with its launch dimensions.
 struct Table {
     words: [u64; MOST * WORDS],
     tensors: u32,
-    /// Of a tensor: eight elements a thread of the longest, where that is not very long.
+    /// Blocks per tensor: eight elements per thread of the longest tensor, at most 1,024 blocks.
     blocks: u32,
 }
 
-/// The tables of all entries, whose tensors' addresses follow one another.
+/// The tables of all entries. `addresses` lists the tensors of the entries in order.
 fn tables(entries: &[Entry], addresses: &[u64], parts: u64) -> Vec<Table> {
     let mut addresses = addresses.iter().copied();
     let mut parts = (parts..).step_by(PARTS * size_of::<f32>());
@@ -121,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_each_tensor_in_its_place() {
+    fn table_entries_hold_the_addresses_of_their_tensors() {
         let entry = |elements, copied| Entry { elements, copied, decay: 0.5 };
         let entries: Vec<Entry> = (0..MOST + 2).map(|place| entry(1 + place * 300, place % 2 == 0)).collect();
         let addresses: Vec<u64> = (1..=entries.iter().map(|entry| 4 + u64::from(entry.copied)).sum()).collect();

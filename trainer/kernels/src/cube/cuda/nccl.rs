@@ -1,9 +1,9 @@
-//! Sums over the cards of several processes, by NCCL.
+//! All-reduce over the GPUs of several processes with NCCL.
 //!
-//! Responsible for: opening the library, joining a group, and adding tensors in place on CubeCL's stream.
+//! Responsible for: opening the library, joining a group, and summing tensors in place on CubeCL's stream.
 //! Reference: <https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html>.
 //!
-//! The library is opened by the name that every package of it has; cudarc looks only for the one that comes with the headers.
+//! The library is opened as `libnccl.so.2`, the name in all its packages. cudarc only tries the name of the development package.
 #![expect(unsafe_code, reason = "NCCL is a C library")]
 
 use std::cell::RefCell;
@@ -34,7 +34,7 @@ const SUM: c_int = 0;
 #[derive(Clone, Copy)]
 struct UniqueId(GroupId);
 
-/// What is called of it.
+/// The functions in use.
 struct Nccl {
     unique_id: unsafe extern "C" fn(*mut UniqueId) -> Status,
     join: unsafe extern "C" fn(*mut Handle, c_int, UniqueId, c_int) -> Status,
@@ -42,13 +42,13 @@ struct Nccl {
     group_start: unsafe extern "C" fn() -> Status,
     group_end: unsafe extern "C" fn() -> Status,
     words: unsafe extern "C" fn(Status) -> *const c_char,
-    /// The functions live as long as it does.
+    /// Must outlive the functions.
     _library: Library,
 }
 
 impl Nccl {
     fn open() -> Result<Self, libloading::Error> {
-        // SAFETY: the library's initialisers do nothing but that, and the types are those of its header.
+        // SAFETY: the library's initialisers have no other effects, and the types are those of its header.
         unsafe {
             let library = Library::new("libnccl.so.2").or_else(|_| Library::new("libnccl.so"))?;
             Ok(Self {
@@ -73,14 +73,14 @@ impl Nccl {
         if status == 0 {
             return Ok(());
         }
-        // SAFETY: it returns a text that is never freed, for every number.
+        // SAFETY: for every number it returns a text that is never freed.
         let words = unsafe { CStr::from_ptr((self.words)(status)) };
         Err(format!("NCCL: {}", words.to_string_lossy()))
     }
 }
 
 thread_local! {
-    /// The groups that the device of this thread has joined. They are left when the process ends.
+    /// The groups that the device of this thread has joined, until the process ends.
     static JOINED: RefCell<HashMap<GroupId, Handle>> = RefCell::default();
 }
 
@@ -88,24 +88,24 @@ pub(crate) fn available() -> bool {
     Nccl::get().is_ok()
 }
 
-/// The name of a new group.
+/// The id of a new group.
 pub(crate) fn new_id() -> Result<GroupId, String> {
     let nccl = Nccl::get()?;
     let mut id = UniqueId([0; 128]);
-    // SAFETY: it writes the identifier.
+    // SAFETY: the call writes the id.
     nccl.check(unsafe { (nccl.unique_id)(&raw mut id) })?;
     Ok(id.0)
 }
 
-/// Replaces the elements of contiguous f32 tensors, which nobody else has, by their sums over the group. The first call
-/// waits until all of the group have made it.
+/// Replaces contiguous f32 tensors, whose memory no other tensor shares, by their sums over the group. The first call blocks
+/// until all processes of the group have called it.
 pub(in crate::cube) fn sum(communicator: Communicator, tensors: &[CubeTensor]) {
     let lengths: Vec<usize> = tensors.iter().map(len).collect();
     let written: Vec<&CubeTensor> = tensors.iter().collect();
     enqueue(&[], &written, move |stream, addresses| {
         let nccl = Nccl::get()?;
         let handle = JOINED.with_borrow_mut(|joined| join(nccl, communicator, joined))?;
-        // SAFETY: each address is that of so many f32, held until all sums are enqueued; the handle is never given back.
+        // SAFETY: each address points to `len` f32, held until all sums are enqueued; the communicator is never destroyed.
         unsafe {
             nccl.check((nccl.group_start)())?;
             for (address, len) in addresses.iter().zip(&lengths) {
@@ -123,7 +123,7 @@ fn join(nccl: &Nccl, communicator: Communicator, joined: &mut HashMap<GroupId, H
         return Ok(*handle);
     }
     let mut handle = ptr::null_mut();
-    // SAFETY: it writes the handle; the card of this thread is the current one.
+    // SAFETY: the call writes the handle; this thread's GPU is the current device.
     nccl.check(unsafe { (nccl.join)(&raw mut handle, signed(size), UniqueId(id), signed(rank)) })?;
     joined.insert(id, handle);
     Ok(handle)

@@ -1,7 +1,7 @@
-//! Kernels written in CUDA C++, compiled by NVRTC for the card at hand when they are first needed.
+//! Kernels in CUDA C++, compiled by NVRTC for the current GPU at their first launch.
 //!
-//! Must be used on the thread that launches kernels, within `stream::enqueue`.
-#![expect(unsafe_code, reason = "CUDA's driver is a C library")]
+//! Must be used on the thread that launches kernels, inside `stream::enqueue`.
+#![expect(unsafe_code, reason = "the CUDA driver is a C library")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
 use crate::index32::signed;
 
-/// A source and what is defined for it.
+/// A source and its preprocessor definitions.
 #[derive(Clone, Copy)]
 pub(super) struct Program<'a> {
     pub(super) source: &'static str,
@@ -26,7 +26,7 @@ pub(super) enum Argument<'a> {
     Address(u64),
     Word(u32),
     Float(f32),
-    /// A structure of 64-bit numbers, handed over as it is: up to 4 KiB of all arguments.
+    /// A structure of 64-bit words, passed by value. All arguments together have at most 4 KiB.
     Structure(&'a [u64]),
 }
 
@@ -41,7 +41,7 @@ impl Argument<'_> {
     }
 }
 
-/// How many work on it.
+/// Launch dimensions.
 pub(super) struct Launch {
     pub(super) grid: [u32; 3],
     pub(super) threads: u32,
@@ -49,25 +49,25 @@ pub(super) struct Launch {
     pub(super) shared: u32,
 }
 
-/// Where a source lies, which is quicker to compare than what it says, and its definitions.
+/// The address of a source, which is faster to compare than its text, and its definitions.
 type Key = (*const u8, String);
 
 thread_local! {
-    /// What is loaded. It stays so for as long as the thread lives, which is as long as the device is used.
+    /// Loaded modules. They stay loaded as long as the thread exists, which is as long as the device is used.
     static LOADED: RefCell<HashMap<Key, Module>> = RefCell::default();
 }
 
-/// A compiled source and those of its kernels that were asked for.
+/// A compiled source, and the kernels that were launched.
 struct Module {
     handle: sys::CUmodule,
     kernels: HashMap<&'static str, sys::CUfunction>,
 }
 
 impl Program<'_> {
-    /// Enqueues a kernel. The arguments must be those that it takes.
+    /// Enqueues a kernel. The arguments must match its parameters.
     ///
     /// # Errors
-    /// The compiler's or the driver's words.
+    /// The error text of the compiler or the driver.
     pub(super) fn launch(
         &self,
         name: &'static str,
@@ -87,8 +87,8 @@ impl Program<'_> {
             .map_err(|why| format!("{name}: {why}"))?;
         let Launch { grid: [x, y, z], threads, shared } = *launch;
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
-        // SAFETY: the function is loaded, the pointers point to arguments that live until the call returns, and what they
-        // address is held by `enqueue`.
+        // SAFETY: the function is loaded, the pointers refer to arguments that live until the call returns, and `enqueue`
+        // holds the memory that they address.
         unsafe {
             use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
             driver::function::set_function_attribute(function, SHARED, signed(shared as usize))
@@ -127,16 +127,16 @@ impl Module {
     }
 }
 
-/// The current card's compute capability, major and minor.
+/// The compute capability of the current GPU, major and minor.
 ///
 /// # Errors
-/// The driver's words.
+/// The driver's error text.
 pub(super) fn capability() -> Result<(i32, i32), String> {
     use sys::CUdevice_attribute_enum::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
     let mut device = 0;
-    // SAFETY: the context of the card is current on this thread; the attributes exist.
+    // SAFETY: the GPU's context is current on this thread; the attributes exist.
     unsafe {
         sys::cuCtxGetDevice(&mut device).result().map_err(said)?;
         let attribute = |which| driver::device::get_attribute(device, which).map_err(said);
@@ -144,7 +144,7 @@ pub(super) fn capability() -> Result<(i32, i32), String> {
     }
 }
 
-/// As NVRTC names it, with the instructions that no other generation has where kernels use them.
+/// NVRTC's name of the architecture. `compute_90a` includes the instructions that only Hopper has.
 fn architecture() -> Result<String, String> {
     let (major, minor) = capability()?;
     Ok(format!("compute_{major}{minor}{}", if (major, minor) == (9, 0) { "a" } else { "" }))

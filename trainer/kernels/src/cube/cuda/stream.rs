@@ -1,8 +1,8 @@
-//! Work that CubeCL does not know, in the order of its own.
+//! Enqueues our own CUDA work in the order of CubeCL's kernels.
 //!
 //! Responsible for: running a closure on the thread that launches CubeCL's kernels, with the addresses of tensors and the
-//! stream that their kernels run on. What it enqueues there comes after the kernels launched before and ahead of those
-//! launched later, as a kernel would; nobody waits for it.
+//! stream of their kernels. Work that it enqueues runs after the kernels launched before and before those launched later. The
+//! caller doesn't wait.
 
 use cubecl::cuda::CudaRuntime;
 use cubecl_common::device_handle::DeviceHandle;
@@ -17,11 +17,11 @@ use burn_cubecl::tensor::CubeTensor;
 
 type CudaServer = <CudaRuntime as Runtime>::Server;
 
-/// Runs `work` with the stream and the addresses of the tensors that are read, then of those that are written. What it
-/// says went wrong is the error of whoever reads a tensor that it should have written.
+/// Runs `work` with the stream and the addresses of the tensors in `read`, then in `written`. An error of `work` surfaces when
+/// a tensor in `written` is read.
 ///
 /// # Panics
-/// When nothing is written.
+/// When `written` is empty.
 pub(super) fn enqueue(
     read: &[&CubeTensor],
     written: &[&CubeTensor],
@@ -44,7 +44,7 @@ fn run(
     bindings: Vec<BufferBinding>,
     work: impl FnOnce(CUstream, &[u64]) -> Result<(), String>,
 ) -> Result<(), ServerError> {
-    // Held until the work is enqueued: an address is good as long as its memory is held.
+    // An address is valid as long as its memory is held: until the work is enqueued.
     let held =
         bindings.into_iter().map(|binding| server.get_resource(binding, stream)).collect::<Result<Vec<_>, _>>()?;
     let addresses: Vec<u64> = held.iter().map(|memory| memory.resource().ptr).collect();

@@ -1,35 +1,35 @@
-// Attention and its gradients, a kernel each: scores never leave the registers (Dao 2023).
+// FlashAttention-2 (Dao 2023), one kernel per pass: scores stay in registers.
 //
-// Forward, a block has 128 queries of one head, 16 a warp; of the keys it meets 64 at a time, from the first to the last
-// that any of its queries sees. The gradient of the queries goes the same way; that of keys and values has blocks of 128
-// keys of one key head, which meet the queries of all heads that share them. Nothing is summed by atomics, so equal inputs
-// give equal bits. Products run on tensor cores, bf16 with f32 sums; maxima, exponentials and sums are f32.
-// HEAD_DIM is 64, 96 or 128.
+// Forward: a block has 128 queries of one head, 16 per warp. It loops over tiles of 64 keys, from the first to the last key
+// that any of its queries attends to. The gradient of the queries has the same structure. For the gradients of keys and
+// values, a block has 128 keys of one key head and loops over the queries of all heads that share them. No sum uses atomics,
+// so equal inputs give bit-identical outputs. Products run on tensor cores, bf16 with f32 accumulation. Maxima, exponentials
+// and sums are f32. HEAD_DIM is 64, 96 or 128.
 
-#define ROWS 128 // of a block's own side: queries, or keys
-#define KEYS 64  // met at a time, forward
-#define MET 32   // met at a time, backward
+#define ROWS 128     // queries, or keys, that a block owns
+#define KEYS 64      // keys per tile, forward
+#define TILE_ROWS 32 // keys, or queries, per tile, backward
 #define THREADS 256
 
-// Byte offset of eight elements in a tile. Chunks are exchanged within a row so that eight rows lie in different banks.
+// Byte offset of eight elements in a tile. Chunks are swizzled within a row, so that eight rows are in different banks.
 __device__ __forceinline__ u32 place(u32 row, u32 chunk) {
   const u32 turn = HEAD_DIM % 64 == 0 ? row & 7 : (row >> 1) & 3;
   return (row * CHUNKS + (chunk ^ turn)) * 16;
 }
 
-// Where a lane reads 16 rows of a left factor, 16 columns from `step`.
+// The address at which a lane reads 16 rows of a left factor, 16 columns from `step`.
 __device__ __forceinline__ u32 left_place(u32 row, u32 step) {
   const u32 lane = threadIdx.x % 32;
   return place(row + (lane & 15), step * 2 + (lane >> 4));
 }
 
-// Where it reads 16 columns of a right factor that lies there transposed: rows of the tile are its columns.
+// The same for 16 columns of a right factor that is stored transposed: the rows of the tile are its columns.
 __device__ __forceinline__ u32 right_place(u32 row, u32 step) {
   const u32 lane = threadIdx.x % 32;
   return place(row + (lane & 7) + ((lane >> 4) << 3), step * 2 + ((lane >> 3) & 1));
 }
 
-// Where it reads 16 rows and columns of a right factor as it lies there, for `load_transposed`.
+// The same for 16 rows and columns of a right factor that is not transposed, for `load_transposed`.
 __device__ __forceinline__ u32 plain_place(u32 row, u32 step) {
   const u32 lane = threadIdx.x % 32;
   return place(row + (lane & 15), step * 2 + (lane >> 4));
@@ -65,7 +65,7 @@ __device__ __forceinline__ void fetch(u32 tile, const bf16 *matrix, u32 stride, 
   }
 }
 
-// Sixteen rows of a matrix as left factor held by a warp, zeros where a row is not there.
+// Loads sixteen rows of a matrix as the left factor of a warp. Rows that don't exist are zeros.
 __device__ __forceinline__ void load_rows(u32 (&factor)[HEAD_DIM / 16][4], const bf16 *matrix, const u32 (&row)[2], u32 stride, u32 rows) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -79,9 +79,8 @@ __device__ __forceinline__ void load_rows(u32 (&factor)[HEAD_DIM / 16][4], const
   }
 }
 
-// q[queries, heads · HEAD_DIM], k and v [keys, kv_heads · HEAD_DIM] -> out, shaped like q, and the logarithms of the
-// lse [queries, heads]. Query i sees keys starts[i] .. ends[i]; one that sees none gets zeros. `scale` is positive;
-// `inverse_cap` is that of the prelude.
+// q[queries, heads · HEAD_DIM], k and v [keys, kv_heads · HEAD_DIM] -> out, shaped like q, and lse[queries, heads]. Query i
+// attends to keys starts[i] .. ends[i]; without keys its output is zero. `scale` is positive. `inverse_cap`: see the prelude.
 // Grid: heads x tiles of queries; shared memory: two tiles each of keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends, bf16 *out, float *lse,
@@ -91,7 +90,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
   const float none = -__int_as_float(0x7f800000);
   const u32 tile_bytes = KEYS * HEAD_DIM * 2;
   const u32 memory = (u32)__cvta_generic_to_shared(shared);
-  // The last tiles see most keys: they go first.
+  // The last tiles have the most keys, so they start first.
   const u32 first = (gridDim.y - 1 - blockIdx.y) * ROWS, head = blockIdx.x;
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
@@ -105,7 +104,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
   load_rows(query, q + head * HEAD_DIM, row, q_stride, queries);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    // Rows behind the end see everything, so that they mask nothing; they are not written.
+    // Rows beyond the end attend to all keys, so they don't cause masking. They are not written.
     start[half] = row[half] < queries ? starts[row[half]] : 0;
     end[half] = row[half] < queries ? ends[row[half]] : 0xffffffffu;
   }
@@ -210,10 +209,10 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
   store_rows(out + head * HEAD_DIM, sum, row, q_stride, queries);
 }
 
-// sum += values · matrix: a sum of MET columns as left factor, MET rows of a tile as right one.
-__device__ __forceinline__ void add_product(float (&sum)[HEAD_DIM / 8][4], const float (&values)[MET / 8][4], u32 tile) {
+// sum += values · matrix. The left factor is an accumulator of TILE_ROWS columns, the right one TILE_ROWS rows of a tile.
+__device__ __forceinline__ void add_product(float (&sum)[HEAD_DIM / 8][4], const float (&values)[TILE_ROWS / 8][4], u32 tile) {
 #pragma unroll
-  for (int step = 0; step < MET / 16; step++) {
+  for (int step = 0; step < TILE_ROWS / 16; step++) {
     const float(&left)[4] = values[2 * step], (&right)[4] = values[2 * step + 1];
     const u32 factor[4] = {narrowed(left[0], left[1]), narrowed(left[2], left[3]), narrowed(right[0], right[1]), narrowed(right[2], right[3])};
 #pragma unroll
@@ -226,21 +225,21 @@ __device__ __forceinline__ void add_product(float (&sum)[HEAD_DIM / 8][4], const
   }
 }
 
-// The gradient of the queries. `gradient` is that of the output, `delta[queries, heads]` its inner product with the output.
-// Grid and bounds as forward; shared memory: two tiles of MET keys and values.
+// The gradient of the queries. `gradient` is that of the output; `delta[queries, heads]` is its inner product with the output.
+// Grid and bounds are those of the forward pass. Shared memory: two tiles of TILE_ROWS keys and values.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
                            const float *lse, const float *delta, bf16 *dq, u32 queries, u32 keys, u32 heads, u32 kv_heads,
                            float scale, float inverse_cap) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
-  const u32 tile_bytes = MET * HEAD_DIM * 2, memory = (u32)__cvta_generic_to_shared(shared);
+  const u32 tile_bytes = TILE_ROWS * HEAD_DIM * 2, memory = (u32)__cvta_generic_to_shared(shared);
   const u32 first = (gridDim.y - 1 - blockIdx.y) * ROWS, head = blockIdx.x;
   const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
   extent(bounds, starts, ends, first, ROWS, queries);
   const u32 lowest = bounds[0], highest = bounds[1];
-  const u32 tiles = lowest < highest ? (highest - lowest + MET - 1) / MET : 0;
+  const u32 tiles = lowest < highest ? (highest - lowest + TILE_ROWS - 1) / TILE_ROWS : 0;
 
   const u32 q_stride = heads * HEAD_DIM, kv_stride = kv_heads * HEAD_DIM;
   const u32 row[2] = {first + warp * 16 + lane / 4, first + warp * 16 + lane / 4 + 8};
@@ -264,26 +263,26 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   const float factor = scale * LOG2E;
   float sum[HEAD_DIM / 8][4] = {};
   if (tiles > 0) {
-    fetch<MET>(memory, head_keys, kv_stride, lowest, keys);
-    fetch<MET>(memory + tile_bytes, head_values, kv_stride, lowest, keys);
+    fetch<TILE_ROWS>(memory, head_keys, kv_stride, lowest, keys);
+    fetch<TILE_ROWS>(memory + tile_bytes, head_values, kv_stride, lowest, keys);
   }
   asm volatile("cp.async.commit_group;");
   for (u32 tile = 0; tile < tiles; tile++) {
     const u32 here = memory + (tile % 2) * 2 * tile_bytes, next = memory + ((tile + 1) % 2) * 2 * tile_bytes;
-    const u32 key = lowest + tile * MET;
+    const u32 key = lowest + tile * TILE_ROWS;
     if (tile + 1 < tiles) {
-      fetch<MET>(next, head_keys, kv_stride, key + MET, keys);
-      fetch<MET>(next + tile_bytes, head_values, kv_stride, key + MET, keys);
+      fetch<TILE_ROWS>(next, head_keys, kv_stride, key + TILE_ROWS, keys);
+      fetch<TILE_ROWS>(next + tile_bytes, head_values, kv_stride, key + TILE_ROWS, keys);
     }
     asm volatile("cp.async.commit_group;");
     asm volatile("cp.async.wait_group 1;");
     __syncthreads();
 
-    float score[MET / 8][4] = {}, pull[MET / 8][4] = {};
+    float score[TILE_ROWS / 8][4] = {}, pull[TILE_ROWS / 8][4] = {};
 #pragma unroll
     for (int step = 0; step < HEAD_DIM / 16; step++) {
 #pragma unroll
-      for (int n = 0; n < MET / 16; n++) {
+      for (int n = 0; n < TILE_ROWS / 16; n++) {
         u32 m[4];
         load_matrices(m, here + right_place(n * 16, step));
         multiply(score[2 * n], query[step], m[0], m[1]);
@@ -294,7 +293,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
       }
     }
 #pragma unroll
-    for (int n = 0; n < MET / 8; n++) {
+    for (int n = 0; n < TILE_ROWS / 8; n++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const u32 j = key + n * 8 + 2 * (lane % 4) + (i & 1);
@@ -310,16 +309,16 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   store_rows(dq + head * HEAD_DIM, sum, row, q_stride, queries);
 }
 
-// The gradients of keys and values. Grid: key heads x tiles of keys; shared memory: a tile each of ROWS keys and values,
-// two each of MET queries and output gradients, and four numbers for each of these queries, twice.
+// The gradients of keys and values. Grid: key heads x tiles of keys. Shared memory: one tile of ROWS keys and one of values;
+// two tiles of TILE_ROWS queries and two of output gradients; twice four numbers per query of these tiles.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts, const u32 *ends,
                         const float *lse, const float *delta, bf16 *dk, bf16 *dv, u32 queries, u32 keys, u32 heads,
                         u32 kv_heads, float scale, float inverse_cap) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ u32 bounds[2];
-  __shared__ u32 about[2][4][MET]; // start, end, lse, delta
-  const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = MET * HEAD_DIM * 2;
+  __shared__ u32 about[2][4][TILE_ROWS]; // start, end, lse, delta
+  const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = TILE_ROWS * HEAD_DIM * 2;
   const u32 own_keys = (u32)__cvta_generic_to_shared(shared), own_values = own_keys + own_bytes;
   const u32 memory = own_values + own_bytes, numbers = (u32)__cvta_generic_to_shared(about);
   const u32 first = blockIdx.y * ROWS, kv_head = blockIdx.x, group = heads / kv_heads;
@@ -331,21 +330,21 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
   asm volatile("cp.async.commit_group;");
   seen_by(bounds, starts, ends, first, ROWS, queries);
   const u32 lowest = bounds[0], highest = bounds[1];
-  const u32 tiles = lowest < highest ? (highest - lowest + MET - 1) / MET : 0, rounds = tiles * group;
+  const u32 tiles = lowest < highest ? (highest - lowest + TILE_ROWS - 1) / TILE_ROWS : 0, rounds = tiles * group;
 
   // Round r is tile r % tiles of the queries of head r / tiles of the group.
   const auto fetch_round = [&](u32 round) {
-    const u32 head = kv_head * group + round / tiles, query = lowest + round % tiles * MET;
+    const u32 head = kv_head * group + round / tiles, query = lowest + round % tiles * TILE_ROWS;
     const u32 to = memory + round % 2 * 2 * tile_bytes;
-    fetch<MET>(to, q + head * HEAD_DIM, q_stride, query, queries);
-    fetch<MET>(to + tile_bytes, gradient + head * HEAD_DIM, q_stride, query, queries);
-    if (threadIdx.x < 4 * MET) {
-      const u32 what = threadIdx.x / MET, i = query + threadIdx.x % MET;
+    fetch<TILE_ROWS>(to, q + head * HEAD_DIM, q_stride, query, queries);
+    fetch<TILE_ROWS>(to + tile_bytes, gradient + head * HEAD_DIM, q_stride, query, queries);
+    if (threadIdx.x < 4 * TILE_ROWS) {
+      const u32 what = threadIdx.x / TILE_ROWS, i = query + threadIdx.x % TILE_ROWS;
       const bool there = i < queries;
       const unsigned long long row = there ? i : 0, cell = row * heads + head;
       const void *from = what == 0 ? (const void *)(starts + row) : what == 1 ? (const void *)(ends + row)
                          : what == 2 ? (const void *)(lse + cell) : (const void *)(delta + cell);
-      fetch_word(numbers + (round % 2 * 4 * MET + threadIdx.x) * 4, from, there);
+      fetch_word(numbers + (round % 2 * 4 * TILE_ROWS + threadIdx.x) * 4, from, there);
     }
   };
   const u32 row[2] = {first + warp * 16 + lane / 4, first + warp * 16 + lane / 4 + 8};
@@ -360,32 +359,32 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     __syncthreads();
 
     const u32 here = memory + round % 2 * 2 * tile_bytes;
-    // Transposed: keys are rows, queries are columns.
-    float score[MET / 8][4] = {}, pull[MET / 8][4] = {};
+    // Transposed scores: keys are rows, queries are columns.
+    float score[TILE_ROWS / 8][4] = {}, pull[TILE_ROWS / 8][4] = {};
 #pragma unroll
     for (int step = 0; step < HEAD_DIM / 16; step++) {
       u32 own[4], m[4];
       load_matrices(own, own_keys + left_place(warp * 16, step));
 #pragma unroll
-      for (int n = 0; n < MET / 16; n++) {
+      for (int n = 0; n < TILE_ROWS / 16; n++) {
         load_matrices(m, here + right_place(n * 16, step));
         multiply(score[2 * n], own, m[0], m[1]);
         multiply(score[2 * n + 1], own, m[2], m[3]);
       }
       load_matrices(own, own_values + left_place(warp * 16, step));
 #pragma unroll
-      for (int n = 0; n < MET / 16; n++) {
+      for (int n = 0; n < TILE_ROWS / 16; n++) {
         load_matrices(m, here + tile_bytes + right_place(n * 16, step));
         multiply(pull[2 * n], own, m[0], m[1]);
         multiply(pull[2 * n + 1], own, m[2], m[3]);
       }
     }
 #pragma unroll
-    for (int n = 0; n < MET / 8; n++) {
+    for (int n = 0; n < TILE_ROWS / 8; n++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const u32 column = n * 8 + 2 * (lane % 4) + (i & 1), key = row[i / 2];
-        const u32(&of)[4][MET] = about[round % 2];
+        const u32(&of)[4][TILE_ROWS] = about[round % 2];
         const bool seen = key >= of[0][column] && key < of[1][column];
         const float capped = soft_capped(score[n][i], inverse_cap);
         const float p = seen ? exp2f(capped * factor - __uint_as_float(of[2][column]) * LOG2E) : 0.0f;

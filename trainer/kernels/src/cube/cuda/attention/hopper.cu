@@ -1,28 +1,28 @@
-// The same kernels for Hopper (compute capability 9.0), where warpgroups of 128 threads multiply straight from shared memory
-// (wgmma). Of the three warpgroups of a block the first copies tiles into a ring; the other two have 64 rows each of the
-// block's 128 and multiply. A tile is as many keys, or queries, as are met at a time. HEAD_DIM is 64 or 128. What the kernels
-// take, write and promise is what ampere.cu says of them; shared memory is the block's own tiles, then the ring.
+// The kernels for Hopper (compute capability 9.0), where warpgroups of 128 threads multiply matrices in shared memory (wgmma).
+// A block has three warpgroups: a producer, which copies tiles into a ring buffer, and two consumers, which own 64 of the
+// block's 128 rows each. HEAD_DIM is 64 or 128. Parameters, outputs and guarantees are those of the kernels in ampere.cu.
+// Shared memory: the block's own tiles, then the ring.
 
 #define CONSUMERS 2
-#define ROWS (64 * CONSUMERS) // of a block's own side: queries, or keys
+#define ROWS (64 * CONSUMERS) // queries, or keys, that a block owns
 #define THREADS (128 * (CONSUMERS + 1))
-#define KEYS 128              // met at a time, forward
-#define MET 64                // met at a time, backward
+#define KEYS 128              // keys per tile, forward
+#define TILE_ROWS 64          // keys, or queries, per tile, backward
 #define FORWARD_STAGES 3      // tiles in the ring
 #define BACKWARD_STAGES 4
 
 typedef unsigned long long u64;
 
 // ---- Tiles -------------------------------------------------------------------------------------------------------------
-// A tile lies in panels of 64 columns, a row of a panel is 128 bytes; its chunks of 16 bytes are exchanged by the row's last
-// three bits, which is the 128-byte swizzle of wgmma's descriptors.
+// A tile consists of panels of 64 columns; a row of a panel has 128 bytes. Its 16-byte chunks are XORed with the last three
+// bits of the row, the 128-byte swizzle of wgmma's descriptors.
 
 template <u32 COUNT>
 __device__ __forceinline__ u32 place(u32 row, u32 chunk) {
   return chunk / 8 * (COUNT * 128) + row * 128 + ((chunk % 8) ^ (row & 7)) * 16;
 }
 
-// Starts to copy rows first .. first + COUNT by one warpgroup; those from `rows` on are zeros.
+// One warpgroup starts to copy rows first .. first + COUNT. Rows from `rows` on are zeros.
 template <u32 COUNT>
 __device__ __forceinline__ void fetch(u32 tile, const bf16 *matrix, u32 stride, u32 first, u32 rows) {
   const u32 together = 128 / CHUNKS, row = threadIdx.x % 128 / CHUNKS, chunk = threadIdx.x % CHUNKS;
@@ -39,13 +39,13 @@ __device__ __forceinline__ u64 descriptor(u32 address, u32 leading, u32 stride) 
   return (u64)((address & 0x3ffff) >> 4) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 | (u64)1 << 62;
 }
 
-// 16 columns from `step` of rows row .. of a tile of COUNT rows: a factor whose summed dimension lies in rows.
+// Descriptor of 16 columns from `step` of the rows from `row` on, in a tile of COUNT rows: a factor with k along its rows.
 template <u32 COUNT>
 __device__ __forceinline__ u64 along(u32 tile, u32 row, u32 step) {
   return descriptor(tile + step / 4 * (COUNT * 128) + row * 128 + step % 4 * 32, 16, 1024);
 }
 
-// 16 rows from `step` of a tile of COUNT rows, all columns: a right factor as it lies there.
+// Descriptor of 16 rows from `step` with all columns, in a tile of COUNT rows: a right factor that is not transposed.
 template <u32 COUNT>
 __device__ __forceinline__ u64 across(u32 tile, u32 step) {
   return descriptor(tile + step * 2048, COUNT * 128, 1024);
@@ -70,7 +70,7 @@ __device__ __forceinline__ void multiply(float (&d)[16][4], u64 a, u64 b, int ad
                "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;}"
                : SIXTEEN_GROUPS : "l"(a), "l"(b), "r"(add));
 }
-// sum += a · b, the left factor in registers.
+// sum += a · b, with the left factor in registers.
 __device__ __forceinline__ void multiply(float (&d)[8][4], const u32 (&a)[4], u64 b) {
   asm volatile("{.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
                "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NAMES_32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;}"
@@ -85,13 +85,13 @@ __device__ __forceinline__ void multiply(float (&d)[16][4], const u32 (&a)[4], u
 __device__ __forceinline__ void begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT> __device__ __forceinline__ void finish() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
-// Nothing that reads or writes these may move across.
+// The compiler must not move reads or writes of these registers across this point.
 template <u32 N> __device__ __forceinline__ void hold(float (&d)[N][4]) {
 #pragma unroll
   for (u32 n = 0; n < N; n++) asm volatile("" : FOUR(n)::"memory");
 }
 
-// sum = the columns of 64 rows of `left`, from `row` on, times all COUNT rows of `right`.
+// sum = left[row .. row + 64] · rightᵀ, where `right` has COUNT rows.
 template <u32 LEFT, u32 COUNT>
 __device__ __forceinline__ void inner(float (&sum)[COUNT / 8][4], u32 left, u32 row, u32 right) {
 #pragma unroll
@@ -105,7 +105,7 @@ __device__ __forceinline__ void outer(float (&sum)[HEAD_DIM / 8][4], const u32 (
   for (u32 step = 0; step < COUNT / 16; step++) multiply(sum, factor[step], across<COUNT>(tile, step));
 }
 
-// Sums as left factor.
+// Converts accumulators to a left factor in bf16.
 template <u32 N>
 __device__ __forceinline__ void narrow(u32 (&factor)[N / 2][4], const float (&sum)[N][4]) {
 #pragma unroll
@@ -138,7 +138,7 @@ __device__ __forceinline__ void expect(u32 barrier, u32 arrivals) {
 __device__ __forceinline__ void arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-// Arrives when everything that this thread has begun to copy is there.
+// Arrives at the barrier when all copies that this thread has started are complete.
 __device__ __forceinline__ void arrive_copied(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
@@ -149,11 +149,11 @@ __device__ __forceinline__ void wait(u32 barrier, u32 parity) {
                  : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
   } while (!done);
 }
-// What was copied is seen by wgmma.
+// Makes copied data visible to wgmma.
 __device__ __forceinline__ void see() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 template <u32 STAGES> struct Ring {
-  u32 barriers; // STAGES that say a tile is there, STAGES that say it was used, and one for what is copied once
+  u32 barriers; // STAGES for filled tiles, STAGES for consumed tiles, one for the block's own tiles
   __device__ __forceinline__ u32 there(u32 turn) const { return barriers + turn % STAGES * 8; }
   __device__ __forceinline__ u32 used(u32 turn) const { return barriers + (STAGES + turn % STAGES) * 8; }
   __device__ __forceinline__ u32 own() const { return barriers + 2 * STAGES * 8; }
@@ -170,11 +170,11 @@ template <u32 STAGES> struct Ring {
   }
 };
 
-// A block has 168 registers a thread; the warpgroup that copies gives most of its own to those that multiply.
+// A block has 168 registers per thread. The producer releases most of its registers to the consumers.
 __device__ __forceinline__ void few_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
 __device__ __forceinline__ void many_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240;"); }
 
-// Consumers begin their products in turn, so that one multiplies while the other has exponentials to compute.
+// The consumers take turns, so that one multiplies while the other computes exponentials.
 __device__ __forceinline__ void my_turn(u32 group) { asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory"); }
 __device__ __forceinline__ void your_turn(u32 group) { asm volatile("bar.arrive %0, 256;" ::"r"(2 - group) : "memory"); }
 
@@ -187,7 +187,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
   const u32 own = ((u32)__cvta_generic_to_shared(shared) + 1023) / 1024 * 1024, tiles_at = own + ROWS * HEAD_DIM * 2;
   const u32 tile_bytes = KEYS * HEAD_DIM * 2;
   const Ring<FORWARD_STAGES> ring = {(u32)__cvta_generic_to_shared(barriers)};
-  // The last tiles see most keys: they go first.
+  // The last tiles have the most keys, so they start first.
   const u32 first = (gridDim.y - 1 - blockIdx.y) * ROWS, head = blockIdx.x, kv_head = head / (heads / kv_heads);
   const u32 q_stride = heads * HEAD_DIM, kv_stride = kv_heads * HEAD_DIM;
 
@@ -217,7 +217,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
   u32 start[2], end[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    // Rows behind the end see everything, so that they mask nothing; they are not written.
+    // Rows beyond the end attend to all keys, so they don't cause masking. They are not written.
     start[half] = row[half] < queries ? starts[row[half]] : 0;
     end[half] = row[half] < queries ? ends[row[half]] : 0xffffffffu;
   }
@@ -226,7 +226,7 @@ attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, const u32 *starts
 
   float sum[HEAD_DIM / 8][4] = {}, score[KEYS / 8][4], largest[2] = {none, none}, total[2] = {}, shrink[2];
   u32 probability[KEYS / 16][4];
-  // Scores to exponentials, and what earlier sums shrink by.
+  // Scores to exponentials, and the factor that rescales earlier sums.
   const auto soften = [&](u32 key) {
 #pragma unroll
     for (u32 n = 0; n < KEYS / 8; n++) {
@@ -326,7 +326,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * BACKWARD_STAGES + 1];
-  const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = MET * HEAD_DIM * 2;
+  const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = TILE_ROWS * HEAD_DIM * 2;
   const u32 own = ((u32)__cvta_generic_to_shared(shared) + 1023) / 1024 * 1024, tiles_at = own + 2 * own_bytes;
   const Ring<BACKWARD_STAGES> ring = {(u32)__cvta_generic_to_shared(barriers)};
   const u32 first = (gridDim.y - 1 - blockIdx.y) * ROWS, head = blockIdx.x, kv_head = head / (heads / kv_heads);
@@ -335,7 +335,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   ring.prepare();
   extent(bounds, starts, ends, first, ROWS, queries);
   const u32 lowest = bounds[0], highest = bounds[1];
-  const u32 tiles = lowest < highest ? (highest - lowest + MET - 1) / MET : 0;
+  const u32 tiles = lowest < highest ? (highest - lowest + TILE_ROWS - 1) / TILE_ROWS : 0;
   const auto keys_of = [&](u32 tile) { return tiles_at + tile % BACKWARD_STAGES * 2 * tile_bytes; };
 
   if (threadIdx.x < 128) {
@@ -345,8 +345,8 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
     arrive_copied(ring.own());
     for (u32 tile = 0; tile < tiles; tile++) {
       wait(ring.used(tile), tile / BACKWARD_STAGES & 1 ^ 1);
-      fetch<MET>(keys_of(tile), k + kv_head * HEAD_DIM, kv_stride, lowest + tile * MET, keys);
-      fetch<MET>(keys_of(tile) + tile_bytes, v + kv_head * HEAD_DIM, kv_stride, lowest + tile * MET, keys);
+      fetch<TILE_ROWS>(keys_of(tile), k + kv_head * HEAD_DIM, kv_stride, lowest + tile * TILE_ROWS, keys);
+      fetch<TILE_ROWS>(keys_of(tile) + tile_bytes, v + kv_head * HEAD_DIM, kv_stride, lowest + tile * TILE_ROWS, keys);
       arrive_copied(ring.there(tile));
     }
     asm volatile("cp.async.wait_all;");
@@ -370,20 +370,20 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   const u32 last_start = __reduce_max_sync(0xffffffffu, max(start[0], start[1]));
   const u32 first_end = __reduce_min_sync(0xffffffffu, min(end[0], end[1]));
 
-  float sum[HEAD_DIM / 8][4] = {}, score[MET / 8][4], pull[MET / 8][4];
-  u32 pulled[MET / 16][4];
+  float sum[HEAD_DIM / 8][4] = {}, score[TILE_ROWS / 8][4], pull[TILE_ROWS / 8][4];
+  u32 pulled[TILE_ROWS / 16][4];
   wait(ring.own(), 0);
   see();
   if (group == 1) your_turn(group);
   const auto soften = [&](u32 key) {
 #pragma unroll
-    for (u32 n = 0; n < MET / 8; n++) {
+    for (u32 n = 0; n < TILE_ROWS / 8; n++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) score[n][i] = soft_capped(score[n][i], inverse_cap);
     }
-    if (last_start > key || first_end < key + MET) {
+    if (last_start > key || first_end < key + TILE_ROWS) {
 #pragma unroll
-      for (u32 n = 0; n < MET / 8; n++) {
+      for (u32 n = 0; n < TILE_ROWS / 8; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const u32 j = key + n * 8 + 2 * (lane % 4) + (i & 1);
@@ -392,7 +392,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
       }
     }
 #pragma unroll
-    for (u32 n = 0; n < MET / 8; n++) {
+    for (u32 n = 0; n < TILE_ROWS / 8; n++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const float p = power(score[n][i] * factor - base[i / 2]);
@@ -403,8 +403,8 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
   const auto start_products = [&](u32 tile) {
     my_turn(group);
     begin();
-    inner<ROWS, MET>(score, own, base_row, keys_of(tile));
-    inner<ROWS, MET>(pull, own + own_bytes, base_row, keys_of(tile) + tile_bytes);
+    inner<ROWS, TILE_ROWS>(score, own, base_row, keys_of(tile));
+    inner<ROWS, TILE_ROWS>(pull, own + own_bytes, base_row, keys_of(tile) + tile_bytes);
     commit();
   };
   if (tiles > 0) {
@@ -419,14 +419,14 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
     if (tiles > 1) ring.await(1);
     for (u32 tile = 1; tile < tiles; tile++) {
       start_products(tile);
-      outer<MET>(sum, pulled, keys_of(tile - 1));
+      outer<TILE_ROWS>(sum, pulled, keys_of(tile - 1));
       commit();
       your_turn(group);
       finish<1>();
       hold(score);
       hold(pull);
-      soften(lowest + tile * MET);
-      // Here, since a loop is what the compiler does not move waiting across: it would wait ahead of the exponentials.
+      soften(lowest + tile * TILE_ROWS);
+      // The wait is here because the compiler doesn't move it across a loop. Elsewhere it would move before the exponentials.
       if (tile + 1 < tiles) ring.await(tile + 1);
       finish<0>();
       hold(sum);
@@ -434,7 +434,7 @@ attention_backward_queries(const bf16 *gradient, const bf16 *q, const bf16 *k, c
       narrow(pulled, score);
     }
     begin();
-    outer<MET>(sum, pulled, keys_of(tiles - 1));
+    outer<TILE_ROWS>(sum, pulled, keys_of(tiles - 1));
     commit();
     finish<0>();
     hold(sum);
@@ -454,8 +454,8 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
   extern __shared__ unsigned char shared[];
   __shared__ u32 bounds[2];
   __shared__ u64 barriers[2 * BACKWARD_STAGES + 1];
-  __shared__ __align__(16) u32 about[BACKWARD_STAGES][4][MET]; // start, end, lse, delta
-  const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = MET * HEAD_DIM * 2;
+  __shared__ __align__(16) u32 about[BACKWARD_STAGES][4][TILE_ROWS]; // start, end, lse, delta
+  const u32 own_bytes = ROWS * HEAD_DIM * 2, tile_bytes = TILE_ROWS * HEAD_DIM * 2;
   const u32 own = ((u32)__cvta_generic_to_shared(shared) + 1023) / 1024 * 1024, tiles_at = own + 2 * own_bytes;
   const Ring<BACKWARD_STAGES> ring = {(u32)__cvta_generic_to_shared(barriers)};
   const u32 first = blockIdx.y * ROWS, kv_head = blockIdx.x, shared_by = heads / kv_heads;
@@ -464,7 +464,7 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
   ring.prepare();
   seen_by(bounds, starts, ends, first, ROWS, queries);
   const u32 lowest = bounds[0], highest = bounds[1];
-  const u32 tiles = lowest < highest ? (highest - lowest + MET - 1) / MET : 0, rounds = tiles * shared_by;
+  const u32 tiles = lowest < highest ? (highest - lowest + TILE_ROWS - 1) / TILE_ROWS : 0, rounds = tiles * shared_by;
   const auto queries_of = [&](u32 round) { return tiles_at + round % BACKWARD_STAGES * 2 * tile_bytes; };
 
   if (threadIdx.x < 128) {
@@ -474,13 +474,13 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     arrive_copied(ring.own());
     // Round r is tile r % tiles of the queries of head r / tiles of those that share these keys.
     for (u32 round = 0; round < rounds; round++) {
-      const u32 head = kv_head * shared_by + round / tiles, query = lowest + round % tiles * MET;
+      const u32 head = kv_head * shared_by + round / tiles, query = lowest + round % tiles * TILE_ROWS;
       wait(ring.used(round), round / BACKWARD_STAGES & 1 ^ 1);
-      fetch<MET>(queries_of(round), q + head * HEAD_DIM, q_stride, query, queries);
-      fetch<MET>(queries_of(round) + tile_bytes, gradient + head * HEAD_DIM, q_stride, query, queries);
+      fetch<TILE_ROWS>(queries_of(round), q + head * HEAD_DIM, q_stride, query, queries);
+      fetch<TILE_ROWS>(queries_of(round) + tile_bytes, gradient + head * HEAD_DIM, q_stride, query, queries);
 #pragma unroll
-      for (u32 at = threadIdx.x; at < 4 * MET; at += 128) {
-        const u32 what = at / MET, i = query + at % MET;
+      for (u32 at = threadIdx.x; at < 4 * TILE_ROWS; at += 128) {
+        const u32 what = at / TILE_ROWS, i = query + at % TILE_ROWS;
         const bool there = i < queries;
         const u64 line = there ? i : 0, cell = line * heads + head;
         const void *from = what == 0 ? (const void *)(starts + line) : what == 1 ? (const void *)(ends + line)
@@ -497,20 +497,20 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
   const u32 lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1, base_row = group * 64, warp = threadIdx.x / 32 % 4;
   const u32 row[2] = {first + base_row + warp * 16 + lane / 4, first + base_row + warp * 16 + lane / 4 + 8};
   float key_sum[HEAD_DIM / 8][4] = {}, value_sum[HEAD_DIM / 8][4] = {};
-  u32 probability[MET / 16][4], pulled[MET / 16][4];
+  u32 probability[TILE_ROWS / 16][4], pulled[TILE_ROWS / 16][4];
   wait(ring.own(), 0);
   see();
   if (group == 1) your_turn(group);
   for (u32 round = 0; round < rounds; round++) {
-    float score[MET / 8][4], pull[MET / 8][4];
-    const u32(&of)[4][MET] = about[round % BACKWARD_STAGES];
+    float score[TILE_ROWS / 8][4], pull[TILE_ROWS / 8][4];
+    const u32(&of)[4][TILE_ROWS] = about[round % BACKWARD_STAGES];
     ring.await(round);
     my_turn(group);
     begin();
-    // Transposed: keys are rows, queries are columns.
-    inner<ROWS, MET>(score, own, base_row, queries_of(round));
+    // Transposed scores: keys are rows, queries are columns.
+    inner<ROWS, TILE_ROWS>(score, own, base_row, queries_of(round));
     commit();
-    inner<ROWS, MET>(pull, own + own_bytes, base_row, queries_of(round) + tile_bytes);
+    inner<ROWS, TILE_ROWS>(pull, own + own_bytes, base_row, queries_of(round) + tile_bytes);
     commit();
     your_turn(group);
     const u32 last_start = __reduce_max_sync(0xffffffffu, max(of[0][lane], of[0][lane + 32]));
@@ -518,14 +518,14 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     finish<1>();
     hold(score);
 #pragma unroll
-    for (u32 n = 0; n < MET / 8; n++) {
+    for (u32 n = 0; n < TILE_ROWS / 8; n++) {
       const float2 base = *(const float2 *)&of[2][n * 8 + 2 * (lane % 4)];
 #pragma unroll
       for (int i = 0; i < 4; i++) score[n][i] = power(soft_capped(score[n][i], inverse_cap) * factor - (i & 1 ? base.y : base.x) * LOG2E);
     }
     if (last_start > first || first_end < first + ROWS) {
 #pragma unroll
-      for (u32 n = 0; n < MET / 8; n++) {
+      for (u32 n = 0; n < TILE_ROWS / 8; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
           const u32 column = n * 8 + 2 * (lane % 4) + (i & 1);
@@ -535,23 +535,23 @@ attention_backward_keys(const bf16 *gradient, const bf16 *q, const bf16 *k, cons
     }
     narrow(probability, score);
     begin();
-    outer<MET>(value_sum, probability, queries_of(round) + tile_bytes);
+    outer<TILE_ROWS>(value_sum, probability, queries_of(round) + tile_bytes);
     commit();
     finish<1>();
     hold(pull);
 #pragma unroll
-    for (u32 n = 0; n < MET / 8; n++) {
+    for (u32 n = 0; n < TILE_ROWS / 8; n++) {
       const float2 base = *(const float2 *)&of[2][n * 8 + 2 * (lane % 4)], rest = *(const float2 *)&of[3][n * 8 + 2 * (lane % 4)];
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        // Registers are short: the score is found again from its probability.
+        // Registers are scarce, so the score is recomputed from its probability.
         const float again = (logarithm(score[n][i]) + (i & 1 ? base.y : base.x) * LOG2E) * (1.0f / factor);
         pull[n][i] = score[n][i] * (pull[n][i] - (i & 1 ? rest.y : rest.x)) * slope(again, inverse_cap);
       }
     }
     narrow(pulled, pull);
     begin();
-    outer<MET>(key_sum, pulled, queries_of(round));
+    outer<TILE_ROWS>(key_sum, pulled, queries_of(round));
     commit();
     finish<0>();
     hold(value_sum);

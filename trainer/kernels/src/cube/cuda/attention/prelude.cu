@@ -1,7 +1,7 @@
-// What the kernels of every generation of cards share. HEAD_DIM and SOFT_CAP (0 or 1) are given when this is compiled.
+// Shared by the kernels of all GPU generations. HEAD_DIM and SOFT_CAP (0 or 1) are defined at compilation.
 //
-// Sums of mma.m16n8k16 and of wgmma lie alike, as the PTX manual has them: of sixteen rows, a lane holds lane / 4 and
-// lane / 4 + 8, and of eight columns 2 · (lane % 4) and the next.
+// mma.m16n8k16 and wgmma have the same layout of accumulators (see the PTX manual): of 16 rows, a lane holds rows lane / 4 and
+// lane / 4 + 8; of 8 columns, 2 · (lane % 4) and the next.
 
 #define LOG2E 1.44269504088896341f
 #define CHUNKS (HEAD_DIM / 8) // of 16 bytes, in a row
@@ -15,18 +15,18 @@ __device__ __forceinline__ u32 narrowed(float low, float high) {
   return both;
 }
 
-// A score after the soft cap, tanh(x · inverse_cap) / inverse_cap, where inverse_cap is scale / cap; as it is without a cap.
+// A score after the soft cap: tanh(x · inverse_cap) / inverse_cap, where inverse_cap is scale / cap. Unchanged without a cap.
 __device__ __forceinline__ float soft_capped(float x, float inverse_cap) {
   return SOFT_CAP ? (1.0f - __fdividef(2.0f, 1.0f + exp2f(2.0f * LOG2E * inverse_cap * x))) * (1.0f / inverse_cap) : x;
 }
 
-// The derivative where the result was `score`; 0 for one that is masked by -infinity.
+// The derivative of the soft cap, given its result `score`. 0 for a score that is masked by -infinity.
 __device__ __forceinline__ float slope(float score, float inverse_cap) {
   const float t = fminf(fmaxf(score * inverse_cap, -1.0f), 1.0f);
   return SOFT_CAP ? (1.0f - t) * (1.0f + t) : 1.0f;
 }
 
-// Starts to copy one number, zero where it is not there.
+// Starts to copy one 32-bit number, or a zero if it doesn't exist.
 __device__ __forceinline__ void fetch_word(u32 to, const void *from, bool there) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(there ? 4 : 0));
 }
@@ -50,7 +50,7 @@ __device__ __forceinline__ void store_rows(bf16 *matrix, const float (&sum)[HEAD
   }
 }
 
-// The first key and the one behind the last that any of `count` queries sees, in `bounds`, which all threads know afterwards.
+// Writes the first key, and one past the last key, that any of `count` queries attends to, to `bounds`, for all threads.
 __device__ __forceinline__ void extent(u32 (&bounds)[2], const u32 *starts, const u32 *ends, u32 first, u32 count, u32 queries) {
   if (threadIdx.x == 0) { bounds[0] = 0xffffffffu; bounds[1] = 0; }
   __syncthreads();
@@ -61,7 +61,7 @@ __device__ __forceinline__ void extent(u32 (&bounds)[2], const u32 *starts, cons
   __syncthreads();
 }
 
-// The same for the queries that see any of `count` keys.
+// The same for the queries that attend to any of `count` keys.
 __device__ __forceinline__ void seen_by(u32 (&bounds)[2], const u32 *starts, const u32 *ends, u32 first, u32 count, u32 queries) {
   if (threadIdx.x == 0) { bounds[0] = 0xffffffffu; bounds[1] = 0; }
   __syncthreads();
