@@ -1,11 +1,11 @@
-//! The dense formats and ggml's blocks.
+//! Dequantization of the dense formats and of ggml's block formats.
 //!
-//! Source of the layouts: ggml, `ggml-common.h`; of the order of operations: its Python package `gguf`, `quants.py`.
+//! Sources: ggml's `ggml-common.h` for the layouts; `quants.py` of its Python package `gguf` for the order of operations.
 
 use crate::Format;
 use crate::half_precision::{bf16_to_f32, f16_to_f32};
 
-/// Values from `start` on. The caller has checked the lengths.
+/// Dequantizes values from `start` on. The caller has checked the lengths.
 pub(crate) fn dequantize(format: Format, bytes: &[u8], start: usize, out: &mut [f32]) {
     match format {
         Format::F32 => each(bytes, start, out, |number: &[u8; 4]| f32::from_le_bytes(*number)),
@@ -29,7 +29,7 @@ fn each<const BYTES: usize>(bytes: &[u8], start: usize, out: &mut [f32], value: 
     }
 }
 
-/// Decodes whole blocks in place; the blocks that the range only touches go through a buffer.
+/// Decodes whole blocks directly to the output. Blocks that are partly in the range are decoded to a buffer.
 #[inline(always)]
 fn each_block<const BYTES: usize, const LEN: usize>(
     bytes: &[u8],
@@ -73,7 +73,7 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     }
 }
 
-/// f16 d, 16 bytes: elements 0 … 15 in the low nibbles, 16 … 31 in the high ones.
+/// f16 d, 16 bytes: elements 0 … 15 in the low nibbles, 16 … 31 in the high nibbles.
 #[inline(always)]
 fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = f16_at(block, 0);
@@ -95,7 +95,7 @@ fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     }
 }
 
-/// The six-bit scale and minimum of sub-block `j`, out of the twelve bytes that Q4_K and Q5_K keep for eight of them.
+/// The six-bit scale and minimum of sub-block `j`, from the twelve bytes in which Q4_K and Q5_K store eight of each.
 #[inline(always)]
 fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, min) = if j < 4 {
@@ -106,8 +106,8 @@ fn scale_and_min(packed: &[u8], j: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(min))
 }
 
-/// f16 d, f16 dmin, 12 bytes of scales and minima, 128 bytes: each 32 of them hold one sub-block in the low nibbles and
-/// the next in the high ones.
+/// f16 d, f16 dmin, 12 bytes of scales and minima, 128 bytes of codes. Each 32 bytes hold one sub-block in the low nibbles and
+/// the next in the high nibbles.
 #[inline(always)]
 fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (d, dmin, packed, codes) = (f16_at(block, 0), f16_at(block, 2), &block[4..16], &block[16..]);
@@ -123,7 +123,7 @@ fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     }
 }
 
-/// As Q4_K, with the fifth bits of sub-block `j` in bit `j` of 32 bytes before the codes.
+/// As Q4_K. The fifth bits of sub-block `j` are bit `j` of the 32 bytes before the codes.
 #[inline(always)]
 fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (d, dmin, packed) = (f16_at(block, 0), f16_at(block, 2), &block[4..16]);
@@ -141,8 +141,8 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     }
 }
 
-/// 128 bytes of low four bits, 64 bytes of high two bits, 16 signed scales, f16 d. Each half of the block takes 64 and
-/// 32 of them: elements 32 k … in nibble k / 2 of bytes 32 (k % 2) … and in bit pair k.
+/// 128 bytes of low four bits, 64 bytes of high two bits, 16 signed scales, f16 d. Each half of the block has 64 and 32 of
+/// these bytes: elements from 32 k on are in nibble k / 2 of the bytes from 32 (k % 2) on, and in bit pair k.
 #[inline(always)]
 fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let d = f16_at(block, 208);

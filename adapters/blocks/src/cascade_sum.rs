@@ -1,11 +1,11 @@
-//! The sum of a contiguous `f32` tensor in the order in which PyTorch adds on a CPU with one thread.
+//! Sums a contiguous `f32` tensor in the order of PyTorch on a CPU with one thread.
 //!
-//! bitsandbytes takes the mean of the block scales with it, so NF4 files agree to the last bit only in this order.
-//! Source of the order: PyTorch, `aten/src/ATen/native/cpu/SumKernel.cpp` (AVX2 build: 8 lanes). With several threads
-//! PyTorch splits sums of 32,768 elements and more by the number of threads, and its result then depends on it.
+//! bitsandbytes computes the mean of the block scales with PyTorch's sum, so NF4 files are bit-identical only in this order.
+//! Source: PyTorch, `aten/src/ATen/native/cpu/SumKernel.cpp` (AVX2 build: 8 lanes). With several threads, PyTorch splits sums
+//! of 32,768 elements and more by the number of threads, on which its result then depends.
 
 const LANES: usize = 8;
-/// Running sums that a row is dealt out to.
+/// Partial sums over which a row is distributed.
 const STREAMS: usize = 4;
 const LEVELS: usize = 4;
 
@@ -19,7 +19,7 @@ pub(crate) fn sum(values: &[f32]) -> f32 {
     lanes.iter().fold(rest, |sum, lane| sum + lane)
 }
 
-/// Sums vectors of `N` lanes: vector `i` goes to stream `i % 4`, what is left over goes to the first stream.
+/// Sums vectors of `N` lanes. Vector `i` is added to stream `i % 4`; vectors of an incomplete row are added to the first stream.
 fn deal<const N: usize>(values: &[f32]) -> [f32; N] {
     let size = values.len() / N / STREAMS;
     let (even, left_over) = values.split_at(size * STREAMS * N);
@@ -34,8 +34,8 @@ fn deal<const N: usize>(values: &[f32]) -> [f32; N] {
     total
 }
 
-/// Sums `size` rows of four vectors. Every `step` rows the lowest level is carried upwards, so that numbers of similar
-/// size meet.
+/// Sums `size` rows of four vectors. After every `step` rows, the lowest level is added to the next, so that numbers of similar
+/// magnitude are added.
 fn cascade<const N: usize>(values: &[f32], size: usize) -> [[f32; N]; STREAMS] {
     let power = (ceil_log2(size) / LEVELS).max(4);
     let step = 1 << power;
@@ -72,7 +72,7 @@ fn add(sums: &mut [f32], values: &[f32]) {
     }
 }
 
-/// As PyTorch defines it: 1 for everything up to 2.
+/// PyTorch's definition: 1 for values up to 2.
 fn ceil_log2(value: usize) -> usize {
     if value <= 2 { 1 } else { (usize::BITS - (value - 1).leading_zeros()) as usize }
 }
@@ -81,9 +81,9 @@ fn ceil_log2(value: usize) -> usize {
 mod tests {
     use super::sum;
 
-    /// `torch.sum` (2.11, one thread) over the same values. Its bits follow from the order alone.
+    /// The bits are those of `torch.sum` (2.11, one thread) over the same values. They depend only on the order.
     #[test]
-    fn the_order_is_pytorchs() {
+    fn sums_are_bit_identical_to_pytorch() {
         for (len, bits) in [(7, 0xbe03_5158), (100, 0x40e4_862c), (4099, 0xc1a8_cced), (70_001, 0x438a_c2aa)] {
             let mut state = len as u64;
             let values: Vec<f32> = (0..len)

@@ -1,31 +1,31 @@
-//! The names and block sizes of the number formats.
+//! Names and block sizes of the number formats.
 
 use std::fmt;
 
-/// How the numbers of a weight are stored.
+/// The number format of a stored weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     F32,
     F16,
     Bf16,
-    /// 32 signed bytes and an f16 scale.
+    /// Blocks of 32 signed bytes with an f16 scale.
     Q8_0,
-    /// 32 four-bit codes around 8 and an f16 scale.
+    /// Blocks of 32 four-bit codes, offset by 8, with an f16 scale.
     Q4_0,
-    /// 32 four-bit codes, an f16 scale and an f16 minimum.
+    /// Blocks of 32 four-bit codes with an f16 scale and an f16 minimum.
     Q4_1,
-    /// 256 four-bit codes in eight sub-blocks with six-bit scales and minima.
+    /// Blocks of 256 four-bit codes, in eight sub-blocks with six-bit scales and minima.
     Q4K,
     /// As [`Format::Q4K`] with five-bit codes.
     Q5K,
-    /// 256 six-bit codes in sixteen sub-blocks with eight-bit scales.
+    /// Blocks of 256 six-bit codes, in sixteen sub-blocks with eight-bit scales.
     Q6K,
-    /// bitsandbytes' NormalFloat, blocks of 64 over the flattened matrix, scales quantised a second time.
+    /// bitsandbytes' NF4 with double quantization: blocks of 64 over the flattened matrix, whose scales are quantized too.
     Nf4,
 }
 
 impl Format {
-    /// Every format, for tables and tests.
+    /// All formats, for tables and tests.
     pub const ALL: [Self; 10] = [
         Self::F32,
         Self::F16,
@@ -39,7 +39,7 @@ impl Format {
         Self::Nf4,
     ];
 
-    /// Name, elements a block and bytes a block.
+    /// Name, elements per block and bytes per block.
     const fn row(self) -> (&'static str, usize, usize) {
         match self {
             Self::F32 => ("F32", 1, 4),
@@ -55,25 +55,25 @@ impl Format {
         }
     }
 
-    /// The field's usual spelling.
+    /// The usual spelling of the name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.row().0
     }
 
-    /// Elements in one block; 1 for the dense formats.
+    /// Elements per block; 1 for the dense formats.
     #[must_use]
     pub const fn block_len(self) -> usize {
         self.row().1
     }
 
-    /// Bytes of one block; for [`Format::Nf4`] the codes alone.
+    /// Bytes per block; for [`Format::Nf4`] only the codes.
     #[must_use]
     pub const fn block_bytes(self) -> usize {
         self.row().2
     }
 
-    /// Whether every number stands for itself: F32, F16, BF16.
+    /// Whether the format stores floats without blocks: F32, F16, BF16.
     #[must_use]
     pub const fn is_dense(self) -> bool {
         self.block_len() == 1

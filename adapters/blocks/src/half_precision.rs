@@ -1,13 +1,13 @@
-//! IEEE binary16 and bfloat16 to and from `f32`, without branches on the value, so that loops over them vectorise.
+//! Conversions between `f32` and IEEE binary16 or bfloat16, written so that the compiler vectorises loops over them.
 
-/// The value of a binary16. Exact; NaN payloads are kept.
+/// Converts a binary16 number. Exact; NaN payloads are kept.
 #[inline]
 #[must_use]
 pub const fn f16_to_f32(bits: u16) -> f32 {
     let sign = (bits as u32 & 0x8000) << 16;
     let magnitude = (bits as u32 & 0x7fff) << 13;
-    // The exponent's bias differs by 112. A subnormal becomes a normal number with one more in the exponent, and the
-    // leading one that it never had is taken off again.
+    // The exponent's bias differs by 112. A subnormal becomes a normal number whose exponent is one larger; then the
+    // implicit leading one is subtracted.
     let finite = if magnitude < 0x0080_0000 {
         (f32::from_bits(magnitude + (113 << 23)) - f32::from_bits(113 << 23)).to_bits()
     } else {
@@ -17,14 +17,14 @@ pub const fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(sign | finite | special)
 }
 
-/// The value of a bfloat16. Exact.
+/// Converts a bfloat16 number. Exact.
 #[inline]
 #[must_use]
 pub const fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits((bits as u32) << 16)
 }
 
-/// The nearest bfloat16, ties to even. NaN stays NaN.
+/// Rounds to the nearest bfloat16, ties to even. NaN stays NaN.
 #[inline]
 #[must_use]
 pub const fn bf16_from_f32(value: f32) -> u16 {
@@ -35,7 +35,7 @@ pub const fn bf16_from_f32(value: f32) -> u16 {
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// The nearest binary16, ties to even; beyond 65504 infinity. NaN stays NaN.
+/// Rounds to the nearest binary16, ties to even. Larger numbers become infinity; NaN stays NaN.
 #[inline]
 #[must_use]
 pub const fn f16_from_f32(value: f32) -> u16 {
@@ -49,7 +49,7 @@ pub const fn f16_from_f32(value: f32) -> u16 {
         return sign | 0x7c00;
     }
     if magnitude < 0x3880_0000 {
-        // Adding 0.5 puts the last place of the sum at 2^-24, the unit of binary16's subnormals.
+        // After adding 0.5, the unit in the last place is 2^-24, that of binary16's subnormals.
         let sum = (f32::from_bits(magnitude) + 0.5).to_bits();
         return sign | (sum - 0x3f00_0000) as u16;
     }

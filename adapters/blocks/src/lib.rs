@@ -1,11 +1,11 @@
-//! Number formats in which the weights of a matrix are stored, and their values as `f32`.
+//! Number formats of stored weight matrices, and their conversion to `f32`.
 //!
-//! Responsible for: how many bytes a matrix takes in each [`Format`], reading any range of its elements
-//! ([`dequantize`]) and writing NF4 ([`quantize_nf4`]). Pure functions over byte slices.
+//! Responsible for: the size of a matrix in each [`Format`], dequantizing any range of its elements ([`dequantize`]), and
+//! quantizing to NF4 ([`quantize_nf4`]). Pure functions over byte slices.
 //! Must not depend on: files, tensor frameworks, threads, any other crate.
 //!
-//! A matrix has `rows` output features and `cols` input features and lies row-major in one buffer. "Flattened"
-//! below means in that order. All numbers are little-endian.
+//! A matrix has `rows` output features and `cols` input features, and is stored row-major in one buffer. "Flattened" means in
+//! that order. All numbers are little-endian.
 
 mod blocks;
 mod cascade_sum;
@@ -19,20 +19,19 @@ pub use format::Format;
 pub use half_precision::{bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
 pub use nf4::{NF4, NF4_BLOCK, Nf4Piece, Nf4Sections, Nf4View, SCALE_BLOCK, join_nf4, pack_nf4, quantize_nf4};
 
-/// Elements in one block of the format; 1 for the dense formats.
+/// Elements per block; 1 for the dense formats.
 #[must_use]
 pub const fn block_len(format: Format) -> usize {
     format.block_len()
 }
 
-/// Bytes of one block. For [`Format::Nf4`] these are its codes alone: the scales lie in sections of their own.
+/// Bytes per block. For [`Format::Nf4`] only the codes; the scales are in separate sections.
 #[must_use]
 pub const fn block_bytes(format: Format) -> usize {
     format.block_bytes()
 }
 
-/// Bytes of a matrix, or `None` where the format can't hold it: a row that isn't a whole number of blocks, or a size
-/// beyond `usize`.
+/// Bytes of a matrix. `None` if a row is not a whole number of blocks, or the size exceeds `usize`.
 #[must_use]
 pub fn checked_byte_len(format: Format, rows: usize, cols: usize) -> Option<usize> {
     let elements = rows.checked_mul(cols)?;
@@ -45,30 +44,30 @@ pub fn checked_byte_len(format: Format, rows: usize, cols: usize) -> Option<usiz
     (elements / format.block_len()).checked_mul(format.block_bytes())
 }
 
-/// Bytes of a matrix that is known to fit its format.
+/// Bytes of a matrix whose shape is known to fit the format.
 ///
 /// # Panics
-/// Where [`checked_byte_len`] is `None`; shapes that come from a file go through that function.
+/// When [`checked_byte_len`] is `None`. Check shapes from files with that function.
 #[must_use]
 pub fn byte_len(format: Format, rows: usize, cols: usize) -> usize {
     checked_byte_len(format, rows, cols)
         .unwrap_or_else(|| panic!("a matrix of {rows} x {cols} can't be stored as {format}"))
 }
 
-/// Values `start_element .. start_element + out.len()` of the flattened matrix.
+/// Dequantizes values `start_element .. start_element + out.len()` of the flattened matrix.
 ///
-/// Any range is allowed; ranges that begin and end at a block boundary are the fast ones. The arithmetic is that of
-/// the format's reference implementation without fused operations (ggml's Python package; bitsandbytes).
+/// Any range is allowed; ranges that begin and end at block boundaries are fastest. The arithmetic is that of the format's
+/// reference implementation (ggml's Python package, bitsandbytes), without fused operations.
 ///
 /// # Panics
-/// Like slice indexing, when `bytes` is not [`byte_len`] long or the range leaves the matrix. Both are mistakes of the
-/// caller and never of a file: whoever opens a file checks sizes first.
+/// When `bytes` is not [`byte_len`] long, or the range exceeds the matrix. Both are bugs in the caller, since readers of files
+/// check sizes first.
 pub fn dequantize(format: Format, bytes: &[u8], rows: usize, cols: usize, start_element: usize, out: &mut [f32]) {
     let needed = byte_len(format, rows, cols);
     assert!(bytes.len() == needed, "{format} {rows} x {cols} takes {needed} bytes, not {}", bytes.len());
     assert!(
         start_element.checked_add(out.len()).is_some_and(|end| end <= rows * cols),
-        "elements {start_element} + {} leave a matrix of {rows} x {cols}",
+        "elements {start_element} + {} exceed a matrix of {rows} x {cols}",
         out.len()
     );
     if format == Format::Nf4 {

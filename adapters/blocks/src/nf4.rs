@@ -1,8 +1,8 @@
-//! NF4 with double quantisation, as bitsandbytes writes it (`quantize_4bit(…, "nf4", blocksize=64,
-//! compress_statistics=True)` on a CPU), bit for bit.
+//! NF4 with double quantization, bit-identical to bitsandbytes' `quantize_4bit(…, "nf4", blocksize=64,
+//! compress_statistics=True)` on a CPU.
 //!
-//! Every 64 values of the flattened matrix share a scale, their largest magnitude. The scales, less their mean (the
-//! offset), are stored in one byte each by way of [`DYNAMIC_MAP`], and every 256 of them share an f32 scale.
+//! 64 values of the flattened matrix share a scale, their largest magnitude (absmax). The mean of the scales (the offset) is
+//! subtracted from them, and they are quantized to 8 bits with [`DYNAMIC_MAP`]; 256 of them share an f32 scale.
 //! Sources: QLoRA (arXiv 2305.14314); bitsandbytes 0.50, `backends/default/ops.py` and `csrc/cpu_ops.cpp`.
 
 use std::ops::Range;
@@ -10,12 +10,12 @@ use std::ops::Range;
 use crate::DYNAMIC_MAP;
 use crate::cascade_sum;
 
-/// Values that share a scale.
+/// Values per scale.
 pub const NF4_BLOCK: usize = 64;
-/// Scales that share a scale of their own.
+/// Scales per nested scale.
 pub const SCALE_BLOCK: usize = 256;
 
-/// The sixteen values of a code: quantiles of the normal distribution, brought to -1 … 1 (QLoRA, appendix E).
+/// The values of the sixteen codes: quantiles of the normal distribution, scaled to -1 … 1 (QLoRA, appendix E).
 #[expect(clippy::excessive_precision, reason = "the digits are those of the paper and of bitsandbytes")]
 pub const NF4: [f32; 16] = [
     -1.0,
@@ -36,7 +36,7 @@ pub const NF4: [f32; 16] = [
     1.0,
 ];
 
-/// Where the parts of a matrix of `n` values lie in its buffer; every part starts at a multiple of 4.
+/// Byte ranges of the sections of a matrix with `n` values. Every section starts at a multiple of 4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nf4Sections {
     /// `ceil(n / 2)` bytes, two codes each, the first in the high nibble.
@@ -52,7 +52,7 @@ pub struct Nf4Sections {
 }
 
 impl Nf4Sections {
-    /// The layout for `n` values, or `None` beyond `usize`.
+    /// The layout for `n` values; `None` if it exceeds `usize`.
     #[must_use]
     pub fn of(n: usize) -> Option<Self> {
         let blocks = n.div_ceil(NF4_BLOCK);
@@ -66,7 +66,7 @@ impl Nf4Sections {
     }
 }
 
-/// The parts of an NF4 buffer.
+/// A view of the sections of an NF4 buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct Nf4View<'a> {
     n: usize,
@@ -77,7 +77,7 @@ pub struct Nf4View<'a> {
 }
 
 impl<'a> Nf4View<'a> {
-    /// A view of `n` values, or `None` when the buffer has another length.
+    /// A view of `n` values; `None` if the buffer has another length.
     #[must_use]
     pub fn from_bytes(bytes: &'a [u8], n: usize) -> Option<Self> {
         let sections = Nf4Sections::of(n)?;
@@ -91,7 +91,7 @@ impl<'a> Nf4View<'a> {
     }
 
     pub(crate) fn of(bytes: &'a [u8], n: usize) -> Self {
-        Self::from_bytes(bytes, n).unwrap_or_else(|| panic!("{} bytes don't hold {n} NF4 values", bytes.len()))
+        Self::from_bytes(bytes, n).unwrap_or_else(|| panic!("{n} NF4 values don't have {} bytes", bytes.len()))
     }
 
     /// Number of values.
@@ -105,24 +105,24 @@ impl<'a> Nf4View<'a> {
         self.n == 0
     }
 
-    /// Two codes a byte, the first in the high nibble.
+    /// Two codes per byte, the first in the high nibble.
     #[must_use]
     pub const fn codes(&self) -> &'a [u8] {
         self.codes
     }
 
-    /// The quantised scales, one byte a block of 64.
+    /// The quantized scales, one byte per block of 64 values.
     #[must_use]
     pub const fn absmax(&self) -> &'a [u8] {
         self.absmax
     }
 
-    /// The scales of the scales, one for each 256 blocks.
+    /// The nested scales, one per 256 blocks.
     pub fn nested_absmax(&self) -> impl ExactSizeIterator<Item = f32> + use<'a> {
         self.nested_absmax.chunks_exact(4).map(|bytes| f32_at(bytes, 0))
     }
 
-    /// The mean of the scales, taken off before they were quantised.
+    /// The mean of the scales, which was subtracted before their quantization.
     #[must_use]
     pub const fn offset(&self) -> f32 {
         self.offset
@@ -146,9 +146,9 @@ fn f32_at(bytes: &[u8], index: usize) -> f32 {
     f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// One buffer from the parts as bitsandbytes stores them.
+/// Joins the tensors that bitsandbytes stores to one buffer.
 ///
-/// Returns `None` when the lengths are not those of `n` values (see [`Nf4Sections`]).
+/// Returns `None` if their lengths don't match `n` values (see [`Nf4Sections`]).
 #[must_use]
 pub fn pack_nf4(n: usize, codes: &[u8], absmax: &[u8], nested_absmax: &[f32], offset: f32) -> Option<Vec<u8>> {
     let sections = Nf4Sections::of(n)?;
@@ -168,7 +168,7 @@ pub fn pack_nf4(n: usize, codes: &[u8], absmax: &[u8], nested_absmax: &[f32], of
     Some(bytes)
 }
 
-/// Values from `start` on, block by block.
+/// Dequantizes values from `start` on, block by block.
 pub(crate) fn dequantize(view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
     let mut element = start;
     let mut rest = out;
@@ -176,7 +176,7 @@ pub(crate) fn dequantize(view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
         let block = element / NF4_BLOCK;
         let end = ((block + 1) * NF4_BLOCK).min(element + rest.len());
         let (now, later) = rest.split_at_mut(end - element);
-        // Sixteen products instead of sixty-four: the rounded product is the same.
+        // Sixteen products instead of sixty-four, with the same rounding.
         let scale = view.block_scale(block);
         let table = NF4.map(|value| value * scale);
         if element.is_multiple_of(2) {
@@ -191,7 +191,7 @@ pub(crate) fn dequantize(view: &Nf4View<'_>, start: usize, out: &mut [f32]) {
     }
 }
 
-/// Codes from the high nibble on; the last low nibble is left out when `out` has an odd length.
+/// Decodes codes, beginning with a high nibble. If `out` has an odd length, the last low nibble is not used.
 fn unpack(codes: &[u8], table: &[f32; 16], out: &mut [f32]) {
     let mut pairs = out.chunks_exact_mut(2);
     for (pair, &byte) in pairs.by_ref().zip(codes) {
@@ -209,27 +209,27 @@ pub fn quantize_nf4(values: &[f32]) -> Vec<u8> {
     join_nf4(values.len(), &[Nf4Piece::new(values)])
 }
 
-/// Codes and scales of some values, before the scales are quantised themselves.
+/// Codes and scales of a range of values, before the scales are quantized.
 #[derive(Clone, Debug)]
 pub struct Nf4Piece {
     codes: Vec<u8>,
     scales: Vec<f32>,
 }
 
-/// The NF4 buffer of `n` values from their pieces, each but the last of a multiple of [`NF4_BLOCK`] values.
+/// The NF4 buffer of `n` values from their pieces. Each piece except the last has a multiple of [`NF4_BLOCK`] values.
 ///
 /// # Panics
-/// When the pieces are not those of `n` values.
+/// When the pieces don't have `n` values in total.
 #[must_use]
 pub fn join_nf4(n: usize, pieces: &[Nf4Piece]) -> Vec<u8> {
     let codes = pieces.iter().map(|piece| &piece.codes[..]).collect::<Vec<_>>().concat();
     let scales = pieces.iter().map(|piece| &piece.scales[..]).collect::<Vec<_>>().concat();
     let (absmax, nested_absmax, offset) = quantize_scales(&scales);
-    pack_nf4(n, &codes, &absmax, &nested_absmax, offset).unwrap_or_else(|| panic!("pieces of {n} values"))
+    pack_nf4(n, &codes, &absmax, &nested_absmax, offset).unwrap_or_else(|| panic!("the pieces don't have {n} values"))
 }
 
 impl Nf4Piece {
-    /// Of finite values.
+    /// Quantizes finite values.
     #[must_use]
     pub fn new(values: &[f32]) -> Self {
         let bounds: [f32; 15] = std::array::from_fn(|i| (NF4[i] + NF4[i + 1]) / 2.0);
@@ -244,7 +244,7 @@ impl Nf4Piece {
             push_codes(&scaled, &bounds, &mut codes);
         }
         if !last.is_empty() {
-            // bitsandbytes divides here, where it multiplies by the reciprocal above.
+            // For a partial block, bitsandbytes divides; for full blocks it multiplies by the reciprocal.
             let absmax = largest_magnitude(last).max(SMALLEST_SCALE);
             scales.push(absmax);
             let scaled: Vec<f32> = last.iter().map(|value| (value / absmax).clamp(-1.0, 1.0)).collect();
@@ -254,18 +254,19 @@ impl Nf4Piece {
     }
 }
 
-/// What stands in for the scale of a block of zeros.
+/// The divisor for a block of zeros, whose scale is zero.
 const SMALLEST_SCALE: f32 = 1e-38;
 
 fn largest_magnitude(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |largest, value| value.abs().max(largest))
 }
 
-/// Appends the code of each value: the number of bounds below it. An odd last value is paired with the code of zero.
+/// Appends the code of each value: the number of bounds below it. After an odd number of values, the last low nibble is the
+/// code of zero.
 fn push_codes(scaled: &[f32], bounds: &[f32; 15], codes: &mut Vec<u8>) {
     let mut below = [0u32; NF4_BLOCK];
     for bound in bounds {
-        // All values against one bound: this order vectorises.
+        // Comparing all values with one bound at a time vectorises.
         for (below, value) in below.iter_mut().zip(scaled) {
             *below += u32::from(*bound < *value);
         }
@@ -305,8 +306,8 @@ fn quantize_scales(scales: &[f32]) -> (Vec<u8>, Vec<f32>, f32) {
     (indices, nested, offset)
 }
 
-/// bitsandbytes rounds to one of 65,536 equal steps of -1 … 1 before it looks for the nearest entry of the map, and
-/// its compiler fuses the multiplication with the addition.
+/// bitsandbytes rounds to one of 65,536 equal steps of -1 … 1 before it searches the nearest entry of the map. Its compiler
+/// fuses the multiplication with the addition.
 fn grid(value: f32) -> f32 {
     let index = ((value + 1.0) * 0.5).mul_add(65535.0, 0.5) as u16;
     -1.0 + (2.0 * f32::from(index)) / 65535.0

@@ -1,4 +1,4 @@
-//! The dense formats and ggml's blocks.
+//! Tests of the dense formats and of ggml's block formats.
 
 use proptest::prelude::*;
 use tonfall_blocks::{
@@ -11,9 +11,9 @@ fn values(format: Format, bytes: &[u8], rows: usize, cols: usize) -> Vec<f32> {
     out
 }
 
-/// Random, real and extreme blocks, decoded by ggml's own Python package (`tests/fixtures/gguf_blocks`).
+/// The expected values of random, real and extreme blocks come from ggml's Python package (`tests/fixtures/gguf_blocks`).
 #[test]
-fn values_are_ggmls_to_the_last_bit() {
+fn values_are_bit_identical_to_ggml() {
     const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/gguf_blocks");
     let mut cases = 0;
     for format in Format::ALL.into_iter().filter(|format| !matches!(format, Format::F32 | Format::Nf4)) {
@@ -22,7 +22,7 @@ fn values_are_ggmls_to_the_last_bit() {
         for name in tensors.names().into_iter().filter_map(|name| name.strip_suffix(".bytes")) {
             let bytes = tensors.tensor(&format!("{name}.bytes")).expect("bytes");
             let expected = tensors.tensor(&format!("{name}.values")).expect("values");
-            let [rows, cols] = expected.shape() else { panic!("{format}: {name} is no matrix") };
+            let [rows, cols] = expected.shape() else { panic!("{format}: {name} is not a matrix") };
             let found = values(format, bytes.data(), *rows, *cols);
             for (at, (found, expected)) in found.iter().zip(expected.data().as_chunks::<4>().0).enumerate() {
                 let expected = f32::from_le_bytes(*expected);
@@ -36,7 +36,7 @@ fn values_are_ggmls_to_the_last_bit() {
 }
 
 #[test]
-fn sizes_are_those_of_ggml() {
+fn sizes_equal_those_of_ggml() {
     let sizes = [
         (Format::F32, 4096),
         (Format::F16, 2048),
@@ -55,7 +55,7 @@ fn sizes_are_those_of_ggml() {
 }
 
 #[test]
-fn rows_that_are_no_whole_blocks_and_sizes_beyond_memory_are_refused() {
+fn rows_of_partial_blocks_and_sizes_beyond_usize_are_refused() {
     assert_eq!(checked_byte_len(Format::Q8_0, 2, 48), None);
     assert_eq!(checked_byte_len(Format::Q6K, 1, 128), None);
     for format in Format::ALL {
@@ -65,7 +65,7 @@ fn rows_that_are_no_whole_blocks_and_sizes_beyond_memory_are_refused() {
 }
 
 #[test]
-fn simple_blocks_decode_by_hand() {
+fn blocks_of_32_decode_to_hand_computed_values() {
     let scale = f16_from_f32(0.5).to_le_bytes();
     let min = f16_from_f32(-2.0).to_le_bytes();
     let mut q8 = scale.to_vec();
@@ -81,8 +81,8 @@ fn simple_blocks_decode_by_hand() {
 }
 
 #[test]
-fn super_blocks_decode_by_hand() {
-    // Sub-block j has scale j + 1 and minimum 40 + j, so that six bits are needed; all codes are 5.
+fn blocks_of_256_decode_to_hand_computed_values() {
+    // Sub-block j has scale j + 1 and minimum 40 + j, which need six bits. All codes are 5.
     let (d, dmin) = (f16_from_f32(0.25).to_le_bytes(), f16_from_f32(0.5).to_le_bytes());
     let (scales, mins): (Vec<u8>, Vec<u8>) = (0..8u8).map(|j| (40 + j, 33 + j)).unzip();
     let mut packed = [0u8; 12];
@@ -99,7 +99,7 @@ fn super_blocks_decode_by_hand() {
     let q5 = [&d[..], &dmin, &packed, &[0xff; 32], &[0x55; 128]].concat();
     assert_eq!(values(Format::Q5K, &q5, 1, 256), expected(21.0));
 
-    // Codes 0b10_0101 = 37 stand for 5; the scale of sixteen values is signed.
+    // Code 0b10_0101 = 37 has the value 5. The scale of sixteen values is signed.
     let signed: Vec<u8> = (0..16).map(|j| (j - 8) as i8 as u8).collect();
     let q6 = [&[0x55; 128][..], &[0b1010_1010; 64], &signed, &d].concat();
     let expected: Vec<f32> = (0..256).map(|i| 0.25 * (i as f32 / 16.0).floor() * 5.0 - 10.0).collect();
@@ -128,7 +128,7 @@ fn half_precision_is_exact_over_all_bit_patterns() {
 }
 
 proptest! {
-    /// The nearest value, ties to even: no other binary16 or bfloat16 is nearer.
+    /// Rounds to nearest, ties to even: no other binary16 or bfloat16 number is nearer.
     #[test]
     fn rounding_is_to_the_nearest(value in any::<f32>()) {
         prop_assume!(!value.is_nan());
@@ -151,7 +151,7 @@ proptest! {
         }
     }
 
-    /// Bytes from anywhere give values, never a panic, and any range gives the values of the whole.
+    /// Arbitrary bytes never cause a panic, and any range has the values of the whole matrix.
     #[test]
     fn any_range_is_part_of_the_whole(
         number in 0..Format::ALL.len(), rows in 0usize..4, blocks in 0usize..4, seed: u64,

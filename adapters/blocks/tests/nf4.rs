@@ -1,4 +1,4 @@
-//! NF4 against bitsandbytes' own numbers (`tests/fixtures/nf4.safetensors`, made by `tests/reference/`).
+//! Compares NF4 with bitsandbytes' output (`tests/fixtures/nf4.safetensors`, from `tests/reference/make_nf4.py`).
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -15,7 +15,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 #[test]
-fn the_dynamic_map_is_bitsandbytes() {
+fn the_dynamic_map_is_bit_identical_to_bitsandbytes() {
     let file = std::fs::read(FIXTURE).expect("the fixture");
     let tensors = SafeTensors::deserialize(&file).expect("a safetensors file");
     let expected = floats(tensors.tensor("dynamic_map").expect("the map").data());
@@ -24,7 +24,7 @@ fn the_dynamic_map_is_bitsandbytes() {
 }
 
 #[test]
-fn quantising_gives_bitsandbytes_bits() {
+fn quantizing_is_bit_identical_to_bitsandbytes() {
     let file = std::fs::read(FIXTURE).expect("the fixture");
     let tensors = SafeTensors::deserialize(&file).expect("a safetensors file");
     for case in CASES {
@@ -39,17 +39,17 @@ fn quantising_gives_bitsandbytes_bits() {
     }
 }
 
-/// bitsandbytes divides the values of a block that is not full and multiplies those of a full one by the reciprocal.
-/// The last value here has another code the other way.
+/// bitsandbytes divides the values of a partial block, and multiplies those of a full block by the reciprocal. With the other
+/// operation, the last value would have another code.
 #[test]
-fn a_block_that_is_not_full_is_divided() {
+fn values_of_a_partial_block_are_divided_by_the_scale() {
     let bits = [0x3f09_52c6, 0x3f55_903e, 0x3ec3_fd2c, 0xbe8a_bdc0, 0xbf15_e0c0, 0xbdf5_17c0, 0xbf71_4654, 0xbedd_f86f];
     let bytes = quantize_nf4(&bits.map(f32::from_bits));
     assert_eq!(bytes[..4], [223, 196, 22, 3]);
 }
 
 #[test]
-fn dequantising_gives_bitsandbytes_bits() {
+fn dequantizing_is_bit_identical_to_bitsandbytes() {
     let file = std::fs::read(FIXTURE).expect("the fixture");
     let tensors = SafeTensors::deserialize(&file).expect("a safetensors file");
     for case in CASES {
@@ -68,7 +68,7 @@ fn dequantising_gives_bitsandbytes_bits() {
 }
 
 #[test]
-fn parts_that_do_not_fit_are_refused() {
+fn parts_of_other_lengths_are_refused() {
     assert!(pack_nf4(65, &[0; 33], &[0; 2], &[0.0], 0.0).is_some());
     assert!(pack_nf4(65, &[0; 32], &[0; 2], &[0.0], 0.0).is_none());
     assert!(pack_nf4(65, &[0; 33], &[0; 1], &[0.0], 0.0).is_none());
@@ -77,15 +77,15 @@ fn parts_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn nothing_is_quantised_to_nothing() {
+fn an_empty_matrix_is_quantized_to_an_empty_buffer() {
     let bytes = quantize_nf4(&[]);
     assert_eq!(bytes.len(), byte_len(Format::Nf4, 0, 0));
     dequantize(Format::Nf4, &bytes, 0, 0, 0, &mut []);
 }
 
 proptest! {
-    /// A value moves by at most half the widest gap of the table times its block's scale, and the scale itself by the
-    /// error of its own quantisation.
+    /// The error of a value is at most half the widest gap of the table times the scale of its block, plus the quantization error
+    /// of the scale.
     #[test]
     fn the_error_is_bounded(values in prop::collection::vec(-4.0f32..4.0, 1..1500)) {
         let bytes = quantize_nf4(&values);
@@ -102,7 +102,7 @@ proptest! {
         }
     }
 
-    /// Bytes from anywhere give values, never a panic, and any range gives the values of the whole.
+    /// Arbitrary bytes never cause a panic, and any range has the values of the whole matrix.
     #[test]
     fn any_range_is_part_of_the_whole(
         rows in 0usize..20, cols in 0usize..70, seed: u64, start: prop::sample::Index, end: prop::sample::Index,
@@ -124,7 +124,7 @@ proptest! {
 }
 
 #[test]
-fn pieces_make_the_buffer_of_the_whole() {
+fn joined_pieces_equal_the_buffer_of_all_values() {
     let values: Vec<f32> = (0..70 * NF4_BLOCK + 5).map(|i| (i as f32 * 0.37).sin() * (1 + i % 97) as f32).collect();
     let whole = quantize_nf4(&values);
     for blocks in [1, 3, 64, 200] {

@@ -1,11 +1,11 @@
-//! The names that `cubecl-cuda` wants from `cubecl-llvm`, without LLVM.
+//! A stub of the crate `cubecl-llvm`: the items that `cubecl-cuda` imports, without LLVM.
 //!
-//! `cubecl-cuda` compiles kernels either through CUDA C++ and NVRTC or through LLVM, and links both. The crate
-//! `cubecl-llvm` fetches a compiled LLVM over the network while it is built, which tonfall must not need. tonfall
-//! selects the first way (feature `cuda-cpp` of `cubecl`), so nothing in here is ever called; were it, the answer is an
-//! error of compilation. Named in `[patch.crates-io]`; `docs/adr/0001` says when it can go.
+//! `cubecl-cuda` compiles kernels either as CUDA C++ with NVRTC, or with LLVM, and links both. The build script of the real
+//! `cubecl-llvm` downloads a compiled LLVM, which tonfall must not need. tonfall uses NVRTC (feature `cuda-cpp` of `cubecl`),
+//! so nothing in this crate is called; the compiler returns an error. `[patch.crates-io]` selects this crate. `docs/adr/0001`
+//! explains when it can be removed.
 //!
-//! Must not depend on: anything of tonfall.
+//! Must not depend on: tonfall's crates.
 
 use std::ffi::c_char;
 use std::fmt;
@@ -15,17 +15,17 @@ use cubecl_core::prelude::KernelDefinition;
 use cubecl_server::compiler::{CompilationError, Compiler};
 use cubecl_server::kernel::BufferIOAttr;
 
-/// Versions of PTX, which only LLVM's way must know.
+/// PTX versions, which only the LLVM compiler needs.
 pub mod nvptx {
     pub mod ptx_version {
         use std::fmt;
 
-        /// A version of PTX; there is none here.
+        /// A PTX version; this stub has none.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum PtxVersion {}
 
         impl PtxVersion {
-            /// The newest version that a driver loads: unknown.
+            /// The newest version that a driver loads: always `None`.
             #[must_use]
             pub const fn for_driver(_driver_version: i32) -> Option<Self> {
                 None
@@ -40,7 +40,7 @@ pub mod nvptx {
     }
 }
 
-/// What LLVM's way can't do on a device.
+/// Features that the LLVM compiler doesn't support on a device.
 pub mod shared {
     pub mod lowered_features {
         use cubecl_core::ir::DeviceProperties;
@@ -51,12 +51,12 @@ pub mod shared {
             Nvptx,
         }
 
-        /// Takes away what LLVM's way lacks: nothing, since it isn't used.
+        /// Removes unsupported features. Does nothing, since the LLVM compiler isn't used.
         pub const fn restrict_features(_properties: &mut DeviceProperties, _target: GpuTarget) {}
     }
 }
 
-/// What is compiled for.
+/// The compilation target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LlvmTarget {
     #[default]
@@ -64,7 +64,7 @@ pub enum LlvmTarget {
     Nvptx,
 }
 
-/// A compiler that refuses.
+/// A compiler that always returns an error.
 #[derive(Clone, Debug, Default)]
 pub struct PlironCompiler {
     pub target: LlvmTarget,
@@ -79,7 +79,7 @@ pub struct PlironOptions {
     pub grid_constants: bool,
 }
 
-/// A kernel compiled to PTX; never made.
+/// A kernel compiled to PTX; never created.
 #[derive(Clone, Debug)]
 pub struct NvptxModule {
     pub ptx: Vec<c_char>,
@@ -89,7 +89,7 @@ pub struct NvptxModule {
     pub io: Vec<BufferIOAttr>,
 }
 
-/// What the compiler makes.
+/// The compiler's output.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PlironArtifact {
@@ -109,7 +109,7 @@ impl Compiler for PlironCompiler {
 
     fn compile(&mut self, _: KernelDefinition, _: &PlironOptions) -> Result<PlironArtifact, CompilationError> {
         Err(CompilationError::Generic {
-            reason: "tonfall is built without LLVM; kernels are compiled by NVRTC".to_owned(),
+            reason: "tonfall is built without LLVM; NVRTC compiles its kernels".to_owned(),
             backtrace: cubecl_environment::backtrace::BackTrace::capture(),
         })
     }

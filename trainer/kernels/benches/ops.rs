@@ -1,5 +1,5 @@
-//! Speed of the operations: GFLOP/s of the products of a SmolLM2-135M step per number format, next to burn-flex's own
-//! matmul, and milliseconds of the other operations. `cargo bench -p tonfall-kernels`
+//! Speed of the operations on the CPU, at the shapes of SmolLM2-135M: GFLOP/s of the GEMMs per number format, compared with
+//! burn-flex's matmul, and milliseconds of the other operations. `cargo bench -p tonfall-kernels --bench ops`
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::hint::black_box;
@@ -18,7 +18,7 @@ const HIDDEN: usize = 576;
 const FEED_FORWARD: usize = 1536;
 const VOCABULARY: usize = 49_152;
 
-/// Best of some runs, in milliseconds.
+/// The fastest of the runs within 0.4 s, in milliseconds.
 fn best<T>(mut run: impl FnMut() -> T) -> f64 {
     let mut best = f64::INFINITY;
     let begin = Instant::now();
@@ -45,13 +45,13 @@ fn stored(format: Format, rows: usize, cols: usize) -> FrozenMatrix {
         Format::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         Format::Bf16 => values.iter().flat_map(|value| bf16_from_f32(*value).to_le_bytes()).collect(),
         Format::Nf4 => quantize_nf4(&values),
-        // Any bytes are numbers in the other formats; cleared high bits keep the exponents small.
+        // Any bytes are valid numbers in the other formats. Cleared high bits keep the exponents small.
         _ => (0..byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x1b).collect(),
     };
     FrozenMatrix::new(bytes, format, rows, cols, &Device::flex())
 }
 
-/// Milliseconds of the forward pass without autodiff, and of the backward pass alone.
+/// Milliseconds of the forward pass without autodiff, and of the backward pass.
 fn both(leaf: &Tensor<2>, forward: impl Fn(Tensor<2>) -> Tensor<2>) -> (f64, f64) {
     let plain = leaf.clone().inner();
     let ahead = best(|| forward(plain.clone()));
@@ -69,7 +69,7 @@ fn both(leaf: &Tensor<2>, forward: impl Fn(Tensor<2>) -> Tensor<2>) -> (f64, f64
 }
 
 fn products() {
-    println!("products, GFLOP/s (forward x·Wᵀ / backward dy·W, which includes one element-wise product)");
+    println!("GEMM, GFLOP/s (forward x·Wᵀ / backward dy·W, which includes one element-wise product)");
     for (inputs, outputs) in
         [(HIDDEN, FEED_FORWARD), (FEED_FORWARD, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 192), (2048, 2048)]
     {
@@ -132,7 +132,7 @@ fn operations() {
 }
 
 fn main() {
-    // On one of rayon's own threads, as training is.
+    // On a rayon thread, as in training.
     rayon::scope(|_| {
         products();
         operations();

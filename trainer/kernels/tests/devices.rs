@@ -1,11 +1,11 @@
-//! Every operation on a GPU's code path against the same operation on the CPU: values and gradients.
+//! Compares values and gradients of every operation on a GPU with those on the CPU.
 //!
-//! Needs the feature `cuda` or `vulkan` and `TONFALL_TEST_DEVICE=cuda|vulkan`; software Vulkan serves. Run each test in a
-//! process of its own (`cargo nextest --run-ignored all`), since a driver that crashes takes its process along. The CPU's
-//! operations are proved against PyTorch and finite differences elsewhere.
+//! Needs the feature `cuda` or `vulkan`, and `TONFALL_TEST_DEVICE=cuda` or `vulkan`; software Vulkan is enough. Run each test
+//! in its own process (`cargo nextest --run-ignored all`), since a crash of a driver ends the process. Other tests compare the
+//! CPU operations with PyTorch and finite differences.
 //!
-//! With `TONFALL_TEST_DEVICE=stand-in` the CUDA driver is that of `tests/stand_in`, under which nothing is computed: then
-//! every kernel has to compile and to be one that the card could start, and values are not compared.
+//! With `TONFALL_TEST_DEVICE=stand-in` the CUDA driver is the stub in `tests/stand_in`, which runs no kernels. Then every kernel
+//! must compile, and its launch dimensions must be valid for the GPU. Values are not compared.
 #![cfg(feature = "cube")]
 
 use burn::tensor::{DType, Device, DeviceType, Tensor, TensorData};
@@ -19,18 +19,18 @@ use tonfall_kernels::{
 
 /// The device under test.
 fn gpu() -> Device {
-    let name = std::env::var("TONFALL_TEST_DEVICE").expect("TONFALL_TEST_DEVICE names the device, cuda or vulkan");
+    let name = std::env::var("TONFALL_TEST_DEVICE").expect("set TONFALL_TEST_DEVICE to cuda or vulkan");
     let devices = match name.as_str() {
         #[cfg(feature = "cuda")]
         "cuda" | "stand-in" => Device::enumerate(DeviceType::Cuda),
         #[cfg(feature = "vulkan")]
         "vulkan" => Device::enumerate(DeviceType::Vulkan),
-        other => panic!("`{other}` is no device of this build"),
+        other => panic!("this build has no device `{other}`"),
     };
-    devices.into_iter().next().unwrap_or_else(|| panic!("no {name} device is there"))
+    devices.into_iter().next().unwrap_or_else(|| panic!("this machine has no {name} device"))
 }
 
-/// Whether the device under test computes.
+/// Whether the device under test runs kernels.
 fn computes() -> bool {
     std::env::var("TONFALL_TEST_DEVICE").as_deref() != Ok("stand-in")
 }
@@ -51,10 +51,10 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_to_vec().expect("f32")
 }
 
-/// An operation on tensors made from the inputs; the type is that of the activations.
+/// An operation on tensors with the values of the inputs. The dtype is that of the activations.
 type Operation<'a> = &'a dyn Fn(&Device, DType, Vec<Tensor<2>>) -> Tensor<2>;
 
-/// Output and gradients of an operation, weighted by fixed numbers, on one device in one type.
+/// Output and gradients of an operation on one device in one dtype, for a fixed random cotangent.
 fn run(op: Operation<'_>, inputs: &[Input], device: &Device, dtype: DType) -> Vec<Vec<f32>> {
     let tracked = device.clone().autodiff();
     let leaf = |(values, shape): &Input| {
@@ -65,7 +65,7 @@ fn run(op: Operation<'_>, inputs: &[Input], device: &Device, dtype: DType) -> Ve
     let [rows, columns] = output.dims();
     let len = rows * columns;
     let weights = Tensor::<2>::from_data(TensorData::new(numbers(len, 99), [1, len]), &tracked);
-    // An inner product of our own: Burn's sums and products crash in some software drivers.
+    // Our own inner product, since Burn's sums and products crash some software drivers.
     let gradients = trainable_linear(output.clone().reshape([1, len]), weights, None).backward();
     let gradient = |tensor: &Tensor<2>| tensor.grad(&gradients).map_or_else(Vec::new, values);
     std::iter::once(values(output.inner())).chain(tensors.iter().map(gradient)).collect()
@@ -82,7 +82,7 @@ fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     }
 }
 
-/// The types in which the device computes, each with the largest error relative to the largest value.
+/// The dtypes in which the device computes, each with the largest error relative to the largest value.
 fn types() -> Vec<(DType, f32)> {
     match std::env::var("TONFALL_TEST_DEVICE").as_deref() {
         Ok("cuda" | "stand-in") => vec![(DType::F32, 2e-4), (DType::BF16, 3e-2)],
@@ -90,7 +90,7 @@ fn types() -> Vec<(DType, f32)> {
     }
 }
 
-/// Asserts that output and gradients are those of the CPU, which gets the inputs as the narrow type holds them.
+/// Asserts that output and gradients equal those of the CPU. The CPU gets inputs that are rounded to the dtype.
 fn compare(what: &str, inputs: &[Input], op: impl Fn(&Device, DType, Vec<Tensor<2>>) -> Tensor<2>) {
     let device = gpu();
     for (dtype, tolerance) in types() {
@@ -113,17 +113,17 @@ fn stored_bytes(format: Format, rows: usize, cols: usize) -> Vec<u8> {
     match format {
         Format::F32 => numbers(rows * cols, 5).iter().flat_map(|value| value.to_le_bytes()).collect(),
         Format::Nf4 => tonfall_blocks::quantize_nf4(&numbers(rows * cols, 5)),
-        // Any bytes are numbers in these formats; cleared high bits keep the exponents small.
+        // Any bytes are valid numbers in these formats. Cleared high bits keep the exponents small.
         _ => (0..tonfall_blocks::byte_len(format, rows, cols)).map(|i| (i * 29 % 251) as u8 & 0x3b).collect(),
     }
 }
 
-/// A matrix in a stored format, from the same bytes on every device.
+/// A matrix in a stored format, with the same bytes on every device.
 fn stored(format: Format, rows: usize, cols: usize, device: &Device) -> FrozenMatrix {
     FrozenMatrix::new(stored_bytes(format, rows, cols), format, rows, cols, device)
 }
 
-/// Rows and columns: single ones, odd ones, what fills vectors and planes and what is one off.
+/// Rows and columns: 1, odd sizes, sizes that fill vectors and planes exactly, and sizes that are off by one.
 #[rustfmt::skip]
 const SHAPES: [(usize, usize); 20] = [
     (1, 1), (1, 2), (1, 17), (1, 256), (2, 3), (2, 128), (3, 7), (3, 85), (4, 64), (5, 33),
@@ -148,7 +148,7 @@ fn rms_norm_of_rows_and_heads() {
 
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn rope_turns_pairs() {
+fn rope_of_all_heads() {
     for tokens in TOKENS {
         for (heads, half) in [(1, 1), (3, 4), (9, 32), (2, 7), (1, 64)] {
             let inv_freq: Vec<f32> = (0..half).map(|i| 10000f32.powf(-(i as f32) / half as f32)).collect();
@@ -197,7 +197,7 @@ fn backward_passes_that_start_from_a_cotangent() {
             let gradient = x.remove(1).inner();
             with_cotangent(x.remove(0), gradient).reshape([1, 1])
         });
-        // The product whose gradient is known before it is, and is not computed.
+        // A LoRA layer whose cotangent is known, so its output is not computed.
         let (rank, outputs) = (rows.min(16), columns);
         let inputs = [input(rows, WIDE, 1), input(rank, WIDE, 2), input(outputs, rank, 3), input(rows, outputs, 4)];
         compare(&format!("{rows}x{columns}, low rank"), &inputs, |device, _, mut x| {
@@ -383,7 +383,8 @@ fn attention_over_documents() {
     }
 }
 
-/// More parameters than share a launch, with copies and without, some of which decay; in the third step no gradient is a number.
+/// More parameters than fit into one launch, with and without copies, with and without weight decay. In the third step, all
+/// gradients are NaN.
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
 fn optimizer_steps_and_norms() {
@@ -435,11 +436,11 @@ fn optimizer_steps_and_norms() {
     }
 }
 
-/// Where a moment lies in the middle between two values of its map, devices may choose either; such an element goes on with
-/// another moment.
+/// If a moment is the midpoint of two values of its map, devices may round to either. Such an element continues with another
+/// moment.
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn adamw_steps_with_moments_in_bytes() {
+fn adamw_steps_with_8_bit_moments() {
     let settings = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     let run = |device: &Device, rows: usize, columns: usize| {
         let tensor =
@@ -466,17 +467,17 @@ fn adamw_steps_with_moments_in_bytes() {
     }
 }
 
-/// Copies are real under the stand-in too, where rows have no gaps between them.
+/// The stub driver copies too, if rows are contiguous.
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn what_waited_on_the_host_comes_back() {
+fn offloaded_tensors_come_back_unchanged() {
     let device = gpu();
     for (count, rows) in [1, 2, 5, 7, 9].into_iter().flat_map(|count| [3, 40, 100, 1000].map(|rows| (count, rows))) {
         let mut stack = HostStack::new(true);
         let numbers: Vec<Vec<f32>> = (0..count).map(|seed| numbers(rows * 128, seed)).collect();
         for numbers in &numbers {
             stack.push(Tensor::from_data(TensorData::new(numbers.clone(), [rows, 128]), &device));
-            // Whoever gets memory now gets it behind the copies.
+            // This allocation may reuse memory that a copy is reading.
             drop(Tensor::<2>::from_data(TensorData::new(vec![f32::NAN; rows * 128], [rows, 128]), &device));
         }
         for numbers in numbers.iter().rev() {
@@ -484,7 +485,7 @@ fn what_waited_on_the_host_comes_back() {
         }
         assert!(stack.pop().is_none());
     }
-    // One that is given up half-way holds up nobody.
+    // A stack that is dropped while copies are pending blocks nothing.
     let mut stack = HostStack::new(true);
     (0..6).for_each(|_| stack.push(Tensor::ones([500, 128], &device)));
     (0..3).for_each(|_| drop(stack.pop()));
@@ -494,7 +495,7 @@ fn what_waited_on_the_host_comes_back() {
 
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn equal_inputs_give_equal_bits() {
+fn equal_inputs_give_bit_identical_outputs() {
     let device = gpu();
     let layout = AttentionLayout {
         heads: 4,
@@ -516,8 +517,8 @@ fn equal_inputs_give_equal_bits() {
     }
 }
 
-/// On a machine with two cards, and under the stand-in, whose memory is real and whose NCCL adds.
-/// Sums over a group of cards by NCCL, of lengths that fill its vectors and that don't, from the tensors of one rank.
+/// All-reduces tensors of one rank with NCCL, in lengths that fill its vectors and that don't. Needs two GPUs, or the stub
+/// driver, whose memory is real and whose NCCL sums.
 #[cfg(feature = "cuda")]
 fn sums(communicator: tonfall_kernels::Communicator, device: &Device) -> Vec<Vec<f32>> {
     use tonfall_kernels::all_reduce;
@@ -526,7 +527,7 @@ fn sums(communicator: tonfall_kernels::Communicator, device: &Device) -> Vec<Vec
     let own = |len| TensorData::new(numbers(len, (100 * rank + len % 100) as u64), [len]);
     let tensors = || SUMMED.map(|len| Tensor::<1>::from_data(own(len), device)).to_vec();
     let once = all_reduce(tensors(), communicator).into_iter().map(values).collect::<Vec<_>>();
-    // What others hold stays; the copy that this takes is a kernel.
+    // Tensors that are still referenced must not change; they are copied by a kernel.
     let held = tensors();
     let again = all_reduce(held.clone(), communicator).into_iter().map(values).collect::<Vec<_>>();
     let held: Vec<_> = held.into_iter().map(values).collect();
@@ -545,7 +546,7 @@ fn cards_add_up() {
     use tonfall_kernels::Communicator;
 
     let cards = Device::enumerate(DeviceType::Cuda);
-    assert!(Communicator::available() && cards.len() > 1, "{} CUDA cards, and NCCL, are too few", cards.len());
+    assert!(Communicator::available() && cards.len() > 1, "{} CUDA GPUs; the test needs two, and NCCL", cards.len());
     let id = Communicator::new_id().expect("NCCL begins");
     let rank = |rank| sums(Communicator { id, rank, size: 2 }, &cards[rank]);
     let (first, second) = std::thread::scope(|scope| {
@@ -566,7 +567,7 @@ fn cards_add_up() {
 fn a_card_alone_is_its_own_sum() {
     use tonfall_kernels::Communicator;
 
-    assert!(Communicator::available(), "NCCL is not there");
+    assert!(Communicator::available(), "NCCL can't be opened");
     let id = Communicator::new_id().expect("NCCL begins");
     let sums = sums(Communicator { id, rank: 0, size: 1 }, &gpu());
     assert!(sums == SUMMED.map(|len| numbers(len, (len % 100) as u64)));
