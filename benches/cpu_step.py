@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""LoRA training steps on CPU: tonfall and PyTorch + PEFT side by side, in one run on one machine.
+"""LoRA training steps on CPU: tonfall compared with PyTorch + PEFT, in one run on one machine.
 
 Usage: cpu_step.py --tonfall BINARY --python REFERENCE_PYTHON --base MODEL_DIR [--seq 256] [--steps 8] [--rounds 3] [--bf16]
                    [--instructions avx2|avx512]
 
-Both train r 16 on all linear layers of the same base with the same batch (one sequence of SEQ tokens) and the same
-threads. tonfall is measured as people use it: the whole program, `tonfall train`, dense and with an NF4 base.
-Reported, as medians over the rounds: tokens a second of a step (the first two steps of a run are warm-up), peak
-resident memory, and seconds from launch to the end of the first step. Standard library only; the other side is
-peft_cpu_step.py, run by the interpreter that has torch.
+Both train LoRA (r 16) on all linear layers of the same base, with one sequence of SEQ tokens per step and the same number of
+threads. tonfall is measured as the whole program `tonfall train`, with a dense and with an NF4 base. Printed as medians over the
+rounds: tokens/s of a step (after two warm-up steps), peak resident memory, and seconds from launch to the end of the first step.
+Standard library only. PyTorch runs in peft_cpu_step.py, with the interpreter REFERENCE_PYTHON.
 """
 
 import argparse
@@ -45,7 +44,7 @@ recompute = "{recompute}"
 """
 
 
-# What keeps all sides to a set of instructions: tonfall, PyTorch's own kernels, oneDNN, MKL.
+# Environment variables that limit tonfall, PyTorch's kernels, oneDNN and MKL to a set of instructions.
 INSTRUCTIONS = {
     "avx2": {"TONFALL_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "avx512": {"TONFALL_CPU": "avx512", "ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
@@ -53,7 +52,7 @@ INSTRUCTIONS = {
 
 
 def tonfall(arguments, quantization, recompute):
-    """One whole run of the program; reads what it wrote into its event log."""
+    """Runs the program once and returns the figures of its event log."""
     with tempfile.TemporaryDirectory() as out:
         words = " ".join(f"{word} {index}" for index, word in enumerate(["tone", "of", "voice", "is", "taught"] * arguments.seq))
         pathlib.Path(out, "text.jsonl").write_text(json.dumps({"text": words}) + "\n")
@@ -77,7 +76,7 @@ def tonfall(arguments, quantization, recompute):
 
 
 def pytorch(arguments, dtype):
-    """One run of the reference with a base of `dtype`; its last line of output is JSON."""
+    """Runs the reference once with a base in `dtype`. Its last line of output is JSON."""
     command = [arguments.python, str(HERE / "peft_cpu_step.py"), "--base", arguments.base, "--seq", str(arguments.seq),
                "--steps", str(arguments.steps), "--threads", str(arguments.threads), "--batch", "1", "--dtype", dtype]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -85,7 +84,7 @@ def pytorch(arguments, dtype):
 
 
 def linear_bytes(base):
-    """Bytes of the linear layers as the base stores them, and as NF4 with double quantisation."""
+    """MiB of the linear layers in the base's dtype, and as NF4 with double quantization."""
     config = json.loads((pathlib.Path(base) / "config.json").read_text())
     hidden, ff = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim") or hidden // config["num_attention_heads"]
@@ -97,7 +96,7 @@ def linear_bytes(base):
 
 
 def report_memory(medians, base):
-    """How much less an NF4 base takes, against what the arithmetic predicts."""
+    """Compares the memory that an NF4 base saves with its predicted size."""
     dense, nf4 = linear_bytes(base)
     measured = medians["tonfall dense"]["peak_mib"] - medians["tonfall nf4"]["peak_mib"]
     predicted = dense - nf4
@@ -114,10 +113,10 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only-tonfall", action="store_true", help="leave the other side out")
-    parser.add_argument("--bf16", action="store_true", help="PyTorch with a base in bf16 too, which computes in bf16")
-    parser.add_argument("--instructions", choices=INSTRUCTIONS, help="keep all sides to these, as on an older processor")
-    parser.add_argument("--check-memory", action="store_true", help="fail unless the NF4 base saves what is predicted, within 15 %%")
+    parser.add_argument("--only-tonfall", action="store_true", help="don't run PyTorch")
+    parser.add_argument("--bf16", action="store_true", help="also run PyTorch with a base in bf16, which computes in bf16")
+    parser.add_argument("--instructions", choices=INSTRUCTIONS, help="limit all programs to these instructions, as on an older processor")
+    parser.add_argument("--check-memory", action="store_true", help="fail unless the NF4 base saves the predicted memory within 15 %%")
     parser.add_argument("--out", help="write the figures as JSON")
     arguments = parser.parse_args()
     os.environ.update(INSTRUCTIONS.get(arguments.instructions, {}))
@@ -147,7 +146,7 @@ def main():
     if arguments.out:
         pathlib.Path(arguments.out).write_text(json.dumps({"seq": arguments.seq, "threads": arguments.threads, "medians": medians, "runs": figures}, indent=1) + "\n")
     if arguments.check_memory and not as_predicted:
-        raise SystemExit("the NF4 base does not save what the arithmetic predicts")
+        raise SystemExit("the NF4 base does not save the predicted memory")
 
 
 if __name__ == "__main__":

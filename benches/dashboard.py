@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The dashboard on long logs: opening, drawing, idling, memory.
+"""The dashboard on long logs: time to open, time per frame, idle CPU, memory.
 
 Usage: dashboard.py --build RELEASE_DIR [--rounds 5]
 
-RELEASE_DIR holds `tonfall` and `examples/frame_speed` (`cargo build --release --workspace --bin tonfall --example
-frame_speed`). Logs of 100,000 and of 3,000,000 steps (about 1 GB), and one of 1,000 steps beside 200 other runs, are made up
-in a temporary directory. Reported are medians over the rounds: reading the log and drawing the first frame, drawing a frame
-in three sizes, and, of `tonfall watch` on a pseudo-terminal, CPU time while nothing happens and the highest resident memory.
+RELEASE_DIR contains `tonfall` and `examples/frame_speed` (`cargo build --release --workspace --bin tonfall --example
+frame_speed`). The script writes synthetic logs to a temporary directory: 100,000 steps, 3,000,000 steps (about 1 GB), and 1,000
+steps next to 200 other runs. Printed as medians over the rounds: reading the log and drawing the first frame, drawing a frame
+in three sizes, and, for `tonfall watch` on a pseudo-terminal, CPU time while the run is idle and peak resident memory.
 Standard library only; Linux.
 """
 
@@ -29,7 +29,7 @@ IDLE_SECONDS = 10
 
 
 def make_run(path: pathlib.Path, steps: int) -> int:
-    """Writes a run directory; returns the bytes of its log."""
+    """Writes a run directory and returns the size of its log in bytes."""
     path.mkdir()
     info = {"format": 1, "created": "2026-01-01T00:00:00.000Z", "tonfall": "bench", "recipe": "bench.toml", "overrides": [],
             "plan_hash": "0"}
@@ -64,10 +64,10 @@ def peak_mib(pid: int) -> float:
 
 
 def idle(tonfall: pathlib.Path, run: pathlib.Path) -> dict:
-    """CPU in percent and peak memory in MiB of a dashboard that shows a run to which nothing is added."""
+    """CPU in percent and peak memory in MiB of a dashboard that shows an idle run."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 50, 200, 0, 0))
-    # Nobody is here to answer for a terminal.
+    # No terminal answers the program's query for its background colour.
     environment = {**os.environ, "TERM": "xterm-256color", "COLORFGBG": "15;0"}
     process = subprocess.Popen([tonfall, "watch", run], stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
@@ -77,11 +77,11 @@ def idle(tonfall: pathlib.Path, run: pathlib.Path) -> dict:
             while os.read(master, 1 << 16):
                 pass
         except OSError:
-            pass  # the other side is closed
+            pass  # the program has closed the terminal
 
     threading.Thread(target=drain, daemon=True).start()
     before = cpu_seconds(process.pid)
-    while True:  # until the log is read
+    while True:  # until the log has been read
         time.sleep(1)
         now = cpu_seconds(process.pid)
         if now - before < 0.2:
@@ -91,7 +91,7 @@ def idle(tonfall: pathlib.Path, run: pathlib.Path) -> dict:
     time.sleep(IDLE_SECONDS)
     used, peak = cpu_seconds(process.pid) - begin, peak_mib(process.pid)
     os.write(master, b"q")
-    assert process.wait(timeout=20) == 0, "the dashboard did not leave on q"
+    assert process.wait(timeout=20) == 0, "the dashboard did not exit on q"
     return {"idle_cpu_percent": 100 * used / IDLE_SECONDS, "peak_mib": peak}
 
 
@@ -113,7 +113,7 @@ def main() -> None:
             for _ in range(options.rounds if steps <= 100_000 else 1):
                 speed = subprocess.run([build / "examples/frame_speed", run], capture_output=True, check=True, text=True)
                 rounds.append({**json.loads(speed.stdout), **idle(build / "tonfall", run)})
-            print(f"{steps:,} steps, {size / 1e6:.0f} MB, {beside} runs beside it, {len(rounds)} rounds")
+            print(f"{steps:,} steps, {size / 1e6:.0f} MB, {beside} other runs, {len(rounds)} rounds")
             for name in rounds[0]:
                 print(f"  {name:<24} {statistics.median(row[name] for row in rounds):10.2f}")
 

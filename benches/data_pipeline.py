@@ -1,8 +1,8 @@
-"""Rendering, tokenizing, masking and packing of the same conversations: tonfall against datasets + transformers + TRL.
+"""Rendering, tokenizing, masking and packing conversations: tonfall compared with datasets + transformers + TRL.
 
 Usage: data_pipeline.py --tonfall target/release/tonfall --model DIR [--rows 20000] [--rounds 3]. DIR is a Hugging Face model with a
-ChatML template. Both sides run as whole processes with two workers each, in turns; reported are medians of the wall-clock time, of
-rows a second and of the largest resident memory (all processes of a side together, sampled every 20 ms), and the ratios.
+ChatML template. Both run as whole processes with two workers each, in turns. Printed are medians of wall-clock time, rows/s and
+peak resident memory (summed over all processes, sampled every 20 ms), and their ratios.
 """
 
 import argparse
@@ -49,7 +49,7 @@ duplicates = "off"
 
 
 def write_rows(path, count):
-    """Conversations of one to four turns over 400 words, a page at the longest."""
+    """Writes conversations of one to four turns over 400 words, at most about a page long."""
     choose = random.Random(7)
     words = [f"{a}{b}" for a in ("lan", "tel", "mor", "gen", "ka", "ru", "sta", "bel", "fi", "no") for b in ("tern", "ling", "ta", "gast", "wort", "stil", "haus", "weg")] + ["the", "and", "of", "a", "to", "is"] * 20
     def text(low, high):
@@ -63,7 +63,7 @@ def write_rows(path, count):
 
 
 def resident(root):
-    """Bytes of all processes below `root`, itself included, as the kernel counts private memory."""
+    """Proportional set size (PSS) of `root` and all its descendants, in bytes."""
     total, waiting = 0, [root]
     while waiting:
         process = waiting.pop()

@@ -1,9 +1,9 @@
-"""A file of data that is larger than one wants in memory: what `tonfall data` takes, in time and in memory.
+"""Time and memory of `tonfall data` on a large file.
 
 Usage: large_file.py --tonfall target/release/tonfall --model DIR --folder BIG [--gb 5] [--keep]. DIR is a Hugging Face model with
-a ChatML template; BIG needs about 2.5 times the gigabytes. The file is JSONL, a gigabyte about 900,000 conversations. Printed
-are seconds, rows and tokens, and the largest resident memory: what the process allocated, and mapped pages of files, which
-the kernel takes back when it needs them.
+a ChatML template. BIG needs free space of about 2.5 times the file. The file is JSONL with about 900,000 conversations per GB.
+Printed are seconds, rows and tokens, and peak resident memory: allocated memory, and mapped pages of files, which the kernel can
+reclaim.
 """
 
 import argparse
@@ -22,7 +22,7 @@ POOL = 4000
 
 
 def write_rows(path, size):
-    """Conversations of one or two turns whose texts come from pools, so that writing isn't what takes the time."""
+    """Writes conversations of one or two turns, with texts from pools, which is fast."""
     choose = random.Random(7)
     words = [f"{a}{b}" for a in ("lan", "tel", "mor", "gen", "ka", "ru", "sta", "bel", "fi", "no") for b in ("tern", "ling", "ta", "gast", "wort", "stil", "haus", "weg")] + ["the", "and", "of", "a", "to", "is"] * 20
     pool = lambda low, high: [" ".join(choose.choices(words, k=choose.randint(low, high))).capitalize() + "." for _ in range(POOL)]
@@ -51,7 +51,7 @@ def main():
     if not data.exists():
         write_rows(data, options.gb * 1e9)
     quoted = {"model": json.dumps(os.path.abspath(options.model)), "data": json.dumps(str(data.absolute()))}
-    # With the cache, where tokens go to disk, and with the rules that remember every row.
+    # With the cache, which writes tokens to disk, and with a rule that stores every row.
     recipe.write_text(RECIPE.format(**quoted).replace("cache = false\n", "").split("[audit]")[0] + '[audit]\nduplicates = "warn"\n')
     start, peak = time.monotonic(), {"RssAnon": 0, "RssFile": 0}
     environment = os.environ | {"RAYON_NUM_THREADS": "2", "TONFALL_CACHE_DIR": str(options.folder / "cache")}
@@ -71,7 +71,7 @@ def main():
         sys.exit(report)
     seconds, report = time.monotonic() - start, json.loads(report)
     print(f"{data.stat().st_size / 1e9:.2f} GB, {report['rows']} rows, {report['tokens']} tokens: {seconds:.0f} s")
-    print(f"allocated at most {peak['RssAnon'] / 2**20:.0f} MiB, {peak['RssAnon'] / report['rows']:.0f} bytes a row; mapped {peak['RssFile'] / 2**20:.0f} MiB")
+    print(f"allocated at most {peak['RssAnon'] / 2**20:.0f} MiB, {peak['RssAnon'] / report['rows']:.0f} bytes per row; mapped {peak['RssFile'] / 2**20:.0f} MiB")
     if not options.keep:
         shutil.rmtree(options.folder)
 

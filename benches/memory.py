@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Peak memory of whole runs against what was predicted before they began.
+"""Peak memory of whole runs, compared with the predictions.
 
 Usage: memory.py --tonfall BINARY --base MODEL_DIR [--tolerance 0.10] [--only NAME]
 
-Each case is a `tonfall train` of a few steps in a process of its own: the quickstart, and recipes on the given base. The
-prediction is that of the run's `memory` event, the peak its `VmHWM`. Fails when any is off by more than the tolerance, or
-when `tonfall estimate` says something else than the run. Standard library only.
+Each case is a `tonfall train` of a few steps in its own process: the quickstart, and recipes with the given base. The prediction
+is the run's `memory` event, the peak is the process's `VmHWM`. Fails if a prediction, of the run or of `tonfall estimate`, is off
+by more than the tolerance. Standard library only.
 """
 
 import argparse
@@ -36,10 +36,10 @@ warmup_steps = 0
 {prompts}
 """
 
-# What the allocator holds differs by some MiB from run to run; a tenth of a small run is less than that.
+# The allocator's memory varies by some MiB from run to run, which exceeds a tenth of a small run.
 NOISE_MIB = 24
 
-# Sequences are of different lengths, as they are in practice.
+# Sequences have different lengths, as in practice.
 CASES = {
     "dense": {"quantization": "none", "recompute": "off"},
     "dense, recomputing": {"quantization": "none", "recompute": "on"},
@@ -62,7 +62,7 @@ def conversation(times, words):
 
 
 def write_case(out, base, case):
-    """Recipe and data of one case."""
+    """Writes recipe and data of one case."""
     rows = [conversation(4 + index, TRAIN_WORDS) for index in range(16)]
     pathlib.Path(out, "train.jsonl").write_text("\n".join(rows) + "\n")
     pathlib.Path(out, "eval.jsonl").write_text("\n".join(conversation(16 + index, EVAL_WORDS) for index in range(4)) + "\n")
@@ -84,7 +84,7 @@ def run(tonfall, arguments):
 
 def measure(tonfall, out, recipe):
     summary = run(tonfall, ["--log-format", "json", "train", *recipe, "--device", "cpu", "--set", f'output_dir="{out}/runs"'])
-    # Behind the run, which has prepared the data: what preparing holds is not what this is about.
+    # After the run, which has prepared the data, so that the memory of data preparation is not included.
     estimated = run(tonfall, ["-q", "estimate", *recipe, "--device", "cpu", "--json"])
     [log] = pathlib.Path(out, "runs").glob("*/events.jsonl")
     events = [json.loads(line) for line in log.read_text().splitlines()]
@@ -97,7 +97,7 @@ def main():
     parser.add_argument("--tonfall", required=True)
     parser.add_argument("--base", required=True)
     parser.add_argument("--tolerance", type=float, default=0.10)
-    parser.add_argument("--only", help="the case of this name alone")
+    parser.add_argument("--only", help="run only the case with this name")
     arguments = parser.parse_args()
 
     mib = lambda count: count / 2**20

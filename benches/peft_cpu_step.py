@@ -1,4 +1,4 @@
-"""LoRA steps on CPU with PyTorch and PEFT: the other side of cpu_step.py. The last line of output is JSON."""
+"""LoRA training steps on CPU with PyTorch and PEFT, for cpu_step.py. The last line of output is JSON."""
 
 import time
 
@@ -22,7 +22,7 @@ parser.add_argument("--seq", type=int, default=256)
 parser.add_argument("--batch", type=int, default=1)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base; the adapter is float32")
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the base; the adapter is float32")
 arguments = parser.parse_args()
 
 torch.set_num_threads(arguments.threads)

@@ -1,7 +1,7 @@
-//! tonfall's side of `benches/gpu/run`: what is measured on a device, one JSON object a line.
+//! tonfall's measurements for `benches/gpu/run`. Prints one JSON object per line.
 //!
 //! Usage: `gpu_suite steps CONFIG …`, `gpu_suite losses BASE REFERENCE …`, `gpu_suite products MxKxN…`, each with
-//! `--device`; `--help` says more.
+//! `--device`. `--help` lists the options.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -23,12 +23,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Training steps at the shape of a config.json, on random weights and tokens
+    /// Training steps with the shape of a config.json, on random weights and tokens
     Steps {
         config: PathBuf,
         #[command(flatten)]
         device: Device,
-        /// Tokens of each document of the micro-batch
+        /// Tokens of each sequence of the micro-batch
         #[arg(long, value_delimiter = ',', default_value = "4096")]
         documents: Vec<usize>,
         #[arg(long, default_value_t = 10)]
@@ -37,24 +37,24 @@ enum Command {
         rank: usize,
         #[arg(long)]
         recompute: bool,
-        /// With --recompute: keep the layers' inputs in the host's memory
+        /// With --recompute: store layer inputs in host memory
         #[arg(long, requires = "recompute")]
         offload: bool,
     },
-    /// The steps that a reference did, from the same adapter on the same batches
+    /// The training steps of a reference run, with the same initial adapter and batches
     Losses {
         base: PathBuf,
-        /// What benches/gpu/peft_losses.py wrote
+        /// Output folder of benches/gpu/peft_losses.py
         reference: PathBuf,
         #[command(flatten)]
         device: Device,
     },
-    /// Products of random matrices
+    /// Matrix products (GEMM) of random matrices
     Products {
-        /// As 4096x4096x14336
+        /// Sizes MxKxN, such as 4096x4096x14336
         #[arg(required = true)]
         sizes: Vec<String>,
-        /// By Burn's own matmul, not by what training takes
+        /// Use Burn's matmul instead of the one that training uses
         #[arg(long)]
         burn: bool,
         #[command(flatten)]
@@ -93,8 +93,8 @@ impl Device {
     }
 }
 
-fn say(value: &Value) {
-    // Whoever stopped reading has ended the measurement.
+fn print_line(value: &Value) {
+// A closed pipe ends the measurement, so errors are ignored.
     let _ = writeln!(std::io::stdout(), "{value}");
 }
 
@@ -118,12 +118,12 @@ fn main() -> Result<()> {
                 &compute,
                 &mut |work| {
                     let loaded = launched.elapsed().as_secs_f64();
-                    say(&json!({"device": compute.name(), "tokens": tokens, "flops_per_token": work.flops_per_token,
+                    print_line(&json!({"device": compute.name(), "tokens": tokens, "flops_per_token": work.flops_per_token,
                         "predicted_bytes": work.predicted_bytes, "loaded": loaded}));
                 },
                 &mut |step| {
                     let at = launched.elapsed().as_secs_f64();
-                    say(&json!({"seconds": step.seconds, "loss": step.loss, "grad_norm": step.grad_norm,
+                    print_line(&json!({"seconds": step.seconds, "loss": step.loss, "grad_norm": step.grad_norm,
                         "held_bytes": step.held_bytes, "at": at}));
                 },
             )?;
@@ -132,21 +132,21 @@ fn main() -> Result<()> {
             let base = BaseModel::open(&base)?;
             let replay = parity::replay(&base, device.quantization(), &reference, &device.open()?)?;
             for ((loss, theirs), (norm, their_norm)) in replay.losses.iter().zip(&replay.grad_norms) {
-                say(&json!({"loss": loss, "reference": theirs, "grad_norm": norm, "reference_grad_norm": their_norm}));
+                print_line(&json!({"loss": loss, "reference": theirs, "grad_norm": norm, "reference_grad_norm": their_norm}));
             }
         }
         Command::Products { sizes, burn, device } => {
             let compute = device.open()?;
             let engine = if burn { Engine::Burn } else { Engine::Tonfall };
             for size in sizes {
-                let wrong = || anyhow!("`{size}` is no size like 4096x4096x14336");
+                let wrong = || anyhow!("`{size}` is not a size such as 4096x4096x14336");
                 let numbers: Result<Vec<usize>, _> = size.split('x').map(str::parse).collect();
                 let [m, k, n] = numbers.ok().and_then(|numbers| numbers.try_into().ok()).ok_or_else(wrong)?;
                 let mut seconds = workload::product(&compute, engine, [m, k, n], 5, 10)?;
                 seconds.sort_by(f64::total_cmp);
                 let median = seconds[seconds.len() / 2];
                 let rate = 2.0 * (m * k * n) as f64 / median;
-                say(&json!({"size": size, "device": compute.name(), "seconds": median, "flops": rate}));
+                print_line(&json!({"size": size, "device": compute.name(), "seconds": median, "flops": rate}));
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Compares tonfall with the reference implementation on a real model.
 //!
-//! Usage: `parity BASE REFERENCE OUT [DEVICE]`: BASE is a model directory or GGUF file, REFERENCE what
-//! `tests/reference/real_reference.py` wrote, OUT a directory for tonfall's logits and adapter, which
-//! `tests/reference/verify_export.py` then gives to peft and transformers.
-//! Ends with an error as soon as a bound of `tests/reference/README.md` is broken.
+//! Usage: `parity BASE REFERENCE OUT [DEVICE]`. BASE is a model directory or a GGUF file. REFERENCE is the output folder of
+//! `tests/reference/real_reference.py`. tonfall's logits and adapter are written to OUT, where
+//! `tests/reference/verify_export.py` checks them with PEFT and transformers.
+//! Fails at the first difference that exceeds a bound of `tests/reference/README.md`.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use tonfall_adapters::BaseModel;
 use tonfall_recipes::plan::Quantization;
 use tonfall_trainer::{Compute, Session, parity};
 
-/// Largest absolute difference of logits, f32 against f32.
+/// Largest absolute difference of f32 logits.
 const LOGITS: f64 = 1e-3;
 /// Largest relative difference of a step's loss.
 const LOSS: f64 = 1e-3;
@@ -34,12 +34,12 @@ fn main() -> Result<()> {
     eprintln!("logits of {}", base.display());
     let mut session = Session::load(&model, Quantization::None, &compute, &mut |_, _| ())?;
     let texts = parity::reference_logits(&reference.join("logits.safetensors"))?;
-    ensure!(!texts.is_empty(), "the reference holds no texts");
+    ensure!(!texts.is_empty(), "the reference has no texts");
     for text in &texts {
         let ours = session.logits(&text.input_ids, false)?;
         let difference = parity::compare_logits(&ours, &text.logits, session.vocab_size());
         eprintln!(
-            "  {}: {} tokens, max |difference| {:.2e}, {} of {} positions with another argmax",
+            "  {}: {} tokens, max |difference| {:.2e}, argmax differs at {} of {} positions",
             text.name,
             text.input_ids.len(),
             difference.largest,
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
             text.input_ids.len()
         );
         ensure!(difference.largest <= LOGITS, "{}: logits differ by {:.2e}", text.name, difference.largest);
-        ensure!(difference.other_argmax == 0, "{}: another argmax", text.name);
+        ensure!(difference.other_argmax == 0, "{}: the argmax differs", text.name);
     }
 
     for (name, quantization) in [("dense", Quantization::None), ("nf4", Quantization::Nf4)] {

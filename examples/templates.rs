@@ -1,7 +1,7 @@
-//! Chat templates against transformers, token ids and labels against TRL: what `tests/reference/template_parity.py` wrote.
+//! Compares rendered chat templates with transformers, and token ids and labels with TRL.
 //!
-//! Usage: `templates DIR`, with `cases.jsonl`, `labels.jsonl` and `pairs/`. Prints a line a template; exits 1 if anything
-//! differs that isn't explained here.
+//! Usage: `templates DIR`, where DIR is the output of `tests/reference/template_parity.py`: `cases.jsonl`, `labels.jsonl` and
+//! `pairs/`. Prints one line per template. Exits 1 on any difference other than those that [`Pairs`] explains.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -17,7 +17,7 @@ use tonfall_datasets::{
 use tonfall_recipes::RecipeFile;
 use tonfall_recipes::plan::{Thinking, TrainOn};
 
-/// What came of a template's cases.
+/// Results of a template's cases.
 #[derive(Default)]
 struct Tally {
     same: usize,
@@ -28,7 +28,7 @@ struct Tally {
     differences: Vec<String>,
 }
 
-#[expect(clippy::print_stdout, reason = "a report for people")]
+#[expect(clippy::print_stdout, reason = "prints a report")]
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).context("usage: templates DIR")?;
     let folder = Path::new(&folder);
@@ -52,14 +52,14 @@ fn main() -> Result<()> {
     let differ: usize = tallies.values().map(|tally| tally.differences.len()).sum();
     println!("{} templates, {cases} cases agree, {differ} differ", tallies.len());
     let labelled = labels(&folder.join("labels.jsonl"), &tokenizers)?;
-    println!("{labelled} conversations have TRL's token ids and labels (assistant_only_loss)");
+    println!("{labelled} conversations: token ids and labels equal TRL's (assistant_only_loss)");
     let base = tokenizers.keys().find(|folder| folder.contains("SmolLM2")).context("no tokenizer of SmolLM2")?;
     for name in ["messages", "completion"] {
-        let Pairs { same, behind, across, ahead } = pairs(&folder.join("pairs"), name, Path::new(base))?;
+        let Pairs { same, after, before, across } = pairs(&folder.join("pairs"), name, Path::new(base))?;
         println!(
-            "{name}: {same} prompts and completions have TRL's token ids and labels (completion_only_loss); with these more \
-             {behind}, whose last line break TRL trains, {ahead}, whose first one it doesn't, and {across}, whose first token lies \
-             across the border"
+            "{name}: token ids and labels of {same} prompts and completions equal TRL's (completion_only_loss). Known \
+            differences: {after} where TRL also trains the last line break, {before} where TRL doesn't train the first one, \
+            and {across} where a token spans prompt and completion"
         );
     }
     if differ > 0 { bail!("templates render differently") } else { Ok(()) }
@@ -74,7 +74,7 @@ fn messages(value: &Value) -> Result<Vec<Message>> {
     list.iter().map(|row| Ok(Message::from_json(row.clone())?)).collect()
 }
 
-/// Renders a case, marks its answers and tokenizes it.
+/// Renders a case, marks the assistant's turns, and tokenizes it.
 fn compare(case: &Value, tally: &mut Tally, tokenizers: &mut HashMap<String, ChatTokenizer>) -> Result<()> {
     const NAMES: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
     let special = NAMES.into_iter().filter_map(|name| Some((name, case["special"].get(name)?.as_str()?.to_owned())));
@@ -105,7 +105,7 @@ fn compare(case: &Value, tally: &mut Tally, tokenizers: &mut HashMap<String, Cha
         bail!("byte {at}: {:?} instead of {:?}", around(&rendered), around(expected));
     }
     tally.same += 1;
-    // A block that wrote nothing marks no token; transformers lists it, and ours are left out.
+    // An empty generation block marks no token. transformers lists such blocks, tonfall doesn't.
     let wrote = |range: &&Value| range[0] != range[1];
     let ranges: Option<Vec<Value>> =
         case["generation"].as_array().map(|all| all.iter().filter(wrote).cloned().collect());
@@ -126,13 +126,13 @@ fn compare(case: &Value, tally: &mut Tally, tokenizers: &mut HashMap<String, Cha
     }
     let ids = tokenizers[folder].encode(expected)?;
     if Value::from(ids) != case["input_ids"] {
-        bail!("other token ids");
+        bail!("token ids differ");
     }
     tally.tokenized += 1;
     Ok(())
 }
 
-/// How many conversations have the token ids and labels that TRL gives them; all, or an error.
+/// Counts the conversations, whose token ids and labels must all equal TRL's.
 fn labels(path: &Path, tokenizers: &HashMap<String, ChatTokenizer>) -> Result<usize> {
     let mut lines = BufReader::new(File::open(path)?).lines();
     let first: Value = serde_json::from_str(&lines.next().context("labels.jsonl is empty")??)?;
@@ -151,27 +151,27 @@ fn labels(path: &Path, tokenizers: &HashMap<String, ChatTokenizer>) -> Result<us
         let sample = Sample::Conversation(Conversation { messages: messages(&row["messages"])?, tools: None });
         let ours = label_sample(&sample, &tokenizer, options)?;
         if Value::from(ours.input_ids) != row["input_ids"] || Value::from(ours.labels) != row["labels"] {
-            bail!("conversation {count} has other token ids or labels: {}", row["messages"]);
+            bail!("conversation {count}: token ids or labels differ: {}", row["messages"]);
         }
         count += 1;
     }
     Ok(count)
 }
 
-/// Prompts with their completions, by what of them is as TRL has it.
+/// Number of prompts with completions, by their difference from TRL.
 #[derive(Default)]
 struct Pairs {
     same: usize,
-    /// TRL's completion goes on to the end of the text, also behind the end token; here the turn ends with it.
-    behind: usize,
-    /// The template's block begins with the line break that ends the prompt, which TRL then leaves out.
-    ahead: usize,
-    /// TRL's completion begins with the first token that differs from the prompt's own. One that begins in the prompt is not
-    /// trained here: in use its first half is already written.
+    /// TRL trains all tokens up to the end of the text. tonfall ends the turn with its end token.
+    after: usize,
+    /// The template's generation block begins with the line break that ends the prompt. TRL doesn't train it.
+    before: usize,
+    /// TRL's completion begins with the first token that differs from the prompt's tokens. tonfall doesn't train a token that
+    /// begins in the prompt, since its first half is given at inference.
     across: usize,
 }
 
-/// Compares `NAME.jsonl`, prepared as `tonfall train` does with the template `NAME.jinja`, or with none.
+/// Prepares `NAME.jsonl` as `tonfall train` does, with the template `NAME.jinja` if it exists, and compares it with TRL.
 fn pairs(folder: &Path, name: &str, base: &Path) -> Result<Pairs> {
     let rows = folder.join(format!("{name}.jsonl"));
     let template = std::fs::read_to_string(folder.join(format!("{name}.jinja"))).ok();
@@ -196,13 +196,13 @@ fn pairs(folder: &Path, name: &str, base: &Path) -> Result<Pairs> {
         .map(|line| Ok(serde_json::from_str(&line?)?))
         .collect::<Result<_>>()?;
     if prepared.train.len() != expected.len() {
-        bail!("{name}: {} of {} rows were prepared", prepared.train.len(), expected.len());
+        bail!("{name}: only {} of {} rows were prepared", prepared.train.len(), expected.len());
     }
     let mut pairs = Pairs::default();
     for (ours, theirs) in prepared.train.iter().zip(&expected) {
         let row = ours.source.row;
         if Value::from(ours.input_ids.clone()) != theirs["input_ids"] {
-            bail!("{name}.jsonl:{row}: other token ids");
+            bail!("{name}.jsonl:{row}: token ids differ");
         }
         let labels: Vec<i32> = serde_json::from_value(theirs["labels"].clone())?;
         let range = |labels: &[i32]| {
@@ -211,18 +211,18 @@ fn pairs(folder: &Path, name: &str, base: &Path) -> Result<Pairs> {
         };
         let ((first, last), (from, to)) = range(&ours.labels)
             .zip(range(&labels))
-            .with_context(|| format!("{name}.jsonl:{row}: nothing is trained"))?;
+            .with_context(|| format!("{name}.jsonl:{row}: no token has a loss"))?;
         let (start, end) = (first.max(from), last.min(to) + 1);
         if ours.labels.get(start..end) != labels.get(start..end) {
-            bail!("{name}.jsonl:{row}: other labels");
+            bail!("{name}.jsonl:{row}: labels differ");
         }
         match (first as i64 - from as i64, to as i64 - last as i64) {
             (0, 0) => pairs.same += 1,
-            (0, 1) => pairs.behind += 1,
+            (0, 1) => pairs.after += 1,
             (1, 0 | 1) => pairs.across += 1,
-            (-1, 0) => pairs.ahead += 1,
-            (before, behind) => {
-                bail!("{name}.jsonl:{row}: TRL begins {before} tokens before ours and ends {behind} behind")
+            (-1, 0) => pairs.before += 1,
+            (before, after) => {
+                bail!("{name}.jsonl:{row}: TRL's labels begin {before} tokens earlier and end {after} tokens later")
             }
         }
     }

@@ -1,8 +1,8 @@
-"""tonfall's attention kernels on their own: against PyTorch in f32, and timed beside PyTorch's fused attention.
+"""tonfall's attention kernels: errors relative to PyTorch in f32, and times compared with PyTorch's fused attention.
 
 Usage: attention.py [--generation hopper|ampere …] [--only-check | --only-time]
-Needs a CUDA card, nvcc, torch and cupy. Errors are ‖ours − exact‖ / ‖exact‖ beside those of PyTorch in bf16; times are medians
-of 20, by events. Products are counted as each kernel does them, over the keys that are seen.
+Needs a CUDA GPU, nvcc, torch and cupy. Errors are ‖ours − exact‖ / ‖exact‖, printed with those of PyTorch in bf16. Times are medians
+of 20 launches, measured with CUDA events. FLOPs count the matrix products of each kernel over the visible keys.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 HERE = pathlib.Path(__file__).resolve().parent
-# Where `pack` puts them, or where they are.
+# The folder in the packed suite, or in the repository.
 SOURCES = HERE / "attention" if (HERE / "attention").exists() else HERE.parents[1] / "trainer/kernels/src/cube/cuda/attention"
 ROWS = 128
-# Threads of a block, rows in shared memory by kernel, bytes more: as in cuda/attention.rs.
+# Threads per block, rows in shared memory per kernel, alignment in bytes: as in cuda/attention.rs.
 GENERATIONS = {"ampere": (256, [256, 128, 384], 0), "hopper": (384, [896, 768, 768], 1024)}
 KERNELS = ["attention_forward", "attention_backward_queries", "attention_backward_keys"]
-# Documents' lengths, query heads, key heads, head dimension, window (0: none), what scores are capped at (0: nothing).
+# Sequence lengths, query heads, key heads, head dimension, window (0: none), soft cap of the scores (0: none).
 CHECKED = [([4096], 32, 8, 128, 0, 0), ([1000, 37, 1, 2500, 559], 8, 2, 128, 0, 0), ([129, 3, 700], 4, 4, 64, 0, 0),
            ([1500, 300], 6, 2, 64, 256, 0), ([1500, 300], 6, 2, 128, 100, 0), ([5], 2, 1, 128, 0, 0), ([1500, 300], 6, 2, 64, 0, 2),
            ([1500, 300], 6, 2, 128, 100, 2)]
@@ -60,7 +60,7 @@ class Kernels:
         kernel.max_dynamic_shared_size_bytes = shared
         heads = case.kv_heads if which == 2 else case.heads
         sizes = [numpy.uint32(size) for size in (case.tokens, case.tokens, case.heads, case.kv_heads)]
-        arguments = [numpy.uint64(tensor.data_ptr()) for tensor in tensors] + sizes + [numpy.float32(number) for number in (case.scale, case.bend)]
+        arguments = [numpy.uint64(tensor.data_ptr()) for tensor in tensors] + sizes + [numpy.float32(number) for number in (case.scale, case.inverse_cap)]
         kernel((heads, -(-case.tokens // ROWS), 1), (self.threads, 1, 1), tuple(arguments), shared_mem=shared)
 
 
@@ -68,7 +68,7 @@ class Case:
     def __init__(self, documents, heads, kv_heads, head_dim, window, cap):
         self.documents, self.heads, self.kv_heads, self.head_dim, self.tokens = documents, heads, kv_heads, head_dim, sum(documents)
         self.scale, self.cap = head_dim**-0.5, cap
-        self.bend = self.scale / cap if cap else 1.0
+        self.inverse_cap = self.scale / cap if cap else 1.0
         normal = lambda width: torch.randn(self.tokens, width * head_dim, device="cuda").bfloat16()
         self.q, self.k, self.v, self.gradient = normal(heads), normal(kv_heads), normal(kv_heads), normal(heads)
         starts, ends, first = [], [], 0
@@ -82,15 +82,15 @@ class Case:
 
     def outputs(self):
         poison = lambda like: torch.full_like(like, float("nan"))
-        normalisers = torch.full((self.tokens, self.heads), float("nan"), device="cuda")
-        return poison(self.q), normalisers, poison(self.q), poison(self.k), poison(self.v)
+        lse = torch.full((self.tokens, self.heads), float("nan"), device="cuda")
+        return poison(self.q), lse, poison(self.q), poison(self.k), poison(self.v)
 
     def ours(self, kernels):
-        out, normalisers, dq, dk, dv = self.outputs()
-        forward = [self.q, self.k, self.v, self.starts, self.ends, out, normalisers]
+        out, lse, dq, dk, dv = self.outputs()
+        forward = [self.q, self.k, self.v, self.starts, self.ends, out, lse]
         kernels.launch(0, self, forward)
         delta = (self.gradient.float() * out.float()).view(self.tokens, self.heads, -1).sum(-1).contiguous()
-        read = [self.gradient, self.q, self.k, self.v, self.starts, self.ends, normalisers, delta]
+        read = [self.gradient, self.q, self.k, self.v, self.starts, self.ends, lse, delta]
         kernels.launch(1, self, [*read, dq])
         kernels.launch(2, self, [*read, dk, dv])
         return {"out": out, "dq": dq, "dk": dk, "dv": dv}, [forward, [*read, dq], [*read, dk, dv]]
@@ -99,7 +99,7 @@ class Case:
         return x.view(1, self.tokens, heads, self.head_dim).transpose(1, 2)
 
     def pytorch(self, dtype):
-        """Out and gradients by plain products."""
+        """Output and gradients with plain matrix products."""
         q, k, v = (x.to(dtype).requires_grad_() for x in (self.q, self.k, self.v))
         at = torch.arange(self.tokens, device="cuda")
         seen = (at >= self.starts[:, None]) & (at < self.ends[:, None])
@@ -155,7 +155,7 @@ def main():
         for name, side in [("PyTorch, bf16", plain), *((name, case.ours(kernels)[0]) for name, kernels in made.items())]:
             print(f"  {name:14}" + "".join(f" {what} {error(side[what], exact[what]):.2e}" for what in exact))
         again = [case.ours(kernels)[0] for kernels in made.values() for _ in range(2)]
-        print("  twice the same bits: " + ", ".join(str(all(torch.equal(one[what], two[what]) for what in one)) for one, two in zip(again[::2], again[1::2])))
+        print("  bit-identical in two runs: " + ", ".join(str(all(torch.equal(one[what], two[what]) for what in one)) for one, two in zip(again[::2], again[1::2])))
         del exact, plain, again
     if arguments.only_check:
         return
@@ -168,7 +168,7 @@ def main():
             rates = [2 * products * case.pairs * case.head_dim / ms / 1e9 for products, ms in zip((2, 3, 4), times)]
             print(f"  {name:14} forward {times[0]:.3f} ms, backward {times[1] + times[2]:.3f} ms (queries {times[1]:.3f}, keys {times[2]:.3f}); "
                   f"TFLOP/s {rates[0]:.0f}, {rates[1]:.0f}, {rates[2]:.0f}")
-        if len(shape[0]) > 1 or case.cap:  # PyTorch's fused attention has no caps
+        if len(shape[0]) > 1 or case.cap:  # PyTorch's fused attention has no soft cap
             continue
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
             try:

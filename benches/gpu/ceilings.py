@@ -1,4 +1,4 @@
-"""What the device itself can do: products of random matrices by cuBLASLt, and a copy. One JSON object a line.
+"""Peak rates of the device: GEMM of random matrices with PyTorch (cuBLASLt), and a copy. Prints one JSON object per line.
 
 Usage: ceilings.py [--device cuda] MxKxN...
 """
@@ -12,7 +12,7 @@ import torch
 
 
 def seconds(work, wait, rounds=5, repeats=10):
-    """Of one call, by round; the first round is left out."""
+    """Median seconds of one call over the rounds, after one warm-up round."""
     taken = []
     for _ in range(rounds + 1):
         wait()

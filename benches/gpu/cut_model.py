@@ -1,8 +1,8 @@
-"""A real model small enough to be carried: its first layers, and of its vocabulary what some texts use.
+"""Cuts a real model to a small size: its first layers, and the part of its vocabulary that some texts use.
 
 Usage: cut_model.py MODEL_DIR OUT [--layers 4] [--steps 200] TEXT...
-OUT/model: config.json and model.safetensors in bfloat16. OUT/batches.json: for each step two sequences of up to 128 tokens,
-in the ids of the cut vocabulary, all of them different stretches of the texts.
+OUT/model: config.json and model.safetensors in bfloat16. OUT/batches.json: two sequences of up to 128 tokens per step, with the ids
+of the cut vocabulary. All sequences are different parts of the texts.
 """
 
 import argparse
@@ -28,9 +28,9 @@ def main():
     tokens = [token for path in arguments.texts for token in tokenizer(path.read_text())["input_ids"]]
     needed = arguments.steps * SEQUENCES * LENGTH
     if len(tokens) < needed:
-        raise SystemExit(f"the texts have {len(tokens)} tokens; {arguments.steps} steps need {needed}")
+        raise SystemExit(f"the texts have {len(tokens)} tokens, but {arguments.steps} steps need {needed}: add texts")
     used = sorted(set(tokens[:needed]))
-    used += [used[0]] * (-len(used) % 64)  # rows that no id names, so that the vocabulary is a multiple of 64
+    used += [used[0]] * (-len(used) % 64)  # unused rows, so that the vocabulary is a multiple of 64
     place = {token: index for index, token in reversed(list(enumerate(used)))}
     tokens = [place[token] for token in tokens[:needed]]
 
@@ -54,7 +54,7 @@ def main():
         sequences = []
         for row in range(SEQUENCES):
             start = (step * SEQUENCES + row) * LENGTH
-            ids = tokens[start : start + LENGTH - 7 * row - step % 5]  # of different lengths
+            ids = tokens[start : start + LENGTH - 7 * row - step % 5]  # different lengths
             sequences.append({"input_ids": ids, "labels": ids})
         made.append({"sequences": sequences})
     (arguments.out / "batches.json").write_text(json.dumps(made) + "\n")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The card's memory that training steps hold, against what was predicted.
+"""GPU memory in use by training steps, compared with the prediction.
 
-Usage: memory.py GPU_SUITE [--tolerance 0.10]. GPU_SUITE is the built example `gpu_suite`. On a card, or under the driver of
-`tests/stand_in`, which allocates as a card's would: what is held does not depend on what is computed. Fails when a case is off
-by more than the tolerance. Standard library only.
+Usage: memory.py GPU_SUITE [--tolerance 0.10]. GPU_SUITE is the built example `gpu_suite`. Runs on a GPU, or with the stub driver in
+`tests/stand_in`, which allocates memory like a GPU's driver but runs no kernels. Fails if a case is off by more than the
+tolerance. Standard library only.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import tempfile
 
 CONFIGS = pathlib.Path(__file__).resolve().parent / "configs"
 ONE, PACKED = "4096", ",".join(["700"] * 5 + ["596"])
-# Shape, layers, documents, further words. The 8B shape with some of its layers: its embeddings stay with the host.
+# Shape, layers, sequence lengths, options. The 8B shape has only some of its layers. Its embeddings stay in host memory.
 CASES = [
     ("llama-3.1-8b", 4, ONE, ["--recompute"]),
     ("llama-3.1-8b", 4, ONE, []),
@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--tolerance", type=float, default=0.10)
     arguments = parser.parse_args()
     wrong = []
-    print("| shape | layers | documents | | predicted, MiB | held, MiB | off by |\n|---|---|---|---|---|---|---|")
+    print("| shape | layers | sequences | | predicted, MiB | in use, MiB | off by |\n|---|---|---|---|---|---|---|")
     for shape, layers, documents, words in CASES:
         done = run(arguments.suite, shape, layers, ["--device", "cuda", "--steps", "3", "--documents", documents, *words])
         if done.returncode != 0:

@@ -1,6 +1,6 @@
-/* Writes what a CUDA program runs on its device, one line an activity: name, start and end in nanoseconds, tab-separated.
+/* Logs the GPU activities of a CUDA program, one per line: name, start and end in nanoseconds, tab-separated.
  *
- * The driver loads it into any program, tonfall or Python, that runs with
+ * The CUDA driver loads this library into any program, tonfall or Python, that runs with
  *   CUDA_INJECTION64_PATH=observer.so TONFALL_OBSERVED=out.tsv
  * Build: cc -O2 -shared -fPIC observer.c -o observer.so -I$CUPTI/include -lcupti. Reference: CUPTI's Activity API. */
 #include <cupti.h>

@@ -1,8 +1,8 @@
-"""LoRA steps with transformers and PEFT on given batches, written down so that tonfall can do them again.
+"""LoRA training steps with transformers and PEFT on given batches, recorded so that tonfall can replay them.
 
 Usage: peft_losses.py MODEL_DIR BATCHES.json OUT [--device cuda] [--base nf4|dense] [--dtype bf16|f32]
-OUT: init/, final/ (adapters) and steps.json, as `gpu_suite losses` reads them. Activations are bfloat16 on CUDA and f32 on a
-CPU unless --dtype says otherwise; adapters are f32. The base is quantised by bitsandbytes (NF4, double quantisation).
+OUT: init/ and final/ (adapters) and steps.json, the input of `gpu_suite losses`. By default, activations are bfloat16 on CUDA and f32
+on a CPU. Adapters are f32. bitsandbytes quantizes the base (NF4, double quantization).
 """
 
 import argparse
@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-LEARNING_RATE = 2e-4  # as recipes have it by default, and Dettmers et al. 2023
+LEARNING_RATE = 2e-4  # the default of recipes, and of Dettmers et al. 2023
 
 
 def load(model, device, base, dtype):
@@ -21,12 +21,12 @@ def load(model, device, base, dtype):
     if base == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
-    # On several threads torch sums the offset of a large matrix's block scales in pieces, which rounds differently.
+    # With several threads, torch splits the sum of a large matrix's block scales, which rounds their mean differently.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     loaded = AutoModelForCausalLM.from_pretrained(model, **options)
     torch.set_num_threads(threads)
-    # bitsandbytes repacks its weights in the first forward pass in eval mode, and a repacked weight yields no gradient.
+    # bitsandbytes repacks its weights in the first forward pass in eval mode. Repacked weights have no gradients.
     return loaded.train()
 
 
@@ -61,7 +61,7 @@ def main():
     losses, norms = [], []
     for batch in made:
         total, trained = 0.0, sum(len(sequence["labels"]) - 1 for sequence in batch["sequences"])
-        # One sequence after the other: nothing is padded on either side.
+        # One sequence at a time, since tonfall doesn't pad either.
         for sequence in batch["sequences"]:
             ids = torch.tensor([sequence["input_ids"]], device=arguments.device)
             with torch.autocast(arguments.device, torch.bfloat16, enabled=bf16):

@@ -1,10 +1,10 @@
-"""QLoRA steps with transformers + PEFT + bitsandbytes at the shape of a config.json: the other side of `gpu_suite steps`.
+"""QLoRA training steps with transformers + PEFT + bitsandbytes at the shape of a config.json, to compare with `gpu_suite steps`.
 
 Usage: peft_step.py CONFIG [--device cuda] [--documents 4096] [--steps 10] [--recompute] [--base nf4|dense] [--unsloth]
-Random weights, quantised layer by layer, so that no dense copy of the model exists. One JSON object a line, as gpu_suite's:
-first what was loaded, then a step each; the last line has the peak of torch's own allocator.
-With --unsloth the same weights go through a folder to Unsloth's own loader, and its kernels and checkpointing run the step: an
-error where one of them would not. It compiles at the first steps; nothing is fetched.
+Random weights are quantized layer by layer, so that no dense copy of the model exists. Prints one JSON object per line, as gpu_suite:
+first the loaded model, then one line per step; the last line has the peak of torch's allocator.
+With --unsloth, the weights are saved and loaded with Unsloth's loader, and Unsloth's kernels and checkpointing run the step. It is an
+error if one of them is not in use. Unsloth compiles during the first steps. Nothing is downloaded.
 """
 
 import time
@@ -21,7 +21,7 @@ import tempfile
 import torch
 
 UNSLOTH = "--unsloth" in sys.argv
-if UNSLOTH:  # before transformers and peft, parts of which it replaces when imported
+if UNSLOTH:  # import it before transformers and peft, parts of which it replaces
     os.environ |= {"UNSLOTH_DISABLE_STATISTICS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
                    "UNSLOTH_COMPILE_LOCATION": os.path.join(tempfile.gettempdir(), "unsloth-compiled")}
     import unsloth
@@ -32,7 +32,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 
 
 def build(config, device, dtype, base):
-    """The model on the device: made without memory, then filled module by module."""
+    """The model on the device: created on the meta device, then filled module by module."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     if base == "nf4":
@@ -58,7 +58,7 @@ def build(config, device, dtype, base):
                     filled.fill_(1.0)
                 setattr(module, name, torch.nn.Parameter(filled, requires_grad=False))
     model.tie_weights()
-    # Buffers (rotary frequencies) can't be filled with numbers of one's own choice: a model of one layer has the right ones.
+    # Buffers (rotary frequencies) must have their real values, which are taken from a model with one layer.
     small = type(config)(**{**config.to_dict(), "num_hidden_layers": 1, "vocab_size": 8})
     right = dict(AutoModelForCausalLM.from_config(small, dtype=dtype).named_buffers())
     for name, buffer in list(model.named_buffers()):
@@ -69,7 +69,7 @@ def build(config, device, dtype, base):
 
 
 def with_peft(model, base, recompute):
-    """The model with adapters, as transformers and PEFT set it up."""
+    """Adds adapters as the documentation of transformers and PEFT does."""
     if base == "nf4":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=recompute)
     elif recompute:
@@ -79,7 +79,7 @@ def with_peft(model, base, recompute):
 
 
 def save(model, folder, dtype, base):
-    """Writes what a user would download: the weights, and a tokenizer, which Unsloth wants although nothing here has words."""
+    """Saves the weights, and a minimal tokenizer, which Unsloth requires."""
     from tokenizers import Tokenizer, models
 
     if base == "nf4":
@@ -91,7 +91,7 @@ def save(model, folder, dtype, base):
 
 
 def with_unsloth(folder, tokens, dtype, base, recompute):
-    """The saved model with adapters, as Unsloth sets it up; an error where its fast path is not in place."""
+    """Loads the saved model with adapters in Unsloth. Exits if Unsloth's fast path is not in use."""
     checkpointing = "unsloth" if recompute else False
     model, _ = unsloth.FastLanguageModel.from_pretrained(folder, max_seq_length=tokens, dtype=dtype, load_in_4bit=base == "nf4",
                                                          use_gradient_checkpointing=checkpointing, local_files_only=True)
@@ -105,9 +105,9 @@ def with_unsloth(folder, tokens, dtype, base, recompute):
                     "o": getattr(layer.self_attn, "apply_o", None) is apply_lora_o,
                     "checkpointing": layer.gradient_checkpointing == recompute}
         if not all(in_place.values()):
-            sys.exit(f"Unsloth does not run layer {index}: {in_place}")
+            sys.exit(f"Unsloth's kernels are not in use in layer {index}: {in_place}")
     if recompute and torch.utils.checkpoint.CheckpointFunction.__name__ != "UnslothCheckpointFunction":
-        sys.exit("Unsloth's gradient checkpointing is not in place (it wants documents of 512 tokens or more)")
+        sys.exit("Unsloth's gradient checkpointing is not in use (it requires sequences of at least 512 tokens)")
     return model
 
 
@@ -119,7 +119,7 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--base", choices=["nf4", "dense"], default="nf4")
-    parser.add_argument("--unsloth", action="store_true", help="Unsloth's kernels and checkpointing")
+    parser.add_argument("--unsloth", action="store_true", help="use Unsloth's kernels and checkpointing")
     arguments = parser.parse_args()
     cuda = arguments.device == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -134,7 +134,7 @@ def main():
             del model
             model = with_unsloth(folder, tokens, dtype, arguments.base, arguments.recompute)
         if cuda:
-            torch.cuda.reset_peak_memory_stats()  # two models were loaded, one after the other
+            torch.cuda.reset_peak_memory_stats()  # exclude the model that was saved
     else:
         model = with_peft(model, arguments.base, arguments.recompute)
     model.train()
@@ -142,7 +142,7 @@ def main():
     optimizer = torch.optim.AdamW(trained, lr=2e-4, fused=cuda)
     positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0).to(arguments.device)
     if UNSLOTH and len(lengths) == 1:
-        positions = None  # Unsloth's usual call; given, they would take the path of packed documents
+        positions = None  # Unsloth's usual call; with position ids it would use the code path for packed sequences
     print(json.dumps({"device": torch.cuda.get_device_name() if cuda else "CPU", "tokens": tokens, "base": arguments.base,
                       "loaded": time.time() - LAUNCHED}), flush=True)
     for _ in range(arguments.steps):
@@ -153,7 +153,7 @@ def main():
         with torch.autocast(arguments.device, torch.bfloat16, enabled=cuda):
             output = model(input_ids=ids, labels=ids, position_ids=positions)
         if UNSLOTH and output.logits is not unsloth.models._utils.EMPTY_LOGITS:
-            sys.exit("Unsloth's cross entropy, which never holds the logits, did not run")
+            sys.exit("Unsloth's fused cross-entropy is not in use")
         loss = output.loss
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)

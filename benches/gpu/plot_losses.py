@@ -1,4 +1,4 @@
-"""The loss curves of `run losses` as a picture: tonfall's beside PEFT's, and how far they are apart.
+"""Plots the loss curves of `run losses`: tonfall's and PEFT's, and their relative difference.
 
 Usage: plot_losses.py RESULTS.json OUT.svg. Standard library only.
 """
@@ -10,7 +10,7 @@ import pathlib
 
 WIDTH, TOP, BELOW, LEFT, GAP = 720, 220, 130, 70, 40
 COLOURS = {"nf4": "#0072b2", "dense": "#d55e00"}
-FLOOR = 1e-9  # equal to the bit is drawn as this
+FLOOR = 1e-9  # the value at which bit-identical losses are drawn
 
 
 def path(values, top, height, low, high, style):
@@ -40,7 +40,7 @@ def main():
 
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">',
              f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-             f'<text x="{LEFT}" y="18">loss of a step: PEFT (wide, pale) and tonfall (thin)</text>',
+             f'<text x="{LEFT}" y="18">loss per step: PEFT (wide, pale) and tonfall (thin)</text>',
              *axis(30, TOP, [(value, value) for value in range(0, highest + 1, 5)], 0, highest),
              f'<text x="{LEFT}" y="{below - 10}">relative difference</text>',
              *axis(below, BELOW, [(power, f"1e{power}") for power in range(-8, -1, 2)], -9, -2)]

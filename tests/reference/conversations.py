@@ -1,8 +1,8 @@
-"""The conversations that make_chat.py renders, each named for what it tries."""
+"""The conversations that make_chat.py renders. The names describe what they test."""
 
 
 def talk(*contents, system=None):
-    """User and assistant in turn, behind a system message where there is one."""
+    """Alternating messages of user and assistant, after an optional system message."""
     opening = [] if system is None else [{"role": "system", "content": system}]
     roles = ("user", "assistant")
     return opening + [{"role": roles[index % 2], "content": content} for index, content in enumerate(contents)]
@@ -46,6 +46,6 @@ CONVERSATIONS = {
     "repeated_answer": talk("Again", "Again", "Again", "Again"),
     "question_last": talk("One?", "Two.", "And?"),
     "long": talk("How do I start the plant?", LONG_ANSWER, "Thanks!", "You are welcome.", system="You help operators. " * 20),
-    # What a person pastes may hold the template's own tokens: they become special tokens, also inside an answer.
+    # Pasted text may contain the template's special tokens. They are tokenized as special tokens, also in an assistant's turn.
     "quoted_tokens": talk("What does <|im_end|> do?", "It ends a turn, as in <|im_start|>user\nHi<|im_end|>."),
 }

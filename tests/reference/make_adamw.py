@@ -1,9 +1,9 @@
-"""Twenty AdamW steps as torch computes them, with transformers' schedules and clipping by the global norm.
+"""Twenty AdamW steps with torch, transformers' schedules, and clipping by the global norm.
 
-Usage: make_adamw.py OUT.safetensors. Two matrices get stored gradients, so that nothing but the optimizer is compared.
-OUT.safetensors: `<parameter>.initial`, `<parameter>.gradients` (f32, [steps, …], before clipping) and, for each schedule,
-`<schedule>.<parameter>.values` (after each step). The same name with .json: settings, and for each schedule the learning
-rate of each step; the gradients' norm before clipping is the same for all.
+Usage: make_adamw.py OUT.safetensors. The gradients of two matrices are stored, so that only the optimizer is compared.
+OUT.safetensors: `<parameter>.initial`, `<parameter>.gradients` (f32, [steps, …], before clipping) and, per schedule,
+`<schedule>.<parameter>.values` (after each step). OUT.json: the settings, the learning rate of each step per schedule, and the
+gradient norm before clipping, which is the same for all schedules.
 """
 
 import json
@@ -25,7 +25,7 @@ SCHEDULES = {
 
 
 def problem():
-    """Initial values and gradients; these grow from far below the clipping norm to far above it, and one row stays zero."""
+    """Initial values and gradients. The gradients grow from far below the clipping norm to far above it; one row is zero."""
     generator = torch.Generator().manual_seed(23)
     scales = torch.logspace(-4, 1, STEPS).reshape(-1, 1, 1)
     initial = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}

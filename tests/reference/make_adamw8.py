@@ -1,10 +1,10 @@
 """Five steps of bitsandbytes' AdamW8bit on the CPU.
 
-Usage: make_adamw8.py OUT.safetensors. Gradients are stored, so that nothing but the optimizer is compared.
-OUT.safetensors, for each parameter: `<parameter>.initial`, `<parameter>.gradients` (f32, [steps, …]) and, after each step,
-`<parameter>.values` with `<parameter>.codes1`, `.codes2` (u8, [steps, elements]) and `.absmax1`, `.absmax2` (f32, [steps,
-blocks of 256 elements]). The same name with .json: the settings. The last block of `ragged` is not full; `small` has fewer than
-4,096 elements, so that its moments stay in f32 and it has no codes.
+Usage: make_adamw8.py OUT.safetensors. Gradients are stored, so that only the optimizer is compared.
+OUT.safetensors, per parameter: `<parameter>.initial`, `<parameter>.gradients` (f32, [steps, …]) and, after each step,
+`<parameter>.values`, `<parameter>.codes1`, `.codes2` (u8, [steps, elements]) and `.absmax1`, `.absmax2` (f32, [steps, blocks of 256
+elements]). OUT.json: the settings. The last block of `ragged` is partly filled. `small` has fewer than 4,096 elements, so its
+moments are f32 and it has no codes.
 """
 
 import json
@@ -23,7 +23,7 @@ SHAPES = {"ragged": (67, 71), "small": (3, 17)}
 def main():
     out = pathlib.Path(sys.argv[1])
     generator = torch.Generator().manual_seed(29)
-    # From small to large, each element with a size of its own; one row stays zero.
+    # Gradients grow from step to step; each element has its own magnitude; one row is zero.
     scales = torch.logspace(-3, 0, STEPS).reshape(-1, 1, 1)
     tensors = {}
     for name, shape in SHAPES.items():

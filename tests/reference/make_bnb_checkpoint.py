@@ -1,8 +1,8 @@
-"""The tiny llama as a 4-bit checkpoint that transformers and bitsandbytes wrote: tests/fixtures/bitsandbytes/.
+"""The tiny Llama as a 4-bit checkpoint, written by transformers and bitsandbytes: tests/fixtures/bitsandbytes/.
 
-Usage: make_bnb_checkpoint.py OUT FAMILIES. OUT gets config.json and model.safetensors (packed NF4 weights, double
-quantisation, quant_state) and expected.safetensors: `<module>.weight` f32, dequantised by definition in this script, and
-`input_ids`, `logits` of a model with those weights.
+Usage: make_bnb_checkpoint.py OUT FAMILIES. Writes config.json and model.safetensors (packed NF4 weights, double quantization,
+quant_state) to OUT, and expected.safetensors: `<module>.weight` f32, dequantized by this script, and `input_ids` and `logits` of a
+model with these weights.
 """
 
 import json
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 
 def dequantised(checkpoint, name):
-    """An NF4 matrix of the file, by the format's definition: bitsandbytes' own CPU kernel would repack or misread it."""
+    """Dequantizes an NF4 matrix by the format's definition, since bitsandbytes' CPU kernel would repack or misread it."""
     state = json.loads(bytes(checkpoint[f"{name}.quant_state.bitsandbytes__nf4"].tolist()))
     packed = checkpoint[name].flatten()
     codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long()

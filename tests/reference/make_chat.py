@@ -1,17 +1,17 @@
-"""Conversations as transformers renders, tokenizes and labels them: tests/fixtures/chat/.
+"""Conversations rendered, tokenized and labelled with transformers: tests/fixtures/chat/.
 
-Usage: make_chat.py OUT MODEL_DIR, with SmolLM2-135M-Instruct as setup.sh makes it. Writes
+Usage: make_chat.py OUT MODEL_DIR, where MODEL_DIR is SmolLM2-135M-Instruct from setup.sh. Writes
   chat_template.jinja  SmolLM2's template
-  tokenizer.json       a small byte-level BPE with the same special tokens, trained here on the conversations
-  smollm2.json         each of conversations.py with its text, its generation prompt, and token ids and labels for three tokenizers:
-                         small  tokenizer.json beside it
-                         hf     MODEL_DIR/tokenizer.json (real check only: too large to be stored)
-                         gguf   the same vocabulary cut as `tokenizer.ggml.pre = "smollm"` says: every digit by itself
-  templates.json       templates written for this project: what transformers renders, marks and refuses
+  tokenizer.json       a small byte-level BPE with the same special tokens, trained on the conversations
+  smollm2.json         the conversations of conversations.py with text, generation prompt, and token ids and labels for three tokenizers:
+                         small  OUT/tokenizer.json
+                         hf     MODEL_DIR/tokenizer.json (only for tests on the real model; too large to be stored)
+                         gguf   the same vocabulary with the pre-tokenizer `tokenizer.ggml.pre = "smollm"`, which splits digits
+  templates.json       templates written for this project: rendered texts, generation blocks and errors of transformers
 
-Labels: a token's own id if it lies wholly inside an assistant's answer or is the <|im_end|> that closes it, else -100.
-The line break that the template writes behind <|im_end|> is not trained. A token that begins in the prompt and ends in the
-answer is not trained either and counted in `straddling`. Labels are not shifted.
+Labels: a token's id if all of the token is in an assistant's turn, or if it is the <|im_end|> that ends the turn; otherwise -100.
+The line break after <|im_end|> is not trained. A token that begins in the prompt and ends in the assistant's turn is not trained
+either, and counted in `straddling`. Labels are not shifted.
 """
 
 import json
@@ -29,14 +29,14 @@ VOCABULARY = 512
 
 
 def render(template, messages, marked=False, tools=None, prompt=False, **special):
-    """Text, and the character ranges that `{% generation %}` blocks wrote."""
+    """The text, and the character ranges of `{% generation %}` blocks."""
     texts, ranges = render_jinja_template([messages], tools=tools, chat_template=template, add_generation_prompt=prompt,
                                           return_assistant_tokens_mask=marked, **special)
     return texts[0], [tuple(pair) for pair in ranges[0]] if marked else []
 
 
 def with_marks(template):
-    """SmolLM2's template with the assistant's turns marked: another way to write the same text."""
+    """SmolLM2's template with `{% generation %}` around the assistant's turns. It renders the same text."""
     turn = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     assert template.count(turn) == 1, "SmolLM2's template has changed"
     body = "{{message['content'] + '<|im_end|>'}}"
@@ -55,7 +55,7 @@ def small_tokenizer(texts):
 
 
 def labelled(tokenizer, text, answers):
-    """Token ids and labels of `text`, of which the character ranges `answers` are trained."""
+    """Token ids and labels of `text`. The character ranges `answers` are trained."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
     labels, straddling = [], 0
     for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -83,7 +83,7 @@ def byte_ranges(text, ranges):
 
 
 def renderings():
-    """The cases of templates.py; what a template refuses has `error` in place of `text`."""
+    """The cases of templates.py. If a template raises an error, the case has `error` instead of `text`."""
     rows = []
     for case in CASES:
         source = TEMPLATES[case["template"]]
@@ -91,7 +91,7 @@ def renderings():
         try:
             text, ranges = render(source, case["messages"], marked, case["tools"], case["add_generation_prompt"], **SPECIAL)
             rows.append(case | {"text": text} | ({"generation": byte_ranges(text, ranges)} if marked else {}))
-        except Exception as error:  # jinja raises what the template says
+        except Exception as error:  # raised by the template
             rows.append(case | {"error": str(error)})
         assert ("error" in rows[-1]) == case["refused"], (case["template"], case["name"], rows[-1])
         del rows[-1]["refused"]
@@ -99,7 +99,7 @@ def renderings():
 
 
 def write_rows(path, head, key, rows):
-    """JSON with one row a line, so that changes can be read."""
+    """Writes JSON with one row per line, for readable diffs."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     opening = json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}")
     path.write_text(f'{opening},\n "{key}": [\n{lines}\n]}}\n', encoding="utf-8")
@@ -114,7 +114,7 @@ def main():
 
     small = small_tokenizer([render(template, messages)[0] for messages in CONVERSATIONS.values()])
     small.save(str(out / "tokenizer.json"))
-    # ByteLevel reports offsets without leading spaces only if a post-processor asks for it, so none may be left.
+    # A ByteLevel post-processor would trim leading spaces from offsets, so there must be none.
     tokenizers = {"small": small}
     for kind in ("hf", "gguf"):
         settings = json.loads((model / "tokenizer.json").read_text())

@@ -1,8 +1,7 @@
-"""Tiny models of every family with what transformers and peft compute on them: tests/fixtures/families/<name>/.
+"""Tiny models of every family, with results of transformers and PEFT: tests/fixtures/families/<name>/.
 
-Usage: make_families.py OUT. Each folder holds config.json, model.safetensors (bfloat16-exact values, saved as bf16)
-and expected.safetensors: two texts with logits, the loss with labels = ids, LoRA matrices (r 4, alpha 8, all-linear,
-B not zero) and the gradients of the second text's loss.
+Usage: make_families.py OUT. Each folder contains config.json, model.safetensors (bf16) and expected.safetensors: logits and loss
+(labels = ids) of two texts, LoRA matrices (r 4, alpha 8, all-linear, B not zero), and the gradients of the second text's loss.
 """
 
 import json
@@ -27,7 +26,7 @@ FAMILIES = {
     "qwen2": Qwen2Config(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=1000000.0), tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=1000000.0), head_dim=32),
     "gemma": GemmaConfig(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=10000.0), head_dim=32),
-    # Caps so low that they bend: scores and logits of such a model are small.
+    # Low soft caps, since scores and logits of a tiny model are small.
     "gemma2": Gemma2Config(**SHAPE, rope_parameters=dict(rope_type="default", rope_theta=10000.0), head_dim=32,
                            query_pre_attn_scalar=24, sliding_window=7, attn_logit_softcapping=2.0,
                            final_logit_softcapping=3.0),
@@ -39,9 +38,9 @@ FAMILIES = {
 
 
 def spread(model, generator):
-    """Values with which no part of the model is trivial: norms off 1, biases off 0; all exact in bfloat16."""
+    """Sets random weights, exact in bfloat16: norms differ from 1 and biases from 0, so that no part of the model is trivial."""
     with torch.no_grad():
-        offset = 0 if model.config.model_type.startswith("gemma") else 1  # what norms add to their weights
+        offset = 0 if model.config.model_type.startswith("gemma") else 1  # Gemma's norms add 1 to their weights
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             value = offset + 0.2 * noise if "norm" in name else 0.3 * noise if "bias" in name else 0.15 * noise
@@ -54,10 +53,10 @@ def make(name, config, out):
     spread(model, generator)
     folder = out / name
     model.to(torch.bfloat16).save_pretrained(folder)
-    # Read again: the cast has rounded the rotary frequencies as well.
+    # Load it again, since the cast has also rounded the rotary frequencies.
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     (folder / "generation_config.json").unlink(missing_ok=True)
-    if name == "llama_tied":  # one configuration as transformers 4 wrote it
+    if name == "llama_tied":  # one config in the format of transformers 4
         path = folder / "config.json"
         settings = json.loads(path.read_text())
         settings["rope_theta"] = settings.pop("rope_parameters")["rope_theta"]
@@ -90,7 +89,7 @@ def make(name, config, out):
 
 
 def shards(out):
-    """The first model once more, in shards with an index."""
+    """Writes the first model again, in shards with an index."""
     model = AutoModelForCausalLM.from_pretrained(out / "llama", dtype=torch.bfloat16)
     model.save_pretrained(out / "llama_sharded", max_shard_size="60KB")
     (out / "llama_sharded" / "generation_config.json").unlink(missing_ok=True)

@@ -1,12 +1,12 @@
-"""Blocks of every GGUF type that tonfall reads, and their values as the `gguf` package dequantises them.
+"""Blocks of every GGUF type that tonfall reads, and their values, dequantized by the `gguf` package.
 
-Usage: make_gguf_blocks.py OUT [MODEL.gguf]. Writes OUT/<type>.safetensors with, for each case, `<case>.bytes`
-(u8, [rows, bytes of a row], as they lie in a file) and `<case>.values` (f32, [rows, columns]). Cases:
-  random   any bytes, with scales as quantisers make them (1e-4 to 1e-1, of either sign)
-  extreme  scales that are zero, subnormal or as large as f16 goes, with codes all low, all high and mixed
-  rounded  a normal matrix quantised by the package; absent where it can only read a type
-  real     rows of MODEL's tensors of this type; absent where it has none
-The values are exact: a reader that computes in f32 without fused operations gives the same bits.
+Usage: make_gguf_blocks.py OUT [MODEL.gguf]. Writes OUT/<type>.safetensors with `<case>.bytes` (u8, [rows, bytes per row], as in a
+file) and `<case>.values` (f32, [rows, columns]). Cases:
+  random   random bytes with realistic scales (1e-4 to 1e-1, both signs)
+  extreme  scales that are zero, subnormal or the largest f16, with codes that are all low, all high, or random
+  rounded  a normally distributed matrix, quantized by the package; absent if the package can't quantize to the type
+  real     rows of MODEL's tensors of this type; absent if there are none
+A reader that computes in f32 without fused operations gives bit-identical values.
 """
 
 import pathlib
@@ -17,7 +17,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
 
-# Where the f16 scales of a block begin; the rest of a block may be anything.
+# Byte offsets of a block's f16 scales. The other bytes of a block can have any value.
 SCALES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
 DENSE = ["F16", "BF16"]
 EXTREME = [0.0, -0.0, 2.0**-24, -(2.0**-24), 2.0**-14 - 2.0**-24, 2.0**-14, 1.0, -1.0, 65504.0, -65504.0]
@@ -26,7 +26,7 @@ generator = np.random.default_rng(17)
 
 
 def with_scales(blocks, offsets, scales):
-    """`scales` (f16, [blocks, offsets]) written into `blocks` (u8, [blocks, bytes of a block])."""
+    """Writes `scales` (f16, [blocks, offsets]) to `blocks` (u8, [blocks, bytes per block])."""
     for index, offset in enumerate(offsets):
         blocks[:, offset:offset + 2] = scales[:, index:index + 1].astype("<f2").view(np.uint8)
     return blocks
@@ -40,7 +40,7 @@ def random_blocks(offsets, size, rows=3, blocks_in_row=3):
 
 
 def extreme_blocks(offsets, size):
-    """A row a scale: the first scale as in EXTREME, a second one in the opposite order; three fillings in a row."""
+    """One row per scale of EXTREME, with three fillings per row. A second scale takes EXTREME in reverse order."""
     fillings = [np.zeros(size, np.uint8), np.full(size, 255, np.uint8), generator.integers(0, 256, size, dtype=np.uint8)]
     blocks = np.tile(np.stack(fillings), (len(EXTREME), 1))
     scales = np.repeat(np.stack([EXTREME, EXTREME[::-1]], axis=1)[:, :len(offsets)], len(fillings), axis=0)
@@ -48,7 +48,7 @@ def extreme_blocks(offsets, size):
 
 
 def dense_patterns(name):
-    """Every seventh 16-bit pattern that is a finite number, in two rows, and all infinities and zeros."""
+    """Every seventh 16-bit pattern that is a finite number, in two rows; and all infinities and zeros."""
     patterns = np.arange(0, 1 << 16, 7, dtype=np.uint16)
     exponent = 0x7C00 if name == "F16" else 0x7F80
     finite = patterns[(patterns & exponent) != exponent]
@@ -58,7 +58,7 @@ def dense_patterns(name):
 
 
 def real_rows(path):
-    """For each type in the file, four rows out of the middle of one tensor."""
+    """For each type in the file, four rows from the middle of one tensor."""
     found = {}
     for tensor in GGUFReader(path).tensors:
         if tensor.tensor_type.name not in found and len(tensor.shape) == 2:

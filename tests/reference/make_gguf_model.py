@@ -1,9 +1,9 @@
-"""A tiny llama as a GGUF file of mixed types, and what transformers computes with its weights: tests/fixtures/gguf/.
+"""A tiny Llama as a GGUF file of mixed types, and transformers' results with its weights: tests/fixtures/gguf/.
 
-Usage: make_gguf_model.py OUT TOKENIZER.json (make_chat.py's). OUT/model.gguf is written by the `gguf` package as llama.cpp's
-converter would: rows of q and k permuted, llama-3 rope scaling as `rope_freqs.weight`, the tokenizer and a chat template
-in the metadata. OUT/expected.safetensors: `input_ids`, `logits` (f32, from the dequantised weights), and the
-dequantised tensors of the first layer under their Hugging Face names, q and k in Hugging Face's order.
+Usage: make_gguf_model.py OUT TOKENIZER.json, with the tokenizer of make_chat.py. OUT/model.gguf is written by the `gguf` package in
+the layout of llama.cpp's converter: permuted rows of q and k, Llama 3 RoPE scaling as `rope_freqs.weight`, the tokenizer and a chat
+template in the metadata. OUT/expected.safetensors: `input_ids`, `logits` (f32, from the dequantized weights), and the dequantized
+tensors of the first layer under their Hugging Face names, with q and k in Hugging Face's order.
 """
 
 import json
@@ -23,7 +23,7 @@ ROPE = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=
 CONFIG = LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
                      num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5, rope_parameters=ROPE,
                      tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
-# Hugging Face module, GGUF name, type: every type that the package can write.
+# Hugging Face module, GGUF name, type. Covers all types that the package can write.
 LAYER = [
     ("input_layernorm", "attn_norm", Kind.F32),
     ("self_attn.q_proj", "attn_q", Kind.F16),
@@ -43,12 +43,12 @@ TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + 
 
 
 def permuted(rows, heads):
-    """llama.cpp rotates neighbouring rows where Hugging Face's files pair the two halves of a head."""
+    """The row order of llama.cpp, which rotates adjacent rows. Hugging Face pairs the two halves of a head."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
 def rope_factors():
-    """What the frequencies are divided by: llama-3's interpolation between 1 and `factor`."""
+    """The divisors of the frequencies: Llama 3's interpolation between 1 and `factor`."""
     size = CONFIG.head_dim
     frequencies = ROPE["rope_theta"] ** (-np.arange(0, size, 2, dtype=np.float64) / size)
     turns = ROPE["original_max_position_embeddings"] * frequencies / (2 * math.pi)
@@ -71,7 +71,7 @@ def write_metadata(writer, tokenizer):
     writer.add_layer_norm_rms_eps(CONFIG.rms_norm_eps)
     writer.add_rope_freq_base(ROPE["rope_theta"])
     writer.add_rope_dimension_count(CONFIG.head_dim)
-    # Converters leave it out, since every release has 8192; a fixture with so long a context would never see the scaling.
+    # Converters omit this key, since all releases have 8192. With that context length, the fixture would not test the scaling.
     writer.add_rope_scaling_orig_ctx_len(ROPE["original_max_position_embeddings"])
     special = {token["content"] for token in tokenizer["added_tokens"]}
     tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)

@@ -1,7 +1,7 @@
-"""NF4 with double quantisation as bitsandbytes computes it on CPU: tests/fixtures/nf4.safetensors.
+"""NF4 with double quantization by bitsandbytes on CPU: tests/fixtures/nf4.safetensors.
 
-Usage: make_nf4.py OUT.safetensors [MODEL_DIR]. For each case: source f32, codes, absmax u8, nested_absmax, offset,
-values (the dequantised matrix). Also the 256-entry map of the nested quantisation.
+Usage: make_nf4.py OUT.safetensors [MODEL_DIR]. Per case: source f32, codes, absmax u8, nested_absmax, offset, values (the
+dequantized matrix). Also `dynamic_map`, the 256 values of the nested quantization.
 """
 
 import pathlib

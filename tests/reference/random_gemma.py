@@ -1,7 +1,7 @@
-"""Gemma 2 and 3 in small, with the releases' own head size, caps and pattern of layers: their weights are in no registry.
+"""Small Gemma 2 and 3 models with the released models' head size, soft caps and layer pattern: no registry has the real weights.
 
-Usage: random_gemma.py OUT. OUT/gemma2 and OUT/gemma3 are model directories in f32 with weights so large that scores and
-logits come near the caps, and norms off 1. `.ci/run reference` takes ten steps on each, here and in peft.
+Usage: random_gemma.py OUT. OUT/gemma2 and OUT/gemma3 are model directories in f32. Their weights are so large that scores and logits
+are close to the soft caps; norms differ from 1. `.ci/run reference` runs ten training steps on each, in tonfall and PEFT.
 """
 
 import pathlib

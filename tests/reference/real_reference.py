@@ -1,9 +1,9 @@
-"""What transformers and peft compute: logits of three texts, and ten LoRA steps on a dense and on an NF4 base.
+"""Results of transformers and PEFT: logits of three texts, and ten LoRA steps on a dense and on an NF4 base.
 
-Usage: real_reference.py MODEL_DIR OUT [--random-ids]. Without --random-ids the texts go through the model's tokenizer.
+Usage: real_reference.py MODEL_DIR OUT [--random-ids]. Without --random-ids, the model's tokenizer encodes the texts.
 OUT/logits.safetensors: text{i}.input_ids i64, text{i}.logits f32.
-OUT/steps.json, OUT/init/, OUT/final/: the steps on the dense f32 base, adapter before and after; OUT/nf4/… the same on
-bitsandbytes' NF4 with double quantisation. tonfall replays them (`examples/parity.rs`).
+OUT/steps.json, OUT/init/, OUT/final/: the steps on the dense f32 base, the adapter before and after. OUT/nf4/: the same on
+bitsandbytes' NF4 with double quantization. `examples/parity.rs` replays them in tonfall.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-# Long and without repetition, so that no step of the training below meets a sequence that it knows by heart.
+# Long and without repetition, so that no training step sees a sequence that an earlier step has memorised.
 PASSAGE = """\
 A pump house stands where the canal meets the old mill race. Its three pumps were overhauled in March: number one got new \
 bearings, number two a longer shaft, and number three, which had leaked since 1987, was replaced by a machine half its size. \
@@ -52,7 +52,7 @@ def random_texts(vocab_size):
 
 
 def batches(texts, vocab_size):
-    """Ten batches of two sequences of different length, the first third of each without loss."""
+    """Ten batches of two sequences of different lengths. The first third of each sequence has no loss."""
     generator = torch.Generator().manual_seed(3)
     pool = [token for text in texts for token in text]
     made = []
@@ -103,7 +103,7 @@ def train(model, made, out):
         print(f"{out.name} step {len(losses)} loss {losses[-1]:.6f}", flush=True)
     model.save_pretrained(out / "final")
     record = {"lr": LEARNING_RATE, "batches": made, "losses": losses, "grad_norms": norms}
-    for card in out.glob("*/README.md"):  # says nothing here
+    for card in out.glob("*/README.md"):  # PEFT's empty model card
         card.unlink()
     (out / "steps.json").write_text(json.dumps(record) + "\n")
 
@@ -116,8 +116,8 @@ def main():
     arguments = parser.parse_args()
     torch.manual_seed(0)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    # The NF4 steps first: bitsandbytes repacks its weights for inference in the first forward pass in eval mode, and a
-    # repacked weight yields no gradient.
+    # The NF4 steps run first: bitsandbytes repacks its weights in the first forward pass in eval mode, and repacked weights have
+    # no gradients.
     load = dict(dtype=torch.float32, attn_implementation="eager")
     model = AutoModelForCausalLM.from_pretrained(arguments.model, **load)
     vocab = model.config.vocab_size
@@ -129,7 +129,7 @@ def main():
     made = batches(texts, vocab)
 
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32)
-    # On several threads torch sums the offset of a large matrix's block scales in pieces, which rounds differently.
+    # With several threads, torch splits the sum of a large matrix's block scales, which rounds their mean differently.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     quantised = AutoModelForCausalLM.from_pretrained(arguments.model, quantization_config=settings, **load)

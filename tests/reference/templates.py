@@ -1,4 +1,4 @@
-"""Chat templates written for this project in the manner of well-known ones, and what make_chat.py tries on each."""
+"""Chat templates written for this project in the style of well-known ones, and the cases that make_chat.py renders with them."""
 
 from conversations import talk
 
@@ -13,7 +13,7 @@ TEMPLATES = {
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """,
-    # Headers around roles, contents trimmed, the first token written by the template.
+    # Headers around roles, trimmed contents, BOS in the template.
     "llama3": """\
 {{- bos_token }}
 {%- set ns = namespace(system=none) %}
@@ -40,7 +40,7 @@ TEMPLATES = {
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}
 """,
-    # No system role, strict order, the end token only behind answers.
+    # No system role, strict order of roles, EOS only after assistant messages.
     "mistral": """\
 {{ bos_token }}{% for message in messages %}
 {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
@@ -53,7 +53,7 @@ TEMPLATES = {
 {%- else %}
 {{ raise_exception('unknown role ' + message['role']) }}
 {% endif %}{% endfor %}""",
-    # Drops what earlier answers thought; answers are marked.
+    # Drops the reasoning of earlier turns. The assistant's turns are generation blocks.
     "thinking": """\
 {%- set ns = namespace(last_user=-1) %}
 {%- for message in messages[::-1] %}

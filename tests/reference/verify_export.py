@@ -1,8 +1,8 @@
-"""Checks with peft and transformers what tonfall wrote.
+"""Checks tonfall's adapter and merged model with PEFT and transformers.
 
-Usage: verify_export.py BASE ADAPTER LOGITS.safetensors [MERGED]. LOGITS holds tonfall's input_ids and logits with the
-adapter. peft must load the adapter with no missing and no unexpected key and give the same logits; transformers must
-load MERGED and give them too, within the rounding of its dtype. Exit 1 otherwise.
+Usage: verify_export.py BASE ADAPTER LOGITS.safetensors [MERGED]. LOGITS contains tonfall's input_ids and logits with the adapter.
+PEFT must load the adapter without missing or unexpected keys and compute the same logits. transformers must load MERGED and compute
+the same logits within the rounding of its dtype. Exits 1 otherwise.
 """
 
 import sys
@@ -47,7 +47,7 @@ if len(sys.argv) > 4:
     exact = merged.dtype == torch.float32
     with torch.no_grad():
         logits = merged.float()(input_ids=ids).logits[0]
-    # bfloat16 keeps 8 bits of a weight: differences follow the size of the logits.
+    # A bfloat16 weight has 8 significant bits, so differences are proportional to the logits.
     bound = 1e-3 if exact else 0.02 * theirs.abs().max().item()
     check(f"merged logits ({'f32' if exact else 'rounded'}), max |difference|", (logits - theirs).abs().max().item(), bound)
 

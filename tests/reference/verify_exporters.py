@@ -1,7 +1,7 @@
-"""What others read of a run: its event files by TensorBoard's reader, its metrics by Prometheus' parser, its pictures.
+"""Reads a run's exports: event files with TensorBoard's reader, metrics with Prometheus' parser, and pictures.
 
-Usage: verify_exporters.py RUN DIR, where DIR holds tensorboard/<id>/, metrics.txt, loss.svg and loss.png.
-Exit 1 says what differs from RUN/events.jsonl.
+Usage: verify_exporters.py RUN DIR, where DIR contains tensorboard/<id>/, metrics.txt, loss.svg and loss.png.
+Prints the first difference from RUN/events.jsonl and exits 1.
 """
 
 import json

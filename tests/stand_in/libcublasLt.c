@@ -1,4 +1,4 @@
-/* cuBLASLt without a card: every product has an algorithm, and does nothing. See libcuda.c.
+/* A stub of cuBLASLt: every product has an algorithm, which does nothing. See libcuda.c.
    Signatures: https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api. */
 #include <stddef.h>
 #include <stdlib.h>

@@ -1,7 +1,8 @@
-/* A CUDA driver without a card, for checking what happens before a card computes: devices are found, memory is allocated and
-   counted, kernels are compiled by the real NVRTC and accepted when the card could start them, and then do nothing. Stands in
-   for libcuda.so.1 in `.ci/run cuda`; only what tonfall and its libraries call exists. The cards' architecture is the number in
-   STAND_IN_SM (80, 90, 120), their memory STAND_IN_MIB (80 GiB). Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
+/* A stub of the CUDA driver, for testing the host code without a GPU. It lists devices, allocates and counts memory, and loads
+   kernels that the real NVRTC has compiled. A launch fails if its dimensions are invalid for the GPU; otherwise it does nothing.
+   `.ci/run cuda` uses it as libcuda.so.1. It has only the functions that tonfall and its libraries call. STAND_IN_SM is the
+   GPUs' architecture (80, 90 or 120; default 90), STAND_IN_MIB their memory in MiB (default 80 GiB).
+   Signatures: https://docs.nvidia.com/cuda/cuda-driver-api/. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,13 +14,13 @@
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201, INVALID_PTX = 218, NOT_FOUND = 500 };
 typedef unsigned long long address;
 
-/* Attributes of a device by their numbers in CUdevice_attribute. */
+/* Numbers of device attributes in CUdevice_attribute. */
 enum { MAX_THREADS = 1, BLOCK_X = 2, BLOCK_Y = 3, BLOCK_Z = 4, GRID_X = 5, GRID_Y = 6, GRID_Z = 7, WARP = 10,
        PROCESSORS = 16, MAJOR = 75, MINOR = 76, SHARED_OPTIN = 97 };
-/* Of a function in CUfunction_attribute. */
+/* Numbers of function attributes in CUfunction_attribute. */
 enum { DYNAMIC_SHARED = 8 };
 
-/* They share one memory. */
+/* The GPUs share one memory. */
 enum { CARDS = 2 };
 
 static int architecture(void) {
@@ -27,7 +28,7 @@ static int architecture(void) {
     return name ? atoi(name) : 90;
 }
 
-/* Bytes of shared memory that a block may have. */
+/* Most bytes of shared memory per block. */
 static int shared_limit(void) {
     switch (architecture()) {
     case 80: return 163 << 10;
@@ -36,19 +37,19 @@ static int shared_limit(void) {
     }
 }
 
-/* Bytes of the card's memory. */
+/* Bytes of GPU memory. */
 static size_t capacity(void) {
     const char *mib = getenv("STAND_IN_MIB");
     return (size_t)(mib ? atoi(mib) : 80 << 10) << 20;
 }
 
 static int refuse(int status, const char *what) {
-    fprintf(stderr, "stand-in for the CUDA driver: %s\n", what);
+    fprintf(stderr, "stub of the CUDA driver: %s\n", what);
     return status;
 }
 
 API cuInit(unsigned flags) { (void)flags; return SUCCESS; }
-/* NVRTC asks for it, to keep what it compiled in the driver's cache; without it, it compiles each time. */
+/* NVRTC would use this table to cache compiled code. Without it, NVRTC compiles each time. */
 API cuGetExportTable(const void **table, const void *id) { (void)id; *table = NULL; return NOT_FOUND; }
 API cuDriverGetVersion(int *version) { *version = 13000; return SUCCESS; }
 API cuDeviceGetCount(int *count) { *count = CARDS; return SUCCESS; }
@@ -85,7 +86,7 @@ API cuDeviceGetAttribute(int *value, int attribute, int device) {
     return SUCCESS;
 }
 
-/* A context is its card's number, from 1. */
+/* A context is the number of its GPU, counted from 1. */
 static __thread void *current;
 API cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)(size_t)(device + 1); return SUCCESS; }
 API cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return SUCCESS; }
@@ -107,7 +108,7 @@ API cuEventSynchronize(void *event) { (void)event; return SUCCESS; }
 API cuEventElapsedTime_v2(float *ms, void *start, void *end) { (void)start; (void)end; *ms = 1; return SUCCESS; }
 API cuEventDestroy_v2(void *event) { (void)event; return SUCCESS; }
 
-/* Memory of the card: pages of the host that take no room until they are written to. A page before each block holds its size. */
+/* GPU memory: host pages, which occupy no memory until they are written. A page before each block holds its size. */
 enum { HEADER = 4096 };
 static pthread_mutex_t memory = PTHREAD_MUTEX_INITIALIZER;
 static size_t held;
@@ -174,7 +175,7 @@ API cuModuleGetFunction(void **function, void *module, const char *name) {
 
 API cuFuncSetAttribute(void *function, int attribute, int value) {
     if (attribute == DYNAMIC_SHARED) {
-        if (value > shared_limit()) return refuse(INVALID_VALUE, "a kernel wants more shared memory than a block may have");
+        if (value > shared_limit()) return refuse(INVALID_VALUE, "a kernel needs more shared memory than a block can have");
         *(int *)function = value;
     }
     return SUCCESS;
@@ -183,12 +184,12 @@ API cuFuncSetAttribute(void *function, int attribute, int value) {
 API cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void *stream, void **arguments, void **extra) {
     (void)stream; (void)arguments; (void)extra;
-    if (!gx || !gy || !gz || gx > 2147483647u || gy > 65535 || gz > 65535) return refuse(INVALID_VALUE, "a grid of no possible size");
-    if (!bx || !by || !bz || (size_t)bx * by * bz > 1024 || bz > 64) return refuse(INVALID_VALUE, "a block of no possible size");
+    if (!gx || !gy || !gz || gx > 2147483647u || gy > 65535 || gz > 65535) return refuse(INVALID_VALUE, "a grid of invalid size");
+    if (!bx || !by || !bz || (size_t)bx * by * bz > 1024 || bz > 64) return refuse(INVALID_VALUE, "a block of invalid size");
     int allowed = *(int *)function > 48 << 10 ? *(int *)function : 48 << 10;
-    if ((int)shared > allowed) return refuse(INVALID_VALUE, "more shared memory than the kernel was allowed");
+    if ((int)shared > allowed) return refuse(INVALID_VALUE, "more shared memory than the kernel's attribute allows");
     return SUCCESS;
 }
 
 API cuGetErrorName(int status, const char **name) { (void)status; *name = "STAND_IN"; return SUCCESS; }
-API cuGetErrorString(int status, const char **text) { (void)status; *text = "refused by the stand-in for the CUDA driver"; return SUCCESS; }
+API cuGetErrorString(int status, const char **text) { (void)status; *text = "refused by the stub of the CUDA driver"; return SUCCESS; }

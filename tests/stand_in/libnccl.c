@@ -1,5 +1,5 @@
-/* NCCL without cards: processes, or threads, of one machine add up float32 numbers through files in /dev/shm. See libcuda.c:
-   the memory of its card is the host's. Whatever was enqueued before has been done, since nothing is.
+/* A stub of NCCL: processes or threads of one machine sum float32 numbers through files in /dev/shm. GPU memory is host memory
+   (see libcuda.c), and no work is pending on a stream, since the stub driver runs no kernels.
    Signatures: https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,8 +31,8 @@ static void path(char *text, size_t len, const struct communicator *c, unsigned 
     snprintf(text, len, "%s-%lu-%d", c->id.text, call, rank);
 }
 
-/* Each writes its numbers into a file of its own and reads those of all. A file goes two calls later, when everyone who
-   wrote the next one has read it. */
+/* Each rank writes its numbers to its own file and reads the files of all ranks. It deletes a file two calls later: by then all
+   ranks have written the next file, so they have read this one. */
 API ncclAllReduce(const float *from, float *to, size_t count, int type, int operation, struct communicator *c, void *stream) {
     (void)stream;
     char mine[256], other[256];
@@ -64,4 +64,4 @@ API ncclAllReduce(const float *from, float *to, size_t count, int type, int oper
 
 API ncclGroupStart(void) { return SUCCESS; }
 API ncclGroupEnd(void) { return SUCCESS; }
-__attribute__((visibility("default"))) const char *ncclGetErrorString(int status) { (void)status; return "refused by the stand-in for NCCL"; }
+__attribute__((visibility("default"))) const char *ncclGetErrorString(int status) { (void)status; return "refused by the stub of NCCL"; }
