@@ -1,5 +1,5 @@
 //! One decoder block with LoRA adapters, forward and backward, in six variants: milliseconds and saved memory of each.
-//! [ADR 12](../../../docs/adr/0012-what-a-block-keeps.md) has the table and the decision.
+//! [ADR 12](../../../docs/adr/0012-saved-activations.md) has the table and the decision.
 //!
 //! Checks first that all variants compute the same gradients, then measures them in turn.
 //! `cargo bench -p tonfall-kernels --bench decoder_block`, with `TOKENS` (256), `SHAPE` (`smollm2`, or `llama` for

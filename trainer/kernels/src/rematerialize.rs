@@ -2,7 +2,7 @@
 //!
 //! Responsible for: recomputing such an activation once per backward pass, however many adapters read it. The tape saves its
 //! two inputs, which are saved anyway. A decoder block saves a third less, for the time of two norms and one activation
-//! ([ADR 12](../../../docs/adr/0012-what-a-block-keeps.md)). Recomputed values are bit-identical.
+//! ([ADR 12](../../../docs/adr/0012-saved-activations.md)). Recomputed values are bit-identical.
 //! Must not depend on: the operations that read the activation.
 
 use std::any::Any;
