@@ -37,19 +37,19 @@ def make_run(path: pathlib.Path, steps: int) -> int:
     with open(path / "events.jsonl", "w") as log:
         seq = 0
 
-        def tell(kind, **fields):
+        def log_event(kind, **fields):
             nonlocal seq
             seq += 1
             log.write(json.dumps({"v": 1, "seq": seq, "attempt": 1, "t": 1.75e9 + seq, "kind": kind, **fields}) + "\n")
 
-        tell("attempt_started", from_step=0, total_steps=steps, plan_hash="0", trainable_parameters=1)
+        log_event("attempt_started", from_step=0, total_steps=steps, plan_hash="0", trainable_parameters=1)
         for step in range(1, steps + 1):
             loss = 1 + 2 / (1 + step / 1000) + 0.2 * math.sin(step * 12.9898)
-            tell("step", step=step, epoch=step / 1000, loss=loss, lr=1e-4, grad_norm=abs(math.sin(step)), tokens=4096,
-                 trained_tokens=2048, tokens_per_second=3000 + math.cos(step), seconds=1.3, peak_rss_bytes=1 << 30)
+            log_event("step", step=step, epoch=step / 1000, loss=loss, lr=1e-4, grad_norm=abs(math.sin(step)), tokens=4096,
+                      trained_tokens=2048, tokens_per_second=3000 + math.cos(step), seconds=1.3, peak_rss_bytes=1 << 30)
             if step % 500 == 0:
-                tell("eval", step=step, loss=loss, tokens=10000)
-                tell("checkpoint", step=step, path=f"step-{step:06}")
+                log_event("eval", step=step, loss=loss, tokens=10000)
+                log_event("checkpoint", step=step, path=f"step-{step:06}")
     return (path / "events.jsonl").stat().st_size
 
 

@@ -94,7 +94,7 @@ impl Device {
 }
 
 fn print_line(value: &Value) {
-// A closed pipe ends the measurement, so errors are ignored.
+    // A closed pipe ends the measurement, so errors are ignored.
     let _ = writeln!(std::io::stdout(), "{value}");
 }
 
@@ -118,8 +118,10 @@ fn main() -> Result<()> {
                 &compute,
                 &mut |work| {
                     let loaded = launched.elapsed().as_secs_f64();
-                    print_line(&json!({"device": compute.name(), "tokens": tokens, "flops_per_token": work.flops_per_token,
-                        "predicted_bytes": work.predicted_bytes, "loaded": loaded}));
+                    print_line(
+                        &json!({"device": compute.name(), "tokens": tokens, "flops_per_token": work.flops_per_token,
+                        "predicted_bytes": work.predicted_bytes, "loaded": loaded}),
+                    );
                 },
                 &mut |step| {
                     let at = launched.elapsed().as_secs_f64();
@@ -132,7 +134,9 @@ fn main() -> Result<()> {
             let base = BaseModel::open(&base)?;
             let replay = parity::replay(&base, device.quantization(), &reference, &device.open()?)?;
             for ((loss, theirs), (norm, their_norm)) in replay.losses.iter().zip(&replay.grad_norms) {
-                print_line(&json!({"loss": loss, "reference": theirs, "grad_norm": norm, "reference_grad_norm": their_norm}));
+                print_line(
+                    &json!({"loss": loss, "reference": theirs, "grad_norm": norm, "reference_grad_norm": their_norm}),
+                );
             }
         }
         Command::Products { sizes, burn, device } => {

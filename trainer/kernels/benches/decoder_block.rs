@@ -274,7 +274,7 @@ impl Block {
 
 // ---- The variants ---------------------------------------------------------------------------------------------------------
 
-/// Forward and backward through so many blocks with the same weights. Calls `between` after the forward pass.
+/// Forward and backward through `blocks` blocks with the same weights. Calls `between` after the forward pass.
 type Variant = fn(&Block, usize, Tensor<2>, Tensor<2>, &mut dyn FnMut()) -> Gradients;
 
 const VARIANTS: [(&str, Variant); 6] = [

@@ -61,7 +61,7 @@ fn nearest_bf16(value: __m512) -> __m512 {
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn left_blocks(values: &[f32], stride: usize, rows: usize, depth: usize, to: &mut [u32]) {
     let upper_halves: [u16; DEPTH] = std::array::from_fn(|i| 2 * i as u16 + 1);
-    // SAFETY: lanes of existing terms lie within the values, the others are not read; a block has `BLOCK` words.
+    // SAFETY: lanes of existing terms are within the values; the other lanes are not read. A block has `BLOCK` words.
     unsafe {
         let upper_halves = _mm512_loadu_si512(upper_halves.as_ptr().cast());
         for (block, k) in to.chunks_exact_mut(BLOCK).zip((0..).step_by(DEPTH)) {
@@ -89,7 +89,7 @@ unsafe fn left_blocks(values: &[f32], stride: usize, rows: usize, depth: usize, 
 /// [`right`] has checked its arguments.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn right_blocks(values: &[f32], stride: usize, depth: usize, to: &mut [u32]) {
-    // SAFETY: rows of existing terms lie within the values, the others are not read; a block has `BLOCK` words.
+    // SAFETY: rows of existing terms are within the values; the other rows are not read. A block has `BLOCK` words.
     unsafe {
         let row = |k: usize| {
             if k < depth {

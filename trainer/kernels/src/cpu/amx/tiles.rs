@@ -78,7 +78,7 @@ impl Sums {
         Self([[0.0; OUTPUT]; OUTPUT])
     }
 
-    /// `C[r, n] (+)= sums[r, n]` for the first `rows` and `columns`; `C[r, n]` lies at `c + r * stride + n`.
+    /// `C[r, n] (+)= sums[r, n]` for the first `rows` and `columns`. `C[r, n]` is at `c + r * stride + n`.
     ///
     /// # Safety
     /// These elements are valid and not accessed otherwise, and the processor has AVX-512 F.
