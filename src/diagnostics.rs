@@ -115,13 +115,14 @@ fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     if error.is::<DurableError>() {
         return ExitCode::Io;
     }
-    if let Some(LockError::Busy { .. }) = error.downcast_ref() {
-        return ExitCode::Busy;
+    if let Some(error) = error.downcast_ref::<LockError>() {
+        return if matches!(error, LockError::Busy { .. }) { ExitCode::Busy } else { ExitCode::Io };
     }
     if let Some(error) = error.downcast_ref::<RunDirError>() {
         return match error {
             RunDirError::Exists { .. } | RunDirError::Name(_) | RunDirError::NotFound { .. } => ExitCode::Invalid,
-            RunDirError::Format { .. } | RunDirError::Damaged { .. } => ExitCode::Refused,
+            RunDirError::Format { .. } | RunDirError::Newer { .. } | RunDirError::Damaged { .. } => ExitCode::Refused,
+            RunDirError::Lock(error) => exit_code(error),
             RunDirError::Read { .. } | RunDirError::Durable(_) => ExitCode::Io,
         };
     }

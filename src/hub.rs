@@ -14,6 +14,8 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use thiserror::Error;
 
+use crate::user_cache;
+
 /// The files of a model that are of use here, besides the weights.
 const SIDE_FILES: [&str; 8] = [
     "config.json",
@@ -116,7 +118,7 @@ impl Hub {
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let home = || {
-            let caches = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
+            let caches = user_cache::directory(|name| variable(name).map(Into::into));
             caches.unwrap_or_else(|| PathBuf::from(".cache")).join("huggingface")
         };
         let hf_home = path("HF_HOME").unwrap_or_else(home);

@@ -18,6 +18,7 @@ use crate::allocator;
 use crate::diagnostics::{Failure, Result};
 use crate::hub::{Hub, HubName};
 use crate::progress::Reporter;
+use crate::user_cache;
 
 /// What training needs besides the plan.
 pub(crate) struct Inputs {
@@ -116,12 +117,10 @@ pub(crate) fn data(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Report
     Ok(prepared)
 }
 
-/// Where prepared data is kept: `$TONFALL_CACHE_DIR`, else the user's cache folder
-/// (<https://specifications.freedesktop.org/basedir-spec/latest/>); nowhere without a home.
+/// The directory of prepared data: below `$TONFALL_CACHE_DIR`, else below the user's cache directory; `None` without a home.
 fn cache_dir() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let user = || Some(variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?.join("tonfall"));
-    Some(variable("TONFALL_CACHE_DIR").or_else(user)?.join("datasets"))
+    let own = std::env::var_os("TONFALL_CACHE_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
+    Some(own.or_else(|| Some(user_cache::directory(|name| std::env::var_os(name))?.join("tonfall")))?.join("datasets"))
 }
 
 /// The tokenizer of a base model, checked against it; `chat_template`, a file, takes the place of the base's own.

@@ -41,16 +41,15 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Trains under the run's lock; returns the exit code.
-pub(crate) fn launch(launch: Launch<'_>, run: &RunDir, reporter: &mut Reporter) -> Result<i32> {
+/// Trains while `lock`, the run's own, is held; returns the exit code.
+pub(crate) fn launch(launch: Launch<'_>, run: &RunDir, lock: &RunLock, reporter: &mut Reporter) -> Result<i32> {
     let plan = launch.plan;
-    let lock = RunLock::acquire(run)?;
     run.clear_stop_request()?;
     // An earlier attempt may have been killed while it exported; what it left is made again.
     for export in ["adapter", "merged", "model"] {
         durable::remove_dir(&run.exports().join(export))?;
     }
-    let mut log = EventLog::open(run, &lock)?;
+    let mut log = EventLog::open(run, lock)?;
     reporter.follow(&run.events(), plan.training.log_every);
     let signals = Signals::install(launch.grace)?;
     let stop = || {

@@ -18,6 +18,7 @@ mod quickstart;
 mod runs;
 mod signals;
 mod summary;
+mod user_cache;
 mod watched;
 
 use std::panic;

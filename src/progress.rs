@@ -3,13 +3,13 @@
 //! Responsible for: turning events and phases into a bar, plain lines, or lines of JSON, on stderr.
 //! Must not depend on: who makes the events.
 
-use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tonfall_runs::events::Packing;
+use tonfall_runs::numbers::{bytes, duration, grouped, short};
 use tonfall_runs::{EventKind, EventReader};
 use tonfall_trainer::Observation;
 
@@ -194,8 +194,8 @@ impl Reporter {
             }
             EventKind::Notice { message } => self.detail(message),
             EventKind::Memory { predicted_bytes, limit_bytes, reason, .. } => {
-                let of = limit_bytes.map_or_else(String::new, |limit| format!(" of {}", bytes(limit)));
-                self.detail(&format!("memory: about {}{of}", bytes(*predicted_bytes)));
+                let of = limit_bytes.map_or_else(String::new, |limit| format!(" of {}", bytes(limit as f64)));
+                self.detail(&format!("memory: about {}{of}", bytes(*predicted_bytes as f64)));
                 if let Some(reason) = reason {
                     self.note(reason);
                 }
@@ -273,65 +273,4 @@ fn bar(template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style.progress_chars("━╸─"));
     bar
-}
-
-/// `12,345`
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `3.1k`
-fn short(number: f64) -> String {
-    match number {
-        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
-        n if n >= 1e3 => format!("{:.1}k", n / 1e3),
-        n => format!("{n:.0}"),
-    }
-}
-
-/// `1h 02m`, `3m 20s`, `12s`
-pub(crate) fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round() as u64;
-    let mut text = String::new();
-    let written = match seconds {
-        0..60 => write!(text, "{seconds}s"),
-        60..3600 => write!(text, "{}m {:02}s", seconds / 60, seconds % 60),
-        _ => write!(text, "{}h {:02}m", seconds / 3600, seconds / 60 % 60),
-    };
-    debug_assert!(written.is_ok(), "writing to a string");
-    text
-}
-
-/// `412 MiB`
-pub(crate) fn bytes(count: u64) -> String {
-    match count {
-        0..1024 => format!("{count} B"),
-        1024..1_048_576 => format!("{:.1} KiB", count as f64 / 1024.0),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", count as f64 / 1_048_576.0),
-        _ => format!("{:.2} GiB", count as f64 / 1_073_741_824.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_for_people() {
-        assert_eq!((grouped(0), grouped(999), grouped(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
-        assert_eq!((short(12.4), short(3_120.0), short(2.5e6)), ("12".into(), "3.1k".into(), "2.5M".into()));
-        assert_eq!(
-            (duration(12.2), duration(200.0), duration(3725.0)),
-            ("12s".into(), "3m 20s".into(), "1h 02m".into())
-        );
-        assert_eq!((bytes(12), bytes(1536), bytes(432_013_312)), ("12 B".into(), "1.5 KiB".into(), "412.0 MiB".into()));
-    }
 }

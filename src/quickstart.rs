@@ -10,6 +10,7 @@ use tonfall_recipes::{Plan, RecipeFile};
 
 use crate::args::RecipeArgs;
 use crate::diagnostics::Result;
+use crate::user_cache;
 
 /// The word that stands for the recipe in the program.
 const WORD: &str = "quickstart";
@@ -43,9 +44,11 @@ pub(crate) fn plan(args: &RecipeArgs) -> Result<(RecipeFile, Plan)> {
     Ok(RecipeFile::load(&path, &args.set)?)
 }
 
-/// Writes the embedded files into the user's cache, where they are not yet there; returns the recipe's path.
+/// Writes the embedded files that are missing into the user's cache directory, or the system's temporary one; returns the
+/// path of the recipe.
 fn unpack() -> Result<PathBuf> {
-    let directory = cache().join("tonfall").join(format!("{WORD}-{}", env!("CARGO_PKG_VERSION")));
+    let cache = user_cache::directory(|name| std::env::var_os(name)).unwrap_or_else(std::env::temp_dir);
+    let directory = cache.join("tonfall").join(format!("{WORD}-{}", env!("CARGO_PKG_VERSION")));
     for (name, bytes) in FILES {
         let path = directory.join(name);
         durable::create_dir_all(path.parent().unwrap_or(&directory))?;
@@ -56,12 +59,6 @@ fn unpack() -> Result<PathBuf> {
         }
     }
     Ok(directory.join(format!("{WORD}.toml")))
-}
-
-/// The user's cache directory, or the system's temporary one.
-fn cache() -> PathBuf {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache"))).unwrap_or_else(std::env::temp_dir)
 }
 
 #[cfg(test)]

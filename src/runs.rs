@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use tonfall_adapters::peft::CONFIG_FILE;
+use tonfall_adapters::peft::{CONFIG_FILE, TENSOR_FILE};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::AdapterKind;
 use tonfall_runs::checkpoint_dir::latest_verified;
-use tonfall_runs::{RunDir, RunDirError};
+use tonfall_runs::{RunDir, RunDirError, RunState};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::output;
@@ -70,19 +70,33 @@ pub(crate) enum Made {
     Model(PathBuf),
 }
 
-/// The exported artefact, or the adapter of the newest checkpoint that verifies.
+/// The export of a finished run, or the adapter of the newest checkpoint that verifies. An export counts only when the run
+/// is finished: before that, its files may be incomplete.
 pub(crate) fn made(run: &RunDir, plan: &Plan) -> Result<Made> {
-    let exported = match plan.adapter.kind {
-        AdapterKind::Lora => Made::Adapter(run.exports().join("adapter")),
-        AdapterKind::Full => Made::Model(run.exports().join("model")),
+    let (folder, files): (_, &[&str]) = match plan.adapter.kind {
+        AdapterKind::Lora => ("adapter", &[CONFIG_FILE, TENSOR_FILE]),
+        AdapterKind::Full => ("model", &["config.json"]),
     };
-    let (Made::Adapter(path) | Made::Model(path)) = &exported;
-    if path.is_dir() {
-        return Ok(exported);
+    let exported = run.exports().join(folder);
+    let finished = run.logged_state()? == RunState::Finished;
+    if finished && files.iter().all(|file| exported.join(file).is_file()) {
+        return Ok(match plan.adapter.kind {
+            AdapterKind::Lora => Made::Adapter(exported),
+            AdapterKind::Full => Made::Model(exported),
+        });
     }
-    let (checkpoint, _) = latest_verified(run)?;
+    let (checkpoint, damaged) = latest_verified(run)?;
+    for damage in damaged {
+        output::note(&format!("warning: {damage}"));
+    }
     match checkpoint {
-        Some(found) if found.path.join(CONFIG_FILE).is_file() => Ok(Made::Adapter(found.path)),
+        Some(found) if found.path.join(CONFIG_FILE).is_file() => {
+            if !finished {
+                let (place, step) = (summary::shown(run.path()), found.manifest.step);
+                output::note(&format!("note: the run {place} is not finished; this is its adapter after step {step}"));
+            }
+            Ok(Made::Adapter(found.path))
+        }
         _ => Err(Failure::new(
             ExitCode::Invalid,
             format!("the run {0} has no adapter yet; `tonfall resume {0}` goes on", summary::shown(run.path())),

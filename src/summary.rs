@@ -10,9 +10,8 @@ use serde_json::json;
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AdapterKind, Base};
 use tonfall_runs::RunDir;
+use tonfall_runs::numbers::{bytes, duration, grouped};
 use tonfall_trainer::{EvalReport, Outcome};
-
-use crate::progress::{bytes, duration, grouped};
 
 /// Answers that are shown before and after.
 const SHOWN_SAMPLES: usize = 3;
@@ -50,7 +49,7 @@ fn for_people(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
         grouped(outcome.tokens)
     );
     if let Some(peak) = outcome.peak_accelerator_bytes.or(outcome.peak_rss_bytes) {
-        head += &format!(", peak memory {}, predicted {}", bytes(peak), bytes(outcome.predicted_bytes));
+        head += &format!(", peak memory {}, predicted {}", bytes(peak as f64), bytes(outcome.predicted_bytes as f64));
     }
     let mut parts = vec![head];
     let nothing = EvalReport::default();

@@ -2,9 +2,8 @@
 //!
 //! Must not depend on: what the tensors mean.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
+use tonfall_durable::hex;
 
 /// Bytes of each tensor that are looked at.
 const SAMPLE: usize = 4096;
@@ -35,9 +34,6 @@ impl Fingerprint {
     }
 
     pub(crate) fn finish(self) -> String {
-        self.0.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex(&self.0.finalize())
     }
 }

@@ -1,13 +1,13 @@
 //! Faults that point into a text.
 //!
-//! Responsible for: what a fault says, where it points, and how all faults of a text are printed.
-//! Must not depend on: what the text means, terminals. Colour is the caller's decision.
+//! Responsible for: message, place and printed form of faults in a text.
+//! Must not depend on: what the text means, terminals. The caller decides about colours.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// How bad it is.
+/// Severity of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Error,
@@ -19,16 +19,16 @@ pub enum Severity {
 pub enum Source {
     /// A file by its name.
     File { name: String, text: String },
-    /// A `--set` option: what stands behind `--set`.
+    /// The text after `--set`.
     Override(String),
 }
 
-/// Where a fault lies.
+/// Place of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Index into [`Diagnostics::sources`].
     pub source: usize,
-    /// Bytes of its text.
+    /// Byte range in its text.
     pub span: Range<usize>,
 }
 
@@ -44,11 +44,11 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// What is wrong.
     pub message: String,
-    /// What to say at the place itself: best of all, the fix.
+    /// Text next to the carets, ideally the fix.
     pub label: Option<String>,
-    /// `None` when the fault is that something is not there.
+    /// `None` if something is missing.
     pub place: Option<Place>,
-    /// The way out, when it needs a line of its own.
+    /// How to go on, on a line of its own.
     pub hint: Option<String>,
 }
 
@@ -71,7 +71,7 @@ impl Diagnostic {
     }
 }
 
-/// All faults that were found, and the texts they point into.
+/// All faults, and the texts they point into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics {
     /// The file first, then the overrides in their order.
@@ -86,7 +86,7 @@ impl Diagnostics {
         Self { sources: vec![file], items }
     }
 
-    /// The faults as people read them, one paragraph each; a line's end behind each line.
+    /// The printed faults, one paragraph each; every line ends with a line break.
     pub fn render(&self, color: bool) -> String {
         let paint = if color { Paint::COLOR } else { Paint::PLAIN };
         let mut out = String::new();
@@ -95,7 +95,7 @@ impl Diagnostics {
                 out.push('\n');
             }
             self.render_item(item, &paint, &mut out);
-            // The same way out of several faults is shown once, behind the last of them.
+            // A hint that several faults share is printed once, after the last of them.
             let again = self.items[index + 1..].iter().any(|later| later.hint == item.hint);
             if let Some(hint) = item.hint.as_ref().filter(|_| !again) {
                 out.push_str(&format!("{}hint{}: {}\n", paint.hint, paint.reset, printable(hint)));
@@ -161,13 +161,13 @@ impl Paint {
         Self { error: "\x1b[1;31m", warning: "\x1b[1;33m", frame: "\x1b[34m", hint: "\x1b[36m", reset: "\x1b[0m" };
 }
 
-/// A longer line is shown in part.
+/// A longer line is printed in part.
 const WIDEST: usize = 160;
-/// Of a line shown in part, this much stands before the place.
+/// Characters before the place in a line that is printed in part.
 const BEFORE: usize = 60;
 const TAB: &str = "    ";
 
-/// The line of a place, as it is shown.
+/// The printed line of a place.
 struct Excerpt {
     /// From 1.
     line: usize,
@@ -180,13 +180,13 @@ struct Excerpt {
 }
 
 impl Excerpt {
-    /// Any span is fine, also behind the end or inside a character. Of several lines the first is shown.
+    /// Accepts any span, also one after the end or inside a character. Prints the first of several lines.
     fn find(text: &str, span: Range<usize>) -> Self {
         let start = floor_boundary(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line = text[line_start..].lines().next().unwrap_or_default();
         let line_end = line_start + line.len();
-        // A span may start behind the line's last character: at its end, say.
+        // A span may start after the last character of the line.
         let start_in_line = start.min(line_end);
         let end = floor_boundary(text, span.end).clamp(start_in_line, line_end);
 
@@ -215,19 +215,19 @@ impl Excerpt {
     }
 }
 
-/// The last boundary of a character that is not behind `index`.
+/// The last character boundary that is not after `index`.
 fn floor_boundary(text: &str, index: usize) -> usize {
     let index = index.min(text.len());
     (0..=index).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
 }
 
-/// Text from a file can't move the cursor or change colours.
+/// Replaces characters that would move the cursor or change colours.
 fn printable(text: &str) -> String {
     text.chars().map(printable_char).collect()
 }
 
 fn printable_char(c: char) -> char {
-    // Besides control characters: those that turn the direction of writing.
+    // Besides control characters: those that change the direction of writing.
     let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if c.is_control() || turns { char::REPLACEMENT_CHARACTER } else { c }
 }

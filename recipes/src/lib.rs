@@ -1,15 +1,17 @@
-//! What a run is *declared* to be, as plain data.
+//! Declaration of a run, as plain data.
 //!
-//! Responsible for: recipe text → validated, immutable, hashed [`Plan`].
+//! Responsible for: turning the text of a recipe into a validated, immutable, hashed [`Plan`].
 //! Must not depend on: run directories, tensors, data frames, terminals.
 
 pub mod diagnostics;
+mod entries;
 mod overrides;
 pub mod plan;
 pub mod recipe;
 pub mod recipe_text;
 mod rules;
 pub mod schema;
+mod settings;
 mod suggest;
 mod values;
 

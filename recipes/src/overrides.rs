@@ -1,14 +1,14 @@
 //! `--set key=value`.
 //!
-//! Responsible for: reading an override as the line of TOML that it is, or, where that fails, as a key and a bare text.
-//! Must not depend on: what keys exist, apart from which of them hold texts.
+//! Responsible for: parsing an override as a line of TOML, or, if that fails, as a key and an unquoted text.
+//! Must not depend on: which keys exist, except for which of them hold texts.
 
 use std::borrow::Cow;
 
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostics::{Diagnostic, Place};
-use crate::recipe::{self, Entries};
+use crate::entries::{self, Entries};
 use crate::schema::{self, Kind};
 use crate::values::Given;
 
@@ -21,7 +21,7 @@ pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec
     };
     let error = match DeTable::parse(text) {
         Ok(table) => {
-            let (mut entries, faults) = recipe::flatten(table.get_ref(), source);
+            let (mut entries, faults) = entries::flatten(table.get_ref(), source);
             entries.iter_mut().for_each(|(path, given)| restore_text(path, given, text));
             return if faults.is_empty() { Ok(entries) } else { Err(faults) };
         }
@@ -30,7 +30,7 @@ pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec
     let (key, value) = (text[..equals].trim(), text[equals + 1..].trim());
     let is_bare =
         |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-    // What begins like TOML is TOML with a slip in it, no bare text.
+    // A value that begins like TOML is TOML with a mistake in it, not an unquoted text.
     if !key.split('.').all(is_bare) || value.is_empty() || value.starts_with(['"', '\'', '[', '{']) {
         let place = error.span().map_or_else(whole, |span| Place::new(source, span));
         return Err(fault("an override is one `key=value`, the value in TOML", place, error.message()));
@@ -45,7 +45,7 @@ pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec
     Ok(vec![(key.to_owned(), given)])
 }
 
-/// `--set name=2026` means a text: where texts are expected, what looks like a number or a date is taken as written.
+/// `--set name=2026` means a text: a number or a date for a key that holds texts is taken as written.
 fn restore_text<'a>(path: &str, given: &mut Given<'a>, text: &'a str) {
     let holds_number = |kind| matches!(kind, Kind::Bool | Kind::Integer(..) | Kind::Number(..));
     let is_scalar = !matches!(given.value, DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_));

@@ -1,26 +1,25 @@
-//! What a run is declared to be, with nothing left open.
+//! A run as it was declared, with every value set.
 //!
-//! Responsible for: the plan's fields, its form as `plan.toml` and its hash. A plan is made from a recipe by
-//! [`crate::recipe::RecipeFile::plan`] and never changes afterwards.
-//! Must not depend on: recipes, files on disk.
+//! Responsible for: the fields of a plan. [`crate::recipe::RecipeFile::plan`] makes a plan from a recipe; a plan never
+//! changes afterwards.
+//! Must not depend on: recipes, files on disk, the text of `plan.toml` (that is `plan/stored.rs`).
+
+mod stored;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use thiserror::Error;
-use toml::{Table, Value};
-use tonfall_durable::hex;
 
+pub use self::stored::{PlanError, text_hash, text_matches};
 use crate::schema;
 
-/// A run, declared. All paths are absolute; every default is written out.
+/// The declaration of a run. All paths are absolute, every default is set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// How the run's name begins: `[a-z0-9-]+`.
+    /// Prefix of the run's name: `[a-z0-9-]+`.
     pub name: String,
     pub base: Base,
     pub quantization: Quantization,
@@ -46,7 +45,7 @@ pub struct AdapterPlan {
     pub kind: AdapterKind,
 }
 
-/// The table `[lora]`, PEFT's names. Without a meaning in full training.
+/// The table `[lora]`, with PEFT's names. Unused in full training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraPlan {
@@ -55,7 +54,7 @@ pub struct LoraPlan {
     pub dropout: f64,
     pub use_rslora: bool,
     pub target_modules: TargetModules,
-    /// Directory of a PEFT adapter to start from. It decides rank, alpha, use_rslora and target_modules.
+    /// Directory of a PEFT adapter to start from. Its rank, alpha, use_rslora and target_modules apply.
     pub init: Option<PathBuf>,
 }
 
@@ -63,20 +62,20 @@ pub struct LoraPlan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataPlan {
-    /// Files, directories and patterns.
+    /// Files, directories and glob patterns.
     pub train: Vec<PathBuf>,
-    /// Empty without an eval split of its own.
+    /// Empty if there are no separate files for the eval split.
     pub eval: Vec<PathBuf>,
-    /// Share of `train` to hold out, by the seed; 0 when `eval` isn't empty.
+    /// Fraction of `train` to hold out, chosen by the seed; 0 if `eval` isn't empty.
     pub eval_fraction: f64,
     pub format: DataFormat,
-    /// Columns of `train` and `eval` by the format's field.
+    /// Column names of `train` and `eval` by field of the format.
     pub columns: BTreeMap<String, String>,
-    /// Rows of all sources.
+    /// Rows, summed over all sources.
     pub max_bad_rows: u64,
     pub train_on: TrainOn,
     pub thinking: Thinking,
-    /// A Jinja file in the place of the base's own.
+    /// A Jinja file that replaces the chat template of the base model.
     pub chat_template: Option<PathBuf>,
     /// Tokens.
     pub max_seq_len: usize,
@@ -94,18 +93,18 @@ pub struct SourcePlan {
     pub files: Vec<PathBuf>,
     pub split: Split,
     pub format: DataFormat,
-    /// Columns by the format's field.
+    /// Column names by field of the format.
     pub columns: BTreeMap<String, String>,
     /// An SQL expression.
     pub filter: Option<String>,
-    /// How often a row comes in an epoch.
+    /// Repetitions of each row per epoch.
     pub weight: f64,
     /// ISO 639 code.
     pub language: Option<String>,
     pub no_answer: Option<String>,
 }
 
-/// A table `[[template]]`. `{names}` in its texts stand for fields of a row.
+/// A table `[[template]]`. `{name}` in its texts is replaced by that field of a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplatePlan {
@@ -122,7 +121,7 @@ pub struct TemplatePlan {
 pub struct AuditPlan(BTreeMap<AuditRule, Severity>);
 
 impl AuditPlan {
-    /// What a finding of `rule` means.
+    /// The severity of findings of `rule`.
     pub fn severity(&self, rule: AuditRule) -> Severity {
         self.0.get(&rule).copied().unwrap_or(Severity::Error)
     }
@@ -136,7 +135,7 @@ impl AuditPlan {
 }
 
 impl Plan {
-    /// Everything that data comes from: `data.train`, `data.eval`, then each `[[source]]`.
+    /// All sources of data: `data.train`, `data.eval`, then each `[[source]]`.
     pub fn sources(&self) -> Vec<SourcePlan> {
         let simple = |files: &[PathBuf], split| SourcePlan {
             files: files.to_vec(),
@@ -166,7 +165,7 @@ pub struct TrainingPlan {
     pub learning_rate: f64,
     pub schedule: Schedule,
     pub warmup_ratio: f64,
-    /// Optimizer steps; goes before `warmup_ratio`.
+    /// Optimizer steps; takes precedence over `warmup_ratio`.
     pub warmup_steps: Option<u64>,
     pub optimizer: OptimizerKind,
     pub weight_decay: f64,
@@ -176,13 +175,13 @@ pub struct TrainingPlan {
     /// 0 turns clipping off.
     pub max_grad_norm: f64,
     pub recompute: Recompute,
-    /// GiB that the run may take on its device; `None`: what is free.
+    /// Upper limit in GiB on the device; `None` for the free memory.
     pub max_memory: Option<f64>,
-    /// The same bits in every run on one device.
+    /// Bit-identical results in every run on one device.
     pub deterministic: bool,
     /// Optimizer steps.
     pub log_every: u64,
-    /// Optimizer steps; 0 saves only at the end.
+    /// Optimizer steps between checkpoints; 0 saves only at the end.
     pub save_every: u64,
     pub keep_checkpoints: usize,
 }
@@ -191,7 +190,7 @@ pub struct TrainingPlan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationPlan {
-    /// Optimizer steps; 0 evaluates at the start and the end.
+    /// Optimizer steps between evaluations; 0 evaluates at the start and the end.
     pub every: u64,
     pub prompts: Option<PathBuf>,
     pub max_new_tokens: usize,
@@ -205,7 +204,7 @@ pub struct ExportPlan {
     pub merged: bool,
 }
 
-/// Defaults come from the schema, so that they are written once.
+/// The defaults are those of the schema.
 macro_rules! default_from_schema {
     ($($plan:ty = $table:literal),*) => {$(
         impl Default for $plan {
@@ -230,7 +229,7 @@ default_from_schema!(
 pub enum Base {
     /// A Hugging Face directory or a GGUF file.
     Local(PathBuf),
-    /// `owner/name` or `owner/name@revision`, without the `hf:`.
+    /// `owner/name` or `owner/name@revision`, without `hf:`.
     Hub(String),
 }
 
@@ -243,7 +242,7 @@ impl Base {
         }
     }
 
-    /// Whether it is a GGUF file, by its extension.
+    /// Whether the base is a GGUF file, by its extension.
     pub fn is_gguf(&self) -> bool {
         let extension = self.local().and_then(Path::extension);
         extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
@@ -265,7 +264,7 @@ impl From<Base> for String {
     }
 }
 
-/// As it stands in a recipe.
+/// In the form of a recipe.
 impl fmt::Display for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -275,7 +274,7 @@ impl fmt::Display for Base {
     }
 }
 
-/// An enum of a recipe's choices. Their names are those of the schema, which a test compares.
+/// Enums for the choices of a recipe. A test compares their names with the schema.
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),* })*) => {$(
         $(#[$doc])*
@@ -285,78 +284,78 @@ macro_rules! choices {
     )*};
 }
 choices! {
-    /// How the frozen base lies in memory.
+    /// Storage format of the frozen base in memory.
     Quantization {
-        /// NF4 in blocks of 64 with double quantisation.
+        /// NF4 in blocks of 64, with double quantization.
         Nf4,
-        /// A GGUF's own blocks.
+        /// The block formats of a GGUF file.
         Native,
-        /// Dense.
+        /// Dense base.
         None
     }
-    /// What is trained.
+    /// The trained parameters.
     AdapterKind { Lora, Full }
-    /// How a row of data is built.
+    /// Format of the rows.
     DataFormat {
-        /// By the columns that are there.
+        /// Recognized by the columns.
         Auto, Messages, Sharegpt, Alpaca, PromptCompletion, Text, Preference, Style, Terminology
     }
-    /// What data is for.
+    /// The split that data belongs to.
     Split { Train, Eval }
-    /// What a row of style or terms is turned into.
+    /// The task that is made of a row of style or terms.
     TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Context }
-    /// What becomes of the thoughts of a reasoning model.
+    /// Handling of the thinking blocks of a reasoning model.
     Thinking { Keep, Drop, Mask }
-    /// What a sequence is.
+    /// Content of a training sequence.
     Packing {
-        /// A row.
+        /// One example.
         Off,
-        /// Several rows, each a segment of its own.
+        /// Several examples, each its own segment in attention.
         BestFit
     }
-    /// What the audit looks for.
+    /// Rules of the audit.
     AuditRule {
         NoTrainedToken, NoEndToken, DoubleBos, Truncated, OtherTemplate, ToolsLeftOut, Duplicates, NearDuplicates, Leakage, EmptyText,
         LongText, Mojibake, Language, UnusedTerm, ForbiddenTerm, PersonalData, Secrets
     }
-    /// What a finding means.
+    /// Severity of findings.
     Severity { Error, Warn, Off }
-    /// Which tokens have a label.
+    /// Which tokens have a loss.
     TrainOn { Assistant, LastAssistant, All }
-    /// What becomes of a row that is longer than `max_seq_len`.
+    /// Handling of examples longer than `max_seq_len`.
     Overflow { Error, Drop, Truncate }
-    /// How the optimizer keeps what it remembers of each trained value.
+    /// The optimizer and the format of its state.
     OptimizerKind {
-        /// Two moments in f32.
+        /// AdamW, both moments in f32.
         Adamw,
-        /// Two moments in a byte each, as bitsandbytes keeps them.
+        /// AdamW, both moments in 8 bits, in bitsandbytes' format.
         #[serde(rename = "adamw_8bit")]
         Adamw8bit
     }
-    /// How the learning rate falls behind the warm-up.
+    /// Course of the learning rate after the warm-up.
     Schedule { Cosine, Linear, Constant }
-    /// Whether activations are computed again in the backward pass.
+    /// Whether activations are recomputed in the backward pass.
     Recompute {
-        /// Where memory is short.
+        /// If memory is short.
         Auto,
         On,
-        /// On, and what is kept for it, the layers' inputs, waits in the host's memory.
+        /// Recompute, and store layer inputs in host memory.
         Offload,
         Off
     }
 }
 
-/// Which linear layers get an adapter.
+/// The linear layers that get an adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "WordOrList", into = "WordOrList")]
 pub enum TargetModules {
     /// Every linear layer of the blocks, not the output head.
     AllLinear,
-    /// Module names, matched as PEFT matches them: the whole name or its end behind a dot.
+    /// Module names, matched as in PEFT: the whole name or its end after a dot.
     List(Vec<String>),
 }
 
-/// [`TargetModules`] as it is written.
+/// [`TargetModules`] in a recipe.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum WordOrList {
@@ -389,7 +388,7 @@ impl From<TargetModules> for WordOrList {
 }
 
 impl TargetModules {
-    /// The names of a list; none for `all-linear`.
+    /// The names of the list; none for `all-linear`.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let names: &[String] = match self {
             Self::AllLinear => &[],
@@ -406,65 +405,6 @@ impl TargetModules {
             Self::AllLinear => Some("all-linear"),
             Self::List(_) => self.names().find(is_match),
         }
-    }
-}
-
-/// Why `plan.toml` can't be read.
-#[derive(Debug, Error)]
-#[error("no plan of this version of tonfall: {0}")]
-pub struct PlanError(#[from] toml::de::Error);
-
-impl Plan {
-    /// `plan.toml`: every key with its comment.
-    pub fn to_toml(&self) -> String {
-        let values = Table::try_from(self).expect("a plan has UTF-8 paths and numbers that TOML has");
-        let mut text =
-            String::from("# The plan of this run, every value written out. Changing this file changes nothing.\n");
-        let (mut lists, mut end_of_top) = (String::new(), None);
-        for (table, about) in schema::TABLES {
-            let tables: Vec<(String, &Table)> = match values.get(table) {
-                None if table.is_empty() => vec![(String::new(), &values)],
-                Some(Value::Table(inner)) => vec![(format!("\n[{table}]  # {about}\n"), inner)],
-                Some(Value::Array(items)) => {
-                    let items = items.iter().filter_map(Value::as_table);
-                    items.map(|item| (format!("\n[[{table}]]  # {about}\n"), item)).collect()
-                }
-                _ => Vec::new(),
-            };
-            if tables.is_empty() {
-                lists.push_str(&format!("{table} = []\n"));
-            }
-            for (header, inner) in tables {
-                if !table.is_empty() {
-                    end_of_top.get_or_insert(text.len());
-                }
-                text.push_str(&header);
-                for key in schema::table(table) {
-                    let name = key.split().1;
-                    text.push_str(&match inner.get(name) {
-                        Some(value) => format!("{name} = {value}  # {}\n", key.doc),
-                        None => format!("# {name} is not set: {}\n", key.doc),
-                    });
-                }
-            }
-        }
-        // Top-level keys go before the first table.
-        text.insert_str(end_of_top.unwrap_or(text.len()), &lists);
-        text
-    }
-
-    /// Reads what [`Plan::to_toml`] wrote.
-    ///
-    /// # Errors
-    /// When a key is missing, unknown or of the wrong type.
-    pub fn from_toml(text: &str) -> Result<Self, PlanError> {
-        Ok(toml::from_str(text)?)
-    }
-
-    /// SHA-256 of the plan as JSON, fields in order, in hexadecimal.
-    pub fn hash(&self) -> String {
-        let canonical = serde_json::to_vec(self).expect("a plan has UTF-8 paths");
-        hex(&Sha256::digest(canonical))
     }
 }
 

@@ -7,7 +7,7 @@ use toml::Value;
 
 use crate::schema::{Key, KeyDefault, LISTS, TABLES, table};
 
-/// A recipe with every key: those in `values` (path and value) are set, the others stand as comments with their default.
+/// A recipe with every key. Those in `values` (path and value) are set, the others are comments with their default.
 ///
 /// ```
 /// let recipe = tonfall_recipes::recipe_text::commented_recipe(&[("lora.rank", 8.into())]);

@@ -1,16 +1,16 @@
 //! Rules across keys.
 //!
-//! Responsible for: values that are fine alone and contradict each other. A key that would have no effect is such a
-//! contradiction: nothing that a recipe says is ignored.
-//! Must not depend on: how values are written.
+//! Responsible for: values that are valid alone and contradict each other. A key without effect is a contradiction too:
+//! nothing in a recipe is ignored.
+//! Must not depend on: the syntax of values.
 
 use toml::Value;
 
 use crate::diagnostics::{Diagnostic, Place};
 use crate::plan::{AdapterKind, Plan};
-use crate::recipe::Settings;
+use crate::settings::Settings;
 
-/// Keys that have no effect when another key has a value.
+/// Keys that have no effect if another key has a certain value.
 struct WithoutEffect {
     when: &'static str,
     /// `None`: any value.
@@ -54,7 +54,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     faults
 }
 
-/// Resolves what a rule decides instead of a default: full training writes no adapter.
+/// Replaces defaults that don't fit the other values: full training writes no adapter.
 pub(crate) fn settle(plan: &mut Plan) {
     if plan.adapter.kind == AdapterKind::Full {
         plan.export.adapter = false;
@@ -120,7 +120,7 @@ fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
     let sources = settings.tables("source").into_iter();
     let held_out = sources.map(|(prefix, _)| format!("{prefix}split")).any(|split| is(settings, &split, "eval"));
     let nothing = !held_out && !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
-    // A faulty split is reported already.
+    // A faulty split was reported before.
     let known = settings.value("data.eval").is_some() && settings.value("data.eval_fraction").is_some();
     (number(settings, "evaluation.every") > 0.0 && nothing && known).then(|| {
         fault(settings, &["evaluation.every"], "`evaluation.every` needs something to evaluate")
@@ -186,7 +186,7 @@ fn templates_have_answers(settings: &Settings) -> Vec<Diagnostic> {
     faults.collect()
 }
 
-/// A file that is trained on says nothing as an eval split.
+/// A training file must not be in the eval split.
 fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
     let files = |path| match settings.value(path) {
         Some(Value::Array(files)) => files,
@@ -201,7 +201,7 @@ fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
     .collect()
 }
 
-/// A fault at the value of the first of `keys` that is written.
+/// A fault at the value of the first of `keys` that is set.
 fn fault(settings: &Settings, keys: &[&str], message: &str) -> Diagnostic {
     let place: Option<Place> = keys.iter().find_map(|key| Some(settings.explicit(key)?.place.clone()));
     Diagnostic { place, ..Diagnostic::error(message) }
@@ -215,7 +215,7 @@ fn has_items(settings: &Settings, path: &str) -> bool {
     settings.value(path).is_some_and(|value| value.as_array().is_some_and(|items| !items.is_empty()))
 }
 
-/// 0 when it is unset or faulty.
+/// 0 if it is unset or faulty.
 fn number(settings: &Settings, path: &str) -> f64 {
     match settings.value(path) {
         Some(Value::Float(number)) => number,

@@ -1,8 +1,9 @@
 //! Every key of a recipe, as one table.
 //!
-//! Responsible for: [`KEYS`], from which come validation, did-you-mean, defaults, the commented recipe of `tonfall init`,
-//! the reference in the documentation and the comments of `plan.toml`. A new key is a row here and a field in `plan.rs`.
-//! Must not depend on: how recipes are parsed, what values mean together (that is `rules.rs`).
+//! Responsible for: [`KEYS`]. Validation, suggestions, defaults, the commented recipe of `tonfall init`, the reference in
+//! the documentation and the comments of `plan.toml` all use it. A new key is a row here and a field in `plan.rs`. Its
+//! default also applies to the plans of earlier versions, so it must be what these versions did.
+//! Must not depend on: how recipes are parsed, which values contradict each other (that is `rules.rs`).
 
 use std::fmt;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
@@ -17,7 +18,7 @@ pub struct Key {
     pub path: &'static str,
     pub kind: Kind,
     pub default: KeyDefault,
-    /// One line for people.
+    /// One line of help.
     pub doc: &'static str,
 }
 
@@ -27,7 +28,20 @@ impl Key {
         self.path.split_once('.').unwrap_or(("", self.path))
     }
 
-    /// The value that a recipe without this key has, for keys with a fixed one.
+    /// The value that a plan without this key has: the default, and for files that need not be set an empty list.
+    pub(crate) fn plan_default(&self) -> Option<Value> {
+        match (self.kind, self.default) {
+            (Kind::Files, KeyDefault::Unset(_)) => Some(Value::Array(Vec::new())),
+            _ => self.default_value(),
+        }
+    }
+
+    /// Whether a plan may be without a value of this key.
+    pub(crate) fn is_optional(&self) -> bool {
+        matches!(self.default, KeyDefault::Unset(_))
+    }
+
+    /// The default, for keys with a fixed one.
     pub fn default_value(&self) -> Option<Value> {
         match self.default {
             KeyDefault::Value(text) => Some(parse(text)),
@@ -36,34 +50,34 @@ impl Key {
     }
 }
 
-/// What values a key takes.
+/// The values that a key accepts.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Bool,
-    /// Whole numbers from the first to the second, both included.
+    /// Whole numbers from the first to the second, inclusive.
     Integer(i64, i64),
     Number(Bound<f64>, Bound<f64>),
     Choice(&'static [&'static str]),
     Text,
-    /// Small letters, digits and hyphens.
+    /// Lower-case letters, digits and hyphens.
     Name,
     /// A model: a directory, a GGUF file or a name on the Hub.
     Base,
-    /// One or several of: a file, a directory, a pattern such as `letters/*.jsonl`.
+    /// One or several of: a file, a directory, a glob pattern such as `letters/*.jsonl`.
     Files,
     /// `{ field = "column" }`.
     Columns,
-    /// A path of a file that exists.
+    /// The path of a file that exists.
     File,
-    /// A path of a directory that exists.
+    /// The path of a directory that exists.
     Directory,
-    /// A path of a directory that will be made, relative to the current directory.
+    /// The path of a directory that will be created, relative to the current directory.
     NewDirectory,
     /// `"all-linear"` or a list of module names.
     Modules,
 }
 
-/// What holds when a recipe doesn't set a key.
+/// The value of a key that a recipe doesn't set.
 #[derive(Clone, Copy, Debug)]
 pub enum KeyDefault {
     /// The recipe must set it; an example.
@@ -72,14 +86,14 @@ pub enum KeyDefault {
     Value(&'static str),
     /// Nothing; an example.
     Unset(&'static str),
-    /// It follows from something else, which these words name.
+    /// Derived from something else, which the text names.
     Derived(&'static str),
 }
 
 use KeyDefault::{Derived, Required, Unset, Value as Is};
 use Kind::{Base, Bool, Choice, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text};
 
-/// More steps, tokens or sequences than this are a slip of the finger.
+/// A larger number of steps, tokens or sequences is a typing mistake.
 const MANY: i64 = 1_000_000_000;
 const NOT_NEGATIVE: Kind = Number(Included(0.0), Unbounded);
 const POSITIVE: Kind = Number(Excluded(0.0), Unbounded);
@@ -97,7 +111,7 @@ const FORMATS: Kind = Choice(&[
     "terminology",
 ]);
 
-/// The tables of a recipe in the order in which they are written, with what they are about.
+/// The tables of a recipe, in the order in which they are written, each with a description.
 pub const TABLES: [(&str, &str); 10] = [
     ("", "the run"),
     ("adapter", "what is trained"),
@@ -210,7 +224,7 @@ pub static KEYS: &[Key] = &[
     Key { path: "export.merged", kind: Bool, default: Is("false"), doc: "write base and adapter in one, as safetensors" },
 ];
 
-/// The row of a key as it is written: of a list with the number of its item, `source[0].files`.
+/// The row of a key. A key of a list has the index of its item: `source[0].files`.
 pub fn find(path: &str) -> Option<&'static Key> {
     let (table, name) = path.split_once('.').unwrap_or(("", path));
     let table = match item(table) {
@@ -221,7 +235,7 @@ pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.split() == (table, name))
 }
 
-/// The list and the number of `source[0]`.
+/// The list and the index of `source[0]`.
 pub(crate) fn item(table: &str) -> Option<(&'static str, usize)> {
     let (name, number) = table.strip_suffix(']')?.split_once('[')?;
     let list = LISTS.into_iter().find(|list| *list == name)?;
@@ -233,7 +247,7 @@ pub fn table(name: &str) -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(move |key| key.split().0 == name)
 }
 
-/// A part of the plan with the defaults of its table.
+/// The part of a plan for this table, with defaults.
 pub(crate) fn defaults<T: DeserializeOwned>(name: &str) -> T {
     let values = table(name).filter_map(|key| Some((key.split().1.to_owned(), key.default_value()?)));
     values.collect::<Table>().try_into().expect("a test reads the defaults of every table")
@@ -244,7 +258,7 @@ fn parse(text: &str) -> Value {
     document["v"].clone()
 }
 
-/// The values in words, to stand behind "must be".
+/// The values in words, to follow "must be".
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,14 +1,14 @@
-//! Did you mean?
+//! Suggestions for misspelt keys and words ("did you mean").
 //!
-//! Responsible for: the key or the word that somebody probably meant.
-//! Must not depend on: where it is asked.
+//! Responsible for: finding the most similar known key or word.
+//! Must not depend on: where suggestions are printed.
 
 use strsim::damerau_levenshtein;
 
 use crate::schema;
 
-/// The known key that `path` was probably meant to be: a similar name in its table, the same name in another table, a
-/// similar one there, or the same name in a table of a similar name.
+/// The known key that is most similar to `path`: a similar name in the same table, the same name in another table, a similar
+/// name in another table, or the same name in a table with a similar name.
 pub(crate) fn key(path: &str) -> Option<&'static str> {
     let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
     let keys = schema::KEYS.iter();
@@ -16,7 +16,7 @@ pub(crate) fn key(path: &str) -> Option<&'static str> {
         let (other_table, other_name) = key.split();
         let distance = distance(name, other_name)?;
         let elsewhere = if table == other_table { 0 } else { 1 + damerau_levenshtein(table, other_table).min(9) };
-        // A key that is right in itself is more likely misplaced than one that is similar is misspelt.
+        // A correct name in the wrong table is more likely than a misspelt name in the right one.
         let rank = match (elsewhere, distance) {
             (0, distance) => distance,
             (elsewhere, 0) => 3 + elsewhere,
@@ -27,17 +27,17 @@ pub(crate) fn key(path: &str) -> Option<&'static str> {
     ranked.min().map(|(_, path)| path)
 }
 
-/// The one of `words` that `word` was probably meant to be.
+/// The one of `words` that is most similar to `word`.
 pub(crate) fn word<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let ranked = words.into_iter().filter_map(|other| Some((distance(word, other)?, other)));
     ranked.min().map(|(_, other)| other)
 }
 
-/// How many slips of a finger lie between two words, when that is few for their length. Case and the kind of dash are no
-/// difference, nor is being a part of a longer word (`lr` is not found so, `steps` in `max_steps` is).
+/// The edit distance of two words, if it is small for their length. Case and the kind of dash don't count. A word that is
+/// part of a longer word has distance 0 (`steps` in `max_steps`; `lr` is too short for that).
 fn distance(word: &str, other: &str) -> Option<usize> {
     let word = word.to_lowercase().replace('-', "_");
-    // Nothing that is meant is that long, and the comparison takes time by the product of lengths.
+    // No key is that long, and the comparison takes time proportional to the product of the lengths.
     if word.len() > 64 {
         return None;
     }

@@ -1,6 +1,6 @@
-//! One value against its row of the schema.
+//! Checking one value against its row of the schema.
 //!
-//! Responsible for: types, ranges, choices, paths; a value comes out in the form that the plan has it in.
+//! Responsible for: types, ranges, choices and paths. The result has the form that the plan needs.
 //! Must not depend on: other keys (that is `rules.rs`).
 
 use std::ops::{Bound, RangeBounds};
@@ -13,29 +13,29 @@ use crate::diagnostics::{Diagnostic, Place};
 use crate::schema::{Key, KeyDefault, Kind};
 use crate::suggest;
 
-/// Where paths start.
+/// Folders that relative paths start from.
 pub(crate) struct Folders<'a> {
-    /// The recipe's.
+    /// The folder of the recipe.
     pub(crate) recipe: &'a Path,
     pub(crate) current: &'a Path,
 }
 
-/// A value as it was written, and where.
+/// A value with its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Given<'a> {
     pub(crate) value: DeValue<'a>,
-    /// Of the key.
+    /// Place of the key.
     pub(crate) key: Place,
-    /// Of the value.
+    /// Place of the value.
     pub(crate) place: Place,
 }
 
-/// The value of `key` as the plan has it, or what is wrong with it; of a list, with each item.
+/// The value of `key` in the form of the plan, or its faults. A list may have a fault for each item.
 pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Result<Value, Vec<Diagnostic>> {
     let place = &given.place;
     let one = |checked: Result<Value, Diagnostic>| checked.map_err(|fault| vec![fault]);
     let file = |place: &Place, text: &str| existing(key, place, text, folders, Path::is_file);
-    // What a pattern stands for is found out when the data is read.
+    // Glob patterns are resolved when the data is read.
     let files = |place: &Place, text: &str| match text.contains(PATTERN) {
         true => absolute(key, place, text, folders.recipe),
         false => existing(key, place, text, folders, Path::exists),
@@ -81,10 +81,10 @@ pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Resu
     }
 }
 
-/// What makes a path a pattern.
+/// Characters that make a path a glob pattern.
 const PATTERN: [char; 3] = ['*', '?', '['];
 
-/// Texts by name; all faults at once.
+/// Column names by field; reports all faults at once.
 fn columns(key: &Key, place: &Place, columns: &DeTable<'_>) -> Result<Value, Vec<Diagnostic>> {
     let (mut values, mut faults) = (Table::new(), Vec::new());
     for (field, column) in columns {
@@ -98,7 +98,7 @@ fn columns(key: &Key, place: &Place, columns: &DeTable<'_>) -> Result<Value, Vec
     if faults.is_empty() { Ok(Value::Table(values)) } else { Err(faults) }
 }
 
-/// Every item of a list of texts; all faults at once.
+/// The items of a list of texts; reports all faults at once.
 fn list(
     key: &Key,
     place: &Place,
@@ -123,7 +123,7 @@ fn list(
 fn integer(key: &Key, place: &Place, written: &DeInteger<'_>, min: i64, max: i64) -> Result<Value, Diagnostic> {
     match i64::from_str_radix(written.as_str(), written.radix()) {
         Ok(number) if (min..=max).contains(&number) => Ok(Value::Integer(number)),
-        // What doesn't fit 64 bits fits no range either.
+        // A number beyond 64 bits is in no range.
         _ => Err(out_of_range(key, place, &written.to_string())),
     }
 }
@@ -144,7 +144,7 @@ fn number(
         _ => return Err(wrong_type(key, place, value)),
     };
     match number {
-        // An unbounded range holds infinity; no key means it.
+        // An unbounded range includes infinity, which no key accepts.
         Some(number) if number.is_finite() && (min, max).contains(&number) => Ok(Value::Float(number)),
         _ => Err(out_of_range(key, place, &written)),
     }
@@ -161,7 +161,7 @@ fn choice(key: &Key, place: &Place, text: &str, choices: &[&str]) -> Result<Valu
     })
 }
 
-/// Whether a name can be the beginning of a directory's name.
+/// Whether a text can be the prefix of a directory name.
 pub(crate) fn is_name(text: &str) -> bool {
     let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=64).contains(&text.len()) && text.chars().all(valid) && !text.starts_with('-')
@@ -214,7 +214,7 @@ fn existing(
     Err(Diagnostic::error(why).at(place.clone()).label(format!("looked for {}", path.display())))
 }
 
-/// The path from `folder`, without looking at the disk.
+/// The absolute path, relative paths from `folder`. The disk is not read.
 fn absolute(key: &Key, place: &Place, text: &str, folder: &Path) -> Result<Value, Diagnostic> {
     if text.is_empty() {
         return Err(out_of_range(key, place, "an empty text"));

@@ -6,6 +6,7 @@ use tonfall_adapters::{BaseKind, Shape};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AdapterKind, Quantization};
 use tonfall_recipes::schema::KEYS;
+use tonfall_runs::numbers::{bytes, grouped};
 use tonfall_trainer::estimate::Choice;
 
 use crate::args::Check;
@@ -13,7 +14,7 @@ use crate::commands::estimate;
 use crate::diagnostics::Result;
 use crate::inputs::{self, Inputs};
 use crate::output;
-use crate::progress::{Reporter, bytes, grouped};
+use crate::progress::Reporter;
 use crate::quickstart;
 
 pub(crate) fn run(args: &Check, reporter: &mut Reporter) -> Result<()> {
@@ -68,8 +69,12 @@ fn report(plan: &Plan, inputs: &Inputs, choice: &Choice) -> String {
     if !inputs.prompts.is_empty() {
         lines.push(format!("prompts    {} held out", inputs.prompts.len()));
     }
-    let there = choice.limit.map_or_else(String::new, |limit| format!(" of {} that are there", bytes(limit)));
-    lines.push(format!("memory     about {}{there}; the base {}", bytes(choice.estimate.peak()), quantization(plan)));
+    let there = choice.limit.map_or_else(String::new, |limit| format!(" of {} that are there", bytes(limit as f64)));
+    lines.push(format!(
+        "memory     about {}{there}; the base {}",
+        bytes(choice.estimate.peak() as f64),
+        quantization(plan)
+    ));
     lines.push("the recipe is valid".to_owned());
     lines.join("\n")
 }

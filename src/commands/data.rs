@@ -6,12 +6,13 @@ use std::io::IsTerminal;
 
 use tonfall_datasets::{ChatTokenizer, Example, PrepareReport, Sampler, stretches};
 use tonfall_recipes::Plan;
+use tonfall_runs::numbers::grouped;
 
 use crate::args::Data;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs;
 use crate::output;
-use crate::progress::{Reporter, grouped};
+use crate::progress::Reporter;
 use crate::quickstart;
 
 /// Columns of the longest bar.

@@ -4,6 +4,7 @@
 
 use serde_json::json;
 use tonfall_recipes::Plan;
+use tonfall_runs::numbers::bytes;
 use tonfall_trainer::estimate::{Choice, ClassEstimate, Part, Workload};
 use tonfall_trainer::{Activations, Compute, DeviceChoice, DeviceKind};
 
@@ -11,7 +12,7 @@ use crate::args::Estimate;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs::{self, Inputs};
 use crate::output;
-use crate::progress::{Reporter, bytes};
+use crate::progress::Reporter;
 use crate::quickstart;
 
 pub(crate) fn run(args: &Estimate, reporter: &mut Reporter) -> Result<()> {
@@ -98,7 +99,7 @@ fn for_people(plan: &Plan, device: DeviceKind, choice: &Choice, classes: &[Class
     let (tokens, size) = (plan.data.max_seq_len, plan.training.micro_batch_size);
     lines.push(format!("\nother models, {size} × {tokens} tokens at once; with recomputation in brackets"));
     lines.push(format!("{:<16}{:>26}{:>26}", "", "4-bit base", "dense base"));
-    let pair = |[plain, again]: [u64; 2]| format!("{} ({})", bytes(plain), bytes(again));
+    let pair = |[plain, again]: [u64; 2]| format!("{} ({})", bytes(plain as f64), bytes(again as f64));
     lines.extend(classes.iter().map(|class| {
         let four_bits = class.four_bits.map_or_else(|| "-".to_owned(), pair);
         format!("{:<16}{four_bits:>26}{:>26}", class.class, pair(class.dense))
@@ -107,5 +108,5 @@ fn for_people(plan: &Plan, device: DeviceKind, choice: &Choice, classes: &[Class
 }
 
 fn row(stage: &str, part: &Part) -> String {
-    format!("  {:<34}{:>12}", format!("{stage}{}", part.name), bytes(part.bytes))
+    format!("  {:<34}{:>12}", format!("{stage}{}", part.name), bytes(part.bytes as f64))
 }

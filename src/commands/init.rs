@@ -10,12 +10,13 @@ use tonfall_durable as durable;
 use tonfall_recipes::RecipeFile;
 use tonfall_recipes::plan::Base;
 use tonfall_recipes::recipe_text::commented_recipe;
+use tonfall_runs::numbers::grouped;
 
 use crate::args::Init;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs;
 use crate::output;
-use crate::progress::{Reporter, grouped};
+use crate::progress::Reporter;
 use crate::summary;
 
 /// Share of the rows that is held out when there are rows enough for it.

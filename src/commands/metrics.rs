@@ -11,7 +11,7 @@ use tonfall_runs::exporters::tensorboard;
 use tonfall_runs::{EventReader, RunDir};
 
 use crate::args::Metrics;
-use crate::diagnostics::Result;
+use crate::diagnostics::{Failure, Result};
 use crate::metrics_server::{MetricsServer, Scrape};
 use crate::output;
 use crate::runs;
@@ -21,11 +21,10 @@ use crate::summary;
 const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &Metrics) -> Result<()> {
-    let found = || match args.runs.is_empty() {
-        true => runs::all(Path::new(runs::DIRECTORY)),
-        false => runs::named_or_newest(&args.runs),
+    let runs = match args.runs.is_empty() {
+        true => runs::all(Path::new(runs::DIRECTORY))?.into_iter().filter(is_readable).collect(),
+        false => runs::named_or_newest(&args.runs)?,
     };
-    let runs = found()?;
     if let Some(directory) = &args.tensorboard {
         return tensorboard_files(&runs, directory, args.follow);
     }
@@ -37,6 +36,12 @@ pub(crate) fn run(args: &Metrics) -> Result<()> {
         return server.serve(scrape);
     }
     Ok(output::data(Scrape::runs(runs).text().trim_end())?)
+}
+
+/// Whether lock and log of a run can be read. One that can't be read is a warning and does not hide the others.
+fn is_readable(run: &RunDir) -> bool {
+    let begun = || Ok::<_, Failure>((run.is_held()?, EventReader::new(run.events()).scan_some(1, |_| {})?));
+    begun().map_err(|fault| output::note(&format!("warning: {}", fault.message()))).is_ok()
 }
 
 /// A run and its event file.

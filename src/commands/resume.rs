@@ -1,9 +1,9 @@
 //! `tonfall resume RUN`: go on where a run was interrupted.
 //!
-//! Responsible for: finding the newest checkpoint that verifies, and saying which do not.
+//! Responsible for: locking the run, finding the newest checkpoint that verifies, and warning of those that do not.
 
 use tonfall_runs::checkpoint_dir::latest_verified;
-use tonfall_runs::{LockError, RunState};
+use tonfall_runs::{RunLock, RunState};
 
 use crate::args::Resume;
 use crate::diagnostics::{ExitCode, Failure, Result};
@@ -18,14 +18,11 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
     let run = runs::open(&args.run)?;
     let place = summary::shown(run.path());
     let (mut group, compute) = processes::meet(&args.device, reporter)?;
-    match run.state()? {
-        _ if !group.is_first() => {}
-        RunState::Finished => {
-            let message = format!("the run {place} is finished\nhint: `tonfall train` begins a new one");
-            return Err(Failure::new(ExitCode::Invalid, message));
-        }
-        RunState::Running => return Err(LockError::Busy { run: run.path().to_owned() }.into()),
-        RunState::Created | RunState::Interrupted | RunState::Diverged | RunState::Failed => {}
+    // Locked before anything is read: until the first step no other process can change log or checkpoints.
+    let lock = group.is_first().then(|| RunLock::acquire(run.path())).transpose()?;
+    if lock.is_some() && run.logged_state()? == RunState::Finished {
+        let message = format!("the run {place} is finished\nhint: `tonfall train` begins a new one");
+        return Err(Failure::new(ExitCode::Invalid, message));
     }
     let plan = run.plan()?;
     let (checkpoint, damaged) = latest_verified(&run)?;
@@ -44,7 +41,7 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
     if let Some(server) = metrics {
         server.serve_beside(Scrape::runs(vec![run.clone()]))?;
     }
-    let (first, resume_from) = (group.is_first(), checkpoint.map(|found| found.path));
+    let resume_from = checkpoint.map(|found| found.path);
     let launched = Launch {
         compute: &compute,
         plan: &plan,
@@ -53,5 +50,8 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
         resume_from,
         grace: args.grace.grace,
     };
-    if first { launch(launched, &run, reporter) } else { join_in(launched) }
+    match &lock {
+        Some(lock) => launch(launched, &run, lock, reporter),
+        None => join_in(launched),
+    }
 }

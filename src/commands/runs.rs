@@ -1,6 +1,6 @@
 //! `tonfall runs`: all runs of a directory.
 //!
-//! Responsible for: a line a run, from its lock and its event log.
+//! Responsible for: one line per run, from its lock and its event log. A run that can't be read is a warning.
 
 use serde_json::json;
 use tonfall_runs::{RunDir, Status, Summary};
@@ -10,7 +10,7 @@ use crate::diagnostics::Result;
 use crate::output;
 use crate::runs;
 
-/// What is told of a run.
+/// A line of the table.
 struct Row<'a> {
     run: &'a RunDir,
     summary: Summary,
@@ -21,8 +21,10 @@ pub(crate) fn run(args: &Runs) -> Result<()> {
     let found = runs::all(&args.dir)?;
     let mut rows = Vec::with_capacity(found.len());
     for run in &found {
-        let (summary, status) = tonfall_runs::summary::read(run)?;
-        rows.push(Row { run, summary, status });
+        match tonfall_runs::summary::read(run) {
+            Ok((summary, status)) => rows.push(Row { run, summary, status }),
+            Err(error) => output::note(&format!("warning: {error}")),
+        }
     }
     let lines = if args.json { rows.iter().map(json).collect() } else { table(&rows) };
     for line in lines {

@@ -2,7 +2,7 @@
 //!
 //! Responsible for: recipe → plan → open inputs → run directory. Nothing is written before everything could be opened.
 
-use tonfall_runs::RunDir;
+use tonfall_runs::{RunDir, RunLock};
 
 use crate::args::Train;
 use crate::commands::estimate;
@@ -38,5 +38,6 @@ pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
     if let Some(server) = metrics {
         server.serve_beside(Scrape::runs(vec![run.clone()]))?;
     }
-    launch(launched, &run, reporter)
+    let lock = RunLock::acquire(run.path())?;
+    launch(launched, &run, &lock, reporter)
 }

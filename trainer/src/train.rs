@@ -276,7 +276,7 @@ impl<'a> Run<'a> {
         self.event(EventKind::AttemptStarted {
             from_step: self.state.step,
             total_steps: self.total_steps,
-            plan_hash: self.job.plan.hash(),
+            plan_hash: self.job.record.as_ref().map(|record| record.run.info().plan_hash.clone()).unwrap_or_default(),
             trainable_parameters: trained as u64,
         })?;
         self.event(self.device())?;

@@ -73,7 +73,7 @@ impl Workshop {
         memory: &dyn Fn(u64, u64) -> Option<u64>,
         stop_after: u64,
     ) -> (Result<Outcome, TrainError>, Vec<EventKind>) {
-        let lock = RunLock::acquire(run).expect("a lock");
+        let lock = RunLock::acquire(run.path()).expect("a lock");
         let mut log = EventLog::open(run, &lock).expect("a log");
         let events = RefCell::new(Vec::new());
         let (done, predicted) = (Cell::new(0), Cell::new(0));

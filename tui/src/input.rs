@@ -9,7 +9,13 @@ use ratatui::layout::Rect;
 use crate::app::{App, Mode, STOP_WORD};
 use crate::keys::{self, Action};
 use crate::layout::Panel;
-use crate::update::Effect;
+
+/// What the outside has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Quit,
+    RequestStop { run: usize },
+}
 
 /// Lines of one wheel step, and of one page.
 const WHEEL: isize = 3;

@@ -9,7 +9,7 @@ use tonfall_runs::Summary;
 use tonfall_runs::follow::{News, Read};
 
 use crate::app::{App, Run};
-use crate::input;
+use crate::input::{self, Effect};
 
 /// Seconds for which a message stays.
 const NOTICE_SECONDS: f64 = 8.0;
@@ -28,13 +28,6 @@ pub(crate) enum Message {
     Key(KeyEvent),
     Mouse(MouseEvent),
     Resize(u16, u16),
-}
-
-/// What the outside has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    Quit,
-    RequestStop { run: usize },
 }
 
 /// The next state, and what the outside has to do.

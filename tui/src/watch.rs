@@ -15,9 +15,10 @@ use thiserror::Error;
 
 use crate::app::App;
 use crate::feed::Feeds;
+use crate::input::Effect;
 use crate::screen::Screen;
 use crate::theme::Look;
-use crate::update::{Effect, Message, update};
+use crate::update::{Message, update};
 use crate::view::view;
 
 /// How often logs are asked for news.

@@ -8,7 +8,7 @@
 //! prepared, so that memory doesn't grow with them.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use bytemuck::Pod;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tonfall_durable::{self as durable, ScratchDir, ScratchLock};
+use tonfall_durable::{self as durable, ScratchDir, ScratchLock, hex};
 
 use crate::error::DataError;
 use crate::prepare::report::PrepareReport;
@@ -60,18 +60,8 @@ pub(crate) fn key(parts: &[&[u8]]) -> String {
 
 /// SHA-256 of a file's content.
 pub(crate) fn hash_file(path: &Path) -> Result<[u8; 32], DataError> {
-    let io = |source| DataError::Io { path: path.to_owned(), source };
-    let (mut file, mut digest, mut buffer) = (File::open(path).map_err(io)?, Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(io)? {
-            0 => return Ok(digest.finalize().into()),
-            read => digest.update(&buffer[..read]),
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let hashed = durable::hash_file(path).map_err(|source| DataError::Io { path: path.to_owned(), source });
+    Ok(hashed?.1)
 }
 
 /// Where examples go while data is prepared.

@@ -1,11 +1,11 @@
 //! Durable writes.
 //!
-//! Responsible for: every byte that tonfall writes to a disk, so that a file is either as it was before or complete.
-//! Must not depend on: what is in the files.
+//! Responsible for: every write to disk. A file has either its old content or the complete new content.
+//! Must not depend on: the content of the files.
 //!
-//! The order is always the same: scratch sibling → write → fsync → rename → fsync of the directory. After a kill at any
-//! point, or a power cut on a local Unix file system, the final name holds the old content or the new one. Scratch names
-//! begin with [`SCRATCH_PREFIX`]; what a kill leaves behind is removed by [`remove_scratch`].
+//! The order is always the same: write a scratch file next to the destination, fsync it, rename it, fsync the directory.
+//! After a kill at any point, or a power cut on a local Unix file system, the final name holds the old content or the new
+//! one. Scratch names begin with [`SCRATCH_PREFIX`]. [`remove_scratch`] removes the scratch files of killed processes.
 #![expect(clippy::disallowed_methods, reason = "this is the one module that writes")]
 
 use std::ffi::OsString;
@@ -19,16 +19,16 @@ mod scratch_lock;
 
 use thiserror::Error;
 
-pub use digest::hex;
+pub use digest::{FileRecord, hash_file, hex};
 pub use scratch_lock::ScratchLock;
 
-/// How the names of unfinished files and directories begin.
+/// Prefix of the names of unfinished files and directories.
 pub const SCRATCH_PREFIX: &str = ".tonfall-scratch-";
 
-/// Why something could not be written. What had the final name before is unchanged.
+/// Why a write failed. The file or directory that had the final name before is unchanged.
 #[derive(Debug, Error)]
 pub enum DurableError {
-    #[error("no space left for {path}: {source}; free some and try again, what was there before is unchanged", path = path.display())]
+    #[error("no space left for {path}: {source}; free some and try again; the old content is unchanged", path = path.display())]
     DiskFull { path: PathBuf, source: io::Error },
 
     #[error("{path}: can't {action}: {source}", path = path.display())]
@@ -36,7 +36,7 @@ pub enum DurableError {
 }
 
 impl DurableError {
-    /// Sorts an I/O error; full disks and used-up quotas are told apart from everything else.
+    /// Classifies an I/O error: a full disk or an exhausted quota, or any other.
     pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
@@ -45,7 +45,7 @@ impl DurableError {
         }
     }
 
-    /// The file or directory that was to be written.
+    /// The destination of the write.
     pub fn path(&self) -> &Path {
         match self {
             Self::DiskFull { path, .. } | Self::Io { path, .. } => path,
@@ -53,7 +53,7 @@ impl DurableError {
     }
 }
 
-/// Replaces `path` by `bytes`.
+/// Replaces the content of `path` by `bytes`.
 ///
 /// # Errors
 /// [`DurableError`]; the scratch file is removed then.
@@ -61,10 +61,10 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
     write_with(path, |writer| writer.write_all(bytes))
 }
 
-/// Replaces `path` by what `write` streams.
+/// Replaces the content of `path` by the output of `write`.
 ///
 /// # Errors
-/// [`DurableError`], also for the error that `write` returns; the scratch file is removed then.
+/// [`DurableError`], also for an error of `write`; the scratch file is removed then.
 pub fn write_with<T>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<T>,
@@ -84,19 +84,19 @@ fn fill<T>(scratch: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Resul
     Ok(filled)
 }
 
-/// A path that is removed, file or directory, when it is dropped.
+/// A file or directory that is removed when this is dropped.
 #[derive(Debug)]
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Nothing can be done about a scratch that can't be removed; its name tells what it is.
+        // An error can't be handled here. The name shows that the leftover is a scratch.
         let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
     }
 }
 
-/// A directory that is filled under a scratch name and then gets its final name in one step. Dropped unpublished, it is
-/// removed with everything in it.
+/// A directory that is filled under a scratch name and then renamed to its final name. If it is dropped before that, it is
+/// removed with its content.
 #[derive(Debug)]
 pub struct ScratchDir {
     scratch: Scratch,
@@ -104,10 +104,10 @@ pub struct ScratchDir {
 }
 
 impl ScratchDir {
-    /// Makes an empty directory beside `destination`, whose parents are made as well.
+    /// Creates an empty directory next to `destination`, and the parents of both.
     ///
     /// # Errors
-    /// [`DurableError`] when it can't be made.
+    /// [`DurableError`] if it can't be created.
     pub fn beside(destination: &Path) -> Result<Self, DurableError> {
         create_dir_all(parent(destination))?;
         let scratch = Scratch(beside(destination));
@@ -115,7 +115,7 @@ impl ScratchDir {
         Ok(Self { scratch, destination: destination.to_owned() })
     }
 
-    /// Where to write.
+    /// The directory to fill.
     pub fn path(&self) -> &Path {
         &self.scratch.0
     }
@@ -129,17 +129,17 @@ impl ScratchDir {
     }
 }
 
-/// Makes everything in `scratch` durable and renames it to `destination`, which must not exist, or be an empty directory.
+/// Makes everything in `scratch` durable and renames it to `destination`, which must not exist or be an empty directory.
 ///
 /// # Errors
-/// [`DurableError`]; `scratch` stays where it is then.
+/// [`DurableError`]; `scratch` stays in place then.
 pub fn publish_dir(scratch: &Path, destination: &Path) -> Result<(), DurableError> {
     sync_tree(scratch).map_err(|error| DurableError::new("write", destination, error))?;
     fs::rename(scratch, destination).map_err(|error| DurableError::new("publish", destination, error))?;
     sync_dir(parent(destination))
 }
 
-/// fsync of every file and directory below `dir`, which others may have written without one.
+/// Calls fsync for every file and directory below `dir`; libraries may have written them without it.
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -151,10 +151,10 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
     sync_dir_io(dir)
 }
 
-/// Makes a directory and its parents, durably.
+/// Creates a directory and its parents, durably.
 ///
 /// # Errors
-/// [`DurableError`] when one can't be made.
+/// [`DurableError`] if one can't be created.
 pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
     if dir.is_dir() {
         return Ok(());
@@ -168,7 +168,7 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// Removes a file, durably. A file that isn't there is fine.
+/// Removes a file, durably. It is no error if the file doesn't exist.
 ///
 /// # Errors
 /// [`DurableError`] when it can't be removed.
@@ -180,7 +180,7 @@ pub fn remove_file(path: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// Removes a directory with everything in it. A directory that isn't there is fine.
+/// Removes a directory with its content. It is no error if the directory doesn't exist.
 ///
 /// # Errors
 /// [`DurableError`] when it can't be removed.
@@ -192,7 +192,7 @@ pub fn remove_dir(dir: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// Removes what a killed process left unfinished in `dir`. Nobody else may be writing there.
+/// Removes the scratch files and directories of killed processes in `dir`. No other process may write there.
 ///
 /// # Errors
 /// [`DurableError`] when the directory can't be read or a scratch can't be removed.
@@ -210,31 +210,31 @@ pub fn remove_scratch(dir: &Path) -> Result<(), DurableError> {
     Ok(())
 }
 
-/// Opens `path` for reading and writing without changing it, and makes it when it isn't there.
+/// Opens `path` for reading and writing and creates it if it doesn't exist. Its content stays.
 ///
 /// # Errors
-/// [`DurableError`] when it can't be opened or made.
+/// [`DurableError`] if it can't be opened or created.
 pub fn open_or_create(path: &Path) -> Result<File, DurableError> {
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     open.map_err(|error| DurableError::new("open", path, error))
 }
 
-/// A file that only grows, by whole records. For one writer at a time.
+/// A file to which whole records are appended. For one writer at a time.
 #[derive(Debug)]
 pub struct AppendFile {
     path: PathBuf,
     file: File,
     /// Bytes of whole records.
     len: u64,
-    /// A record was written in part and could not be taken back yet.
+    /// A record was written in part, and cutting it off failed.
     torn: bool,
 }
 
 impl AppendFile {
-    /// Opens `path`, makes it when it isn't there, and cuts it to `keep` bytes when it is longer.
+    /// Opens `path`, creates it if it doesn't exist, and truncates it to `keep` bytes if it is longer.
     ///
     /// # Errors
-    /// [`DurableError`] when it can't be opened or cut.
+    /// [`DurableError`] if it can't be opened or truncated.
     pub fn open(path: &Path, keep: u64) -> Result<Self, DurableError> {
         let failed = |error| DurableError::new("open", path, error);
         let is_new = !path.exists();
@@ -249,11 +249,11 @@ impl AppendFile {
         Ok(Self { path: path.to_owned(), file, len: found.min(keep), torn: false })
     }
 
-    /// Appends one record with one write. After an error nothing of the record stays in the file: it is cut off at once,
-    /// or before the next record.
+    /// Appends one record with one write. After an error no part of the record stays in the file: it is cut off
+    /// immediately, or before the next record.
     ///
     /// # Errors
-    /// [`DurableError`] when it can't be written whole.
+    /// [`DurableError`] if it can't be written completely.
     pub fn append(&mut self, record: &[u8]) -> Result<(), DurableError> {
         let failed = |error| DurableError::new("append", &self.path, error);
         if self.torn {
@@ -268,18 +268,18 @@ impl AppendFile {
         Ok(())
     }
 
-    /// Waits until everything appended has reached the disk.
+    /// Waits until all appended records are on the disk.
     ///
     /// # Errors
-    /// [`DurableError`] when it hasn't.
+    /// [`DurableError`] if the system reports a failed write.
     pub fn sync(&self) -> Result<(), DurableError> {
         self.file.sync_data().map_err(|error| DurableError::new("write", &self.path, error))
     }
 }
 
-/// A number that no other call returns, for names.
+/// A random number for names.
 pub fn nonce() -> u64 {
-    // The standard library seeds each `RandomState` differently; that is all the randomness a name needs.
+    // Each `RandomState` has another seed. Names need no better randomness.
     RandomState::new().build_hasher().finish()
 }
 
@@ -300,7 +300,7 @@ fn sync_dir(dir: &Path) -> Result<(), DurableError> {
 }
 
 fn sync_dir_io(dir: &Path) -> io::Result<()> {
-    // Other systems can't open a directory as a file; they order renames themselves or not at all.
+    // Other systems can't open a directory as a file.
     if !cfg!(unix) {
         return Ok(());
     }
@@ -340,7 +340,7 @@ mod tests {
         write_file(&path, b"old").expect("written");
         let failed = write_with(&path, |writer| {
             writer.write_all(b"new")?;
-            // The kernel's own ENOSPC, not one that this test makes up.
+            // A real ENOSPC from the kernel.
             let mut full = OpenOptions::new().write(true).open("/dev/full")?;
             full.write_all(b"x")
         });
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn appending_to_a_full_disk_is_an_error_each_time() {
-        // The device also refuses to be cut, so the torn record must be remembered.
+        // The device can't be truncated either, so the torn record must be cut off later.
         let mut file = AppendFile { path: "/dev/full".into(), file: open_full(), len: 0, torn: false };
         assert!(matches!(file.append(b"line\n"), Err(DurableError::DiskFull { .. })));
         assert!(file.torn);

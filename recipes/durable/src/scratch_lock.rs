@@ -1,34 +1,34 @@
-//! The lock on a folder in which several processes make scratch directories.
+//! The lock on a folder in which several processes create scratch directories.
 //!
 //! Responsible for: `scratch.lock`, so that scratch directories of killed processes are removed and those in use stay.
-//! Must not depend on: what is made there.
+//! Must not depend on: the content of the directories.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use crate::{DurableError, open_or_create, remove_scratch};
 
-/// The right to make scratch directories in a folder that processes share, until dropped.
+/// Permission to create scratch directories in a folder that several processes share, until dropped.
 #[derive(Debug)]
 pub struct ScratchLock {
     _file: File,
 }
 
 impl ScratchLock {
-    /// Joins those who make scratch directories in `dir`. Where nobody else does, the scratch directories there are of
-    /// processes that were killed, and are removed first. `None` on a file system without locks, where nobody can tell.
+    /// Takes a shared lock on `dir`. If no other process holds one, the scratch directories in `dir` belong to killed
+    /// processes and are removed first. Returns `None` on a file system without locks; nothing is removed then.
     ///
     /// # Errors
-    /// When the file `scratch.lock` can't be made in `dir`.
+    /// If the file `scratch.lock` can't be created in `dir`.
     pub fn join(dir: &Path) -> Result<Option<Self>, DurableError> {
         let file = open_or_create(&dir.join("scratch.lock"))?;
         match file.try_lock() {
-            // What can't be removed stays: it is in nobody's way, and the next one tries again.
+            // A leftover that can't be removed does no harm, and the next process tries again.
             Ok(()) => drop(remove_scratch(dir)),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(_)) => return Ok(None),
         }
-        // Nothing of this process lies there yet, so another one may clear the folder in between.
+        // Another process may clear the folder between unlock and lock: nothing of this process is in it yet.
         Ok(file.unlock().and_then(|()| file.lock_shared()).is_ok().then_some(Self { _file: file }))
     }
 }
@@ -50,7 +50,7 @@ mod tests {
         let ours = scratch("entry");
         let second = ScratchLock::join(dir.path()).expect("made").expect("locks");
         assert!(ours.path().exists(), "its maker holds the lock");
-        // The first is killed: its directory stays, its lock is gone.
+        // As if the first process was killed: its directory stays, its lock is released.
         create_dir_all(&left).expect("made");
         drop(first);
         let third = ScratchLock::join(dir.path()).expect("made").expect("locks");

@@ -12,9 +12,8 @@ use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
-use tonfall_durable::{self as durable, DurableError, ScratchDir, hex};
+use tonfall_durable::{self as durable, DurableError, FileRecord, ScratchDir};
 
 use crate::run_dir::RunDir;
 
@@ -27,9 +26,8 @@ const BEST: &str = "best";
 /// A manifest names a handful of files.
 const MAX_MANIFEST: u64 = 1 << 20;
 
-/// What a checkpoint consists of.
+/// The files of a checkpoint and what it belongs to. Readers ignore fields that they don't know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: u32,
@@ -37,16 +35,6 @@ pub struct Manifest {
     pub plan_hash: String,
     /// By name. Files that don't stand here are no part of the checkpoint.
     pub files: BTreeMap<String, FileRecord>,
-}
-
-/// A file of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileRecord {
-    /// Bytes.
-    pub size: u64,
-    /// Hexadecimal.
-    pub sha256: String,
 }
 
 /// What is wrong with a checkpoint.
@@ -111,12 +99,12 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// When no directory can be made.
-    pub fn create(run: &RunDir, step: u64, plan_hash: &str) -> Result<Self, CheckpointError> {
+    pub fn create(run: &RunDir, step: u64) -> Result<Self, CheckpointError> {
         let directory = run.checkpoints();
         durable::create_dir_all(&directory)?;
         durable::remove_scratch(&directory)?;
         let scratch = ScratchDir::beside(&directory.join(directory_name(step)))?;
-        Ok(Self { scratch, directory, step, plan_hash: plan_hash.to_owned() })
+        Ok(Self { scratch, directory, step, plan_hash: run.info().plan_hash.clone() })
     }
 
     /// Where to write the files, no directories.
@@ -201,7 +189,7 @@ fn verify_file(dir: &Path, name: &str, expected: &FileRecord) -> Result<(), Dama
     if found.len() != expected.size {
         return Err(Damage::Size { name: name.to_owned(), expected: expected.size, found: found.len() });
     }
-    match record(&path).map_err(failed)? == *expected {
+    match FileRecord::of(&path).map_err(failed)? == *expected {
         true => Ok(()),
         false => Err(Damage::Content(name.to_owned())),
     }
@@ -310,15 +298,9 @@ fn records(dir: &Path) -> Result<BTreeMap<String, FileRecord>, CheckpointError> 
         if !entry.file_type().map_err(failed)?.is_file() || entry.file_name().to_str().is_none() {
             return Err(CheckpointError::NotAFile { path: dir.to_owned(), name });
         }
-        files.insert(name, record(&entry.path()).map_err(failed)?);
+        files.insert(name, FileRecord::of(&entry.path()).map_err(failed)?);
     }
     Ok(files)
-}
-
-fn record(path: &Path) -> io::Result<FileRecord> {
-    let mut hasher = Sha256::new();
-    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(FileRecord { size, sha256: hex(&hasher.finalize()) })
 }
 
 #[cfg(test)]

@@ -13,10 +13,12 @@ pub mod lock;
 pub mod numbers;
 pub mod run_dir;
 pub mod series;
+pub mod state;
 pub mod summary;
 
 pub use checkpoint_dir::{CheckpointError, CheckpointWriter};
 pub use events::{Event, EventKind, EventLog, EventReader};
 pub use lock::{LockError, RunLock};
-pub use run_dir::{LoggedState, RunDir, RunDirError, RunState};
+pub use run_dir::{RunDir, RunDirError};
+pub use state::{LoggedState, RunState};
 pub use summary::{Status, Summary};

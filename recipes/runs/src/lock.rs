@@ -1,28 +1,36 @@
-//! The lock that a running process holds on its run.
+//! The lock that a process holds while it works on a run.
 //!
-//! Responsible for: `run.lock`. Held means running; the kernel lets go of it however the process ends, so there are no
-//! process ids to guess and no clocks to compare.
-//! Must not depend on: what the run does.
+//! Responsible for: `run.lock`. A run is running while its lock is held. The kernel releases the lock however the process
+//! ends, so no process ids and no clocks are compared.
+//! Must not depend on: what else is in a run directory.
 
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
 use tonfall_durable::{self as durable, DurableError};
 
-use crate::run_dir::RunDir;
-
-/// A look at whether a lock is held takes it for microseconds itself, so a lock that looks held is asked for again.
+const LOCK: &str = "run.lock";
+/// [`is_held`] acquires the lock briefly, so a lock that is held is tried again.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Why a run can't be locked.
+/// Why a run can't be locked, or its lock can't be checked.
 #[derive(Debug, Error)]
 pub enum LockError {
     #[error("{run} is busy: another process is working on it; `tonfall watch {run}` shows it", run = run.display())]
     Busy { run: PathBuf },
+
+    #[error(
+        "{run}: the file system has no file locks ({source}), and without them nobody can tell whether a run is running; \
+         keep runs on another file system, such as a local disk (`output_dir` in the recipe)", run = run.display()
+    )]
+    NoLocks { run: PathBuf, source: io::Error },
+
+    #[error("{path}: can't read: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
 
     #[error(transparent)]
     Durable(#[from] DurableError),
@@ -35,12 +43,12 @@ pub struct RunLock {
 }
 
 impl RunLock {
-    /// Takes the lock of a run.
+    /// Acquires the lock of the run in the directory `run`.
     ///
     /// # Errors
     /// [`LockError::Busy`] when another process holds it.
-    pub fn acquire(run: &RunDir) -> Result<Self, LockError> {
-        let path = run.lock();
+    pub fn acquire(run: &Path) -> Result<Self, LockError> {
+        let path = run.join(LOCK);
         let file = durable::open_or_create(&path)?;
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -49,22 +57,51 @@ impl RunLock {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(DurableError::new("lock", &path, error).into()),
+                Err(TryLockError::Error(source)) if is_unsupported(&source) => {
+                    return Err(LockError::NoLocks { run: run.to_owned(), source });
+                }
+                Err(TryLockError::Error(source)) => return Err(DurableError::new("lock", &path, source).into()),
             }
         }
-        Err(LockError::Busy { run: run.path().to_owned() })
+        Err(LockError::Busy { run: run.to_owned() })
     }
 }
 
-/// Whether a process holds the lock at `path`. Works on a directory that can only be read.
-pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other?,
+/// Whether a process holds the lock of the run in the directory `run`. Works in a directory that can only be read.
+///
+/// # Errors
+/// When the lock can't be checked.
+pub(crate) fn is_held(run: &Path) -> Result<bool, LockError> {
+    let path = run.join(LOCK);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(LockError::Read { path, source }),
+        Ok(file) => file,
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::Error(source)) if is_unsupported(&source) => {
+            Err(LockError::NoLocks { run: run.to_owned(), source })
+        }
+        Err(TryLockError::Error(source)) => Err(LockError::Read { path, source }),
+    }
+}
+
+/// ENOSYS and EOPNOTSUPP, or ENOLCK, which NFS returns without a lock daemon.
+fn is_unsupported(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_without_locks_is_told_apart() {
+        for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
+            assert!(is_unsupported(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        assert!(!is_unsupported(&io::Error::from_raw_os_error(libc::EIO)));
     }
 }

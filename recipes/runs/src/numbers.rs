@@ -65,15 +65,20 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// `412 MiB`, `14.3 GiB`
+/// `412 MiB`, `52.3 MiB`, `14.3 GiB`
 pub fn bytes(count: f64) -> String {
     match count {
         _ if !count.is_finite() => measure(count),
         _ if count < 1024.0 => format!("{count:.0} B"),
-        _ if count < 1_048_576.0 => format!("{:.0} KiB", count / 1024.0),
-        _ if count < 1_073_741_824.0 => format!("{:.0} MiB", count / 1_048_576.0),
+        _ if count < 1_048_576.0 => format!("{} KiB", three_digits(count / 1024.0)),
+        _ if count < 1_073_741_824.0 => format!("{} MiB", three_digits(count / 1_048_576.0)),
         _ => format!("{:.1} GiB", count / 1_073_741_824.0),
     }
+}
+
+/// One decimal below 100.
+fn three_digits(value: f64) -> String {
+    if value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 /// `12s`, `3m 20s`, `1h 02m`, `4d 03h`
@@ -106,7 +111,9 @@ mod tests {
         assert_eq!([2e-4, 1.949e-4, 0.0].map(scientific), ["2e-4", "1.95e-4", "0"]);
         assert_eq!([1.53e10, 950.0].map(flops), ["15.3 GFLOP/s", "950 FLOP/s"]);
         assert_eq!([12.2, 200.0, 3725.0, 356_400.0].map(duration), ["12s", "3m 20s", "1h 02m", "4d 03h"]);
-        assert_eq!([12.0, 432_013_312.0, 15_354_658_816.0].map(bytes), ["12 B", "412 MiB", "14.3 GiB"]);
-        assert_eq!((clock(81_700.0), grouped(1_234_567)), ("22:41".to_owned(), "1,234,567".to_owned()));
+        let sizes = [12.0, 1536.0, 54_840_000.0, 432_013_312.0, 15_354_658_816.0].map(bytes);
+        assert_eq!(sizes, ["12 B", "1.5 KiB", "52.3 MiB", "412 MiB", "14.3 GiB"]);
+        assert_eq!([0, 999, 1_234_567].map(grouped), ["0", "999", "1,234,567"]);
+        assert_eq!(clock(81_700.0), "22:41");
     }
 }

@@ -1,7 +1,7 @@
 //! The directory of a run.
 //!
-//! Responsible for: which file lies where, making a run directory and finding it again, and what state a run is in.
-//! Must not depend on: what is trained.
+//! Responsible for: which file lies where, making a run directory and finding it again.
+//! Must not depend on: what is trained, events.
 //!
 //! ```text
 //! runs/<id>/ recipe.toml plan.toml run.json run.lock events.jsonl log.txt stop.request
@@ -16,10 +16,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonfall_durable::{self as durable, DurableError, ScratchDir};
+use tonfall_recipes::plan::{PlanError, text_hash, text_matches};
 use tonfall_recipes::{Plan, RecipeFile};
 
-use crate::events::{Event, EventKind, EventReadError, EventReader};
-use crate::lock;
+use crate::lock::{self, LockError, RunLock};
 
 /// Version of the directory's layout.
 pub const FORMAT: u32 = 1;
@@ -51,6 +51,9 @@ pub enum RunDirError {
     #[error("{path}: format {found} is newer than this tonfall, which reads {FORMAT}; use a newer one", path = path.display())]
     Format { path: PathBuf, found: u32 },
 
+    #[error("{path} was written by a newer tonfall, {version}: {what} that this one, {ours}, does not know; use that version", path = path.display(), ours = env!("CARGO_PKG_VERSION"))]
+    Newer { path: PathBuf, what: String, version: String },
+
     #[error("{path} is damaged: {why}", path = path.display())]
     Damaged { path: PathBuf, why: String },
 
@@ -58,91 +61,28 @@ pub enum RunDirError {
     Read { path: PathBuf, source: io::Error },
 
     #[error(transparent)]
+    Lock(#[from] LockError),
+
+    #[error(transparent)]
     Durable(#[from] DurableError),
 }
 
-/// What `run.json` says. It is written once.
+/// The content of `run.json`. It is written once. Readers ignore fields that they don't know; a field that is added has a
+/// default, because the runs of earlier versions lack it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// [`FORMAT`].
     pub format: u32,
     /// UTC, to the millisecond, so that order of text is order of time.
     pub created: String,
-    /// Version of tonfall.
+    /// Version of tonfall that made the run.
     pub tonfall: String,
-    /// Where the recipe was read from.
+    /// Path of the recipe.
     pub recipe: String,
     /// The `--set` options.
     pub overrides: Vec<String>,
+    /// Hash of `plan.toml`, see [`tonfall_recipes::plan::text_matches`].
     pub plan_hash: String,
-}
-
-/// What a run is doing, or how it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunState {
-    /// Nothing was logged yet.
-    Created,
-    /// A process holds its lock.
-    Running,
-    /// Stopped before its end, on request or by a kill; can be resumed.
-    Interrupted,
-    Finished,
-    /// Loss or gradients were no numbers any more.
-    Diverged,
-    /// Ended with an error; can be resumed once its cause is gone.
-    Failed,
-}
-
-impl RunState {
-    /// As it is shown.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Interrupted => "interrupted",
-            Self::Finished => "finished",
-            Self::Diverged => "diverged",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// How a run stands by its log alone, event by event. Whether it is running only its lock knows.
-#[derive(Clone, Copy, Debug)]
-pub struct LoggedState {
-    state: RunState,
-    attempt: u32,
-}
-
-impl Default for LoggedState {
-    fn default() -> Self {
-        Self { state: RunState::Created, attempt: 0 }
-    }
-}
-
-impl LoggedState {
-    /// Takes the next event of the log.
-    pub fn observe(&mut self, event: &Event) {
-        if event.kind.is_afterwards() {
-            return;
-        }
-        let fresh = event.attempt > self.attempt;
-        self.attempt = self.attempt.max(event.attempt);
-        self.state = match event.kind {
-            EventKind::Finished { .. } => RunState::Finished,
-            EventKind::Diverged { .. } => RunState::Diverged,
-            // Divergence is the reason for the failure that follows it.
-            EventKind::Failed { .. } if self.state != RunState::Diverged || fresh => RunState::Failed,
-            _ if fresh || self.state == RunState::Created => RunState::Interrupted,
-            _ => self.state,
-        };
-    }
-
-    /// How the run stands when its lock is free.
-    pub fn state(self) -> RunState {
-        self.state
-    }
 }
 
 /// A run directory that exists.
@@ -173,28 +113,29 @@ impl RunDir {
         overrides: &[String],
         run_name: Option<&str>,
     ) -> Result<Self, RunDirError> {
+        let plan_text = plan.to_toml();
         let info = RunInfo {
             format: FORMAT,
             created: format!("{:.3}", Timestamp::now()),
             tonfall: env!("CARGO_PKG_VERSION").to_owned(),
             recipe: recipe.path.display().to_string(),
             overrides: overrides.to_vec(),
-            plan_hash: plan.hash(),
+            plan_hash: text_hash(&plan_text),
         };
         if let Some(name) = run_name {
             let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if name.is_empty() || name.starts_with('.') || !name.chars().all(valid) {
                 return Err(RunDirError::Name(name.to_owned()));
             }
-            return Self::create_at(plan.output_dir.join(name), plan, recipe, info);
+            return Self::create_at(plan.output_dir.join(name), &plan_text, recipe, info);
         }
         for id in ids(plan) {
-            match Self::create_at(plan.output_dir.join(id), plan, recipe, info.clone()) {
+            match Self::create_at(plan.output_dir.join(id), &plan_text, recipe, info.clone()) {
                 Err(RunDirError::Exists { .. }) => {}
                 other => return other,
             }
         }
-        Self::create_at(plan.output_dir.join(longest_id(plan)), plan, recipe, info)
+        Self::create_at(plan.output_dir.join(longest_id(plan)), &plan_text, recipe, info)
     }
 
     /// A name that no run in the plan's `output_dir` has yet, for [`RunDir::create`].
@@ -203,7 +144,7 @@ impl RunDir {
         ids(plan).find(free).unwrap_or_else(|| longest_id(plan))
     }
 
-    fn create_at(path: PathBuf, plan: &Plan, recipe: &RecipeFile, info: RunInfo) -> Result<Self, RunDirError> {
+    fn create_at(path: PathBuf, plan: &str, recipe: &RecipeFile, info: RunInfo) -> Result<Self, RunDirError> {
         if path.symlink_metadata().is_ok() {
             return Err(RunDirError::Exists { path });
         }
@@ -213,9 +154,14 @@ impl RunDir {
             durable::create_dir_all(&dir.join(name))?;
         }
         durable::write_file(&dir.join(RECIPE), recipe.source.as_bytes())?;
-        durable::write_file(&dir.join(PLAN), plan.to_toml().as_bytes())?;
+        durable::write_file(&dir.join(PLAN), plan.as_bytes())?;
         let text = serde_json::to_vec_pretty(&info).expect("texts and a number");
         durable::write_file(&dir.join(INFO), &text)?;
+        // Where locks don't work, nothing is left behind.
+        drop(RunLock::acquire(dir).map_err(|error| match error {
+            LockError::NoLocks { source, .. } => LockError::NoLocks { run: path.clone(), source },
+            error => error,
+        })?);
         match scratch.publish() {
             // Another process was faster; its directory is not empty, so the rename failed.
             Err(_) if path.join(INFO).exists() => Err(RunDirError::Exists { path }),
@@ -283,36 +229,20 @@ impl RunDir {
         Ok(Self::list(output_dir)?.runs.pop())
     }
 
-    /// The plan, as it was when the run was made.
+    /// The plan of the run. The text of `plan.toml` is verified before it is parsed.
     ///
     /// # Errors
-    /// When `plan.toml` can't be read, is no plan, or is another one than `run.json` says.
+    /// When `plan.toml` can't be read, was changed, or has keys of a newer version.
     pub fn plan(&self) -> Result<Plan, RunDirError> {
         let path = self.path.join(PLAN);
-        let damaged = |why: String| RunDirError::Damaged { path: path.clone(), why };
-        let plan = Plan::from_toml(&read_text(&path)?).map_err(|error| damaged(error.to_string()))?;
-        match plan.hash() == self.info.plan_hash {
-            true => Ok(plan),
-            false => Err(damaged("it was changed since the run was made".to_owned())),
+        let text = read_text(&path)?;
+        if !text_matches(&text, &self.info.plan_hash) {
+            return Err(RunDirError::Damaged { path, why: "it was changed since the run was made".to_owned() });
         }
-    }
-
-    /// Whether the run goes on, or how it ended: from the lock and the last events, never from clocks.
-    ///
-    /// # Errors
-    /// When the lock or the log can't be read.
-    pub fn state(&self) -> Result<RunState, RunDirError> {
-        if self.is_held()? {
-            return Ok(RunState::Running);
-        }
-        let mut logged = LoggedState::default();
-        match EventReader::new(self.events()).scan(|event| logged.observe(&event)) {
-            Ok(()) => Ok(logged.state()),
-            Err(EventReadError::Io { path, source }) => Err(RunDirError::Read { path, source }),
-            Err(error @ EventReadError::Shrunk { .. }) => {
-                Err(RunDirError::Damaged { path: self.events(), why: error.to_string() })
-            }
-        }
+        Plan::from_toml(&text).map_err(|error| match error {
+            PlanError::Unknown(what) => RunDirError::Newer { path, what, version: self.info.tonfall.clone() },
+            error => RunDirError::Damaged { path, why: error.to_string() },
+        })
     }
 
     /// Whether a process works on the run: whether its lock is held.
@@ -320,7 +250,7 @@ impl RunDir {
     /// # Errors
     /// When the lock can't be read.
     pub fn is_held(&self) -> Result<bool, RunDirError> {
-        lock::is_held(&self.lock()).map_err(|source| RunDirError::Read { path: self.lock(), source })
+        Ok(lock::is_held(&self.path)?)
     }
 
     /// Asks the process that works on the run to save and stop.
@@ -363,10 +293,6 @@ impl RunDir {
 
     pub fn events(&self) -> PathBuf {
         self.path.join("events.jsonl")
-    }
-
-    pub fn lock(&self) -> PathBuf {
-        self.path.join("run.lock")
     }
 
     pub fn log(&self) -> PathBuf {

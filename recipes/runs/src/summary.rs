@@ -3,8 +3,9 @@
 //! Responsible for: folding events into what a line about a run says, and telling the states of a run apart.
 //! Must not depend on: terminals, files, clocks. Its size does not grow with the log.
 
-use crate::events::{Event, EventKind, EventReadError, EventReader, Phase};
-use crate::run_dir::{LoggedState, RunDir, RunDirError, RunState};
+use crate::events::{Event, EventKind, Phase};
+use crate::run_dir::{RunDir, RunDirError};
+use crate::state::{self, LoggedState, RunState};
 
 /// Improvements of the eval loss that are remembered, so that a later attempt can take the newest ones back.
 const IMPROVEMENTS: usize = 1 << 10;
@@ -241,11 +242,7 @@ pub fn read(run: &RunDir) -> Result<(Summary, Status), RunDirError> {
     // The lock first: once it is free, the log is complete.
     let held = run.is_held()?;
     let mut summary = Summary::default();
-    match EventReader::new(run.events()).scan(|event| summary.observe(&event)) {
-        Ok(()) => Ok((summary.clone(), summary.status(held))),
-        Err(EventReadError::Io { path, source }) => Err(RunDirError::Read { path, source }),
-        Err(error @ EventReadError::Shrunk { .. }) => {
-            Err(RunDirError::Damaged { path: run.events(), why: error.to_string() })
-        }
-    }
+    state::scan(run, |event| summary.observe(&event))?;
+    let status = summary.status(held);
+    Ok((summary, status))
 }

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use toml::{Table, Value};
+
 use super::*;
 use crate::schema::{KEYS, Kind};
 
@@ -132,11 +134,62 @@ fn plan_toml_has_a_comment_for_each_key() {
 }
 
 #[test]
-fn a_plan_with_an_unknown_or_missing_key_is_refused() {
-    let text = plan().to_toml();
-    assert!(Plan::from_toml(&text.replace("\nrank = 16", "\nrank = 16\nrnak = 16")).is_err());
-    assert!(Plan::from_toml(&text.replace("\nrank = 16", "\n")).is_err());
-    assert!(Plan::from_toml("").is_err());
+fn absent_keys_have_their_defaults() {
+    let listed = Plan { source: vec![source()], template: vec![template()], ..plan() };
+    let text = listed.to_toml();
+    for (key, line) in [("lora.rank", "rank = 16"), ("source.split", "split = \"train\""), ("data.eval", "eval = []")] {
+        let without: String =
+            text.lines().filter(|written| !written.starts_with(line)).flat_map(|l| [l, "\n"]).collect();
+        assert!(without.len() < text.len(), "{key}");
+        assert_eq!(Plan::from_toml(&without).unwrap_or_else(|error| panic!("{key}: {error}")), listed, "{key}");
+    }
+    let tables = text.find("\n[evaluation]").expect("a table");
+    assert_eq!(Plan::from_toml(&text[..tables]).expect("whole tables may be absent"), listed);
+    let top = "name = \"a\"\nbase = \"/b\"\n";
+    let plan = Plan::from_toml(top).expect("these two keys have no default");
+    assert_eq!((plan.source.len(), plan.training), (0, TrainingPlan::default()));
+    let missing = Plan::from_toml("name = \"a\"\n").expect_err("no base");
+    assert!(matches!(missing, PlanError::Missing("base")), "{missing}");
+}
+
+#[test]
+fn keys_and_choices_of_later_versions_are_named() {
+    let text = Plan { source: vec![source()], ..plan() }.to_toml();
+    for (from, to, named) in [
+        ("\nrank = 16", "\nrank = 16\nspan = 2", "`lora.span` is a key"),
+        ("\nweight = 0.5", "\nweight = 0.5\nspan = 2", "`source.span` is a key"),
+        ("\nseed = 42", "\nseed = 42\nspan = { a = 2 }", "`span` is a key"),
+        ("kind = \"lora\"", "kind = \"dora\"", "`adapter.kind = \"dora\"` is a choice"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let error = Plan::from_toml(&text.replace(from, to)).expect_err(named);
+        assert!(matches!(&error, PlanError::Unknown(what) if what == named), "{error}");
+    }
+    let error = Plan::from_toml(&text.replace("rank = 16", "rank = true")).expect_err("no number");
+    assert!(matches!(error, PlanError::Value(_)), "{error}");
+    for text in ["lora = 1\nname = \"a\"\nbase = \"b\"", "source = [1]\nname = \"a\"\nbase = \"b\""] {
+        assert!(Plan::from_toml(text).is_err(), "{text}");
+    }
+}
+
+/// The text and the hash are those of tonfall 0.1.0.
+#[test]
+fn the_hash_of_the_first_version_is_verified() {
+    let text = include_str!("first_version.toml");
+    let hash = "72b7c5d3aad313a02b5b5e50a0403b440b6f57c8cc6dd5100f674a0fabebaa06";
+    assert!(text_matches(text, hash));
+    assert!(text_matches(&text.replace("seed = 42  ", "seed = 42 "), hash), "it was a hash of the values");
+    for (from, to) in [
+        ("seed = 42", "seed = 43"),
+        ("0.0002", "0.0003"),
+        ("Benennung", "Name"),
+        ("rank = 16", "# rank"),
+        ("rank = 16", "span = 1\nrank = 16"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        assert!(!text_matches(&text.replace(from, to), hash), "{from}");
+    }
+    assert!(text_matches(text, &text_hash(text)) && !text_matches("no plan", hash));
 }
 
 #[test]

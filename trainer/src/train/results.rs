@@ -75,7 +75,7 @@ impl Run<'_> {
         drop(progress(&mut self.job.record, Phase::Saving));
         let Some(record) = &self.job.record else { return Ok(()) };
         release_idle();
-        let writer = CheckpointWriter::create(record.run, step, &self.job.plan.hash())?;
+        let writer = CheckpointWriter::create(record.run, step)?;
         checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {
             peft::write(writer.dir(), &lora::export(&self.model, config.clone())?)?;

@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let copy = RunDir::open(&copy)?;
     let mut canvas = Canvas::new(SIZE)?;
     let mut pictures = Vec::with_capacity(FRAMES + 1);
-    let lock = RunLock::acquire(&copy)?;
+    let lock = RunLock::acquire(copy.path())?;
     for frame in 1..=FRAMES {
         let end = behind_step(&lines, (steps * frame).div_ceil(FRAMES + 1));
         fs::write(copy.events(), lines[..end].concat())?;

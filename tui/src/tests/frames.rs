@@ -7,8 +7,9 @@ use tonfall_runs::follow::News;
 
 use super::stories::app;
 use crate::app::App;
+use crate::input::Effect;
 use crate::theme::{Depth, Look, Symbols};
-use crate::update::{Effect, Message, update};
+use crate::update::{Message, update};
 use crate::watch::{draw, text};
 
 /// A line, the smallest size of the design, one with charts, one with the table.

@@ -4,7 +4,7 @@ use super::*;
 use crate::run_dir::tests::run;
 
 fn save(run: &RunDir, step: u64, best: bool, keep: usize) -> PathBuf {
-    let writer = CheckpointWriter::create(run, step, &run.info().plan_hash).expect("made");
+    let writer = CheckpointWriter::create(run, step).expect("made");
     fs::write(writer.dir().join("weights"), format!("weights of {step}")).expect("written");
     fs::write(writer.dir().join("state"), "{}").expect("written");
     writer.publish(best, keep).expect("published")
@@ -96,14 +96,25 @@ fn the_newest_whole_one_counts_whatever_pointers_say() {
 #[test]
 fn a_checkpoint_of_another_plan_or_step_does_not_count() {
     let (_dir, run) = run();
-    let writer = CheckpointWriter::create(&run, 1, "another").expect("made");
-    writer.publish(false, 3).expect("published");
+    let foreign = save(&run, 1, false, 3);
+    let manifest = Manifest { plan_hash: "another".to_owned(), ..verify(&foreign).expect("whole") };
+    write_manifest(&foreign, &manifest).expect("written");
     let path = save(&run, 2, false, 3);
     durable::publish_dir(&path, &run.checkpoints().join("step-000003")).expect("renamed");
     let (found, damaged) = latest_verified(&run).expect("readable");
     assert!(found.is_none());
     assert!(matches!(&damaged[0], CheckpointError::Damaged { damage: Damage::Step { .. }, .. }));
     assert!(matches!(&damaged[1], CheckpointError::Damaged { damage: Damage::Plan, .. }));
+}
+
+#[test]
+fn fields_of_later_versions_are_ignored() {
+    let (_dir, run) = run();
+    let path = save(&run, 1, false, 3);
+    let text = fs::read_to_string(path.join(MANIFEST)).expect("readable");
+    let text = text.replacen('{', "{\"later\": [1],", 1).replace("\"size\"", "\"later\": 1, \"size\"");
+    fs::write(path.join(MANIFEST), text).expect("written");
+    assert_eq!(latest_verified(&run).expect("readable").0.expect("one").manifest.step, 1);
 }
 
 #[test]
@@ -122,10 +133,10 @@ fn pruning_keeps_the_newest_and_the_best() {
 #[test]
 fn an_unpublished_checkpoint_leaves_nothing_and_a_left_one_is_cleared() {
     let (_dir, run) = run();
-    let writer = CheckpointWriter::create(&run, 1, "x").expect("made");
+    let writer = CheckpointWriter::create(&run, 1).expect("made");
     // As after a kill.
     std::mem::forget(writer);
-    let writer = CheckpointWriter::create(&run, 1, "x").expect("made");
+    let writer = CheckpointWriter::create(&run, 1).expect("made");
     assert_eq!(fs::read_dir(run.checkpoints()).expect("readable").count(), 1);
     drop(writer);
     assert_eq!(fs::read_dir(run.checkpoints()).expect("readable").count(), 0);
@@ -143,7 +154,7 @@ fn a_step_can_be_saved_again() {
 #[test]
 fn directories_and_links_are_no_files_of_a_checkpoint() {
     let (_dir, run) = run();
-    let writer = CheckpointWriter::create(&run, 1, "x").expect("made");
+    let writer = CheckpointWriter::create(&run, 1).expect("made");
     fs::create_dir(writer.dir().join("deep")).expect("made");
     assert!(matches!(writer.publish(false, 3), Err(CheckpointError::NotAFile { .. })));
     assert!(saved(&run).is_empty());

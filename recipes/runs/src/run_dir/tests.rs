@@ -1,8 +1,9 @@
 #![expect(clippy::disallowed_methods, reason = "tests write their own files")]
 
 use super::*;
-use crate::events::EventLog;
+use crate::events::{EventKind, EventLog};
 use crate::lock::{LockError, RunLock};
+use crate::state::RunState;
 
 /// A run in a directory of its own.
 pub(crate) fn run() -> (tempfile::TempDir, RunDir) {
@@ -28,6 +29,9 @@ fn a_run_is_made_whole_and_found_again() {
     assert_eq!(opened.info(), run.info());
     assert_eq!(opened.info().overrides, ["seed=1"]);
     assert_eq!(opened.plan().expect("a plan").hash(), run.info().plan_hash);
+    let info = fs::read_to_string(run.path().join(INFO)).expect("readable").replacen('{', "{\"later\": 1,", 1);
+    fs::write(run.path().join(INFO), info).expect("written");
+    assert_eq!(RunDir::open(run.path()).expect("unknown fields are ignored").info(), run.info());
     for path in [run.checkpoints(), run.eval(), run.samples(), run.exports()] {
         assert!(path.is_dir(), "{path:?}");
     }
@@ -79,12 +83,26 @@ fn a_plan_that_was_changed_is_refused() {
     assert!(matches!(run.plan(), Err(RunDirError::Damaged { .. })));
 }
 
+/// A run of a version with more keys is no damaged run.
+#[test]
+fn a_plan_of_a_newer_version_names_key_and_version() {
+    let (_dir, mut run) = run();
+    let path = run.path().join(PLAN);
+    let text = fs::read_to_string(&path).expect("readable").replace("rank = 16", "rank = 16\nspan = 2");
+    fs::write(&path, &text).expect("written");
+    (run.info.plan_hash, run.info.tonfall) = (text_hash(&text), "7.0.0".to_owned());
+    let error = run.plan().expect_err("an unknown key").to_string();
+    assert!(error.contains("newer tonfall, 7.0.0") && error.contains("`lora.span` is a key"), "{error}");
+    fs::write(&path, text.replace("span = 2", "span = 3")).expect("written");
+    assert!(matches!(run.plan(), Err(RunDirError::Damaged { .. })), "verified before it is parsed");
+}
+
 #[test]
 fn the_state_follows_from_lock_and_log() {
     let (_dir, run) = run();
     let state = || run.state().expect("readable");
     let attempt = |kinds: &[EventKind]| {
-        let lock = RunLock::acquire(&run).expect("free");
+        let lock = RunLock::acquire(run.path()).expect("free");
         let mut log = EventLog::open(&run, &lock).expect("opened");
         for kind in kinds {
             log.append(kind.clone()).expect("written");
@@ -93,7 +111,7 @@ fn the_state_follows_from_lock_and_log() {
     let notice = || EventKind::Notice { message: "on".into() };
     let failed = || EventKind::Failed { message: "no".into(), exit_code: 5 };
     assert_eq!(state(), RunState::Created);
-    let lock = RunLock::acquire(&run).expect("free");
+    let lock = RunLock::acquire(run.path()).expect("free");
     assert_eq!(state(), RunState::Running);
     drop(lock);
     attempt(&[notice()]);
@@ -116,12 +134,12 @@ fn the_state_follows_from_lock_and_log() {
 #[test]
 fn a_run_has_one_writer() {
     let (_dir, run) = run();
-    let lock = RunLock::acquire(&run).expect("free");
-    let busy = RunLock::acquire(&run).expect_err("held");
+    let lock = RunLock::acquire(run.path()).expect("free");
+    let busy = RunLock::acquire(run.path()).expect_err("held");
     assert!(matches!(busy, LockError::Busy { .. }), "{busy}");
     assert!(busy.to_string().contains(&run.id()), "{busy}");
     drop(lock);
-    RunLock::acquire(&run).expect("free again");
+    RunLock::acquire(run.path()).expect("free again");
 }
 
 #[test]
@@ -137,7 +155,7 @@ fn looking_at_a_lock_never_keeps_a_writer_out() {
                 }
             });
         }
-        let taken: Vec<_> = (0..50).map(|_| RunLock::acquire(&run).is_ok()).collect();
+        let taken: Vec<_> = (0..50).map(|_| RunLock::acquire(run.path()).is_ok()).collect();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(taken.into_iter().all(|taken| taken));
     });

@@ -1,0 +1,108 @@
+//! The state of a run: running, or how it ended.
+//!
+//! Responsible for: deriving the state from lock and event log, never from clocks or process ids.
+//! Must not depend on: what the events measured (that is `summary.rs`).
+
+use serde::Serialize;
+
+use crate::events::{Event, EventKind, EventReadError, EventReader};
+use crate::run_dir::{RunDir, RunDirError};
+
+/// What a run is doing, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Nothing was logged yet.
+    Created,
+    /// A process holds its lock.
+    Running,
+    /// Stopped before its end, on request or by a kill; can be resumed.
+    Interrupted,
+    Finished,
+    /// Loss or gradients were no numbers any more.
+    Diverged,
+    /// Ended with an error; can be resumed once its cause is gone.
+    Failed,
+}
+
+impl RunState {
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Interrupted => "interrupted",
+            Self::Finished => "finished",
+            Self::Diverged => "diverged",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How a run stands by its log alone, event by event. Whether it is running only its lock knows.
+#[derive(Clone, Copy, Debug)]
+pub struct LoggedState {
+    state: RunState,
+    attempt: u32,
+}
+
+impl Default for LoggedState {
+    fn default() -> Self {
+        Self { state: RunState::Created, attempt: 0 }
+    }
+}
+
+impl LoggedState {
+    /// Takes the next event of the log.
+    pub fn observe(&mut self, event: &Event) {
+        if event.kind.is_afterwards() {
+            return;
+        }
+        let fresh = event.attempt > self.attempt;
+        self.attempt = self.attempt.max(event.attempt);
+        self.state = match event.kind {
+            EventKind::Finished { .. } => RunState::Finished,
+            EventKind::Diverged { .. } => RunState::Diverged,
+            // Divergence is the reason for the failure that follows it.
+            EventKind::Failed { .. } if self.state != RunState::Diverged || fresh => RunState::Failed,
+            _ if fresh || self.state == RunState::Created => RunState::Interrupted,
+            _ => self.state,
+        };
+    }
+
+    /// How the run stands when its lock is free.
+    pub fn state(self) -> RunState {
+        self.state
+    }
+}
+
+impl RunDir {
+    /// The state of the run. Its lock is checked first: once the lock is free, the log is complete.
+    ///
+    /// # Errors
+    /// When the lock or the log can't be read.
+    pub fn state(&self) -> Result<RunState, RunDirError> {
+        match self.is_held()? {
+            true => Ok(RunState::Running),
+            false => self.logged_state(),
+        }
+    }
+
+    /// The state of the run by its log alone, for a process that holds the lock itself.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn logged_state(&self) -> Result<RunState, RunDirError> {
+        let mut logged = LoggedState::default();
+        scan(self, |event| logged.observe(&event))?;
+        Ok(logged.state())
+    }
+}
+
+/// Reads the whole log of a run.
+pub(crate) fn scan(run: &RunDir, each: impl FnMut(Event)) -> Result<(), RunDirError> {
+    EventReader::new(run.events()).scan(each).map_err(|error| match error {
+        EventReadError::Io { path, source } => RunDirError::Read { path, source },
+        EventReadError::Shrunk { .. } => RunDirError::Damaged { path: run.events(), why: error.to_string() },
+    })
+}

@@ -1,0 +1,174 @@
+//! A plan as text.
+//!
+//! Responsible for: writing `plan.toml`, its hash, and reading what this or another version of tonfall wrote. A key that
+//! the text lacks has its default from the schema. A key or a choice that the schema lacks is an error which names it.
+//! Must not depend on: files on disk.
+//!
+//! The hash of a plan is the SHA-256 of its text, byte for byte, so that it can be verified before anything is parsed and
+//! stays valid when later versions add keys. tonfall 0.1.0 hashed the values instead; `first_format.rs` verifies that.
+
+mod first_format;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use toml::{Table, Value};
+use tonfall_durable::hex;
+
+use super::Plan;
+use crate::schema::{self, Key, Kind};
+
+/// Why the text of a plan can't be read.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    #[error("this is not TOML: {0}")]
+    Toml(toml::de::Error),
+
+    /// Only a version with more keys or choices writes this.
+    #[error("{0}")]
+    Unknown(String),
+
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+
+    #[error("a value does not fit: {0}")]
+    Value(toml::de::Error),
+}
+
+/// SHA-256 of the text of a plan, in hexadecimal.
+pub fn text_hash(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+/// Whether `text` is the plan with this hash, by [`text_hash`] or as tonfall 0.1.0 hashed plans.
+pub fn text_matches(text: &str, hash: &str) -> bool {
+    text_hash(text) == hash || first_format::hash(text).is_some_and(|first| first == hash)
+}
+
+impl Plan {
+    /// `plan.toml`: every key with its comment.
+    pub fn to_toml(&self) -> String {
+        let values = Table::try_from(self).expect("a plan has UTF-8 paths and numbers that TOML has");
+        let mut text =
+            String::from("# The plan of this run with every value. A run whose plan was changed is refused.\n");
+        let (mut lists, mut end_of_top) = (String::new(), None);
+        for (table, about) in schema::TABLES {
+            let tables: Vec<(String, &Table)> = match values.get(table) {
+                None if table.is_empty() => vec![(String::new(), &values)],
+                Some(Value::Table(inner)) => vec![(format!("\n[{table}]  # {about}\n"), inner)],
+                Some(Value::Array(items)) => {
+                    let items = items.iter().filter_map(Value::as_table);
+                    items.map(|item| (format!("\n[[{table}]]  # {about}\n"), item)).collect()
+                }
+                _ => Vec::new(),
+            };
+            if tables.is_empty() {
+                lists.push_str(&format!("{table} = []\n"));
+            }
+            for (header, inner) in tables {
+                if !table.is_empty() {
+                    end_of_top.get_or_insert(text.len());
+                }
+                text.push_str(&header);
+                for key in schema::table(table) {
+                    let name = key.split().1;
+                    text.push_str(&match inner.get(name) {
+                        Some(value) => format!("{name} = {value}  # {}\n", key.doc),
+                        None => format!("# {name} is not set: {}\n", key.doc),
+                    });
+                }
+            }
+        }
+        // Top-level keys go before the first table.
+        text.insert_str(end_of_top.unwrap_or(text.len()), &lists);
+        text
+    }
+
+    /// Reads the text of a plan, from any version of tonfall that has no other keys and choices than this one.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn from_toml(text: &str) -> Result<Self, PlanError> {
+        let mut values: Table = toml::from_str(text).map_err(PlanError::Toml)?;
+        if let Some(unknown) = unknown(&values) {
+            return Err(PlanError::Unknown(unknown));
+        }
+        fill(&mut values)?;
+        Self::deserialize(values).map_err(PlanError::Value)
+    }
+
+    /// The hash of this plan's text, [`text_hash`].
+    pub fn hash(&self) -> String {
+        text_hash(&self.to_toml())
+    }
+}
+
+/// The tables of a plan called `name`: one, or the items of a list. `None` when something else has that name.
+fn tables<'a>(values: &'a Table, name: &str) -> Option<Vec<&'a Table>> {
+    match values.get(name) {
+        None if name.is_empty() => Some(vec![values]),
+        None => Some(Vec::new()),
+        Some(Value::Table(table)) => Some(vec![table]),
+        Some(Value::Array(items)) => items.iter().map(Value::as_table).collect(),
+        Some(_) => None,
+    }
+}
+
+/// The first key or choice that the schema doesn't have, in words.
+fn unknown(values: &Table) -> Option<String> {
+    let is_table = |name: &String| schema::TABLES.iter().any(|(table, _)| table == name);
+    for (table, _) in schema::TABLES {
+        let path = |name: &str| if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
+        for (name, value) in tables(values, table).into_iter().flatten().flatten() {
+            if table.is_empty() && is_table(name) {
+                continue;
+            }
+            match (schema::table(table).find(|key| key.split().1 == name), value) {
+                (None, _) => return Some(format!("`{}` is a key", path(name))),
+                (Some(Key { kind: Kind::Choice(choices), .. }), Value::String(choice))
+                    if !choices.contains(&choice.as_str()) =>
+                {
+                    return Some(format!("`{} = \"{choice}\"` is a choice", path(name)));
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+/// Adds the defaults of keys that are absent.
+fn fill(values: &mut Table) -> Result<(), PlanError> {
+    for (name, _) in schema::TABLES {
+        match name {
+            "" => fill_table(name, values)?,
+            list if schema::LISTS.contains(&list) => {
+                let items = values.entry(list).or_insert_with(|| Value::Array(Vec::new())).as_array_mut();
+                for item in items.into_iter().flatten().filter_map(Value::as_table_mut) {
+                    fill_table(list, item)?;
+                }
+            }
+            table => match values.entry(table).or_insert_with(|| Value::Table(Table::new())) {
+                Value::Table(inner) => fill_table(table, inner)?,
+                // The deserializer names the type that is wrong.
+                _ => {}
+            },
+        }
+    }
+    Ok(())
+}
+
+fn fill_table(name: &str, values: &mut Table) -> Result<(), PlanError> {
+    for key in schema::table(name) {
+        let name = key.split().1;
+        if values.contains_key(name) {
+            continue;
+        }
+        match key.plan_default() {
+            Some(default) => drop(values.insert(name.to_owned(), default)),
+            None if key.is_optional() => {}
+            None => return Err(PlanError::Missing(key.path)),
+        }
+    }
+    Ok(())
+}
