@@ -199,6 +199,9 @@ pub(crate) struct Train {
 pub(crate) struct Resume {
     /// A run's directory, or its name under `runs`
     pub(crate) run: PathBuf,
+    /// Continue although the base, the data or another input is not the one that the run was started with
+    #[arg(long)]
+    pub(crate) accept_changes: bool,
     #[command(flatten)]
     pub(crate) metrics: MetricsArgs,
     #[command(flatten)]

@@ -6,12 +6,17 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
+use tonfall_adapters::merge::MergeError;
+use tonfall_adapters::peft::PeftError;
+use tonfall_adapters::save_model::SaveError;
 use tonfall_adapters::{BaseError, CheckpointError as WeightsError, TokenizerError};
-use tonfall_datasets::DataError;
+use tonfall_datasets::{DataError, TemplateError, TokenizerError as TextError};
 use tonfall_durable::DurableError;
 use tonfall_recipes::Diagnostics;
+use tonfall_runs::events::EventReadError;
 use tonfall_runs::{CheckpointError, LockError, RunDirError};
-use tonfall_trainer::{DeviceError, GroupError, LaunchError, TrainError};
+use tonfall_trainer::{DeviceError, DistributedEnvError, GroupError, TrainError};
+use tonfall_tui::picture::PictureError;
 
 use crate::hub::HubError;
 
@@ -103,12 +108,13 @@ fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     if let Some(error) = error.downcast_ref::<TrainError>() {
         return of_training(error);
     }
-    if error.is::<DeviceError>() || error.is::<LaunchError>() {
+    if error.is::<DeviceError>() || error.is::<DistributedEnvError>() {
         return ExitCode::Usage;
     }
     if let Some(error) = error.downcast_ref::<GroupError>() {
         return match error {
             GroupError::Differs { .. } => ExitCode::Invalid,
+            GroupError::OutOfMemory { .. } => ExitCode::Memory,
             _ => ExitCode::Io,
         };
     }
@@ -142,8 +148,11 @@ fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
         Some(_) => return ExitCode::Io,
         None => {}
     }
-    if error.is::<DataError>() {
-        return ExitCode::Invalid;
+    if let Some(error) = error.downcast_ref::<DataError>() {
+        return match error {
+            DataError::MissingExample { .. } => ExitCode::Refused,
+            _ => ExitCode::Invalid,
+        };
     }
     match error.downcast_ref::<BaseError>() {
         Some(
@@ -153,10 +162,31 @@ fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
             | BaseError::Config(_)
             | BaseError::Checkpoint(WeightsError::NoWeights { .. })
             | BaseError::Tokenizer(TokenizerError::NoTokenizer { .. } | TokenizerError::NotInVocabulary { .. }),
-        ) => ExitCode::Invalid,
-        // What is left speaks of weight files and checkpoints.
-        _ => ExitCode::Refused,
+        ) => return ExitCode::Invalid,
+        Some(_) => return ExitCode::Refused,
+        None => {}
     }
+    if error.is::<TemplateError>()
+        || error.is::<TextError>()
+        || matches!(error.downcast_ref(), Some(PictureError::Empty))
+    {
+        return ExitCode::Invalid;
+    }
+    match is_about_a_file(error) {
+        true => ExitCode::Refused,
+        false => ExitCode::Unexpected,
+    }
+}
+
+/// Whether the error is of a type that says what is wrong with a weight file, an adapter or a checkpoint.
+fn is_about_a_file(error: &(dyn Error + 'static)) -> bool {
+    error.is::<PeftError>()
+        || error.is::<MergeError>()
+        || error.is::<SaveError>()
+        || error.is::<CheckpointError>()
+        || error.is::<WeightsError>()
+        || error.is::<TokenizerError>()
+        || error.is::<EventReadError>()
 }
 
 fn of_training(error: &TrainError) -> ExitCode {
@@ -169,15 +199,20 @@ fn of_training(error: &TrainError) -> ExitCode {
         TrainError::Merge(error) => exit_code(error),
         TrainError::Save(error) => exit_code(error),
         TrainError::Data(error) => exit_code(error),
-        TrainError::TargetModules(_)
+        TrainError::TargetModules { .. }
         | TrainError::AdapterOnTrainable(_)
-        | TrainError::AdapterTensorMissing(_)
+        | TrainError::AdapterOnHead { .. }
+        | TrainError::AdapterModules { .. }
         | TrainError::AdapterShape { .. }
+        | TrainError::Warmup { .. }
+        | TrainError::LearningRate { .. }
+        | TrainError::HeldOutPrompt { .. }
+        | TrainError::BeyondEnd { .. }
         | TrainError::Context { .. }
         | TrainError::Prompt { .. } => ExitCode::Invalid,
         TrainError::Group(error) => exit_code(error),
         TrainError::Processes { .. } => ExitCode::Invalid,
-        TrainError::CheckpointMismatch { .. } => ExitCode::Refused,
+        TrainError::CheckpointMismatch { .. } | TrainError::NotFinite { .. } => ExitCode::Refused,
         TrainError::Device(_) => ExitCode::Unexpected,
         TrainError::DeviceMemory(_) | TrainError::OutOfMemory { .. } => ExitCode::Memory,
     }
@@ -231,6 +266,8 @@ mod tests {
         assert_eq!(failure(ErrorKind::NotFound.into()), ExitCode::Invalid);
         assert_eq!(Failure::from(HubError::Name("x".to_owned())).code, ExitCode::Invalid);
         assert_eq!(Failure::from(LockError::Busy { run: "x".into() }).code, ExitCode::Busy);
+        assert_eq!(Failure::from(PeftError::Empty { path: "x".into() }).code, ExitCode::Refused);
+        assert_eq!(Failure::from(std::fmt::Error).code, ExitCode::Unexpected, "of an unknown error nothing is known");
     }
 
     #[test]

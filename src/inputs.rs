@@ -1,18 +1,19 @@
-//! Everything a plan names, opened: base model, tokenizer, data, held-out prompts.
+//! The inputs of a plan: base model, tokenizer, data, held-out prompts.
 //!
-//! Responsible for: opening all of it and collecting every fault on the way. `check` stops here, `train` goes on.
+//! Responsible for: opening all of them and collecting every fault. `check` ends here, `train` continues.
 //! Must not depend on: run directories.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use jiff::Zoned;
 use tonfall_adapters::{BaseModel, OtherTemplate as OtherFile, SpecialToken};
 use tonfall_datasets::{ChatTokenizer, DataError, HeldOutPrompt, OtherTemplate, Phase, PreparedDataset, Progress};
-use tonfall_datasets::{TokenizerSpec, prepare, read_prompts};
+use tonfall_datasets::{Sampler, TokenizerSpec, prepare, read_prompts};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{Base, Severity};
 use tonfall_trainer::estimate::Workload;
-use tonfall_trainer::{Compute, DeviceChoice, DeviceKind};
+use tonfall_trainer::{Compute, DeviceChoice, DeviceKind, RunLength, adapter_start, preflight};
 
 use crate::allocator;
 use crate::diagnostics::{Failure, Result};
@@ -20,7 +21,7 @@ use crate::hub::{Hub, HubName};
 use crate::progress::Reporter;
 use crate::user_cache;
 
-/// What training needs besides the plan.
+/// The inputs of training, besides the plan.
 pub(crate) struct Inputs {
     pub(crate) base: BaseModel,
     pub(crate) tokenizer: ChatTokenizer,
@@ -29,20 +30,40 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// What the run that `plan` declares asks of memory; what this process holds now is the program's part of it.
+    /// The memory of a run of `plan`; the memory that this process uses now counts as the program itself.
     pub(crate) fn workload(&self, plan: &Plan, device: DeviceKind) -> Result<Workload> {
-        Ok(Workload::new(plan, &self.base, &self.data, (&self.tokenizer, &self.prompts), device, 1)?)
+        let adapter = adapter_start(plan, None);
+        Ok(Workload::new(plan, &self.base, &self.data, (&self.tokenizer, &self.prompts), device, 1, adapter)?)
+    }
+
+    /// Checks everything that can be known before training, for `processes` that train together; the failure holds all
+    /// faults.
+    pub(crate) fn preflight(&self, plan: &Plan, processes: usize) -> Result<RunLength> {
+        preflight(plan, &self.base, &self.data, (&self.tokenizer, &self.prompts), processes).map_err(|faults| {
+            let faults = faults.into_iter().map(Failure::from).collect();
+            Failure::all(faults).unwrap_or_else(|| unreachable!("an error has at least one fault"))
+        })
+    }
+
+    /// How many steps the run has.
+    pub(crate) fn length(&self, plan: &Plan, processes: usize) -> RunLength {
+        RunLength::of(plan, Sampler::new(&self.data.train, plan, processes).steps_per_epoch())
     }
 }
 
 /// Opens everything; the failure holds all faults that could be found.
 pub(crate) fn open(plan: &Plan, reporter: &mut Reporter) -> Result<Inputs> {
+    open_at(plan, &Zoned::now(), reporter)
+}
+
+/// As [`open`]; `now` is the moment that `strftime_now` of a chat template returns.
+pub(crate) fn open_at(plan: &Plan, now: &Zoned, reporter: &mut Reporter) -> Result<Inputs> {
     let mut faults = Vec::new();
     let prompts =
         plan.evaluation.prompts.as_deref().map_or(Ok(Vec::new()), |path| read_prompts(path).map_err(Failure::from));
     let base = model(&plan.base, plan.allow_download, reporter);
     let chat_template = plan.data.chat_template.as_deref();
-    let tokenizer = base.as_ref().ok().map(|base| tokenizer(base, chat_template));
+    let tokenizer = base.as_ref().ok().map(|base| tokenizer_at(base, chat_template, Some(now.clone())));
     let data = match &tokenizer {
         Some(Ok(tokenizer)) => Some(data(plan, tokenizer, reporter)),
         _ => None,
@@ -70,7 +91,7 @@ fn kept<T>(result: Option<Result<T>>, faults: &mut Vec<Failure>) -> Option<T> {
     }
 }
 
-/// Opens the device that was asked for, and says where another one is taken.
+/// Opens the device that the user chose, with a note if another one is used.
 pub(crate) fn compute(choice: DeviceChoice, local_rank: usize, reporter: &mut Reporter) -> Result<Compute> {
     let compute = Compute::open(choice, local_rank)?;
     if let Some(notice) = compute.notice() {
@@ -95,7 +116,7 @@ pub(crate) fn model(base: &Base, allow_download: bool, reporter: &mut Reporter) 
     Ok(BaseModel::open(&path)?)
 }
 
-/// Prepares the data of a plan, and says what of it is not as one would think.
+/// Prepares the data of a plan, and prints warnings about the prepared data.
 pub(crate) fn data(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Reporter) -> Result<PreparedDataset> {
     let shared = Mutex::new(&mut *reporter);
     let progress = |Progress { phase, done, total }: Progress| {
@@ -123,8 +144,13 @@ fn cache_dir() -> Option<PathBuf> {
     Some(own.or_else(|| Some(user_cache::directory(|name| std::env::var_os(name))?.join("tonfall")))?.join("datasets"))
 }
 
-/// The tokenizer of a base model, checked against it; `chat_template`, a file, takes the place of the base's own.
+/// The tokenizer of a base model, checked against it. `chat_template`, a file, replaces the template of the base.
 pub(crate) fn tokenizer(base: &BaseModel, chat_template: Option<&Path>) -> Result<ChatTokenizer> {
+    tokenizer_at(base, chat_template, None)
+}
+
+/// As [`tokenizer`]; `now` is the moment that `strftime_now` of the template returns, `None` for this one.
+fn tokenizer_at(base: &BaseModel, chat_template: Option<&Path>, now: Option<Zoned>) -> Result<ChatTokenizer> {
     let files = base.tokenizer()?;
     let others = files.other_templates.into_iter();
     let mut others: Vec<OtherTemplate> =
@@ -153,7 +179,7 @@ pub(crate) fn tokenizer(base: &BaseModel, chat_template: Option<&Path>) -> Resul
         add_bos: files.add_bos.unwrap_or(false),
         stop_ids,
         vocab_size: description.vocab_size,
-        now: None,
+        now,
         tokenizer_json: files.tokenizer_json,
     })?)
 }

@@ -1,7 +1,7 @@
-//! A run from its directory to its summary: what `train` and `resume` share.
+//! A run from its directory to its summary, for `train` and `resume`.
 //!
-//! Responsible for: lock, event log, signals, the call of the trainer, and what is written down when it fails.
-//! Must not depend on: how the plan came about.
+//! Responsible for: event log, signals, the call of the trainer, and logging its failure.
+//! Must not depend on: recipes; the caller has made the plan and holds the lock.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,13 +18,15 @@ use crate::progress::Reporter;
 use crate::signals::{self, Signals};
 use crate::summary;
 
-/// What is to be trained.
+/// The arguments of a run.
 pub(crate) struct Launch<'a> {
     pub(crate) compute: &'a Compute,
     pub(crate) plan: &'a Plan,
     pub(crate) inputs: &'a Inputs,
     pub(crate) group: &'a mut Group,
     pub(crate) resume_from: Option<PathBuf>,
+    /// For the run's log.
+    pub(crate) notices: Vec<String>,
     pub(crate) grace: Duration,
 }
 
@@ -42,14 +44,18 @@ impl<'a> Launch<'a> {
 }
 
 /// Trains while `lock`, the run's own, is held; returns the exit code.
-pub(crate) fn launch(launch: Launch<'_>, run: &RunDir, lock: &RunLock, reporter: &mut Reporter) -> Result<i32> {
+pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, reporter: &mut Reporter) -> Result<i32> {
     let plan = launch.plan;
     run.clear_stop_request()?;
-    // An earlier attempt may have been killed while it exported; what it left is made again.
+    // An earlier attempt may have been killed during its exports; they are written again.
     for export in ["adapter", "merged", "model"] {
         durable::remove_dir(&run.exports().join(export))?;
     }
     let mut log = EventLog::open(run, lock)?;
+    for message in std::mem::take(&mut launch.notices) {
+        log.append(EventKind::Notice { message })?;
+    }
+    reporter.note(&launch.inputs.length(plan, launch.group.size()).to_string());
     reporter.follow(&run.events(), plan.training.log_every);
     let signals = Signals::install(launch.grace)?;
     let stop = || {
@@ -70,14 +76,14 @@ pub(crate) fn launch(launch: Launch<'_>, run: &RunDir, lock: &RunLock, reporter:
     } else {
         let place = summary::shown(run.path());
         output::note(&format!(
-            "stopped after step {} of {}; its checkpoint is saved\nhint: `tonfall resume {place}` goes on",
+            "stopped after step {} of {}; its checkpoint is saved\nhint: `tonfall resume {place}` continues the run",
             outcome.step, outcome.total_steps
         ));
     }
     Ok(exit_code(outcome.stopped))
 }
 
-/// Trains along with the first process, which writes everything down; returns the exit code.
+/// Trains with the first process, which logs the run; returns the exit code.
 pub(crate) fn join_in(launch: Launch<'_>) -> Result<i32> {
     let signals = Signals::install(launch.grace)?;
     let stop = || signals.received().map(StopReason::Signal);
@@ -95,11 +101,11 @@ fn exit_code(stopped: Option<StopReason>) -> i32 {
     }
 }
 
-/// Writes the failure into the log, as far as that is still possible.
+/// Logs the failure, if the log can still be written.
 fn failed(failure: Failure, log: &mut EventLog) -> Failure {
     if failure.code != ExitCode::Diverged {
         let exit_code = failure.code.number() as u8;
-        // The disk may be what failed; the error itself is printed in any case.
+        // The disk may be the cause; the error itself is printed in any case.
         log.append(EventKind::Failed { message: failure.message(), exit_code }).ok();
     }
     failure

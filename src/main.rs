@@ -15,6 +15,7 @@ mod output;
 mod processes;
 mod progress;
 mod quickstart;
+mod run_inputs;
 mod runs;
 mod signals;
 mod summary;

@@ -1,7 +1,7 @@
-//! What is said when a run is finished.
+//! The summary that is printed when a run is finished.
 //!
-//! Responsible for: before and after, where the artefacts lie, and the next commands.
-//! Must not depend on: how the numbers came about.
+//! Responsible for: the figures before and after, the paths of the artefacts, and the next commands.
+//! Must not depend on: how the figures are measured.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tonfall_runs::RunDir;
 use tonfall_runs::numbers::{bytes, duration, grouped};
 use tonfall_trainer::{EvalReport, Outcome};
 
-/// Answers that are shown before and after.
+/// Generations that are shown before and after.
 const SHOWN_SAMPLES: usize = 3;
 
 /// Ranks that vLLM's `--max-lora-rank` accepts.
@@ -88,7 +88,7 @@ fn table(before: &EvalReport, after: &EvalReport) -> Option<String> {
     Some(text)
 }
 
-/// Prompts with the answers before and after, those first that changed most in their terms.
+/// The first prompts, with their generations before and after.
 fn samples(before: &EvalReport, after: &EvalReport) -> Vec<String> {
     let shown = before.samples.iter().zip(&after.samples).take(SHOWN_SAMPLES);
     shown
@@ -114,7 +114,7 @@ fn artefacts(outcome: &Outcome) -> String {
     if lines.is_empty() { "nothing was exported, as the recipe says".to_owned() } else { lines.join("\n") }
 }
 
-/// Commands to go on with.
+/// The next commands.
 fn next(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
     let place = shown(run.path());
     let mut lines = vec!["next".to_owned()];
@@ -126,24 +126,81 @@ fn next(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
     if outcome.merged.is_none() {
         lines.push(format!("  tonfall merge {place} --out merged-model"));
     }
-    let rank = VLLM_RANKS.iter().find(|rank| **rank >= plan.lora.rank);
-    if let (Some(adapter), Some(rank)) = (&outcome.artefact, rank) {
-        let base = match &plan.base {
-            Base::Local(path) => shown(path),
-            Base::Hub(name) => name.clone(),
-        };
-        lines.push(format!(
-            "  vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {}={}",
-            plan.name,
-            shown(adapter)
-        ));
+    if let (Some(adapter), Some(rank)) = (&outcome.artefact, outcome.rank) {
+        lines.push(serve(plan, adapter, rank));
     }
     lines.join("\n")
 }
 
-/// A path as it is shown: relative to where the user stands, if it lies below.
+/// The command that serves base and adapter, or why there is none.
+fn serve(plan: &Plan, adapter: &Path, rank: usize) -> String {
+    let Some(allowed) = VLLM_RANKS.iter().find(|allowed| **allowed >= rank) else {
+        let most = VLLM_RANKS[VLLM_RANKS.len() - 1];
+        return format!("  vLLM takes adapters up to rank {most}, this one has {rank}: serve the merged model instead");
+    };
+    let (base, revision) = match &plan.base {
+        Base::Local(path) => (shown(path), None),
+        Base::Hub(name) => match name.split_once('@') {
+            Some((name, revision)) => (name.to_owned(), Some(revision)),
+            None => (name.clone(), None),
+        },
+    };
+    let mut command = format!("  vllm serve {}", quoted(&base));
+    if let Some(revision) = revision {
+        command += &format!(" --revision {}", quoted(revision));
+    }
+    if let Some(template) = &plan.data.chat_template {
+        command += &format!(" --chat-template {}", quoted(&shown(template)));
+    }
+    let module = quoted(&format!("{}={}", plan.name, shown(adapter)));
+    format!("{command} --enable-lora --max-lora-rank {allowed} --lora-modules {module}")
+}
+
+/// A word as a POSIX shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=@:+,".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// A path for people: relative to the current directory, if it is below.
 pub(crate) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let below = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
     below.unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(base: &str) -> Plan {
+        let folder = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(folder.path().join("data")).expect("made");
+        let source = format!("name = \"style\"\nbase = \"{base}\"\n[data]\ntrain = \"data\"\n");
+        let recipe = tonfall_recipes::RecipeFile { path: folder.path().join("a.toml"), source };
+        recipe.plan(&[]).expect("a plan")
+    }
+
+    #[test]
+    fn the_serving_line_has_the_rank_of_the_adapter_and_can_be_pasted() {
+        let line = |base: &str, rank| serve(&plan(base), Path::new("/runs/a b/adapter"), rank);
+        let expected =
+            "  vllm serve o/n --revision v1 --enable-lora --max-lora-rank 64 --lora-modules 'style=/runs/a b/adapter'";
+        assert_eq!(line("hf:o/n@v1", 40), expected);
+        assert!(line("hf:o/n", 512).starts_with("  vllm serve o/n --enable-lora --max-lora-rank 512"));
+        assert!(line("hf:o/n", 640).contains("up to rank 512, this one has 640"));
+        let own_template = Plan { base: Base::Local("/m/it's mine".into()), ..plan("hf:o/n") };
+        let own_template = Plan {
+            data: tonfall_recipes::plan::DataPlan {
+                chat_template: Some("/t.jinja".into()),
+                ..own_template.data.clone()
+            },
+            ..own_template
+        };
+        let line = serve(&own_template, Path::new("/a"), 8);
+        assert!(line.starts_with("  vllm serve '/m/it'\\''s mine' --chat-template /t.jinja --enable-lora"), "{line}");
+    }
 }

@@ -15,7 +15,7 @@ use crate::bitsandbytes::{self, BitsAndBytesError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::description::{ModelDescription, Shape};
 use crate::families::{self, ConfigError};
-use crate::fingerprint::Fingerprint;
+use crate::fingerprint;
 use crate::gguf::{self, GgufError, GgufFile};
 use crate::located::{self, Located, Place};
 use crate::mapped_file::{OpenError, refuse_pickle_name};
@@ -325,28 +325,38 @@ impl BaseModel {
         }
     }
 
-    /// SHA-256 over the configuration (or GGUF's whole header) and, for every tensor of the files, its name, its length
-    /// and its first and last 4 KiB. Two models that differ in any tensor's beginning or end differ here; a change in
-    /// the middle of a tensor alone does not show. The path has no influence.
+    /// A fingerprint of the configuration: `config.json` and the end tokens of `generation_config.json`, or GGUF's whole
+    /// header, which includes the tokenizer. The path has no influence.
     #[must_use]
-    pub fn fingerprint(&self) -> String {
-        let mut fingerprint = Fingerprint::new();
+    pub fn config_fingerprint(&self) -> String {
         match &self.source {
-            Source::HuggingFace { checkpoint, config } => {
-                fingerprint.whole("config.json", Value::Object(config.clone()).to_string().as_bytes());
-                for (_, file) in &checkpoint.files {
-                    for (name, entry) in &file.tensors {
-                        fingerprint.sample(name, file.bytes(entry));
-                    }
-                }
+            Source::HuggingFace { config, .. } => {
+                let text = format!("{}{:?}", Value::Object(config.clone()), self.description.eos_token_ids);
+                fingerprint::of_bytes(text.as_bytes())
             }
-            Source::Gguf(gguf) => {
-                fingerprint.whole("header", &gguf.file[..gguf.contents.data_start]);
-                for (name, tensor) in &gguf.contents.tensors {
-                    fingerprint.sample(name, gguf.file.slice(&tensor.range));
-                }
-            }
+            Source::Gguf(gguf) => fingerprint::of_bytes(&gguf.file[..gguf.contents.data_start]),
         }
-        fingerprint.finish()
+    }
+
+    /// A fingerprint of all tensors of the files: of every byte up to 1 GiB, of samples of each tensor above. A scaled,
+    /// retrained or replaced tensor shows in both; single values that change between two samples do not.
+    #[must_use]
+    pub fn weights_fingerprint(&self) -> String {
+        let tensors: Vec<(String, &[u8])> = match &self.source {
+            Source::HuggingFace { checkpoint, .. } => {
+                let entries = checkpoint.files.iter().flat_map(|(_, file)| {
+                    file.tensors.iter().map(move |(name, entry)| (name, entry, file.bytes(entry)))
+                });
+                entries
+                    .map(|(name, entry, bytes)| (format!("{name} {} {:?}", entry.dtype.name(), entry.shape), bytes))
+                    .collect()
+            }
+            // Types and shapes stand in the header.
+            Source::Gguf(gguf) => {
+                let tensors = gguf.contents.tensors.iter();
+                tensors.map(|(name, tensor)| (name.clone(), gguf.file.slice(&tensor.range))).collect()
+            }
+        };
+        fingerprint::of_tensors(&tensors, || self.release_pages())
     }
 }

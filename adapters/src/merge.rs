@@ -31,6 +31,12 @@ pub enum MergeError {
     #[error("{}: is already there; name a new directory or remove it", path.display())]
     OutputExists { path: PathBuf },
 
+    #[error(
+        "the adapter changes `lm_head`, which this base ties to its embeddings, so that merging it would change those too; \
+         take `lm_head` out of the adapter, or save the base with a head of its own (`tie_word_embeddings` false)"
+    )]
+    TiedHead,
+
     #[error("the adapter changes `{module}`, which this base doesn't have; it was made for another model")]
     NoSuchModule { module: String },
 
@@ -166,6 +172,9 @@ fn deltas<'a>(base: &BaseModel, adapter: &'a Adapter) -> Result<BTreeMap<String,
     let mut deltas = BTreeMap::new();
     for (module, (a, b)) in adapter.pairs() {
         let name = format!("{module}.weight");
+        if module == "lm_head" && base.description().tie_word_embeddings {
+            return Err(MergeError::TiedHead);
+        }
         let Some((_, shape)) = base.weight_format(&name) else {
             return Err(MergeError::NoSuchModule { module: module.to_owned() });
         };

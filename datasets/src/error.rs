@@ -16,6 +16,14 @@ pub enum DataError {
     #[error("{}: not a data file this program reads; use .jsonl, .ndjson, .json, .parquet, .csv, .tsv, .tbx, .txt or .md, also with .gz or .zst", path.display())]
     UnknownKind { path: PathBuf },
 
+    #[error("{}: the file changed while it was prepared; run the command again when it is complete", path.display())]
+    Changed { path: PathBuf },
+
+    #[error(
+        "the prepared data has no example {index}, though it counts {count}; run the command again, and report it if this text comes back"
+    )]
+    MissingExample { index: usize, count: usize },
+
     #[error("{}: no rows", path.display())]
     Empty { path: PathBuf },
 

@@ -12,6 +12,7 @@ mod label;
 mod prepare;
 mod read;
 mod render;
+mod stable_hash;
 mod terms;
 
 pub use audit::{Finding, Findings, Hit, name as rule_name};

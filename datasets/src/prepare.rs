@@ -13,9 +13,9 @@ pub(crate) mod order;
 pub(crate) mod packing;
 pub(crate) mod permutation;
 pub(crate) mod report;
+pub(crate) mod snapshot;
 pub(crate) mod store;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,14 +32,16 @@ use crate::formats::format::Layout;
 use crate::formats::samples::build;
 use crate::formats::tasks::Tasks;
 use crate::label::mask::{self, LabelOptions};
-use crate::prepare::cache::{self, Index, Sink};
+use crate::prepare::cache::{Index, Sink};
 use crate::prepare::collect::{Collector, Outcome, Prepared, PreparedExample};
 use crate::prepare::report::PrepareReport;
+use crate::prepare::snapshot::Snapshot;
 use crate::prepare::store::{Columns, Examples};
 use crate::read::files::{self, DataFile};
 use crate::read::filter::Filter;
 use crate::read::rows::{self, RawRow, Row};
 use crate::render::tokenizer::ChatTokenizer;
+use crate::stable_hash::stable_hash;
 use crate::terms;
 
 /// Labelled examples.
@@ -49,6 +51,8 @@ pub struct PreparedDataset {
     pub train: Examples,
     pub eval: Examples,
     pub report: PrepareReport,
+    /// The files that it was made from, with their SHA-256.
+    pub sources: Vec<(PathBuf, [u8; 32])>,
 }
 
 /// How far the preparation is.
@@ -89,12 +93,14 @@ pub fn prepare(
 ) -> Result<PreparedDataset, DataError> {
     let (inputs, skipped) = inputs(plan)?;
     let cache = cache.filter(|_| plan.data.cache);
-    let key = cache.map(|_| key(plan, &inputs, tokenizer, progress)).transpose()?;
+    let snapshots = snapshots(&inputs, progress)?;
+    let sources = || snapshots.iter().map(|snapshot| (snapshot.path.clone(), snapshot.sha256)).collect();
+    let key = cache.map(|_| key(plan, &snapshots, tokenizer));
     if let Some((folder, key)) = cache.zip(key.as_deref())
         && let Some((columns, mut index)) = cache::load(folder, key)?
     {
         index.report.cached = true;
-        return finish(plan, columns, index);
+        return finish(plan, columns, index, sources());
     }
     let (sink, uncached) = match Sink::new(cache.zip(key.as_deref())) {
         Ok(sink) => (sink, None),
@@ -124,12 +130,19 @@ pub fn prepare(
         done += input.file.bytes;
     }
     progress(Progress { phase: Phase::Preparing, done: total, total });
+    // Nothing is stored under the hash of a file that is no longer what was hashed.
+    snapshots.iter().try_for_each(Snapshot::check_unchanged)?;
     let (columns, index) = collector.finish()?;
-    finish(plan, columns, index)
+    finish(plan, columns, index, sources())
 }
 
 /// What the audit's severities make of it.
-fn finish(plan: &Plan, columns: Columns, index: Index) -> Result<PreparedDataset, DataError> {
+fn finish(
+    plan: &Plan,
+    columns: Columns,
+    index: Index,
+    sources: Vec<(PathBuf, [u8; 32])>,
+) -> Result<PreparedDataset, DataError> {
     let findings = index.report.findings.of(Severity::Error, &plan.audit);
     if !findings.is_empty() {
         let hint = "each rule can be set to \"warn\" or \"off\" under [audit]";
@@ -140,6 +153,7 @@ fn finish(plan: &Plan, columns: Columns, index: Index) -> Result<PreparedDataset
         eval: Examples::new(columns.clone(), epoch..columns.order.len()),
         train: Examples::new(columns, 0..epoch),
         report: index.report,
+        sources,
     })
 }
 
@@ -160,26 +174,29 @@ fn inputs(plan: &Plan) -> Result<(Vec<Input>, Vec<PathBuf>), DataError> {
 }
 
 /// The cache's key: everything that the examples depend on.
-fn key(
-    plan: &Plan,
-    inputs: &[Input],
-    tokenizer: &ChatTokenizer,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<String, DataError> {
+fn key(plan: &Plan, snapshots: &[Snapshot], tokenizer: &ChatTokenizer) -> String {
     let mut data = plan.data.clone();
     // These choose among prepared examples, or where they are kept.
     (data.shuffle, data.cache, data.packing) = (true, true, tonfall_recipes::plan::Packing::Off);
     let declared = serde_json::to_vec(&(&data, &plan.source, &plan.template, plan.seed)).unwrap_or_default();
     let mut parts = vec![declared, tokenizer.fingerprint().to_vec()];
+    for snapshot in snapshots {
+        parts.push(snapshot.path.to_string_lossy().into_owned().into_bytes());
+        parts.push(snapshot.sha256.to_vec());
+    }
+    cache::key(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+/// Hashes every file.
+fn snapshots(inputs: &[Input], progress: &(dyn Fn(Progress) + Sync)) -> Result<Vec<Snapshot>, DataError> {
     let total: u64 = inputs.iter().map(|input| input.file.bytes).sum();
-    let mut done = 0;
+    let (mut snapshots, mut done) = (Vec::with_capacity(inputs.len()), 0);
     for input in inputs {
         progress(Progress { phase: Phase::Looking, done, total });
-        parts.push(input.file.path.to_string_lossy().into_owned().into_bytes());
-        parts.push(cache::hash_file(&input.file.path)?.to_vec());
+        snapshots.push(Snapshot::take(input.file.path.clone())?);
         done += input.file.bytes;
     }
-    Ok(cache::key(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+    Ok(snapshots)
 }
 
 /// Does what can be done to rows independently, on all threads.
@@ -228,12 +245,7 @@ impl<'a> Workers<'a> {
 
     fn row(&self, row: &Row, number: u64, file: usize, input: &Input) -> Result<Prepared, RowFault> {
         let tokenizer = &self.tokenizers[rayon::current_thread_index().unwrap_or(0) % self.tokenizers.len()];
-        let hash = |value: &dyn Fn(&mut DefaultHasher)| {
-            let mut hasher = DefaultHasher::new();
-            value(&mut hasher);
-            hasher.finish()
-        };
-        let key = hash(&|hasher| (self.seed, file, number).hash(hasher));
+        let key = stable_hash((self.seed, file as u64, number));
         let built = build(row, &input.layout, &input.source, &self.tasks, key)?;
         let own_terms = input.layout.format.format == DataFormat::Terminology;
         let examples = built.samples.iter().map(|sample| {
@@ -268,6 +280,6 @@ impl<'a> Workers<'a> {
             })
         });
         let examples = examples.collect::<Result<_, RowFault>>()?;
-        Ok(Prepared { group: built.group.map(|group| hash(&|hasher| group.hash(hasher))), examples })
+        Ok(Prepared { group: built.group.map(stable_hash), examples })
     }
 }

@@ -12,7 +12,7 @@ pub mod recipe_text;
 mod rules;
 pub mod schema;
 mod settings;
-mod suggest;
+pub mod suggest;
 mod values;
 
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};

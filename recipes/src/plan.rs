@@ -156,8 +156,9 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingPlan {
-    pub epochs: f64,
-    /// Optimizer steps; whichever of `epochs` and `max_steps` comes first.
+    /// Passes over the data; `None`: `max_steps` alone decides.
+    pub epochs: Option<f64>,
+    /// Optimizer steps. The run ends at whichever of `epochs` and `max_steps` comes first.
     pub max_steps: Option<u64>,
     /// Sequences.
     pub micro_batch_size: usize,

@@ -42,8 +42,8 @@ fn line(key: &Key, value: Option<&Value>) -> String {
         (Some(value), _) => format!("{name} = {value}  # {doc}\n"),
         (None, KeyDefault::Value(default)) => format!("# {name} = {default}  # {doc}\n"),
         (None, KeyDefault::Required(example)) => format!("{name} = \"{example}\"  # {doc}\n"),
-        (None, KeyDefault::Unset(example)) => match example.parse::<i64>() {
-            Ok(example) => format!("# {name} = {example}  # {doc}\n"),
+        (None, KeyDefault::Unset(example)) => match example.parse::<f64>() {
+            Ok(_) => format!("# {name} = {example}  # {doc}\n"),
             Err(_) => format!("# {name} = \"{example}\"  # {doc}\n"),
         },
         (None, KeyDefault::Derived(from)) => format!("# {name} = \"…\"  # {doc}; default: {from}\n"),

@@ -54,8 +54,11 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     faults
 }
 
-/// Replaces defaults that don't fit the other values: full training writes no adapter.
+/// Sets values that depend on other keys: full training writes no adapter, and a run without a length is one epoch.
 pub(crate) fn settle(plan: &mut Plan) {
+    if plan.training.max_steps.is_none() {
+        plan.training.epochs.get_or_insert(1.0);
+    }
     if plan.adapter.kind == AdapterKind::Full {
         plan.export.adapter = false;
     }

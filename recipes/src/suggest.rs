@@ -28,7 +28,7 @@ pub(crate) fn key(path: &str) -> Option<&'static str> {
 }
 
 /// The one of `words` that is most similar to `word`.
-pub(crate) fn word<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn word<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let ranked = words.into_iter().filter_map(|other| Some((distance(word, other)?, other)));
     ranked.min().map(|(_, other)| other)
 }

@@ -1,8 +1,9 @@
 //! `tonfall chat RUN|MODEL`: talk to a model, with and without its adapter.
 //!
-//! Responsible for: the conversation; questions from the terminal or one from the command line.
+//! Responsible for: the conversation, with prompts from the terminal or one from the command line.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 
 use tonfall_adapters::{BaseKind, BaseModel, peft};
 use tonfall_datasets::{ChatTokenizer, Message};
@@ -16,7 +17,7 @@ use crate::output;
 use crate::progress::Reporter;
 use crate::runs::{self, Made};
 
-/// One voice of the conversation: the base, or the base with its adapter.
+/// One side of a comparison: the base, or the base with its adapter.
 struct Voice {
     name: &'static str,
     with_adapter: bool,
@@ -42,14 +43,14 @@ pub(crate) fn run(args: &Chat, reporter: &mut Reporter) -> Result<()> {
 /// Loads the model, and the adapter if there is one.
 fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
     let compute = inputs::compute(args.device.device, 0, reporter)?;
-    let (base, adapter, quantization) = locate(args, reporter)?;
+    let Located { base, adapter, quantization, chat_template } = locate(args, reporter)?;
     if args.compare && adapter.is_none() {
         return Err(Failure::new(
             ExitCode::Usage,
             "--compare needs an adapter: give a run, or MODEL with --adapter DIR",
         ));
     }
-    let tokenizer = inputs::tokenizer(&base, None)?;
+    let tokenizer = inputs::tokenizer(&base, chat_template.as_deref())?;
     let mut progress = |done, total| reporter.phase("loading the base model", done, total);
     let mut session = Session::load(&base, quantization, &compute, &mut progress)?;
     if let Some(adapter) = &adapter {
@@ -71,31 +72,41 @@ fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
     Ok(Conversation { session, tokenizer, sampling, voices })
 }
 
-/// Base, adapter and quantisation: a run's own, or a model as its files are.
-fn locate(args: &Chat, reporter: &mut Reporter) -> Result<(BaseModel, Option<peft::Adapter>, Quantization)> {
+/// What a conversation needs.
+struct Located {
+    base: BaseModel,
+    adapter: Option<peft::Adapter>,
+    quantization: Quantization,
+    /// Replaces the template of the base.
+    chat_template: Option<PathBuf>,
+}
+
+/// Base, quantization and chat template of a run, or a model with those of its files.
+fn locate(args: &Chat, reporter: &mut Reporter) -> Result<Located> {
     let given = args.adapter.as_deref().map(peft::read).transpose()?;
     let Some(run) = runs::find(args.model.as_ref())? else {
         let base = inputs::model(&Base::from(args.model.clone()), false, reporter)?;
         let quantization = as_stored(&base);
-        return Ok((base, given, quantization));
+        return Ok(Located { base, adapter: given, quantization, chat_template: None });
     };
     let plan = run.plan()?;
     let made = match given {
-        Some(adapter) => {
-            return Ok((inputs::model(&plan.base, plan.allow_download, reporter)?, Some(adapter), plan.quantization));
-        }
-        None => runs::made(&run, &plan)?,
+        Some(_) => None,
+        None => Some(runs::made(&run, &plan)?),
     };
-    match made {
-        Made::Adapter(path) => {
-            let base = inputs::model(&plan.base, plan.allow_download, reporter)?;
-            Ok((base, Some(peft::read(&path)?), plan.quantization))
-        }
-        Made::Model(path) => Ok((BaseModel::open(&path)?, None, Quantization::None)),
-    }
+    let (base, quantization) = match &made {
+        Some(Made::Model(path)) => (BaseModel::open(path)?, Quantization::None),
+        _ => (inputs::model(&plan.base, plan.allow_download, reporter)?, plan.quantization),
+    };
+    let adapter = match made {
+        Some(Made::Adapter(path)) => Some(peft::read(&path)?),
+        Some(Made::Model(_)) => None,
+        None => given,
+    };
+    Ok(Located { base, adapter, quantization, chat_template: plan.data.chat_template })
 }
 
-/// A GGUF file's own blocks, a directory's own numbers.
+/// The quantization that keeps the numbers of the files: native blocks for GGUF, NF4 for a quantised directory.
 fn as_stored(base: &BaseModel) -> Quantization {
     match base.kind() {
         BaseKind::Gguf => Quantization::Native,
@@ -105,7 +116,7 @@ fn as_stored(base: &BaseModel) -> Quantization {
 }
 
 impl Conversation {
-    /// Questions line by line until the input ends.
+    /// Reads prompts line by line until the input ends.
     fn talk(&mut self) -> Result<()> {
         let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
         if asks {
@@ -114,7 +125,7 @@ impl Conversation {
         let mut lines = io::stdin().lock().lines();
         loop {
             if asks {
-                // A prompt is no data; without a terminal it is not written.
+                // The sign is for people and not data, so it goes to stderr and only to a terminal.
                 io::stderr().write_all(b"> ").and_then(|()| io::stderr().flush())?;
             }
             let Some(line) = lines.next() else { return Ok(()) };
@@ -125,7 +136,7 @@ impl Conversation {
         }
     }
 
-    /// Lets every voice answer.
+    /// Generates a reply of each side.
     fn turn(&mut self, question: &str) -> Result<()> {
         for index in 0..self.voices.len() {
             if self.voices.len() > 1 {
@@ -139,7 +150,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Writes an answer while it comes.
+    /// Generates a reply and prints it token by token.
     fn answer(&self, index: usize) -> Result<String> {
         let Voice { with_adapter, history, .. } = &self.voices[index];
         let prompt = self.tokenizer.render_prompt(history)?;

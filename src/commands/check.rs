@@ -7,6 +7,7 @@ use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AdapterKind, Quantization};
 use tonfall_recipes::schema::KEYS;
 use tonfall_runs::numbers::{bytes, grouped};
+use tonfall_trainer::RunLength;
 use tonfall_trainer::estimate::Choice;
 
 use crate::args::Check;
@@ -27,9 +28,10 @@ pub(crate) fn run(args: &Check, reporter: &mut Reporter) -> Result<()> {
     };
     let compute = inputs::compute(args.device.device, 0, reporter)?;
     let inputs = inputs::open(&plan, reporter)?;
+    let length = inputs.preflight(&plan, 1)?;
     let (workload, choice) = estimate::chosen(&plan, &inputs, &compute)?;
     reporter.clear();
-    output::data(&report(&plan, &inputs, &choice))?;
+    output::data(&report(&plan, &inputs, &length, &choice))?;
     if !choice.fits() {
         reporter.note(&format!("warning: {}", workload.refusal(&choice)));
     }
@@ -44,7 +46,7 @@ fn keys() -> String {
 }
 
 /// What the recipe amounts to, a line a topic.
-fn report(plan: &Plan, inputs: &Inputs, choice: &Choice) -> String {
+fn report(plan: &Plan, inputs: &Inputs, length: &RunLength, choice: &Choice) -> String {
     let model = inputs.base.description();
     let kind = match inputs.base.kind() {
         BaseKind::HuggingFace => "Hugging Face directory",
@@ -69,6 +71,7 @@ fn report(plan: &Plan, inputs: &Inputs, choice: &Choice) -> String {
     if !inputs.prompts.is_empty() {
         lines.push(format!("prompts    {} held out", inputs.prompts.len()));
     }
+    lines.push(format!("steps      {length}"));
     let there = choice.limit.map_or_else(String::new, |limit| format!(" of {} that are there", bytes(limit as f64)));
     lines.push(format!(
         "memory     about {}{there}; the base {}",

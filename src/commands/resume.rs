@@ -1,6 +1,7 @@
-//! `tonfall resume RUN`: go on where a run was interrupted.
+//! `tonfall resume RUN`: continue an interrupted run.
 //!
-//! Responsible for: locking the run, finding the newest checkpoint that verifies, and warning of those that do not.
+//! Responsible for: locking the run, finding the newest checkpoint that verifies, naming those that do not, and refusing
+//! to continue with other inputs than those of the first start.
 
 use tonfall_runs::checkpoint_dir::latest_verified;
 use tonfall_runs::{RunLock, RunState};
@@ -11,6 +12,7 @@ use crate::launch::{Launch, join_in, launch};
 use crate::metrics_server::{MetricsServer, Scrape};
 use crate::processes;
 use crate::progress::Reporter;
+use crate::run_inputs;
 use crate::runs;
 use crate::summary;
 
@@ -37,17 +39,22 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
     let step = checkpoint.as_ref().map_or(0, |found| found.manifest.step);
     group.agree("newest checkpoint", &step.to_le_bytes())?;
     let metrics = if group.is_first() { MetricsServer::bind(&args.metrics)? } else { None };
-    let inputs = processes::open(&plan, &mut group, reporter)?;
+    let inputs = processes::open(&plan, &run.now()?, &mut group, reporter)?;
+    let resume_from = checkpoint.map(|found| found.path);
+    let notices = match group.is_first() {
+        true => run_inputs::compare(&run, &plan, &inputs, resume_from.as_deref(), args.accept_changes, reporter)?,
+        false => Vec::new(),
+    };
     if let Some(server) = metrics {
         server.serve_beside(Scrape::runs(vec![run.clone()]))?;
     }
-    let resume_from = checkpoint.map(|found| found.path);
     let launched = Launch {
         compute: &compute,
         plan: &plan,
         inputs: &inputs,
         group: &mut group,
         resume_from,
+        notices,
         grace: args.grace.grace,
     };
     match &lock {

@@ -1,8 +1,10 @@
 //! `tonfall train RECIPE`: a new run.
 //!
-//! Responsible for: recipe → plan → open inputs → run directory. Nothing is written before everything could be opened.
+//! Responsible for: recipe → plan → open inputs → run directory. Nothing is written until all inputs were opened and
+//! everything that `tonfall check` checks holds.
 
-use tonfall_runs::{RunDir, RunLock};
+use jiff::Zoned;
+use tonfall_runs::{RunDir, RunLock, StartedWith};
 
 use crate::args::Train;
 use crate::commands::estimate;
@@ -12,14 +14,17 @@ use crate::metrics_server::{MetricsServer, Scrape};
 use crate::processes;
 use crate::progress::Reporter;
 use crate::quickstart;
+use crate::run_inputs;
 use crate::summary;
 
 pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
+    let now = Zoned::now();
     let (recipe, plan) = quickstart::plan(&args.recipe)?;
     let (mut group, compute) = processes::meet(&args.device, reporter)?;
     let compute = compute.deterministic(plan.training.deterministic);
     let metrics = if group.is_first() { MetricsServer::bind(&args.metrics)? } else { None };
-    let inputs = processes::open(&plan, &mut group, reporter)?;
+    let inputs = processes::open(&plan, &now, &mut group, reporter)?;
+    inputs.preflight(&plan, group.size())?;
     estimate::refuse_too_much(&plan, &inputs, &compute)?;
     let first = group.is_first();
     let launched = Launch {
@@ -28,16 +33,18 @@ pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
         inputs: &inputs,
         group: &mut group,
         resume_from: None,
+        notices: Vec::new(),
         grace: args.grace.grace,
     };
     if !first {
         return join_in(launched);
     }
-    let run = RunDir::create(&plan, &recipe, &args.recipe.set, args.run_name.as_deref())?;
+    let started = StartedWith { inputs: run_inputs::fingerprints(&plan, &inputs, plan.lora.init.as_deref())?, now };
+    let run = RunDir::create_started(&plan, &recipe, &args.recipe.set, args.run_name.as_deref(), Some(started))?;
+    let lock = RunLock::acquire(run.path())?;
     reporter.note(&format!("run {}", summary::shown(run.path())));
     if let Some(server) = metrics {
         server.serve_beside(Scrape::runs(vec![run.clone()]))?;
     }
-    let lock = RunLock::acquire(run.path())?;
     launch(launched, &run, &lock, reporter)
 }

@@ -140,3 +140,21 @@ fn a_model_that_is_not_there_names_the_server() {
     let refused = check(&workshop, &server, "0").expect(8);
     assert!(refused.stderr.contains("404") && refused.stderr.contains(&server.address), "{}", refused.stderr);
 }
+
+/// The adapter names the model as the Hub does, not the folder of the local cache.
+#[test]
+fn an_adapter_of_a_model_from_the_hub_names_it() {
+    let workshop = workshop(true);
+    let server = Server::start(workshop.path("base"), COMMIT);
+    check(&workshop, &server, "0").expect(0);
+    workshop.edit("recipe.toml", "hf:acme/tiny", &format!("hf:acme/tiny@{COMMIT}"));
+    let mut command = tonfall(workshop.home());
+    command.env("HF_HOME", workshop.path("hf")).args(["train", "recipe.toml", "--run-name", "a"]);
+    let done: Finished = command.output().unwrap().into();
+    let done = done.expect(0);
+    assert!(done.stdout.contains(&format!("vllm serve acme/tiny --revision {COMMIT} ")), "{}", done.stdout);
+    let config = std::fs::read_to_string(workshop.path("runs/a/exports/adapter/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["base_model_name_or_path"], "acme/tiny");
+    assert_eq!(config["revision"], COMMIT);
+}

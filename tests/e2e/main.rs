@@ -7,12 +7,14 @@
 
 mod bad_data;
 mod bad_input;
+mod changed_inputs;
 mod command_line;
 mod data_cache;
 mod docs;
 mod exporters;
 mod graph;
 mod hub;
+mod learning;
 mod old_runs;
 mod parquet_file;
 mod processes;

@@ -122,6 +122,22 @@ fn a_process_that_dies_ends_the_others_with_its_name() {
     assert!(listed.contains("failed"), "{listed}");
 }
 
+/// The first process saves the steps that were done, although no checkpoint was due.
+#[test]
+fn what_was_learned_is_saved_when_a_process_dies() {
+    let workshop = Workshop::new();
+    workshop.edit("recipe.toml", "save_every = 2", "save_every = 0");
+    let args = train("a", &["--set", "training.epochs=200"]);
+    let mut processes = start(&workshop, 2, &args, &args);
+    let log = workshop.path("runs/a/events.jsonl");
+    wait_until("three steps", || fs::read_to_string(&log).unwrap_or_default().contains("\"step\":3,"));
+    processes[1].kill().unwrap();
+    let first = ended(processes).remove(0).expect(8);
+    assert!(first.stderr.contains("rank 1 is gone"), "{}", first.stderr);
+    let latest = fs::read_to_string(workshop.path("runs/a/checkpoints/latest")).unwrap();
+    assert!(latest.starts_with("step-") && latest.trim() >= "step-000003", "{latest}");
+}
+
 #[test]
 fn processes_with_different_recipes_do_not_begin() {
     let workshop = Workshop::new();

@@ -138,7 +138,7 @@ fn recomputing_changes_no_bit_and_offload_says_where_it_is_no_more_than_that() {
         run(workshop.home(), &["train", "recipe.toml", "--run-name", recompute, "--set", &set]).expect(0);
         let log = events(&workshop, recompute);
         assert_eq!(of_kind(&log, "memory")[0]["recompute"], recompute != "off", "{recompute}");
-        let told = of_kind(&log, "notice").iter().any(|notice| notice.to_string().contains("it needs a CUDA card"));
+        let told = of_kind(&log, "notice").iter().any(|notice| notice.to_string().contains("it needs a CUDA GPU"));
         assert_eq!(told, recompute == "offload", "{recompute}");
         fs::read(workshop.path("runs").join(recompute).join(ADAPTER)).unwrap()
     };
@@ -170,7 +170,7 @@ fn memory_is_predicted_compared_and_refused() {
     let checked = run(workshop.home(), &[&["check", "recipe.toml"], &little[..]].concat()).expect(0);
     assert!(checked.stderr.contains("warning: not enough memory"), "{}", checked.stderr);
     let refused = run(workshop.home(), &[&["train", "recipe.toml", "--run-name", "b"], &little[..]].concat()).expect(6);
-    for part in ["error: not enough memory: the run needs about", "11 MiB are there", "hint: try "] {
+    for part in ["error: not enough memory: the run needs about", "11 MiB are available", "hint: try "] {
         assert!(refused.stderr.contains(part), "{part:?} is in\n{}", refused.stderr);
     }
     assert!(!workshop.path("runs/b").exists(), "nothing was written");

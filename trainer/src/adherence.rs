@@ -1,4 +1,4 @@
-//! Terminology adherence: does a text use the terms it should, and none that it should not?
+//! Terminology adherence: whether a text uses the expected terms and no forbidden ones.
 //!
 //! Responsible for: matching terms in text and counting. Pure functions.
 
@@ -8,16 +8,16 @@ pub struct Adherence {
     pub prompts: usize,
     /// Terms that were expected, over all prompts.
     pub expected: usize,
-    /// Of these, terms that were used.
+    /// Expected terms that were used.
     pub expected_used: usize,
-    /// Terms that were to be avoided, over all prompts.
+    /// Forbidden terms, over all prompts.
     pub avoided: usize,
-    /// Of these, terms that were used all the same.
+    /// Forbidden terms that were used.
     pub avoided_used: usize,
 }
 
 impl Adherence {
-    /// Share of expected terms that were used, 0 to 1. Without expected terms there is nothing to miss: 1.
+    /// Share of expected terms that were used, 0 to 1; 1 without expected terms.
     pub fn rate(&self) -> f64 {
         match self.expected {
             0 => 1.0,
@@ -35,7 +35,7 @@ impl Adherence {
     }
 }
 
-/// Whether `term` stands in `text` as whole words, in any case.
+/// Whether `text` contains `term` as whole words, ignoring case.
 pub(crate) fn uses(text: &str, term: &str) -> bool {
     let (text, term) = (text.to_lowercase(), term.to_lowercase());
     let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);

@@ -1,10 +1,10 @@
-//! What the driver and NVIDIA say about a card.
+//! Memory and peak speed of an NVIDIA GPU.
 //!
-//! Responsible for: its memory, and how fast it multiplies. Must not depend on: models, Burn.
+//! Responsible for: the memory that the driver reports, and the peak from the data sheets. Must not depend on: models, Burn.
 
 use cudarc::driver::CudaContext;
 
-/// bf16 products with f32 accumulation in TFLOP/s, without sparsity, by what a card's name contains; the first that fits
+/// bf16 matrix products with f32 accumulation in TFLOP/s, without sparsity, by words in the name of the GPU; the first match
 /// counts. From NVIDIA's data sheets.
 const PEAK_TFLOPS: [(&str, f64); 8] = [
     ("B200", 2250.0),
@@ -17,14 +17,14 @@ const PEAK_TFLOPS: [(&str, f64); 8] = [
     ("L4", 121.0),
 ];
 
-/// Floating-point operations that a card can do in a second, where it is a known one.
+/// Peak floating-point operations a second of a known GPU.
 pub(crate) fn peak_flops(name: &str) -> Option<f64> {
     let words: Vec<&str> = name.split([' ', '-', ',']).collect();
     let is = |known: &str| known.split(' ').all(|word| words.contains(&word));
     PEAK_TFLOPS.iter().find(|(known, _)| is(known)).map(|(_, tflops)| tflops * 1e12)
 }
 
-/// Bytes of the card with this number: free, and all.
+/// Free and total bytes of the GPU with this index.
 pub(crate) fn memory(index: usize) -> Option<(u64, u64)> {
     let (free, all) = CudaContext::new(index).ok()?.mem_get_info().ok()?;
     Some((free as u64, all as u64))

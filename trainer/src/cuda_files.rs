@@ -1,11 +1,11 @@
 //! The files of CUDA that are opened at run time.
 //!
-//! Responsible for: finding out before anything panics whether the driver, NVRTC, cuBLASLt and the headers that kernels are
-//! compiled with are there. Must not depend on: devices, models.
+//! Responsible for: checking that the driver, NVRTC, cuBLASLt and the headers for compiling kernels are installed, before
+//! anything panics. Must not depend on: devices, models.
 
 use std::path::{Path, PathBuf};
 
-/// What is missing and how to get it.
+/// What is missing and how to install it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub why: String,
@@ -18,7 +18,7 @@ impl Fault {
     }
 }
 
-/// Where the toolkit lies: `CUDA_PATH`, or the places where it is installed to. The places are those that CubeCL tries.
+/// The directory of the toolkit: `CUDA_PATH`, or one of the usual places, which are those that CubeCL tries.
 #[must_use]
 pub fn toolkit() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CUDA_PATH") {
@@ -28,7 +28,7 @@ pub fn toolkit() -> Option<PathBuf> {
     installed.iter().find(|(there, _)| Path::new(there).exists()).map(|(_, root)| root.into())
 }
 
-/// Looks for everything that a kernel needs.
+/// Checks everything that a kernel needs.
 ///
 /// # Errors
 /// The first thing that is missing.
@@ -39,17 +39,17 @@ pub fn check() -> Result<(), Fault> {
         [
             (
                 cudarc::driver::sys::is_culib_present(),
-                "libcuda, the driver's library, is not there",
-                "install the driver of your card; in a container, start it with `--gpus all`",
+                "libcuda, the driver's library, is missing",
+                "install the driver of your GPU; in a container, start it with `--gpus all`",
             ),
             (
                 cudarc::nvrtc::sys::is_culib_present(),
-                "libnvrtc, which compiles the kernels, is not there",
+                "libnvrtc, which compiles the kernels, is missing",
                 "install it (`apt-get install cuda-nvrtc-13-0`, or the CUDA toolkit), and name its folder in LD_LIBRARY_PATH",
             ),
             (
                 cudarc::cublaslt::sys::is_culib_present(),
-                "libcublasLt, which multiplies matrices, is not there",
+                "libcublasLt, which multiplies matrices, is missing",
                 "install it (`apt-get install libcublas-13-0`, or the CUDA toolkit), and name its folder in LD_LIBRARY_PATH",
             ),
         ]
@@ -59,14 +59,14 @@ pub fn check() -> Result<(), Fault> {
     }
     let Some(root) = toolkit() else {
         return Err(Fault::new(
-            "the CUDA toolkit's headers are not there",
+            "the headers of the CUDA toolkit are missing",
             "install them (`apt-get install cuda-cudart-dev-13-0 cuda-cccl-13-0`), or name the toolkit in CUDA_PATH",
         ));
     };
     let header = root.join("include/cuda_fp16.h");
     if !header.exists() {
         return Err(Fault::new(
-            format!("{} is not there", header.display()),
+            format!("{} is missing", header.display()),
             "name a toolkit that has its headers in CUDA_PATH, or install `cuda-cudart-dev-13-0`",
         ));
     }

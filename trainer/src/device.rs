@@ -1,6 +1,6 @@
-//! The device that computes, and the type in which it does.
+//! The compute device and the dtype of activations.
 //!
-//! Responsible for: turning what the user asked for into a device that is there, and saying why one is not.
+//! Responsible for: opening the device that the user chose, and explaining why one is not available.
 //! Must not depend on: models, command lines.
 
 use std::fmt;
@@ -12,10 +12,10 @@ use tonfall_kernels::cpu_level;
 
 use crate::memory;
 
-/// What the user asked for.
+/// The value of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU where this program and this machine have one, the CPU otherwise.
+    /// A GPU if this program supports it and this machine has one, the CPU otherwise.
     #[default]
     Auto,
     Cpu,
@@ -64,19 +64,19 @@ pub enum DeviceError {
     Instructions(String),
 }
 
-/// What kind of device computes.
+/// The kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
-    /// In f32, in the memory of this process.
+    /// f32, in host memory.
     Cpu,
-    /// In bf16, in memory of its own.
+    /// bf16, in GPU memory.
     Cuda,
-    /// In f32, in memory of its own.
+    /// f32, in GPU memory.
     Vulkan,
 }
 
 impl DeviceKind {
-    /// The type of activations.
+    /// The dtype of activations.
     pub(crate) fn dtype(self) -> DType {
         match self {
             Self::Cpu | Self::Vulkan => DType::F32,
@@ -84,7 +84,7 @@ impl DeviceKind {
         }
     }
 
-    /// With the type of activations, for people.
+    /// The kind with the dtype of activations, for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -95,16 +95,16 @@ impl DeviceKind {
     }
 }
 
-/// Bytes that CUDA is assumed to take for a process beside what it asks for: context, kernels, the workspace of cuBLASLt.
+/// Bytes that CUDA is assumed to use in addition to a process's buffers: context, kernels, the workspace of cuBLASLt.
 pub(crate) const CUDA_CONTEXT: u64 = 512 << 20;
 
-/// A device and the type of activations on it.
+/// A device and the dtype of activations on it.
 #[derive(Clone, Debug)]
 pub struct Compute {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
     kind: DeviceKind,
-    /// Its number among the CUDA devices.
+    /// Index among the CUDA devices.
     #[cfg(feature = "cuda")]
     card: usize,
     deterministic: bool,
@@ -132,12 +132,12 @@ impl Compute {
         }
     }
 
-    /// The device that was asked for; `auto` falls back to the CPU and says so where this program could use a GPU. Of
-    /// processes that share a machine, each takes the GPU `local_rank` places behind the one that was asked for.
+    /// Opens a device. `auto` falls back to the CPU, with a notice if this program supports GPUs. `local_rank` is added to the
+    /// index of a CUDA device, so that processes that share a machine use different GPUs.
     ///
     /// # Errors
-    /// When the device isn't there, or this program was built without it; or `TONFALL_CPU` names instructions that the
-    /// processor hasn't.
+    /// When the device is not available, this program was built without it, or `TONFALL_CPU` names instructions that the
+    /// processor lacks.
     pub fn open(choice: DeviceChoice, local_rank: usize) -> Result<Self, DeviceError> {
         cpu_level().map_err(DeviceError::Instructions)?;
         match choice {
@@ -162,14 +162,14 @@ impl Compute {
         Self { name: format!("{name}, f32"), dtype: DType::F32, ..self }
     }
 
-    /// The same device, asked to give the same bits in every run (`training.deterministic`): no sum in an order that
-    /// depends on timing, no kernel chosen by timing. The CPU does so in any case.
+    /// The same device with deterministic computation (`training.deterministic`): no reduction in an order that depends on
+    /// timing, no kernel chosen by timing. The CPU is always deterministic.
     #[must_use]
     pub fn deterministic(self, wanted: bool) -> Self {
         Self { deterministic: wanted, ..self }
     }
 
-    /// Whether the same run gives the same bits.
+    /// Whether a repeated run gives the same bits.
     #[must_use]
     pub fn is_deterministic(&self) -> bool {
         self.deterministic || self.kind == DeviceKind::Cpu
@@ -180,7 +180,7 @@ impl Compute {
         self.kind
     }
 
-    /// Bytes that a run may hold on this device altogether, where the system tells: what it holds and what is still free.
+    /// Bytes that a run may use on this device in total: what it uses already and what is free. `None` if not known.
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         match self.kind {
@@ -189,7 +189,7 @@ impl Compute {
         }
     }
 
-    /// Bytes that this process holds on a device with memory of its own, freed ones that are kept for reuse included.
+    /// Bytes that this process uses on a device with its own memory, including freed buffers kept for reuse.
     pub(crate) fn held(&self) -> Option<u64> {
         let beside = match self.kind {
             DeviceKind::Cpu => return None,
@@ -199,21 +199,20 @@ impl Compute {
         Some(beside + self.device.memory_pool_usage()?.bytes_reserved)
     }
 
-    /// Tells a card's memory pools how large the largest buffer of a step will be. Their pages are as large as the largest
-    /// buffer so far; where that came last, all others would first have lain in smaller pages, and the driver would hold both
-    /// kinds for a while.
+    /// Allocates a buffer of the largest size of a step once. The pages of a GPU's memory pools are as large as the largest
+    /// buffer so far: if that were allocated last, the driver would hold smaller and larger pages at the same time.
     pub(crate) fn expect_buffer(&self, bytes: u64) {
         if self.kind == DeviceKind::Cuda {
             drop(Tensor::<1>::zeros([bytes as usize / size_of::<f32>()], (&self.device, DType::F32)));
         }
     }
 
-    /// All memory of a device that has its own, in bytes, where the driver tells.
+    /// Memory of a device that has its own, in bytes; `None` if not known.
     pub(crate) fn own_memory(&self) -> Option<u64> {
         Some(self.card_memory()?.1)
     }
 
-    /// Floating-point operations that the device can do in a second, where its maker says so in its type.
+    /// Floating-point operations a second of the device in its dtype, if its data sheet is known.
     pub(crate) fn peak_flops(&self) -> Option<f64> {
         match self.dtype {
             #[cfg(feature = "cuda")]
@@ -222,7 +221,7 @@ impl Compute {
         }
     }
 
-    /// Free memory and all memory of a card, in bytes. Vulkan's drivers are not asked.
+    /// Free and total memory of a GPU, in bytes. Not known for Vulkan.
     fn card_memory(&self) -> Option<(u64, u64)> {
         match self.kind {
             #[cfg(feature = "cuda")]
@@ -231,13 +230,13 @@ impl Compute {
         }
     }
 
-    /// The device and the type, for people.
+    /// The device and its dtype, for people.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Why this is another device than one would expect.
+    /// Why `auto` did not choose a GPU.
     #[must_use]
     pub fn notice(&self) -> Option<&str> {
         self.notice.as_deref()

@@ -1,7 +1,7 @@
-//! What this machine can compute with.
+//! The report of `tonfall doctor`.
 //!
-//! Responsible for: naming every device that this program can use, running one operation on each, and saying what is
-//! missing for the others and how to get it.
+//! Responsible for: listing every device that this program can use, running one operation on each, and naming what is
+//! missing for the others and how to install it.
 //! Must not depend on: models, terminals.
 
 use burn::tensor::{Tensor, TensorData};
@@ -17,22 +17,22 @@ pub struct Finding {
     pub what: &'static str,
     pub state: State,
     pub text: String,
-    /// What to do about it.
+    /// How to fix it.
     pub remedy: Option<String>,
 }
 
-/// How it stands with a device.
+/// The state of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It was used just now and computed what it should.
+    /// A test computation gave the right result.
     Works,
-    /// It is not there, or this program was built without it.
+    /// The device is not available, or this program was built without it.
     Absent,
-    /// It is there and does not compute what it should.
+    /// The device is available and a test computation failed.
     Faulty,
 }
 
-/// Looks at every device and uses it once.
+/// Runs a test computation on every device.
 #[must_use]
 pub fn examine() -> Vec<Finding> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -54,7 +54,7 @@ fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
 
-/// A finding about a device that was asked to multiply by a 4-bit matrix.
+/// The finding about a device after a product with an NF4 matrix.
 fn used(what: &'static str, compute: &Compute, text: &str) -> Finding {
     match probe(compute) {
         Ok(()) => Finding { what, state: State::Works, text: text.to_owned(), remedy: None },
@@ -67,7 +67,7 @@ fn used(what: &'static str, compute: &Compute, text: &str) -> Finding {
     }
 }
 
-/// Multiplies by an NF4 matrix and compares with arithmetic on the host.
+/// Multiplies by an NF4 matrix and compares the result with that of the host.
 fn probe(compute: &Compute) -> Result<(), String> {
     const TOKENS: usize = 32;
     const SIZE: usize = 64;
@@ -86,7 +86,7 @@ fn probe(compute: &Compute) -> Result<(), String> {
             let products = (0..SIZE).map(|k| x[row * SIZE + k] * dense[column * SIZE + k]);
             let want: f32 = products.sum();
             if (got - want).abs() > 0.02 * want.abs().max(SIZE as f32 / 8.0) {
-                return Err(format!("a product came out as {got} instead of {want}"));
+                return Err(format!("a matrix product gave {got} instead of {want}"));
             }
         }
     }

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::estimate::Estimate;
+use crate::run_length::RunLength;
 
 /// Why training, loading or generating failed.
 #[derive(Debug, Error)]
 pub enum TrainError {
     #[error(
-        "the run diverged at step {step}: {what}; lower `training.learning_rate`, or look at the data of this step"
+        "the run diverged at step {step}: {what}; lower `training.learning_rate`, or examine the data of this step"
     )]
     Diverged { step: u64, what: String },
 
@@ -36,20 +37,49 @@ pub enum TrainError {
     Data(#[from] tonfall_datasets::DataError),
 
     #[error(
-        "no linear layer is named {0}; `lora.target_modules` knows q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or \"all-linear\""
+        "`lora.target_modules`: no linear layer of this base is named {unknown}{}; give some of {known}, whole names, or \"all-linear\"",
+        did_you_mean(meant)
     )]
-    TargetModules(String),
-
-    #[error("{0}: an adapter can't be put on a weight that is trained itself; use `adapter.kind = \"lora\"`")]
-    AdapterOnTrainable(String),
-
-    #[error("the adapter has no tensor {0}; it was made for another model")]
-    AdapterTensorMissing(String),
+    TargetModules { unknown: String, meant: String, known: String },
 
     #[error(
-        "the adapter's tensor {name} has shape {found:?}, this model needs {expected:?}; it was made for another model"
+        "LoRA on `lm_head` can't be trained or used in a conversation here: adapters go on the linear layers of the blocks; {}",
+        head_remedy(*tied)
     )]
-    AdapterShape { name: String, expected: [usize; 2], found: [usize; 2] },
+    AdapterOnHead { tied: bool },
+
+    #[error("the adapter has modules that this base lacks: {unknown}; it was made for another model")]
+    AdapterModules { unknown: String },
+
+    #[error("{0}: a weight that is trained itself can't have an adapter; use `adapter.kind = \"lora\"`")]
+    AdapterOnTrainable(String),
+
+    #[error("the adapter's `{module}` is {found:?} (out, in), the base's {expected:?}; it was made for another model")]
+    AdapterShape { module: String, expected: [usize; 2], found: [usize; 2] },
+
+    #[error(
+        "{}: weight `{name}` is {value} at row {row}, column {column} (counted from 0); a model with such a weight computes no numbers: fetch it again, or take another",
+        path.display()
+    )]
+    NotFinite { path: PathBuf, name: String, row: usize, column: usize, value: f32 },
+
+    #[error(
+        "the warm-up of {warmup} optimizer steps is not shorter than the run, which has {run}; the learning rate would never stay at its peak: lower `training.warmup_steps` = {warmup}, or train longer"
+    )]
+    Warmup { warmup: u64, run: RunLength },
+
+    #[error("`training.learning_rate` = {rate:e} is zero in f32, so that no step would change anything; raise it")]
+    LearningRate { rate: f64 },
+
+    #[error(
+        "the held-out prompt \"{prompt}\" has {tokens} tokens; it needs at least one and fewer than the context of {context}"
+    )]
+    HeldOutPrompt { prompt: String, tokens: usize, context: usize },
+
+    #[error(
+        "the checkpoint is of step {step}, but with this data the run has {steps} steps; restore the data that the run began with, or train anew"
+    )]
+    BeyondEnd { step: u64, steps: u64 },
 
     #[error(
         "a sequence of {tokens} tokens is longer than the base model's context of {context}; lower `data.max_seq_len`"
@@ -66,7 +96,7 @@ pub enum TrainError {
     Group(#[from] crate::group::GroupError),
 
     #[error(
-        "the checkpoint was made by {made_by} processes, these are {size}: a step would hold other examples; start {made_by}, or train anew"
+        "the checkpoint was made by {made_by} processes, these are {size}: steps would have other examples; start {made_by} processes, or train anew"
     )]
     Processes { made_by: usize, size: usize },
 
@@ -80,16 +110,34 @@ pub enum TrainError {
     OutOfMemory { needed: Box<Estimate>, limit: Option<u64>, ways: String },
 }
 
-/// What is needed, by part, and what there is.
+fn did_you_mean(meant: &str) -> String {
+    if meant.is_empty() { String::new() } else { format!(" (did you mean {meant}?)") }
+}
+
+/// What can be done with an adapter on the head.
+fn head_remedy(tied: bool) -> &'static str {
+    match tied {
+        true => {
+            "this base ties its head to the embeddings, so that the adapter can't be merged either: take `lm_head` out \
+             of the adapter, or save the base with a head of its own"
+        }
+        false => "`tonfall merge` merges such an adapter, and the merged model can be trained and used",
+    }
+}
+
+/// The needed memory by part, and the available memory.
 fn shortage(needed: &Estimate, limit: Option<u64>) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let parts = needed.at_peak().filter(|part| part.bytes > 0);
     let parts: Vec<String> = parts.map(|part| format!("{} {}", part.name, mib(part.bytes))).collect();
-    let doing = needed.highest().map_or("", |stage| stage.name);
-    let there = limit.map_or_else(
-        || "it is not known how much is there".to_owned(),
-        |limit| format!("{} MiB are there", mib(limit)),
+    let stage = needed.highest().map_or("", |stage| stage.name);
+    let available = limit.map_or_else(
+        || "the available memory is not known".to_owned(),
+        |limit| format!("{} MiB are available", mib(limit)),
     );
     let peak = mib(needed.peak());
-    format!("the run needs about {peak} MiB while {doing}, and a tenth in reserve; {there} (MiB: {})", parts.join(", "))
+    format!(
+        "the run needs about {peak} MiB while {stage}, and a tenth in reserve; {available} (MiB: {})",
+        parts.join(", ")
+    )
 }

@@ -24,37 +24,40 @@ pub struct EvalReport {
     pub samples: Vec<Sample>,
 }
 
-/// One generated answer and how it keeps to the terms.
+/// One generation, and which terms it uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub prompt: String,
     pub text: String,
     pub expected: Vec<String>,
-    /// Expected terms that the answer doesn't use.
+    /// Expected terms that the generation doesn't use.
     pub missing: Vec<String>,
-    /// Terms to avoid that the answer uses.
+    /// Forbidden terms that the generation uses.
     pub violations: Vec<String>,
 }
 
 /// Mean loss and number of trained tokens over `examples`, `micro_batch_size` at a time; `None` without examples.
+///
+/// # Errors
+/// When an example is missing.
 pub(crate) fn loss(
     model: &Decoder,
     examples: &Examples,
     micro_batch_size: usize,
     progress: &mut dyn FnMut(u64, u64),
-) -> Option<(f64, u64)> {
+) -> Result<Option<(f64, u64)>, TrainError> {
     let (mut sum, mut tokens) = (0.0, 0);
     for start in (0..examples.len()).step_by(micro_batch_size.max(1)) {
         let end = examples.len().min(start + micro_batch_size.max(1));
-        let batch = Batch::new((start..end).filter_map(|index| examples.get(index)));
+        let batch = Batch::of(examples, start..end)?;
         sum += micro_batch::loss(model, &batch, true);
         tokens += batch.trained_tokens() as u64;
         progress(end as u64, examples.len() as u64);
     }
-    (tokens > 0).then(|| (sum / tokens as f64, tokens))
+    Ok((tokens > 0).then(|| (sum / tokens as f64, tokens)))
 }
 
-/// Answers every prompt greedily and counts terms.
+/// Generates greedily for every prompt and counts terms.
 ///
 /// # Errors
 /// When a prompt can't be rendered, or is longer than the model's context.

@@ -1,4 +1,4 @@
-//! What a token of training costs, by arithmetic.
+//! Floating-point operations of training.
 //!
 //! Responsible for: floating-point operations a token, the numerator of MFU.
 //! Must not depend on: tensors, clocks.
@@ -10,10 +10,10 @@ use crate::estimate::linear_shapes;
 /// Floating-point operations that one token of a training step needs. `adapter` is the number of its parameters; without
 /// one, all of the model is trained.
 ///
-/// A multiplication and an addition for each parameter make 2 forward and 2 backward, towards the input. A trained one
-/// costs 2 more for its own gradient, so it is 6, a frozen one 4; recomputing activations adds 2 for everything in the
-/// blocks but, beside an adapter, each one's last product, which is not done again (it is where it has no adapter of its own
-/// or a bias; that is not counted). The products of attention, which grow with the length, are not counted either.
+/// Each parameter needs a multiplication and an addition in the forward pass, and the same for the gradient of the input in
+/// the backward pass: 4 operations. A trained parameter needs 2 more for its own gradient, 6 in total. Recomputation adds 2
+/// for each parameter of the blocks. With an adapter, the last matrix product of each block is not recomputed. Not counted:
+/// that product if the layer has no adapter or has a bias, and the products of attention, which grow with the length.
 pub(crate) fn per_token(model: &ModelDescription, adapter: Option<u64>, recompute: bool) -> f64 {
     let shapes = linear_shapes(model);
     let of = |shapes: &[(&str, [usize; 2])]| -> f64 {

@@ -15,11 +15,11 @@ const SAMPLING_STREAM: u64 = u64::from_le_bytes(*b"sampling");
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// 0 takes the most likely token.
+    /// 0 selects the most likely token.
     pub temperature: f32,
-    /// Only the `top_k` most likely tokens.
+    /// Samples from the `top_k` most likely tokens.
     pub top_k: Option<usize>,
-    /// Only the most likely tokens that hold this share of probability (Holtzman et al. 2019).
+    /// Samples from the most likely tokens that have this share of the probability (Holtzman et al. 2019).
     pub top_p: Option<f32>,
     pub max_new_tokens: usize,
     pub seed: u64,
@@ -33,7 +33,7 @@ impl Sampling {
 }
 
 /// Continues `prompt`; the returned tokens include neither the prompt nor the stop token.
-/// `on_token` sees each token as it comes. Ends at the model's context length too.
+/// `on_token` receives each token. Generation also ends at the model's context length.
 ///
 /// # Errors
 /// When the prompt is empty or fills the context, or the device fails.

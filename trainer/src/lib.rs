@@ -4,7 +4,7 @@
 //! Must not depend on: terminals, file formats, polars, ratatui. Burn lives here and in `tonfall_kernels`.
 
 mod adherence;
-mod checkpoint;
+mod checkpoint_files;
 #[cfg(feature = "cuda")]
 mod cuda_card;
 #[cfg(feature = "cuda")]
@@ -25,6 +25,8 @@ mod optimizer;
 mod out_of_memory;
 mod params;
 pub mod parity;
+mod preflight;
+mod run_length;
 mod schedule;
 mod session;
 mod train;
@@ -35,8 +37,10 @@ pub use device::{Compute, DeviceChoice, DeviceError, DeviceKind};
 pub use error::TrainError;
 pub use evaluate::{EvalReport, Sample};
 pub use generate::Sampling;
-pub use group::{Group, GroupError, Launch, LaunchError};
+pub use group::{DistributedEnv, DistributedEnvError, Group, GroupError};
 pub use micro_batch::Activations;
 pub use out_of_memory::is_out_of_memory;
+pub use preflight::preflight;
+pub use run_length::RunLength;
 pub use session::Session;
-pub use train::{Job, Observation, Outcome, Record, StopReason, total_steps, train};
+pub use train::{Job, Observation, Outcome, Record, StopReason, adapter_start, train};

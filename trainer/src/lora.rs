@@ -3,66 +3,150 @@
 //! Responsible for: which linear layers get an adapter, its initial values and its exchange with PEFT's files.
 //! Must not depend on: optimisation, the PEFT file format itself (that is `tonfall_adapters::peft`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use tonfall_adapters::ModelDescription;
 use tonfall_adapters::peft::{Adapter, AdapterConfig, AdapterTensor};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::resident;
-use tonfall_recipes::plan::{LoraPlan, TargetModules};
+use tonfall_recipes::plan::{Base, LoraPlan, TargetModules};
+use tonfall_recipes::suggest;
 
 use crate::error::TrainError;
+use crate::estimate::linear_shapes;
 use crate::model::{Decoder, LoraSite, Matrix};
 use crate::params::{Param, ParamStore};
 
 /// Philox stream of the initial values, apart from every dropout and shuffle stream.
 const INIT_STREAM: u64 = u64::from_le_bytes(*b"lorainit");
+/// The output head, which can have no adapter while it is trained.
+const HEAD: &str = "lm_head";
+/// Modules that an error names; the others are counted.
+const NAMED: usize = 3;
+
+/// The modules that can have an adapter, with the shapes `[out_features, in_features]` of their weights.
+fn adaptable(model: &ModelDescription) -> Vec<(String, [usize; 2])> {
+    let shapes = linear_shapes(model);
+    let layer = |index| shapes.iter().map(move |(name, shape)| (format!("model.layers.{index}.{name}"), *shape));
+    (0..model.num_hidden_layers).flat_map(layer).collect()
+}
+
+/// # Errors
+/// When a target selects no linear layer of the model's blocks.
+pub(crate) fn check_targets(model: &ModelDescription, targets: &TargetModules) -> Result<(), TrainError> {
+    let modules = adaptable(model);
+    let selects = |name: &str| {
+        let one = TargetModules::List(vec![name.to_owned()]);
+        modules.iter().any(|(module, _)| one.matching(module).is_some())
+    };
+    let unknown: Vec<String> = targets.names().filter(|name| !selects(name)).map(str::to_owned).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    if unknown.iter().any(|name| name == HEAD) {
+        return Err(TrainError::AdapterOnHead { tied: model.tie_word_embeddings });
+    }
+    let known = linear_shapes(model).map(|(name, _)| name.rsplit('.').next().unwrap_or(name));
+    let meant = |name: &String| Some(format!("`{}` for `{name}`", suggest::word(name, known)?));
+    let meant: Vec<String> = unknown.iter().filter_map(meant).take(NAMED).collect();
+    Err(TrainError::TargetModules { unknown: shortened(&unknown), meant: meant.join(", "), known: known.join(", ") })
+}
+
+/// # Errors
+/// When the adapter has modules or shapes that the model has not.
+pub(crate) fn check_existing(model: &ModelDescription, adapter: &Adapter) -> Result<(), TrainError> {
+    let shapes: BTreeMap<String, [usize; 2]> = adaptable(model).into_iter().collect();
+    let pairs = adapter.pairs();
+    if pairs.contains_key(HEAD) {
+        return Err(TrainError::AdapterOnHead { tied: model.tie_word_embeddings });
+    }
+    let unknown: Vec<String> =
+        pairs.keys().filter(|module| !shapes.contains_key(**module)).map(|module| (*module).to_owned()).collect();
+    if !unknown.is_empty() {
+        return Err(TrainError::AdapterModules { unknown: shortened(&unknown) });
+    }
+    for (module, (a, b)) in pairs {
+        let Some([outputs, inputs]) = shapes.get(module) else { continue };
+        let (found, expected) = ([b.shape[0], a.shape[1]], [*outputs, *inputs]);
+        if found != expected {
+            return Err(TrainError::AdapterShape { module: module.to_owned(), expected, found });
+        }
+    }
+    Ok(())
+}
+
+/// The first names of a list, and how many there are besides.
+fn shortened(names: &[String]) -> String {
+    let first: Vec<String> = names.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
 
 /// Adds a fresh adapter: A uniform in ±1/√in_features (Kaiming with a = √5, as PEFT and `nn.Linear` do), B zero.
 ///
 /// # Errors
-/// When a target module exists in no layer.
+/// As [`check_targets`].
 pub(crate) fn attach_new(model: &mut Decoder, plan: &LoraPlan, seed: u64, device: &Device) -> Result<(), TrainError> {
-    let scale = scale(plan);
+    check_targets(&model.description, &plan.target_modules)?;
     let mut generator = Philox::new(seed, INIT_STREAM);
-    attach(model, &plan.target_modules, scale, plan.dropout, device, |_, [rank_in, rank_out]| {
-        let bound = (rank_in as f32).sqrt().recip();
-        let a = (0..plan.rank * rank_in).map(|_| (2.0 * generator.uniform() - 1.0) * bound).collect();
-        Ok((a, vec![0.0; rank_out * plan.rank], plan.rank))
+    attach(model, scale(plan), plan.dropout, device, |module, [inputs, outputs]| {
+        plan.target_modules.matching(module)?;
+        let bound = (inputs as f32).sqrt().recip();
+        let a = (0..plan.rank * inputs).map(|_| (2.0 * generator.uniform() - 1.0) * bound).collect();
+        Some((a, vec![0.0; outputs * plan.rank], plan.rank))
     })
 }
 
 /// Adds an adapter with the values of a PEFT adapter.
 ///
 /// # Errors
-/// When the adapter's modules or shapes don't fit the model.
+/// As [`check_existing`].
 pub(crate) fn attach_existing(
     model: &mut Decoder,
     adapter: &Adapter,
     dropout: f64,
     device: &Device,
 ) -> Result<(), TrainError> {
-    let config = &adapter.config;
-    let modules = TargetModules::List(adapter.modules());
-    attach(model, &modules, adapter.scale(), dropout, device, |module, [inputs, outputs]| {
-        let get = |matrix: &str, shape: [usize; 2]| {
-            let name = format!("{module}.{matrix}.weight");
-            let tensor = adapter.tensor(&name).ok_or_else(|| TrainError::AdapterTensorMissing(name.clone()))?;
-            match tensor.shape == shape {
-                true => Ok(tensor.values.clone()),
-                false => Err(TrainError::AdapterShape { name, expected: shape, found: tensor.shape }),
-            }
-        };
-        Ok((get("lora_A", [config.r, inputs])?, get("lora_B", [outputs, config.r])?, config.r))
+    check_existing(&model.description, adapter)?;
+    let pairs = adapter.pairs();
+    attach(model, adapter.scale(), dropout, device, |module, _| {
+        let (a, b) = pairs.get(module)?;
+        Some((a.values.clone(), b.values.clone(), adapter.config.r))
     })
 }
 
-/// PEFT's configuration of a new adapter on `model`.
-pub(crate) fn config(model: &Decoder, plan: &LoraPlan, base_model_name: &str) -> AdapterConfig {
-    let last_part = |param: &Param| param.name.rsplit('.').nth(1).unwrap_or_default().to_owned();
-    let modules: BTreeSet<String> = model.params.iter().map(last_part).collect();
-    let modules = modules.into_iter().collect();
-    AdapterConfig::lora(base_model_name, plan.rank, plan.alpha, plan.dropout, plan.use_rslora, modules)
+/// PEFT's configuration of the adapter on `model`: the modules that have one, and the base of this run. The settings of
+/// the adapter at `lora.init`, where it began, go before those of the plan, except for dropout.
+pub(crate) fn config(model: &Decoder, plan: &LoraPlan, init: Option<&AdapterConfig>, base: &Base) -> AdapterConfig {
+    let (rank, alpha, use_rslora) = match init {
+        Some(config) => (config.r, config.lora_alpha, config.use_rslora),
+        None => (plan.rank, plan.alpha, plan.use_rslora),
+    };
+    let trained: BTreeSet<&str> = model.params.iter().filter_map(|param| param.name.strip_suffix(".lora_A")).collect();
+    let modules = target_modules(&adaptable(&model.description), &trained);
+    let (name, revision) = match base {
+        Base::Local(path) => (path.display().to_string(), None),
+        Base::Hub(name) => match name.split_once('@') {
+            Some((name, revision)) => (name.to_owned(), Some(revision.to_owned())),
+            None => (name.clone(), None),
+        },
+    };
+    AdapterConfig { revision, ..AdapterConfig::lora(&name, rank, alpha, plan.dropout, use_rslora, modules) }
+}
+
+/// The names by which PEFT finds the trained modules and no others: the last parts of their names, or the whole names
+/// where a last part would select more than was trained.
+fn target_modules(adaptable: &[(String, [usize; 2])], trained: &BTreeSet<&str>) -> Vec<String> {
+    let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_owned();
+    let parts: BTreeSet<String> = trained.iter().map(|module| last(module)).collect();
+    let selected = adaptable.iter().filter(|(module, _)| parts.contains(&last(module))).count();
+    match selected == trained.len() {
+        true => parts.into_iter().collect(),
+        false => trained.iter().map(|module| (*module).to_owned()).collect(),
+    }
 }
 
 /// The adapter as PEFT's tensors, with its configuration.
@@ -89,25 +173,21 @@ fn scale(plan: &LoraPlan) -> f32 {
     (plan.alpha / if plan.use_rslora { rank.sqrt() } else { rank }) as f32
 }
 
-/// Values of A `[r, in]`, of B `[out, r]`, and r.
-type Pair = (Vec<f32>, Vec<f32>, usize);
+/// The values that a module's adapter begins with: A `[r, in]`, B `[out, r]`, and r; `None` where it gets none.
+type Initial = Option<(Vec<f32>, Vec<f32>, usize)>;
 
 fn attach(
     model: &mut Decoder,
-    targets: &TargetModules,
     scale: f32,
     dropout: f64,
     device: &Device,
-    mut initial: impl FnMut(&str, [usize; 2]) -> Result<Pair, TrainError>,
+    mut initial: impl FnMut(&str, [usize; 2]) -> Initial,
 ) -> Result<(), TrainError> {
     let mut params = ParamStore::for_products_in(model.dtype);
-    let mut unused: Vec<&str> = targets.names().collect();
     for (site, (module, linear)) in model.linears_mut().enumerate() {
-        let Some(target) = targets.matching(&module) else { continue };
-        unused.retain(|name| *name != target);
         let Matrix::Frozen(matrix) = &linear.weight else { return Err(TrainError::AdapterOnTrainable(module)) };
         let shape = [matrix.cols(), matrix.rows()];
-        let (a, b, rank) = initial(&module, shape)?;
+        let Some((a, b, rank)) = initial(&module, shape) else { continue };
         let mut register = |name: &str, values: Vec<f32>, shape: [usize; 2]| {
             let value = resident(device, TensorData::new(values, shape), |data| Tensor::from_data(data, device));
             params.register(format!("{module}.{name}"), value, shape.to_vec())
@@ -121,8 +201,81 @@ fn attach(
         });
     }
     model.params = params;
-    match unused.is_empty() {
-        true => Ok(()),
-        false => Err(TrainError::TargetModules(unused.join(", "))),
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tonfall_adapters::{Family, Sizes};
+
+    use super::*;
+
+    fn model() -> ModelDescription {
+        let sizes = Sizes {
+            vocab_size: 16,
+            hidden_size: 4,
+            intermediate_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 2,
+        };
+        ModelDescription::plain(Family::Llama, sizes)
+    }
+
+    fn adapter(modules: &[(&str, [usize; 2])]) -> Adapter {
+        let tensor =
+            |name: String, shape: [usize; 2]| AdapterTensor { name, shape, values: vec![0.0; shape[0] * shape[1]] };
+        let pair = |(module, [outputs, inputs]): &(&str, [usize; 2])| {
+            [
+                tensor(format!("{module}.lora_A.weight"), [2, *inputs]),
+                tensor(format!("{module}.lora_B.weight"), [*outputs, 2]),
+            ]
+        };
+        let tensors = modules.iter().flat_map(pair).collect();
+        Adapter { config: AdapterConfig::lora("base", 2, 4.0, 0.0, false, Vec::new()), tensors }
+    }
+
+    #[test]
+    fn targets_that_select_nothing_are_named_with_what_was_meant() {
+        let check = |names: &[&str]| {
+            let targets = TargetModules::List(names.iter().map(|name| (*name).to_owned()).collect());
+            check_targets(&model(), &targets).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&["q_proj", "layers.0.mlp.up_proj"]), Ok(()));
+        assert_eq!(check_targets(&model(), &TargetModules::AllLinear).map_err(|error| error.to_string()), Ok(()));
+        let text = check(&["q_porj", "c_attn"]).expect_err("two that select nothing");
+        assert!(text.contains("`q_porj`, `c_attn`") && text.contains("`q_proj` for `q_porj`"), "{text}");
+        let text = check(&["a1", "b1", "c1", "d1", "e1"]).expect_err("none selects anything");
+        assert!(text.contains("`a1`, `b1`, `c1` and 2 more") && !text.contains("meant"), "{text}");
+        let text = check(&["q_proj", "lm_head"]).expect_err("the head");
+        assert!(text.contains("lm_head"), "{text}");
+    }
+
+    #[test]
+    fn an_adapter_of_another_model_is_named() {
+        let check = |modules: &[(&str, [usize; 2])]| {
+            check_existing(&model(), &adapter(modules)).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[("model.layers.1.self_attn.k_proj", [2, 4])]), Ok(()));
+        let text = check(&[("model.layers.1.self_attn.k_proj", [4, 4])]).expect_err("another shape");
+        assert!(text.contains("[4, 4]") && text.contains("[2, 4]"), "{text}");
+        let many: Vec<String> = (2..30).map(|layer| format!("model.layers.{layer}.self_attn.k_proj")).collect();
+        let many: Vec<(&str, [usize; 2])> = many.iter().map(|module| (module.as_str(), [2, 4])).collect();
+        let text = check(&many).expect_err("28 modules");
+        assert!(text.contains("and 25 more") && text.len() < 400, "{text}");
+        let tied = ModelDescription { tie_word_embeddings: true, ..model() };
+        let head = adapter(&[("lm_head", [16, 4])]);
+        let texts = [&model(), &tied].map(|model| check_existing(model, &head).expect_err("the head").to_string());
+        assert!(texts[0].contains("tonfall merge") && texts[1].contains("ties"), "{texts:?}");
+    }
+
+    #[test]
+    fn names_of_modules_select_what_was_trained_and_no_more() {
+        let all = adaptable(&model());
+        let names = |trained: &[&str]| target_modules(&all, &trained.iter().copied().collect());
+        let both = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"];
+        assert_eq!(names(&both), ["q_proj"]);
+        assert_eq!(names(&both[..1]), both[..1]);
     }
 }

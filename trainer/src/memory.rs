@@ -1,29 +1,29 @@
-//! Memory as the system reports it.
+//! Memory as the operating system reports it.
 //!
-//! Responsible for: what this process holds, and how much more it may have: free memory, the limits of control groups
-//! (containers, batch systems) and of the process.
-//! Must not depend on: what the memory is for.
+//! Responsible for: the memory that this process uses, and how much more it may allocate: free memory, the limits of
+//! control groups (containers, batch systems) and of the process.
+//! Must not depend on: what the memory is used for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Highest resident set size of this process so far in bytes, where the system tells (Linux: `VmHWM`).
+/// Highest resident set size of this process so far, in bytes (Linux: `VmHWM`); `None` on other systems.
 pub fn peak_rss() -> Option<u64> {
     field(Path::new("/proc/self/status"), "VmHWM:")
 }
 
-/// Resident set size of this process in bytes, where the system tells (Linux: `VmRSS`). Pages of mapped files count.
+/// Resident set size of this process in bytes (Linux: `VmRSS`), including pages of mapped files; `None` on other systems.
 pub fn rss() -> Option<u64> {
     field(Path::new("/proc/self/status"), "VmRSS:")
 }
 
-/// Memory of the machine in bytes, where the system tells (Linux: `MemTotal`).
+/// Memory of the machine in bytes (Linux: `MemTotal`); `None` on other systems.
 pub fn total() -> Option<u64> {
     field(Path::new("/proc/meminfo"), "MemTotal:")
 }
 
-/// Bytes that this process may still allocate, where the system tells: the least of the machine's free memory
-/// (`MemAvailable`), of what every control group above the process leaves, and of its own limit on addresses (`ulimit -v`).
+/// Bytes that this process may still allocate: the least of the machine's free memory (`MemAvailable`), the remainder of
+/// each control group of the process, and its limit on addresses (`ulimit -v`). `None` if nothing is known.
 pub fn available() -> Option<u64> {
     available_below(Path::new("/"))
 }
@@ -34,7 +34,7 @@ fn available_below(root: &Path) -> Option<u64> {
     free.into_iter().chain(control_groups(root)).chain(address_space(root)).min()
 }
 
-/// Bytes behind `name` in a file of lines such as `MemTotal:  8123456 kB`.
+/// The bytes that follow `name` in a file of lines such as `MemTotal:  8123456 kB`.
 fn field(file: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -42,14 +42,14 @@ fn field(file: &Path, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// A version of control groups: where its memory controller lies, and what its files are called.
+/// A version of control groups: the place of its memory controller and the names of its files.
 struct ControlGroups {
     /// The controllers in a line of `/proc/self/cgroup`: `0::/path`, `4:memory:/path`.
     controllers: &'static str,
     mount: &'static str,
     limit: &'static str,
     used: &'static str,
-    /// In `memory.stat`: file pages that the kernel takes back when memory is needed.
+    /// In `memory.stat`: file pages that the kernel reclaims when memory is needed.
     reclaimable: &'static str,
 }
 
@@ -71,8 +71,8 @@ const CONTROL_GROUPS: [ControlGroups; 2] = [
     },
 ];
 
-/// What each control group from the process's own up to the root leaves. Inside a container the path may be that of the
-/// host; the group's files then lie at the mount itself, where the way up ends.
+/// The remainder of each control group, from the process's own up to the root. Inside a container the path may be that of
+/// the host; the files of the group are at the mount point then, where the search ends.
 fn control_groups(root: &Path) -> Vec<u64> {
     let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut left = Vec::new();
@@ -92,11 +92,11 @@ fn control_groups(root: &Path) -> Vec<u64> {
 }
 
 impl ControlGroups {
-    /// What the group in `dir` leaves; `None` without a limit.
+    /// The remainder of the group in `dir`; `None` without a limit.
     fn left(&self, dir: &Path) -> Option<u64> {
         let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-        // "max" and v1's largest page-aligned number mean that there is none.
+        // "max" (v2) and the largest page-aligned number (v1) mean that there is no limit.
         let limit = number(self.limit).filter(|limit| *limit < i64::MAX as u64 / 2)?;
         let stat = read("memory.stat").unwrap_or_default();
         let reclaimable = stat.lines().find_map(|line| line.strip_prefix(self.reclaimable)?.trim().parse::<u64>().ok());
@@ -105,7 +105,7 @@ impl ControlGroups {
     }
 }
 
-/// What the limit on the process's addresses leaves; `None` without one.
+/// The remainder of the limit on the process's addresses; `None` without a limit.
 fn address_space(root: &Path) -> Option<u64> {
     let limits = fs::read_to_string(root.join("proc/self/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;

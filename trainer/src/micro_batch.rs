@@ -3,20 +3,20 @@
 //! Responsible for: the forward and backward pass, plain or with recomputation layer by layer.
 //! Must not depend on: the optimizer, the loop, files.
 //!
-//! With recomputation the forward pass keeps each block's input and nothing else; the backward pass then runs each
-//! block again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>).
-//! What such a block ends with, nobody reads again, so its last product is left out. For long contexts the inputs can wait in
-//! the host's memory. All ways compute the same operations in the same order, so losses and gradients are equal to the bit.
+//! With recomputation the forward pass saves the input of each block and nothing else. The backward pass runs each block
+//! again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>). The output
+//! of a recomputed block is not needed, so its last matrix product is left out. For long contexts, block inputs can be
+//! stored in host memory. All modes compute the same operations in the same order: losses and gradients are bit-identical.
 
 use burn::tensor::Tensor;
 use serde::Serialize;
 use tonfall_datasets::{Batch, IGNORED};
-use tonfall_kernels::{HostStack, linear_cross_entropy, seed};
+use tonfall_kernels::{HostStack, linear_cross_entropy, with_cotangent};
 
-use crate::model::{Decoder, Documents, DropoutKey, Hidden, Pass, self_segments};
+use crate::model::{Decoder, Documents, DropoutKey, ForwardPass, Hidden, self_segments};
 use crate::params::{Binding, GradientSums, ParamStore};
 
-/// What each position has to predict: the next token of its own document, `IGNORED` at a document's end.
+/// The target of each position: the next token of the same document, `IGNORED` at the end of a document.
 pub(crate) fn targets(batch: &Batch) -> Vec<i32> {
     let mut targets = Vec::with_capacity(batch.labels.len());
     let mut start = 0;
@@ -34,24 +34,24 @@ pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
     let binding = Binding::untracked(&model.params);
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: None };
-    let pass = Pass { with_adapter, ..documents.pass(&binding) };
+    let pass = ForwardPass { with_adapter, ..documents.pass(&binding) };
     let hidden = model.hidden(&batch.input_ids, &pass);
     scalar(&linear_cross_entropy(hidden, model.head(&binding), &targets(batch)))
 }
 
-/// What the backward pass finds of the forward pass, in less and less of the device's memory.
+/// What the forward pass saves for the backward pass, in decreasing order of device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Activations {
-    /// Everything that it needs but what an adapter's input is made of cheaply (see `tonfall_kernels::Rematerialized`).
+    /// All activations, except LoRA inputs that are cheap to recompute (see `tonfall_kernels::Rematerialized`).
     Kept,
-    /// The input of each block, from which the rest is computed again.
+    /// The input of each block; the other activations are recomputed.
     Recomputed,
-    /// The same, and the inputs wait in the host's memory.
+    /// The same, with block inputs stored in host memory.
     Offloaded,
 }
 
 impl Activations {
-    /// Whether they are computed again.
+    /// Whether activations are recomputed.
     #[must_use]
     pub fn again(self) -> bool {
         self > Self::Kept
@@ -67,8 +67,8 @@ pub(crate) struct TrainingPass {
     pub dropout: DropoutKey,
 }
 
-/// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses, `[1]`. Nothing waits for
-/// the device.
+/// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses, `[1]`. Does not wait
+/// for the device.
 pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> Tensor<1> {
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
@@ -88,7 +88,7 @@ fn plain(
     sums: &mut GradientSums,
 ) -> Tensor<1> {
     let binding = Binding::tracked(&model.params);
-    let pass = Pass { rematerialize: true, ..documents.pass(&binding) };
+    let pass = ForwardPass { rematerialize: true, ..documents.pass(&binding) };
     let hidden = model.hidden(&batch.input_ids, &pass);
     let loss = linear_cross_entropy(hidden, model.head(&binding), targets);
     let value = loss.clone().inner();
@@ -128,14 +128,14 @@ fn recomputed(
 
     if model.trains_embeddings() {
         let binding = Binding::tracked(&model.params);
-        let mut gradients = seed(model.embed(&batch.input_ids, &binding), upstream).backward();
+        let mut gradients = with_cotangent(model.embed(&batch.input_ids, &binding), upstream).backward();
         binding.collect(&mut gradients, sums);
     }
     value
 }
 
-/// Runs one piece of the model tracked, and back from the scalar that `forward` gives; returns the gradient of its input and
-/// what else `forward` gives.
+/// Runs a part of the model with tracking, then the backward pass from the scalar that `forward` returns. Returns the
+/// gradient of the input and the second value of `forward`.
 fn backward<'a, T>(
     x: Hidden,
     params: &'a ParamStore,

@@ -1,27 +1,27 @@
-//! Running out of memory, in whichever form a device says it.
+//! Out-of-memory errors, in the form in which each device reports them.
 //!
-//! Responsible for: recognising it, and turning it into an error that the training loop can act upon.
+//! Responsible for: recognising them, and converting them to an error that the training loop can handle.
 //! Must not depend on: what was computed.
 //!
-//! CubeCL keeps a failed allocation with the buffer that it was for; the error comes to light where something computed
-//! from the buffer is read, in a training step the loss or the norm of the gradients, as a panic of Burn's. On the CPU an
-//! allocation that fails ends the process, so nothing comes here: there the estimate is compared with what is free.
+//! CubeCL stores a failed allocation with its buffer. The error surfaces as a panic of Burn when a result computed from the
+//! buffer is read: in a training step, the loss or the gradient norm. On the CPU, a failed allocation ends the process;
+//! there, the estimate is compared with the free memory instead.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::TrainError;
 
-/// What CubeCL 0.11 writes (`cubecl_runtime::server::{IoError, LaunchError}`); no kind of error reaches Burn.
+/// The texts of CubeCL 0.11 (`cubecl_runtime::server::{IoError, LaunchError}`); Burn passes on no error type.
 const TEXTS: [&str; 3] = ["out of device memory", "out-of-memory error", "can't allocate buffer of size"];
 
-/// Whether the text of an error or a panic says that a device had no memory left.
+/// Whether the text of an error or a panic is that of a device out of memory.
 #[must_use]
 pub fn is_out_of_memory(text: &str) -> bool {
     TEXTS.iter().any(|known| text.contains(known))
 }
 
-/// Does `work`. A panic that says that memory ran out becomes [`TrainError::DeviceMemory`]; others go on.
+/// Runs `work`. An out-of-memory panic becomes [`TrainError::DeviceMemory`]; other panics continue.
 pub(crate) fn catch<T>(work: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
     let unwound = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Err(TrainError::Device(text))) if is_out_of_memory(&text) => {
@@ -40,7 +40,7 @@ fn text(unwound: &(dyn Any + Send)) -> Option<&str> {
     unwound.downcast_ref::<String>().map(String::as_str).or_else(|| unwound.downcast_ref::<&str>().copied())
 }
 
-/// The line that says it, without the backtrace around it.
+/// The line of the error, without the backtrace.
 fn brief(text: &str) -> String {
     text.lines().find(|line| is_out_of_memory(line)).unwrap_or(text).trim().to_owned()
 }

@@ -1,6 +1,6 @@
-//! The trainable tensors of a model and how a pass sees them.
+//! The trainable tensors of a model, and their gradients.
 //!
-//! Responsible for: one ordered store of every trainable tensor, leaves for a tracked pass, and sums of gradients.
+//! Responsible for: one ordered store of all trainable tensors, autodiff leaves for a tracked pass, and gradient sums.
 //! Must not depend on: which module a tensor belongs to, or how it is updated.
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ pub(crate) struct Param {
     pub name: String,
     /// Value, f32, without autodiff. A vector of length `n` is kept as `[1, n]`.
     pub value: Tensor<2>,
-    /// The value in the type in which products take it, ready for them; `None` where that is f32.
+    /// A copy of the value in the dtype of matrix products; `None` where that is f32.
     pub copy: Option<Tensor<2>>,
     /// Shape as it is written to files.
     pub shape: Vec<usize>,
@@ -38,7 +38,7 @@ impl Param {
         self.value = value;
     }
 
-    /// The value as operations take it.
+    /// The value in the dtype of matrix products.
     fn factor(&self) -> Tensor<2> {
         self.copy.as_ref().unwrap_or(&self.value).clone()
     }
@@ -57,12 +57,12 @@ fn resident_copy(value: &Tensor<2>, dtype: DType) -> Tensor<2> {
 #[derive(Debug, Default)]
 pub(crate) struct ParamStore {
     params: Vec<Param>,
-    /// The type of the values' copies; none are kept without one.
+    /// The dtype of the copies; `None` without copies.
     copies: Option<DType>,
 }
 
 impl ParamStore {
-    /// A store that has its values ready for products in a type.
+    /// A store that keeps copies of its values for matrix products in `dtype`.
     pub(crate) fn for_products_in(dtype: DType) -> Self {
         Self { params: Vec::new(), copies: Some(dtype).filter(|dtype| *dtype != DType::F32) }
     }
@@ -96,7 +96,7 @@ impl ParamStore {
     }
 }
 
-/// The parameters as one pass sees them: plain values, or leaves of an autodiff graph.
+/// The parameters of one pass: plain values, or leaves of an autodiff graph.
 pub(crate) struct Binding<'a> {
     store: &'a ParamStore,
     leaves: Option<RefCell<BTreeMap<ParamId, Tensor<2>>>>,
@@ -108,7 +108,7 @@ impl<'a> Binding<'a> {
         Self { store, leaves: None }
     }
 
-    /// A pass whose parameters become leaves the first time they are used.
+    /// A pass whose parameters become leaves when they are used first.
     pub(crate) fn tracked(store: &'a ParamStore) -> Self {
         Self { store, leaves: Some(RefCell::default()) }
     }
@@ -132,19 +132,18 @@ impl<'a> Binding<'a> {
     }
 }
 
-/// What is read of a step.
+/// The numbers that are read back from the device after a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Read {
+pub(crate) struct StepReadback {
     /// Sum of the token losses.
     pub loss: f64,
     /// Global norm of the gradients, before clipping.
     pub norm: f64,
 }
 
-impl Read {
-    /// The sum of `losses`, `[1]` each, and the norm whose square sums have these parts, both summed in f64. One reading:
-    /// everything that the device has to do for a step can be enqueued before it waits for it. It brings to light what has
-    /// failed on the device so far.
+impl StepReadback {
+    /// The sum of `losses`, `[1]` each, and the norm from its partial sums of squares, both summed in f64. Everything is read
+    /// in one transfer, so that all work of a step is enqueued before the host waits. Errors of the device surface here.
     pub(crate) fn of(losses: Vec<Tensor<1>>, square_sums: Option<Tensor<1>>) -> Self {
         let count = losses.len();
         let due = losses.into_iter().chain(square_sums);
@@ -174,12 +173,12 @@ impl GradientSums {
         });
     }
 
-    /// The sums in the order of the store, to be changed.
+    /// Mutable sums, in the order of the store.
     pub(crate) fn slots(&mut self) -> &mut [Option<Tensor<2>>] {
         &mut self.sums
     }
 
-    /// The sums in the order of the store; `None` where no gradient arrived.
+    /// The sums in the order of the store; `None` for a parameter without a gradient.
     pub(crate) fn into_inner(self) -> Vec<Option<Tensor<2>>> {
         self.sums
     }
@@ -198,14 +197,14 @@ mod tests {
         let mut store = ParamStore::default();
         let ids = ["first", "second", "third"].map(|name| store.register(name, row([0.0, 0.0]), vec![1, 2]));
         let mut sums = GradientSums::new(&store);
-        assert_eq!(Read::of(Vec::new(), None), Read { loss: 0.0, norm: 0.0 });
+        assert_eq!(StepReadback::of(Vec::new(), None), StepReadback { loss: 0.0, norm: 0.0 });
         sums.add(ids[0], row([1.0, 1.0]));
         sums.add(ids[0], row([2.0, 3.0]));
         sums.add(ids[2], row([12.0, 0.0]));
         let losses = [0.5_f32, 2.0].map(|loss| Tensor::<1>::from_data([loss], &device)).to_vec();
         let gradients = sums.into_inner();
         let squares = square_sums(&gradients.iter().flatten().collect::<Vec<_>>());
-        assert_eq!(Read::of(losses, squares), Read { loss: 2.5, norm: 13.0 });
+        assert_eq!(StepReadback::of(losses, squares), StepReadback { loss: 2.5, norm: 13.0 });
     }
 
     #[test]

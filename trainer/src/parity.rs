@@ -1,7 +1,7 @@
 //! Replaying a reference run step by step.
 //!
-//! Responsible for: reading what `tests/reference/real_reference.py` stored, doing the same steps here, and measuring
-//! the distance. Used by the tests and by `examples/parity.rs`.
+//! Responsible for: reading the files of `tests/reference/real_reference.py`, computing the same steps, and measuring the
+//! distance. Used by the tests and by `examples/parity.rs`.
 //! Must not depend on: the training loop (the steps are given), bounds (the caller decides what is close enough).
 
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::lora;
 use crate::micro_batch::{self, Activations, TrainingPass};
 use crate::model::{DropoutKey, LoadOptions, Loader};
 use crate::optimizer::Optimizer;
-use crate::params::{GradientSums, Read};
+use crate::params::{GradientSums, StepReadback};
 
 /// Why a reference can't be replayed.
 #[derive(Debug, Error)]
@@ -42,7 +42,7 @@ pub struct ReferenceText {
     pub logits: Vec<f32>,
 }
 
-/// Distance of two sets of logits.
+/// Distance between two sets of logits.
 #[derive(Clone, Copy, Debug)]
 pub struct LogitDifference {
     pub largest: f64,
@@ -50,7 +50,7 @@ pub struct LogitDifference {
     pub other_argmax: usize,
 }
 
-/// What a replay gave.
+/// The results of a replay.
 #[derive(Debug)]
 pub struct Replay {
     /// Our loss and the reference's, by step.
@@ -112,7 +112,7 @@ pub fn compare_logits(ours: &[f32], theirs: &[f32], vocab: usize) -> LogitDiffer
     }
 }
 
-/// Does the steps of `folder/steps.json` from `folder/init` and compares with `folder/final`.
+/// Computes the steps of `folder/steps.json` from `folder/init` and compares with `folder/final`.
 ///
 /// # Errors
 /// When the reference can't be read or a step fails.
@@ -148,7 +148,7 @@ pub fn replay(
         };
         let mut sums = GradientSums::new(&model.params);
         let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
-        let Read { loss, norm } = optimizer.step(&mut model.params, sums, vec![loss], steps.lr);
+        let StepReadback { loss, norm } = optimizer.step(&mut model.params, sums, vec![loss], steps.lr);
         losses.push((loss / trained as f64, steps.losses[step]));
         grad_norms.push((norm, steps.grad_norms[step]));
     }
@@ -192,7 +192,7 @@ pub fn write_logits(path: &Path, ids: &[u32], logits: &[f32], vocab: usize) -> R
     Ok(())
 }
 
-/// Loss and gradients of one text, as [`lora_gradients`] gives them.
+/// Loss and gradients of one text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraGradients {
     /// Mean over the predicted tokens.
@@ -222,7 +222,7 @@ pub fn lora_gradients(
     let pass = TrainingPass { scale: (trained as f32).recip(), activations, dropout };
     let mut sums = GradientSums::new(&model.params);
     let loss = micro_batch::accumulate(&model, &batch, pass, &mut sums);
-    let loss = Read::of(vec![loss], None).loss / trained as f64;
+    let loss = StepReadback::of(vec![loss], None).loss / trained as f64;
     let named = model.params.iter().zip(sums.into_inner());
     let tensors = named.map(|(param, gradient)| {
         let gradient = gradient.map(|gradient| lora::values(&gradient)).transpose()?;

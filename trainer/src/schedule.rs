@@ -1,7 +1,10 @@
-//! Learning-rate schedules: constant, linear and cosine decay behind a linear warm-up.
+//! Learning-rate schedules: constant, linear and cosine decay after a linear warm-up.
 //!
-//! Responsible for: the learning rate of a step as a pure function. Equal to transformers'
-//! `get_{constant,linear,cosine}_schedule_with_warmup`.
+//! Responsible for: the learning rate of a step as a pure function.
+//!
+//! Warm-up step `i` of `n`, counted from 1, has `i / n` of the peak, so that no step has a rate of zero. After the warm-up
+//! the rates are those of transformers' `get_{constant,linear,cosine}_schedule_with_warmup`, whose warm-up begins at zero:
+//! there, the first optimizer step changes nothing.
 
 use tonfall_recipes::plan::Schedule;
 
@@ -15,10 +18,10 @@ pub(crate) struct LearningRate {
 }
 
 impl LearningRate {
-    /// The learning rate of optimizer step `step`, counted from 0.
+    /// The learning rate of optimizer step `step`, counted from 0. Above zero for every step of the run.
     pub(crate) fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
-            return self.peak * step as f64 / self.warmup_steps.max(1) as f64;
+            return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
         }
         let span = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
         let progress = ((step - self.warmup_steps) as f64 / span).min(1.0);
@@ -35,19 +38,35 @@ impl LearningRate {
 mod tests {
     use super::*;
 
+    const SCHEDULES: [Schedule; 3] = [Schedule::Constant, Schedule::Linear, Schedule::Cosine];
+
     fn rates(schedule: Schedule) -> Vec<f64> {
         let rate = LearningRate { peak: 1.0, schedule, warmup_steps: 2, total_steps: 6 };
-        (0..7).map(|step| rate.at(step)).collect()
+        (0..6).map(|step| rate.at(step)).collect()
     }
 
-    /// Values of transformers' schedulers for warm-up 2 of 6 steps.
+    /// After the warm-up: values of transformers' schedulers for warm-up 2 of 6 steps.
     #[test]
-    fn schedules_are_those_of_transformers() {
-        assert_eq!(rates(Schedule::Constant), [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]);
-        assert_eq!(rates(Schedule::Linear), [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]);
-        let cosine = [0.0, 0.5, 1.0, 0.853_553_390_593_273_8, 0.5, 0.146_446_609_406_726_2, 0.0];
+    fn schedules_are_those_of_transformers_after_the_warm_up() {
+        assert_eq!(rates(Schedule::Constant), [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(rates(Schedule::Linear), [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]);
+        let cosine = [0.5, 1.0, 1.0, 0.853_553_390_593_273_8, 0.5, 0.146_446_609_406_726_2];
         for (ours, theirs) in rates(Schedule::Cosine).into_iter().zip(cosine) {
             assert!((ours - theirs).abs() < 1e-12, "{ours} instead of {theirs}");
+        }
+    }
+
+    #[test]
+    fn no_step_is_wasted() {
+        for schedule in SCHEDULES {
+            for total_steps in 1..40 {
+                for warmup_steps in 0..total_steps {
+                    let rate = LearningRate { peak: 1.0, schedule, warmup_steps, total_steps };
+                    let rates: Vec<f64> = (0..total_steps).map(|step| rate.at(step)).collect();
+                    assert!(rates.iter().all(|rate| *rate > 0.0 && *rate <= 1.0), "{rates:?}");
+                    assert!(rates.contains(&1.0), "the peak is reached: {rates:?}");
+                }
+            }
         }
     }
 }

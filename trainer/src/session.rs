@@ -1,6 +1,6 @@
-//! A loaded model for those who only ask it: generation and logits, base and adapter side by side.
+//! A loaded model for inference: generation and logits, base and adapter side by side.
 //!
-//! Responsible for: hiding devices and tensors from callers outside this crate.
+//! Responsible for: an API without devices and tensors, for callers outside this crate.
 //! Must not depend on: training.
 
 use tonfall_adapters::BaseModel;
@@ -21,10 +21,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Loads a base model onto a device; `progress` is called with blocks done and the number of blocks.
+    /// Loads a base model onto a device; `progress` receives the number of blocks loaded and of all blocks.
     ///
     /// # Errors
-    /// When a weight can't be read.
+    /// When a weight can't be read or is not finite.
     pub fn load(
         base: &BaseModel,
         quantization: Quantization,
@@ -39,12 +39,12 @@ impl Session {
     /// Puts an adapter on the base.
     ///
     /// # Errors
-    /// When the adapter was made for another model.
+    /// When the adapter was made for another model, or has LoRA on `lm_head`.
     pub fn attach(&mut self, adapter: &Adapter) -> Result<(), TrainError> {
         attach_existing(&mut self.model, adapter, 0.0, &self.compute.device)
     }
 
-    /// Continues `prompt`; see [`Sampling`]. The answer holds neither the prompt nor the stop token.
+    /// Continues `prompt`; see [`Sampling`]. The returned tokens contain neither the prompt nor the stop token.
     ///
     /// # Errors
     /// When the prompt is empty or fills the context.

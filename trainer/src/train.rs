@@ -1,12 +1,12 @@
 //! The training loop.
 //!
-//! Responsible for: the order of things in a run: load, evaluate, step, checkpoint, evaluate, export.
+//! Responsible for: the order of a run: load, evaluate, step, save checkpoints, evaluate, export.
 //! Must not depend on: terminals, signals, command lines.
 
+mod memory_fit;
 mod results;
-mod room;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
@@ -17,7 +17,7 @@ use tonfall_recipes::plan::{AdapterKind, Plan, Quantization, Recompute, Severity
 use tonfall_runs::events::{EventKind, EventLog, Lengths, Packing, Phase};
 use tonfall_runs::run_dir::RunDir;
 
-use crate::checkpoint::{self, TrainerState};
+use crate::checkpoint_files::{self, TrainerState};
 use crate::device::Compute;
 use crate::error::TrainError;
 use crate::estimate::{self, Choice, Workload};
@@ -30,13 +30,15 @@ use crate::micro_batch::{self, Activations, TrainingPass};
 use crate::model::{Decoder, DropoutKey, Loader};
 use crate::optimizer::Optimizer;
 use crate::out_of_memory;
-use crate::params::{GradientSums, Read};
+use crate::params::{GradientSums, StepReadback};
+use crate::preflight::check_context;
+use crate::run_length::RunLength;
 use crate::schedule::LearningRate;
 
-/// Events of one phase are at least so far apart.
+/// Time between two progress events of one phase, at least.
 const PHASE_INTERVAL: Duration = Duration::from_secs(1);
 
-const IDLE_OFFLOAD: &str = "`training.recompute = \"offload\"` is the same as \"on\" here: it needs a CUDA card";
+const IDLE_OFFLOAD: &str = "`training.recompute = \"offload\"` is the same as \"on\" here: it needs a CUDA GPU";
 
 /// Everything a run needs.
 pub struct Job<'a> {
@@ -48,18 +50,18 @@ pub struct Job<'a> {
     pub prompts: &'a [HeldOutPrompt],
     /// The processes that train together.
     pub group: &'a mut Group,
-    /// Where the first process writes the run down; `None` in the others.
+    /// Where the first process logs the run; `None` in the others.
     pub record: Option<Record<'a>>,
     /// A verified checkpoint of this run.
     pub resume_from: Option<PathBuf>,
-    /// Bytes that the run may hold altogether, where anybody knows; asked before it begins and before every optimizer
-    /// step. [`Compute::memory`] says what there is.
+    /// Bytes that the run may use in total, where they are known; called before the run and before every optimizer step.
+    /// [`Compute::memory`] returns what is available.
     pub memory: &'a dyn Fn() -> Option<u64>,
-    /// Asked after every optimizer step.
+    /// Called after every optimizer step.
     pub stop: &'a dyn Fn() -> Option<StopReason>,
 }
 
-/// Where a run is written down, and who is told of it.
+/// Where a run is logged, and the observer of its events.
 pub struct Record<'a> {
     /// Created and locked by the caller.
     pub run: &'a RunDir,
@@ -68,7 +70,7 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// A disk that takes no line now takes none of the results either; that error is the one to report.
+    /// An error is not reported here: a disk that takes no event takes none of the results either, and that error is.
     fn phase(&mut self, phase: Phase, done: u64, total: u64) {
         let kind = EventKind::Phase { phase, done, total };
         if self.log.append(kind.clone()).is_ok() {
@@ -86,7 +88,7 @@ pub enum StopReason {
     Requested,
 }
 
-/// What a run tells its caller while it works.
+/// What a run reports to its caller.
 #[derive(Debug)]
 pub enum Observation<'a> {
     /// An event that has just been written to the event log.
@@ -98,10 +100,10 @@ pub enum Observation<'a> {
     },
 }
 
-/// What came of a run.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// `Some` when the run was interrupted; its checkpoint is saved then, and nothing is exported.
+    /// `Some` when the run was interrupted: its checkpoint is saved and nothing is exported.
     pub stopped: Option<StopReason>,
     pub step: u64,
     pub total_steps: u64,
@@ -113,17 +115,19 @@ pub struct Outcome {
     pub artefact: Option<PathBuf>,
     pub merged: Option<PathBuf>,
     pub peak_rss_bytes: Option<u64>,
-    /// Of an accelerator with memory of its own, after any step; that of the attempt.
+    /// The highest use after a step of this attempt, on an accelerator with its own memory.
     pub peak_accelerator_bytes: Option<u64>,
-    /// The highest use of memory by arithmetic: the accelerator's where there is one.
+    /// The predicted peak of memory: the accelerator's where there is one.
     pub predicted_bytes: u64,
+    /// Of the adapter; `None` in full training.
+    pub rank: Option<usize>,
 }
 
-/// Trains as the plan says. Processes that train together all call this; the first one evaluates, saves and exports while
-/// the others wait for it in the next step.
+/// Trains according to the plan. Processes that train together all call this; the first one evaluates, saves and exports
+/// while the others wait for it in the next step.
 ///
 /// # Errors
-/// Every cause of [`TrainError`]; the checkpoints written so far stay valid.
+/// Any [`TrainError`]; the checkpoints written so far stay valid.
 pub fn train(job: Job<'_>) -> Result<Outcome, TrainError> {
     out_of_memory::catch(|| whole(job))
 }
@@ -148,9 +152,11 @@ fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
         peak_rss_bytes: None,
         peak_accelerator_bytes: run.peak_accelerator_bytes,
         predicted_bytes: run.choice.estimate.peak(),
+        rank: run.adapter.as_ref().map(|config| config.r),
     };
     if stopped.is_none() {
         let after = run.evaluate(true)?;
+        run.mark_best()?;
         (outcome.artefact, outcome.merged) = run.export()?;
         run.finish(&after)?;
         outcome.after = Some(after);
@@ -179,30 +185,33 @@ impl<'a> Run<'a> {
     fn start(mut job: Job<'a>) -> Result<Self, TrainError> {
         let (plan, data, compute) = (job.plan, job.data, job.compute);
         let device = &compute.device;
-        let longest = data.train.lengths().into_iter().chain(data.eval.lengths()).max();
-        let context = job.base.description().max_position_embeddings;
-        if let Some(tokens) = longest.filter(|tokens| *tokens > context) {
-            return Err(TrainError::Context { tokens, context });
-        }
-
+        check_context(data, job.base.description())?;
         let mut state = match &job.resume_from {
-            Some(dir) => checkpoint::read_state(dir)?,
+            Some(dir) => checkpoint_files::read_state(dir)?,
             None => TrainerState { processes: job.group.size(), ..TrainerState::default() },
         };
         if state.processes != job.group.size() {
             return Err(TrainError::Processes { made_by: state.processes, size: job.group.size() });
         }
-        let workload =
-            Workload::new(plan, job.base, data, (job.tokenizer, job.prompts), compute.kind(), job.group.size())?;
+        let adapter_dir = adapter_start(plan, job.resume_from.as_deref()).map(Path::to_owned);
+        let workload = Workload::new(
+            plan,
+            job.base,
+            data,
+            (job.tokenizer, job.prompts),
+            compute.kind(),
+            job.group.size(),
+            adapter_dir.as_deref(),
+        )?;
         let size = state.micro_batch_size.unwrap_or(plan.training.micro_batch_size);
         let choice = workload.choose(size, workload.asked(), (job.memory)());
-        if !choice.fits() {
-            return Err(workload.refusal(&choice));
-        }
         let choice = workload.agreed(choice, job.group)?;
         state.micro_batch_size = Some(choice.micro_batch_size);
         let sampler = Sampler::new(&data.train, plan, job.group.size()).in_micro_batches_of(choice.micro_batch_size);
-        let total_steps = total_steps(plan, sampler.steps_per_epoch());
+        let length = RunLength::of(plan, sampler.steps_per_epoch());
+        if state.step > length.steps {
+            return Err(TrainError::BeyondEnd { step: state.step, steps: length.steps });
+        }
 
         let options = estimate::load_options(plan);
         let phase = match plan.quantization {
@@ -212,28 +221,22 @@ impl<'a> Run<'a> {
         let mut loading = progress(&mut job.record, phase);
         let mut model = Loader { base: job.base, options, compute, progress: &mut loading }.load()?;
         drop(loading);
-        let adapter = match (plan.adapter.kind, &plan.lora.init) {
+        let adapter = match (plan.adapter.kind, &adapter_dir) {
             (AdapterKind::Full, _) => None,
             (AdapterKind::Lora, Some(path)) => {
                 let adapter = peft::read(path)?;
                 lora::attach_existing(&mut model, &adapter, plan.lora.dropout, device)?;
-                Some(adapter.config)
+                Some(lora::config(&model, &plan.lora, Some(&adapter.config), &plan.base))
             }
             (AdapterKind::Lora, None) => {
                 lora::attach_new(&mut model, &plan.lora, plan.seed, device)?;
-                Some(lora::config(&model, &plan.lora, &job.base.name_or_path()))
+                Some(lora::config(&model, &plan.lora, None, &plan.base))
             }
         };
         let mut optimizer = Optimizer::new(&model.params, &plan.training);
         if let Some(dir) = &job.resume_from {
-            checkpoint::read_tensors(dir, &state, &mut model.params, &mut optimizer, device)?;
+            checkpoint_files::read_tensors(dir, &state, &mut model.params, &mut optimizer, device)?;
         }
-        let learning_rate = LearningRate {
-            peak: plan.training.learning_rate,
-            schedule: plan.training.schedule,
-            warmup_steps: warmup_steps(plan, total_steps),
-            total_steps,
-        };
         let saved_step = job.resume_from.as_ref().map(|_| state.step);
         let mut run = Self {
             job,
@@ -241,8 +244,8 @@ impl<'a> Run<'a> {
             adapter,
             optimizer,
             sampler,
-            learning_rate,
-            total_steps,
+            learning_rate: length.learning_rate(plan),
+            total_steps: length.steps,
             workload,
             choice,
             state,
@@ -286,7 +289,7 @@ impl<'a> Run<'a> {
             self.event(EventKind::Notice { message })?;
         }
         let reason = self.difference_from_plan();
-        self.tell_memory(reason)
+        self.log_memory(reason)
     }
 
     fn device(&self) -> EventKind {
@@ -300,19 +303,32 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Trains until the last step or a stop. A stop saves a checkpoint first.
+    /// Trains until the last step or a stop. When another process is gone or memory is short, the steps done so far are
+    /// saved before the error is returned.
     fn steps(&mut self) -> Result<Option<StopReason>, TrainError> {
+        let result = self.train_to_the_end();
+        let whole_step = matches!(&result, Err(TrainError::Group(_) | TrainError::OutOfMemory { .. }));
+        if whole_step && self.state.step > 0 {
+            self.save()?;
+        }
+        result
+    }
+
+    /// A stop saves a checkpoint first.
+    fn train_to_the_end(&mut self) -> Result<Option<StopReason>, TrainError> {
         let training = &self.job.plan.training;
         let (save_every, eval_every) = (training.save_every, self.job.plan.evaluation.every);
         while self.state.step < self.total_steps {
             self.step()?;
             let step = self.state.step;
             let last = step == self.total_steps;
-            if eval_every > 0 && step.is_multiple_of(eval_every) && !last {
+            let evaluates = eval_every > 0 && step.is_multiple_of(eval_every) && !last;
+            if evaluates {
                 self.evaluate(false)?;
             }
             let stop = self.stop()?;
-            if last || stop.is_some() || save_every > 0 && step.is_multiple_of(save_every) {
+            let is_due = save_every > 0 && step.is_multiple_of(save_every) || evaluates && self.is_best();
+            if last || stop.is_some() || is_due {
                 self.save()?;
             }
             if let Some(reason) = stop.filter(|_| !last) {
@@ -327,7 +343,7 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
-    /// Whether the run is to stop here; all processes stop after the same step, whichever of them was asked to.
+    /// Whether the run has to stop here. All processes stop after the same step, whichever of them received the request.
     fn stop(&mut self) -> Result<Option<StopReason>, TrainError> {
         let code = match (self.job.stop)() {
             None => 0,
@@ -348,7 +364,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let (batches, read, sums) = loop {
             let computed = out_of_memory::catch(|| self.compute());
-            // Processes cut their batches alike, so all of them go on with less when one has to.
+            // All processes have the same micro-batch size, so all of them shrink it when one runs out of memory.
             let short = matches!(computed, Err(TrainError::DeviceMemory(_)));
             let anywhere = self.job.group.gather(f64::from(u8::from(short)))?.contains(&1.0);
             match computed {
@@ -385,20 +401,21 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// All micro-batches of the step, and what is read of it once this process's are computed: with it what has failed on the
-    /// device comes to light, and nothing is updated then. A process on its own has done its update; one of several has its
-    /// gradients to add to theirs.
-    fn compute(&mut self) -> Result<(Vec<Batch>, Read, Option<GradientSums>), TrainError> {
-        let batches = self.sampler.optimizer_step(self.state.step, &self.job.data.train);
+    /// Computes this process's micro-batches of the step and reads loss and gradient norm back. Errors of the device surface
+    /// in that reading, before anything is updated. A single process has made its update then; one of several returns its
+    /// gradients, which are still to be summed.
+    fn compute(&mut self) -> Result<(Vec<Batch>, StepReadback, Option<GradientSums>), TrainError> {
+        let batches = self.sampler.optimizer_step(self.state.step, &self.job.data.train)?;
         let (losses, sums) = self.gradients(&batches);
-        self.model.look_ahead(|| self.next_tokens());
+        // An error comes again in the next step, where it ends the run.
+        self.model.look_ahead(|| self.next_tokens().ok().flatten());
         Ok(match self.job.group.size() {
             1 => (batches, self.optimize(sums, losses), None),
-            _ => (batches, Read::of(losses, None), Some(sums)),
+            _ => (batches, StepReadback::of(losses, None), Some(sums)),
         })
     }
 
-    /// Losses and gradients of this process's micro-batches, weighted by the trained tokens of all.
+    /// Losses and gradients of this process's micro-batches, divided by the trained tokens of all processes.
     fn gradients(&self, batches: &[Batch]) -> (Vec<Tensor<1>>, GradientSums) {
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
         let mut sums = GradientSums::new(&self.model.params);
@@ -414,24 +431,26 @@ impl<'a> Run<'a> {
         (losses, sums)
     }
 
-    /// The tokens with which this process's next step begins.
-    fn next_tokens(&self) -> Option<Vec<u32>> {
+    /// The tokens of this process's first micro-batch of the next step.
+    fn next_tokens(&self) -> Result<Option<Vec<u32>>, TrainError> {
         let next = self.state.step + 1;
-        let batches =
-            if next < self.total_steps { self.sampler.optimizer_step(next, &self.job.data.train) } else { vec![] };
-        let mut own = batches.into_iter().enumerate().filter(|(index, _)| self.job.group.has(*index));
-        own.next().map(|(_, batch)| batch.input_ids)
+        if next >= self.total_steps {
+            return Ok(None);
+        }
+        let batches = self.sampler.optimizer_step(next, &self.job.data.train)?.into_iter().enumerate();
+        let mut own = batches.filter(|(index, _)| self.job.group.has(*index));
+        Ok(own.next().map(|(_, batch)| batch.input_ids))
     }
 
-    fn optimize(&mut self, sums: GradientSums, losses: Vec<Tensor<1>>) -> Read {
+    fn optimize(&mut self, sums: GradientSums, losses: Vec<Tensor<1>>) -> StepReadback {
         self.optimizer.step(&mut self.model.params, sums, losses, self.learning_rate.at(self.state.step))
     }
 
-    /// Mean loss of a trained token and norm of the gradients, over all processes; with the update, where it is still to be
-    /// done.
+    /// Mean loss of a trained token and norm of the gradients, over all processes. Makes the update of several processes
+    /// from the sum of their gradients.
     fn together(
         &mut self,
-        Read { loss, mut norm }: Read,
+        StepReadback { loss, mut norm }: StepReadback,
         trained: usize,
         sums: Option<GradientSums>,
     ) -> Result<(f64, f64), TrainError> {
@@ -451,7 +470,7 @@ impl<'a> Run<'a> {
         Ok((loss, norm))
     }
 
-    /// The error of a diverged step, written into the log.
+    /// Logs that the step diverged and returns the error.
     fn diverged(&mut self, what: String) -> Result<TrainError, TrainError> {
         let step = self.state.step + 1;
         self.event(EventKind::Diverged { step, what: what.clone() })?;
@@ -477,7 +496,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Tells of work outside optimizer steps: its begin and how it goes on in the log, everything to the observer.
+/// Reports progress outside optimizer steps: the begin and one event a second to the log, every call to the observer.
 fn progress(record: &mut Option<Record<'_>>, phase: Phase) -> impl FnMut(u64, u64) {
     if let Some(record) = record {
         record.phase(phase, 0, 0);
@@ -493,13 +512,10 @@ fn progress(record: &mut Option<Record<'_>>, phase: Phase) -> impl FnMut(u64, u6
     }
 }
 
-/// Optimizer steps of a plan: so many epochs, but not more than `max_steps`.
-pub fn total_steps(plan: &Plan, steps_per_epoch: u64) -> u64 {
-    let by_epochs = (plan.training.epochs * steps_per_epoch as f64).ceil() as u64;
-    plan.training.max_steps.map_or(by_epochs, |limit| limit.min(by_epochs)).max(1)
-}
-
-fn warmup_steps(plan: &Plan, total_steps: u64) -> u64 {
-    let by_ratio = (plan.training.warmup_ratio * total_steps as f64).ceil() as u64;
-    plan.training.warmup_steps.unwrap_or(by_ratio)
+/// The directory of the adapter that a run starts from: its checkpoint, once there is one, otherwise `lora.init`. `None`
+/// when the adapter is new or every weight is trained.
+#[must_use]
+pub fn adapter_start<'a>(plan: &'a Plan, resume_from: Option<&'a Path>) -> Option<&'a Path> {
+    let init = plan.lora.init.as_deref().filter(|_| plan.adapter.kind == AdapterKind::Lora)?;
+    Some(resume_from.unwrap_or(init))
 }

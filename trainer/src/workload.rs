@@ -1,8 +1,8 @@
-//! Work to measure a device with: training steps on random tokens, and single products.
+//! Benchmarks of a device: training steps on random tokens, and single matrix products.
 //!
-//! Responsible for: optimizer steps of real training on documents of given lengths, each timed from its first operation
-//! to the moment at which its loss and gradient norm are known here. Used by `examples/gpu_suite.rs`.
-//! Must not depend on: runs, recipes, what is done with the figures.
+//! Responsible for: optimizer steps on documents of given lengths, each timed from its first operation until its loss and
+//! gradient norm are on the host. Used by `examples/gpu_suite.rs`.
+//! Must not depend on: runs, recipes, how the figures are used.
 
 use std::time::Instant;
 
@@ -22,11 +22,11 @@ use crate::optimizer::Optimizer;
 use crate::params::GradientSums;
 use crate::{estimate, flops, lora};
 
-/// Training that is measured.
+/// The training steps to measure.
 #[derive(Clone, Debug)]
 pub struct Workload {
     pub quantization: Quantization,
-    /// Of an adapter on all linear layers.
+    /// Rank of an adapter on all linear layers.
     pub rank: usize,
     /// Tokens of each document of a micro-batch; a step is one micro-batch.
     pub documents: Vec<usize>,
@@ -35,28 +35,27 @@ pub struct Workload {
     pub seed: u64,
 }
 
-/// What is known of the work before its first step.
+/// Figures that are known before the first step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Loaded {
     /// Floating-point operations of a token of training.
     pub flops_per_token: f64,
-    /// Of the device's memory, by arithmetic.
+    /// Predicted peak of device memory.
     pub predicted_bytes: u64,
 }
 
-/// What a step took and gave.
+/// The measurements of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     pub seconds: f64,
     /// Mean over the trained tokens.
     pub loss: f64,
     pub grad_norm: f64,
-    /// Bytes of the device's memory, where it has its own, behind the step.
+    /// Bytes in use after the step, on a device with its own memory.
     pub held_bytes: Option<u64>,
 }
 
-/// Loads `base`, calls `loaded`, then does the steps and calls
-/// `each` after every one.
+/// Loads `base`, calls `loaded`, then computes the steps and calls `each` after every step.
 ///
 /// # Errors
 /// When a weight can't be read, or when a loss or a norm is not finite.
@@ -81,7 +80,7 @@ pub fn train(
     let training = TrainingPlan::default();
     let mut optimizer = Optimizer::new(&model.params, &training);
     let tokens = workload.documents.iter().sum();
-    // The last token of each document has no successor to predict.
+    // The last token of each document has no target.
     let trained = workload.documents.iter().map(|len| len.saturating_sub(1)).sum();
     let largest = Largest { tokens, trained, example: workload.documents.iter().copied().max().unwrap_or(0) };
     let memory = estimate::of_steps(base, (options, workload.rank), compute.kind(), largest, workload.activations);
@@ -127,17 +126,17 @@ pub fn train(
     Ok(())
 }
 
-/// Who multiplies.
+/// The implementation of a matrix product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// What training takes.
+    /// The one that training uses.
     Tonfall,
     /// Burn's own matmul, for comparison.
     Burn,
 }
 
-/// Seconds of one product `[m, k] · [k, n]` of random matrices in the type of the activations, by round of `repeats`
-/// products; the first round is a warm-up and left out.
+/// Seconds of one matrix product `[m, k] · [k, n]` of random matrices in the dtype of activations, for each of `rounds`
+/// rounds of `repeats` products. A warm-up round before them is not returned.
 ///
 /// # Errors
 /// When the device fails.
@@ -178,7 +177,7 @@ pub fn product(
         for _ in 0..repeats {
             y = Some(multiply());
         }
-        // Reading an element of the last one waits for all.
+        // Reading an element of the last product waits for all of them.
         let corner = y.map(|y| lora::values(&y.slice([0..1, 0..1]))).transpose()?;
         if round > 0 && corner.is_some() {
             seconds.push(started.elapsed().as_secs_f64() / repeats as f64);

@@ -58,7 +58,7 @@ impl Workshop {
     }
 
     fn workload(&self, device: DeviceKind) -> Workload {
-        Workload::new(&self.plan, &self.base, &self.data, (&self.tokenizer, &[]), device, 1).expect("a workload")
+        Workload::new(&self.plan, &self.base, &self.data, (&self.tokenizer, &[]), device, 1, None).expect("a workload")
     }
 
     fn create(&self, name: &str) -> RunDir {
@@ -173,7 +173,7 @@ fn at_the_floor_the_run_saves_and_says_what_is_missing() {
     let (outcome, _) = workshop.train(&run, None, &|done, _| (done == 2).then_some(1 << 20), 9);
     let Err(error @ TrainError::OutOfMemory { .. }) = outcome else { panic!("{outcome:?}") };
     let text = error.to_string();
-    for part in ["while training", "1 MiB are there", "base ", "activations ", "a lower `data.max_seq_len`"] {
+    for part in ["while training", "1 MiB are available", "base ", "activations ", "a lower `data.max_seq_len`"] {
         assert!(text.contains(part), "{part:?} is in {text}");
     }
     assert!(run.path().join("checkpoints/step-000002/MANIFEST.json").is_file(), "what was learned is saved");

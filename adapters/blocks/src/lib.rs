@@ -10,11 +10,13 @@
 mod blocks;
 mod cascade_sum;
 mod dynamic_map;
+mod finite;
 mod format;
 mod half_precision;
 mod nf4;
 
 pub use dynamic_map::DYNAMIC_MAP;
+pub use finite::first_non_finite;
 pub use format::Format;
 pub use half_precision::{bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
 pub use nf4::{NF4, NF4_BLOCK, Nf4Piece, Nf4Sections, Nf4View, SCALE_BLOCK, join_nf4, pack_nf4, quantize_nf4};

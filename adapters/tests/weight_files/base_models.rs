@@ -138,16 +138,22 @@ fn shards_hold_the_same_model() {
 }
 
 #[test]
-fn the_fingerprint_follows_the_weights_and_not_the_path() {
+fn the_fingerprints_follow_the_content_and_not_the_path() {
     let copy = copy_of("llama");
-    let before = open("llama").fingerprint();
-    assert_eq!(before.len(), 64);
-    assert_eq!(BaseModel::open(copy.path()).unwrap().fingerprint(), before);
+    let of = |base: &BaseModel| (base.config_fingerprint(), base.weights_fingerprint());
+    let before = of(&open("llama"));
+    assert!(before.0.starts_with("sha256:") && before.1.starts_with("sha256:"), "{before:?}");
+    assert_eq!(of(&BaseModel::open(copy.path()).unwrap()), before);
     let path = copy.path().join("model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    assert_ne!(BaseModel::open(copy.path()).unwrap().fingerprint(), before);
+    let weights = of(&BaseModel::open(copy.path()).unwrap());
+    assert!(weights.0 == before.0 && weights.1 != before.1, "{weights:?}");
+    edit_json(copy.path(), "config.json", |config| drop(config.insert("rope_theta".into(), 20_000.0.into())));
+    edit_json(copy.path(), "config.json", |config| drop(config.remove("rope_parameters")));
+    let config = of(&BaseModel::open(copy.path()).unwrap());
+    assert!(config.0 != before.0 && config.1 == weights.1, "{config:?}");
 }
 
 #[test]

@@ -249,3 +249,29 @@ fn errors_of_the_base_are_passed_on() {
     let error = run(&base, &trained(), &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
     assert!(matches!(error, MergeError::Base(BaseError::Checkpoint(_))), "{error:?}");
 }
+
+/// LoRA on the head: merged where the base has a head of its own, refused by name where it is tied.
+#[test]
+fn an_adapter_on_the_head_needs_a_head_of_its_own() {
+    let on_the_head = |base: &BaseModel| {
+        let mut adapter = trained();
+        let [a, b] = ["lora_A", "lora_B"].map(|matrix| format!("model.layers.0.self_attn.q_proj.{matrix}.weight"));
+        adapter.tensors.retain(|tensor| tensor.name == a || tensor.name == b);
+        let model = base.description();
+        for tensor in &mut adapter.tensors {
+            let is_a = tensor.name == a;
+            let name = if is_a { "lm_head.lora_A.weight" } else { "lm_head.lora_B.weight" };
+            tensor.name = name.to_owned();
+            tensor.shape =
+                if is_a { [adapter.config.r, model.hidden_size] } else { [model.vocab_size, adapter.config.r] };
+            tensor.values = vec![0.5; tensor.shape[0] * tensor.shape[1]];
+        }
+        adapter
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (untied, tied) = (base("llama"), base("llama_tied"));
+    let merged = run(&untied, &on_the_head(&untied), &dir.path().join("untied"), &MergeOptions::default()).unwrap();
+    assert_eq!(merged.changed_tensors, 1);
+    let refused = run(&tied, &on_the_head(&tied), &dir.path().join("tied"), &MergeOptions::default());
+    assert!(matches!(refused, Err(MergeError::TiedHead)), "{refused:?}");
+}

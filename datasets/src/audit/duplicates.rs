@@ -7,7 +7,9 @@
 //! words, with banding (Indyk and Motwani, 1998): 8 bands of 4 hashes. Two texts count as almost the same when 5 of 8
 //! bands agree, which texts with 95 % common shingles do with a probability of 0.96, with 80 % of 0.19.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
+
+use crate::stable_hash::{StableHasher, stable_hash};
 
 const BANDS: usize = 8;
 const ROWS: usize = 4;
@@ -29,7 +31,7 @@ pub(crate) struct Fingerprint {
 
 /// The fingerprint of what is said in a sample.
 pub(crate) fn fingerprint<'a>(texts: impl Iterator<Item = &'a str>) -> Fingerprint {
-    let mut exact = DefaultHasher::new();
+    let mut exact = StableHasher::new();
     let (mut minima, mut window, mut words) = ([u32::MAX; BANDS * ROWS], [0_u64; SHINGLE], 0);
     for text in texts {
         text.hash(&mut exact);
@@ -46,11 +48,7 @@ pub(crate) fn fingerprint<'a>(texts: impl Iterator<Item = &'a str>) -> Fingerpri
             }
         }
     }
-    let band = |rows: &[u32]| {
-        let mut hasher = DefaultHasher::new();
-        rows.hash(&mut hasher);
-        hasher.finish() as u32
-    };
+    let band = |rows: &[u32]| stable_hash(rows) as u32;
     let bands = (words >= WORDS).then(|| std::array::from_fn(|index| band(&minima[index * ROWS..][..ROWS])));
     Fingerprint { exact: exact.finish(), bands }
 }

@@ -4,7 +4,6 @@
 //! Must not depend on: files, tokenizers.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tonfall_recipes::plan::{TemplateKind, TemplatePlan};
 
@@ -13,6 +12,7 @@ use crate::formats::conversation::{Conversation, Message, Sample};
 use crate::formats::format::Fields;
 use crate::formats::samples::Built;
 use crate::inflection::substitute;
+use crate::stable_hash::stable_hash;
 
 /// The templates of a recipe, and the program's own for kinds that the recipe has none of.
 #[derive(Clone, Debug)]
@@ -86,9 +86,8 @@ impl Tasks {
                     .all(|text| names(text).all(|name| available.contains(&name)))
         };
         let fitting: Vec<&TemplatePlan> = self.templates.iter().filter(fits).collect();
-        let mut hasher = DefaultHasher::new();
-        (key, kind).hash(&mut hasher);
-        (!fitting.is_empty()).then(|| fitting[(hasher.finish() % fitting.len() as u64) as usize])
+        let hash = stable_hash((key, kind as u64));
+        (!fitting.is_empty()).then(|| fitting[(hash % fitting.len() as u64) as usize])
     }
 
     /// A pair of neutral and styled text is a rewriting task, a styled text alone a writing task.

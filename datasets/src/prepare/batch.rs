@@ -6,6 +6,7 @@
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::Packing;
 
+use crate::error::DataError;
 use crate::label::mask::IGNORED;
 use crate::prepare::packing::{Sequences, best_fit_decreasing};
 use crate::prepare::permutation::Permutation;
@@ -71,6 +72,15 @@ impl Batch {
         batch
     }
 
+    /// The examples at `indexes`, laid one after another.
+    ///
+    /// # Errors
+    /// When one of them is missing.
+    pub fn of(examples: &Examples, indexes: impl Iterator<Item = usize>) -> Result<Self, DataError> {
+        let found = indexes.map(|index| examples.get(index)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::new(found.into_iter()))
+    }
+
     /// Targets after the shift: labels that aren't ignored, without each segment's first.
     pub fn trained_tokens(&self) -> usize {
         let mut rest = self.labels.as_slice();
@@ -127,6 +137,8 @@ pub struct Sampler {
     per_step: usize,
 }
 
+/// Steps of which every micro-batch is looked at for the largest one.
+const LISTED_STEPS: u64 = 100_000;
 /// What the shuffle of epochs is called among the uses of the seed.
 const EPOCH_STREAM: u64 = 0;
 
@@ -181,9 +193,22 @@ impl Sampler {
         Self { micro_batch_size: size.max(1), ..self }
     }
 
-    /// The most that a micro-batch of the first `steps` optimizer steps holds.
+    /// The largest micro-batch of the first `steps` optimizer steps. Of a run of very many steps, an upper bound: the
+    /// longest sequences in one micro-batch.
     pub fn largest_micro_batch(&self, examples: &Examples, steps: u64) -> Largest {
-        Largest::of(examples, (0..steps).flat_map(|step| self.indexes(step)))
+        if steps <= LISTED_STEPS {
+            return Largest::of(examples, (0..steps).flat_map(|step| self.indexes(step)));
+        }
+        let (tokens, trained) = (examples.lengths(), examples.trained_lengths());
+        let longest = |lengths: &[usize]| {
+            let of = |index: &u32| lengths.get(*index as usize).copied().unwrap_or(0);
+            let sequence = |index| self.sequences.get(index).iter().map(of).sum();
+            let mut sums: Vec<usize> = (0..self.sequences.len()).map(sequence).collect();
+            sums.sort_unstable_by_key(|sum| std::cmp::Reverse(*sum));
+            sums.iter().take(self.micro_batch_size.min(self.per_step)).sum()
+        };
+        let example = tokens.iter().copied().max().unwrap_or(0);
+        Largest { tokens: longest(&tokens), trained: longest(&trained), example }
     }
 
     /// Indexes of the examples of an optimizer step (counted from 0 over all epochs), micro-batch by micro-batch.
@@ -202,15 +227,19 @@ impl Sampler {
     }
 
     /// The micro-batches of an optimizer step. `examples` are those that the sampler was made for.
-    pub fn optimizer_step(&self, step: u64, examples: &Examples) -> Vec<Batch> {
-        let indexes = self.indexes(step);
-        indexes.iter().map(|micro| Batch::new(micro.iter().filter_map(|&index| examples.get(index)))).collect()
+    ///
+    /// # Errors
+    /// When an example is missing.
+    pub fn optimizer_step(&self, step: u64, examples: &Examples) -> Result<Vec<Batch>, DataError> {
+        let batch = |micro: Vec<usize>| Batch::of(examples, micro.into_iter());
+        self.indexes(step).into_iter().map(batch).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Batch, Example, Largest, Sampler};
+    use crate::error::DataError;
     use crate::prepare::packing::{Sequences, best_fit_decreasing};
     use crate::prepare::store::Examples;
 
@@ -282,15 +311,23 @@ mod tests {
         assert_eq!(largest(3), Largest { tokens: 11, trained: 9, example: 9 });
         assert_eq!(Largest::in_order(&examples, 3), Largest { tokens: 14, trained: 11, example: 9 });
         assert_eq!(largest(0), Largest::default());
+        assert_eq!(largest(1_000_000_000), Largest { tokens: 14, trained: 12, example: 9 }, "a bound");
     }
 
     #[test]
     fn a_step_needs_only_its_number() {
         let (sampler, examples) = (sampler(11, 2, 2), examples(11));
-        let batches: Vec<_> = (0..9).map(|step| sampler.optimizer_step(step, &examples)).collect();
-        assert_eq!(sampler.optimizer_step(7, &examples), batches[7]);
+        let step = |step| sampler.optimizer_step(step, &examples).expect("every example");
+        let batches: Vec<_> = (0..9).map(step).collect();
+        assert_eq!(step(7), batches[7]);
         assert_eq!(batches[0].len(), 2);
         assert_eq!(batches[0][0].segment_lengths, [3, 3]);
+    }
+
+    #[test]
+    fn a_missing_example_is_an_error() {
+        let missing = sampler(11, 2, 2).optimizer_step(0, &examples(3)).expect_err("eight are missing");
+        assert!(matches!(missing, DataError::MissingExample { count: 3, .. }), "{missing}");
     }
 
     #[test]
@@ -299,7 +336,7 @@ mod tests {
         let sampler = Sampler { sequences: best_fit_decreasing(&[7, 10, 9, 3], 10), ..sampler(0, 2, 1) };
         assert_eq!(sampler.steps_per_epoch(), 2);
         let mut sizes: Vec<usize> = (0..2)
-            .flat_map(|step| sampler.optimizer_step(step, &examples(4)))
+            .flat_map(|step| sampler.optimizer_step(step, &examples(4)).expect("every example"))
             .map(|batch| batch.segment_lengths.len())
             .collect();
         sizes.sort_unstable();

@@ -26,6 +26,8 @@ use crate::prepare::store::{Column, Columns, Entry};
 const VERSION: &str = "tonfall data 4";
 /// Entries that are kept, the most recently used ones.
 const KEPT: usize = 16;
+/// Bytes that entries may take together; the newest entry is kept whatever its size.
+const KEPT_BYTES: u64 = 32 << 30;
 const TOKENS: &str = "tokens.bin";
 const ENTRIES: &str = "examples.bin";
 const ORDER: &str = "order.bin";
@@ -201,7 +203,14 @@ pub(crate) fn load(folder: &Path, key: &str) -> Result<Option<(Columns, Index)>,
     };
     // The time of the last use is what pruning goes by; a cache that can't be touched is still a cache.
     File::open(entry.join(MANIFEST)).and_then(|file| file.set_modified(std::time::SystemTime::now())).ok();
-    Ok(Some((columns(&entry)?, index)))
+    let columns = columns(&entry)?;
+    match columns.is_consistent() && index.epoch <= columns.order.len() {
+        true => Ok(Some((columns, index))),
+        false => {
+            durable::remove_dir(&entry)?;
+            Ok(None)
+        }
+    }
 }
 
 /// The index of an entry whose files are those of its manifest.
@@ -236,14 +245,46 @@ fn map<T: Pod>(path: &Path) -> Result<Column<T>, DataError> {
     Ok(Column::Mapped(map, PhantomData))
 }
 
-/// Removes all but the most recently used entries. What can't be removed stays: it is in nobody's way.
+/// Removes the entries that were not used for longest, until [`KEPT`] entries of [`KEPT_BYTES`] are left. An entry that
+/// can't be removed stays; the next preparation tries again.
 fn prune(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     let used = |path: &Path| std::fs::metadata(path.join(MANIFEST)).and_then(|metadata| metadata.modified()).ok();
     let mut aged: Vec<_> = entries.flatten().filter_map(|entry| Some((used(&entry.path())?, entry.path()))).collect();
     aged.sort();
-    let surplus = aged.len().saturating_sub(KEPT);
-    for (_, path) in &aged[..surplus] {
+    let sizes: Vec<u64> = aged.iter().rev().map(|(_, path)| bytes(path)).collect();
+    let kept = kept(&sizes, KEPT, KEPT_BYTES);
+    for (_, path) in &aged[..aged.len() - kept] {
         durable::remove_dir(path).ok();
+    }
+}
+
+/// How many of the entries with these sizes, the most recently used first, fit the limits.
+fn kept(sizes: &[u64], count: usize, bytes: u64) -> usize {
+    let mut sum = 0_u64;
+    let fits = |size: &&u64| {
+        sum = sum.saturating_add(**size);
+        sum <= bytes
+    };
+    sizes.iter().take(count).take_while(fits).count().max(sizes.len().min(1))
+}
+
+/// Bytes of an entry's files.
+fn bytes(entry: &Path) -> u64 {
+    let size = |name: &&str| std::fs::metadata(entry.join(name)).map_or(0, |metadata| metadata.len());
+    FILES.iter().map(|name| size(&name)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kept;
+
+    #[test]
+    fn entries_are_kept_by_number_and_by_bytes_and_the_newest_always() {
+        assert_eq!(kept(&[1, 2, 3], 2, 100), 2);
+        assert_eq!(kept(&[1, 2, 3], 16, 3), 2);
+        assert_eq!(kept(&[9, 1], 16, 3), 1);
+        assert_eq!(kept(&[], 16, 3), 0);
+        assert_eq!(kept(&[u64::MAX, u64::MAX], 16, u64::MAX), 2, "saturated");
     }
 }

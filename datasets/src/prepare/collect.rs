@@ -7,7 +7,6 @@
 //! Memory holds 16 bytes for each example, 36 more for each of the first two million long ones, and for a moment 10 for their
 //! order. Tokens go to disk as they come.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use tonfall_recipes::Plan;
@@ -24,6 +23,7 @@ use crate::prepare::cache::{Index, Sink};
 use crate::prepare::order::{Order, Share, order};
 use crate::prepare::report::{FileReport, PrepareReport};
 use crate::prepare::store::{Columns, Entry, word};
+use crate::stable_hash::stable_hash;
 
 /// Faulty rows that are told of in the end.
 const FAULTS_SHOWN: usize = 10;
@@ -184,11 +184,7 @@ impl<'a> Collector<'a> {
         self.sink.push(&words, Entry::new(&words, self.position, Source { file, row: number }))?;
         self.position += u64::from(tokens);
         // Everything that comes of one row stays on one side.
-        self.units.push(group.unwrap_or_else(|| {
-            let mut hasher = DefaultHasher::new();
-            (file, number).hash(&mut hasher);
-            hasher.finish()
-        }));
+        self.units.push(group.unwrap_or_else(|| stable_hash((file as u64, number))));
         self.fingerprints.push(fingerprint);
         let report = &mut self.report;
         let counts = &mut report.files[file];

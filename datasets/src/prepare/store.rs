@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
 
+use crate::error::DataError;
 use crate::label::mask::IGNORED;
 use crate::prepare::batch::{Example, Source};
 
@@ -73,6 +74,17 @@ pub(crate) struct Columns {
     pub(crate) order: Column<u32>,
 }
 
+impl Columns {
+    /// Whether every place of the order names an example, and every example lies within the tokens.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let is_inside = |entry: &Entry| {
+            entry.start.checked_add(u64::from(entry.tokens)).is_some_and(|end| end <= self.tokens.len() as u64)
+        };
+        let count = self.entries.len();
+        self.entries.iter().all(is_inside) && self.order.iter().all(|index| (*index as usize) < count)
+    }
+}
+
 /// A token and whether it is trained, as one word.
 pub(crate) fn word(id: u32, label: i32) -> u32 {
     if label == IGNORED { id } else { id | TRAINED }
@@ -110,20 +122,23 @@ impl Examples {
     }
 
     /// The example at `index`.
-    pub fn get(&self, index: usize) -> Option<Example> {
-        let entry = self.entry(index)?;
-        let words = self.words(entry)?;
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, index: usize) -> Result<Example, DataError> {
+        let found = self.entry(index).and_then(|entry| Some((entry, self.words(entry)?)));
+        let (entry, words) = found.ok_or(DataError::MissingExample { index, count: self.len() })?;
         let label = |word: &u32| if word & TRAINED == 0 { IGNORED } else { (word & !TRAINED) as i32 };
-        Some(Example {
+        Ok(Example {
             input_ids: words.iter().map(|word| word & !TRAINED).collect(),
             labels: words.iter().map(label).collect(),
             source: Source { file: entry.file as usize, row: entry.row },
         })
     }
 
-    /// All of them, in order.
+    /// All of them, in order. Columns are checked when they are opened ([`Columns::is_consistent`]), so none is missing.
     pub fn iter(&self) -> impl Iterator<Item = Example> + '_ {
-        (0..self.len()).filter_map(|index| self.get(index))
+        (0..self.len()).filter_map(|index| self.get(index).ok())
     }
 
     /// Tokens of each.

@@ -139,7 +139,7 @@ impl ChatTokenizer {
     }
 
     /// SHA-256 of everything that decides over token ids and labels.
-    pub(crate) fn fingerprint(&self) -> &[u8; 32] {
+    pub fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
     }
 

@@ -224,6 +224,17 @@ pub fn best_verified(run: &RunDir) -> Result<Option<Verified>, CheckpointError> 
     }
 }
 
+/// Points `best` at the checkpoint of `step`, for an evaluation that came after it was published, and prunes as
+/// [`CheckpointWriter::publish`] does. The caller holds the run's lock.
+///
+/// # Errors
+/// When the pointer can't be written or an old checkpoint can't be removed.
+pub fn mark_best(run: &RunDir, step: u64, keep: usize) -> Result<(), CheckpointError> {
+    let directory = run.checkpoints();
+    durable::write_file(&directory.join(BEST), format!("{}\n", directory_name(step)).as_bytes())?;
+    prune(&directory, keep)
+}
+
 fn verify_of(run: &RunDir, step: u64, path: &Path) -> Result<Manifest, Damage> {
     let manifest = verify(path)?;
     if manifest.step != step {

@@ -12,7 +12,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tonfall_durable::{self as durable, DurableError, ScratchDir};
@@ -20,6 +21,7 @@ use tonfall_recipes::plan::{PlanError, text_hash, text_matches};
 use tonfall_recipes::{Plan, RecipeFile};
 
 use crate::lock::{self, LockError, RunLock};
+use crate::run_inputs::RunInputs;
 
 /// Version of the directory's layout.
 pub const FORMAT: u32 = 1;
@@ -83,6 +85,21 @@ pub struct RunInfo {
     pub overrides: Vec<String>,
     /// Hash of `plan.toml`, see [`tonfall_recipes::plan::text_matches`].
     pub plan_hash: String,
+    /// Fingerprints of the inputs at the first start; `None` in runs of builds that stored none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<RunInputs>,
+    /// The moment that `strftime_now` of a chat template returns in every attempt, in RFC 9557. `None` in runs of builds
+    /// that stored none; theirs is `created`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+}
+
+/// What a run is started with, besides its plan.
+#[derive(Clone, Debug)]
+pub struct StartedWith {
+    pub inputs: RunInputs,
+    /// The moment that `strftime_now` of a chat template returns.
+    pub now: Zoned,
 }
 
 /// A run directory that exists.
@@ -113,7 +130,22 @@ impl RunDir {
         overrides: &[String],
         run_name: Option<&str>,
     ) -> Result<Self, RunDirError> {
+        Self::create_started(plan, recipe, overrides, run_name, None)
+    }
+
+    /// As [`RunDir::create`], and stores what the run is started with, so that a resumed run can be compared with it.
+    ///
+    /// # Errors
+    /// As [`RunDir::create`].
+    pub fn create_started(
+        plan: &Plan,
+        recipe: &RecipeFile,
+        overrides: &[String],
+        run_name: Option<&str>,
+        started: Option<StartedWith>,
+    ) -> Result<Self, RunDirError> {
         let plan_text = plan.to_toml();
+        let (inputs, now) = started.map(|started| (started.inputs, started.now.to_string())).unzip();
         let info = RunInfo {
             format: FORMAT,
             created: format!("{:.3}", Timestamp::now()),
@@ -121,6 +153,8 @@ impl RunDir {
             recipe: recipe.path.display().to_string(),
             overrides: overrides.to_vec(),
             plan_hash: text_hash(&plan_text),
+            inputs,
+            now,
         };
         if let Some(name) = run_name {
             let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -243,6 +277,18 @@ impl RunDir {
             PlanError::Unknown(what) => RunDirError::Newer { path, what, version: self.info.tonfall.clone() },
             error => RunDirError::Damaged { path, why: error.to_string() },
         })
+    }
+
+    /// The moment that `strftime_now` of the run's chat template returns: that of the first start.
+    ///
+    /// # Errors
+    /// When `run.json` holds no valid time.
+    pub fn now(&self) -> Result<Zoned, RunDirError> {
+        let parsed = match &self.info.now {
+            Some(now) => now.parse::<Zoned>(),
+            None => self.info.created.parse::<Timestamp>().map(|created| created.to_zoned(TimeZone::system())),
+        };
+        parsed.map_err(|error| RunDirError::Damaged { path: self.path.join(INFO), why: error.to_string() })
     }
 
     /// Whether a process works on the run: whether its lock is held.

@@ -98,7 +98,7 @@ fn every_choice_of_the_schema_is_one_of_the_plan() {
 fn every_field_of_the_plan_is_a_row_of_the_schema() {
     let mut plan = plan();
     plan.lora.init = Some("/a".into());
-    plan.training.max_steps = Some(1);
+    (plan.training.epochs, plan.training.max_steps) = (Some(1.0), Some(1));
     plan.training.warmup_steps = Some(1);
     plan.training.max_memory = Some(1.0);
     plan.data.chat_template = Some("/t".into());
@@ -251,7 +251,7 @@ prop_compose! {
         plan.data.train = files.iter().map(PathBuf::from).collect();
         plan.data.columns = [("text".to_owned(), path)].into();
         plan.data.shuffle = flags[1];
-        plan.training.epochs = numbers[2];
+        plan.training.epochs = flags[0].then_some(numbers[2]);
         plan.training.learning_rate = numbers[3];
         plan.training.epsilon = numbers[4];
         plan.training.weight_decay = numbers[5];

@@ -62,7 +62,18 @@ fn values_come_through() {
     assert_eq!(plan.base, Base::Hub("owner/name@v1".into()));
     assert_eq!(plan.lora.target_modules, TargetModules::List(vec!["q_proj".into()]));
     assert_eq!((plan.data.train.len(), plan.data.eval_fraction), (2, 0.1));
-    assert_eq!((plan.training.epochs, plan.training.warmup_steps), (10.0, Some(5)));
+    assert_eq!((plan.training.epochs, plan.training.warmup_steps), (Some(10.0), Some(5)));
+}
+
+#[test]
+fn max_steps_alone_decides_the_length_unless_epochs_is_set() {
+    let length = |set: &[&str]| {
+        let training = right(RIGHT, set).training;
+        (training.epochs, training.max_steps)
+    };
+    assert_eq!(length(&[]), (Some(1.0), None));
+    assert_eq!(length(&["training.max_steps=50"]), (None, Some(50)));
+    assert_eq!(length(&["training.max_steps=50", "training.epochs=2"]), (Some(2.0), Some(50)));
 }
 
 #[test]

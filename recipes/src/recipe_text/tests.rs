@@ -20,7 +20,16 @@ fn given() -> String {
 fn a_commented_recipe_is_a_recipe() {
     let plan = load(given());
     assert_eq!(plan.lora.rank, 8);
-    assert_eq!(plan.training, crate::plan::TrainingPlan::default());
+    let training = crate::plan::TrainingPlan { epochs: Some(1.0), ..crate::plan::TrainingPlan::default() };
+    assert_eq!(plan.training, training);
+}
+
+/// Examples of keys that are not set have the type of their key.
+#[test]
+fn examples_of_unset_keys_can_be_uncommented() {
+    for (path, line) in [("training.max_memory", "# max_memory = 16.0  #"), ("training.epochs", "# epochs = 1  #")] {
+        assert!(given().contains(line), "{path}");
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
-//! What a run will hold in memory, by arithmetic, before any of it is allocated.
+//! Prediction of the memory of a run, before anything is allocated.
 //!
-//! Responsible for: the peak of a run by part, and the way of running that fits into what there is.
-//! Must not depend on: tensors; what is allocated is described here, not done.
+//! Responsible for: the peak of a run by part, and choosing micro-batch size and recomputation so that it fits.
+//! Must not depend on: tensors; allocations are described here, not made.
 
-mod pass;
+mod pass_memory;
 mod size_classes;
 mod storage;
+
+use std::path::Path;
 
 use burn::tensor::DType;
 use serde::Serialize;
@@ -16,28 +18,28 @@ use tonfall_datasets::{ChatTokenizer, Examples, HeldOutPrompt, Largest, Prepared
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AdapterKind, OptimizerKind, Quantization, Recompute, TargetModules};
 
-use self::pass::{Pass, Sites};
+use self::pass_memory::{PassMemory, Sites};
 pub use self::size_classes::{ClassEstimate, SIZE_CLASSES, SizeClass};
 use self::storage::Storage;
 use crate::device::{CUDA_CONTEXT, DeviceKind};
 use crate::error::TrainError;
-use crate::group::Group;
+use crate::group::{Group, GroupError};
 use crate::memory;
 use crate::micro_batch::Activations;
 use crate::model::LoadOptions;
 use crate::optimizer::moment_bytes;
-use crate::train::total_steps;
+use crate::run_length::RunLength;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// An adapter is written from a copy of itself and compared with what is read back, from pages of the file that are mapped.
+/// An adapter is written from a copy, and compared with a second copy that is read back from mapped pages of the file.
 const ADAPTER_COPIES: u64 = 3;
-/// A weight is written from a copy of itself, through another one in the type of the file, from pages that are mapped again.
+/// A weight is written from a copy, through another copy in the dtype of the file, and its pages are mapped again.
 const WEIGHT_COPIES: u64 = 3;
-/// What comes to the program while it trains, as it was measured on Linux: pages of its own code that are used for the
-/// first time, and freed memory that the allocator keeps for a while.
+/// Growth of the program during training, measured on Linux: pages of code that are used for the first time, and freed
+/// memory that the allocator keeps.
 const CODE_AND_ALLOCATOR: u64 = 32 << 20;
-/// What a merge works in: a band of 2 Mi values as f32, and encoded before and after.
+/// Buffers of a merge: a band of 2 Mi values as f32, and encoded before and after.
 const MERGE_BUFFERS: u64 = 24 << 20;
 
 /// Names of the seven linear layers of a block, and their shapes `[out_features, in_features]`.
@@ -73,7 +75,7 @@ fn sum(parts: &[Part]) -> u64 {
     parts.iter().map(|part| part.bytes).sum()
 }
 
-/// What a run holds beside what lasts, in one of the things that it does.
+/// The memory of one stage of a run, in addition to the lasting parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
     pub name: &'static str,
@@ -90,9 +92,9 @@ impl Stage {
 /// The memory of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Estimate {
-    /// What is there from the first step to the last.
+    /// Parts that are allocated from the first step to the last.
     pub lasting: Vec<Part>,
-    /// What comes to it in turn; the highest one decides.
+    /// Stages, one after another; the highest one decides.
     pub stages: Vec<Stage>,
     /// Bytes of the largest buffer of a training step.
     #[serde(skip)]
@@ -100,42 +102,42 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// What lasts, in bytes.
+    /// Bytes of the lasting parts.
     #[must_use]
     pub fn lasting_bytes(&self) -> u64 {
         sum(&self.lasting)
     }
 
-    /// The stage that needs most.
+    /// The stage that needs most memory.
     #[must_use]
     pub fn highest(&self) -> Option<&Stage> {
         self.stages.iter().max_by_key(|stage| stage.bytes())
     }
 
-    /// What is there at the highest moment of the run.
+    /// The parts that are allocated at the peak of the run.
     pub fn at_peak(&self) -> impl Iterator<Item = &Part> {
         self.lasting.iter().chain(self.highest().into_iter().flat_map(|stage| &stage.parts))
     }
 
-    /// Bytes at the highest moment of the run.
+    /// Bytes at the peak of the run.
     #[must_use]
     pub fn peak(&self) -> u64 {
         self.lasting_bytes() + self.highest().map_or(0, Stage::bytes)
     }
 }
 
-/// A way of running that decides on memory and not on what is learned.
+/// Settings of a run that affect memory and not the result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Choice {
     pub micro_batch_size: usize,
     pub activations: Activations,
     pub estimate: Estimate,
-    /// Bytes that the run may have; `None` where nobody tells.
+    /// Bytes that the run may use; `None` if not known.
     pub limit: Option<u64>,
 }
 
 impl Choice {
-    /// Whether it fits into what the run may have, with a tenth in reserve: so exact is the estimate.
+    /// Whether it fits into the limit with a tenth in reserve, which is the accuracy of the estimate.
     #[must_use]
     pub fn fits(&self) -> bool {
         self.limit.is_none_or(|limit| self.estimate.peak() + self.estimate.peak() / 10 <= limit)
@@ -149,7 +151,7 @@ pub struct Workload {
     model: ModelDescription,
     device: DeviceKind,
     storage: Storage,
-    /// Of the adapter; `None` when every weight is trained.
+    /// Rank of the adapter; `None` when every weight is trained.
     rank: Option<usize>,
     targets: TargetModules,
     sampler: Sampler,
@@ -158,14 +160,14 @@ pub struct Workload {
     eval: Examples,
     /// Tokens of the longest held-out prompt.
     prompt: Option<usize>,
-    /// What this process holds before the base is loaded.
+    /// Memory of this process before the base is loaded.
     program: u64,
     threads: usize,
 }
 
 impl Workload {
-    /// Of a plan and what it names, for one of `processes` that train together. What this process holds now counts as the
-    /// program itself.
+    /// The workload of a plan and its inputs, for one of `processes` that train together; `adapter` is the directory of the
+    /// adapter that the run starts from. The memory that this process uses now counts as the program itself.
     ///
     /// # Errors
     /// When a held-out prompt can't be rendered, or the adapter to start from can't be read.
@@ -176,12 +178,13 @@ impl Workload {
         (tokenizer, prompts): (&ChatTokenizer, &[HeldOutPrompt]),
         device: DeviceKind,
         processes: usize,
+        adapter: Option<&Path>,
     ) -> Result<Self, TrainError> {
         let sampler = Sampler::new(&data.train, plan, processes);
         let threads = rayon::current_num_threads();
         let options = load_options(plan);
         let format = |name: &str| base.weight_format(name).map_or(Format::F32, |(format, _)| format);
-        let (rank, targets) = match (plan.adapter.kind, &plan.lora.init) {
+        let (rank, targets) = match (plan.adapter.kind, adapter) {
             (AdapterKind::Full, _) => (None, TargetModules::AllLinear),
             (AdapterKind::Lora, None) => (Some(plan.lora.rank), plan.lora.target_modules.clone()),
             (AdapterKind::Lora, Some(path)) => {
@@ -200,7 +203,7 @@ impl Workload {
             storage: Storage::new(base.description(), options, threads, device, format),
             rank,
             targets,
-            steps: total_steps(plan, sampler.steps_per_epoch()),
+            steps: RunLength::of(plan, sampler.steps_per_epoch()).steps,
             sampler,
             train: data.train.clone(),
             eval: data.eval.clone(),
@@ -223,7 +226,7 @@ impl Workload {
     /// The memory of the run, given its batches.
     fn of(&self, train: Largest, eval: Largest, accumulates: bool, activations: Activations) -> Estimate {
         let trained = Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer);
-        let pass = |batch| Pass {
+        let pass = |batch| PassMemory {
             model: &self.model,
             device: self.device,
             threads: self.threads,
@@ -246,8 +249,8 @@ impl Workload {
         }
         if let Some(tokens) = self.prompt {
             let parts = pass(Largest { tokens, trained: 1, example: tokens });
-            let parts = parts.answering(self.plan.evaluation.max_new_tokens);
-            stages.push(Stage { name: "answering", parts });
+            let parts = parts.generating(self.plan.evaluation.max_new_tokens);
+            stages.push(Stage { name: "generating", parts });
         }
         let written = match self.rank {
             Some(_) => ADAPTER_COPIES * F32 * trained.elements,
@@ -261,7 +264,7 @@ impl Workload {
         Estimate { lasting, stages, largest_buffer: pass(train).largest_buffer() }
     }
 
-    /// What the recipe asks for. Only between a CUDA card and the host is there a way for layers' inputs.
+    /// The setting of the recipe. Layer inputs can be stored in host memory only for CUDA.
     #[must_use]
     pub fn asked(&self) -> Activations {
         match self.plan.training.recompute {
@@ -271,9 +274,9 @@ impl Workload {
         }
     }
 
-    /// The way of running that fits into `limit` bytes and is nearest to this one: then recomputation where the recipe leaves
-    /// it open, then smaller micro-batches, then layers' inputs on the host, where the recipe leaves it open; the last of these
-    /// when none fits. `training.max_memory` goes before `limit`.
+    /// The settings nearest to the given ones that fit into `limit` bytes. Tried in this order: recomputation if the recipe
+    /// says `auto`, smaller micro-batches, layer inputs in host memory if the recipe says `auto`. Returns the last of these when
+    /// none fits. `training.max_memory` overrides `limit`.
     #[must_use]
     pub fn choose(&self, micro_batch_size: usize, activations: Activations, limit: Option<u64>) -> Choice {
         let mut choice = self.choice(micro_batch_size, activations, self.limit(limit));
@@ -285,10 +288,20 @@ impl Workload {
         choice
     }
 
-    /// The nearest way to what is asked for that every process of a group can go. Each comes with its own choice; all
-    /// start from the plan's and take the same steps down.
+    /// The settings that fit every process of a group, from the choice of each process. All choices start from the plan's
+    /// settings and shrink in the same order.
+    ///
+    /// # Errors
+    /// In every process when one of them has too little memory, so that all of them end together.
     pub(crate) fn agreed(&self, choice: Choice, group: &mut Group) -> Result<Choice, TrainError> {
-        let sizes = group.gather(choice.micro_batch_size as f64)?;
+        let own = if choice.fits() { choice.micro_batch_size as f64 } else { 0.0 };
+        let sizes = group.gather(own)?;
+        if !choice.fits() {
+            return Err(self.refusal(&choice));
+        }
+        if let Some(rank) = sizes.iter().position(|size| *size == 0.0) {
+            return Err(GroupError::OutOfMemory { rank }.into());
+        }
         let size = sizes.into_iter().fold(f64::INFINITY, f64::min) as usize;
         let number = |way: Activations| f64::from(way as u8);
         let ways = group.gather(number(choice.activations))?;
@@ -301,7 +314,7 @@ impl Workload {
         }
     }
 
-    /// Bytes that the run may have: `training.max_memory`, otherwise what was found.
+    /// Bytes that the run may use: `training.max_memory`, otherwise `found`.
     #[must_use]
     pub fn limit(&self, found: Option<u64>) -> Option<u64> {
         self.plan.training.max_memory.map(|gib| (gib * f64::from(1 << 30)) as u64).or(found)
@@ -311,7 +324,7 @@ impl Workload {
         Choice { micro_batch_size, activations, estimate: self.estimate(micro_batch_size, activations), limit }
     }
 
-    /// The next way that needs less memory; `None` at the floor.
+    /// The next settings that need less memory; `None` if there are none.
     #[must_use]
     pub fn smaller(&self, choice: &Choice) -> Option<Choice> {
         let &Choice { micro_batch_size: size, activations, limit, .. } = choice;
@@ -326,7 +339,7 @@ impl Workload {
         }
     }
 
-    /// Why nothing fits, with the numbers and what would change it.
+    /// The error for a run that doesn't fit, with figures and remedies.
     #[must_use]
     pub fn refusal(&self, choice: &Choice) -> TrainError {
         let mut ways = Vec::new();
@@ -347,8 +360,10 @@ impl Workload {
         }
         ways.push("a lower `data.max_seq_len`");
         ways.push("a smaller base");
-        let ways =
-            format!("try {}, or a higher `training.max_memory` where more is there than it seems", ways.join(", "));
+        let ways = format!(
+            "try {}, or a higher `training.max_memory` if more memory is available than was found",
+            ways.join(", ")
+        );
         TrainError::OutOfMemory { needed: Box::new(choice.estimate.clone()), limit: choice.limit, ways }
     }
 
@@ -377,15 +392,15 @@ impl Workload {
     }
 }
 
-/// What is trained.
+/// The trained values.
 struct Trained {
-    /// Values.
+    /// Number of values.
     elements: u64,
-    /// Values of the largest tensor.
+    /// Number of values of the largest tensor.
     largest: u64,
     /// Bytes of the optimizer's moments.
     moments: u64,
-    /// The places of adapters within a block.
+    /// The linear layers of a block that have an adapter.
     sites: Sites,
 }
 
@@ -416,9 +431,9 @@ impl Trained {
     }
 }
 
-/// What is there from the first step to the last.
+/// The parts that are allocated from the first step to the last.
 fn lasting(device: DeviceKind, program: u64, base: u64, rank: Option<usize>, trained: &Trained) -> Vec<Part> {
-    // An adapter has a copy of itself in the type of products.
+    // An adapter has a copy in the dtype of matrix products.
     let copy = match (rank, device.dtype()) {
         (Some(_), dtype) if dtype != DType::F32 => dtype.size() as u64,
         _ => 0,
@@ -434,8 +449,8 @@ fn lasting(device: DeviceKind, program: u64, base: u64, rank: Option<usize>, tra
     ]
 }
 
-/// Bytes of training steps without a run around them, all on batches of the same size, with adapters of `rank` on all
-/// linear layers.
+/// The memory of training steps without a run, all on batches of the same size, with adapters of `rank` on all linear
+/// layers.
 pub(crate) fn of_steps(
     base: &BaseModel,
     (options, rank): (LoadOptions, usize),
@@ -448,7 +463,7 @@ pub(crate) fn of_steps(
     let storage = Storage::new(model, options, threads, device, format);
     let trained = Trained::of(model, Some(rank), &TargetModules::AllLinear, OptimizerKind::Adamw);
     let (sites, elements, dense_copy) = (trained.sites, trained.elements, storage.dense_copy);
-    let pass = Pass { model, device, threads, sites, rank: Some(rank), trained: elements, batch, dense_copy };
+    let pass = PassMemory { model, device, threads, sites, rank: Some(rank), trained: elements, batch, dense_copy };
     Estimate {
         lasting: lasting(device, 0, storage.kept, Some(rank), &trained),
         stages: vec![Stage { name: "training", parts: pass.training(activations, false) }],
@@ -456,7 +471,7 @@ pub(crate) fn of_steps(
     }
 }
 
-/// The format in which a device multiplies.
+/// The number format of matrix products on a device.
 fn computed(device: DeviceKind) -> Format {
     match device {
         DeviceKind::Cuda => Format::Bf16,
@@ -464,7 +479,7 @@ fn computed(device: DeviceKind) -> Format {
     }
 }
 
-/// How a plan's base is kept.
+/// How the base of a plan is loaded.
 pub(crate) fn load_options(plan: &Plan) -> LoadOptions {
     LoadOptions { quantization: plan.quantization, trainable: plan.adapter.kind == AdapterKind::Full }
 }

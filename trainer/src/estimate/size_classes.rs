@@ -1,12 +1,12 @@
 //! Models of well-known sizes.
 //!
-//! Responsible for: the shapes that `tonfall estimate` speaks of when it says what else would fit.
+//! Responsible for: the model shapes that `tonfall estimate` compares.
 //! Must not depend on: plans.
 
 use serde::Serialize;
 use tonfall_adapters::{Family, ModelDescription, Sizes};
 
-/// The shape of a known model; numbers as its `config.json` has them.
+/// The shape of a known model; numbers from its `config.json`.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeClass {
     pub name: &'static str,
@@ -31,7 +31,7 @@ pub struct ClassEstimate {
     pub dense: [u64; 2],
 }
 
-/// From the smallest that is of use to the largest that one machine trains.
+/// From the smallest useful model to the largest that one machine trains.
 #[rustfmt::skip]
 pub const SIZE_CLASSES: [SizeClass; 7] = [
     SizeClass { name: "SmolLM2-135M", vocab: 49_152, hidden: 576, ff: 1_536, layers: 30, heads: 9, kv_heads: 3, head_dim: 64, tied: true },
@@ -44,7 +44,7 @@ pub const SIZE_CLASSES: [SizeClass; 7] = [
 ];
 
 impl SizeClass {
-    /// As a model of the Llama kind; biases, which some of these have, are a few kilobytes.
+    /// The description as a Llama model. Some of these have biases, which take a few kilobytes and are left out.
     #[must_use]
     pub fn description(&self) -> ModelDescription {
         let sizes = Sizes {

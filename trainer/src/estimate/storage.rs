@@ -1,7 +1,7 @@
-//! What the weights of a base take: as they are kept, and on the way there.
+//! Memory of the weights of a base: as stored on the device, and while they are loaded.
 //!
-//! Responsible for: the arithmetic of `model::load`.
-//! Must not depend on: files; formats come from whoever knows them.
+//! Responsible for: the memory of `model::load`.
+//! Must not depend on: files; the caller passes the formats.
 
 use tonfall_adapters::{ModelDescription, Shape};
 use tonfall_blocks::{Format, byte_len};
@@ -13,19 +13,18 @@ use crate::model::{EMBEDDING, LoadOptions, NF4_PIECE, Role, embeds_from_host, ke
 /// Bytes of a base on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Storage {
-    /// All weights in the formats in which they are kept.
+    /// All weights in the formats in which they are stored.
     pub(super) kept: u64,
-    /// The most that is held while they are brought there: those that are kept so far, the pages of the file that are
-    /// mapped, values on their way from one format to another.
+    /// The peak while they are loaded: weights stored so far, mapped pages of the file, and values in conversion.
     pub(super) loading: u64,
     /// The largest tensor of the file.
     pub(super) largest: u64,
-    /// Elements of the largest matrix that is kept in another format than products are computed in.
+    /// Elements of the largest matrix that is stored in another format than that of matrix products.
     pub(super) dense_copy: u64,
 }
 
 impl Storage {
-    /// On a device; `file` says in which format a file has a tensor; `threads` convert at once.
+    /// The memory on a device; `file` returns the format of a tensor in the file; `threads` convert at the same time.
     pub(super) fn new(
         model: &ModelDescription,
         options: LoadOptions,
@@ -46,7 +45,7 @@ impl Storage {
                 Shape::Vector(_) => Format::F32,
                 Shape::Matrix(..) => kept_format(file(&name), role, options),
             };
-            // Pages are given back behind each block.
+            // Pages are released after each block.
             let this = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()).map(str::to_owned);
             if block.is_some() && this != block {
                 mapped = 0;

@@ -1,17 +1,17 @@
 //! Several processes that train one model: data parallelism.
 //!
-//! Responsible for: which micro-batches are this process's, and sums over all processes. Every process holds the whole
-//! model, computes its share of each optimizer step and then makes the same update; the first one writes the run down.
+//! Responsible for: which micro-batches belong to this process, and sums over all processes. Every process holds the whole
+//! model, computes its share of each optimizer step and then makes the same update; the first process logs the run.
 //! Must not depend on: the training loop.
 
-mod environment;
+mod distributed_env;
 mod star;
 
 use burn::tensor::{Tensor, TensorData};
 use sha2::{Digest, Sha256};
 use tonfall_kernels::{Communicator, all_reduce};
 
-pub use environment::{Launch, LaunchError};
+pub use distributed_env::{DistributedEnv, DistributedEnvError};
 pub use star::GroupError;
 use star::Star;
 
@@ -20,33 +20,33 @@ use crate::error::TrainError;
 use crate::lora::values;
 use crate::params::{GradientSums, Param, ParamStore};
 
-/// The processes of a run, seen from one of them.
+/// The processes of a run, from the point of view of one of them.
 #[derive(Debug)]
 pub struct Group {
     rank: usize,
     size: usize,
     /// `None` in a process that trains alone.
     star: Option<Star>,
-    /// Where all processes compute on CUDA cards that reach each other.
-    cards: Option<Communicator>,
+    /// Set when all processes compute on CUDA and have NCCL.
+    nccl: Option<Communicator>,
 }
 
 impl Group {
     /// A process that trains alone.
     #[must_use]
     pub fn alone() -> Self {
-        Self { rank: 0, size: 1, star: None, cards: None }
+        Self { rank: 0, size: 1, star: None, nccl: None }
     }
 
-    /// Waits until all processes are there.
+    /// Waits until all processes are connected.
     ///
     /// # Errors
-    /// When they don't come, or the first one can't be reached.
-    pub fn meet(launch: &Launch) -> Result<Self, GroupError> {
-        Ok(Self { rank: launch.rank, size: launch.size, star: Some(Star::meet(launch)?), cards: None })
+    /// When a process is absent, or the first one can't be reached.
+    pub fn meet(env: &DistributedEnv) -> Result<Self, GroupError> {
+        Ok(Self { rank: env.rank, size: env.size, star: Some(Star::meet(env)?), nccl: None })
     }
 
-    /// Whether this process writes the run down.
+    /// Whether this process logs the run.
     #[must_use]
     pub fn is_first(&self) -> bool {
         self.rank == 0
@@ -58,15 +58,15 @@ impl Group {
         self.size
     }
 
-    /// Whether a micro-batch of an optimizer step is this process's.
+    /// Whether a micro-batch of an optimizer step belongs to this process.
     pub(crate) fn has(&self, micro_batch: usize) -> bool {
         micro_batch % self.size == self.rank
     }
 
-    /// Compares something that has to be the same in all processes.
+    /// Compares bytes that have to be the same in all processes.
     ///
     /// # Errors
-    /// In every process, when one of them has something else.
+    /// In every process, when the bytes of one differ.
     pub fn agree(&mut self, what: &'static str, bytes: &[u8]) -> Result<(), GroupError> {
         let Some(star) = &mut self.star else { return Ok(()) };
         let own: [u8; 32] = Sha256::digest(bytes).into();
@@ -79,11 +79,11 @@ impl Group {
         }
     }
 
-    /// Lets gradients go from card to card from now on, by NCCL, where all processes compute on CUDA and have it. Returns
-    /// what is to be said where they compute on CUDA and have it not.
+    /// Sums gradients by NCCL from now on, if all processes compute on CUDA and have NCCL. Returns a notice if they compute on
+    /// CUDA without NCCL.
     ///
     /// # Errors
-    /// When a process is gone or NCCL doesn't begin.
+    /// When a process is gone or NCCL doesn't start.
     pub(crate) fn connect(&mut self, compute: &Compute) -> Result<Option<String>, TrainError> {
         if self.star.is_none() {
             return Ok(None);
@@ -95,23 +95,23 @@ impl Group {
         }
         if let Some(rank) = able.iter().position(|able| *able == 0.0) {
             return Ok(Some(format!(
-                "rank {rank} has no libnccl.so.2 (`apt-get install libnccl2`): gradients go through the hosts' memory, which is slower"
+                "rank {rank} has no libnccl.so.2 (`apt-get install libnccl2`): gradients are summed in host memory, which is slower"
             )));
         }
         let made = if self.is_first() { Communicator::new_id() } else { Ok([0; 128]) };
         let failed = self.gather(f64::from(u8::from(made.is_err())))?.contains(&1.0);
         let mut id = made.map_err(TrainError::Device)?;
         if failed {
-            return Err(TrainError::Device("NCCL did not begin on rank 0; its own output says why".to_owned()));
+            return Err(TrainError::Device("NCCL did not start on rank 0; see the output of that process".to_owned()));
         }
         if let Some(star) = &mut self.star {
             star.share(&mut id)?;
         }
-        self.cards = Some(Communicator { id, rank: self.rank, size: self.size });
+        self.nccl = Some(Communicator { id, rank: self.rank, size: self.size });
         Ok(None)
     }
 
-    /// A number of every process, by rank.
+    /// One number from each process, by rank.
     pub(crate) fn gather(&mut self, own: f64) -> Result<Vec<f64>, GroupError> {
         let mut numbers = vec![0.0; self.size];
         numbers[self.rank] = own;
@@ -124,18 +124,18 @@ impl Group {
         self.star.as_mut().map_or(Ok(()), |star| star.sum(numbers))
     }
 
-    /// Replaces gradients by their sums over all processes; a parameter that got none anywhere still has none.
+    /// Replaces gradients by their sums over all processes. A parameter without a gradient in any process stays without.
     pub(crate) fn sum_gradients(&mut self, sums: &mut GradientSums, params: &ParamStore) -> Result<(), TrainError> {
         let Some(star) = &mut self.star else { return Ok(()) };
         let slots = sums.slots();
         let mut present: Vec<f64> = slots.iter().map(|slot| f64::from(u8::from(slot.is_some()))).collect();
-        // Whoever is gone is noticed here; NCCL would wait for it.
+        // A process that is gone is noticed here; NCCL would wait for it.
         star.sum(&mut present)?;
         let due =
             |(slot, param): (&mut Option<Tensor<2>>, &Param)| slot.take().unwrap_or_else(|| param.value.zeros_like());
         let some = slots.iter_mut().zip(params.iter()).zip(&present).filter(|(_, present)| **present > 0.0);
         let gradients: Vec<Tensor<2>> = some.map(|(place, _)| due(place)).collect();
-        let sums = match self.cards {
+        let sums = match self.nccl {
             Some(communicator) => all_reduce(gradients, communicator),
             None => through_the_host(star, gradients)?,
         };
@@ -170,16 +170,16 @@ mod tests {
 
     #[test]
     fn gradients_are_summed_and_absent_ones_stay_absent() {
-        let sums = star::tests::each(3, |launch| {
+        let sums = star::tests::each(3, |env| {
             let device = Device::flex();
             let mut params = ParamStore::default();
             let zeros = |shape| Tensor::<2>::zeros(shape, &device);
             let shapes = [[2, 3], [1, 4], [2, 2]];
             let ids = shapes.map(|shape| params.register("p", zeros(shape), shape.to_vec()));
-            let mut group = Group::meet(&launch).expect("all come");
+            let mut group = Group::meet(&env).expect("all come");
             let mut sums = GradientSums::new(&params);
-            sums.add(ids[0], zeros(shapes[0]) + (launch.rank + 1) as f32);
-            if launch.rank == 1 {
+            sums.add(ids[0], zeros(shapes[0]) + (env.rank + 1) as f32);
+            if env.rank == 1 {
                 sums.add(ids[2], zeros(shapes[2]) + 0.5);
             }
             group.sum_gradients(&mut sums, &params).expect("a sum");
@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn all_processes_learn_who_differs() {
-        let results = star::tests::each(3, |launch| {
-            let mut group = Group::meet(&launch).expect("all come");
+    fn all_processes_learn_which_one_differs() {
+        let results = star::tests::each(3, |env| {
+            let mut group = Group::meet(&env).expect("all come");
             group.agree("plan", b"same").expect("the same");
-            let other = [b"same", b"same", b"else"][launch.rank];
+            let other = [b"same", b"same", b"else"][env.rank];
             group.agree("plan", other).map_err(|error| error.to_string())
         });
         for result in results {
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn every_micro_batch_belongs_to_one_process() {
-        let group = |rank| Group { rank, size: 3, star: None, cards: None };
+        let group = |rank| Group { rank, size: 3, star: None, nccl: None };
         for micro_batch in 0..10 {
             assert_eq!((0..3).filter(|rank| group(*rank).has(micro_batch)).count(), 1);
         }

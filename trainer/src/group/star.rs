@@ -1,11 +1,11 @@
 //! Processes that exchange numbers over TCP, all through the first one.
 //!
-//! Responsible for: meeting, and sums that are the same bits in every process: the first adds the others' numbers in the
-//! order of their ranks.
+//! Responsible for: connecting the processes, and sums that have the same bits in every process: the first process adds
+//! the numbers of the others in the order of their ranks.
 //! Must not depend on: what the numbers mean.
 //!
-//! Nothing is encrypted, as with NCCL and gloo: the network between the processes has to be one's own. What isn't a
-//! process of the same run is sent away.
+//! Nothing is encrypted, as with NCCL and gloo: the network between the processes has to be private. Connections from
+//! anything but a process of the same run are closed.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs};
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::environment::Launch;
+use super::distributed_env::DistributedEnv;
 
-/// How long the processes wait for each other at the start.
+/// Time limit for connecting all processes.
 const MEETING: Duration = Duration::from_secs(300);
-/// How long a stranger may take to say who it is.
+/// Time limit for the greeting on a new connection.
 const GREETING: Duration = Duration::from_secs(10);
-/// Between two tries to reach the first process.
+/// Time between two attempts to reach the first process.
 const RETRY: Duration = Duration::from_millis(100);
 /// First bytes on every connection; the last one is the version.
 const MAGIC: [u8; 8] = *b"tonfall\x01";
@@ -34,14 +34,17 @@ pub enum GroupError {
     #[error("the first process can't be reached at {at}: {source}\nhint: MASTER_ADDR and MASTER_PORT name it")]
     Reach { at: String, source: io::Error },
 
-    #[error("{present} of {size} processes came within {} s; ranks {missing:?} did not", MEETING.as_secs())]
+    #[error("{present} of {size} processes connected within {} s; ranks {missing:?} did not", MEETING.as_secs())]
     Absent { present: usize, size: usize, missing: Vec<usize> },
 
-    #[error("rank {rank} is gone ({source}); its own output says why")]
+    #[error("rank {rank} is gone ({source}); see its own output")]
     Gone { rank: usize, source: io::Error },
 
-    #[error("rank {rank} does something else than this process: it sends {found} bytes, {expected} are due")]
+    #[error("rank {rank} is out of step with this process: it sent {found} bytes, {expected} were expected")]
     OutOfStep { rank: usize, found: u64, expected: u64 },
+
+    #[error("rank {rank} has too little memory for this run; its own output has the figures")]
+    OutOfMemory { rank: usize },
 
     #[error("rank {rank} has another {what} than rank 0; all processes need the same program, recipe, base and data")]
     Differs { rank: usize, what: &'static str },
@@ -51,7 +54,7 @@ pub enum GroupError {
 #[derive(Debug)]
 pub(super) struct Star {
     rank: usize,
-    /// In the first process one for each other rank, in order; elsewhere the one to the first.
+    /// In the first process one for each other rank, in order; in the others the one to the first.
     peers: Vec<Peer>,
 }
 
@@ -63,18 +66,18 @@ struct Peer {
 
 impl Star {
     /// Waits for all processes.
-    pub(super) fn meet(launch: &Launch) -> Result<Self, GroupError> {
+    pub(super) fn meet(env: &DistributedEnv) -> Result<Self, GroupError> {
         let deadline = Instant::now() + MEETING;
-        let peers = match launch.rank {
-            0 => gather(launch, deadline)?,
-            _ => vec![reach(launch, deadline)?],
+        let peers = match env.rank {
+            0 => gather(env, deadline)?,
+            _ => vec![reach(env, deadline)?],
         };
         for peer in &peers {
-            // Small messages go at once, and a machine that vanishes is noticed.
+            // Small messages are sent at once, and a machine that disappears is noticed.
             let ready = peer.stream.set_nodelay(true).and_then(|()| keep_alive(&peer.stream));
             ready.map_err(|source| GroupError::Gone { rank: peer.rank, source })?;
         }
-        Ok(Self { rank: launch.rank, peers })
+        Ok(Self { rank: env.rank, peers })
     }
 
     /// Replaces `values` in every process by their sum, added in the order of the ranks.
@@ -101,13 +104,13 @@ impl Star {
     }
 }
 
-/// What can be added and sent.
+/// Numbers that can be added and sent.
 pub(super) trait Number: bytemuck::Pod + Default + std::ops::AddAssign {}
 impl Number for f32 {}
 impl Number for f64 {}
 
 impl Peer {
-    /// The length goes first, so that processes that no longer do the same thing notice.
+    /// The length is sent first, so that processes notice when they are out of step.
     fn send(&mut self, bytes: &[u8]) -> Result<(), GroupError> {
         let length = (bytes.len() as u64).to_le_bytes();
         let sent = self.stream.write_all(&length).and_then(|()| self.stream.write_all(bytes));
@@ -126,14 +129,14 @@ impl Peer {
     }
 }
 
-/// The other machine is asked for a sign of life when it has been silent for so long.
+/// TCP keep-alive probes are sent after this time without data.
 const SILENCE: Duration = Duration::from_secs(60);
 
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(SILENCE))
 }
 
-/// What a process says first: who it is, and among how many.
+/// The first message of a process: its rank and the number of processes.
 fn greeting(rank: usize, size: usize) -> [u8; 24] {
     let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&MAGIC);
@@ -143,17 +146,17 @@ fn greeting(rank: usize, size: usize) -> [u8; 24] {
 }
 
 /// The first process: one connection from each of the others.
-fn gather(launch: &Launch, deadline: Instant) -> Result<Vec<Peer>, GroupError> {
-    let at = format!("{}:{}", launch.address, launch.port);
+fn gather(env: &DistributedEnv, deadline: Instant) -> Result<Vec<Peer>, GroupError> {
+    let at = format!("{}:{}", env.address, env.port);
     let listen = |source| GroupError::Listen { at: at.clone(), source };
-    let listener = bind(launch).map_err(listen)?;
+    let listener = bind(env).map_err(listen)?;
     listener.set_nonblocking(true).map_err(listen)?;
-    let mut found: Vec<Option<Peer>> = (1..launch.size).map(|_| None).collect();
+    let mut found: Vec<Option<Peer>> = (1..env.size).map(|_| None).collect();
     while found.iter().any(Option::is_none) {
         match listener.accept() {
             Ok((stream, _)) => {
-                // Whoever is not one of us, or the second with its rank, is sent away by closing its connection.
-                if let Some(peer) = welcome(stream, launch.size)
+                // A stranger, or a second process of the same rank, is refused by closing the connection.
+                if let Some(peer) = welcome(stream, env.size)
                     && found[peer.rank - 1].is_none()
                 {
                     let place = peer.rank - 1;
@@ -164,8 +167,8 @@ fn gather(launch: &Launch, deadline: Instant) -> Result<Vec<Peer>, GroupError> {
                 thread::sleep(RETRY);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let missing: Vec<usize> = (1..launch.size).filter(|rank| found[rank - 1].is_none()).collect();
-                return Err(GroupError::Absent { present: launch.size - missing.len(), size: launch.size, missing });
+                let missing: Vec<usize> = (1..env.size).filter(|rank| found[rank - 1].is_none()).collect();
+                return Err(GroupError::Absent { present: env.size - missing.len(), size: env.size, missing });
             }
             Err(source) => return Err(listen(source)),
         }
@@ -173,18 +176,18 @@ fn gather(launch: &Launch, deadline: Instant) -> Result<Vec<Peer>, GroupError> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// At MASTER_ADDR; where that is a name for this machine which none of its own interfaces has, as services in Kubernetes
-/// have, at all of them.
-fn bind(launch: &Launch) -> io::Result<TcpListener> {
-    match TcpListener::bind((launch.address.as_str(), launch.port)) {
+/// Listens at MASTER_ADDR. If no interface of this machine has that address, as with services in Kubernetes, at all
+/// interfaces.
+fn bind(env: &DistributedEnv) -> io::Result<TcpListener> {
+    match TcpListener::bind((env.address.as_str(), env.port)) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            TcpListener::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), launch.port))
+            TcpListener::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), env.port))
         }
         other => other,
     }
 }
 
-/// A process of the same run that says who it is, and is told that it is expected.
+/// Accepts a process of the same run by its greeting, and acknowledges it.
 fn welcome(mut stream: TcpStream, size: usize) -> Option<Peer> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(GREETING)).ok()?;
@@ -196,11 +199,11 @@ fn welcome(mut stream: TcpStream, size: usize) -> Option<Peer> {
     Some(Peer { rank, stream })
 }
 
-/// One of the other processes: a connection to the first, which may not be there yet.
-fn reach(launch: &Launch, deadline: Instant) -> Result<Peer, GroupError> {
-    let at = format!("{}:{}", launch.address, launch.port);
+/// The other processes: a connection to the first process, which may not have started yet.
+fn reach(env: &DistributedEnv, deadline: Instant) -> Result<Peer, GroupError> {
+    let at = format!("{}:{}", env.address, env.port);
     loop {
-        match greet(launch) {
+        match greet(env) {
             Ok(stream) => return Ok(Peer { rank: 0, stream }),
             Err(_) if Instant::now() < deadline => thread::sleep(RETRY),
             Err(source) => return Err(GroupError::Reach { at, source }),
@@ -208,18 +211,18 @@ fn reach(launch: &Launch, deadline: Instant) -> Result<Peer, GroupError> {
     }
 }
 
-fn greet(launch: &Launch) -> io::Result<TcpStream> {
-    let address = (launch.address.as_str(), launch.port).to_socket_addrs()?.next();
+fn greet(env: &DistributedEnv) -> io::Result<TcpStream> {
+    let address = (env.address.as_str(), env.port).to_socket_addrs()?.next();
     let address = address.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let mut stream = TcpStream::connect_timeout(&address, GREETING)?;
-    stream.write_all(&greeting(launch.rank, launch.size))?;
+    stream.write_all(&greeting(env.rank, env.size))?;
     stream.set_read_timeout(Some(GREETING))?;
     let mut answer = [0; 8];
     stream.read_exact(&mut answer)?;
     stream.set_read_timeout(None)?;
     match answer == MAGIC {
         true => Ok(stream),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "something else answers there")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "something else answers at this address")),
     }
 }
 
@@ -230,13 +233,13 @@ pub(super) mod tests {
     use super::*;
 
     /// Runs `task` in `size` processes, which are threads here, and returns what they return, by rank.
-    pub(in crate::group) fn each<T: Send>(size: usize, task: impl Fn(Launch) -> T + Sync) -> Vec<T> {
+    pub(in crate::group) fn each<T: Send>(size: usize, task: impl Fn(DistributedEnv) -> T + Sync) -> Vec<T> {
         // A port that was free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-        let launch = |rank| Launch { rank, size, gpu: rank, address: "127.0.0.1".to_owned(), port };
+        let env = |rank| DistributedEnv { rank, size, gpu: rank, address: "127.0.0.1".to_owned(), port };
         thread::scope(|scope| {
             let task = &task;
-            let running: Vec<_> = (0..size).map(|rank| scope.spawn(move || task(launch(rank)))).collect();
+            let running: Vec<_> = (0..size).map(|rank| scope.spawn(move || task(env(rank)))).collect();
             running.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         })
     }
@@ -244,12 +247,12 @@ pub(super) mod tests {
     #[test]
     fn sums_are_added_by_rank_and_the_same_everywhere() {
         for size in 2..5 {
-            let sums = each(size, |launch| {
-                let mut star = Star::meet(&launch).expect("all come");
+            let sums = each(size, |env| {
+                let mut star = Star::meet(&env).expect("all come");
                 // Numbers whose sum depends on the order.
-                let mut values = vec![[1e8f32, 1.0, -1e8, 3.0][launch.rank]; 100_000];
+                let mut values = vec![[1e8f32, 1.0, -1e8, 3.0][env.rank]; 100_000];
                 star.sum(&mut values).expect("a sum");
-                let mut small = [launch.rank as f64, 0.5];
+                let mut small = [env.rank as f64, 0.5];
                 star.sum(&mut small).expect("a sum");
                 (values, small)
             });
@@ -262,17 +265,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_does_something_else_and_who_leaves_is_named() {
-        let results = each(2, |launch| {
-            let mut star = Star::meet(&launch).expect("all come");
-            star.sum(&mut vec![0.0f64; 1 + launch.rank]).map_err(|error| error.to_string())
+    fn a_process_that_is_out_of_step_or_gone_is_named() {
+        let results = each(2, |env| {
+            let mut star = Star::meet(&env).expect("all come");
+            star.sum(&mut vec![0.0f64; 1 + env.rank]).map_err(|error| error.to_string())
         });
         let text = results[0].as_ref().expect_err("out of step");
-        assert!(text.contains("rank 1") && text.contains("16 bytes, 8 are due"), "{text}");
+        assert!(text.contains("rank 1") && text.contains("16 bytes, 8 were expected"), "{text}");
 
-        let results = each(3, |launch| {
-            let mut star = Star::meet(&launch).expect("all come");
-            if launch.rank == 2 {
+        let results = each(3, |env| {
+            let mut star = Star::meet(&env).expect("all come");
+            if env.rank == 2 {
                 return Ok(());
             }
             star.sum(&mut [1.0f64]).map_err(|error| error.to_string())
@@ -283,9 +286,9 @@ pub(super) mod tests {
 
     #[test]
     fn strangers_do_not_disturb() {
-        let sums = each(2, |launch| {
-            if launch.rank == 1 {
-                let at = SocketAddr::from((Ipv4Addr::LOCALHOST, launch.port));
+        let sums = each(2, |env| {
+            if env.rank == 1 {
+                let at = SocketAddr::from((Ipv4Addr::LOCALHOST, env.port));
                 let mut strangers = 0;
                 while strangers < 3 {
                     let Ok(mut stream) = TcpStream::connect(at) else { continue };
@@ -296,7 +299,7 @@ pub(super) mod tests {
                     strangers += 1;
                 }
             }
-            let mut star = Star::meet(&launch).expect("all come");
+            let mut star = Star::meet(&env).expect("all come");
             let mut values = [1.0f64];
             star.sum(&mut values).expect("a sum");
             values

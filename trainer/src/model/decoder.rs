@@ -1,6 +1,6 @@
 //! The whole decoder: embedding, blocks, final norm, head.
 //!
-//! Responsible for: the forward pass in the pieces that training, evaluation and generation put together.
+//! Responsible for: the parts of the forward pass, from which training, evaluation and generation are composed.
 //! Must not depend on: files, optimisation.
 
 use burn::tensor::{DType, Tensor};
@@ -8,9 +8,9 @@ use tonfall_adapters::ModelDescription;
 use tonfall_kernels::{Head, Segment};
 
 use super::embedding::Embedding;
+use super::forward_pass::{DropoutKey, ForwardPass, LayerCache};
 use super::layer::{Layer, Norm};
 use super::linear::{Linear, Matrix};
-use super::pass::{DropoutKey, LayerCache, Pass};
 use crate::params::{Binding, ParamStore};
 
 /// Activations between blocks, `[tokens, hidden_size]`.
@@ -51,28 +51,28 @@ impl Decoder {
         }
     }
 
-    /// Prepares the embeddings of the pass after this one, if there is one, while the device computes this one.
+    /// Prepares the embeddings of the next pass, if there is one, while the device computes this pass.
     pub(crate) fn look_ahead(&self, ids: impl FnOnce() -> Option<Vec<u32>>) {
         self.embedding.look_ahead(ids, self.dtype);
     }
 
-    /// Whether the embeddings have a gradient.
+    /// Whether the embeddings are trained.
     pub(crate) fn trains_embeddings(&self) -> bool {
         self.embedding.is_trained()
     }
 
     /// One block.
-    pub(crate) fn layer(&self, index: usize, x: Hidden, pass: &Pass<'_>) -> Hidden {
+    pub(crate) fn layer(&self, index: usize, x: Hidden, pass: &ForwardPass<'_>) -> Hidden {
         self.layers[index].forward(x, pass, None)
     }
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of a block's output.
-    pub(crate) fn seed_layer(&self, index: usize, x: Hidden, gradient: Hidden, pass: &Pass<'_>) -> Tensor<1> {
+    pub(crate) fn seed_layer(&self, index: usize, x: Hidden, gradient: Hidden, pass: &ForwardPass<'_>) -> Tensor<1> {
         self.layers[index].with_cotangent(x, gradient, pass)
     }
 
     /// The final norm.
-    pub(crate) fn finish(&self, x: Hidden, pass: &Pass<'_>) -> Hidden {
+    pub(crate) fn finish(&self, x: Hidden, pass: &ForwardPass<'_>) -> Hidden {
         self.norm.forward(x, pass)
     }
 
@@ -82,8 +82,8 @@ impl Decoder {
         Head { weight: self.head.head(binding), soft_cap }
     }
 
-    /// Final hidden states of documents laid one after another.
-    pub(crate) fn hidden(&self, ids: &[u32], pass: &Pass<'_>) -> Hidden {
+    /// Final hidden states of concatenated documents, `[tokens, hidden]`.
+    pub(crate) fn hidden(&self, ids: &[u32], pass: &ForwardPass<'_>) -> Hidden {
         let x = self.embed(ids, pass.binding);
         let x = (0..self.layers.len()).fold(x, |x, layer| self.layer(layer, x, pass));
         self.finish(x, pass)
@@ -101,12 +101,12 @@ impl Decoder {
         Cache { layers: vec![LayerCache::default(); self.layers.len()], len: 0 }
     }
 
-    /// Feeds `ids` behind what the cache holds and returns their final hidden states.
+    /// Appends `ids` to the cached tokens and returns their final hidden states, `[ids.len(), hidden]`.
     pub(crate) fn advance(&self, ids: &[u32], cache: &mut Cache, with_adapter: bool) -> Hidden {
         let binding = Binding::untracked(&self.params);
         let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|p| p as u32).collect();
         let segments = [Segment { q_start: 0, q_len: ids.len(), k_start: 0, k_len: cache.len + ids.len() }];
-        let pass = Pass {
+        let pass = ForwardPass {
             binding: &binding,
             positions: &positions,
             segments: &segments,
@@ -143,7 +143,7 @@ impl Decoder {
     }
 }
 
-/// Everything of a pass over training documents except its binding.
+/// The inputs of a pass over training documents, without the binding of parameters.
 pub(crate) struct Documents<'a> {
     pub positions: &'a [u32],
     pub segments: &'a [Segment],
@@ -151,9 +151,9 @@ pub(crate) struct Documents<'a> {
 }
 
 impl<'a> Documents<'a> {
-    /// The pass with the adapter under `binding`.
-    pub(crate) fn pass(&self, binding: &'a Binding<'a>) -> Pass<'a> {
+    /// The pass with the adapter and the parameters of `binding`.
+    pub(crate) fn pass(&self, binding: &'a Binding<'a>) -> ForwardPass<'a> {
         let Self { positions, segments, dropout } = *self;
-        Pass { binding, positions, segments, with_adapter: true, rematerialize: false, dropout }
+        ForwardPass { binding, positions, segments, with_adapter: true, rematerialize: false, dropout }
     }
 }

@@ -1,6 +1,6 @@
-//! Where the rows for token ids come from.
+//! Token embeddings.
 //!
-//! Responsible for: one look-up, wherever the table lies.
+//! Responsible for: looking up rows in a table on the device or in host memory.
 //! Must not depend on: files.
 
 use burn::tensor::{DType, Tensor};
@@ -19,8 +19,8 @@ pub(super) enum Embedding {
     OnHost(HostTable),
 }
 
-/// Whether the table stays in the host's memory: where a device has memory of its own, and nothing on it needs the whole
-/// table, neither a tied head nor its training.
+/// Whether the table stays in host memory: if the device has its own memory, and neither a tied head nor training needs the
+/// whole table there.
 pub(crate) fn embeds_from_host(model: &ModelDescription, options: LoadOptions, device: DeviceKind) -> bool {
     device != DeviceKind::Cpu && !model.tie_word_embeddings && !options.trainable
 }
@@ -34,7 +34,7 @@ impl Embedding {
         }
     }
 
-    /// Looks up what will be asked for next, where the host has to.
+    /// Looks up the rows of the next pass in advance, if the table is in host memory.
     pub(super) fn look_ahead(&self, ids: impl FnOnce() -> Option<Vec<u32>>, dtype: DType) {
         if let Self::OnHost(table) = self
             && let Some(ids) = ids()

@@ -1,31 +1,31 @@
-//! One decoder block: attention and gated MLP, each behind an RMSNorm and a residual.
+//! One decoder block: attention and gated MLP, each with an RMSNorm before it and a residual connection.
 //!
-//! Responsible for: the flow inside a block of the Llama kind, and of Gemma's, which adds norms behind both halves.
-//! Must not depend on: families, files, quantisation. What changes this flow is a new block file, not a flag here.
+//! Responsible for: the computation of a Llama block, and of a Gemma block, which adds norms after both halves.
+//! Must not depend on: families, files, quantisation. A block that computes something else is a new file, not a flag here.
 
 use burn::tensor::Tensor;
 use tonfall_kernels::{Activation, AttentionLayout, Rematerialized, RopeTable};
 
+use super::forward_pass::{ForwardPass, LayerCache};
 use super::linear::{Linear, Vector};
-use super::pass::{LayerCache, Pass};
 
 /// Root-mean-square norm (Zhang & Sennrich 2019) with a weight.
 #[derive(Clone, Debug)]
 pub(super) struct Norm {
     pub weight: Vector,
-    /// What is added to a trained weight before it is used; a frozen one has it already.
+    /// Added to a trained weight before use; a frozen weight includes it already.
     pub offset: f32,
     pub epsilon: f64,
 }
 
 impl Norm {
     /// `[tokens, n]` → `[tokens, n]`.
-    pub(super) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    pub(super) fn forward(&self, x: Tensor<2>, pass: &ForwardPass<'_>) -> Tensor<2> {
         tonfall_kernels::rms_norm(x, self.gamma(pass), self.epsilon)
     }
 
     /// The same for adapters, `[tokens, n]`.
-    fn rematerialized(&self, x: Tensor<2>, pass: &Pass<'_>) -> Rematerialized {
+    fn rematerialized(&self, x: Tensor<2>, pass: &ForwardPass<'_>) -> Rematerialized {
         match pass.rematerialize {
             true => Rematerialized::rms_norm(x, self.gamma(pass), self.epsilon),
             false => self.forward(x, pass).into(),
@@ -33,11 +33,11 @@ impl Norm {
     }
 
     /// The norm over each head of `[tokens, heads · head_dim]`.
-    fn per_head(&self, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+    fn per_head(&self, x: Tensor<2>, pass: &ForwardPass<'_>) -> Tensor<2> {
         tonfall_kernels::rms_norm_heads(x, self.gamma(pass), self.epsilon)
     }
 
-    fn gamma(&self, pass: &Pass<'_>) -> Tensor<1> {
+    fn gamma(&self, pass: &ForwardPass<'_>) -> Tensor<1> {
         let weight = self.weight.get(pass.binding);
         match self.weight {
             Vector::Trainable(_) if self.offset != 0.0 => weight.add_scalar(self.offset),
@@ -72,7 +72,7 @@ pub(super) struct Layer {
     /// Norms of each head's queries and keys (qwen3, gemma3).
     pub qk_norm: Option<(Norm, Norm)>,
     pub mlp_norm: Norm,
-    /// Norms of what attention and MLP give (gemma2, gemma3).
+    /// Norms of the outputs of attention and MLP (gemma2, gemma3).
     pub output_norms: Option<(Norm, Norm)>,
     pub activation: Activation,
     pub gate: Linear,
@@ -81,8 +81,8 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, keys and values of earlier tokens are seen too.
-    pub(super) fn forward(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, queries also attend to the keys and values of earlier tokens.
+    pub(super) fn forward(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let x = self.attend(x, pass, cache);
         let y = self.down.forward(self.gated(x.clone(), pass), pass);
         x + match &self.output_norms {
@@ -93,7 +93,7 @@ impl Layer {
 
     /// A zero from which `backward()` starts with `gradient` as the gradient of the block's output. The output itself is
     /// not computed, which saves the block's last product where no norm needs it.
-    pub(super) fn with_cotangent(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &Pass<'_>) -> Tensor<1> {
+    pub(super) fn with_cotangent(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &ForwardPass<'_>) -> Tensor<1> {
         let x = self.attend(x, pass, None);
         let gated = self.gated(x.clone(), pass);
         let mlp = match &self.output_norms {
@@ -106,8 +106,8 @@ impl Layer {
         tonfall_kernels::with_cotangent(x, gradient) + mlp
     }
 
-    /// The block's first half.
-    fn attend(&self, x: Tensor<2>, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    /// The attention half of the block.
+    fn attend(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let y = self.attention(self.input_norm.rematerialized(x.clone(), pass), pass, cache);
         x + match &self.output_norms {
             Some((norm, _)) => norm.forward(y, pass),
@@ -115,7 +115,7 @@ impl Layer {
         }
     }
 
-    fn attention(&self, x: Rematerialized, pass: &Pass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    fn attention(&self, x: Rematerialized, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let (mut q, mut k) = (self.q.forward(x.clone(), pass), self.k.forward(x.clone(), pass));
         let v = self.v.forward(x, pass);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
@@ -139,8 +139,8 @@ impl Layer {
         self.o.forward(tonfall_kernels::attention(q, k, v, &layout), pass)
     }
 
-    /// What the second half's last product takes.
-    fn gated(&self, x: Tensor<2>, pass: &Pass<'_>) -> Rematerialized {
+    /// The input of the MLP's down projection, `[tokens, intermediate]`.
+    fn gated(&self, x: Tensor<2>, pass: &ForwardPass<'_>) -> Rematerialized {
         let x = self.mlp_norm.rematerialized(x, pass);
         let (gate, up) = (self.gate.forward(x.clone(), pass), self.up.forward(x, pass));
         match pass.rematerialize {

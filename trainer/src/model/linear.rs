@@ -1,12 +1,12 @@
 //! A linear layer: a frozen or trainable weight, an optional bias, an optional LoRA adapter.
 //!
-//! Responsible for: choosing the operation that fits what is frozen and what is trained.
-//! Must not depend on: where weights come from, or what the layer is used for.
+//! Responsible for: choosing the operation by whether the weight is frozen, trained or has an adapter.
+//! Must not depend on: where weights come from, or how the layer is used.
 
 use burn::tensor::{DType, Tensor};
 use tonfall_kernels::{Adapter, Dropout, FrozenMatrix, HeadWeight, Rematerialized};
 
-use super::pass::Pass;
+use super::forward_pass::ForwardPass;
 use crate::params::{Binding, ParamId};
 
 /// A weight matrix `[out_features, in_features]`.
@@ -26,7 +26,7 @@ impl Matrix {
         }
     }
 
-    /// The matrix as that of the language model's output head.
+    /// The matrix as the weight of the output head.
     pub(crate) fn head(&self, binding: &Binding<'_>) -> HeadWeight {
         match self {
             Self::Frozen(matrix) => HeadWeight::Frozen(matrix.clone()),
@@ -74,7 +74,7 @@ pub(crate) struct LoraSite {
     /// `alpha / r`, or `alpha / √r` with rsLoRA.
     pub scale: f32,
     pub dropout: f32,
-    /// Number of this site in the model: keys the dropout mask.
+    /// Index of this linear layer in the model; part of the key of its dropout mask.
     pub site: u32,
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// `[tokens, in_features]` → `[tokens, out_features]`.
-    pub(crate) fn forward(&self, x: impl Into<Rematerialized>, pass: &Pass<'_>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: impl Into<Rematerialized>, pass: &ForwardPass<'_>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(|bias| bias.get(pass.binding));
         match (&self.weight, self.adapter(pass)) {
             (Matrix::Frozen(matrix), Some(adapter)) => tonfall_kernels::lora_linear(x, matrix, bias, adapter),
@@ -102,7 +102,7 @@ impl Linear {
         &self,
         x: impl Into<Rematerialized>,
         gradient: Tensor<2>,
-        pass: &Pass<'_>,
+        pass: &ForwardPass<'_>,
     ) -> Tensor<1> {
         match (&self.weight, self.adapter(pass), &self.bias) {
             (Matrix::Frozen(matrix), Some(adapter), None) => {
@@ -112,12 +112,11 @@ impl Linear {
         }
     }
 
-    fn adapter(&self, pass: &Pass<'_>) -> Option<Adapter> {
+    fn adapter(&self, pass: &ForwardPass<'_>) -> Option<Adapter> {
         let lora = self.lora.filter(|_| pass.with_adapter)?;
-        let dropout = pass.dropout.filter(|_| lora.dropout > 0.0).map(|key| Dropout {
-            p: lora.dropout,
-            seed: key.seed,
-            stream: key.stream(lora.site),
+        let dropout = pass.dropout.filter(|_| lora.dropout > 0.0).map(|key| {
+            let (seed, stream) = key.seed_and_stream(lora.site);
+            Dropout { p: lora.dropout, seed, stream }
         });
         Some(Adapter { a: pass.binding.get(lora.a), b: pass.binding.get(lora.b), scale: lora.scale, dropout })
     }

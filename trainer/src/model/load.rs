@@ -1,6 +1,6 @@
 //! From the weights of a base model to a decoder on a device.
 //!
-//! Responsible for: which tensor goes where, and in which number format it is kept.
+//! Responsible for: the place of each tensor in the decoder, and the number format in which it is stored.
 //! Must not depend on: file formats (that is `tonfall_adapters`), training.
 
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use tonfall_adapters::{self as adapters, BaseModel, ModelDescription, Rope, Weight};
-use tonfall_blocks::{Format, Nf4Piece, dequantize, join_nf4};
+use tonfall_blocks::{Format, Nf4Piece, dequantize, first_non_finite, join_nf4};
 use tonfall_kernels::{Activation, FrozenMatrix, HostTable, RopeTable, resident};
 use tonfall_recipes::plan::Quantization;
 
@@ -20,26 +20,26 @@ use crate::device::Compute;
 use crate::error::TrainError;
 use crate::params::ParamStore;
 
-/// How a base model is brought onto the device.
+/// How a base model is loaded.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadOptions {
     pub quantization: Quantization,
-    /// Every weight is trained (`adapter.kind = "full"`), kept as f32.
+    /// Whether every weight is trained (`adapter.kind = "full"`); stored as f32 then.
     pub trainable: bool,
 }
 
-/// Brings a base model onto a device, block by block.
+/// Loads a base model onto a device, block by block.
 pub(crate) struct Loader<'a> {
     pub base: &'a BaseModel,
     pub options: LoadOptions,
     pub compute: &'a Compute,
-    /// Called with the number of blocks done and the number of blocks.
+    /// Receives the number of blocks loaded and of all blocks.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
 
 impl Loader<'_> {
     /// # Errors
-    /// When a weight can't be read from its file.
+    /// When a weight can't be read from its file, or holds a value that is not finite.
     pub(crate) fn load(self) -> Result<Decoder, TrainError> {
         let Self { base, options, compute, progress } = self;
         let description = base.description().clone();
@@ -76,7 +76,7 @@ impl Loader<'_> {
 /// Name of the token embeddings.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// What a matrix is used for. Embeddings and the head keep the precision of their file; 4 bits are for linear layers.
+/// The use of a matrix. Embeddings and the head keep the precision of their file; only linear layers are quantised to NF4.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Table,
@@ -86,7 +86,10 @@ pub(crate) enum Role {
 /// Values that a thread converts to NF4 at a time: whole blocks of every format.
 pub(crate) const NF4_PIECE: usize = 1 << 20;
 
-/// A tensor as it will lie on the device.
+/// Values that a thread searches for NaN and infinities at a time: whole blocks of every format.
+const FINITE_PIECE: usize = 1 << 18;
+
+/// A tensor in the format in which it is stored on the device.
 struct Prepared {
     bytes: Vec<u8>,
     format: Format,
@@ -131,9 +134,9 @@ impl Source<'_> {
             wanted.then(|| Ok::<_, TrainError>((norm(first)?, norm(second)?))).transpose()
         };
         let qk_norm = pair(description.qk_norm, ["self_attn.q_norm", "self_attn.k_norm"])?;
-        // What stands before the MLP has another name where there are norms behind both halves.
-        let behind = ["post_attention_layernorm", "post_feedforward_layernorm"];
-        let output_norms = pair(description.output_norms, behind)?;
+        // The norm before the MLP has another name in models with norms after both halves.
+        let after = ["post_attention_layernorm", "post_feedforward_layernorm"];
+        let output_norms = pair(description.output_norms, after)?;
         let before = if description.output_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
         Ok(Layer {
             shape: AttentionShape {
@@ -173,7 +176,7 @@ impl Source<'_> {
         Ok(HostTable::new(bytes, format, rows, cols, self.device))
     }
 
-    /// A norm, whose weight is that of the file and 1 where the family stores it so.
+    /// A norm. Its weight is that of the file, plus 1 in families that store it as an offset from 1.
     fn norm(&mut self, name: &str, description: &ModelDescription) -> Result<Norm, TrainError> {
         let offset = if description.unit_offset { 1.0 } else { 0.0 };
         let frozen_offset = if self.options.trainable { 0.0 } else { offset };
@@ -186,7 +189,7 @@ impl Source<'_> {
     }
 
     fn offset_vector(&mut self, name: &str, offset: f32) -> Result<Vector, TrainError> {
-        let weight = self.base.weight(name)?;
+        let weight = self.weight(name)?;
         let values: Vec<f32> = dense(&weight).into_iter().map(|value| value + offset).collect();
         let len = values.len();
         Ok(match self.options.trainable {
@@ -195,9 +198,9 @@ impl Source<'_> {
         })
     }
 
-    /// Reads a matrix and converts it into the format it is kept in.
+    /// Reads a matrix and converts it to the format in which it is stored.
     fn prepare(&self, name: &str, role: Role) -> Result<Prepared, TrainError> {
-        let weight = self.base.weight(name)?;
+        let weight = self.weight(name)?;
         let (rows, cols) = (weight.rows, weight.cols);
         let target = kept_format(weight.format, role, self.options);
         let bytes = match target {
@@ -206,6 +209,22 @@ impl Source<'_> {
             _ => bytemuck::cast_slice(&dense(&weight)).to_vec(),
         };
         Ok(Prepared { bytes, format: target, rows, cols })
+    }
+
+    /// A weight of the base, all of whose values are finite.
+    fn weight(&self, name: &str) -> Result<Weight<'_>, TrainError> {
+        let weight = self.base.weight(name)?;
+        let Some(at) = non_finite(&weight) else { return Ok(weight) };
+        let mut value = [0.0];
+        dequantize(weight.format, &weight.bytes, weight.rows, weight.cols, at, &mut value);
+        let (path, [value]) = (self.base.path().to_owned(), value);
+        Err(TrainError::NotFinite {
+            path,
+            name: name.to_owned(),
+            row: at / weight.cols,
+            column: at % weight.cols,
+            value,
+        })
     }
 
     fn place(&mut self, name: String, prepared: Prepared) -> Matrix {
@@ -223,8 +242,8 @@ impl Source<'_> {
     }
 }
 
-/// The format in which a matrix is kept on the device. Dense formats stay as the file has them; what must become dense
-/// becomes f32, since no smaller dense type holds every value of a quantised one.
+/// The format in which a matrix is stored on the device. Dense formats stay as they are in the file. A quantised matrix that
+/// has to be dense becomes f32, since no smaller dense type represents all of its values.
 pub(crate) fn kept_format(file: Format, role: Role, options: LoadOptions) -> Format {
     let dense = matches!(file, Format::F32 | Format::F16 | Format::Bf16);
     match (options.trainable, options.quantization, role) {
@@ -236,7 +255,21 @@ pub(crate) fn kept_format(file: Format, role: Role, options: LoadOptions) -> For
     }
 }
 
-/// A weight in NF4, made in pieces by all threads.
+/// The first element of a weight that is NaN or infinite, searched by all threads.
+fn non_finite(weight: &Weight<'_>) -> Option<usize> {
+    let (format, bytes) = (weight.format, &weight.bytes[..]);
+    if format == Format::Nf4 {
+        return first_non_finite(format, bytes, weight.rows * weight.cols);
+    }
+    let blocks = FINITE_PIECE / format.block_len();
+    let pieces = bytes.par_chunks(blocks * format.block_bytes()).enumerate();
+    pieces.find_map_first(|(index, piece)| {
+        let elements = piece.len() / format.block_bytes() * format.block_len();
+        Some(index * FINITE_PIECE + first_non_finite(format, piece, elements)?)
+    })
+}
+
+/// A weight quantised to NF4, in pieces on all threads.
 fn nf4(weight: &Weight<'_>) -> Vec<u8> {
     let (rows, cols) = (weight.rows, weight.cols);
     let len = rows * cols;

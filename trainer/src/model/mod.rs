@@ -5,15 +5,15 @@
 
 mod decoder;
 mod embedding;
+mod forward_pass;
 mod layer;
 mod linear;
 mod load;
-mod pass;
 
 pub(crate) use decoder::{Decoder, Documents, Hidden};
 pub(crate) use embedding::embeds_from_host;
+pub(crate) use forward_pass::{DropoutKey, ForwardPass, self_segments};
 pub(crate) use linear::LoraSite;
 pub(crate) use load::{EMBEDDING, LoadOptions, Loader, NF4_PIECE, Role, kept_format};
-pub(crate) use pass::{DropoutKey, Pass, self_segments};
 
 pub(crate) use linear::Matrix;

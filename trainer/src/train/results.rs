@@ -1,4 +1,4 @@
-//! What a run measures and leaves behind.
+//! The results of a run.
 //!
 //! Responsible for: evaluations, checkpoints and exports of a run, and their events.
 //! Must not depend on: when each of them is due.
@@ -10,11 +10,11 @@ use tonfall_adapters::merge::{MergeOptions, merge};
 use tonfall_adapters::peft;
 use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_kernels::release_idle;
-use tonfall_runs::checkpoint_dir::CheckpointWriter;
+use tonfall_runs::checkpoint_dir::{CheckpointWriter, mark_best};
 use tonfall_runs::events::{EventKind, Phase};
 
 use super::{Run, progress};
-use crate::checkpoint;
+use crate::checkpoint_files;
 use crate::error::TrainError;
 use crate::evaluate::{self, EvalReport};
 use crate::lora;
@@ -23,22 +23,22 @@ use crate::lora;
 const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 impl Run<'_> {
-    /// Measures the eval split; with `answers` the held-out prompts as well.
-    pub(super) fn evaluate(&mut self, answers: bool) -> Result<EvalReport, TrainError> {
+    /// Measures the loss on the eval split; with `generations` the held-out prompts as well.
+    pub(super) fn evaluate(&mut self, generations: bool) -> Result<EvalReport, TrainError> {
         if self.job.record.is_none() {
             return Ok(EvalReport::default());
         }
         let plan = self.job.plan;
         let size = self.choice.micro_batch_size;
         let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);
-        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating);
+        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating)?;
         drop(evaluating);
         let mut report = EvalReport {
             loss: loss.map(|(loss, _)| loss),
             tokens: loss.map_or(0, |(_, tokens)| tokens),
             ..EvalReport::default()
         };
-        if answers && !self.job.prompts.is_empty() {
+        if generations && !self.job.prompts.is_empty() {
             let mut generating = progress(&mut self.job.record, Phase::Generating);
             let limit = plan.evaluation.max_new_tokens;
             let (counts, samples) =
@@ -66,7 +66,7 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Writes a checkpoint of this step, once.
+    /// Writes a checkpoint of this step, unless there is one already.
     pub(super) fn save(&mut self) -> Result<(), TrainError> {
         let step = self.state.step;
         if self.saved_step == Some(step) {
@@ -76,17 +76,32 @@ impl Run<'_> {
         let Some(record) = &self.job.record else { return Ok(()) };
         release_idle();
         let writer = CheckpointWriter::create(record.run, step)?;
-        checkpoint::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
+        checkpoint_files::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {
             peft::write(writer.dir(), &lora::export(&self.model, config.clone())?)?;
         }
-        let best = self.state.best.is_some_and(|(_, best)| best == step);
+        let best = self.is_best();
         let path = writer.publish(best, self.job.plan.training.keep_checkpoints)?;
         self.saved_step = Some(step);
         self.event(EventKind::Checkpoint { step, path: file_name(&path) })
     }
 
-    /// Writes what the run was for, and reads it back.
+    /// Whether the evaluation of this step is the best so far.
+    pub(super) fn is_best(&self) -> bool {
+        self.state.best.is_some_and(|(_, best)| best == self.state.step)
+    }
+
+    /// Points `best` at the checkpoint of this step, when an evaluation after it was the best.
+    pub(super) fn mark_best(&self) -> Result<(), TrainError> {
+        match &self.job.record {
+            Some(record) if self.is_best() && self.saved_step == Some(self.state.step) => {
+                Ok(mark_best(record.run, self.state.step, self.job.plan.training.keep_checkpoints)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the exports that the plan asks for, and reads them back.
     pub(super) fn export(&mut self) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
         let Some(record) = &self.job.record else { return Ok((None, None)) };
         release_idle();

@@ -28,6 +28,17 @@ fn a_checkpoint_verifies_and_is_pointed_at() {
 }
 
 #[test]
+fn the_best_can_be_named_after_it_was_saved() {
+    let (_dir, run) = run();
+    save(&run, 1, true, 1);
+    save(&run, 2, false, 1);
+    assert_eq!(saved(&run), [1, 2], "the best is kept");
+    mark_best(&run, 2, 1).expect("written");
+    assert_eq!(best_verified(&run).expect("whole").expect("one").manifest.step, 2);
+    assert_eq!(saved(&run), [2], "the former best is pruned");
+}
+
+#[test]
 fn each_damage_is_found_and_named() {
     let (_dir, run) = run();
     let path = save(&run, 1, false, 3);

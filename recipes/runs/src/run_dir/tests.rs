@@ -40,6 +40,33 @@ fn a_run_is_made_whole_and_found_again() {
 }
 
 #[test]
+fn what_a_run_was_started_with_is_stored() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let plan = Plan { output_dir: dir.path().join("runs"), ..crate::plan::tests::plan() };
+    let recipe = RecipeFile { path: "style.toml".into(), source: String::new() };
+    let mut inputs = RunInputs::default();
+    inputs.record_bytes("prompts", b"x");
+    let now: Zoned = "2026-03-01T10:00:00.5+01:00[Europe/Berlin]".parse().expect("a moment");
+    let started = StartedWith { inputs: inputs.clone(), now: now.clone() };
+    let run = RunDir::create_started(&plan, &recipe, &[], None, Some(started)).expect("created");
+    let opened = RunDir::open(run.path()).expect("opened");
+    assert_eq!((opened.info().inputs.as_ref(), opened.now().expect("a moment")), (Some(&inputs), now));
+}
+
+/// `run.json` as builds before the fingerprints wrote it.
+#[test]
+fn a_run_without_fingerprints_is_read() {
+    let (_dir, run) = run();
+    let path = run.path().join(INFO);
+    let text = fs::read_to_string(&path).expect("readable");
+    assert!(!text.contains("inputs") && !text.contains("now"), "{text}");
+    let opened = RunDir::open(run.path()).expect("opened");
+    assert_eq!(opened.info().inputs, None);
+    let created: Timestamp = opened.info().created.parse().expect("a time");
+    assert_eq!(opened.now().expect("a moment").timestamp(), created);
+}
+
+#[test]
 fn names_are_taken_once() {
     let dir = tempfile::tempdir().expect("temp dir");
     assert_eq!(create(dir.path(), Some("Tuesday_1.5")).expect("created").id(), "Tuesday_1.5");

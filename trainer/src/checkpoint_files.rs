@@ -3,7 +3,7 @@
 //! Responsible for: the files inside a checkpoint directory and what they mean.
 //! Must not depend on: how a directory becomes durable (that is `tonfall_runs::checkpoint_dir`).
 //!
-//! A checkpoint holds f32 values to the bit: restoring one and training on equals never having stopped.
+//! A checkpoint holds exact f32 values: a resumed run computes the same bits as an uninterrupted one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,12 +25,12 @@ const STATE: &str = "trainer_state.json";
 /// PyTorch's names of the first and the second moment.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
-/// What a run has done so far, besides tensors.
+/// The state of a run, besides tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TrainerState {
     /// Optimizer steps done.
     pub step: u64,
-    /// Updates that the optimizer has applied.
+    /// Updates of the optimizer.
     pub optimizer_steps: u64,
     pub tokens: u64,
     pub trained_tokens: u64,
@@ -43,8 +43,8 @@ pub(crate) struct TrainerState {
     pub best: Option<(f64, u64)>,
     /// The evaluation before the first step.
     pub before: Option<EvalReport>,
-    /// Sequences of a micro-batch, which may be fewer than the plan's where memory was short: sums of gradients are
-    /// rounded in its order, so a resumed run keeps it. `None` before the run began.
+    /// Sequences of a micro-batch; fewer than in the plan if memory was short. A resumed run keeps the number, since the
+    /// rounding of gradient sums depends on it. `None` before the run began.
     #[serde(default)]
     pub micro_batch_size: Option<usize>,
 }
@@ -54,7 +54,7 @@ fn one() -> usize {
     1
 }
 
-/// Writes trainable tensors, optimizer and state into `dir`, one tensor after the other.
+/// Writes trainable tensors, optimizer and state into `dir`, one tensor at a time.
 pub(crate) fn write(
     dir: &Path,
     params: &ParamStore,
@@ -70,7 +70,7 @@ pub(crate) fn write(
     Ok(durable::write_file(&dir.join(STATE), &text)?)
 }
 
-/// The state of what [`write`] wrote.
+/// Reads the state that [`write`] wrote.
 pub(crate) fn read_state(dir: &Path) -> Result<TrainerState, TrainError> {
     let mismatch =
         |why: String| TrainError::CheckpointMismatch { path: dir.to_owned(), why: format!("{STATE}: {why}") };
@@ -78,8 +78,8 @@ pub(crate) fn read_state(dir: &Path) -> Result<TrainerState, TrainError> {
     serde_json::from_slice(&text).map_err(|error| mismatch(error.to_string()))
 }
 
-/// Restores the tensors that [`write`] wrote; `state` is the one beside them. The parameters' names and shapes must be
-/// the run's own.
+/// Restores the tensors that [`write`] wrote; `state` is that of the same checkpoint. Names and shapes of the parameters
+/// must be those of the run.
 pub(crate) fn read_tensors(
     dir: &Path,
     state: &TrainerState,
@@ -129,7 +129,7 @@ pub(crate) fn read_tensors(
     Ok(())
 }
 
-/// What the tensors of a parameter's moments are called.
+/// Names of the tensors of a parameter's moments.
 fn names(param: &str, moments: &Moments<2>) -> Vec<String> {
     let parts: &[&str] = match moments {
         Moments::Full(_) => &[""],
@@ -138,7 +138,7 @@ fn names(param: &str, moments: &Moments<2>) -> Vec<String> {
     MOMENTS.iter().flat_map(|moment| parts.iter().map(move |part| format!("{param}.{moment}{part}"))).collect()
 }
 
-/// A tensor on its way into a file.
+/// A tensor to be written.
 struct Stored<'a> {
     planned: Planned,
     /// Reads it from the device.

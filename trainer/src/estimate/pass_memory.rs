@@ -1,8 +1,8 @@
-//! What a pass over a micro-batch takes beside the weights.
+//! Memory of a pass over a micro-batch, besides the weights.
 //!
-//! Responsible for: the arithmetic of `micro_batch` and of the operations that it calls: what is kept for the backward
-//! pass, what exists at once in it, and what an evaluation needs. A change there is a change here; `.ci/run reference`
-//! compares with what is measured.
+//! Responsible for: the memory of `micro_batch` and of the operations that it calls: activations saved for the backward
+//! pass, the peak in that pass, and the memory of an evaluation. A change there needs a change here; `.ci/run reference`
+//! compares with measurements.
 //! Must not depend on: recipes, data, files.
 
 use tonfall_adapters::ModelDescription;
@@ -15,15 +15,15 @@ use crate::micro_batch::Activations;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Bytes of the panels that one thread packs for a product, at most.
+/// Largest size of the panels that one thread packs for a matrix product, in bytes.
 const PANELS: u64 = 512 << 10;
-/// Queries that meet their keys at once on the CPU.
+/// Queries whose scores are computed together on the CPU.
 const QUERIES: u64 = 64;
-/// Scores that exist at once on a GPU where attention goes by blocks, at most.
+/// Largest number of scores that are allocated at once on a GPU with blockwise attention.
 const GPU_SCORES: u64 = 32 << 20;
-/// Bytes that a product by cuBLASLt may use beside its operands.
+/// Workspace of a matrix product by cuBLASLt, in bytes.
 const CUBLASLT: u64 = 32 << 20;
-/// Pages of a GPU's pools are as large as the largest buffer so far and a little more, in whole units of this.
+/// The page size of a GPU's memory pools is that of the largest buffer so far, rounded up to a multiple of this.
 const PAGE_UNIT: u64 = 1 << 20;
 
 /// The linear layers of a block that are trained or have an adapter, in the order of
@@ -31,9 +31,9 @@ const PAGE_UNIT: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sites(pub(super) [bool; 7]);
 
-/// A pass, described.
+/// The description of a pass.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pass<'a> {
+pub(super) struct PassMemory<'a> {
     pub(super) model: &'a ModelDescription,
     pub(super) device: DeviceKind,
     pub(super) threads: usize,
@@ -43,11 +43,11 @@ pub(super) struct Pass<'a> {
     /// Trained values.
     pub(super) trained: u64,
     pub(super) batch: Largest,
-    /// Elements of the largest weight that is dequantised as a whole for a product.
+    /// Elements of the largest weight that is dequantised as a whole for a matrix product.
     pub(super) dense_copy: u64,
 }
 
-impl Pass<'_> {
+impl PassMemory<'_> {
     fn hidden(&self) -> u64 {
         self.model.hidden_size as u64
     }
@@ -82,12 +82,12 @@ impl Pass<'_> {
         self.batch.tokens as u64 * numbers * self.width()
     }
 
-    /// What the operations of a block keep for the backward pass; with `rematerialize` inputs of adapters that norms and gate
-    /// make are not among it.
+    /// Activations of a block that are saved for the backward pass. With `rematerialize`, LoRA inputs computed by RMSNorm and
+    /// SwiGLU are recomputed and not saved.
     fn kept(&self, rematerialize: bool) -> u64 {
         let Sites([q, k, v, o, gate, up, down]) = self.sites;
         let when = |wanted: bool, numbers: u64| if wanted { numbers } else { 0 };
-        // Inputs of both norms; queries, keys and values; what comes of them; gate and up.
+        // Inputs of both norms; queries, keys, values and attention output; gate and up.
         let always = 2 * self.hidden() + 2 * self.q() + 2 * self.kv() + 2 * self.ff();
         let inputs = when(q || k || v, self.hidden()) + when(gate || up, self.hidden()) + when(down, self.ff());
         let inputs = when(!rematerialize || self.rank.is_none(), inputs);
@@ -98,14 +98,14 @@ impl Pass<'_> {
         self.tokens(always + inputs + norms + low_rank) + normalisers
     }
 
-    /// What the backward pass of a block's MLP makes: the gradient that comes in and those of gate and up. That of their
-    /// product takes the product's place. Behind a norm it has its own.
+    /// Gradients in the backward pass of a block's MLP: the incoming gradient and those of gate and up. The gradient of their
+    /// product reuses the memory of the product. With a norm after the MLP there is one more.
     fn mlp_gradients(&self) -> u64 {
-        let behind = if self.model.output_norms { self.hidden() } else { 0 };
-        self.tokens(self.hidden() + behind + 2 * self.ff())
+        let normed = if self.model.output_norms { self.hidden() } else { 0 };
+        self.tokens(self.hidden() + normed + 2 * self.ff())
     }
 
-    /// Tokens whose logits exist at once.
+    /// Tokens whose logits are allocated at once.
     fn held(&self) -> u64 {
         held_tokens(self.batch.trained, self.model.vocab_size, self.device != DeviceKind::Cpu) as u64
     }
@@ -122,7 +122,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Scratch memory of products and attention; on a GPU the dense copy of the largest weight too.
+    /// Scratch memory of matrix products and attention; on a GPU also the dense copy of the largest weight.
     fn workspace(&self) -> u64 {
         let keys = self.batch.example as u64;
         match self.device {
@@ -141,26 +141,26 @@ impl Pass<'_> {
         }
     }
 
-    /// A training step. `accumulates`: several micro-batches make a step. Of the moments that can be the highest, the
-    /// highest: the loss, the backward pass of the last block, the end of the backward pass. Gradients of this
-    /// micro-batch come about while activations go, in less memory than those leave.
+    /// The memory of a training step; `accumulates`: a step has several micro-batches. The peak is the highest of three
+    /// moments: the loss, the backward pass of the last block, the end of the backward pass. In between, gradients are
+    /// allocated while activations are freed, which are larger.
     pub(super) fn training(&self, activations: Activations, accumulates: bool) -> Vec<Part> {
         let summed = if accumulates { F32 * self.trained } else { 0 };
         let head = if self.rank.is_none() { F32 * self.vocab() * self.hidden() } else { 0 };
         let (layers, own_input) = (self.layers(), self.tokens(self.hidden()));
         let block = self.kept(!activations.again());
         let (kept, in_block) = match activations {
-            // Of one block, what is made again too.
+            // Of one block, also the recomputed activations.
             Activations::Kept => (layers * block, self.kept(false) - block),
             // The block's own input is among the inputs of all.
             Activations::Recomputed => (layers * own_input, block - own_input),
-            // One on its way to or from the host, and the block's own.
+            // One in transfer to or from the host, and the input of the current block.
             Activations::Offloaded => (layers.min(2) * own_input, block - own_input),
         };
         // Input and output of the final norm, and the gradient that comes back.
         let loss = [summed + head, kept + self.tokens(3 * self.hidden()), self.logits(true)];
         let backward = [summed + head, kept + in_block + self.mlp_gradients(), 0];
-        // Where the head is tied, that of the embeddings comes to it at last.
+        // With a tied head, the gradient of the embeddings is added at the end.
         let tied = if self.model.tie_word_embeddings { head } else { 0 };
         let end = [summed + F32 * self.trained + tied, 0, 0];
         let [gradients, activations, logits] =
@@ -175,7 +175,7 @@ impl Pass<'_> {
         ]
     }
 
-    /// What a GPU's pools hold beyond the bytes in use: buffers are cut out of pages that the largest one fits into.
+    /// Unused bytes of a GPU's memory pools: buffers are parts of pages that are as large as the largest buffer.
     fn unused(&self, used: u64) -> u64 {
         if self.device == DeviceKind::Cpu {
             return 0;
@@ -204,10 +204,10 @@ impl Pass<'_> {
         ]
     }
 
-    /// An answer to a prompt: `batch` is the prompt, `new` tokens follow.
-    pub(super) fn answering(&self, new: usize) -> Vec<Part> {
+    /// The memory of a generation: `batch` is the prompt, `new` tokens follow.
+    pub(super) fn generating(&self, new: usize) -> Vec<Part> {
         let cached = (self.batch.tokens + new) as u64 * 2 * self.kv() * self.width();
-        // A block's cache is there twice while it grows; logits exist on the device, as read, and ranked.
+        // The cache of a block is allocated twice while it grows. Logits exist on the device, on the host, and ranked.
         vec![
             Part::new("key and value cache", (self.layers() + 1) * cached),
             Part::new("activations", self.tokens(self.hidden() + 3 * self.ff())),
@@ -236,9 +236,9 @@ mod tests {
         ModelDescription { tie_word_embeddings: true, ..ModelDescription::plain(Family::Llama, sizes) }
     }
 
-    fn pass(model: &ModelDescription, sites: [bool; 7]) -> Pass<'_> {
+    fn pass(model: &ModelDescription, sites: [bool; 7]) -> PassMemory<'_> {
         let batch = Largest { tokens: 10, trained: 6, example: 5 };
-        Pass {
+        PassMemory {
             model,
             device: DeviceKind::Cpu,
             threads: 1,
@@ -278,7 +278,7 @@ mod tests {
         // Evaluating, it is the last block's MLP: its input, gate, up and their product.
         assert_eq!(bytes(&pass.evaluation()), [10 * 4 * (4 + 24), 0, scratch]);
         // An answer of 3 tokens: keys and values of 13 tokens in both layers, and of one twice.
-        assert_eq!(bytes(&pass.answering(3))[0], 3 * 13 * 2 * 2 * 4);
+        assert_eq!(bytes(&pass.generating(3))[0], 3 * 13 * 2 * 2 * 4);
     }
 
     #[test]

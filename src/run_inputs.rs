@@ -1,0 +1,96 @@
+//! What a run reads, and whether a resumed run reads the same.
+//!
+//! Responsible for: the fingerprints that `run.json` stores of everything that a plan names by path, and the comparison
+//! before a run goes on.
+//! Must not depend on: how the inputs are used.
+
+use std::path::{Path, PathBuf};
+
+use tonfall_adapters::peft::{CONFIG_FILE, TENSOR_FILE};
+use tonfall_recipes::Plan;
+use tonfall_runs::{RunDir, RunInputs};
+
+use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::inputs::Inputs;
+use crate::progress::Reporter;
+use crate::summary;
+
+/// Data files that are recorded one by one; more are recorded as one input, so that `run.json` stays small.
+const NAMED_FILES: usize = 200;
+/// How the names of the files of `lora.init` begin.
+const ADAPTER: &str = "lora.init ";
+
+/// Fingerprints of all inputs; `adapter` is the directory `lora.init`, where the run still needs it.
+pub(crate) fn fingerprints(plan: &Plan, inputs: &Inputs, adapter: Option<&Path>) -> Result<RunInputs> {
+    let mut found = RunInputs::default();
+    found.record("base config", inputs.base.config_fingerprint());
+    found.record("base weights", inputs.base.weights_fingerprint());
+    found.record_bytes("tokenizer and chat template", inputs.tokenizer.fingerprint());
+    record_data(&mut found, &inputs.data.sources);
+    let files = [("chat template", &plan.data.chat_template), ("held-out prompts", &plan.evaluation.prompts)];
+    for (what, path) in files {
+        let Some(path) = path else { continue };
+        found.record_file(format!("{what} {}", path.display()), path)?;
+    }
+    for name in adapter.iter().flat_map(|_| [CONFIG_FILE, TENSOR_FILE]) {
+        let path = adapter.unwrap_or(Path::new("")).join(name);
+        found.record_file(format!("{ADAPTER}{}", path.display()), &path)?;
+    }
+    Ok(found)
+}
+
+fn record_data(found: &mut RunInputs, sources: &[(PathBuf, [u8; 32])]) {
+    if sources.len() <= NAMED_FILES {
+        for (path, hash) in sources {
+            found.record_bytes(format!("data file {}", path.display()), hash);
+        }
+        return;
+    }
+    let mut all = Vec::new();
+    for (path, hash) in sources {
+        all.extend(path.as_os_str().as_encoded_bytes());
+        all.push(0);
+        all.extend(hash);
+    }
+    found.record_bytes("data files", &all);
+}
+
+/// Compares the inputs of a run with those of its first start. Returns notices for the run's log: the changes that
+/// `accept` lets pass, or that there is nothing to compare with.
+///
+/// # Errors
+/// When an input has changed and `accept` is not set.
+pub(crate) fn compare(
+    run: &RunDir,
+    plan: &Plan,
+    inputs: &Inputs,
+    checkpoint: Option<&Path>,
+    accept: bool,
+    reporter: &mut Reporter,
+) -> Result<Vec<String>> {
+    let Some(before) = &run.info().inputs else {
+        let notice = "the run was started by an older tonfall, which stored no fingerprints: whether its base and data \
+                      are still the same is not known";
+        reporter.note(&format!("warning: {notice}"));
+        return Ok(vec![notice.to_owned()]);
+    };
+    // A checkpoint holds the adapter, so the one that it began with is not needed again.
+    let adapter = plan.lora.init.as_deref().filter(|_| checkpoint.is_none());
+    let now = fingerprints(plan, inputs, adapter)?;
+    let changes = before.changes(&now, |name| checkpoint.is_some() && name.starts_with(ADAPTER));
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    if !accept {
+        let place = summary::shown(run.path());
+        let message = format!(
+            "the run was started with other inputs:\n  {}\nhint: restore them, or go on knowingly with `tonfall resume \
+             {place} --accept-changes`",
+            changes.join("\n  ")
+        );
+        return Err(Failure::new(ExitCode::Invalid, message));
+    }
+    let notices: Vec<String> = changes.iter().map(|change| format!("going on with other inputs: {change}")).collect();
+    notices.iter().for_each(|notice| reporter.note(&format!("warning: {notice}")));
+    Ok(notices)
+}

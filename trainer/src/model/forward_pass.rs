@@ -1,0 +1,114 @@
+//! The inputs of one forward pass besides token ids and weights.
+//!
+//! Responsible for: positions, segments, dropout keys and the key/value cache.
+//! Must not depend on: layers.
+
+use burn::tensor::Tensor;
+use tonfall_kernels::Segment;
+
+use crate::params::Binding;
+
+/// Key of the dropout masks of one micro-batch. A mask is a function of this key and the index of the element, so that
+/// recomputation and resumed runs get the same mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DropoutKey {
+    pub seed: u64,
+    /// Optimizer step, counted from 0.
+    pub step: u64,
+    /// Micro-batch within the step.
+    pub micro_batch: u32,
+}
+
+impl DropoutKey {
+    /// Philox's seed and stream of one LoRA site. The stream holds 32 bits of the step, 16 of the micro-batch and 16 of the
+    /// site; where those have more bits, the seed is another one.
+    pub(crate) fn seed_and_stream(self, site: u32) -> (u64, u64) {
+        let stream = (self.step << 32) | (u64::from(self.micro_batch & 0xffff) << 16) | u64::from(site & 0xffff);
+        let beyond = [self.step >> 32, u64::from(self.micro_batch >> 16), u64::from(site >> 16)];
+        let seed = match beyond {
+            [0, 0, 0] => self.seed,
+            beyond => beyond.into_iter().fold(self.seed, |seed, bits| mixed(seed ^ mixed(bits))),
+        };
+        (seed, stream)
+    }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+fn mixed(state: u64) -> u64 {
+    let state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    state ^ (state >> 31)
+}
+
+/// Keys and values of one layer for the tokens seen so far, each `[tokens, kv_heads · head_dim]`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LayerCache {
+    entry: Option<(Tensor<2>, Tensor<2>)>,
+}
+
+impl LayerCache {
+    /// Appends the new keys and values and returns all of them.
+    pub(super) fn extend(&mut self, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let entry = match self.entry.take() {
+            None => (k, v),
+            Some((old_k, old_v)) => (Tensor::cat(vec![old_k, k], 0), Tensor::cat(vec![old_v, v], 0)),
+        };
+        self.entry = Some(entry.clone());
+        entry
+    }
+}
+
+/// One forward pass over concatenated documents, without padding.
+pub(crate) struct ForwardPass<'a> {
+    pub binding: &'a Binding<'a>,
+    /// Position of each token within its document.
+    pub positions: &'a [u32],
+    /// Which keys each query attends to; one segment a document.
+    pub segments: &'a [Segment],
+    pub with_adapter: bool,
+    /// Whether norm and gated-activation outputs are recomputed in the backward pass instead of saved.
+    pub rematerialize: bool,
+    pub dropout: Option<DropoutKey>,
+}
+
+/// Segments of concatenated documents, each of which attends to itself only.
+pub(crate) fn self_segments(lengths: &[usize]) -> Vec<Segment> {
+    let mut start = 0;
+    lengths
+        .iter()
+        .map(|&len| {
+            let segment = Segment { q_start: start, q_len: len, k_start: start, k_len: len };
+            start += len;
+            segment
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_site_and_micro_batch_has_a_mask_of_its_own() {
+        let around = [0, 1, 0xffff, 0x1_0000, 0x1_0001, 0x2_0000];
+        let mut keys = BTreeSet::new();
+        for micro_batch in around {
+            for site in around {
+                for step in [0, 1, 0xffff_ffff] {
+                    keys.insert(DropoutKey { seed: 7, step, micro_batch }.seed_and_stream(site));
+                }
+            }
+        }
+        assert_eq!(keys.len(), around.len() * around.len() * 3);
+    }
+
+    /// Masks of earlier builds, which resumed runs and figures of parity rely on.
+    #[test]
+    fn keys_below_16_bits_are_those_of_earlier_builds() {
+        let key = DropoutKey { seed: 7, step: 3, micro_batch: 0xffff };
+        assert_eq!(key.seed_and_stream(0xfffe), (7, 0x0000_0003_ffff_fffe));
+    }
+}

@@ -1,0 +1,77 @@
+//! Everything that can be known about a run before it has a directory, besides its memory.
+//!
+//! Responsible for: the checks that `tonfall check` and `tonfall train` share, so that what passes one passes the other.
+//! Must not depend on: devices; nothing is loaded.
+
+use std::path::Path;
+
+use tonfall_adapters::{BaseModel, ModelDescription};
+use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
+use tonfall_recipes::Plan;
+use tonfall_recipes::plan::AdapterKind;
+
+use crate::error::TrainError;
+use crate::lora;
+use crate::run_length::RunLength;
+
+/// The length of the run, for `processes` that train together.
+///
+/// # Errors
+/// Everything that would end the run for reasons that are known now.
+pub fn preflight(
+    plan: &Plan,
+    base: &BaseModel,
+    data: &PreparedDataset,
+    (tokenizer, prompts): (&ChatTokenizer, &[HeldOutPrompt]),
+    processes: usize,
+) -> Result<RunLength, Vec<TrainError>> {
+    let length = RunLength::of(plan, Sampler::new(&data.train, plan, processes).steps_per_epoch());
+    let model = base.description();
+    let checks = [
+        length.check(plan),
+        check_context(data, model),
+        check_prompts(tokenizer, prompts, model),
+        check_adapter(plan, plan.lora.init.as_deref(), model),
+    ];
+    let faults: Vec<TrainError> = checks.into_iter().filter_map(Result::err).collect();
+    if faults.is_empty() { Ok(length) } else { Err(faults) }
+}
+
+/// # Errors
+/// When an example is longer than the model's context.
+pub(crate) fn check_context(data: &PreparedDataset, model: &ModelDescription) -> Result<(), TrainError> {
+    let context = model.max_position_embeddings;
+    let longest = data.train.lengths().into_iter().chain(data.eval.lengths()).max();
+    match longest.filter(|tokens| *tokens > context) {
+        Some(tokens) => Err(TrainError::Context { tokens, context }),
+        None => Ok(()),
+    }
+}
+
+/// # Errors
+/// When a held-out prompt is empty or leaves no room for a generation.
+fn check_prompts(
+    tokenizer: &ChatTokenizer,
+    prompts: &[HeldOutPrompt],
+    model: &ModelDescription,
+) -> Result<(), TrainError> {
+    let context = model.max_position_embeddings;
+    for prompt in prompts {
+        let tokens = tokenizer.render_prompt(&prompt.messages)?.len();
+        if tokens == 0 || tokens >= context {
+            let prompt = prompt.text().chars().take(60).collect();
+            return Err(TrainError::HeldOutPrompt { prompt, tokens, context });
+        }
+    }
+    Ok(())
+}
+
+/// # Errors
+/// When an adapter can't be put on the model: the one at `init`, or a new one on the plan's target modules.
+fn check_adapter(plan: &Plan, init: Option<&Path>, model: &ModelDescription) -> Result<(), TrainError> {
+    match (plan.adapter.kind, init) {
+        (AdapterKind::Full, _) => Ok(()),
+        (AdapterKind::Lora, None) => lora::check_targets(model, &plan.lora.target_modules),
+        (AdapterKind::Lora, Some(path)) => lora::check_existing(model, &tonfall_adapters::peft::read(path)?),
+    }
+}
