@@ -184,7 +184,7 @@ impl Reporter {
                 ));
                 if let Some(Packing { sequences, filled }) = packing {
                     self.detail(&format!(
-                        "{sequences} sequences hold them, {:.1} % of their room filled",
+                        "packed into {sequences} sequences, {:.1} % of their tokens used",
                         100.0 * filled
                     ));
                 }

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// `$XDG_CACHE_HOME`, else `~/.cache`, on every platform, as the Hugging Face libraries do. `None` without a home directory.
-/// As the specification says, an empty or relative `$XDG_CACHE_HOME` does not count
+/// `$XDG_CACHE_HOME`, else `~/.cache`, on every platform, as the Hugging Face libraries do. `None` without a home
+/// directory. As the specification says, an empty or relative `$XDG_CACHE_HOME` does not count
 /// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
 pub(crate) fn directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let given = |name| variable(name).map(PathBuf::from);

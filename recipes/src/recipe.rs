@@ -134,7 +134,7 @@ impl RecipeFile {
 
     /// The folder of the recipe and the current directory, both absolute.
     fn folders(&self) -> Result<(PathBuf, PathBuf), Vec<Diagnostic>> {
-        let fault = |error| vec![Diagnostic::error(format!("can't tell the current directory: {error}"))];
+        let fault = |error| vec![Diagnostic::error(format!("can't determine the current directory: {error}"))];
         let recipe = path::absolute(&self.path).map_err(fault)?;
         // `café/../recipe.toml` lies in a folder with a UTF-8 name, even if `café` is Latin-1.
         let recipe = if recipe.to_str().is_none() { recipe.canonicalize().unwrap_or(recipe) } else { recipe };

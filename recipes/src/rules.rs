@@ -87,7 +87,7 @@ fn full_is_dense(settings: &Settings) -> Option<Diagnostic> {
     let wrong = is(settings, "adapter.kind", "full") && !is(settings, "quantization", "none");
     wrong.then(|| {
         fault(settings, &["quantization", "adapter.kind"], "full training needs `quantization = \"none\"`")
-            .label("weights that are trained stay dense")
+            .label("trained weights must be dense")
     })
 }
 
@@ -150,8 +150,7 @@ fn full_has_no_adapter(settings: &Settings) -> Option<Diagnostic> {
 fn text_has_no_assistant(settings: &Settings) -> Option<Diagnostic> {
     let asked = settings.explicit("data.train_on").is_some() && !is(settings, "data.train_on", "all");
     (is(settings, "data.format", "text") && asked).then(|| {
-        fault(settings, &["data.train_on"], "plain text has no assistant to learn from")
-            .label("write \"all\", or remove this")
+        fault(settings, &["data.train_on"], "plain text has no assistant turns").label("write \"all\", or remove this")
     })
 }
 
@@ -179,7 +178,7 @@ fn templates_have_answers(settings: &Settings) -> Vec<Diagnostic> {
                     .label("remove this"),
             ),
             (false, None) if kind.value.is_some() => Some(
-                Diagnostic::error("a template needs `assistant`, the answer to learn")
+                Diagnostic::error("a template needs `assistant`, the text of the answer")
                     .at(kind.place.clone())
                     .label("write, say, assistant = \"{styled}\" below"),
             ),
@@ -198,7 +197,7 @@ fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
     let train = files("data.train");
     let both = files("data.eval").into_iter().filter(|file| train.contains(file));
     both.map(|file| {
-        fault(settings, &["data.eval"], &format!("{file} is both trained on and held out"))
+        fault(settings, &["data.eval"], &format!("{file} is in both the training data and the eval split"))
             .label("name another file, or use `eval_fraction`")
     })
     .collect()

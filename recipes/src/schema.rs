@@ -1,8 +1,8 @@
 //! Every key of a recipe, as one table.
 //!
-//! Responsible for: [`KEYS`]. Validation, suggestions, defaults, the commented recipe of `tonfall init`, the reference in
-//! the documentation and the comments of `plan.toml` all use it. A new key is a row here and a field in `plan.rs`. Its
-//! default also applies to the plans of earlier versions, so it must be what these versions did.
+//! Responsible for: [`KEYS`]. Validation, suggestions, defaults, the commented recipe of `tonfall init`, the reference
+//! in the documentation and the comments of `plan.toml` all use it. A new key is a row here and a field in `plan.rs`.
+//! Its default also applies to the plans of earlier versions, so it must be what these versions did.
 //! Must not depend on: how recipes are parsed, which values contradict each other (that is `rules.rs`).
 
 use std::fmt;
@@ -114,15 +114,15 @@ const FORMATS: Kind = Choice(&[
 /// The tables of a recipe, in the order in which they are written, each with a description.
 pub const TABLES: [(&str, &str); 10] = [
     ("", "the run"),
-    ("adapter", "what is trained"),
+    ("adapter", "the trained parameters"),
     ("lora", "the adapter, with kind = \"lora\""),
-    ("data", "what it learns from"),
-    ("source", "further data, each with a format of its own; can be repeated"),
+    ("data", "the training data"),
+    ("source", "more data, each with its own format; can be repeated"),
     ("template", "how a row of style or terms becomes a task; can be repeated"),
-    ("audit", "what is wrong with data: error stops the run | warn counts it | off"),
-    ("training", "how it learns"),
-    ("evaluation", "what is measured on the way"),
-    ("export", "what is written at the end"),
+    ("audit", "faults of the data: error stops the run | warn counts and reports | off"),
+    ("training", "optimization"),
+    ("evaluation", "measurements during training"),
+    ("export", "files written at the end"),
 ];
 
 /// The tables that a recipe writes as `[[name]]`, any number of times.
@@ -131,97 +131,97 @@ pub const LISTS: [&str; 2] = ["source", "template"];
 /// All keys, in the order in which they are written.
 #[rustfmt::skip]
 pub static KEYS: &[Key] = &[
-    Key { path: "name", kind: Name, default: Derived("the recipe's file name"), doc: "how the names of its runs begin" },
+    Key { path: "name", kind: Name, default: Derived("the recipe's file name"), doc: "prefix of the names of its runs" },
     Key { path: "base", kind: Base, default: Required("path/to/model"), doc: "Hugging Face directory, GGUF file or hf:owner/name[@revision]" },
     Key { path: "quantization", kind: Choice(&["nf4", "native", "none"]), default: Is("\"nf4\""), doc: "the frozen base: nf4 in 4 bits | native in a GGUF's own blocks | none dense" },
-    Key { path: "allow_download", kind: Bool, default: Is("false"), doc: "may fetch an hf: base that is not in the local cache" },
-    Key { path: "seed", kind: Integer(0, i64::MAX), default: Is("42"), doc: "decides every random choice of the run" },
-    Key { path: "output_dir", kind: NewDirectory, default: Is("\"runs\""), doc: "run directories are made in here; relative to the current directory" },
+    Key { path: "allow_download", kind: Bool, default: Is("false"), doc: "may download an hf: base that is not in the local cache" },
+    Key { path: "seed", kind: Integer(0, i64::MAX), default: Is("42"), doc: "seed of every random choice" },
+    Key { path: "output_dir", kind: NewDirectory, default: Is("\"runs\""), doc: "directory of the run directories; relative to the current directory" },
 
-    Key { path: "adapter.kind", kind: Choice(&["lora", "full"]), default: Is("\"lora\""), doc: "lora: a small adapter beside the frozen base | full: every weight" },
+    Key { path: "adapter.kind", kind: Choice(&["lora", "full"]), default: Is("\"lora\""), doc: "lora: a small adapter on the frozen base | full: all weights" },
 
-    Key { path: "lora.rank", kind: Integer(1, 4096), default: Is("16"), doc: "width of the adapter's bottleneck" },
+    Key { path: "lora.rank", kind: Integer(1, 4096), default: Is("16"), doc: "rank r of the adapter's matrices" },
     Key { path: "lora.alpha", kind: POSITIVE, default: Is("32.0"), doc: "the adapter's output is scaled by alpha / rank" },
-    Key { path: "lora.dropout", kind: SHARE, default: Is("0.0"), doc: "share of the adapter's inputs dropped while training" },
+    Key { path: "lora.dropout", kind: SHARE, default: Is("0.0"), doc: "fraction of the adapter's inputs that is dropped in training" },
     Key { path: "lora.use_rslora", kind: Bool, default: Is("false"), doc: "scale by alpha / sqrt(rank) instead" },
     Key { path: "lora.target_modules", kind: Modules, default: Is("\"all-linear\""), doc: "\"all-linear\" or a list such as [\"q_proj\", \"v_proj\"]" },
     Key { path: "lora.init", kind: Directory, default: Unset("path/to/adapter"), doc: "a PEFT adapter to start from; it decides rank, alpha, use_rslora and target_modules" },
 
     Key { path: "data.train", kind: Files, default: Unset("train.jsonl"), doc: "files, directories or patterns: JSONL, Parquet, CSV, TSV, TBX, TXT, also .gz and .zst" },
-    Key { path: "data.eval", kind: Files, default: Is("[]"), doc: "the same, held out" },
-    Key { path: "data.eval_fraction", kind: SHARE, default: Is("0.0"), doc: "share of train to hold out, terms by whole concepts; only without eval" },
-    Key { path: "data.format", kind: FORMATS, default: Is("\"auto\""), doc: "what a row is; auto recognises it by its columns" },
-    Key { path: "data.columns", kind: Columns, default: Is("{}"), doc: "columns with other names than the format's fields, such as { prompt = \"question\" }" },
-    Key { path: "data.max_bad_rows", kind: Integer(0, MANY), default: Is("0"), doc: "rows that may be faulty and left out, counted, before the run stops" },
-    Key { path: "data.train_on", kind: Choice(&["assistant", "last_assistant", "all"]), default: Is("\"assistant\""), doc: "learn from: assistant every answer | last_assistant the last one | all everything" },
-    Key { path: "data.thinking", kind: Choice(&["keep", "drop", "mask"]), default: Is("\"keep\""), doc: "thoughts of reasoning models: keep them | drop them from the text | mask them from the loss" },
-    Key { path: "data.chat_template", kind: File, default: Unset("template.jinja"), doc: "a Jinja file in the place of the base's own chat template, such as one with {% generation %} blocks" },
+    Key { path: "data.eval", kind: Files, default: Is("[]"), doc: "the same for the eval split" },
+    Key { path: "data.eval_fraction", kind: SHARE, default: Is("0.0"), doc: "fraction of train to hold out, terms by whole concepts; only without eval" },
+    Key { path: "data.format", kind: FORMATS, default: Is("\"auto\""), doc: "format of the rows; auto recognizes it by the columns" },
+    Key { path: "data.columns", kind: Columns, default: Is("{}"), doc: "names of columns that differ from the format's fields, such as { prompt = \"question\" }" },
+    Key { path: "data.max_bad_rows", kind: Integer(0, MANY), default: Is("0"), doc: "faulty rows that are left out and counted before the run stops with an error" },
+    Key { path: "data.train_on", kind: Choice(&["assistant", "last_assistant", "all"]), default: Is("\"assistant\""), doc: "tokens with loss: assistant every assistant turn | last_assistant the last one | all every token" },
+    Key { path: "data.thinking", kind: Choice(&["keep", "drop", "mask"]), default: Is("\"keep\""), doc: "thinking blocks of reasoning models: keep | drop from the text | mask from the loss" },
+    Key { path: "data.chat_template", kind: File, default: Unset("template.jinja"), doc: "a Jinja file that replaces the base's chat template, such as one with {% generation %} blocks" },
     Key { path: "data.max_seq_len", kind: Integer(2, 1 << 24), default: Is("1024"), doc: "tokens" },
     Key { path: "data.overflow", kind: Choice(&["error", "drop", "truncate"]), default: Is("\"error\""), doc: "a row longer than max_seq_len: error | drop | truncate" },
-    Key { path: "data.packing", kind: Choice(&["off", "best_fit"]), default: Is("\"off\""), doc: "off: a sequence is a row | best_fit: rows share sequences of max_seq_len, without seeing each other" },
-    Key { path: "data.shuffle", kind: Bool, default: Is("true"), doc: "a new order each epoch, from the seed" },
-    Key { path: "data.cache", kind: Bool, default: Is("true"), doc: "keep prepared data in the cache directory, under a key of everything it depends on" },
+    Key { path: "data.packing", kind: Choice(&["off", "best_fit"]), default: Is("\"off\""), doc: "off: one example per sequence | best_fit: several examples share a sequence of max_seq_len, without attending to each other" },
+    Key { path: "data.shuffle", kind: Bool, default: Is("true"), doc: "a new order in each epoch, by the seed" },
+    Key { path: "data.cache", kind: Bool, default: Is("true"), doc: "store prepared data in the cache directory, under a key of everything it depends on" },
 
     Key { path: "source.files", kind: Files, default: Required("terms.tbx"), doc: "as data.train" },
     Key { path: "source.split", kind: Choice(&["train", "eval"]), default: Is("\"train\""), doc: "train | eval" },
     Key { path: "source.format", kind: FORMATS, default: Is("\"auto\""), doc: "as data.format" },
     Key { path: "source.columns", kind: Columns, default: Is("{}"), doc: "as data.columns" },
-    Key { path: "source.filter", kind: Text, default: Unset("rating >= 4"), doc: "an SQL expression over the columns; rows for which it isn't true are left out, counted" },
-    Key { path: "source.weight", kind: Number(Excluded(0.0), Included(1000.0)), default: Is("1.0"), doc: "how often its rows come in an epoch; 0.5 takes half of them, by the seed" },
+    Key { path: "source.filter", kind: Text, default: Unset("rating >= 4"), doc: "an SQL expression over the columns; other rows are left out and counted" },
+    Key { path: "source.weight", kind: Number(Excluded(0.0), Included(1000.0)), default: Is("1.0"), doc: "how often each row occurs in an epoch; 0.5 takes half of the rows, by the seed" },
     Key { path: "source.language", kind: Text, default: Unset("de"), doc: "language of its texts; of terms, those to take" },
-    Key { path: "source.no_answer", kind: Text, default: Unset("That is not in the documents."), doc: "the answer to learn for a row that has context and no answer" },
+    Key { path: "source.no_answer", kind: Text, default: Unset("That is not in the documents."), doc: "the answer for a row that has context and no answer" },
 
-    Key { path: "template.kind", kind: Choice(&["rewrite", "write", "usage", "correction", "definition", "contrast", "context"]), default: Required("rewrite"), doc: "the task: rewrite, write (style) | usage, correction, definition, contrast (terms) | context (how documents stand before a question)" },
-    Key { path: "template.user", kind: Text, default: Required("Say it in our voice: {neutral}"), doc: "the question; {names} stand for the row's fields" },
+    Key { path: "template.kind", kind: Choice(&["rewrite", "write", "usage", "correction", "definition", "contrast", "context"]), default: Required("rewrite"), doc: "the task: rewrite, write (style) | usage, correction, definition, contrast (terms) | context (places documents before a question)" },
+    Key { path: "template.user", kind: Text, default: Required("Say it in our voice: {neutral}"), doc: "the question; {name} is replaced by that field of the row" },
     Key { path: "template.assistant", kind: Text, default: Unset("{styled}"), doc: "the answer; not for context" },
-    Key { path: "template.system", kind: Text, default: Unset("You are an editor."), doc: "a system message before it" },
+    Key { path: "template.system", kind: Text, default: Unset("You are an editor."), doc: "a system message before the question" },
     Key { path: "template.language", kind: Text, default: Unset("de"), doc: "only for rows of this language" },
 
-    Key { path: "audit.no_trained_token", kind: SEVERITY, default: Is("\"error\""), doc: "a row from which nothing is learned" },
-    Key { path: "audit.no_end_token", kind: SEVERITY, default: Is("\"error\""), doc: "an answer that no end token closes, so that stopping is not learned" },
+    Key { path: "audit.no_trained_token", kind: SEVERITY, default: Is("\"error\""), doc: "an example without tokens with loss" },
+    Key { path: "audit.no_end_token", kind: SEVERITY, default: Is("\"error\""), doc: "an answer without an end token, so that the model does not learn to stop" },
     Key { path: "audit.double_bos", kind: SEVERITY, default: Is("\"error\""), doc: "a row that begins with two beginning-of-sequence tokens" },
     Key { path: "audit.truncated", kind: SEVERITY, default: Is("\"warn\""), doc: "an answer cut off by overflow = \"truncate\"" },
-    Key { path: "audit.other_template", kind: SEVERITY, default: Is("\"error\""), doc: "a conversation that another chat template of the base writes differently" },
-    Key { path: "audit.tools_left_out", kind: SEVERITY, default: Is("\"error\""), doc: "tools or tool calls that the chat template doesn't write, so that calling them is not learned" },
-    Key { path: "audit.duplicates", kind: SEVERITY, default: Is("\"error\""), doc: "the same example twice among those trained" },
-    Key { path: "audit.near_duplicates", kind: SEVERITY, default: Is("\"warn\""), doc: "examples that are almost the same among those trained" },
-    Key { path: "audit.leakage", kind: SEVERITY, default: Is("\"error\""), doc: "a held-out example that is trained on, exactly or almost" },
-    Key { path: "audit.empty_text", kind: SEVERITY, default: Is("\"error\""), doc: "a question or an answer of blanks only" },
+    Key { path: "audit.other_template", kind: SEVERITY, default: Is("\"error\""), doc: "a conversation that another chat template of the base renders differently" },
+    Key { path: "audit.tools_left_out", kind: SEVERITY, default: Is("\"error\""), doc: "tools or tool calls that the chat template does not render, so that the model does not learn to call them" },
+    Key { path: "audit.duplicates", kind: SEVERITY, default: Is("\"error\""), doc: "the same training example twice" },
+    Key { path: "audit.near_duplicates", kind: SEVERITY, default: Is("\"warn\""), doc: "training examples that are almost the same" },
+    Key { path: "audit.leakage", kind: SEVERITY, default: Is("\"error\""), doc: "an example of the eval split that is also a training example, exactly or almost" },
+    Key { path: "audit.empty_text", kind: SEVERITY, default: Is("\"error\""), doc: "a question or an answer that is empty or blank" },
     Key { path: "audit.long_text", kind: SEVERITY, default: Is("\"warn\""), doc: "a text of more than a million characters" },
     Key { path: "audit.mojibake", kind: SEVERITY, default: Is("\"error\""), doc: "texts damaged by a wrong encoding, such as GrÃ¼ÃŸe" },
     Key { path: "audit.language", kind: SEVERITY, default: Is("\"warn\""), doc: "answers in another language than source.language says" },
-    Key { path: "audit.unused_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a preferred term that no trained answer uses" },
-    Key { path: "audit.forbidden_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a trained answer that uses a forbidden term" },
+    Key { path: "audit.unused_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a preferred term that no training answer uses" },
+    Key { path: "audit.forbidden_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a training answer that uses a forbidden term" },
     Key { path: "audit.personal_data", kind: SEVERITY, default: Is("\"warn\""), doc: "e-mail addresses and IBANs" },
     Key { path: "audit.secrets", kind: SEVERITY, default: Is("\"warn\""), doc: "keys and passwords" },
 
     Key { path: "training.epochs", kind: Number(Excluded(0.0), Included(1e6)), default: Unset("1"), doc: "passes over the data; not set: max_steps decides, and 1 if that is not set either" },
     Key { path: "training.max_steps", kind: Integer(1, MANY), default: Unset("1000"), doc: "optimizer steps; if epochs is set too, the run ends at whichever comes first" },
-    Key { path: "training.micro_batch_size", kind: Integer(1, 1 << 20), default: Is("4"), doc: "sequences computed at once" },
+    Key { path: "training.micro_batch_size", kind: Integer(1, 1 << 20), default: Is("4"), doc: "sequences per forward and backward pass" },
     Key { path: "training.gradient_accumulation_steps", kind: Integer(1, 1 << 20), default: Is("1"), doc: "micro-batches per optimizer step" },
-    Key { path: "training.learning_rate", kind: Number(Excluded(0.0), Included(10.0)), default: Is("2e-4"), doc: "the highest of the schedule" },
+    Key { path: "training.learning_rate", kind: Number(Excluded(0.0), Included(10.0)), default: Is("2e-4"), doc: "peak of the schedule" },
     Key { path: "training.schedule", kind: Choice(&["cosine", "linear", "constant"]), default: Is("\"cosine\""), doc: "cosine | linear | constant" },
     Key { path: "training.warmup_ratio", kind: SHARE, default: Is("0.03"), doc: "share of the steps in which the learning rate rises linearly; step i of n warm-up steps has i / n of it" },
     Key { path: "training.warmup_steps", kind: Integer(0, MANY), default: Unset("100"), doc: "the same in optimizer steps, instead of warmup_ratio" },
-    Key { path: "training.optimizer", kind: Choice(&["adamw", "adamw_8bit"]), default: Is("\"adamw\""), doc: "adamw | adamw_8bit: its two moments in a byte each instead of four, as bitsandbytes keeps them" },
-    Key { path: "training.weight_decay", kind: NOT_NEGATIVE, default: Is("0.01"), doc: "AdamW, as PyTorch names and sets it" },
+    Key { path: "training.optimizer", kind: Choice(&["adamw", "adamw_8bit"]), default: Is("\"adamw\""), doc: "adamw | adamw_8bit: both moments in 8 bits instead of f32, in bitsandbytes' format" },
+    Key { path: "training.weight_decay", kind: NOT_NEGATIVE, default: Is("0.01"), doc: "AdamW, with PyTorch's names and defaults" },
     Key { path: "training.beta1", kind: SHARE, default: Is("0.9"), doc: "AdamW" },
     Key { path: "training.beta2", kind: SHARE, default: Is("0.999"), doc: "AdamW" },
     Key { path: "training.epsilon", kind: POSITIVE, default: Is("1e-8"), doc: "AdamW" },
     Key { path: "training.max_grad_norm", kind: NOT_NEGATIVE, default: Is("1.0"), doc: "gradients are clipped to this global norm; 0 = never" },
-    Key { path: "training.recompute", kind: Choice(&["auto", "on", "offload", "off"]), default: Is("\"auto\""), doc: "compute activations again in the backward pass, less memory for more time: auto where memory is short | on | offload, and keep the layers' inputs in the host's memory | off" },
-    Key { path: "training.max_memory", kind: POSITIVE, default: Unset("16.0"), doc: "GiB that the run may take on its device, instead of what is found free; smaller micro-batches where they don't fit" },
-    Key { path: "training.deterministic", kind: Bool, default: Is("false"), doc: "the same bits in every run on one GPU, for some speed; on the CPU it is always so" },
-    Key { path: "training.log_every", kind: Integer(1, MANY), default: Is("1"), doc: "optimizer steps between lines of progress" },
+    Key { path: "training.recompute", kind: Choice(&["auto", "on", "offload", "off"]), default: Is("\"auto\""), doc: "recompute activations in the backward pass, which saves memory and costs time: auto if memory is short | on | offload: on, and store layer inputs in host memory | off" },
+    Key { path: "training.max_memory", kind: POSITIVE, default: Unset("16.0"), doc: "GiB that the run may use on its device, instead of the free memory; micro-batches become smaller if they don't fit" },
+    Key { path: "training.deterministic", kind: Bool, default: Is("false"), doc: "bit-identical results in every run on one GPU, slightly slower; always so on the CPU" },
+    Key { path: "training.log_every", kind: Integer(1, MANY), default: Is("1"), doc: "optimizer steps between progress lines" },
     Key { path: "training.save_every", kind: Integer(0, MANY), default: Is("0"), doc: "optimizer steps between checkpoints; 0 = at the end and at each evaluation that is the best so far" },
-    Key { path: "training.keep_checkpoints", kind: Integer(1, MANY), default: Is("3"), doc: "newest checkpoints that are kept, besides the best" },
+    Key { path: "training.keep_checkpoints", kind: Integer(1, MANY), default: Is("3"), doc: "number of newest checkpoints to keep, besides the best" },
 
     Key { path: "evaluation.every", kind: Integer(0, MANY), default: Is("0"), doc: "optimizer steps between evaluations; 0 = at the start and the end" },
-    Key { path: "evaluation.prompts", kind: File, default: Unset("prompts.jsonl"), doc: "held-out prompts, answered before and after: {\"prompt\", \"expect\", \"avoid\"} a line" },
-    Key { path: "evaluation.max_new_tokens", kind: Integer(1, 1 << 20), default: Is("64"), doc: "longest answer" },
+    Key { path: "evaluation.prompts", kind: File, default: Unset("prompts.jsonl"), doc: "held-out prompts, generated for before and after training: {\"prompt\", \"expect\", \"avoid\"} per line" },
+    Key { path: "evaluation.max_new_tokens", kind: Integer(1, 1 << 20), default: Is("64"), doc: "maximum tokens of a generation" },
 
     Key { path: "export.adapter", kind: Bool, default: Is("true"), doc: "write a PEFT adapter" },
-    Key { path: "export.merged", kind: Bool, default: Is("false"), doc: "write base and adapter in one, as safetensors" },
+    Key { path: "export.merged", kind: Bool, default: Is("false"), doc: "write the merged model as safetensors" },
 ];
 
 /// The row of a key. A key of a list has the index of its item: `source[0].files`.
@@ -286,7 +286,7 @@ impl fmt::Display for Kind {
                 }
             }
             Self::Text => f.write_str("a text"),
-            Self::Name => f.write_str("a name of small letters, digits and hyphens"),
+            Self::Name => f.write_str("a name of lower-case letters, digits and hyphens"),
             Self::Base => f.write_str("a path or hf:owner/name"),
             Self::Files => f.write_str("a path or a list of paths"),
             Self::Columns => f.write_str("a table { field = \"column\" }"),

@@ -99,7 +99,7 @@ impl Settings {
 }
 
 /// The name of a run, made from the file name of the recipe.
-fn name_of(recipe: &Path) -> String {
+pub(crate) fn name_of(recipe: &Path) -> String {
     let stem = recipe.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
     let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(48).collect();
     match name.trim_matches('-') {

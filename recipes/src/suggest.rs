@@ -7,8 +7,8 @@ use strsim::damerau_levenshtein;
 
 use crate::schema;
 
-/// The known key that is most similar to `path`: a similar name in the same table, the same name in another table, a similar
-/// name in another table, or the same name in a table with a similar name.
+/// The known key that is most similar to `path`: a similar name in the same table, the same name in another table, a
+/// similar name in another table, or the same name in a table with a similar name.
 pub(crate) fn key(path: &str) -> Option<&'static str> {
     let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
     let keys = schema::KEYS.iter();
@@ -33,8 +33,8 @@ pub fn word<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<
     ranked.min().map(|(_, other)| other)
 }
 
-/// The edit distance of two words, if it is small for their length. Case and the kind of dash don't count. A word that is
-/// part of a longer word has distance 0 (`steps` in `max_steps`; `lr` is too short for that).
+/// The edit distance of two words, if it is small for their length. Case and the kind of dash don't count. A word that
+/// is part of a longer word has distance 0 (`steps` in `max_steps`; `lr` is too short for that).
 fn distance(word: &str, other: &str) -> Option<usize> {
     let word = word.to_lowercase().replace('-', "_");
     // No key is that long, and the comparison takes time proportional to the product of the lengths.

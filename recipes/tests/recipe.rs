@@ -121,7 +121,7 @@ fn keys_that_contradict_each_other_are_refused() {
 fn a_plan_survives_its_file_and_its_hash_tells_it_apart() {
     let plan = resolve(SHORTEST, &["training.max_steps=7", "training.learning_rate=1"]).expect("valid");
     let text = plan.to_toml();
-    assert!(text.contains("\nlearning_rate = 1.0  # the highest of the schedule\n"), "{text}");
+    assert!(text.contains("\nlearning_rate = 1.0  # peak of the schedule\n"), "{text}");
     let read = Plan::from_toml(&text).expect("complete");
     assert_eq!((&read, read.hash()), (&plan, plan.hash()));
     assert_ne!(Plan { seed: 1, ..plan.clone() }.hash(), plan.hash());

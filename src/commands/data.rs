@@ -63,7 +63,7 @@ fn text(plan: &Plan, report: &PrepareReport, sampler: &Sampler) -> String {
     if let Some(share) = sampler.packing_efficiency() {
         let (sequences, length) = (grouped(sampler.sequences() as u64), grouped(plan.data.max_seq_len as u64));
         lines.push(format!(
-            "packed into {sequences} sequences of {length}, {:.1} % of their room filled",
+            "packed into {sequences} sequences of {length}, {:.1} % of their tokens used",
             100.0 * share
         ));
     }

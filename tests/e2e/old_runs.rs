@@ -1,4 +1,5 @@
-//! Runs of earlier versions, `tests/fixtures/runs`: every later version lists, draws, resumes, merges and chats with them.
+//! Runs of earlier versions, `tests/fixtures/runs`: every later version lists, draws, resumes, merges and chats with
+//! them.
 #![cfg(target_os = "linux")]
 
 use std::fs;

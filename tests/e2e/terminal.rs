@@ -151,7 +151,7 @@ fn a_live_run_goes_on_under_the_eyes_and_its_kill_is_seen() {
     let step = |screen: &str| screen.split("step ").nth(1).and_then(|rest| rest.split('/').next()?.parse::<u64>().ok());
     wait_until("later steps", || step(&tmux.screen()) > step(&first));
     long.child.kill().unwrap();
-    let last = tmux.waits_for("killed, without a word");
+    let last = tmux.waits_for("killed, no end logged");
     assert!(last.contains("INTERRUPTED") && !last.contains("eta"), "{last}");
     tmux.types("q");
     tmux.waits_for("ready>");

@@ -1,5 +1,4 @@
-//! `frame_speed RUN`: how long a run's log takes to be read and a frame to be drawn, as JSON. `benches/dashboard.py` uses it.
-#![expect(clippy::print_stdout, reason = "the result is what this program is for")]
+//! `frame_speed RUN`: the time to read the log of a run and to draw a frame, as JSON. `benches/dashboard.py` uses it.
 
 use std::env;
 use std::path::PathBuf;

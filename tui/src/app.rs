@@ -1,11 +1,10 @@
 //! The state of a dashboard.
 //!
-//! Responsible for: what there is to be drawn, and what follows from it: which runs the table shows, which are compared,
-//! how long a run still takes.
-//! Must not depend on: how the state changes or is drawn.
+//! Responsible for: the data to be drawn and values derived from it: rows of the table, compared runs, remaining time.
+//! Must not depend on: updates, drawing.
 
 use ratatui::layout::Rect;
-use tonfall_runs::follow::Read;
+use tonfall_runs::follow::ReadProgress;
 use tonfall_runs::history::RunData;
 use tonfall_runs::{Status, Summary};
 
@@ -13,25 +12,25 @@ use crate::layout::{Panel, Screen, divide};
 use crate::plot::Plot;
 use crate::theme::Look;
 
-/// What has to be typed before a run is asked to stop.
+/// The word that confirms a stop request.
 pub(crate) const STOP_WORD: &str = "stop";
 
-/// What is known about a run.
+/// A run on the dashboard.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) id: String,
     pub(crate) created: String,
-    /// Whether a process works on the run, and whether somebody asked it to stop.
+    /// Whether a process holds the lock of the run, and whether a stop was requested.
     pub(crate) held: bool,
     pub(crate) stop_requested: bool,
     pub(crate) summary: Summary,
-    /// Everything, for runs that are shown or compared.
+    /// The full history, for runs that are displayed or compared.
     pub(crate) data: Option<Box<RunData>>,
     pub(crate) marked: bool,
-    /// When the newest event arrived here.
+    /// Clock time when the newest event arrived.
     pub(crate) heard: f64,
-    pub(crate) read: Read,
-    /// Why the run can't be read at the moment.
+    pub(crate) read: ReadProgress,
+    /// Why the run can't be read.
     pub(crate) fault: Option<String>,
 }
 
@@ -41,14 +40,14 @@ impl Run {
     }
 }
 
-/// Where the keys go.
+/// The receiver of key presses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Panels,
     Help,
-    /// The filter is being typed.
+    /// The text field of the filter.
     Filter,
-    /// The confirmation of a stop is being typed.
+    /// The text field that confirms a stop request.
     Stop {
         run: usize,
         typed: String,
@@ -62,17 +61,17 @@ pub(crate) struct App {
     pub(crate) runs: Vec<Run>,
     pub(crate) selected: usize,
     pub(crate) focus: Panel,
-    /// Whether the panel in focus has all the room.
+    /// Whether the focused panel fills the screen.
     pub(crate) alone: bool,
     pub(crate) mode: Mode,
     pub(crate) filter: String,
     pub(crate) plot: Plot,
     pub(crate) compare: bool,
-    /// Since when the screen is held still.
+    /// Clock time when the screen was frozen.
     pub(crate) frozen: Option<f64>,
-    /// A message, and when it came.
+    /// A message and the clock time when it arrived.
     pub(crate) notice: Option<(f64, String)>,
-    /// Lines or samples scrolled by, for each panel; counted from the newest line in the list of events.
+    /// Scroll position of each panel in lines or samples; in the list of events from the newest line.
     pub(crate) scroll: [usize; Panel::ALL.len()],
     pub(crate) help_scroll: usize,
     pub(crate) clock: f64,
@@ -100,17 +99,17 @@ impl App {
         }
     }
 
-    /// The run that is shown.
+    /// The selected run.
     pub(crate) fn run(&self) -> Option<&Run> {
         self.runs.get(self.selected)
     }
 
-    /// Everything of the run that is shown.
+    /// The history of the selected run.
     pub(crate) fn data(&self) -> Option<&RunData> {
         self.run()?.data.as_deref()
     }
 
-    /// Whether everything of a run is needed, not only its line.
+    /// Whether the full history of a run is needed.
     pub(crate) fn wants(&self, run: usize) -> bool {
         run == self.selected || self.runs.get(run).is_some_and(|run| run.marked)
     }
@@ -123,7 +122,7 @@ impl App {
             words.iter().all(|word| text.contains(word))
         };
         let mut rows: Vec<usize> = (0..self.runs.len()).filter(|index| passes(&self.runs[*index])).collect();
-        // What has not begun yet is the newest of all.
+        // Runs without a start time are the newest.
         let key = |index: &usize| (self.runs[*index].created.is_empty(), &self.runs[*index].created);
         rows.sort_by(|a, b| key(b).cmp(&key(a)).then(a.cmp(b)));
         rows
@@ -139,7 +138,7 @@ impl App {
         divide(self.size, self.focus, self.alone)
     }
 
-    /// Seconds to go, while the run trains and its speed is known. Counts down between steps.
+    /// Remaining seconds while the run trains and its speed is known. Counts down between steps.
     pub(crate) fn eta(&self) -> Option<f64> {
         let run = self.run().filter(|run| run.status().is_alive() && run.summary.step > 0)?;
         let each = run.data.as_ref()?.seconds_per_step()?;
@@ -147,7 +146,7 @@ impl App {
         Some((each * left as f64 - self.silence(run).min(each)).max(0.0))
     }
 
-    /// Seconds since the newest event arrived. On a screen that is held still no time passes.
+    /// Seconds since the newest event arrived, at the time of the freeze if the screen is frozen.
     pub(crate) fn silence(&self, run: &Run) -> f64 {
         (self.frozen.unwrap_or(self.clock) - run.heard).max(0.0)
     }

@@ -1,7 +1,6 @@
 //! From run directories to messages.
 //!
-//! Responsible for: which runs are followed, in which order they are asked, and the request to stop, which is all that is
-//! written.
+//! Responsible for: the list of followed runs, the order of polling, and stop requests.
 //! Must not depend on: terminals, drawing, how a run is read (that is [`tonfall_runs::follow`]).
 
 use std::fs;
@@ -13,10 +12,10 @@ use tonfall_runs::follow::Follower;
 use crate::app::App;
 use crate::update::{Message, update};
 
-/// Runs that are only a line in the table are asked each so many rounds, and the directory is listed as often.
+/// Rounds between two polls of a run that is only a line in the table, and between two listings of the directory.
 const SLOW: u64 = 16;
 
-/// All runs of a dashboard, numbered as the state numbers them.
+/// All runs of a dashboard, with the same indices as in the state.
 pub(crate) struct Feeds {
     sources: Vec<Follower>,
     directory: Option<PathBuf>,
@@ -24,7 +23,7 @@ pub(crate) struct Feeds {
 }
 
 impl Feeds {
-    /// Follows `runs`, whose directories need not be there yet, and what else lies in `directory`.
+    /// Follows `runs`, which need not exist yet, and all other runs in `directory`.
     pub(crate) fn new(runs: &[PathBuf], directory: Option<PathBuf>, app: &mut App) -> Self {
         let mut feeds = Self { sources: Vec::new(), directory, rounds: 0 };
         for path in runs {
@@ -39,8 +38,8 @@ impl Feeds {
         self.sources.push(Follower::new(path));
     }
 
-    /// Asks every run once and reads a piece of its log. Returns whether there was news, and whether more can be read at
-    /// once.
+    /// Polls every run once and reads a piece of its log. Returns whether there was news, and whether more can be read
+    /// immediately.
     pub(crate) fn poll(&mut self, app: &mut App) -> (bool, bool) {
         let slow_round = self.rounds.is_multiple_of(SLOW);
         self.rounds += 1;
@@ -56,7 +55,7 @@ impl Feeds {
                 news |= changed;
                 more |= left;
             }
-            // What is shown is read first.
+            // The displayed runs are read first.
             if more && wanted {
                 break;
             }
@@ -85,22 +84,22 @@ impl Feeds {
         self.sources.len() > known || !found.damaged.is_empty()
     }
 
-    /// Whether a run is followed, maybe under another name of its directory.
+    /// Whether a run is followed, possibly under another path.
     fn knows(&self, path: &Path) -> bool {
-        // Asking the file system for each pair of runs would keep it busy.
+        // Equal paths need no call to the file system.
         self.sources.iter().any(|source| source.path() == path)
             || fs::canonicalize(path).is_ok_and(|whole| {
                 self.sources.iter().any(|source| fs::canonicalize(source.path()).is_ok_and(|other| other == whole))
             })
     }
 
-    /// Writes the request to stop.
+    /// Writes a stop request.
     pub(crate) fn request_stop(&self, index: usize) -> Message {
         let run = self.sources.get(index).and_then(Follower::run);
         let text = match run.map(RunDir::request_stop) {
-            Some(Ok(())) => "the run is asked to stop; it saves after its step".to_owned(),
+            Some(Ok(())) => "stop requested; the run saves after its current step".to_owned(),
             Some(Err(error)) => error.to_string(),
-            None => "the run's directory is not there".to_owned(),
+            None => "the directory of the run does not exist".to_owned(),
         };
         Message::Notice(text)
     }

@@ -1,7 +1,7 @@
-//! Keys and the mouse.
+//! Keyboard and mouse input.
 //!
-//! Responsible for: what an action does to the state, and where typed characters go.
-//! Must not depend on: which key means what; that is one table in [`keys`].
+//! Responsible for: applying actions to the state, and typing into text fields.
+//! Must not depend on: the bindings of keys (that is the table in [`keys`]).
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::Rect;
@@ -10,17 +10,17 @@ use crate::app::{App, Mode, STOP_WORD};
 use crate::keys::{self, Action};
 use crate::layout::Panel;
 
-/// What the outside has to do.
+/// A request to the caller of [`crate::update::update`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Quit,
     RequestStop { run: usize },
 }
 
-/// Lines of one wheel step, and of one page.
+/// Lines per wheel step, and per page.
 const WHEEL: isize = 3;
 const PAGE: isize = 10;
-/// Characters that can be typed into a field.
+/// Maximum characters of a text field.
 const LONGEST: usize = 60;
 
 pub(crate) fn key(app: &mut App, key: KeyEvent) -> Option<Effect> {
@@ -55,7 +55,7 @@ pub(crate) fn key(app: &mut App, key: KeyEvent) -> Option<Effect> {
     None
 }
 
-/// A character more or less in a field.
+/// Adds or removes a character of a text field.
 fn edit(text: &mut String, key: KeyEvent) {
     match key.code {
         KeyCode::Backspace => drop(text.pop()),
@@ -136,7 +136,7 @@ fn say(app: &mut App, text: &str) {
     app.notice = Some((app.clock, text.to_owned()));
 }
 
-/// One step back: what was opened last is closed first.
+/// One step back: closes what was opened last.
 fn back(app: &mut App) {
     if app.alone {
         app.alone = false;
@@ -172,7 +172,7 @@ fn scroll(app: &mut App, panel: Panel, by: isize) {
         Panel::Data | Panel::Now => 40,
         _ => 0,
     };
-    // The newest event stands at the end, so that up is away from it.
+    // The newest event is at the bottom, so scrolling up leaves it.
     let by = if panel == Panel::Events { -by } else { by };
     let place = &mut app.scroll[panel.index()];
     *place = place.saturating_add_signed(by).min(longest.saturating_sub(1));
@@ -185,7 +185,7 @@ fn select(app: &mut App, by: isize) {
     show(app, rows[at.saturating_add_signed(by).min(last)]);
 }
 
-/// Another run is shown as it is now: of what was held still nothing is left.
+/// A newly selected run is shown in its current state, so the screen is no longer frozen.
 fn show(app: &mut App, run: usize) {
     if run != app.selected {
         (app.selected, app.frozen) = (run, None);
@@ -221,7 +221,7 @@ pub(crate) fn mouse(app: &mut App, event: MouseEvent) {
             let up = event.kind == MouseEventKind::ScrollUp;
             if panel.is_chart() {
                 let place = f64::from(event.column - area.x) / f64::from(area.width.max(2) - 1);
-                // At the right edge the newest step stays in view.
+                // At the right edge the newest step stays visible.
                 let around = if app.plot.follows() && place > 0.9 { 1.0 } else { place };
                 app.plot.zoom(if up { 0.8 } else { 1.25 }, around);
             } else {
@@ -232,14 +232,14 @@ pub(crate) fn mouse(app: &mut App, event: MouseEvent) {
     }
 }
 
-/// The run whose line in the table stands at `row` of the screen.
+/// The run in row `row` of the screen.
 fn run_at(app: &App, area: Rect, row: u16) -> Option<usize> {
-    // Below the frame and the table's head.
+    // Below the frame and the header of the table.
     let line = row.checked_sub(area.y + 2).filter(|_| row + 1 < area.bottom())?;
     app.rows().get(first_row(app, area) + usize::from(line)).copied()
 }
 
-/// The first row of the table that is shown in `area`, so that the selected run is among them.
+/// The first visible row of the table in `area`, chosen so that the selected run is visible.
 pub(crate) fn first_row(app: &App, area: Rect) -> usize {
     let room = usize::from(area.height.saturating_sub(3)).max(1);
     let at = app.rows().iter().position(|row| *row == app.selected).unwrap_or(0);

@@ -1,13 +1,13 @@
-//! What keys do.
+//! Key bindings.
 //!
-//! Responsible for: the one table of bindings, which dispatch, the help page and the foot line are made from.
-//! Must not depend on: how an action is carried out.
+//! Responsible for: the table of bindings. Dispatch, help page and footer are made from it.
+//! Must not depend on: how an action is performed.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::layout::Panel;
 
-/// What a person can ask for.
+/// An action of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Quit,
@@ -42,7 +42,7 @@ pub(crate) enum Action {
     Stop,
 }
 
-/// A key as it is pressed.
+/// A pressed key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
     Char(char),
@@ -50,14 +50,14 @@ pub(crate) enum Key {
     Code(KeyCode),
 }
 
-/// Keys and what they do.
+/// Keys and their action.
 pub(crate) struct Binding {
     pub(crate) keys: &'static [Key],
-    /// The keys as they are shown.
+    /// The displayed names of the keys.
     pub(crate) shown: &'static str,
     pub(crate) action: Action,
     pub(crate) help: &'static str,
-    /// A word for the foot line; the earlier in the table, the more important.
+    /// A word for the footer. Earlier bindings in the table are more important.
     pub(crate) foot: Option<&'static str>,
 }
 
@@ -120,7 +120,7 @@ pub(crate) const BINDINGS: &[Binding] = bindings![
     "X" [Char('X')] Action::Stop, "ask the run to save and stop (asks back)";
 ];
 
-/// What a key does outside of text fields.
+/// The action of a key outside text fields.
 pub(crate) fn action(event: KeyEvent) -> Option<Action> {
     let control = event.modifiers.contains(KeyModifiers::CONTROL);
     let matches = |key: &Key| match *key {

@@ -1,18 +1,18 @@
-//! Where panels lie.
+//! Positions of panels.
 //!
-//! Responsible for: the rectangle of each panel on a terminal of some size, for drawing and for the mouse.
-//! Must not depend on: what panels show.
+//! Responsible for: the rectangle of each panel for a given terminal size, for drawing and for the mouse.
+//! Must not depend on: the content of panels.
 //!
 //! ```text
 //! below 60×16   one line
-//! up to 119×39  loss over events, now beside them; a panel that has no place takes that of loss when it is asked for
+//! up to 119×39  loss above events, now to the right; other panels replace loss when selected
 //! from 120×40   loss and now; learning rate, gradient norm, throughput, memory; events and samples
-//! from 200×40   runs and data beside all that
+//! from 200×40   also runs and data
 //! ```
 
 use ratatui::layout::{Constraint, Layout, Rect};
 
-/// A part of the screen.
+/// A panel of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Panel {
     Loss,
@@ -45,27 +45,27 @@ impl Panel {
         self as usize
     }
 
-    /// Whether it is a chart, which can be zoomed.
+    /// Whether the panel is a chart. Charts can be zoomed.
     pub(crate) fn is_chart(self) -> bool {
         matches!(self, Self::Loss | Self::LearningRate | Self::GradNorm | Self::Throughput | Self::Memory)
     }
 }
 
-/// Below this size there is one line.
+/// Smaller terminals get one line.
 const SMALLEST: (u16, u16) = (60, 16);
 const MEDIUM: (u16, u16) = (120, 40);
 const LARGE: (u16, u16) = (200, 40);
 const NOW_WIDTH: u16 = 32;
 const RUNS_WIDTH: u16 = 64;
 
-/// A screen, divided.
+/// The panels of a screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Screen {
     OneLine(Rect),
     Panels { head: Rect, panels: Vec<(Panel, Rect)>, foot: Rect },
 }
 
-/// Divides a screen. `focus` is where the keys go; `alone` gives it all the room.
+/// Divides a screen. If `alone`, the panel `focus` fills it.
 pub(crate) fn divide(area: Rect, focus: Panel, alone: bool) -> Screen {
     let fits = |size: (u16, u16)| area.width >= size.0 && area.height >= size.1;
     if !fits(SMALLEST) {

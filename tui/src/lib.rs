@@ -1,8 +1,8 @@
-//! What is seen of a run: its event log as frames on a terminal.
+//! The dashboard: the event log of a run as frames on a terminal.
 //!
-//! Responsible for: [`watch`], which follows run directories on a terminal, [`Still`], which draws them once as text, and
-//! [`picture`], which draws their curves into a file.
-//! Must not depend on: the trainer, Burn, polars. It reads run directories; all it writes is a request to stop.
+//! Responsible for: [`watch`], which follows run directories on a terminal, [`Still`], which draws them once as text,
+//! and [`picture`], which draws their curves into a file.
+//! Must not depend on: the trainer, Burn, polars. It reads run directories and writes only stop requests.
 
 mod app;
 mod chart;

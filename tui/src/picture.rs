@@ -1,7 +1,8 @@
-//! Pictures of loss curves.
+//! Loss curves as image files.
 //!
-//! Responsible for: the curves of runs as SVG or PNG, with a font of its own, so that every machine draws the same.
-//! Must not depend on: fonts of the machine, terminals.
+//! Responsible for: the curves of runs as SVG or PNG, with an embedded font, so that every machine draws the same
+//! image.
+//! Must not depend on: installed fonts, terminals.
 
 use std::sync::OnceLock;
 
@@ -17,15 +18,15 @@ use tonfall_runs::{EventReader, RunDir};
 use crate::plot::Plot;
 use crate::theme::PRINT;
 
-/// The name under which the font is known, also to whoever shows the SVG.
+/// The family name of the font, also in the SVG.
 const FONT: &str = "sans-serif";
 const SIZE: (u32, u32) = (1000, 560);
-/// Points of a curve; of more, each column keeps its lowest and its highest.
+/// Maximum points of a curve. With more, each column keeps its minimum and maximum.
 const COLUMNS: usize = 1500;
-/// Share of the height that is left free above and below.
+/// Fraction of the height that stays empty above and below.
 const MARGIN: f64 = 0.05;
 
-/// Why no picture could be drawn.
+/// Why no image could be drawn.
 #[derive(Debug, Error)]
 pub enum PictureError {
     #[error(transparent)]
@@ -63,7 +64,7 @@ pub fn png(runs: &[RunDir]) -> Result<Vec<u8>, PictureError> {
     Ok(bytes)
 }
 
-/// What is drawn of a run. Curves are pieces, with gaps between them.
+/// The curves of a run, in pieces with gaps between them.
 struct Curves {
     id: String,
     raw: Vec<Vec<(f64, f64)>>,
@@ -100,7 +101,7 @@ fn spans<const N: usize>(series: &Series<N>, index: usize) -> impl ExactSizeIter
     })
 }
 
-/// Points in pieces between gaps; where there are more than a picture has columns, the lowest and highest of neighbours.
+/// The points in pieces between gaps. With more points than columns, only the minimum and maximum of each column.
 fn pieces(spans: impl ExactSizeIterator<Item = (f64, f64, f64)>) -> Vec<Vec<(f64, f64)>> {
     let group = spans.len().div_ceil(COLUMNS).max(1);
     let (mut pieces, mut piece) = (Vec::new(), Vec::new());
@@ -205,7 +206,7 @@ fn draw<B: DrawingBackend>(area: DrawingArea<B, plotters::coord::Shift>, runs: &
     area.present().map_err(failed)
 }
 
-/// Makes the font known, once.
+/// Registers the font, once.
 fn font() -> Result<(), PictureError> {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     let register = || register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok();

@@ -1,13 +1,13 @@
-//! How charts are drawn.
+//! Settings of charts.
 //!
-//! Responsible for: smoothing, axes, and which part of a run is seen.
+//! Responsible for: smoothing, axes, and the visible part of a run.
 //! Must not depend on: terminals, curves.
 
 use tonfall_runs::series::Axis;
 
-/// Shares of the past in the smoothed loss; the first is the one to begin with.
+/// Decay factors of the moving average of the loss; the first is the default.
 const SMOOTHINGS: [f64; 5] = [0.9, 0.95, 0.99, 0.0, 0.6];
-/// The narrowest zoom.
+/// The smallest visible fraction.
 const NARROWEST: f64 = 1e-4;
 
 /// The settings of all charts.
@@ -18,9 +18,9 @@ pub(crate) struct Plot {
     pub(crate) axis: Axis,
     pub(crate) raw: bool,
     pub(crate) cut_outliers: bool,
-    /// Share of the whole that is seen.
+    /// Visible fraction of the run.
     span: f64,
-    /// Right end of what is seen, as a share of the whole; `None` follows the newest step.
+    /// Right end of the visible part as a fraction of the run; `None` follows the newest step.
     end: Option<f64>,
 }
 
@@ -31,7 +31,7 @@ impl Default for Plot {
 }
 
 impl Plot {
-    /// The share of the past in the smoothed loss.
+    /// The decay factor of the moving average.
     pub(crate) fn past(&self) -> f64 {
         SMOOTHINGS[self.smoothing]
     }
@@ -40,14 +40,14 @@ impl Plot {
         self.smoothing = (self.smoothing + 1) % SMOOTHINGS.len();
     }
 
-    /// Another axis shows the whole run: a part of the one is no part of the other.
+    /// Switches the axis and shows the whole run, because a range of one axis has no meaning on another.
     pub(crate) fn next_axis(&mut self) {
         let at = Axis::ALL.iter().position(|axis| *axis == self.axis).unwrap_or(0);
         self.axis = Axis::ALL[(at + 1) % Axis::ALL.len()];
         self.show_whole();
     }
 
-    /// What is seen, as shares of the whole.
+    /// The visible part as fractions of the run.
     pub(crate) fn window(&self) -> (f64, f64) {
         let end = self.end.unwrap_or(1.0).clamp(self.span, 1.0);
         (end - self.span, end)
@@ -57,12 +57,12 @@ impl Plot {
         self.span < 1.0
     }
 
-    /// How many times larger than the whole run things are drawn.
+    /// The zoom factor.
     pub(crate) fn magnification(&self) -> f64 {
         1.0 / self.span
     }
 
-    /// Whether the newest step stays in view.
+    /// Whether the newest step stays visible.
     pub(crate) fn follows(&self) -> bool {
         self.end.is_none()
     }
@@ -75,8 +75,7 @@ impl Plot {
         (self.span, self.end) = (1.0, None);
     }
 
-    /// Zooms so that the place `around`, a share of what is seen, stays where it is. At the right edge that is the newest
-    /// step, which is followed on.
+    /// Zooms around the position `around`, a fraction of the visible part. At the right edge the newest step stays visible.
     pub(crate) fn zoom(&mut self, factor: f64, around: f64) {
         let (start, end) = self.window();
         let fixed = start + (end - start) * around;
@@ -88,7 +87,7 @@ impl Plot {
         };
     }
 
-    /// Moves what is seen by a share of its width.
+    /// Moves the visible part by a fraction of its width.
     pub(crate) fn pan(&mut self, by: f64) {
         if self.is_zoomed() {
             let (_, end) = self.window();

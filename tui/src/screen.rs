@@ -1,6 +1,6 @@
 //! The terminal.
 //!
-//! Responsible for: taking the terminal over and giving it back as it was, also when something panics.
+//! Responsible for: setting the terminal up and restoring it, also after a panic.
 //! Must not depend on: what is drawn.
 
 use std::io::{self, Stdout, stdout};
@@ -16,14 +16,14 @@ use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, d
 
 type Hook = dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync;
 
-/// The terminal while it is ours. Dropped, it is the shell's again.
+/// The terminal in raw mode. It is restored on drop.
 pub(crate) struct Screen {
     pub(crate) terminal: Terminal<CrosstermBackend<Stdout>>,
     hook: Arc<Hook>,
 }
 
 impl Screen {
-    /// Takes the terminal: raw mode, the alternate screen, the mouse.
+    /// Enables raw mode, the alternate screen and mouse events.
     pub(crate) fn take() -> io::Result<Self> {
         enable_raw_mode()?;
         let taken = execute!(stdout(), EnterAlternateScreen, EnableMouseCapture)
@@ -35,7 +35,7 @@ impl Screen {
                 return Err(error);
             }
         };
-        // A panic's message must not be written onto a screen that is about to vanish.
+        // The message of a panic would be lost on the alternate screen.
         let hook: Arc<Hook> = panic::take_hook().into();
         let before = Arc::clone(&hook);
         panic::set_hook(Box::new(move |info| {
@@ -49,7 +49,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
-        // While unwinding the hook can't be changed; the process is at its end then.
+        // The hook can't be changed while unwinding. The process ends then anyway.
         if !std::thread::panicking() {
             let before = Arc::clone(&self.hook);
             panic::set_hook(Box::new(move |info| before(info)));
@@ -58,7 +58,7 @@ impl Drop for Screen {
 }
 
 fn give_back() {
-    // There is nobody left to tell when even this fails.
+    // An error here can't be reported anywhere.
     let _ = disable_raw_mode();
     let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
 }

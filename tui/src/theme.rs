@@ -1,14 +1,14 @@
 //! Colours and characters.
 //!
-//! Responsible for: what a role looks like on this terminal: true colour, 256 colours, 16 colours or none, on a dark or a
-//! light background, in braille, blocks or ASCII. The colours are those of Okabe and Ito (2008), which people with any
-//! common colour vision tell apart; nothing is said by colour alone.
-//! Must not depend on: what is drawn.
+//! Responsible for: the style of each role on this terminal: true colour, 256 colours, 16 colours or none, on a dark or a
+//! light background, in braille, blocks or ASCII. The colours are those of Okabe and Ito (2008), which people with common
+//! kinds of colour blindness can distinguish. No information is in colour alone.
+//! Must not depend on: panels.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::border;
 
-/// How many colours there are.
+/// Number of colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     Mono,
@@ -17,23 +17,23 @@ pub enum Depth {
     Rgb,
 }
 
-/// With what curves are drawn.
+/// Characters that curves are drawn with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symbols {
-    /// 2 × 4 dots a character.
+    /// 2 × 4 dots per character.
     Braille,
     /// 1 × 2 half blocks, which every Unicode font has.
     Block,
     Ascii,
 }
 
-/// What something is, so that it looks the same everywhere.
+/// The role of an element, which determines its style.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Plain,
     Faint,
     Strong,
-    /// The curve of a run, by its number.
+    /// The curve of a run, by index.
     Curve(usize),
     Eval,
     Good,
@@ -41,13 +41,13 @@ pub(crate) enum Role {
     Border,
     Focus,
     Selected,
-    /// A term that an answer should use, and does.
+    /// An expected term in a generation.
     Hit,
-    /// A term to avoid.
+    /// A forbidden term.
     Violation,
 }
 
-/// How a dashboard looks.
+/// The look of a dashboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     pub depth: Depth,
@@ -55,7 +55,7 @@ pub struct Look {
     pub symbols: Symbols,
 }
 
-/// The environment variables that say what a terminal can do.
+/// The environment variables that describe the terminal.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     pub no_color: Option<String>,
@@ -68,7 +68,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// That of this process.
+    /// The environment of this process.
     pub fn of_process() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
@@ -82,7 +82,7 @@ impl Environment {
 }
 
 impl Look {
-    /// What a terminal can show, by its environment.
+    /// The capabilities of a terminal, by its environment.
     pub fn detect(environment: &Environment) -> Self {
         let Environment { no_color, term, colorterm, colorfgbg, locale } = environment;
         let term = term.as_deref().unwrap_or_default();
@@ -99,10 +99,10 @@ impl Look {
             locale.contains("utf-8") || locale.contains("utf8")
         };
         let symbols = match locale {
-            // Without a word about the character set it is UTF-8 nearly everywhere.
+            // Without a locale, UTF-8 is the best guess.
             Some(locale) if !utf8(locale) => Symbols::Ascii,
             _ if term == "dumb" => Symbols::Ascii,
-            // The fonts of the Linux console have blocks but no braille.
+            // The Linux console has blocks but no braille.
             _ if term == "linux" => Symbols::Block,
             _ => Symbols::Braille,
         };
@@ -125,7 +125,7 @@ impl Look {
         }
         match role {
             Role::Plain => plain,
-            // In more than one palette the bright black of the 16 colours is the background itself.
+            // In some palettes bright black equals the background.
             Role::Faint | Role::Border if self.depth == Depth::Ansi16 => plain.add_modifier(Modifier::DIM),
             Role::Faint | Role::Border => plain.fg(self.grey()),
             Role::Strong => plain.add_modifier(Modifier::BOLD),
@@ -173,13 +173,13 @@ impl Look {
         }
     }
 
-    /// `symbol`, or `ascii` where nothing else can be shown.
+    /// `symbol`, or `ascii` on a terminal with ASCII only.
     pub(crate) fn symbol<'a>(self, symbol: &'a str, ascii: &'a str) -> &'a str {
         if self.symbols == Symbols::Ascii { ascii } else { symbol }
     }
 }
 
-/// One colour at each depth.
+/// A colour for each depth.
 #[derive(Clone, Copy)]
 struct Paint {
     rgb: [u8; 3],

@@ -1,36 +1,36 @@
-//! What changes the state.
+//! Changing the state.
 //!
-//! Responsible for: `update`, which turns news, keys and the mouse into a new state. Pure: no clock, no files, no terminal.
-//! Must not depend on: where news comes from.
+//! Responsible for: `update`, which applies news, keys and mouse events to the state. Pure: no clock, files or terminal.
+//! Must not depend on: the source of news.
 
 use ratatui::crossterm::event::{KeyEvent, KeyEventKind, MouseEvent};
 use ratatui::layout::Rect;
 use tonfall_runs::Summary;
-use tonfall_runs::follow::{News, Read};
+use tonfall_runs::follow::{News, ReadProgress};
 
 use crate::app::{App, Run};
 use crate::input::{self, Effect};
 
-/// Seconds for which a message stays.
+/// Seconds for which a message is displayed.
 const NOTICE_SECONDS: f64 = 8.0;
 
-/// What comes from outside.
+/// An input of the dashboard.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The time in seconds; only differences count.
     Tick(f64),
-    /// A run was found; its number is how many there were.
+    /// A run was found. Its index is the number of runs before it.
     Found(String),
-    /// News of a run, by its number.
+    /// News of a run, by index.
     News(usize, News),
-    /// Something to say for a while.
+    /// A message for the footer.
     Notice(String),
     Key(KeyEvent),
     Mouse(MouseEvent),
     Resize(u16, u16),
 }
 
-/// The next state, and what the outside has to do.
+/// Applies a message to the state. Returns a request to the caller, if any.
 pub(crate) fn update(app: &mut App, message: Message) -> Option<Effect> {
     match message {
         Message::Tick(clock) => {
@@ -57,7 +57,7 @@ fn learn(run: &mut Run, news: News, clock: f64) {
     match news {
         News::Opened { created } => run.created = created,
         News::Restart { whole } => {
-            (run.summary, run.read) = (Summary::default(), Read::default());
+            (run.summary, run.read) = (Summary::default(), ReadProgress::default());
             run.data = whole.then(Box::default);
         }
         News::Forget => run.data = None,

@@ -1,7 +1,7 @@
-//! The dashboard on a terminal, and one frame of it as text.
+//! The dashboard on a terminal, and single frames as text.
 //!
 //! Responsible for: the loop of reading, drawing and waiting for keys.
-//! Must not depend on: what is drawn or what keys mean.
+//! Must not depend on: panels, key bindings.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,45 +21,45 @@ use crate::theme::Look;
 use crate::update::{Message, update};
 use crate::view::view;
 
-/// How often logs are asked for news.
+/// Interval between polls.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Seconds after which a screen without news is drawn again, for what counts down.
+/// Seconds after which a screen without news is drawn again, for countdowns.
 const REDRAW: f64 = 1.0;
 
-/// Why nothing can be shown.
+/// Why the dashboard can't be shown.
 #[derive(Debug, Error)]
 pub enum WatchError {
     #[error("the terminal can't be used: {0}")]
     Terminal(#[from] io::Error),
 }
 
-/// What is watched.
+/// The runs on the dashboard, and its look.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    /// Run directories, the one to show first; they need not be there yet. Several are compared.
+    /// Run directories, the selected one first. They need not exist yet. Several are compared.
     pub runs: Vec<PathBuf>,
-    /// Where to look for more runs for the table.
+    /// Directory with more runs for the table.
     pub directory: Option<PathBuf>,
     pub look: Look,
 }
 
-/// The world around a dashboard.
+/// The environment of a dashboard.
 pub trait Host {
-    /// Seconds; only differences count.
+    /// Time in seconds; only differences count.
     fn now(&self) -> f64;
 
-    /// Whether the dashboard has to close, because of a signal, say.
+    /// Whether the dashboard has to close, for example after a signal.
     fn should_leave(&self) -> bool {
         false
     }
 
-    /// Something to say to the person in front of it.
+    /// A message for the user.
     fn news(&self) -> Option<String> {
         None
     }
 }
 
-/// Shows runs on the terminal until somebody leaves. The runs do not notice.
+/// Shows runs on the terminal until the user quits. The runs are not affected.
 ///
 /// # Errors
 /// When the terminal can't be used. Logs that can't be read are shown as such.
@@ -106,14 +106,14 @@ pub fn watch(what: &Watch, host: &dyn Host) -> Result<(), WatchError> {
     }
 }
 
-/// Runs as they were when they were read, to be drawn as text.
+/// A snapshot of runs, to be drawn as text.
 #[derive(Debug)]
 pub struct Still {
     app: App,
 }
 
 impl Still {
-    /// Reads the logs to their ends. What can't be read is shown as such.
+    /// Reads the logs to their ends. Errors are shown in the frame.
     pub fn read(what: &Watch) -> Self {
         let (mut app, mut feeds) = begin(what);
         while feeds.poll(&mut app).1 {}

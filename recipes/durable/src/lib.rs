@@ -3,9 +3,10 @@
 //! Responsible for: every write to disk. A file has either its old content or the complete new content.
 //! Must not depend on: the content of the files.
 //!
-//! The order is always the same: write a scratch file next to the destination, fsync it, rename it, fsync the directory.
-//! After a kill at any point, or a power cut on a local Unix file system, the final name holds the old content or the new
-//! one. Scratch names begin with [`SCRATCH_PREFIX`]. [`remove_scratch`] removes the scratch files of killed processes.
+//! The order is always the same: write a scratch file next to the destination, fsync it, rename it, fsync the
+//! directory. After a kill at any point, or a power cut on a local Unix file system, the final name holds the old
+//! content or the new one. Scratch names begin with [`SCRATCH_PREFIX`]. [`remove_scratch`] removes the scratch files of
+//! killed processes.
 #![expect(clippy::disallowed_methods, reason = "this is the one module that writes")]
 
 use std::ffi::OsString;
@@ -95,8 +96,8 @@ impl Drop for Scratch {
     }
 }
 
-/// A directory that is filled under a scratch name and then renamed to its final name. If it is dropped before that, it is
-/// removed with its content.
+/// A directory that is filled under a scratch name and then renamed to its final name. If it is dropped before that, it
+/// is removed with its content.
 #[derive(Debug)]
 pub struct ScratchDir {
     scratch: Scratch,
@@ -129,7 +130,8 @@ impl ScratchDir {
     }
 }
 
-/// Makes everything in `scratch` durable and renames it to `destination`, which must not exist or be an empty directory.
+/// Makes everything in `scratch` durable and renames it to `destination`, which must not exist or be an empty
+/// directory.
 ///
 /// # Errors
 /// [`DurableError`]; `scratch` stays in place then.

@@ -1,10 +1,10 @@
-//! Checkpoints as directories that verify.
+//! Checkpoint directories.
 //!
 //! Responsible for: `checkpoints/step-NNNNNN/` and its manifest, the pointers `latest` and `best`, and pruning.
-//! Must not depend on: what the files of a checkpoint hold.
+//! Must not depend on: the content of the files of a checkpoint.
 //!
-//! A checkpoint exists only if its manifest verifies. The manifest is written last and removed first, so that a directory
-//! that is being made or removed never counts. Pointers are hints: a pointer that lies changes nothing.
+//! A checkpoint exists only if its manifest verifies. The manifest is written last and removed first, so an incomplete
+//! directory never counts. Pointers are hints: a wrong pointer does no harm.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ pub const FORMAT: u32 = 1;
 const MANIFEST: &str = "MANIFEST.json";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
-/// A manifest names a handful of files.
+/// Maximum bytes of a manifest, which lists a few files.
 const MAX_MANIFEST: u64 = 1 << 20;
 
 /// The files of a checkpoint and what it belongs to. Readers ignore fields that they don't know.
@@ -33,28 +33,28 @@ pub struct Manifest {
     pub format: u32,
     pub step: u64,
     pub plan_hash: String,
-    /// By name. Files that don't stand here are no part of the checkpoint.
+    /// By name. Other files in the directory are not part of the checkpoint.
     pub files: BTreeMap<String, FileRecord>,
 }
 
 /// What is wrong with a checkpoint.
 #[derive(Debug, Error)]
 pub enum Damage {
-    #[error("it has no {MANIFEST}: it was never completed, or is half removed")]
+    #[error("it has no {MANIFEST}: it was never completed, or was removed in part")]
     NoManifest,
-    #[error("its {MANIFEST} is no manifest: {0}")]
+    #[error("its {MANIFEST} is not a manifest: {0}")]
     Manifest(String),
     #[error("its format is {0}, this tonfall reads {FORMAT}")]
     Format(u32),
-    #[error("it names the file {0:?}, which is not a plain file name")]
+    #[error("its {MANIFEST} lists {0:?}, which is not a plain file name")]
     FileName(String),
     #[error("{0} is missing")]
     Missing(String),
-    #[error("{name} has {found} bytes, {expected} were written")]
+    #[error("{name} has {found} bytes, but {expected} were written")]
     Size { name: String, expected: u64, found: u64 },
-    #[error("the content of {0} is not what was written (SHA-256 differs)")]
+    #[error("the content of {0} has changed (its SHA-256 differs)")]
     Content(String),
-    #[error("it says to be of step {found}, its directory says {expected}")]
+    #[error("its {MANIFEST} is of step {found}, its directory of step {expected}")]
     Step { expected: u64, found: u64 },
     #[error("it belongs to another plan")]
     Plan,
@@ -85,7 +85,8 @@ pub struct Verified {
     pub manifest: Manifest,
 }
 
-/// Builds a checkpoint out of sight and publishes it whole. Dropped unpublished, it leaves nothing behind.
+/// Writes a checkpoint in a scratch directory and publishes it in one step. If it is dropped before that, nothing is
+/// left.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     scratch: ScratchDir,
@@ -95,10 +96,10 @@ pub struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// A checkpoint of the optimizer step `step`. The caller holds the run's lock.
+    /// Starts a checkpoint of optimizer step `step`. The caller holds the lock of the run.
     ///
     /// # Errors
-    /// When no directory can be made.
+    /// If no directory can be created.
     pub fn create(run: &RunDir, step: u64) -> Result<Self, CheckpointError> {
         let directory = run.checkpoints();
         durable::create_dir_all(&directory)?;
@@ -107,23 +108,23 @@ impl CheckpointWriter {
         Ok(Self { scratch, directory, step, plan_hash: run.info().plan_hash.clone() })
     }
 
-    /// Where to write the files, no directories.
+    /// The directory to write files into. It must not get subdirectories.
     pub fn dir(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// Completes the checkpoint with its manifest, publishes it, points `latest` and, if `best`, `best` at it, and prunes
-    /// all but the `keep` newest and the best. Returns its directory.
+    /// Writes the manifest, publishes the checkpoint, sets the pointer `latest` and, if `best`, the pointer `best` to
+    /// it, and removes all checkpoints but the `keep` newest and the best. Returns its directory.
     ///
     /// # Errors
-    /// When something can't be written; nothing half-written stays then.
+    /// If something can't be written; no incomplete checkpoint stays then.
     pub fn publish(self, best: bool, keep: usize) -> Result<PathBuf, CheckpointError> {
         let files = records(self.dir())?;
         let manifest = Manifest { format: FORMAT, step: self.step, plan_hash: self.plan_hash, files };
         write_manifest(self.scratch.path(), &manifest)?;
         let name = directory_name(self.step);
         let path = self.directory.join(&name);
-        // A run goes on from its newest valid checkpoint, so one of this step is damaged, or the same again.
+        // A run continues from its newest valid checkpoint, so an existing one of this step is damaged or identical.
         remove(&path)?;
         self.scratch.publish()?;
         if best {
@@ -135,7 +136,7 @@ impl CheckpointWriter {
     }
 }
 
-/// Makes a directory of files a checkpoint.
+/// Writes the manifest of a checkpoint directory.
 ///
 /// # Errors
 /// When it can't be written.
@@ -147,7 +148,7 @@ pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), DurableErro
 /// Reads every file of a checkpoint and compares it with the manifest.
 ///
 /// # Errors
-/// The first damage that is found.
+/// The first damage.
 pub fn verify(dir: &Path) -> Result<Manifest, Damage> {
     let text = match File::open(dir.join(MANIFEST)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(Damage::NoManifest),
@@ -173,7 +174,7 @@ pub fn verify(dir: &Path) -> Result<Manifest, Damage> {
 }
 
 fn verify_file(dir: &Path, name: &str, expected: &FileRecord) -> Result<(), Damage> {
-    // A name with a separator or a parent in it would leave the directory.
+    // A name with a separator or `..` could point outside the directory.
     if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {
         return Err(Damage::FileName(name.to_owned()));
     }
@@ -195,8 +196,8 @@ fn verify_file(dir: &Path, name: &str, expected: &FileRecord) -> Result<(), Dama
     }
 }
 
-/// The newest checkpoint of a run that verifies and belongs to its plan, and what is wrong with newer ones. Pointers are
-/// not consulted.
+/// The newest checkpoint of a run that verifies and belongs to its plan, and the faults of newer ones. Pointers are not
+/// used.
 ///
 /// # Errors
 /// When the directory of checkpoints can't be read.
@@ -211,10 +212,10 @@ pub fn latest_verified(run: &RunDir) -> Result<(Option<Verified>, Vec<Checkpoint
     Ok((None, damaged))
 }
 
-/// The checkpoint that the pointer `best` names, if it verifies and belongs to the run's plan.
+/// The checkpoint of the pointer `best`, if it verifies and belongs to the plan of the run.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Its damage.
 pub fn best_verified(run: &RunDir) -> Result<Option<Verified>, CheckpointError> {
     let Some((step, name)) = pointer(&run.checkpoints(), BEST) else { return Ok(None) };
     let path = run.checkpoints().join(name);
@@ -246,7 +247,7 @@ fn verify_of(run: &RunDir, step: u64, path: &Path) -> Result<Manifest, Damage> {
     Ok(manifest)
 }
 
-/// Removes checkpoints, oldest first, until the `keep` newest are left, and those that a pointer names.
+/// Removes all checkpoints but the `keep` newest and those that a pointer names, oldest first.
 fn prune(directory: &Path, keep: usize) -> Result<(), CheckpointError> {
     let pinned = [LATEST, BEST].map(|name| pointer(directory, name).map(|(step, _)| step));
     let mut found = steps(directory)?;
@@ -257,13 +258,13 @@ fn prune(directory: &Path, keep: usize) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// Removes a checkpoint: the manifest first, so that what is left after a kill doesn't count.
+/// Removes a checkpoint, its manifest first, so that the rest doesn't count after a kill.
 fn remove(dir: &Path) -> Result<(), DurableError> {
     durable::remove_file(&dir.join(MANIFEST))?;
     durable::remove_dir(dir)
 }
 
-/// The checkpoint directories, whatever is in them, by step.
+/// The checkpoint directories by step, valid or not.
 fn steps(directory: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     let failed = |source| CheckpointError::Read { path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
@@ -281,7 +282,7 @@ fn steps(directory: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     Ok(found)
 }
 
-/// What a pointer names, if that is the name of a checkpoint.
+/// Step and name of the checkpoint that a pointer names.
 fn pointer(directory: &Path, name: &str) -> Option<(u64, String)> {
     let mut text = String::new();
     File::open(directory.join(name)).ok()?.take(64).read_to_string(&mut text).ok()?;
@@ -295,7 +296,7 @@ fn directory_name(step: u64) -> String {
 
 fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix("step-")?.parse().ok()?;
-    // Only the one spelling, so that no step has two directories.
+    // Only one spelling counts, so that no step has two directories.
     (directory_name(step) == name).then_some(step)
 }
 

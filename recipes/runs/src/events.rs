@@ -1,13 +1,13 @@
-//! The events of a run and their form as lines of `events.jsonl`.
+//! The events of a run, and their format in `events.jsonl`.
 //!
 //! Responsible for: the schema. A line is `{"v":1,"seq":812,"attempt":1,"t":…,"kind":"step","step":500,"loss":1.8,…}`.
-//! Must not depend on: where lines come from or go to (that is [`EventLog`] and [`EventReader`]).
+//! Must not depend on: files (that is [`EventLog`] and [`EventReader`]).
 //!
-//! JSON has no NaN and no infinities. Where a measured number isn't finite, it is written as the string `"NaN"`,
-//! `"Infinity"` or `"-Infinity"`, so that a diverged loss stays visible; `null` is read as NaN as well. Numbers are
-//! written to the bit and read to about 15 digits, as serde_json does.
+//! JSON has no NaN and no infinities. A measured number that isn't finite is written as the string `"NaN"`,
+//! `"Infinity"` or `"-Infinity"`, so that a diverged loss stays visible. `null` is read as NaN. Numbers are written
+//! exactly and read to about 15 digits, as serde_json does.
 //!
-//! The schema grows by new kinds and by new optional fields; readers skip kinds and fields that they don't know.
+//! Later versions may add kinds and optional fields. Readers skip kinds and fields that they don't know.
 
 mod log;
 mod reader;
@@ -27,7 +27,7 @@ pub const VERSION: u32 = 1;
 pub struct Event {
     /// [`VERSION`].
     pub v: u32,
-    /// Counts up by one over the whole log, from 1.
+    /// Number of the event in the log, from 1.
     pub seq: u64,
     /// 1 for the first start of a run, one more for each resume.
     pub attempt: u32,
@@ -41,30 +41,30 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
-    /// Training starts, behind optimizer step `from_step`. Steps above it from earlier attempts are superseded.
+    /// Training starts after optimizer step `from_step`. Later steps of earlier attempts are superseded.
     AttemptStarted { from_step: u64, total_steps: u64, plan_hash: String, trainable_parameters: u64 },
-    /// A sentence for people: a choice that was made, and why.
+    /// A text for people, such as a choice and its reason.
     Notice { message: String },
-    /// What the attempt computes on, and what a token costs there.
+    /// The device of the attempt, and the cost of a token.
     Device {
         name: String,
-        /// Floating-point operations that a token of a training step needs.
+        /// Floating-point operations per token of a training step.
         #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
         flops_per_token: Option<f64>,
-        /// What the device can do in a second, where its maker says so. The denominator of MFU.
+        /// Peak floating-point operations per second by the data sheet: the denominator of MFU.
         #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
         peak_flops: Option<f64>,
         /// Memory of the accelerator.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory_bytes: Option<u64>,
-        /// Memory of the machine.
+        /// Memory of the host.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host_memory_bytes: Option<u64>,
     },
-    /// How the run uses memory from here on: its highest use by arithmetic, by part, against what it may have.
+    /// Predicted peak memory from here on, in total and by part, and the limit.
     Memory {
         predicted_bytes: u64,
-        /// `None` where nobody tells.
+        /// `None` if it is unknown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit_bytes: Option<u64>,
         parts: BTreeMap<String, u64>,
@@ -73,17 +73,17 @@ pub enum EventKind {
         /// Micro-batches of an optimizer step.
         gradient_accumulation_steps: u64,
         recompute: bool,
-        /// Layers' inputs, which recomputation keeps, wait in the host's memory.
+        /// Recomputation stores layer inputs in host memory.
         #[serde(default)]
         offload: bool,
-        /// Why it is not as the plan says, or not as it was before.
+        /// Why this differs from the plan, or from before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
-    /// Work outside optimizer steps began (`done` is 0) or goes on. `total` is 0 while nobody knows it. The next event
-    /// of another kind ends it.
+    /// Work outside optimizer steps began (`done` is 0) or continues. `total` is 0 while it is unknown. The next event
+    /// of another kind ends the phase.
     Phase { phase: Phase, done: u64, total: u64 },
-    /// What the data came to. `dropped` counts rows by reason.
+    /// The prepared data. `dropped` counts rows by reason.
     Data {
         train_examples: u64,
         eval_examples: u64,
@@ -91,14 +91,14 @@ pub enum EventKind {
         dropped: BTreeMap<String, u64>,
         tokens: u64,
         trained_tokens: u64,
-        /// How long the training examples are.
+        /// Lengths of the training examples.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lengths: Option<Lengths>,
-        /// How they are packed, where they are.
+        /// Packing of the training examples, if they are packed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         packing: Option<Packing>,
     },
-    /// An optimizer step was done. `loss` is the mean a trained token; tokens and seconds are those of this step.
+    /// An optimizer step. `loss` is the mean over tokens with loss; `tokens` and `seconds` are those of this step.
     Step {
         step: u64,
         #[serde(with = "number")]
@@ -117,31 +117,31 @@ pub enum EventKind {
         seconds: f64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peak_rss_bytes: Option<u64>,
-        /// Memory of the accelerator that is in use.
+        /// Accelerator memory in use.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         accelerator_bytes: Option<u64>,
     },
-    /// The eval split was measured: mean loss over `tokens` trained tokens.
+    /// An evaluation: the mean loss over `tokens` tokens with loss of the eval split.
     Eval {
         step: u64,
         #[serde(with = "number")]
         loss: f64,
         tokens: u64,
     },
-    /// A held-out prompt was answered.
+    /// The generation for a held-out prompt.
     Sample {
         step: u64,
         prompt: String,
         text: String,
-        /// Terms that a good answer uses, and those of them that this one doesn't.
+        /// Terms that the text should use, and those of them that it lacks.
         expected: Vec<String>,
         missing: Vec<String>,
-        /// Terms to avoid that the answer uses.
+        /// Forbidden terms in the text.
         violations: Vec<String>,
     },
-    /// A checkpoint is on disk. `path` is its name below `checkpoints/`.
+    /// A checkpoint was saved. `path` is its name below `checkpoints/`.
     Checkpoint { step: u64, path: String },
-    /// The run is done: trained, evaluated, exported. `seconds` and `tokens` are sums over all attempts.
+    /// The run is trained, evaluated and exported. `seconds` and `tokens` are sums over all attempts.
     Finished {
         step: u64,
         #[serde(with = "number")]
@@ -152,23 +152,23 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peak_rss_bytes: Option<u64>,
     },
-    /// The run was asked to stop, by a signal's number or by `stop.request`, and has saved a checkpoint.
+    /// The run was stopped by a signal or by `stop.request`, and saved a checkpoint.
     Interrupted {
         step: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<i32>,
     },
-    /// Loss or gradients are no numbers any more.
+    /// Loss or gradients are NaN or infinite.
     Diverged { step: u64, what: String },
     /// The attempt ended with an error.
     Failed { message: String, exit_code: u8 },
-    /// What the gate said of the finished run; `reasons` are those for a refusal.
+    /// Verdict of the gate on the finished run, with the reasons for a refusal.
     Gate {
         passed: bool,
         #[serde(default)]
         reasons: Vec<String>,
     },
-    /// The run's artefact became the current one under `name`.
+    /// The artefact of the run was published under `name`.
     Published { name: String },
 }
 
@@ -183,20 +183,20 @@ pub enum Phase {
     Generating,
     Saving,
     Merging,
-    /// Of a newer tonfall.
+    /// A phase of a newer version.
     #[serde(other)]
     Other,
 }
 
 impl Phase {
-    /// As it is shown.
+    /// The displayed name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Preparing => "preparing the data",
             Self::Loading => "loading the base model",
             Self::Quantizing => "quantizing the base model",
             Self::Evaluating => "evaluating",
-            Self::Generating => "answering held-out prompts",
+            Self::Generating => "generating for held-out prompts",
             Self::Saving => "saving",
             Self::Merging => "merging",
             Self::Other => "working",
@@ -204,7 +204,7 @@ impl Phase {
     }
 }
 
-/// Tokens of training examples: half of them are at most `median` long, and so on.
+/// Lengths of the training examples in tokens: median, 90th and 99th percentile, maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lengths {
     pub median: u64,
@@ -213,7 +213,7 @@ pub struct Lengths {
     pub max: u64,
 }
 
-/// Training examples in sequences of `data.max_seq_len` tokens; `filled` is the share of their room that tokens take.
+/// Training examples packed into sequences of `data.max_seq_len` tokens; `filled` is the fraction that isn't padding.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Packing {
     pub sequences: u64,
@@ -221,7 +221,7 @@ pub struct Packing {
 }
 
 impl Lengths {
-    /// Of lengths in any order; `None` without any.
+    /// From lengths in any order; `None` if there are none.
     pub fn of(mut lengths: Vec<u64>) -> Option<Self> {
         lengths.sort_unstable();
         let max = *lengths.last()?;
@@ -231,7 +231,7 @@ impl Lengths {
 }
 
 impl EventKind {
-    /// The names under which kinds stand in a line.
+    /// The names of the kinds.
     pub const NAMES: [&'static str; 16] = [
         "attempt_started",
         "notice",
@@ -251,7 +251,7 @@ impl EventKind {
         "published",
     ];
 
-    /// The optimizer step that something was measured or saved at, for kinds that a later attempt can supersede.
+    /// The optimizer step of the event, for kinds that a later attempt can supersede.
     pub fn measured_at(&self) -> Option<u64> {
         match self {
             Self::Step { step, .. }
@@ -262,29 +262,29 @@ impl EventKind {
         }
     }
 
-    /// Whether the event says how an attempt ended.
+    /// Whether the event ends an attempt.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Finished { .. } | Self::Interrupted { .. } | Self::Diverged { .. } | Self::Failed { .. })
     }
 
-    /// Whether the event judges or uses a run that has ended, so that it begins no attempt.
+    /// Whether the event comes after the end of the run, so that it starts no attempt.
     pub fn is_afterwards(&self) -> bool {
         matches!(self, Self::Gate { .. } | Self::Published { .. })
     }
 }
 
-/// What a terminated line of an event log turned out to be.
+/// A complete line of an event log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Line {
     Event(Event),
-    /// From a newer tonfall: a kind or a version that this one doesn't know.
+    /// A kind or a version that this version does not know.
     Unknown,
-    /// No event at all.
+    /// Not an event.
     Damaged,
 }
 
 impl Line {
-    /// Reads one line, without its end. Any bytes are fine.
+    /// Parses one line, without its line break. Accepts any bytes.
     pub fn parse(line: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Envelope {
@@ -303,7 +303,7 @@ impl Line {
     }
 }
 
-/// Removes what was measured behind the step from which a later attempt started again.
+/// Removes events that a later attempt superseded.
 pub fn drop_superseded(events: &mut Vec<Event>) {
     let mut restart = u64::MAX;
     let mut keep = vec![true; events.len()];

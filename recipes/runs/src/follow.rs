@@ -1,66 +1,66 @@
-//! Following a run while it goes on.
+//! Following a run while it is running.
 //!
-//! Responsible for: waiting for a run's directory, reading its log piece by piece, asking whether it is alive. Reads only.
-//! Must not depend on: who is told, terminals.
+//! Responsible for: waiting for the directory of a run, reading its log in pieces, checking its lock. Reads only.
+//! Must not depend on: who receives the news, terminals.
 
 use std::path::{Path, PathBuf};
 
 use crate::events::{Event, EventReadError, EventReader};
 use crate::run_dir::{RunDir, RunDirError};
 
-/// Bytes of a log that are read in one call.
+/// Bytes of the log that one call reads.
 const PIECE: u64 = 4 << 20;
 
-/// What happened to a run.
+/// A change of a run.
 #[derive(Debug)]
 pub enum News {
-    /// Its directory is there.
+    /// Its directory was found.
     Opened {
         created: String,
     },
-    /// It is read from its beginning; with everything, or only for its line in the table.
+    /// Its log is read from the beginning, `whole` or only for the line in the table.
     Restart {
         whole: bool,
     },
-    /// From now on it is only a line in the table.
+    /// From now on only the line in the table is needed.
     Forget,
     Events(Vec<Event>),
-    Read(Read),
-    /// Whether a process works on it, and whether somebody asked it to stop.
+    Read(ReadProgress),
+    /// Whether a process holds the lock, and whether a stop was requested.
     Held {
         held: bool,
         stop_requested: bool,
     },
-    /// Why it can't be read, or that it can.
+    /// Why the run can't be read; `None` once it can.
     Fault(Option<String>),
 }
 
-/// How far a log is read: its bytes, and lines that were not understood.
+/// How far a log was read, in bytes, and the number of skipped lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Read {
+pub struct ReadProgress {
     pub bytes: u64,
     pub of: u64,
     pub damaged: u64,
     pub unknown: u64,
 }
 
-/// One run and how far it is read.
+/// One run and how far its log was read.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
-    /// `None` until its directory is there.
+    /// `None` until the directory exists.
     run: Option<RunDir>,
     reader: EventReader,
     whole: bool,
-    /// Whether it was held and asked to stop when it was asked last.
+    /// Lock and stop request at the last poll.
     lock: Option<(bool, bool)>,
     fault: Option<String>,
 }
 
 impl Follower {
-    /// Follows the run at `path`, whose directory need not be there yet.
+    /// Follows the run at `path`, which need not exist yet.
     pub fn new(path: &Path) -> Self {
-        // The log's own place is known once the directory is there.
+        // The path of the log is set when the directory is found.
         let (path, reader) = (path.to_owned(), EventReader::new(path));
         Self { path, run: None, reader, whole: false, lock: None, fault: None }
     }
@@ -69,13 +69,13 @@ impl Follower {
         &self.path
     }
 
-    /// The run, once its directory is there.
+    /// The run, once its directory exists.
     pub fn run(&self) -> Option<&RunDir> {
         self.run.as_ref()
     }
 
-    /// Asks the run once and reads a piece of its log, `whole` or only for its line in the table. Returns whether there was
-    /// news, and whether more can be read at once.
+    /// Checks the run once and reads a piece of its log, `whole` or only for the line in the table. Returns whether
+    /// there was news, and whether more can be read immediately.
     pub fn poll(&mut self, whole: bool, tell: &mut dyn FnMut(News)) -> (bool, bool) {
         let (done, fault) = match self.read(whole, tell) {
             Ok(done) => (done, None),
@@ -104,11 +104,11 @@ impl Follower {
             }
         }
         let Some(run) = &self.run else { return Ok((false, false)) };
-        // The lock first: once it is free, the log is complete.
+        // The lock is checked first: once it is free, the log is complete.
         let held = run.is_held().map_err(|error| error.to_string())?;
         let stop_requested = held && run.stop_requested();
         if whole != self.whole {
-            // What was dropped is in the log; what is no longer shown need not stay in memory.
+            // A run that isn't shown need not stay in memory. Its log is read again when it is shown again.
             self.whole = whole;
             if whole {
                 self.reader = EventReader::new(run.events());
@@ -132,14 +132,14 @@ impl Follower {
         if moved {
             let (damaged, unknown) = (self.reader.damaged(), self.reader.unknown());
             tell(News::Events(events));
-            tell(News::Read(Read { bytes, of: bytes.saturating_add(left), damaged, unknown }));
+            tell(News::Read(ReadProgress { bytes, of: bytes.saturating_add(left), damaged, unknown }));
         }
         let changed = self.lock != Some((held, stop_requested));
         if changed {
             self.lock = Some((held, stop_requested));
             tell(News::Held { held, stop_requested });
         }
-        // A torn line is left as well; it moves nothing.
+        // A torn last line counts as left, but reading it again would not advance.
         Ok((news || moved || changed, moved && left > 0))
     }
 }

@@ -1,6 +1,7 @@
-//! Everything about one run that a screen can show.
+//! The history of one run, for a screen.
 //!
-//! Responsible for: folding events into series, lines, samples and facts, in bounded memory: what is not kept is counted.
+//! Responsible for: folding events into series, lines, samples and facts, in bounded memory. Dropped lines and samples
+//! are counted.
 //! Must not depend on: terminals, files, clocks.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -9,16 +10,16 @@ use crate::events::{Event, EventKind, Lengths, Packing};
 use crate::numbers::{duration, grouped, measure};
 use crate::series::Series;
 
-/// Steps over which the speed is averaged.
+/// Steps in the average of the speed.
 const RECENT: usize = 20;
-/// Lines of the list of events.
+/// Maximum length of the list of events.
 const LINES: usize = 500;
-/// Held-out prompts whose answers are kept.
+/// Held-out prompts whose generations are stored.
 const SAMPLES: usize = 200;
-/// Characters of a line, a prompt or an answer.
+/// Maximum characters of a line, a prompt or a generation.
 const TEXT: usize = 4000;
 
-/// A number that every step measures.
+/// A value that is measured in every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     Loss,
@@ -37,7 +38,7 @@ impl Metric {
     }
 }
 
-/// How much an event matters.
+/// Importance of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
     Plain,
@@ -48,13 +49,13 @@ pub enum Weight {
 /// A line of the list of events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub t: f64,
     pub weight: Weight,
     pub text: String,
 }
 
-/// An answer to a held-out prompt.
+/// The generation for a held-out prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     pub prompt: String,
@@ -64,16 +65,16 @@ pub struct Answer {
     pub violations: Vec<String>,
 }
 
-/// The answers of one evaluation.
+/// The generations of one evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     pub step: u64,
     pub answers: Vec<Answer>,
-    /// Answers beyond [`SAMPLES`].
+    /// Number of generations beyond [`SAMPLES`].
     pub left_out: u64,
 }
 
-/// What the data came to.
+/// Counts of the prepared data.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DataFacts {
     pub train_examples: u64,
@@ -85,7 +86,7 @@ pub struct DataFacts {
     pub packing: Option<Packing>,
 }
 
-/// What the run computes on.
+/// The device of the run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DeviceFacts {
     pub name: String,
@@ -95,23 +96,23 @@ pub struct DeviceFacts {
     pub host_memory_bytes: Option<u64>,
 }
 
-/// Everything about one run.
+/// The history of one run.
 #[derive(Clone, Debug, Default)]
 pub struct RunData {
     pub steps: Series<{ Metric::COUNT }>,
     pub evals: Series<1>,
     pub lines: VecDeque<Line>,
-    /// Older lines that were let go.
+    /// Number of older lines that were dropped.
     pub lines_left_out: u64,
-    /// The first evaluation with answers, and the newest one.
+    /// The first evaluation with generations, and the newest one.
     pub before: Answers,
     pub after: Answers,
     pub data: Option<DataFacts>,
     pub device: Option<DeviceFacts>,
     pub trainable_parameters: Option<u64>,
-    /// The highest use of memory, as it was predicted.
+    /// Predicted peak memory.
     pub predicted_bytes: Option<u64>,
-    /// Tokens of the newest step.
+    /// Tokens and tokens with loss of the newest step.
     pub step_tokens: Option<(u64, u64)>,
     recent: VecDeque<f64>,
     tokens: f64,
@@ -119,7 +120,7 @@ pub struct RunData {
 }
 
 impl RunData {
-    /// Takes the next event of the log.
+    /// Adds the next event of the log.
     pub fn observe(&mut self, event: Event) {
         let t = event.t;
         match event.kind {
@@ -157,7 +158,7 @@ impl RunData {
             }
             EventKind::Eval { step, loss, .. } => {
                 let best = loss.is_finite() && self.evals.lowest(0).is_none_or(|lowest| (loss as f32) < lowest);
-                // Evaluations at a later step than any training step come first only in a damaged log.
+                // Only in a damaged log does an evaluation precede the training step it belongs to.
                 self.evals.push(step, self.tokens, self.seconds, [loss]);
                 let best = if best { " (best)" } else { "" };
                 self.line(t, Weight::Plain, format!("eval {} at step {step}{best}", measure(loss)));
@@ -213,14 +214,14 @@ impl RunData {
         }
     }
 
-    /// What was measured behind `step` is superseded.
+    /// Removes the values after `step`, which are superseded.
     fn restart(&mut self, step: u64) {
         self.steps.truncate(step);
         self.evals.truncate(step);
         (self.tokens, self.seconds) = self.steps.sums_at(step);
         self.recent.clear();
         for answers in [&mut self.before, &mut self.after] {
-            // An attempt that begins from the start answers everything again.
+            // An attempt from step 0 generates all samples again.
             if answers.step > step || step == 0 {
                 *answers = Answers::default();
             }
@@ -240,7 +241,7 @@ impl RunData {
         }
     }
 
-    /// Adds a line that is not from the log as well.
+    /// Adds a line to the list of events.
     pub fn line(&mut self, t: f64, weight: Weight, text: String) {
         self.lines.push_back(Line { t, weight, text: cut(text) });
         if self.lines.len() > LINES {
@@ -249,12 +250,12 @@ impl RunData {
         }
     }
 
-    /// Mean seconds of the newest steps.
+    /// Mean seconds per step over the newest steps.
     pub fn seconds_per_step(&self) -> Option<f64> {
         (!self.recent.is_empty()).then(|| self.recent.iter().sum::<f64>() / self.recent.len() as f64)
     }
 
-    /// Floating-point operations a second, and their share of what the device can do, where both are known.
+    /// Floating-point operations per second, and their fraction of the device's peak, if known.
     pub fn flops(&self, tokens_per_second: f64) -> (Option<f64>, Option<f64>) {
         let device = self.device.as_ref();
         let rate = device.and_then(|device| device.flops_per_token).map(|flops| flops * tokens_per_second);
@@ -263,7 +264,7 @@ impl RunData {
     }
 }
 
-/// At most [`TEXT`] characters, with a mark where more was.
+/// Cuts a text to [`TEXT`] characters and marks the cut.
 fn cut(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(TEXT) {
         text.truncate(end);

@@ -1,7 +1,7 @@
-//! How a run is written down and read back.
+//! Runs on disk: writing them and reading them back.
 //!
-//! Responsible for: the run directory with its event log, lock and checkpoints, and the read model of a run: what
-//! dashboard, metrics, gate and schedulers know of it.
+//! Responsible for: the run directory with its event log, lock and checkpoints, and the read model of a run, which
+//! dashboard, metrics, gate and schedulers share.
 //! Must not depend on: tensors, data frames, terminals.
 
 pub mod checkpoint_dir;

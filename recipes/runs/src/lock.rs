@@ -1,7 +1,7 @@
 //! The lock that a process holds while it works on a run.
 //!
-//! Responsible for: `run.lock`. A run is running while its lock is held. The kernel releases the lock however the process
-//! ends, so no process ids and no clocks are compared.
+//! Responsible for: `run.lock`. A run is running while its lock is held. The kernel releases the lock however the
+//! process ends, so no process ids and no clocks are compared.
 //! Must not depend on: what else is in a run directory.
 
 use std::fs::{File, TryLockError};
@@ -36,7 +36,7 @@ pub enum LockError {
     Durable(#[from] DurableError),
 }
 
-/// The right to change a run, until dropped.
+/// Permission to change a run, until dropped.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
@@ -46,7 +46,7 @@ impl RunLock {
     /// Acquires the lock of the run in the directory `run`.
     ///
     /// # Errors
-    /// [`LockError::Busy`] when another process holds it.
+    /// [`LockError::Busy`] if another process holds it, [`LockError::NoLocks`] if the file system has no locks.
     pub fn acquire(run: &Path) -> Result<Self, LockError> {
         let path = run.join(LOCK);
         let file = durable::open_or_create(&path)?;

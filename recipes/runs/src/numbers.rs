@@ -1,7 +1,7 @@
-//! Numbers as people read them.
+//! Numbers for people.
 //!
-//! Responsible for: how losses, counts, sizes, rates and times are written, always in a few characters.
-//! Must not depend on: what the numbers mean, terminals.
+//! Responsible for: formatting losses, counts, sizes, rates and times in a few characters, for all crates.
+//! Must not depend on: the meaning of the numbers, terminals.
 
 /// `1.842`, `0.0312`, `1.2e-5`: about four digits.
 pub fn measure(value: f64) -> String {
@@ -92,7 +92,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Hours and minutes of a time since 1970, UTC.
+/// Hours and minutes of a Unix time, UTC.
 pub fn clock(t: f64) -> String {
     let minutes = (t.clamp(0.0, 1e15) / 60.0) as u64;
     format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)

@@ -1,7 +1,7 @@
 //! The directory of a run.
 //!
-//! Responsible for: which file lies where, making a run directory and finding it again.
-//! Must not depend on: what is trained, events.
+//! Responsible for: the paths of its files; creating, opening and listing run directories.
+//! Must not depend on: training, events.
 //!
 //! ```text
 //! runs/<id>/ recipe.toml plan.toml run.json run.lock events.jsonl log.txt stop.request
@@ -31,26 +31,26 @@ const RECIPE: &str = "recipe.toml";
 const PLAN: &str = "plan.toml";
 const DIRECTORIES: [&str; 4] = ["checkpoints", "eval", "samples", "exports"];
 
-/// `run.json` and `plan.toml` are small; a larger file is something else.
+/// Maximum bytes of `run.json` and `plan.toml`.
 const MAX_TEXT: u64 = 1 << 20;
 
-/// Names are tried until one is free; each has a digit more.
+/// Random names are tried until one is free, each with one more digit.
 const SHORTEST_ID: usize = 4;
 const LONGEST_ID: usize = 16;
 
-/// Why a run directory can't be made or opened.
+/// Why a run directory can't be created or opened.
 #[derive(Debug, Error)]
 pub enum RunDirError {
-    #[error("{path} exists already; choose another `--run-name`", path = path.display())]
+    #[error("{path} already exists; choose another `--run-name`", path = path.display())]
     Exists { path: PathBuf },
 
-    #[error("a run can't be named {0:?}; letters, digits, `-`, `_` and `.` are fine, but not at the front for the dot")]
+    #[error("a run can't be named {0:?}; use letters, digits, `-`, `_` and `.`, and no `.` at the start")]
     Name(String),
 
     #[error("no run at {path}", path = path.display())]
     NotFound { path: PathBuf },
 
-    #[error("{path}: format {found} is newer than this tonfall, which reads {FORMAT}; use a newer one", path = path.display())]
+    #[error("{path} has format {found}, this tonfall reads format {FORMAT}; use a newer version", path = path.display())]
     Format { path: PathBuf, found: u32 },
 
     #[error("{path} was written by a newer tonfall, {version}: {what} that this one, {ours}, does not know; use that version", path = path.display(), ours = env!("CARGO_PKG_VERSION"))]
@@ -69,13 +69,13 @@ pub enum RunDirError {
     Durable(#[from] DurableError),
 }
 
-/// The content of `run.json`. It is written once. Readers ignore fields that they don't know; a field that is added has a
-/// default, because the runs of earlier versions lack it.
+/// The content of `run.json`. It is written once. Readers ignore fields that they don't know; a field that is added has
+/// a default, because the runs of earlier versions lack it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// [`FORMAT`].
     pub format: u32,
-    /// UTC, to the millisecond, so that order of text is order of time.
+    /// UTC, to the millisecond; the order of the text is the order of time.
     pub created: String,
     /// Version of tonfall that made the run.
     pub tonfall: String,
@@ -114,16 +114,16 @@ pub struct RunDir {
 pub struct Runs {
     /// Oldest first.
     pub runs: Vec<RunDir>,
-    /// Directories that look like runs and can't be opened.
+    /// Errors of runs that can't be opened.
     pub damaged: Vec<RunDirError>,
 }
 
 impl RunDir {
-    /// Makes a directory for a new run in the plan's `output_dir`, complete at once. Its id is `run_name`, or the plan's
-    /// name with some hexadecimal digits behind it.
+    /// Creates the directory of a new run in the plan's `output_dir`, in one step. Its id is `run_name`, or the plan's
+    /// name followed by hexadecimal digits.
     ///
     /// # Errors
-    /// When the name is taken or can't be a name, or the directory can't be written.
+    /// If the name is taken or invalid, the directory can't be written, or the file system has no locks.
     pub fn create(
         plan: &Plan,
         recipe: &RecipeFile,
@@ -172,7 +172,7 @@ impl RunDir {
         Self::create_at(plan.output_dir.join(longest_id(plan)), &plan_text, recipe, info)
     }
 
-    /// A name that no run in the plan's `output_dir` has yet, for [`RunDir::create`].
+    /// A free name in the plan's `output_dir`, for [`RunDir::create`].
     pub fn free_id(plan: &Plan) -> String {
         let free = |id: &String| plan.output_dir.join(id).symlink_metadata().is_err();
         ids(plan).find(free).unwrap_or_else(|| longest_id(plan))
@@ -191,13 +191,13 @@ impl RunDir {
         durable::write_file(&dir.join(PLAN), plan.as_bytes())?;
         let text = serde_json::to_vec_pretty(&info).expect("texts and a number");
         durable::write_file(&dir.join(INFO), &text)?;
-        // Where locks don't work, nothing is left behind.
+        // On a file system without locks no directory is left.
         drop(RunLock::acquire(dir).map_err(|error| match error {
             LockError::NoLocks { source, .. } => LockError::NoLocks { run: path.clone(), source },
             error => error,
         })?);
         match scratch.publish() {
-            // Another process was faster; its directory is not empty, so the rename failed.
+            // Another process created the directory first, so the rename failed.
             Err(_) if path.join(INFO).exists() => Err(RunDirError::Exists { path }),
             other => other.map(|()| Self { path, info }).map_err(RunDirError::from),
         }
@@ -206,7 +206,7 @@ impl RunDir {
     /// Opens a run directory.
     ///
     /// # Errors
-    /// When there is none, or its `run.json` is damaged or of a newer format.
+    /// If it doesn't exist, or its `run.json` is damaged or has a newer format.
     pub fn open(path: &Path) -> Result<Self, RunDirError> {
         let file = path.join(INFO);
         let text = match read_text(&file) {
@@ -229,7 +229,7 @@ impl RunDir {
         Ok(Self { path: path.to_owned(), info: serde_json::from_str(&text).map_err(damaged)? })
     }
 
-    /// All runs in `output_dir`; none when it doesn't exist.
+    /// All runs in `output_dir`; none if it doesn't exist.
     ///
     /// # Errors
     /// When the directory can't be read.
@@ -246,7 +246,7 @@ impl RunDir {
             match Self::open(&path) {
                 _ if hidden => {}
                 Ok(run) => found.runs.push(run),
-                // Not everything in there has to be a run.
+                // Other directories may be in there.
                 Err(RunDirError::NotFound { .. }) => {}
                 Err(error) => found.damaged.push(error),
             }
@@ -255,7 +255,7 @@ impl RunDir {
         Ok(found)
     }
 
-    /// The run in `output_dir` that was made last.
+    /// The newest run in `output_dir`.
     ///
     /// # Errors
     /// When the directory can't be read.
@@ -266,7 +266,7 @@ impl RunDir {
     /// The plan of the run. The text of `plan.toml` is verified before it is parsed.
     ///
     /// # Errors
-    /// When `plan.toml` can't be read, was changed, or has keys of a newer version.
+    /// If `plan.toml` can't be read, was changed, or has keys of a newer version.
     pub fn plan(&self) -> Result<Plan, RunDirError> {
         let path = self.path.join(PLAN);
         let text = read_text(&path)?;
@@ -282,7 +282,7 @@ impl RunDir {
     /// The moment that `strftime_now` of the run's chat template returns: that of the first start.
     ///
     /// # Errors
-    /// When `run.json` holds no valid time.
+    /// If `run.json` holds no valid time.
     pub fn now(&self) -> Result<Zoned, RunDirError> {
         let parsed = match &self.info.now {
             Some(now) => now.parse::<Zoned>(),
@@ -291,15 +291,15 @@ impl RunDir {
         parsed.map_err(|error| RunDirError::Damaged { path: self.path.join(INFO), why: error.to_string() })
     }
 
-    /// Whether a process works on the run: whether its lock is held.
+    /// Whether a process holds the lock of the run.
     ///
     /// # Errors
-    /// When the lock can't be read.
+    /// If the lock can't be checked.
     pub fn is_held(&self) -> Result<bool, RunDirError> {
         Ok(lock::is_held(&self.path)?)
     }
 
-    /// Asks the process that works on the run to save and stop.
+    /// Requests that the process that works on the run saves and stops.
     ///
     /// # Errors
     /// When the request can't be written.
@@ -307,12 +307,12 @@ impl RunDir {
         durable::write_file(&self.stop_request(), b"")
     }
 
-    /// Whether somebody asked the run to stop.
+    /// Whether a stop was requested.
     pub fn stop_requested(&self) -> bool {
         self.stop_request().exists()
     }
 
-    /// Forgets a request, for a new attempt.
+    /// Removes a stop request before a new attempt.
     ///
     /// # Errors
     /// When it can't be removed.
@@ -366,7 +366,7 @@ impl RunDir {
     }
 }
 
-/// The plan's name with some hexadecimal digits behind it, each time one more.
+/// The plan's name followed by hexadecimal digits, each time one more.
 fn ids(plan: &Plan) -> impl Iterator<Item = String> {
     let digits = format!("{:016x}", durable::nonce());
     (SHORTEST_ID..LONGEST_ID).map(move |length| format!("{}-{}", plan.name, &digits[..length]))
@@ -376,7 +376,7 @@ fn longest_id(plan: &Plan) -> String {
     format!("{}-{:016x}", plan.name, durable::nonce())
 }
 
-/// A text file of at most [`MAX_TEXT`] bytes.
+/// Reads a text file of at most [`MAX_TEXT`] bytes.
 fn read_text(path: &Path) -> Result<String, RunDirError> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_string(&mut text));

@@ -1,14 +1,14 @@
 //! Numbers over the steps of a run, in bounded memory.
 //!
-//! Responsible for: keeping what was measured at each step; beyond a number of points, neighbours are merged into buckets
-//! of lowest, highest and mean, so that a log of any length fits and no spike is lost.
+//! Responsible for: storing the values of each step. Beyond a number of points, neighbours are merged into buckets of
+//! minimum, maximum and mean, so that a log of any length fits in memory and no spike is lost.
 //! Must not depend on: terminals, files.
 
-/// Buckets at most, many times as many as a screen has columns, so that a frame takes milliseconds whatever the log. Of
-/// 100,000 steps each holds four.
+/// Maximum number of buckets: many times the columns of a screen, and few enough to draw a frame in milliseconds. With
+/// 100,000 steps, a bucket holds four.
 const CAPACITY: usize = 1 << 15;
 
-/// What the horizontal axis counts.
+/// Unit of the horizontal axis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Axis {
     #[default]
@@ -30,7 +30,7 @@ impl Axis {
     }
 }
 
-/// Lowest, highest and mean of the finite values of a bucket; all NaN without one.
+/// Minimum, maximum and mean of the finite values of a bucket; all NaN if there are none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
     pub low: f32,
@@ -66,7 +66,7 @@ impl Span {
     }
 }
 
-/// One step, or neighbours that were merged.
+/// One step, or several merged neighbours.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket<const N: usize> {
     first: u64,
@@ -78,7 +78,7 @@ pub struct Bucket<const N: usize> {
 }
 
 impl<const N: usize> Bucket<N> {
-    /// Where it lies on an axis: its last step, or the sums up to it.
+    /// Position on an axis: the last step, or the sums up to it.
     pub fn x(&self, axis: Axis) -> f64 {
         match axis {
             Axis::Step => self.last as f64,
@@ -101,12 +101,12 @@ impl<const N: usize> Bucket<N> {
     }
 }
 
-/// Values over steps that only go up.
+/// Values over increasing steps.
 #[derive(Clone, Debug)]
 pub struct Series<const N: usize> {
     buckets: Vec<Bucket<N>>,
     capacity: usize,
-    /// Steps that a full bucket holds.
+    /// Steps in a full bucket.
     width: u32,
 }
 
@@ -121,8 +121,8 @@ impl<const N: usize> Series<N> {
         Self { buckets: Vec::new(), capacity, width: 1 }
     }
 
-    /// Adds what was measured at a step; what is there of this step or later ones is superseded. `tokens` and `seconds`
-    /// are sums over the run.
+    /// Adds the values of a step and removes those of this and later steps. `tokens` and `seconds` are sums over the
+    /// run.
     pub fn push(&mut self, step: u64, tokens: f64, seconds: f64, values: [f64; N]) {
         while self.buckets.last().is_some_and(|last| last.first >= step) {
             self.buckets.pop();
@@ -146,7 +146,7 @@ impl<const N: usize> Series<N> {
         }
     }
 
-    /// Forgets what was measured behind `step`.
+    /// Removes the values after `step`.
     pub fn truncate(&mut self, step: u64) {
         while self.buckets.last().is_some_and(|last| last.first > step) {
             self.buckets.pop();
@@ -164,24 +164,24 @@ impl<const N: usize> Series<N> {
         self.buckets.last()
     }
 
-    /// The lowest of the values `index`.
+    /// The minimum of value `index`.
     pub fn lowest(&self, index: usize) -> Option<f32> {
         self.buckets.iter().map(|bucket| bucket.values[index].low).filter(|low| low.is_finite()).reduce(f32::min)
     }
 
-    /// Steps whose value `index` is not finite.
+    /// The number of steps whose value `index` is not finite.
     pub fn gaps(&self, index: usize) -> u64 {
         self.buckets.iter().map(|bucket| u64::from(bucket.steps.saturating_sub(bucket.values[index].count))).sum()
     }
 
-    /// Tokens and seconds of training up to `step`, by the newest bucket that lies within.
+    /// Tokens and seconds of training up to `step`, from the last bucket that ends at or before it.
     pub fn sums_at(&self, step: u64) -> (f64, f64) {
         let end = self.buckets.partition_point(|bucket| bucket.last <= step);
         self.buckets[..end].last().map_or((0.0, 0.0), |bucket| (bucket.tokens, bucket.seconds))
     }
 
-    /// The exponential moving average of value `index`, a number a bucket, debiased as Adam's moments are (Kingma and Ba
-    /// 2015, §3). A bucket without a finite value is a gap in it, and the average goes on behind.
+    /// The exponential moving average of value `index`, one number per bucket, debiased like Adam's moments (Kingma and
+    /// Ba 2015, §3). A bucket without a finite value is a gap; the average continues after it.
     pub fn smoothed(&self, index: usize, past: f64) -> Vec<f32> {
         let (mut mean, mut weight) = (0.0, 1.0);
         let each = self.buckets.iter().map(|bucket| {
@@ -189,7 +189,7 @@ impl<const N: usize> Series<N> {
             if span.count == 0 {
                 return f32::NAN;
             }
-            // A bucket counts as often as it has steps.
+            // A bucket counts once for each of its steps.
             let past = if span.count == 1 { past } else { past.powf(f64::from(span.count)) };
             mean = past * mean + (1.0 - past) * f64::from(span.mean);
             weight *= past;

@@ -1,4 +1,4 @@
-//! The state of a run: running, or how it ended.
+//! The state of a run.
 //!
 //! Responsible for: deriving the state from lock and event log, never from clocks or process ids.
 //! Must not depend on: what the events measured (that is `summary.rs`).
@@ -8,25 +8,25 @@ use serde::Serialize;
 use crate::events::{Event, EventKind, EventReadError, EventReader};
 use crate::run_dir::{RunDir, RunDirError};
 
-/// What a run is doing, or how it ended.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// Nothing was logged yet.
+    /// The log is empty.
     Created,
     /// A process holds its lock.
     Running,
-    /// Stopped before its end, on request or by a kill; can be resumed.
+    /// Stopped before its end, by request or a kill; can be resumed.
     Interrupted,
     Finished,
-    /// Loss or gradients were no numbers any more.
+    /// Loss or gradients were NaN or infinite.
     Diverged,
-    /// Ended with an error; can be resumed once its cause is gone.
+    /// Ended with an error; can be resumed after the cause is fixed.
     Failed,
 }
 
 impl RunState {
-    /// As it is shown.
+    /// The displayed name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -39,7 +39,7 @@ impl RunState {
     }
 }
 
-/// How a run stands by its log alone, event by event. Whether it is running only its lock knows.
+/// The state of a run by its log alone, updated event by event. Only the lock shows whether the run is running.
 #[derive(Clone, Copy, Debug)]
 pub struct LoggedState {
     state: RunState,
@@ -53,7 +53,7 @@ impl Default for LoggedState {
 }
 
 impl LoggedState {
-    /// Takes the next event of the log.
+    /// Adds the next event of the log.
     pub fn observe(&mut self, event: &Event) {
         if event.kind.is_afterwards() {
             return;
@@ -63,14 +63,14 @@ impl LoggedState {
         self.state = match event.kind {
             EventKind::Finished { .. } => RunState::Finished,
             EventKind::Diverged { .. } => RunState::Diverged,
-            // Divergence is the reason for the failure that follows it.
+            // The failure after a divergence is its consequence.
             EventKind::Failed { .. } if self.state != RunState::Diverged || fresh => RunState::Failed,
             _ if fresh || self.state == RunState::Created => RunState::Interrupted,
             _ => self.state,
         };
     }
 
-    /// How the run stands when its lock is free.
+    /// The state if the lock is free.
     pub fn state(self) -> RunState {
         self.state
     }

@@ -1,19 +1,19 @@
 //! A run in a few numbers.
 //!
-//! Responsible for: folding events into what a line about a run says, and telling the states of a run apart.
-//! Must not depend on: terminals, files, clocks. Its size does not grow with the log.
+//! Responsible for: folding events into the numbers and the status of a run, for one line. The size is bounded.
+//! Must not depend on: terminals, clocks.
 
 use crate::events::{Event, EventKind, Phase};
 use crate::run_dir::{RunDir, RunDirError};
 use crate::state::{self, LoggedState, RunState};
 
-/// Improvements of the eval loss that are remembered, so that a later attempt can take the newest ones back.
+/// Number of improvements of the eval loss that are stored. A later attempt may supersede the newest ones.
 const IMPROVEMENTS: usize = 1 << 10;
 
-/// What a run is doing, or how it ended.
+/// The activity of a run, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Nothing has been logged.
+    /// The log is empty.
     Waiting,
     Preparing,
     Loading,
@@ -22,7 +22,7 @@ pub enum Status {
     Evaluating,
     Saving,
     Exporting,
-    /// Stopped before its end, on request or by a kill.
+    /// Stopped before its end, by request or a kill.
     Interrupted,
     Diverged,
     Failed,
@@ -49,7 +49,7 @@ impl Status {
         Self::Finished,
     ];
 
-    /// As it is shown and as filters find it.
+    /// The displayed name, which filters match.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -78,7 +78,7 @@ impl Status {
     }
 }
 
-/// What the gate said.
+/// Verdict of the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub passed: bool,
@@ -97,7 +97,7 @@ pub struct Now {
     pub accelerator_bytes: Option<u64>,
 }
 
-/// Where a run stands.
+/// The summary of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     logged: LoggedState,
@@ -107,23 +107,23 @@ pub struct Summary {
     pub now: Option<Now>,
     /// Step and loss of the latest evaluation.
     pub eval: Option<(u64, f64)>,
-    /// Each better than the one before.
+    /// Step and loss of each evaluation that was better than all before it.
     improvements: Vec<(u64, f64)>,
     pub phase: Option<(Phase, u64, u64)>,
     pub verdict: Option<Verdict>,
     pub published: Option<String>,
-    /// What the run said when it diverged, failed or was interrupted.
+    /// Why the run diverged, failed or was interrupted.
     pub end: Option<String>,
-    /// Time of the latest event, in seconds since 1970.
+    /// Unix time of the latest event, in seconds.
     pub t: Option<f64>,
-    /// Tokens of the steps that this reader has seen, superseded ones too: what a counter counts.
+    /// Tokens of all steps in the log, including superseded ones.
     pub tokens_processed: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
 }
 
 impl Summary {
-    /// Takes the next event of the log.
+    /// Adds the next event of the log.
     pub fn observe(&mut self, event: &Event) {
         self.logged.observe(event);
         if event.attempt > self.attempt && !event.kind.is_afterwards() {
@@ -181,7 +181,7 @@ impl Summary {
                 self.end = Some(format!("stopped {by} after step {step}; its checkpoint is saved"));
             }
             EventKind::Diverged { step, what } => self.end = Some(format!("step {step}: {what}")),
-            // The failure that follows a divergence says the same again.
+            // The failure after a divergence repeats its text.
             EventKind::Failed { message, .. } if self.logged.state() == RunState::Failed => {
                 self.end = Some(message.clone());
             }
@@ -205,7 +205,7 @@ impl Summary {
         self.improvements.last().copied()
     }
 
-    /// What the run is doing, when its lock is held, or how it ended.
+    /// The activity of the run if its lock is held, else its end.
     pub fn status(&self, held: bool) -> Status {
         if held {
             return match self.phase {
@@ -234,12 +234,12 @@ impl Summary {
     }
 }
 
-/// A run's numbers and state, from its lock and its whole log.
+/// The summary and status of a run, from its lock and its whole log.
 ///
 /// # Errors
 /// When one of them can't be read.
 pub fn read(run: &RunDir) -> Result<(Summary, Status), RunDirError> {
-    // The lock first: once it is free, the log is complete.
+    // The lock is checked first: once it is free, the log is complete.
     let held = run.is_held()?;
     let mut summary = Summary::default();
     state::scan(run, |event| summary.observe(&event))?;

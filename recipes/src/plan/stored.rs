@@ -1,11 +1,13 @@
 //! A plan as text.
 //!
-//! Responsible for: writing `plan.toml`, its hash, and reading what this or another version of tonfall wrote. A key that
-//! the text lacks has its default from the schema. A key or a choice that the schema lacks is an error which names it.
+//! Responsible for: writing `plan.toml`, its hash, and reading what this or another version of tonfall wrote. A key
+//! that the text lacks has its default from the schema. A key or a choice that the schema lacks is an error which names
+//! it.
 //! Must not depend on: files on disk.
 //!
-//! The hash of a plan is the SHA-256 of its text, byte for byte, so that it can be verified before anything is parsed and
-//! stays valid when later versions add keys. tonfall 0.1.0 hashed the values instead; `first_format.rs` verifies that.
+//! The hash of a plan is the SHA-256 of its text, byte for byte, so that it can be verified before anything is parsed
+//! and stays valid when later versions add keys. tonfall 0.1.0 hashed the values instead; `first_format.rs` verifies
+//! that.
 
 mod first_format;
 

@@ -123,7 +123,7 @@ fn every_field_of_the_plan_is_a_row_of_the_schema() {
 #[test]
 fn plan_toml_has_a_comment_for_each_key() {
     let text = plan().to_toml();
-    assert!(text.contains("\nlearning_rate = 0.0002  # the highest of the schedule\n"), "{text}");
+    assert!(text.contains("\nlearning_rate = 0.0002  # peak of the schedule\n"), "{text}");
     assert!(text.contains("\n# warmup_steps is not set: "), "{text}");
     assert_eq!(Plan::from_toml(&text).expect("it reads its own"), plan());
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::plan::{AdapterKind, Base, Quantization, Split, TargetModules};
+use crate::settings::name_of;
 
 const RIGHT: &str = "base = \"model\"\n[data]\ntrain = \"a.jsonl\"\n";
 
@@ -419,7 +420,7 @@ fn contradictions_are_refused() {
     fails(&["training.warmup_ratio=0.1", "training.warmup_steps=3"], "contradict");
     fails(&["evaluation.every=10"], "something to evaluate");
     fails(&["export.adapter=false"], "nothing would be written");
-    fails(&["data.eval=a.jsonl"], "both trained on and held out");
+    fails(&["data.eval=a.jsonl"], "both the training data and the eval split");
     fails(&["template=[{kind = \"usage\", user = \"a\"}]"], "needs `assistant`");
     fails(&["template=[{kind = \"context\", user = \"a\", assistant = \"b\"}]"], "has no answer");
     fails(&["data.train=[]"], "nothing to train on");

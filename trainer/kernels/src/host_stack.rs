@@ -30,6 +30,7 @@ impl HostStack {
         }
     }
 
+    /// Puts a contiguous tensor on top; it is offloaded if the stack offloads.
     pub fn push(&mut self, tensor: Tensor<2>) {
         #[cfg(feature = "cuda")]
         if let Some(offloaded) = &mut self.offloaded {

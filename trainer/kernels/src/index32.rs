@@ -30,10 +30,11 @@ pub(crate) fn index(count: usize) -> u32 {
     }
 }
 
-/// A count as an `i32`, for libraries that take one.
+/// A count as an `i32`, for CUDA's libraries.
 ///
 /// # Panics
 /// When it doesn't fit.
+#[cfg(any(test, feature = "cuda"))]
 #[track_caller]
 pub(crate) fn signed(count: usize) -> i32 {
     i32::try_from(count).unwrap_or_else(|_| panic!("{count} does not fit a 32-bit argument of a GPU library"))

@@ -350,15 +350,15 @@ fn cross_entropy_with_frozen_and_trained_heads() {
 
 #[test]
 #[ignore = "needs the device that TONFALL_TEST_DEVICE names"]
-fn attention_over_documents() {
-    let document = |start, len| Segment { q_start: start, q_len: len, k_start: start, k_len: len };
+fn attention_over_packed_sequences() {
+    let sequence = |start, len| Segment { q_start: start, q_len: len, k_start: start, k_len: len };
     let cases: [(&str, Vec<Segment>, usize, usize); 6] = [
-        ("one token", vec![document(0, 1)], 1, 1),
-        ("one document", vec![document(0, 70)], 70, 70),
-        ("three documents", vec![document(0, 33), document(33, 1), document(34, 66)], 100, 100),
-        ("rows in no document", vec![document(2, 20), document(30, 9)], 45, 45),
+        ("one token", vec![sequence(0, 1)], 1, 1),
+        ("one sequence", vec![sequence(0, 70)], 70, 70),
+        ("three sequences", vec![sequence(0, 33), sequence(33, 1), sequence(34, 66)], 100, 100),
+        ("rows in no sequence", vec![sequence(2, 20), sequence(30, 9)], 45, 45),
         ("continued", vec![Segment { q_start: 0, q_len: 5, k_start: 0, k_len: 37 }], 5, 37),
-        ("longer than a block", vec![document(0, 600), document(600, 40)], 640, 640),
+        ("longer than a block", vec![sequence(0, 600), sequence(600, 40)], 640, 640),
     ];
     for (what, segments, queries, keys) in cases {
         for (heads, kv_heads, head_dim) in

@@ -1,6 +1,5 @@
-//! `demonstration RUN FILE.png`: a run's event log, played back on the dashboard, as an animated PNG. `docs/demonstration`
-//! makes the README's picture with it.
-#![expect(clippy::disallowed_methods, reason = "a picture and a copy of a log can be made again")]
+//! `demonstration RUN FILE.png`: plays the event log of a run back on the dashboard, as an animated PNG.
+//! `docs/demonstration` makes the picture of the README with it.
 
 mod cells;
 
@@ -15,9 +14,9 @@ use tonfall_tui::{Depth, Look, Still, Symbols, Watch};
 use crate::cells::Canvas;
 
 const SIZE: (u16, u16) = (124, 46);
-/// Pictures of the run at work; one of the finished run follows.
+/// Number of frames of the running run, followed by one of the finished run.
 const FRAMES: usize = 14;
-/// Seconds of a picture, and of the last one.
+/// Seconds per frame, and of the last frame.
 const SECONDS: u16 = 1;
 const LAST_SECONDS: u16 = 6;
 const LOOK: Look = Look { depth: Depth::Rgb, light: false, symbols: Symbols::Braille };
@@ -31,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let steps = EventReader::read_all(&run.events())?;
     let steps = steps.iter().filter(|event| matches!(event.kind, EventKind::Step { .. })).count();
 
-    // A copy whose log grows, and which is held as if the trainer worked on it.
+    // A copy whose log grows and whose lock is held, as if the trainer was running.
     let directory = tempfile::tempdir()?;
     let copy = directory.path().join(run.id());
     fs::create_dir(&copy)?;
@@ -64,7 +63,7 @@ fn frame_of(run: &RunDir) -> ratatui::buffer::Buffer {
     Still::read(&what).frame(SIZE.0, SIZE.1)
 }
 
-/// Every picture but the first holds only the rows that changed. A viewer without animation shows the last one.
+/// Every frame but the first contains only the rows that changed. A viewer without animation shows the last frame.
 fn write(path: &Path, canvas: &Canvas, pictures: &[Vec<u8>]) -> Result<(), png::EncodingError> {
     let (width, height) = canvas.pixels();
     let mut encoder = Encoder::new(File::create(path)?, width, height);

@@ -1,7 +1,7 @@
-//! A chart in characters.
+//! A chart made of characters.
 //!
 //! Responsible for: axes, curves and marks of one chart in one rectangle.
-//! Must not depend on: what is measured; runs, panels, keys.
+//! Must not depend on: the meaning of values, runs, panels, keys.
 
 mod raster;
 mod scale;
@@ -16,29 +16,29 @@ use self::raster::{Grid, columns};
 pub(crate) use self::scale::{Labels, Scale};
 use crate::theme::{Look, Role};
 
-/// Characters that the labels of the vertical axis take at most.
+/// Maximum width of the labels of the vertical axis.
 const LABEL_WIDTH: u16 = 8;
-/// A narrower chart has no labels at its side, a lower one none below.
+/// Narrower charts have no labels at the side, lower charts have none below.
 const SMALLEST: (u16, u16) = (20, 4);
 
 /// A line through points.
 pub(crate) struct Curve {
     pub(crate) points: Vec<Point>,
     pub(crate) role: Role,
-    /// What it is drawn with in ASCII.
+    /// The character in ASCII mode.
     pub(crate) ascii: char,
-    /// A character at its end, so that curves can be told apart without colours.
+    /// A character at its end, so that curves can be distinguished without colours.
     pub(crate) tag: Option<char>,
 }
 
-/// Single points that lie over all curves.
+/// Single points on top of all curves.
 pub(crate) struct Marks {
     pub(crate) points: Vec<Point>,
     pub(crate) role: Role,
     pub(crate) symbol: &'static str,
 }
 
-/// What is drawn, later curves over earlier ones.
+/// The content of a chart. Later curves are drawn on top of earlier ones.
 pub(crate) struct Chart {
     pub(crate) x: Scale,
     pub(crate) y: Scale,
@@ -143,7 +143,7 @@ impl Chart {
         }
     }
 
-    /// The character that a point lies in.
+    /// The character position of a point.
     fn place(&self, point: &Point, plot: Rect) -> Option<(u16, u16)> {
         let (x, y) = (self.x.inside(point.x)?, self.y.position(point.high)?);
         let across = (x * f64::from(plot.width.saturating_sub(1))).round() as u16;

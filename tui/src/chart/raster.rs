@@ -1,13 +1,13 @@
-//! Dots in characters.
+//! Drawing dots with characters.
 //!
-//! Responsible for: points → the lowest, highest, first and last of every column of dots, so that any number of points
-//! is drawn without losing a spike; lines between them; dots → braille, half blocks or ASCII.
+//! Responsible for: reducing points to the minimum, maximum, first and last of each column of dots, so that no spike is
+//! lost; lines between points; dots as braille, half blocks or ASCII.
 //! Must not depend on: colours, labels.
 
 use super::scale::Scale;
 use crate::theme::Symbols;
 
-/// A value, or the range of several, at a place. Not finite is a gap.
+/// A value, or the range of several values, at a position. A value that isn't finite is a gap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
     pub(crate) x: f64,
@@ -15,7 +15,7 @@ pub(crate) struct Point {
     pub(crate) high: f64,
 }
 
-/// What lies in one column of dots.
+/// One column of dots.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Column {
     pub(super) x: u16,
@@ -23,7 +23,7 @@ pub(super) struct Column {
     pub(super) high: f64,
     pub(super) first: f64,
     pub(super) last: f64,
-    /// A gap lies between the column before and this one.
+    /// There is a gap before this column.
     pub(super) after_gap: bool,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn columns(points: &[Point], scale: &Scale, width: u16) -> Vec<Column
     columns
 }
 
-/// Dots that belong to layers; of two layers in one character the higher one is seen.
+/// Dots in layers. If a character has dots of two layers, the higher layer is drawn.
 pub(super) struct Grid {
     width: u16,
     height: u16,

@@ -1,19 +1,19 @@
-//! From values to places on an axis.
+//! Axes.
 //!
-//! Responsible for: linear and logarithmic scales and their labels.
+//! Responsible for: mapping values to positions on linear and logarithmic axes, and labels.
 //! Must not depend on: characters, terminals.
 
 use tonfall_runs::numbers::{duration, measure, short};
 
-/// Larger values are as good as infinite: differences of them are no numbers any more.
+/// Larger values count as infinite, because differences of them may overflow.
 const LARGEST: f64 = 1e30;
-/// Spans below it are flat for the eye.
+/// Smaller ranges count as constant.
 const FLAT: f64 = 1e-12;
 
-/// How much higher than its values an axis from zero is.
+/// Height of an axis from zero, relative to its maximum value.
 const ROOM: f64 = 1.2;
 
-/// What stands at an axis.
+/// Format of the labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Labels {
     Measure,
@@ -22,7 +22,7 @@ pub(crate) enum Labels {
     Bytes,
 }
 
-/// A label and where it stands, from 0 to 1.
+/// A label and its position, from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tick {
     pub(crate) position: f64,
@@ -39,8 +39,8 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// An axis over a range, which is widened when it has no width. Without a usable range it goes from 0 to 1. A
-    /// logarithmic one needs positive values and is linear without them.
+    /// An axis over a range. An empty range is widened, an unusable range is replaced by 0 to 1. A logarithmic axis
+    /// needs positive values and is linear without them.
     pub(crate) fn new(low: f64, high: f64, log: bool, labels: Labels) -> Self {
         let usable =
             low.is_finite() && high.is_finite() && low.abs() <= LARGEST && high.abs() <= LARGEST && low <= high;
@@ -56,7 +56,7 @@ impl Scale {
         Self { low, high, log, labels }
     }
 
-    /// The same axis from zero on with some room above, where all values are positive and it is not logarithmic.
+    /// The same axis starting at zero, with some space above, if all values are positive and it is linear.
     pub(crate) fn down_to_zero(self) -> Self {
         if self.log || self.low < 0.0 { self } else { Self { low: 0.0, high: self.high * ROOM, ..self } }
     }
@@ -76,14 +76,14 @@ impl Scale {
         }
     }
 
-    /// From 0 to 1; what lies outside lies on the edge. `None` for what has no place: no number, too large, or not
+    /// Position from 0 to 1, clamped to the edges. `None` for values without a position: NaN, too large, or not
     /// positive on a logarithmic axis.
     pub(crate) fn position(&self, value: f64) -> Option<f64> {
         let placed = value.abs() <= LARGEST && !(self.log && value <= 0.0);
         placed.then(|| self.unit(value).clamp(0.0, 1.0)).filter(|position| position.is_finite())
     }
 
-    /// From 0 to 1, or `None` outside.
+    /// Position from 0 to 1, or `None` outside.
     pub(crate) fn inside(&self, value: f64) -> Option<f64> {
         (self.low..=self.high).contains(&value).then(|| self.position(value)).flatten()
     }
@@ -95,7 +95,7 @@ impl Scale {
             true => self.decades(count, decades),
             false => {
                 let values = self.round_values(count);
-                // One value says nothing about the distance to another.
+                // A single value has no distance.
                 if values.len() < 2 { self.round_values(2 * count) } else { values }
             }
         };
@@ -125,7 +125,7 @@ impl Scale {
             return Vec::new();
         }
         let first = (self.low / step).ceil();
-        // Far from zero a step may vanish in the rounding.
+        // Far from zero the step may be lost in rounding.
         let all = (0..=2 * count as i32 + 2).map(|index| (first + f64::from(index)) * step);
         all.take_while(|value| *value <= self.high + step * 1e-9).collect()
     }
@@ -143,7 +143,7 @@ impl Scale {
             return rough.log2().ceil().exp2();
         }
         let step = round_up(rough);
-        // Steps and tokens have no parts.
+        // Steps and tokens are whole numbers.
         if self.labels == Labels::Count && self.high >= 2.0 { step.max(1.0) } else { step }
     }
 }

@@ -160,7 +160,7 @@ fn a_killed_run_has_no_eta_and_says_so() {
     update(&mut app, Message::News(0, News::Held { held: false, stop_requested: false }));
     assert_eq!(app.eta(), None);
     let frame = shown(&app);
-    assert!(frame.contains("INTERRUPTED") && frame.contains("killed, without a word"), "{frame}");
+    assert!(frame.contains("INTERRUPTED") && frame.contains("killed, no end logged"), "{frame}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tonfall_runs::events::{Lengths, Packing, Phase};
-use tonfall_runs::follow::{News, Read};
+use tonfall_runs::follow::{News, ReadProgress};
 use tonfall_runs::{Event, EventKind, Status};
 
 use crate::app::App;
@@ -179,7 +179,7 @@ pub(super) fn app(look: Look, status: Status) -> App {
             News::Opened { created: created.to_owned() },
             News::Restart { whole: run == 0 },
             News::Events(events),
-            News::Read(Read { bytes, of: bytes, ..Read::default() }),
+            News::Read(ReadProgress { bytes, of: bytes, ..ReadProgress::default() }),
             News::Held { held, stop_requested: false },
         ];
         for news in news {

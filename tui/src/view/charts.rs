@@ -1,7 +1,7 @@
-//! The panels that are charts.
+//! Panels with charts.
 //!
-//! Responsible for: which curves of which runs stand in which chart, and between which bounds.
-//! Must not depend on: dots and characters.
+//! Responsible for: the curves and bounds of each chart.
+//! Must not depend on: drawing dots and characters.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -20,9 +20,9 @@ use crate::chart::{Chart, Curve, Labels, Marks, Point, Scale};
 use crate::layout::Panel;
 use crate::theme::Role;
 
-/// Share of the values that may lie outside when outliers are cut, at each end.
+/// Fraction of the values at each end that is cut as outliers.
 const OUTLIERS: f64 = 0.01;
-/// Letters that tell curves apart.
+/// Letters that identify curves.
 const TAGS: &str = "abcdefghijklmnopqrstuvwxyz";
 
 pub(super) fn loss(app: &App, frame: &mut Frame<'_>, area: Rect) {
@@ -62,7 +62,7 @@ pub(super) fn loss(app: &App, frame: &mut Frame<'_>, area: Rect) {
     }
 }
 
-/// What a run does, or why it ended, as long as there is no curve.
+/// Status of the run, or the reason of its end, if there is no curve.
 fn waiting(app: &App, run: &Run, frame: &mut Frame<'_>, area: Rect) {
     let status = run.status();
     let nothing = match status {
@@ -111,7 +111,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
                 }
             }
             Panel::Memory => {
-                // The accelerator's memory is the scarce one where there is an accelerator.
+                // Accelerator memory is more important than host memory.
                 let has_accelerator = now.is_some_and(|now| now.accelerator_bytes.is_some());
                 if has_accelerator {
                     let points = points(&data.steps, Metric::AcceleratorMemory.index(), app.plot.axis, &x);
@@ -124,7 +124,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
             _ => {}
         }
     }
-    // From zero, so that a ripple does not look like a storm.
+    // The axis starts at zero, so that small changes look small.
     let y = vertical(app, &curves, &[], labels).down_to_zero();
     let block = block(app, panel, text);
     let inner = block.inner(area);
@@ -132,7 +132,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
     frame.render_widget(Chart { x, y, curves, marks: Vec::new(), look: app.look }, inner);
 }
 
-/// The runs whose curves are drawn, as far as they are read.
+/// The runs whose curves are drawn, if their history was read.
 fn followed(app: &App) -> Vec<(&Run, &RunData)> {
     let runs = app.compared().into_iter().filter_map(|run| app.runs.get(run));
     runs.filter_map(|run| Some((run, run.data.as_deref()?))).collect()
@@ -162,7 +162,7 @@ fn title(app: &App, runs: &[(&Run, &RunData)], width: u16) -> Line<'static> {
         }
         spans.push(Span::styled(format!("  eval {}", app.look.symbol("◆", "E")), style(Role::Eval)));
     } else {
-        // The frame and "loss" need room as well; names are more important than the notes behind them.
+        // Frame and title need space too, and names are more important than notes.
         let each = usize::from(width).saturating_sub(8) / runs.len();
         for (number, (run, _)) in runs.iter().enumerate() {
             let name = fitted(&run.id, each.saturating_sub(4), app.look);
@@ -192,7 +192,7 @@ fn title(app: &App, runs: &[(&Run, &RunData)], width: u16) -> Line<'static> {
     Line::from(spans)
 }
 
-/// What is seen of the whole, which goes from 0 to the newest point of all runs.
+/// The visible part of the range from 0 to the newest point of all runs.
 fn horizontal(app: &App, runs: &[(&Run, &RunData)]) -> Scale {
     let axis = app.plot.axis;
     let ends = runs.iter().flat_map(|(_, data)| {
@@ -231,7 +231,7 @@ fn visible<'a, const N: usize>(series: &'a Series<N>, axis: Axis, x: &Scale) -> 
     &buckets[start.min(end)..end]
 }
 
-/// Bounds for everything that is drawn.
+/// Bounds of all curves.
 fn vertical(app: &App, curves: &[Curve], marks: &[Marks], labels: Labels) -> Scale {
     let log = app.plot.log;
     let usable = |value: &f64| value.is_finite() && value.abs() < 1e30 && !(log && *value <= 0.0);

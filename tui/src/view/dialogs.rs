@@ -1,7 +1,7 @@
-//! What lies over the panels or below them.
+//! Footer, help page and dialogs.
 //!
-//! Responsible for: the foot line, the help page and the confirmation of a stop.
-//! Must not depend on: what panels show.
+//! Responsible for: the footer, the help page and the confirmation of a stop request.
+//! Must not depend on: the content of panels.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -14,13 +14,13 @@ use crate::app::{App, Mode, STOP_WORD};
 use crate::keys::BINDINGS;
 use crate::theme::Role;
 
-/// How MFU is counted, for the help page.
+/// The definition of MFU for the help page.
 const MFU: &str = "MFU is FLOP a token x tokens a second / what the device can do. A frozen weight costs 4 FLOP a token \
                    (2 forward, 2 backward towards the input), 6 where activations are computed again, not the 6 or 8 of \
                    full training; a trained weight costs 2 more. Products of attention are not counted. Where the \
                    device's peak is not known, only the rate is shown.";
 
-/// The foot line: keys, or what is being typed, or a message.
+/// The footer: keys, a text field, or a message.
 pub(super) fn foot(app: &App, width: u16) -> Line<'static> {
     if app.mode == Mode::Filter {
         let shown = app.rows().len();
@@ -49,7 +49,7 @@ pub(super) fn foot(app: &App, width: u16) -> Line<'static> {
     line
 }
 
-/// What stands on a terminal that has room for one line.
+/// The footer of a terminal that has one line.
 pub(super) fn or_line(app: &App) -> Line<'static> {
     match &app.mode {
         Mode::Stop { typed, .. } => Line::from(format!("type {STOP_WORD} and Enter: {typed}")),

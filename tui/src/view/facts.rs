@@ -1,7 +1,7 @@
-//! The panels that are numbers.
+//! Panels with numbers.
 //!
-//! Responsible for: "now" (the latest step, evaluation, memory, speed, how the run ended) and "data" (examples, lengths,
-//! packing, the gate's verdict).
+//! Responsible for: "now" (the latest step, evaluation, memory, speed, how the run ended) and "data" (examples,
+//! lengths, packing, the gate's verdict).
 //! Must not depend on: charts, lists.
 
 use ratatui::Frame;
@@ -19,10 +19,10 @@ use crate::app::{App, Run};
 use crate::layout::Panel;
 use crate::theme::Role;
 
-/// Characters of a name in front of its value.
+/// Characters of the name before a value.
 const NAME: usize = 8;
 
-/// Names and values, one below the other; values that are too long go on in the next line.
+/// Rows of names and values. Long values continue on the next line.
 struct Rows<'a> {
     app: &'a App,
     room: usize,
@@ -121,7 +121,7 @@ fn memory(run: &Run, rows: &mut Rows<'_>) {
     }
 }
 
-/// What the gate said, how the run ended, and how it goes on.
+/// Verdict of the gate, end of the run, and how to continue.
 fn end(run: &Run, rows: &mut Rows<'_>) {
     verdict(run, rows);
     if let Some(name) = &run.summary.published {
@@ -132,7 +132,7 @@ fn end(run: &Run, rows: &mut Rows<'_>) {
         rows.styled("ended", &status::remark(rows.app, run).unwrap_or_default(), Role::Bad);
     }
     if status == Status::Interrupted {
-        rows.row("go on", format!("tonfall resume {}", run.id));
+        rows.row("resume", format!("tonfall resume {}", run.id));
     }
 }
 
@@ -143,7 +143,7 @@ fn verdict(run: &Run, rows: &mut Rows<'_>) {
     verdict.reasons.iter().for_each(|reason| rows.row("", reason));
 }
 
-/// What the log holds that could not be shown.
+/// Lines of the log that could not be read.
 fn reading(run: &Run, rows: &mut Rows<'_>) {
     if run.read.damaged > 0 {
         rows.styled("log", &format!("{} damaged lines skipped", run.read.damaged), Role::Bad);
@@ -183,7 +183,7 @@ fn examples(facts: &DataFacts, rows: &mut Rows<'_>) {
     rows.row("tokens", format!("{}, {} trained", grouped(*tokens), percent(*trained_tokens, *tokens)));
     if let Some(lengths) = lengths {
         let [median, p90, p99, max] = [lengths.median, lengths.p90, lengths.p99, lengths.max].map(grouped);
-        rows.row("lengths", format!("half up to {median}, 90% {p90}, 99% {p99}, longest {max}"));
+        rows.row("lengths", format!("median {median}, 90% {p90}, 99% {p99}, max {max}"));
     }
     if let Some(packing) = packing {
         let sequences = grouped(packing.sequences);

@@ -1,4 +1,4 @@
-//! The panels that are lists.
+//! Panels with lists.
 //!
 //! Responsible for: events, samples before and after with their terms marked, and the table of runs.
 //! Must not depend on: charts.
@@ -19,7 +19,7 @@ use crate::input::first_row;
 use crate::layout::Panel;
 use crate::theme::{Look, Role};
 
-/// Characters of a time in front of an event.
+/// Characters of the time before an event.
 const TIME: usize = 6;
 
 pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
@@ -27,7 +27,7 @@ pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let (room, text_room) = (usize::from(inner.height), usize::from(inner.width).saturating_sub(TIME));
     let empty = VecDeque::new();
     let all = app.data().map_or(&empty, |data| &data.lines);
-    // Counted from the newest event, which stands at the bottom; the oldest ones fill the panel.
+    // The position counts from the newest event at the bottom. At the top the oldest events fill the panel.
     let first_page = fitting(all.iter(), text_room, room);
     let below = app.scroll[Panel::Events.index()].min(all.len() - first_page);
     let end = all.len() - below;
@@ -58,7 +58,7 @@ pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block(app, Panel::Events, title)), area);
 }
 
-/// How many whole events fit below each other; one at least, where there is one.
+/// How many complete events fit; at least one if there is any.
 fn fitting<'a>(events: impl Iterator<Item = &'a Event>, width: usize, room: usize) -> usize {
     let mut used = 0;
     let fits = |event: &&Event| {
@@ -99,7 +99,7 @@ pub(super) fn samples(app: &App, frame: &mut Frame<'_>, area: Rect) {
         }
     }
     if lines.is_empty() {
-        lines.push(Line::styled("no held-out prompt was answered yet", app.look.style(Role::Faint)));
+        lines.push(Line::styled("no generations for held-out prompts yet", app.look.style(Role::Faint)));
     }
     let block = block(app, Panel::Samples, title);
     frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(block), area);
@@ -116,7 +116,7 @@ fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// An answer with the terms in it: underlined where they should be used, struck out where they should not.
+/// A generation with its terms marked: expected terms underlined, forbidden terms struck out.
 fn marked(answer: &Answer, look: Look) -> Vec<Span<'static>> {
     let text = flat(&answer.text);
     let hits = answer.expected.iter().filter(|term| !answer.missing.contains(term)).map(|term| (term, Role::Hit));
@@ -139,7 +139,7 @@ fn marked(answer: &Answer, look: Look) -> Vec<Span<'static>> {
     spans
 }
 
-/// Where a term stands in a text, whatever the case of its letters.
+/// Positions of a term in a text, ignoring case.
 fn occurrences(text: &str, term: &str) -> Vec<(usize, usize)> {
     let term: Vec<char> = term.chars().flat_map(char::to_lowercase).collect();
     let mut found = Vec::new();
@@ -167,7 +167,7 @@ pub(super) fn runs(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let first = first_row(app, area);
     let room = usize::from(area.height.saturating_sub(3)).max(1);
     let width = usize::from(area.width.saturating_sub(2));
-    // State, step, loss and eval need so much; the name gets the rest.
+    // Width of state, step, loss and eval; the name gets the rest.
     let name_width = width.saturating_sub(2 + 14 + 12 + 8 + 8).clamp(8, 40);
     let head = format!("  {:<name_width$} {:<13} {:>11} {:>7} {:>7}", "run", "state", "step", "loss", "best");
     let mut lines = vec![Line::styled(head, app.look.style(Role::Faint))];

@@ -1,7 +1,7 @@
 //! Drawing.
 //!
-//! Responsible for: a frame from the state. Only draws: nothing is changed, read or measured here.
-//! Must not depend on: where the state comes from.
+//! Responsible for: drawing a frame from the state. Nothing is changed, read or measured here.
+//! Must not depend on: the source of the state.
 
 mod charts;
 mod dialogs;
@@ -20,7 +20,7 @@ use crate::app::{App, Mode};
 use crate::layout::{Panel, Screen};
 use crate::theme::Role;
 
-/// Draws everything into a frame.
+/// Draws the whole dashboard.
 pub(crate) fn view(app: &App, frame: &mut Frame<'_>) {
     let area = frame.area();
     match crate::layout::divide(area, app.focus, app.alone) {
@@ -54,12 +54,12 @@ fn draw(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect) {
     }
 }
 
-/// What a panel's frame leaves free.
+/// The area inside the border of a panel.
 fn inside(area: Rect) -> Rect {
     Block::bordered().inner(area)
 }
 
-/// A panel's frame, brighter when the keys go there.
+/// The border of a panel, brighter if it has the focus.
 fn block<'a>(app: &App, panel: Panel, title: impl Into<Line<'a>>) -> Block<'a> {
     let role = if app.focus == panel { Role::Focus } else { Role::Border };
     framed(app, role, title)
@@ -73,7 +73,7 @@ fn framed<'a>(app: &App, role: Role, title: impl Into<Line<'a>>) -> Block<'a> {
         .title_style(Style::new())
 }
 
-/// A rectangle in the middle, emptied, as large as wanted and possible.
+/// Clears a centred rectangle of the given size, or smaller if the screen is smaller.
 fn popup(frame: &mut Frame<'_>, area: Rect, width: u16, height: u16) -> Rect {
     let (width, height) = (width.min(area.width), height.min(area.height));
     let place = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };

@@ -1,22 +1,22 @@
-//! How a run stands, in one line.
+//! The status of a run in one line.
 //!
-//! Responsible for: the header, the line of a small terminal, and the look of each state.
+//! Responsible for: the header, the line of a small terminal, and the style of each status.
 //! Must not depend on: panels.
 
 use ratatui::text::{Line, Span};
 use tonfall_runs::Status;
-use tonfall_runs::follow::Read;
+use tonfall_runs::follow::ReadProgress;
 use tonfall_runs::numbers::{duration, grouped, measure};
 
 use super::words::fitted;
 use crate::app::{App, Run};
 use crate::theme::{Look, Role};
 
-/// Silence of a living run is worth a word from here on, and from so many steps' time.
+/// Seconds, and steps, without an event after which a live run is reported as silent.
 const SILENCE_SECONDS: f64 = 30.0;
 const SILENCE_STEPS: f64 = 10.0;
 
-/// A mark, the word, and how they look. States differ in mark and word, not in colour alone.
+/// Mark, word and style of a status. Statuses differ in mark and word, not only in colour.
 pub(super) fn badge(status: Status, look: Look) -> Span<'static> {
     let (symbol, ascii, role) = match status {
         Status::Waiting => ("○", "o", Role::Faint),
@@ -33,7 +33,7 @@ pub(super) fn badge(status: Status, look: Look) -> Span<'static> {
     Span::styled(format!("{} {}", look.symbol(symbol, ascii), status.name().to_uppercase()), look.style(role))
 }
 
-/// What is left to say of the state: how far a phase is, why a run ended, or that nothing is heard.
+/// Details of the status: progress of a phase, reason of the end, or silence.
 pub(super) fn remark(app: &App, run: &Run) -> Option<String> {
     if let Some(fault) = &run.fault {
         return Some(fault.clone());
@@ -44,13 +44,13 @@ pub(super) fn remark(app: &App, run: &Run) -> Option<String> {
         return match status {
             Status::Published => run.summary.published.as_ref().map(|name| format!("as {name}")),
             Status::GateFailed => verdict.map(|verdict| verdict.reasons.join("; ")),
-            Status::Interrupted => Some(run.summary.end.clone().unwrap_or_else(|| "killed, without a word".to_owned())),
+            Status::Interrupted => Some(run.summary.end.clone().unwrap_or_else(|| "killed, no end logged".to_owned())),
             Status::Diverged | Status::Failed => run.summary.end.clone(),
             _ => None,
         };
     }
     if run.stop_requested && run.held {
-        return Some("asked to stop; saves after this step".to_owned());
+        return Some("stop requested; saves after this step".to_owned());
     }
     if let Some((phase, done, total)) = run.summary.phase.filter(|_| run.held) {
         return Some(match total {
@@ -79,7 +79,7 @@ pub(super) fn header(app: &App, width: u16) -> Line<'static> {
         text += &format!("  eta {}", duration(eta));
     }
     let mut right = String::new();
-    let Read { bytes, of, .. } = run.read;
+    let ReadProgress { bytes, of, .. } = run.read;
     if of > bytes && of - bytes > 1 << 20 {
         right += &format!("  reading {}%", bytes.saturating_mul(100) / of.max(1));
     }
@@ -101,7 +101,7 @@ pub(super) fn header(app: &App, width: u16) -> Line<'static> {
     line
 }
 
-/// Everything that matters, without a frame.
+/// The most important values on one line.
 pub(super) fn one_line(app: &App) -> Line<'static> {
     let Some(run) = app.run() else {
         return Line::from("tonfall: no run yet");

@@ -1,6 +1,6 @@
-//! Words in little room.
+//! Fitting text into cells.
 //!
-//! Responsible for: breaking text into lines, cutting it with a mark, and bars.
+//! Responsible for: wrapping text, truncating it with a mark, and bars.
 //! Must not depend on: panels, colours.
 
 use ratatui::text::Span;
@@ -10,12 +10,12 @@ use crate::theme::Look;
 /// Characters of a bar.
 const BAR: usize = 10;
 
-/// Cells that a text takes.
+/// Width of a text in cells.
 pub(super) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// Words in lines of at most `room` cells; at least one line. A word that is longer is broken.
+/// Wraps a text into lines of at most `room` cells, at least one line. Longer words are broken.
 pub(super) fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -38,7 +38,7 @@ pub(super) fn wrapped(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
-/// A text that takes at most `room` cells, with a mark where something is missing.
+/// Truncates a text to `room` cells and marks the cut.
 pub(super) fn fitted(text: &str, room: usize, look: Look) -> String {
     if width(text) <= room {
         return text.to_owned();
@@ -51,7 +51,7 @@ pub(super) fn fitted(text: &str, room: usize, look: Look) -> String {
     if room > 0 { cut + mark } else { cut }
 }
 
-/// A share as a bar: `▇▇▇▇▇▇╌╌╌╌ 61%`
+/// A fraction as a bar: `▇▇▇▇▇▇╌╌╌╌ 61%`
 pub(super) fn bar(share: f64, look: Look) -> String {
     let share = share.clamp(0.0, 1.0);
     let full = (share * BAR as f64).round() as usize;

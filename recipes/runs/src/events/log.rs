@@ -1,7 +1,7 @@
 //! Writing an event log.
 //!
-//! Responsible for: numbering, one write an event, and going on behind what an earlier attempt left.
-//! Must not depend on: what events mean.
+//! Responsible for: numbering events, one write per event, and appending to the log of earlier attempts.
+//! Must not depend on: the meaning of events.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use super::{Event, EventKind, EventReadError, EventReader, VERSION};
 use crate::lock::RunLock;
 use crate::run_dir::RunDir;
 
-/// The one writer of a run's event log.
+/// The writer of the event log of a run. There is one at a time.
 #[derive(Debug)]
 pub struct EventLog {
     file: AppendFile,
@@ -21,7 +21,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the log of a run for its next attempt. A torn last line is cut off, which is why the lock is needed.
+    /// Opens the log of a run for the next attempt. A torn last line is cut off, which needs the lock.
     ///
     /// # Errors
     /// When the log can't be read or opened for writing.
@@ -48,11 +48,11 @@ impl EventLog {
         self.attempt
     }
 
-    /// Writes one event with one write and returns it. The events that say how far an attempt came, checkpoints and
-    /// ends, are on the disk when this returns; the others follow.
+    /// Writes one event with one write and returns it. Checkpoints and ends of attempts are on the disk when this
+    /// returns; other events may follow later.
     ///
     /// # Errors
-    /// When it can't be written; nothing of it stays in the log then.
+    /// If it can't be written; no part of it stays in the log then.
     pub fn append(&mut self, kind: EventKind) -> Result<Event, DurableError> {
         let event = Event { v: VERSION, seq: self.seq.saturating_add(1), attempt: self.attempt, t: now(), kind };
         self.file.append(&line(&event))?;
@@ -64,7 +64,7 @@ impl EventLog {
     }
 }
 
-/// An event as its line.
+/// The line of an event.
 fn line(event: &Event) -> Vec<u8> {
     let mut line = serde_json::to_vec(event).expect("an event has text keys and numbers only");
     line.push(b'\n');

@@ -1,7 +1,8 @@
 //! Reading an event log, once or while it grows.
 //!
-//! Responsible for: finding whole lines. A last line without an end is not read: it is still being written, or torn.
-//! Must not depend on: locks. Any number of readers may follow a running log.
+//! Responsible for: reading complete lines. A last line without a line break is still being written, or torn, and is
+//! not read. Any number of readers can follow a log.
+//! Must not depend on: locks.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom};
@@ -12,7 +13,7 @@ use thiserror::Error;
 
 use super::{Event, Line};
 
-/// A longer line is damage; it is skipped without being kept in memory.
+/// A longer line is damage. It is skipped and not stored in memory.
 const MAX_LINE: usize = 16 << 20;
 
 /// Why an event log can't be read.
@@ -21,28 +22,28 @@ pub enum EventReadError {
     #[error("{path}: can't read: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
 
-    #[error("{path} has {len} bytes, and {offset} were read before; it is another log now, open it again", path = path.display())]
+    #[error("{path} has {len} bytes, but {offset} were read before: the log was replaced; open it again", path = path.display())]
     Shrunk { path: PathBuf, offset: u64, len: u64 },
 }
 
-/// Follows an event log: each [`EventReader::poll`] returns what has been added.
+/// Follows an event log: each [`EventReader::poll`] returns the new events.
 #[derive(Clone, Debug)]
 pub struct EventReader {
     path: PathBuf,
     offset: u64,
-    /// Length and time of the file when it was read to its end.
+    /// Length and modification time of the file when it was read to its end.
     seen: Option<(u64, Option<SystemTime>)>,
     unknown: u64,
     damaged: u64,
 }
 
 impl EventReader {
-    /// A reader at the beginning of the log, which need not exist yet.
+    /// A reader at the start of the log, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), offset: 0, seen: None, unknown: 0, damaged: 0 }
     }
 
-    /// All events of a log that stand in whole lines.
+    /// All events in complete lines of a log.
     ///
     /// # Errors
     /// As [`EventReader::poll`].
@@ -50,17 +51,17 @@ impl EventReader {
         Self::new(path).poll()
     }
 
-    /// The events that were added since the last call. No log is as good as an empty one.
+    /// The events that were added since the last call. A missing log counts as empty.
     ///
     /// # Errors
-    /// When the file can't be read, or is shorter than what was read of it.
+    /// If the file can't be read, or became shorter.
     pub fn poll(&mut self) -> Result<Vec<Event>, EventReadError> {
         let mut events = Vec::new();
         self.scan(|event| events.push(event))?;
         Ok(events)
     }
 
-    /// [`EventReader::poll`] without holding all events at once.
+    /// Like [`EventReader::poll`], without storing all events.
     ///
     /// # Errors
     /// As [`EventReader::poll`].
@@ -68,8 +69,8 @@ impl EventReader {
         self.scan_some(u64::MAX, each).map(|_| ())
     }
 
-    /// [`EventReader::scan`], but not much more than `bytes` at a time, so that somebody who waits for a long log can do
-    /// something else in between. Returns how many bytes are left, a torn line's among them.
+    /// Like [`EventReader::scan`], but reads about `bytes` bytes per call, so that the caller can do other work between
+    /// calls. Returns the number of bytes left, including a torn line.
     ///
     /// # Errors
     /// As [`EventReader::poll`].
@@ -84,7 +85,7 @@ impl EventReader {
         if len < self.offset {
             return Err(EventReadError::Shrunk { path: self.path.clone(), offset: self.offset, len });
         }
-        // Torn or not: as long as nothing was added there is nothing new to find.
+        // The file is unchanged, so there is nothing new.
         let found = Some((len, metadata.modified().ok()));
         if found == self.seen {
             return Ok(len - self.offset);
@@ -108,24 +109,24 @@ impl EventReader {
         Ok(len.saturating_sub(self.offset))
     }
 
-    /// Bytes read so far: the end of the last whole line.
+    /// Bytes read so far, up to the end of the last complete line.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Lines skipped so far because a newer tonfall wrote them.
+    /// Number of skipped lines of a newer version.
     pub fn unknown(&self) -> u64 {
         self.unknown
     }
 
-    /// Lines skipped so far because they are no events.
+    /// Number of skipped lines that are no events.
     pub fn damaged(&self) -> u64 {
         self.damaged
     }
 }
 
-/// Reads a line into `line`, without its end, and returns its length with it; `None` without a whole line. Of a line that
-/// is too long only the beginning is kept, which is no event.
+/// Reads a line into `line`, without its line break, and returns its length including the line break; `None` if there
+/// is no complete line. Only the beginning of an overlong line is stored, which is not a valid event.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<u64>> {
     line.clear();
     let mut bytes = 0;

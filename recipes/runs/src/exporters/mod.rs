@@ -1,4 +1,4 @@
-//! A run's numbers for other tools.
+//! The numbers of a run for other tools.
 //!
 //! Responsible for: the event log as TensorBoard event files and as Prometheus text.
 //! Must not depend on: terminals, sockets.

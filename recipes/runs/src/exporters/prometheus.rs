@@ -1,7 +1,7 @@
 //! Prometheus text.
 //!
-//! Responsible for: runs → metrics in the text exposition format, version 0.0.4.
-//! Must not depend on: sockets; it makes text.
+//! Responsible for: writing the metrics of runs in the text exposition format, version 0.0.4.
+//! Must not depend on: sockets; the output is text.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::summary::{Status, Summary};
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A metric and how it is read off a run.
+/// A metric and its value for a run.
 struct Metric {
     name: &'static str,
     kind: &'static str,
@@ -44,7 +44,7 @@ const METRICS: [Metric; 17] = metrics![
     "tonfall_last_event_timestamp_seconds" "gauge" "When the newest event was written." |run| run.t;
 ];
 
-/// A run under its name.
+/// A run and its name.
 pub struct Row {
     pub id: String,
     pub summary: Summary,

@@ -1,19 +1,19 @@
 //! TensorBoard event files.
 //!
-//! Responsible for: events → records of `Event` messages as TensorBoard's `event.proto` and `summary.proto` define them,
-//! in TFRecord framing (length, masked CRC-32C, data, masked CRC-32C).
-//! Must not depend on: files; it makes bytes.
+//! Responsible for: converting events to `Event` messages of TensorBoard's `event.proto` and `summary.proto`, in
+//! TFRecord framing (length, masked CRC-32C, data, masked CRC-32C).
+//! Must not depend on: files; the output is bytes.
 
 use crate::events::{Event, EventKind};
 
 /// `DataType.DT_STRING`
 const DT_STRING: u64 = 7;
-/// `SessionLog.SessionStatus.START`, upon which readers drop steps from its own on.
+/// `SessionLog.SessionStatus.START`. Readers drop all steps from its step on.
 const START: u64 = 1;
-/// Longest text of one sample, in bytes; longer ones are cut and say so.
+/// Maximum bytes of the text of a sample. Longer texts are cut and marked.
 const LONGEST_TEXT: usize = 1 << 16;
 
-/// The record with which every file begins. `t` is Unix time in seconds.
+/// The first record of every file. `t` is Unix time in seconds.
 pub fn header(t: f64) -> Vec<u8> {
     let mut message = Message::default();
     message.double(1, t);
@@ -21,7 +21,7 @@ pub fn header(t: f64) -> Vec<u8> {
     record(&message.0)
 }
 
-/// The records of an event; none for kinds that TensorBoard has no place for.
+/// The records of an event; empty for kinds that TensorBoard can't show.
 pub fn records(event: &Event) -> Vec<u8> {
     let t = event.t;
     match &event.kind {
@@ -172,7 +172,7 @@ fn record(data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// TFRecord's mask, which keeps checksums of data that holds checksums from looking right by chance.
+/// TFRecord's mask for checksums, so that data that contains checksums doesn't verify by chance.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -1,8 +1,8 @@
 //! The plan hash of tonfall 0.1.0.
 //!
-//! Responsible for: verifying plans of runs that 0.1.0 made. Its hash was the SHA-256 of the plan as compact JSON, with the
-//! keys in the order of its structs and `null` for values that were not set. [`KEYS`] is that order. It never changes, no
-//! matter which keys a plan has today.
+//! Responsible for: verifying plans of runs that 0.1.0 made. Its hash was the SHA-256 of the plan as compact JSON, with
+//! the keys in the order of its structs and `null` for values that were not set. [`KEYS`] is that order. It never
+//! changes, no matter which keys a plan has today.
 
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};

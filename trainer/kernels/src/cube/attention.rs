@@ -134,11 +134,11 @@ fn softmax<F: Float>(
             j += lanes;
         }
         if UNIT_POS_X == 0 {
-            let mut lse = 0.0f32;
+            let mut log_sum = 0.0f32;
             if end > start {
-                lse = largest + f32::ln(sum);
+                log_sum = largest + f32::ln(sum);
             }
-            lse[(query * heads + head) as usize] = lse;
+            lse[(query * heads + head) as usize] = log_sum;
         }
     }
 }

@@ -13,6 +13,8 @@ use super::cuda::{self, cublaslt};
 use super::launch::{UNITS, units};
 use super::tensors::{argument, contiguous, empty, float};
 use crate::index32::index;
+#[cfg(feature = "cuda")]
+use crate::index32::signed;
 
 /// A factor of a product, `[rows, columns]` or `[batch, rows, columns]`, which may be read as its transpose.
 #[derive(Clone, Debug)]
@@ -129,7 +131,7 @@ fn write(left: Factor, right: Factor, alpha: f32, y: &CubeTensor, add: bool) {
     if cuda::serves(&y.client) {
         assert_eq!(left.dtype, right.dtype, "dtypes of the factors");
         let (factors, output) = (left.dtype, y.dtype);
-        let kind = cublaslt::Kind { batch, m, n, k, left_transposed, right_transposed, factors, output };
+        let kind = cublaslt::Kind { batch: signed(batch), m, n, k, left_transposed, right_transposed, factors, output };
         cublaslt::product(kind, &left, &right, y, alpha, if add { 1.0 } else { 0.0 });
         return;
     }

@@ -17,7 +17,6 @@ use cudarc::driver::sys::CUstream;
 
 use super::stream::enqueue;
 use crate::cube::tensors::empty;
-use crate::index32::signed;
 
 /// Bytes of workspace: NVIDIA's recommendation for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -27,7 +26,7 @@ const CACHED: usize = 1 << 14;
 /// Shape and dtypes of a product. Matrices are row-major and contiguous; so are batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::cube) struct Kind {
-    pub(in crate::cube) batch: usize,
+    pub(in crate::cube) batch: i32,
     pub(in crate::cube) m: usize,
     pub(in crate::cube) n: usize,
     pub(in crate::cube) k: usize,
@@ -152,12 +151,12 @@ struct Layout(sys::cublasLtMatrixLayout_t);
 
 impl Layout {
     /// A contiguous batch of contiguous column-major matrices.
-    fn new(dtype: DType, rows: usize, columns: usize, batch: usize) -> Result<Self, lt::CublasError> {
+    fn new(dtype: DType, rows: usize, columns: usize, batch: i32) -> Result<Self, lt::CublasError> {
         use sys::cublasLtMatrixLayoutAttribute_t::{
             CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
         };
         let layout = Self(lt::create_matrix_layout(type_name(dtype), rows as u64, columns as u64, rows as i64)?);
-        let (count, offset) = (signed(batch), (rows * columns) as i64);
+        let (count, offset) = (batch, (rows * columns) as i64);
         // SAFETY: the attributes are an i32 and an i64, copied by the call.
         unsafe {
             lt::set_matrix_layout_attribute(

@@ -19,7 +19,6 @@ use libloading::Library;
 use super::stream::enqueue;
 use crate::all_reduce::{Communicator, GroupId};
 use crate::cube::tensors::len;
-use crate::index32::signed;
 
 /// ncclResult_t, ncclComm_t.
 type Status = c_int;
@@ -123,8 +122,9 @@ fn join(nccl: &Nccl, communicator: Communicator, joined: &mut HashMap<GroupId, H
         return Ok(*handle);
     }
     let mut handle = ptr::null_mut();
+    let [size, rank] = [size, rank].map(|number| c_int::try_from(number).map_err(|error| error.to_string()));
     // SAFETY: the call writes the handle; this thread's GPU is the current device.
-    nccl.check(unsafe { (nccl.join)(&raw mut handle, signed(size), UniqueId(id), signed(rank)) })?;
+    nccl.check(unsafe { (nccl.join)(&raw mut handle, size?, UniqueId(id), rank?) })?;
     joined.insert(id, handle);
     Ok(handle)
 }
