@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+use tonfall_terms::TermsError;
 
 /// Why data can't be prepared.
 #[derive(Debug, Error)]
@@ -61,7 +62,8 @@ pub enum DataError {
     Enough,
 
     #[error(
-        "{}: the format is not recognisable; the file has {}; set its `format`, and `columns` where names differ",
+        "{}: the format is not recognisable; the file has {}; set its `format`, and `columns` where names differ; for a \
+         list of terms in two languages: `columns = {{ en = \"…\", de = \"…\" }}`",
         path.display(),
         list(present)
     )]
@@ -89,6 +91,13 @@ pub enum DataError {
 
     #[error("`data.eval_fraction` = {fraction} of {rows} rows leaves nothing to {side}; add rows or change it")]
     Split { fraction: f64, rows: usize, side: &'static str },
+
+    /// A term base from which nothing is learned.
+    #[error("{}:{row}: {why}; no row of this term base gives a task", path.display())]
+    NoTask { path: PathBuf, row: u64, why: String },
+
+    #[error("the term bases: {0}")]
+    Terms(#[from] TermsError),
 
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -137,8 +146,8 @@ pub enum RowFault {
     #[error("no [[template]] of kind \"{kind}\" fits the row, which has {available}; add one that names nothing else")]
     NoTemplateFits { kind: &'static str, available: String },
 
-    #[error("there is nothing to ask about the term: it has no definition, no example and no forbidden variant")]
-    BareTerm,
+    #[error(transparent)]
+    Terms(#[from] TermsError),
 
     #[error("a conversation, but the base model has no chat template; use a base that has one, or plain text")]
     NoTemplate,

@@ -4,7 +4,10 @@
 //! Must not depend on: tokenizers, templates, polars.
 
 pub(crate) mod conversation;
+pub(crate) mod entry;
 pub(crate) mod format;
 pub(crate) mod samples;
 pub(crate) mod tasks;
+pub(crate) mod term_columns;
+pub(crate) mod term_tasks;
 pub(crate) mod thinking;

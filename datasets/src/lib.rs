@@ -7,13 +7,11 @@
 mod audit;
 mod error;
 mod formats;
-mod inflection;
 mod label;
 mod prepare;
 mod read;
 mod render;
 mod stable_hash;
-mod terms;
 
 pub use audit::{Finding, Findings, Hit, name as rule_name};
 pub use error::{DataError, RowFault, TemplateError, TokenizerError};

@@ -9,12 +9,14 @@
 pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod collect;
+pub(crate) mod concepts;
 pub(crate) mod order;
 pub(crate) mod packing;
 pub(crate) mod permutation;
 pub(crate) mod report;
 pub(crate) mod snapshot;
 pub(crate) mod store;
+pub(crate) mod term_bases;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use crate::formats::tasks::Tasks;
 use crate::label::mask::{self, LabelOptions};
 use crate::prepare::cache::{Index, Sink};
 use crate::prepare::collect::{Collector, Outcome, Prepared, PreparedExample};
+use crate::prepare::concepts::Concepts;
 use crate::prepare::report::PrepareReport;
 use crate::prepare::snapshot::Snapshot;
 use crate::prepare::store::{Columns, Examples};
@@ -42,7 +45,6 @@ use crate::read::filter::Filter;
 use crate::read::rows::{self, RawRow, Row};
 use crate::render::tokenizer::ChatTokenizer;
 use crate::stable_hash::stable_hash;
-use crate::terms;
 
 /// Labelled examples.
 #[derive(Clone, Debug, Default)]
@@ -107,11 +109,11 @@ pub fn prepare(
         // A home that can't be written is no reason not to train.
         Err(error) => (Sink::Memory(Vec::new(), Vec::new()), Some(error.to_string())),
     };
-    let terms = terms::read(&inputs)?;
+    let (terms, concepts) = term_bases::read(&inputs)?;
     let mut collector = Collector::new(plan, &inputs, &terms, sink);
     (collector.report.skipped_files, collector.report.uncached) = (skipped, uncached);
     collector.report.slow_tokenizer = tokenizer.slow_because().map(str::to_owned);
-    let workers = Workers::new(plan, tokenizer, &terms);
+    let workers = Workers::new(plan, tokenizer, &terms, &concepts);
     let total: u64 = inputs.iter().map(|input| input.file.bytes).sum();
     let mut done = 0;
     for (number, input) in inputs.iter().enumerate() {
@@ -205,18 +207,20 @@ struct Workers<'a> {
     seed: u64,
     tasks: Tasks,
     terms: &'a Terms,
+    concepts: &'a Concepts,
     /// One for each thread.
     tokenizers: Vec<ChatTokenizer>,
 }
 
 impl<'a> Workers<'a> {
-    fn new(plan: &Plan, tokenizer: &ChatTokenizer, terms: &'a Terms) -> Self {
+    fn new(plan: &Plan, tokenizer: &ChatTokenizer, terms: &'a Terms, concepts: &'a Concepts) -> Self {
         let threads = rayon::current_num_threads().max(1);
         Self {
             options: LabelOptions::from(&plan.data),
             seed: plan.seed,
             tasks: Tasks::new(&plan.template),
             terms,
+            concepts,
             tokenizers: (0..threads).map(|_| tokenizer.for_thread()).collect(),
         }
     }
@@ -252,18 +256,12 @@ impl<'a> Workers<'a> {
             let said = texts::texts(sample);
             let mut findings = texts::inspect(sample, input.source.language.as_deref());
             let answers = said.iter().filter(|(speaker, _)| *speaker == "assistant" || *speaker == "document");
-            let mut used: Vec<u32> = answers.flat_map(|(_, text)| self.terms.used(text)).collect();
+            let mut used: Vec<usize> = answers.flat_map(|(_, text)| self.terms.used(text)).collect();
             used.sort_unstable();
             used.dedup();
             // A task about a term may name the forbidden one.
-            let mut forbidden = used.iter().filter_map(|index| {
-                let wanted = &self.terms.wanted[*index as usize];
-                Some((&wanted.term, wanted.instead.as_ref()?))
-            });
-            if let (false, Some((term, instead))) = (own_terms, forbidden.next()) {
-                let detail = format!("an answer says \"{term}\"; the term is \"{instead}\"");
-                findings.push((AuditRule::ForbiddenTerm, detail));
-            }
+            let forbidden = self.terms.forbidden(&used, input.source.language.as_deref()).filter(|_| !own_terms);
+            findings.extend(forbidden.map(|detail| (AuditRule::ForbiddenTerm, detail)));
             let labelled = mask::label_sample(sample, tokenizer, self.options)?;
             if let Some(token) = tokenizer.double_bos(&labelled.input_ids) {
                 let detail =
@@ -280,6 +278,7 @@ impl<'a> Workers<'a> {
             })
         });
         let examples = examples.collect::<Result<_, RowFault>>()?;
-        Ok(Prepared { group: built.group.map(stable_hash), examples })
+        let group = built.group.map(|name| self.concepts.of(&name));
+        Ok(Prepared { group, examples, no_task: built.no_task, findings: built.findings })
     }
 }

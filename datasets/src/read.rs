@@ -13,3 +13,6 @@ pub(crate) mod parquet_headers;
 pub(crate) mod prompts;
 pub(crate) mod rows;
 pub(crate) mod tbx;
+pub(crate) mod tbx_concept;
+pub(crate) mod term_status;
+pub(crate) mod xml_text;

@@ -8,15 +8,16 @@
 
 #[path = "../../datasets/src/error.rs"]
 mod error;
-#[path = "../../datasets/src/inflection.rs"]
-mod inflection;
 
 #[path = "../../datasets/src/formats"]
 mod formats {
     pub mod conversation;
+    pub mod entry;
     pub mod format;
     pub mod samples;
     pub mod tasks;
+    pub mod term_columns;
+    pub mod term_tasks;
 }
 
 #[path = "../../datasets/src/read"]
@@ -26,6 +27,9 @@ mod read {
     pub mod jsonl;
     pub mod rows;
     pub mod tbx;
+    pub mod tbx_concept;
+    pub mod term_status;
+    pub mod xml_text;
 
     /// Stands in for the reader that needs polars.
     pub(crate) mod parquet {
@@ -50,7 +54,7 @@ use std::path::Path;
 use error::{DataError, RowFault};
 use formats::{format, samples, tasks};
 use read::rows::{Chunks, RawRow, Row};
-use read::{files, jsonl, tbx};
+use read::{files, jsonl, tbx, xml_text};
 use tonfall_recipes::plan::{DataFormat, SourcePlan, Split};
 
 const FORMATS: [DataFormat; 8] = [
@@ -75,7 +79,7 @@ pub fn json_lines(bytes: &[u8]) {
             // What is read is what any reader of JSON reads.
             let line = bytes.split(|byte| *byte == b'\n').nth(number as usize - 1).unwrap_or_default();
             assert_eq!(serde_json::from_slice::<Row>(line).ok().as_ref(), Some(row));
-            FORMATS.iter().for_each(|format| build(row, *format, number));
+            FORMATS.iter().for_each(|format| build(row, *format, files::Kind::JsonLines, number));
         }
     });
     assert!(read.is_ok(), "a fault is one of a row: {:?}", read.err());
@@ -83,13 +87,14 @@ pub fn json_lines(bytes: &[u8]) {
 
 /// TBX: every entry, and the tasks that are made of it.
 pub fn tbx(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(text) = xml_text::decode(bytes.to_vec()) else { return };
     let lines = text.split('\n').count() as u64;
-    let read = rows_of(&mut |chunks| tbx::concepts(Path::new("any.tbx"), text, chunks), &mut |number, row| {
+    let read = rows_of(&mut |chunks| tbx::concepts(Path::new("any.tbx"), &text, chunks), &mut |number, row| {
         assert!((1..=lines).contains(&number), "line {number} of {lines}");
         if let Ok(row) = row {
-            assert!(row.contains_key("term") && row.contains_key("concept") && row.contains_key("language"));
-            build(row, DataFormat::Terminology, number);
+            // A concept without a term says only its name.
+            assert!(row.contains_key("language") || row.contains_key("concept"));
+            build(row, DataFormat::Terminology, files::Kind::Tbx, number);
         }
     });
     // What was read before a fault is not given out: half a term base is none.
@@ -121,8 +126,8 @@ fn unexpected(error: std::io::Error) -> DataError {
     panic!("bytes in memory can always be read: {error}")
 }
 
-/// Builds a row's samples with the program's own templates.
-fn build(row: &Row, format: DataFormat, key: u64) {
+/// Builds a row's samples with the built-in templates.
+fn build(row: &Row, format: DataFormat, kind: files::Kind, key: u64) {
     let source = SourcePlan {
         files: Vec::new(),
         split: Split::Train,
@@ -131,13 +136,13 @@ fn build(row: &Row, format: DataFormat, key: u64) {
         filter: None,
         weight: 1.0,
         language: None,
+        translate_from: None,
         no_answer: Some("It is not there.".to_owned()),
     };
     let present = row.keys().cloned().collect();
-    let kind = files::Kind::JsonLines;
-    let Ok(layout) = format::Layout::choose(Path::new("any.jsonl"), kind, present, &source, &[]) else { return };
+    let Ok(layout) = format::Layout::choose(Path::new("any"), kind, present, &source, &[]) else { return };
     if let Ok(built) = samples::build(row, &layout, &source, &tasks::Tasks::new(&[]), key) {
-        // A term in another language than the wanted one gives none; here every language is wanted.
-        assert!(!built.samples.is_empty());
+        // A row without samples states why.
+        assert!(!built.samples.is_empty() || built.no_task.is_some());
     }
 }

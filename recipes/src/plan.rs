@@ -101,6 +101,9 @@ pub struct SourcePlan {
     pub weight: f64,
     /// ISO 639 code.
     pub language: Option<String>,
+    /// ISO 639 code. A plan without it has the hash that builds without this key gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub translate_from: Option<String>,
     pub no_answer: Option<String>,
 }
 
@@ -121,9 +124,9 @@ pub struct TemplatePlan {
 pub struct AuditPlan(BTreeMap<AuditRule, Severity>);
 
 impl AuditPlan {
-    /// The severity of findings of `rule`.
+    /// The severity of findings of `rule`. A plan of a build without the rule warns, because the run started without it.
     pub fn severity(&self, rule: AuditRule) -> Severity {
-        self.0.get(&rule).copied().unwrap_or(Severity::Error)
+        self.0.get(&rule).copied().unwrap_or(Severity::Warn)
     }
 
     /// The same plan with another severity of `rule`.
@@ -145,6 +148,7 @@ impl Plan {
             filter: None,
             weight: 1.0,
             language: None,
+            translate_from: None,
             no_answer: None,
         };
         let simple = [simple(&self.data.train, Split::Train), simple(&self.data.eval, Split::Eval)];
@@ -304,7 +308,7 @@ choices! {
     /// The split that data belongs to.
     Split { Train, Eval }
     /// The task that is made of a row of style or terms.
-    TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Context }
+    TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Translation, Context }
     /// Handling of the thinking blocks of a reasoning model.
     Thinking { Keep, Drop, Mask }
     /// Content of a training sequence.
@@ -317,7 +321,7 @@ choices! {
     /// Rules of the audit.
     AuditRule {
         NoTrainedToken, NoEndToken, DoubleBos, Truncated, OtherTemplate, ToolsLeftOut, Duplicates, NearDuplicates, Leakage, EmptyText,
-        LongText, Mojibake, Language, UnusedTerm, ForbiddenTerm, PersonalData, Secrets
+        LongText, Mojibake, Language, UnusedTerm, ForbiddenTerm, UnknownStatus, PersonalData, Secrets
     }
     /// Severity of findings.
     Severity { Error, Warn, Off }

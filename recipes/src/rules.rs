@@ -50,6 +50,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     ];
     faults.extend(rules.iter().filter_map(|rule| rule(settings)));
     faults.extend(templates_have_answers(settings));
+    faults.extend(translated_from_another_language(settings));
     faults.extend(held_out_is_held_out(settings));
     faults
 }
@@ -184,6 +185,21 @@ fn templates_have_answers(settings: &Settings) -> Vec<Diagnostic> {
             ),
             _ => None,
         }
+    });
+    faults.collect()
+}
+
+/// `translate_from` must not be the target language.
+fn translated_from_another_language(settings: &Settings) -> Vec<Diagnostic> {
+    let sources = settings.tables("source").into_iter();
+    let faults = sources.filter_map(|(prefix, _)| {
+        let text = |key: &str| Some(settings.value(&format!("{prefix}{key}"))?.as_str()?.to_lowercase());
+        let from = settings.explicit(&format!("{prefix}translate_from"))?;
+        (text("translate_from") == text("language")).then(|| {
+            Diagnostic::error("`translate_from` and `language` are the same language, so that nothing is translated")
+                .at(from.place.clone())
+                .label("name another language, or remove this")
+        })
     });
     faults.collect()
 }

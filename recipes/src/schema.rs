@@ -168,10 +168,11 @@ pub static KEYS: &[Key] = &[
     Key { path: "source.columns", kind: Columns, default: Is("{}"), doc: "as data.columns" },
     Key { path: "source.filter", kind: Text, default: Unset("rating >= 4"), doc: "an SQL expression over the columns; other rows are left out and counted" },
     Key { path: "source.weight", kind: Number(Excluded(0.0), Included(1000.0)), default: Is("1.0"), doc: "how often each row occurs in an epoch; 0.5 takes half of the rows, by the seed" },
-    Key { path: "source.language", kind: Text, default: Unset("de"), doc: "language of its texts; of terms, those to take" },
+    Key { path: "source.language", kind: Text, default: Unset("de"), doc: "language of its texts; of terms, those to take, and the language to translate into" },
+    Key { path: "source.translate_from", kind: Text, default: Unset("en"), doc: "of terms in several languages, the language to translate from; not set: every other language" },
     Key { path: "source.no_answer", kind: Text, default: Unset("That is not in the documents."), doc: "the answer for a row that has context and no answer" },
 
-    Key { path: "template.kind", kind: Choice(&["rewrite", "write", "usage", "correction", "definition", "contrast", "context"]), default: Required("rewrite"), doc: "the task: rewrite, write (style) | usage, correction, definition, contrast (terms) | context (places documents before a question)" },
+    Key { path: "template.kind", kind: Choice(&["rewrite", "write", "usage", "correction", "definition", "contrast", "translation", "context"]), default: Required("rewrite"), doc: "the task: rewrite, write (style) | usage, correction, definition, contrast, translation (terms) | context (places documents before a question)" },
     Key { path: "template.user", kind: Text, default: Required("Say it in our voice: {neutral}"), doc: "the question; {name} is replaced by that field of the row" },
     Key { path: "template.assistant", kind: Text, default: Unset("{styled}"), doc: "the answer; not for context" },
     Key { path: "template.system", kind: Text, default: Unset("You are an editor."), doc: "a system message before the question" },
@@ -192,6 +193,7 @@ pub static KEYS: &[Key] = &[
     Key { path: "audit.language", kind: SEVERITY, default: Is("\"warn\""), doc: "answers in another language than source.language says" },
     Key { path: "audit.unused_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a preferred term that no training answer uses" },
     Key { path: "audit.forbidden_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a training answer that uses a forbidden term" },
+    Key { path: "audit.unknown_status", kind: SEVERITY, default: Is("\"warn\""), doc: "a term whose status is not known, so that it counts as admitted" },
     Key { path: "audit.personal_data", kind: SEVERITY, default: Is("\"warn\""), doc: "e-mail addresses and IBANs" },
     Key { path: "audit.secrets", kind: SEVERITY, default: Is("\"warn\""), doc: "keys and passwords" },
 

@@ -119,6 +119,7 @@ fn conversations_that_are_none() -> Vec<Bad> {
         row("a term that is its own error", AUTO, r#"{"term": "guest", "forbidden": ["Guest"]}"#),
         row("an empty term", AUTO, r#"{"term": " ", "definition": "a"}"#),
         row("nothing to say about a term", AUTO, r#"{"term": "guest"}"#),
+        bad("a list in two languages without a term", "terms.csv", "en;de;note\nguest;Gast;\n;;nothing\n"),
         row("no format", AUTO, r#"{"question": "a", "answer": "b"}"#),
         row("two formats", AUTO, r#"{"text": "a", "prompt": "b", "completion": "c"}"#),
         row("a column that isn't there", &["data.columns={prompt=\"frage\"}"], r#"{"prompt": "a", "completion": "b"}"#),
@@ -221,7 +222,16 @@ fn term_bases() -> Vec<Bad> {
         ),
         bad("an attribute twice", "terms.tbx", tbx("<conceptEntry id=\"a\" id=\"b\"></conceptEntry>")),
         bad("a number of no character", "terms.tbx", concept(&term("guest&#xD800;"))),
-        bad("TBX in Latin-1", "terms.tbx", replaced(concept(&term("Gruesse")).as_bytes(), b"ue", b"\xfc ")),
+        bad(
+            "TBX in Latin-1 that doesn't say so",
+            "terms.tbx",
+            replaced(concept(&term("Gruesse")).as_bytes(), b"ue", b"\xfc "),
+        ),
+        bad("TBX in an encoding that nobody reads", "terms.tbx", {
+            let declaration = "<?xml version=\"1.0\" encoding=\"Shift_JIS\"?>\n".to_owned();
+            declaration + &concept(&term("guest"))
+        }),
+        bad("UTF-16 that is cut off", "terms.tbx", b"\xff\xfe<\0t\0b\0x"),
         bad("TBX, packed and cut off", "terms.tbx.gz", {
             let packed = gzip(concept(&term("guest")).as_bytes());
             packed[..packed.len() - 12].to_vec()

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// For each crate: the workspace crates it may name, and what must not be in its dependency tree at all.
-const CRATES: [(&str, &[&str], &[&str]); 9] = [
+const CRATES: [(&str, &[&str], &[&str]); 10] = [
     ("tonfall-durable", &[], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     ("tonfall-recipes", &["tonfall-durable"], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     (
@@ -15,8 +15,9 @@ const CRATES: [(&str, &[&str], &[&str]); 9] = [
         &["burn", "polars", "ratatui", "tokenizers", "safetensors"],
     ),
     ("tonfall-blocks", &[], &["burn", "polars", "ratatui", "serde"]),
-    ("tonfall-tui", &["tonfall-runs"], &["burn", "polars", "tokenizers", "safetensors"]),
-    ("tonfall-datasets", &["tonfall-recipes", "tonfall-durable"], &["burn", "ratatui", "safetensors"]),
+    ("tonfall-terms", &[], &["burn", "polars", "ratatui", "tokenizers", "serde", "regex"]),
+    ("tonfall-tui", &["tonfall-runs", "tonfall-terms"], &["burn", "polars", "tokenizers", "safetensors"]),
+    ("tonfall-datasets", &["tonfall-recipes", "tonfall-durable", "tonfall-terms"], &["burn", "ratatui", "safetensors"]),
     ("tonfall-adapters", &["tonfall-durable", "tonfall-blocks"], &["burn", "polars", "ratatui", "tokenizers"]),
     ("tonfall-kernels", &["tonfall-blocks"], &["polars", "ratatui", "tokenizers"]),
     (
@@ -26,6 +27,7 @@ const CRATES: [(&str, &[&str], &[&str]); 9] = [
             "tonfall-recipes",
             "tonfall-durable",
             "tonfall-datasets",
+            "tonfall-terms",
             "tonfall-adapters",
             "tonfall-kernels",
             "tonfall-blocks",

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::program::run;
+use crate::tiny_model::Workshop;
 
 fn recipe(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name).to_string_lossy().into_owned()
@@ -38,6 +39,23 @@ fn a_term_base_becomes_usage_correction_definition_and_contrast() {
     for part in [corrected, "What do we mean by “handover”?", "Is “delivery” the right term?"] {
         assert!(shown.contains(part), "{shown} lacks {part}");
     }
+}
+
+#[test]
+fn a_list_in_two_languages_needs_no_settings() {
+    let workshop = Workshop::new();
+    // As a spreadsheet writes it: a byte order mark, semicolons, CRLF.
+    let rows: String = (0..40).map(|index| format!("guest word {index};Gastwort {index}\r\n")).collect();
+    std::fs::write(workshop.path("terms.csv"), format!("\u{feff}en;de\r\n{rows}")).unwrap();
+    run(workshop.home(), &["init", "mine", "--base", "base", "--data", "terms.csv"]).expect(0);
+    run(workshop.home(), &["check", "mine/recipe.toml"]).expect(0);
+    let shown = run(workshop.home(), &["data", "mine/recipe.toml", "--show", "80"]).expect(0).stdout;
+    assert!(shown.contains("40 rows, 80 examples: 72 train, 8 eval"), "{shown}");
+    for part in ["⟦Gastwort ", "⟦guest word ", "in German", "auf Deutsch", "auf Englisch"] {
+        assert!(shown.contains(part), "{shown} lacks {part}");
+    }
+    let train = ["train", "mine/recipe.toml", "--set", "training.max_steps=2", "--device", "cpu"];
+    assert!(run(workshop.home(), &train).expect(0).stdout.contains("2 steps"));
 }
 
 #[test]

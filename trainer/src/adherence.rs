@@ -1,6 +1,9 @@
 //! Terminology adherence: whether a text uses the expected terms and no forbidden ones.
 //!
-//! Responsible for: matching terms in text and counting. Pure functions.
+//! Responsible for: which terms of a held-out prompt its generation uses, and counts over all prompts. `tonfall_terms`
+//! decides what a use is. Must not depend on: models.
+
+use tonfall_terms::{Case, Matcher, Term, TermsError};
 
 /// Counts over a set of held-out prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,17 +38,15 @@ impl Adherence {
     }
 }
 
-/// Whether `text` contains `term` as whole words, ignoring case.
-pub(crate) fn uses(text: &str, term: &str) -> bool {
-    let (text, term) = (text.to_lowercase(), term.to_lowercase());
-    let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-    let (first, last) = (is_word(term.chars().next()), is_word(term.chars().next_back()));
-    !term.is_empty()
-        && text.match_indices(&term).any(|(start, found)| {
-            let before = is_word(text[..start].chars().next_back());
-            let after = is_word(text[start + found.len()..].chars().next());
-            !(first && before || last && after)
-        })
+/// For each of `terms`: whether `text` uses it as whole words, in any case, without endings.
+///
+/// # Errors
+/// When there are more terms than can be looked for at once.
+pub(crate) fn used(text: &str, terms: &[String]) -> Result<Vec<bool>, TermsError> {
+    let matcher = Matcher::new(terms.iter().map(|text| Term { text, language: None }), Case::Any)?;
+    let mut used = vec![false; terms.len()];
+    matcher.used(text).into_iter().for_each(|index| used[index] = true);
+    Ok(used)
 }
 
 #[cfg(test)]
@@ -53,14 +54,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terms_are_whole_words_in_any_case() {
-        assert!(uses("Dear Guest, your handover is near.", "guest"));
-        assert!(uses("the money-back promise holds", "money-back promise"));
-        assert!(!uses("guesthouse", "guest"));
-        assert!(!uses("a digest", "gest"));
-        assert!(uses("Grüße, Ihr Team", "grüße"));
-        assert!(uses("yours, \u{2014} Ada", "\u{2014} Ada"));
-        assert!(!uses("anything", ""));
+    fn terms_are_found_in_any_case_and_normal_form() {
+        let terms = ["guest", "Gäste", "delivery", "money-back promise"].map(str::to_owned);
+        let used = |text: &str| used(text, &terms).expect("four terms");
+        assert_eq!(used("Dear Guest, our money-back\npromise holds."), [true, false, false, true]);
+        assert_eq!(used("Die Ga\u{308}ste im guesthouse"), [false, true, false, false]);
+        assert_eq!(used(""), [false; 4]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use tonfall_datasets::{Batch, ChatTokenizer, DataError, Examples, HeldOutPrompt};
 
-use crate::adherence::{Adherence, uses};
+use crate::adherence::{Adherence, used};
 use crate::error::TrainError;
 use crate::generate::{Sampling, generate};
 use crate::micro_batch;
@@ -75,11 +75,17 @@ pub(crate) fn adherence(
         let ids = tokenizer.render_prompt(&prompt.messages)?;
         let answer = generate(model, true, &ids, &stop_ids, &sampling, &mut |_| ())?;
         let text = tokenizer.decode(&answer).map_err(DataError::from)?.trim().to_owned();
-        let missing: Vec<String> = prompt.expect.iter().filter(|term| !uses(&text, term)).cloned().collect();
-        let violations: Vec<String> = prompt.avoid.iter().filter(|term| uses(&text, term)).cloned().collect();
+        let missing = with_use(&text, &prompt.expect, false)?;
+        let violations = with_use(&text, &prompt.avoid, true)?;
         counts.count(prompt.expect.len(), missing.len(), prompt.avoid.len(), violations.len());
         samples.push(Sample { prompt: prompt.text(), text, expected: prompt.expect.clone(), missing, violations });
         progress(index as u64 + 1, prompts.len() as u64);
     }
     Ok((counts, samples))
+}
+
+/// The terms that `text` uses, or those that it doesn't use.
+fn with_use(text: &str, terms: &[String], is_used: bool) -> Result<Vec<String>, TrainError> {
+    let used = used(text, terms).map_err(DataError::from)?;
+    Ok(terms.iter().zip(used).filter(|(_, used)| *used == is_used).map(|(term, _)| term.clone()).collect())
 }

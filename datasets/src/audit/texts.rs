@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 use tonfall_recipes::plan::AuditRule;
+use tonfall_terms::language::primary;
 
 use crate::formats::conversation::{Message, Sample};
-use crate::formats::tasks::primary;
 
 /// Characters of a text that is no text for a conversation any more.
 const LONG: usize = 1_000_000;

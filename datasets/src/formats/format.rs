@@ -8,9 +8,11 @@ use std::path::Path;
 
 use serde_json::Value;
 use tonfall_recipes::plan::{DataFormat, SourcePlan};
+use tonfall_terms::language;
 
 use crate::error::{DataError, RowFault};
 use crate::formats::conversation::kind;
+use crate::formats::term_columns::{LanguageColumns, TermColumns};
 use crate::read::files::{DataFile, Kind};
 use crate::read::rows::{self, Row};
 
@@ -73,6 +75,9 @@ const FORMATS: &[Format] = &[
             "examples",
             "subject",
             "part_of_speech",
+            "status",
+            "unknown_status",
+            "translations",
         ],
     },
 ];
@@ -83,6 +88,8 @@ pub(crate) struct Layout {
     pub(crate) format: &'static Format,
     /// Columns by field, as far as they have other names.
     columns: BTreeMap<String, String>,
+    /// Of a table with a column of terms for each language.
+    languages: Vec<LanguageColumns>,
     /// Columns that nothing reads.
     pub(crate) unused: Vec<String>,
 }
@@ -103,12 +110,19 @@ impl Layout {
     ) -> Result<Self, DataError> {
         let column = |field: &str| source.columns.get(field).map_or(field, String::as_str).to_owned();
         let fits = |format: &&Format| format.required.iter().all(|field| present.contains(&column(field)));
+        // A list of terms has columns of many names; it is one only if no other format fits.
+        let terms = match kind {
+            Kind::Tbx => TermColumns::default(),
+            _ => TermColumns::find(&present, &source.columns),
+        };
+        let is_list = !terms.languages.is_empty();
         let format = match source.format {
             _ if kind == Kind::Tbx => find(DataFormat::Terminology),
             DataFormat::Auto => {
                 let fitting: Vec<&'static Format> = FORMATS.iter().filter(fits).collect();
                 match fitting[..] {
                     [format] => format,
+                    [] if is_list || terms.columns.contains_key("term") => find(DataFormat::Terminology),
                     [] => return Err(DataError::UnknownFormat { path: path.to_owned(), present }),
                     _ => {
                         let formats = fitting.iter().map(|format| format.name).collect();
@@ -118,8 +132,12 @@ impl Layout {
             }
             format => find(format),
         };
+        let is_terms = format.format == DataFormat::Terminology;
+        let terms = if is_terms { terms } else { TermColumns::default() };
+        let column = |field: &str| terms.columns.get(field).cloned().unwrap_or_else(|| column(field));
         let fields: Vec<&str> = format.required.iter().chain(format.optional).copied().collect();
-        if let Some(field) = source.columns.keys().find(|field| !fields.contains(&field.as_str())) {
+        let is_field = |field: &str| fields.contains(&field) || is_terms && language::is_known(field);
+        if let Some(field) = source.columns.keys().find(|field| !is_field(field)) {
             return Err(DataError::UnknownField {
                 path: path.to_owned(),
                 field: field.clone(),
@@ -127,7 +145,10 @@ impl Layout {
                 fields,
             });
         }
-        for field in format.required.iter().map(|field| (*field).to_owned()).chain(source.columns.keys().cloned()) {
+        // A table with a column for each language has no column `term`, and a concept of TBX may have no term.
+        let is_required = kind != Kind::Tbx && terms.languages.is_empty();
+        let required = format.required.iter().filter(|_| is_required).map(|field| (*field).to_owned());
+        for field in required.chain(source.columns.keys().cloned()) {
             let column = column(&field);
             // Of lines, a key that the first ones lack may still come; what a recipe maps must be there.
             if !present.contains(&column) {
@@ -135,17 +156,19 @@ impl Layout {
             }
         }
         let used: Vec<String> = fields.iter().map(|field| column(field)).collect();
-        // Templates may name any column.
         let unused = match format.format {
-            DataFormat::Style | DataFormat::Terminology => Vec::new(),
+            // Templates may name any column.
+            DataFormat::Style => Vec::new(),
+            DataFormat::Terminology => terms.unclear,
             _ => present.into_iter().filter(|name| !used.contains(name) && !also_read.contains(name)).collect(),
         };
-        Ok(Self { format, columns: source.columns.clone(), unused })
+        let columns = terms.columns.into_iter().chain(source.columns.clone()).collect();
+        Ok(Self { format, columns, languages: terms.languages, unused })
     }
 
     /// The fields of a row.
     pub(crate) fn fields<'a>(&'a self, row: &'a Row) -> Fields<'a> {
-        Fields { row, columns: &self.columns }
+        Fields { row, columns: &self.columns, languages: &self.languages }
     }
 }
 
@@ -158,11 +181,17 @@ fn find(format: DataFormat) -> &'static Format {
 pub(crate) struct Fields<'a> {
     row: &'a Row,
     columns: &'a BTreeMap<String, String>,
+    languages: &'a [LanguageColumns],
 }
 
 impl<'a> Fields<'a> {
     fn column(&self, field: &'a str) -> &'a str {
         self.columns.get(field).map_or(field, String::as_str)
+    }
+
+    /// The columns of each language, in a list of terms that has such columns.
+    pub(crate) fn languages(&self) -> &'a [LanguageColumns] {
+        self.languages
     }
 
     /// A value that is there and not null.

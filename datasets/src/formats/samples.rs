@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use tonfall_recipes::plan::{DataFormat, SourcePlan, TemplateKind};
+use tonfall_recipes::plan::{AuditRule, DataFormat, SourcePlan, TemplateKind};
 
 use crate::error::RowFault;
 use crate::formats::conversation::{Conversation, Message, Sample, kind};
+use crate::formats::entry::NoTask;
 use crate::formats::format::{CONTEXT, Fields, Layout};
 use crate::formats::tasks::Tasks;
 use crate::read::rows::Row;
@@ -21,6 +22,10 @@ pub(crate) struct Built {
     pub(crate) samples: Vec<Sample>,
     /// Rows of one group go to one side of the split.
     pub(crate) group: Option<String>,
+    /// Why there are no samples.
+    pub(crate) no_task: Option<NoTask>,
+    /// What is wrong with the row, whatever becomes of it.
+    pub(crate) findings: Vec<(AuditRule, String)>,
 }
 
 /// The samples of a row. `key` decides what is chosen at random.
@@ -34,10 +39,10 @@ pub(crate) fn build(
     let fields = layout.fields(row);
     let conversation = match layout.format.format {
         DataFormat::Style => return tasks.style(fields, source.language.as_deref(), key),
-        DataFormat::Terminology => return tasks.terms(fields, source.language.as_deref(), key),
+        DataFormat::Terminology => return tasks.terms(fields, source, key),
         DataFormat::Text => {
             let text = fields.text("text")?.to_owned();
-            return Ok(Built { samples: vec![Sample::Text(text).validate()?], group: None });
+            return Ok(Built { samples: vec![Sample::Text(text).validate()?], ..Built::default() });
         }
         DataFormat::Messages | DataFormat::Auto => {
             Conversation { messages: messages(fields.list("messages")?)?, tools: tools(fields)? }
@@ -46,12 +51,12 @@ pub(crate) fn build(
         DataFormat::Alpaca => alpaca(fields)?,
         DataFormat::PromptCompletion => match pair(fields, source)? {
             Sample::Conversation(conversation) => conversation,
-            pair => return Ok(Built { samples: vec![pair.validate()?], group: None }),
+            pair => return Ok(Built { samples: vec![pair.validate()?], ..Built::default() }),
         },
         DataFormat::Preference => preference(fields)?,
     };
     let conversation = with_context(conversation, fields, source, tasks, key)?;
-    Ok(Built { samples: vec![Sample::Conversation(conversation).validate()?], group: None })
+    Ok(Built { samples: vec![Sample::Conversation(conversation).validate()?], ..Built::default() })
 }
 
 fn messages(list: Vec<Value>) -> Result<Vec<Message>, RowFault> {

@@ -1,20 +1,23 @@
 //! Rows of style and of terms → tasks to learn from.
 //!
-//! Responsible for: templates with `{names}`, which one a row gets, and what an entry of a term base can be asked.
+//! Responsible for: templates with `{names}`, and which one a row gets. [`crate::formats::term_tasks`] decides what an
+//! entry of a term base can be asked.
 //! Must not depend on: files, tokenizers.
 
 use std::collections::BTreeMap;
 
-use tonfall_recipes::plan::{TemplateKind, TemplatePlan};
+use tonfall_recipes::plan::{AuditRule, SourcePlan, TemplateKind, TemplatePlan};
+use tonfall_terms::language::{self, primary};
 
 use crate::error::RowFault;
 use crate::formats::conversation::{Conversation, Message, Sample};
+use crate::formats::entry::{Entry, NoTask};
 use crate::formats::format::Fields;
 use crate::formats::samples::Built;
-use crate::inflection::substitute;
+use crate::formats::term_tasks::{ABOUT_TERMS, is_target, situations};
 use crate::stable_hash::stable_hash;
 
-/// The templates of a recipe, and the program's own for kinds that the recipe has none of.
+/// The templates of a recipe, and the built-in ones for kinds that the recipe has none of.
 #[derive(Clone, Debug)]
 pub(crate) struct Tasks {
     templates: Vec<TemplatePlan>,
@@ -43,11 +46,11 @@ const OWN: &[OwnTemplate] = &[
     (TemplateKind::Definition, "de", "Was verstehen wir unter „{term}“?", Some("{definition}")),
     (TemplateKind::Contrast, "en", "Is “{forbidden}” the right term?", Some("No. We say “{term}”.")),
     (TemplateKind::Contrast, "de", "Ist „{forbidden}“ die richtige Benennung?", Some("Nein. Wir sagen „{term}“.")),
+    (TemplateKind::Translation, "en", "Translate into {into}, with our terms: {text}", Some("{translation}")),
+    (TemplateKind::Translation, "en", "How do we say this in {into}? {text}", Some("{translation}")),
+    (TemplateKind::Translation, "de", "Sage das auf {into}, mit unseren Benennungen: {text}", Some("{translation}")),
+    (TemplateKind::Translation, "de", "Wie heißt das bei uns auf {into}? {text}", Some("{translation}")),
 ];
-
-/// Tasks about terms, in the order in which they are made.
-const ABOUT_TERMS: [TemplateKind; 4] =
-    [TemplateKind::Usage, TemplateKind::Correction, TemplateKind::Definition, TemplateKind::Contrast];
 
 impl Tasks {
     /// The recipe's templates. Where it has some about terms, only those kinds of tasks are made.
@@ -75,7 +78,7 @@ impl Tasks {
         key: u64,
         available: &[&str],
     ) -> Option<&TemplatePlan> {
-        // Without a known language, the program's own templates are English.
+        // If the language is not known, the built-in templates are English.
         let language = primary(language.unwrap_or("en"));
         let fits = |template: &&TemplatePlan| {
             template.kind == kind
@@ -102,26 +105,66 @@ impl Tasks {
             kind: if neutral.is_some() { "rewrite" } else { "write" },
             available: values.keys().map(|name| format!("{{{name}}}")).collect::<Vec<_>>().join(", "),
         })?;
-        Ok(Built { samples: vec![sample], group: None })
+        Ok(Built { samples: vec![sample], ..Built::default() })
     }
 
-    /// Everything that an entry of a term base can be asked; nothing for an entry in another language than wanted.
-    pub(crate) fn terms(&self, fields: Fields<'_>, wanted: Option<&str>, key: u64) -> Result<Built, RowFault> {
-        let entry = Entry::read(fields, wanted)?;
-        let group = Some(entry.concept.clone());
-        if entry.is_foreign(wanted) {
-            return Ok(Built { samples: Vec::new(), group });
+    /// Everything that can be asked about a row of a term base, or why that is nothing.
+    pub(crate) fn terms(&self, fields: Fields<'_>, source: &SourcePlan, key: u64) -> Result<Built, RowFault> {
+        let wanted = source.language.as_deref();
+        let entries = Entry::read(fields, wanted)?;
+        let mut built = Built { group: entries.iter().flat_map(Entry::names).next(), ..Built::default() };
+        let mut number = 0;
+        for entry in &entries {
+            let unknown = entry.unknown_status.iter();
+            built.findings.extend(unknown.map(|status| {
+                (AuditRule::UnknownStatus, format!("the status \"{status}\" is not known; its term counts as admitted"))
+            }));
+            let situations = situations(entry, &self.about_terms, source)?;
+            built.findings.extend(situations.findings);
+            for situation in situations.all {
+                let mut values = fields.placeholders();
+                values.extend(situation.values);
+                let key = key.wrapping_add(number);
+                built.samples.extend(self.sample_in(situation.kind, &situation.languages, key, &values));
+                number += 1;
+            }
         }
-        let mut samples = Vec::new();
-        for (number, (kind, situation)) in entry.situations(&self.about_terms).into_iter().enumerate() {
-            let mut values = fields.placeholders();
-            values.extend(situation);
-            samples.extend(self.sample(kind, Some(&entry.language), key.wrapping_add(number as u64), &values));
+        if built.samples.is_empty() {
+            built.no_task = self.why_nothing(&entries, source);
         }
-        if samples.is_empty() {
-            return Err(RowFault::BareTerm);
+        Ok(built)
+    }
+
+    /// Why nothing is asked about a row; `None` if the row of another language asks for its term.
+    fn why_nothing(&self, entries: &[Entry], source: &SourcePlan) -> Option<NoTask> {
+        let concept = || entries.first().map(Entry::name).unwrap_or_default();
+        let Some(entry) = entries.iter().find(|entry| entry.is_wanted(source.language.as_deref())) else {
+            return Some(NoTask::Foreign { concept: concept() });
+        };
+        match (&entry.term, &entry.forbidden[..]) {
+            (Some(_), _) if self.about_terms.contains(&TemplateKind::Translation) && is_target(entry, source) => None,
+            (Some(term), _) => Some(NoTask::Bare { term: term.clone() }),
+            (None, []) => Some(NoTask::NoTerm { concept: concept() }),
+            (None, terms) => Some(NoTask::OnlyForbidden {
+                concept: concept(),
+                language: entry.language.clone(),
+                terms: terms.to_vec(),
+            }),
         }
-        Ok(Built { samples, group })
+    }
+
+    /// A sample with a template in one of `languages`, by the key, or else in English.
+    fn sample_in(
+        &self,
+        kind: TemplateKind,
+        languages: &[String],
+        key: u64,
+        values: &BTreeMap<&str, String>,
+    ) -> Option<Sample> {
+        let first = (key % languages.len().max(1) as u64) as usize;
+        let in_turn = languages[first..].iter().chain(&languages[..first]).map(String::as_str);
+        let otherwise = (kind == TemplateKind::Translation).then_some("en");
+        in_turn.chain(otherwise).find_map(|language| self.sample(kind, Some(language), key, values))
     }
 
     fn sample(
@@ -132,88 +175,24 @@ impl Tasks {
         values: &BTreeMap<&str, String>,
     ) -> Option<Sample> {
         let template = self.pick(kind, language, key, &values.keys().copied().collect::<Vec<_>>())?;
-        let system = template.system.iter().map(|text| Message::new("system", fill(text, values)));
+        let mut values = values.clone();
+        if kind == TemplateKind::Translation {
+            // `{into}` is the name of a language in the language of the template.
+            let reader = template.language.as_deref().unwrap_or("en");
+            for name in ["from", "into"] {
+                values.entry(name).and_modify(|tag| *tag = language::name(tag, reader));
+            }
+        }
+        let system = template.system.iter().map(|text| Message::new("system", fill(text, &values)));
         let turns = [
-            Message::new("user", fill(&template.user, values)),
-            Message::new("assistant", fill(template.assistant.as_deref()?, values)),
+            Message::new("user", fill(&template.user, &values)),
+            Message::new("assistant", fill(template.assistant.as_deref()?, &values)),
         ];
         Some(Sample::Conversation(Conversation { messages: system.chain(turns).collect(), tools: None }))
     }
 }
 
-/// A concept in one language.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) concept: String,
-    pub(crate) language: String,
-    pub(crate) term: String,
-    pub(crate) forbidden: Vec<String>,
-    definition: Option<String>,
-    examples: Vec<String>,
-}
-
-impl Entry {
-    /// Reads an entry; one without a language is in the `wanted` one, or in English.
-    pub(crate) fn read(fields: Fields<'_>, wanted: Option<&str>) -> Result<Self, RowFault> {
-        let term = fields.text("term")?.trim().to_owned();
-        if term.is_empty() {
-            return Err(RowFault::EmptyText("term"));
-        }
-        let concept = match fields.value("concept") {
-            Some(serde_json::Value::Number(number)) => number.to_string(),
-            _ => fields.optional_text("concept")?.unwrap_or(&term).to_owned(),
-        };
-        let forbidden = fields.texts("forbidden")?;
-        if forbidden.iter().any(|other| other.to_lowercase() == term.to_lowercase()) {
-            return Err(RowFault::Syntax(format!("the term \"{term}\" is preferred and forbidden at once")));
-        }
-        Ok(Self {
-            language: fields.optional_text("language")?.or(wanted).unwrap_or("en").to_owned(),
-            definition: fields.optional_text("definition")?.map(str::to_owned).filter(|text| !text.trim().is_empty()),
-            examples: fields.texts("examples")?,
-            concept,
-            term,
-            forbidden,
-        })
-    }
-
-    /// Is it in another language than the recipe wants?
-    pub(crate) fn is_foreign(&self, wanted: Option<&str>) -> bool {
-        wanted.is_some_and(|wanted| primary(wanted) != primary(&self.language))
-    }
-
-    /// What can be asked, with the values of its names.
-    fn situations(&self, kinds: &[TemplateKind]) -> Vec<(TemplateKind, Vec<(&'static str, String)>)> {
-        let of_kind = |kind: &TemplateKind| -> Vec<Vec<(&'static str, String)>> {
-            let with =
-                |name: &'static str| move |text: &String| vec![("term", self.term.clone()), (name, text.clone())];
-            match kind {
-                TemplateKind::Usage => self.examples.iter().map(with("example")).collect(),
-                TemplateKind::Definition => self.definition.iter().map(with("definition")).collect(),
-                TemplateKind::Contrast => self.forbidden.iter().map(with("forbidden")).collect(),
-                TemplateKind::Correction => {
-                    let pairs =
-                        self.forbidden.iter().flat_map(|other| self.examples.iter().map(move |text| (other, text)));
-                    let wrong = pairs.filter_map(|(other, example)| {
-                        let wrong = substitute(example, &self.term, other, &self.language)?;
-                        let term = ("term", self.term.clone());
-                        Some(vec![term, ("forbidden", other.clone()), ("wrong", wrong), ("example", example.clone())])
-                    });
-                    wrong.collect()
-                }
-                TemplateKind::Rewrite | TemplateKind::Write | TemplateKind::Context => Vec::new(),
-            }
-        };
-        kinds.iter().flat_map(|kind| of_kind(kind).into_iter().map(|values| (*kind, values))).collect()
-    }
-}
-
-/// `de` of `de-CH`.
-pub(crate) fn primary(language: &str) -> String {
-    language.split(['-', '_']).next().unwrap_or_default().to_lowercase()
-}
-
-/// The names that a template stands on.
+/// The names in a template.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).filter(|name| is_name(name))
 }

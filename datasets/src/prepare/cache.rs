@@ -23,7 +23,7 @@ use crate::prepare::report::PrepareReport;
 use crate::prepare::store::{Column, Columns, Entry};
 
 /// Changes with every change of what is stored or of how data is prepared.
-const VERSION: &str = "tonfall data 4";
+const VERSION: &str = "tonfall data 5";
 /// Entries that are kept, the most recently used ones.
 const KEPT: usize = 16;
 /// Bytes that entries may take together; the newest entry is kept whatever its size.

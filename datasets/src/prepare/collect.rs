@@ -14,8 +14,9 @@ use tonfall_recipes::plan::{AuditRule, Overflow, Severity, Split};
 
 use crate::audit::Findings;
 use crate::audit::duplicates::{Fingerprint, Fingerprints, Repeat};
-use crate::audit::terms::Terms;
+use crate::audit::terms::{Role, Terms};
 use crate::error::{DataError, RowFault};
+use crate::formats::entry::NoTask;
 use crate::label::mask::{IGNORED, Labelled};
 use crate::prepare::Input;
 use crate::prepare::batch::Source;
@@ -38,6 +39,10 @@ pub(crate) struct Outcome {
 pub(crate) struct Prepared {
     pub(crate) group: Option<u64>,
     pub(crate) examples: Vec<PreparedExample>,
+    /// Why a row of a term base has none.
+    pub(crate) no_task: Option<NoTask>,
+    /// Of the row itself.
+    pub(crate) findings: Vec<(AuditRule, String)>,
 }
 
 pub(crate) struct PreparedExample {
@@ -45,7 +50,7 @@ pub(crate) struct PreparedExample {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) findings: Vec<(AuditRule, String)>,
     /// Indexes of the terms that its answers use.
-    pub(crate) terms: Vec<u32>,
+    pub(crate) terms: Vec<usize>,
 }
 
 /// Decides over labelled rows, in order, and counts.
@@ -59,6 +64,8 @@ pub(crate) struct Collector<'a> {
     units: Vec<u64>,
     fingerprints: Fingerprints,
     used: Vec<bool>,
+    /// Of each file: the first row of a term base that gives no task although the recipe asks for its language.
+    no_task: Vec<Option<(u64, NoTask)>>,
     faulty: u64,
     /// File, row and tokens of the first example that is too long, and how many there are.
     too_long: Option<(usize, u64, usize, usize)>,
@@ -82,6 +89,7 @@ impl<'a> Collector<'a> {
             units: Vec::new(),
             fingerprints: Fingerprints::default(),
             used: vec![false; terms.wanted.len()],
+            no_task: vec![None; inputs.len()],
             faulty: 0,
             too_long: None,
             position: 0,
@@ -99,6 +107,16 @@ impl<'a> Collector<'a> {
             Err(fault) => return self.fault(file, number, fault),
             Ok(None) => self.report.files[file].filtered += 1,
             Ok(Some(prepared)) => {
+                let path = self.path(file);
+                for (rule, detail) in prepared.findings {
+                    self.report.findings.add(rule, &path, number, detail);
+                }
+                if let Some(no_task) = prepared.no_task {
+                    self.leave_out(no_task.reason());
+                    if !matches!(no_task, NoTask::Foreign { .. }) {
+                        self.no_task[file].get_or_insert((number, no_task));
+                    }
+                }
                 for example in prepared.examples {
                     self.example(file, number, prepared.group, example)?;
                 }
@@ -176,7 +194,7 @@ impl<'a> Collector<'a> {
             self.report.findings.add(AuditRule::ToolsLeftOut, &path, number, detail);
         }
         for term in terms {
-            self.used[term as usize] = true;
+            self.used[term] = true;
         }
         let (tokens, trained) = (labelled.input_ids.len() as u32, trained(&labelled) as u32);
         let words: Vec<u32> =
@@ -213,6 +231,12 @@ impl<'a> Collector<'a> {
         if let Some(file) = self.report.files.iter().find(|file| file.rows == 0) {
             return Err(DataError::Empty { path: file.path.clone() });
         }
+        for (file, no_task) in self.report.files.iter().zip(&self.no_task) {
+            if let (0, Some((row, why))) = (file.kept, no_task) {
+                let (path, why) = (file.path.clone(), why.to_string());
+                return Err(DataError::NoTask { path, row: *row, why });
+            }
+        }
         let fraction = self.plan.data.eval_fraction;
         let shares: Vec<Share> = self.report.files.iter().zip(self.inputs).map(share).collect();
         let Order { mut train, eval, held_out } = order(&self.units, &shares, fraction, self.plan.seed)?;
@@ -225,13 +249,18 @@ impl<'a> Collector<'a> {
                 return Err(DataError::NothingLeft { what, why: self.why_nothing() });
             }
         }
-        for (term, used) in self.terms.wanted.iter().zip(&self.used) {
-            if !used && term.instead.is_none() {
-                let (file, row) = term.place;
-                let detail = format!("no trained answer says \"{}\"", term.term);
-                self.report.findings.add(AuditRule::UnusedTerm, &self.inputs[file].file.path, row, detail);
+        for (term, _) in self.terms.wanted.iter().zip(&self.used).filter(|(_, used)| !**used) {
+            match term.role {
+                Role::Preferred => {
+                    let (file, row) = term.place;
+                    let detail = format!("no trained answer says \"{}\"", term.term);
+                    self.report.findings.add(AuditRule::UnusedTerm, &self.inputs[file].file.path, row, detail);
+                }
+                Role::Defined => self.report.defined_only += 1,
+                Role::Forbidden(_) => {}
             }
         }
+        self.report.long_terms = self.terms.long;
         let Self { mut report, fingerprints, sink, inputs, .. } = self;
         (report.eval_examples, report.train_examples) = (eval.len() as u64, (held_out.len() - eval.len()) as u64);
         (report.epoch_examples, report.not_compared) = (train.len() as u64, fingerprints.not_compared);

@@ -62,6 +62,10 @@ pub struct PrepareReport {
     pub findings: Findings,
     /// Examples beyond the number that is looked through for near-duplicates.
     pub not_compared: u64,
+    /// Terms that have only a definition and that no answer uses.
+    pub defined_only: u64,
+    /// Texts of term bases that are too long to be looked for in answers.
+    pub long_terms: u64,
     /// Why nothing is kept in the cache, when it was to be.
     #[serde(skip)]
     pub uncached: Option<String>,
@@ -81,6 +85,8 @@ impl PrepareReport {
             (self.straddling, "tokens lie across the border of an answer and are not trained"),
             (self.thoughts_left_out, "thoughts are left out by the chat template"),
             (self.not_compared, "examples were looked through for exact duplicates only"),
+            (self.defined_only, "terms have only a definition, and no answer uses them"),
+            (self.long_terms, "texts of term bases are longer than 12 words and are not looked for in answers"),
             (self.skipped_files.len() as u64, "files in directories of data are of another kind and were not read"),
         ];
         let counted = notes.iter().filter(|(count, _)| *count > 0).map(|(count, note)| format!("{count} {note}"));

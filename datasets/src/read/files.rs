@@ -79,22 +79,25 @@ impl DataFile {
         })
     }
 
-    /// Everything in it as text, up to `limit` bytes.
+    /// Everything in it as text in UTF-8, up to `limit` bytes.
     pub(crate) fn text(&self, limit: u64) -> Result<String, DataError> {
+        String::from_utf8(self.content(limit)?).map_err(|error| {
+            let offset = error.utf8_error().valid_up_to();
+            let why = format!("the file is not UTF-8: invalid byte at offset {offset}; save it as UTF-8");
+            DataError::Unreadable { path: self.path.clone(), why }
+        })
+    }
+
+    /// Everything in it, up to `limit` bytes.
+    pub(crate) fn content(&self, limit: u64) -> Result<Vec<u8>, DataError> {
         let mut bytes = Vec::new();
         let read = io::Read::take(self.open()?, limit + 1).read_to_end(&mut bytes);
         read.map_err(|error| self.fault(error))?;
-        let unreadable = |why: String| DataError::Unreadable { path: self.path.clone(), why };
         if bytes.len() as u64 > limit {
-            return Err(unreadable(format!(
-                "the file is larger than {} MiB, and is read as a whole; split it",
-                limit >> 20
-            )));
+            let why = format!("the file is larger than {} MiB, and is read as a whole; split it", limit >> 20);
+            return Err(DataError::Unreadable { path: self.path.clone(), why });
         }
-        String::from_utf8(bytes).map_err(|error| {
-            let offset = error.utf8_error().valid_up_to();
-            unreadable(format!("the file is not UTF-8: invalid byte at offset {offset}; save it as UTF-8"))
-        })
+        Ok(bytes)
     }
 
     /// Why reading failed: a damaged archive is another fault than a disk that doesn't answer.

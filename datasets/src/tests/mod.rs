@@ -9,4 +9,5 @@ mod preparing;
 mod reference;
 mod sources;
 mod templates;
+mod term_bases;
 mod tiny;

@@ -8,6 +8,7 @@ use serde_json::json;
 use tonfall_recipes::plan::{DataFormat, DataPlan, SourcePlan, Split};
 
 use super::tiny::{plan, write};
+use crate::formats::entry::NoTask;
 use crate::formats::format::Layout;
 use crate::formats::samples::build;
 use crate::formats::tasks::Tasks;
@@ -31,6 +32,7 @@ pub(super) fn source(format: DataFormat) -> SourcePlan {
         filter: None,
         weight: 1.0,
         language: None,
+        translate_from: None,
         no_answer: None,
     }
 }
@@ -45,6 +47,9 @@ pub(super) fn samples(path: &Path, source: &SourcePlan) -> Result<Vec<(u64, Samp
             let number = row.number;
             let built = row.parse().and_then(|row| build(&row, &layout, source, &tasks, number));
             let built = built.map_err(|fault| DataError::row(path, number, fault))?;
+            if let Some(why) = built.no_task.filter(|why| !matches!(why, NoTask::Foreign { .. })) {
+                return Err(DataError::row(path, number, why.to_string()));
+            }
             all.extend(built.samples.into_iter().map(|sample| (number, sample)));
         }
         Ok(())

@@ -14,6 +14,7 @@ fn source() -> SourcePlan {
         filter: Some("status = 'approved'".to_owned()),
         weight: 0.5,
         language: Some("de".to_owned()),
+        translate_from: Some("en".to_owned()),
         no_answer: Some("Dazu sagen die Unterlagen nichts.".to_owned()),
     }
 }
@@ -200,6 +201,21 @@ fn the_hash_changes_with_any_value_and_with_nothing_else() {
     let mut changed = plan();
     changed.training.max_steps = Some(1);
     assert_ne!(hash, changed.hash());
+}
+
+#[test]
+fn a_source_without_a_language_to_translate_from_is_written_as_before() {
+    let source = SourcePlan { translate_from: None, ..source() };
+    let text = serde_json::to_string(&source).expect("JSON");
+    assert!(!text.contains("translate_from"), "the hash of plans of builds without the key: {text}");
+    assert_eq!(serde_json::from_str::<SourcePlan>(&text).expect("it reads its own"), source);
+}
+
+#[test]
+fn a_rule_that_an_older_plan_lacks_warns() {
+    let old: AuditPlan = toml::from_str("duplicates = \"error\"").expect("a table of rules");
+    assert_eq!(old.severity(AuditRule::Duplicates), Severity::Error);
+    assert_eq!(old.severity(AuditRule::UnknownStatus), Severity::Warn);
 }
 
 #[test]

@@ -423,6 +423,7 @@ fn contradictions_are_refused() {
     fails(&["data.eval=a.jsonl"], "both the training data and the eval split");
     fails(&["template=[{kind = \"usage\", user = \"a\"}]"], "needs `assistant`");
     fails(&["template=[{kind = \"context\", user = \"a\", assistant = \"b\"}]"], "has no answer");
+    fails(&["source=[{files = \"b.jsonl\", language = \"de\", translate_from = \"DE\"}]"], "nothing is translated");
     fails(&["data.train=[]"], "nothing to train on");
     fails(&["data.train=[]", "source=[{files = \"b.jsonl\", split = \"eval\"}]"], "nothing to train on");
     fails(&["data.format=text", "data.train_on=assistant"], "no assistant");

@@ -11,6 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 use tonfall_runs::history::{Answer, Line as Event, Weight};
 use tonfall_runs::numbers::{clock, measure};
+use tonfall_terms::{Case, Hit, Matcher, Term};
 
 use super::words::{fitted, wrapped};
 use super::{block, inside, status};
@@ -121,45 +122,20 @@ fn marked(answer: &Answer, look: Look) -> Vec<Span<'static>> {
     let text = flat(&answer.text);
     let hits = answer.expected.iter().filter(|term| !answer.missing.contains(term)).map(|term| (term, Role::Hit));
     let violations = answer.violations.iter().map(|term| (term, Role::Violation));
-    let mut places: Vec<(usize, usize, Role)> = hits
-        .chain(violations)
-        .flat_map(|(term, role)| occurrences(&text, term).into_iter().map(move |(start, end)| (start, end, role)))
-        .collect();
-    places.sort_by_key(|(start, end, _)| (*start, usize::MAX - *end));
+    let (terms, roles): (Vec<&String>, Vec<Role>) = hits.chain(violations).unzip();
+    // As the evaluation counted them. The few terms of a prompt always fit into a matcher.
+    let matcher = Matcher::new(terms.iter().map(|text| Term { text, language: None }), Case::Any);
     let (mut spans, mut done) = (Vec::new(), 0);
-    for (start, end, role) in places {
-        if start < done {
+    for Hit { term, range, .. } in matcher.map(|matcher| matcher.hits(&text)).unwrap_or_default() {
+        if range.start < done {
             continue;
         }
-        spans.push(Span::raw(text[done..start].to_owned()));
-        spans.push(Span::styled(text[start..end].to_owned(), look.style(role)));
-        done = end;
+        spans.push(Span::raw(text[done..range.start].to_owned()));
+        spans.push(Span::styled(text[range.clone()].to_owned(), look.style(roles[term])));
+        done = range.end;
     }
     spans.push(Span::raw(text[done..].to_owned()));
     spans
-}
-
-/// Positions of a term in a text, ignoring case.
-fn occurrences(text: &str, term: &str) -> Vec<(usize, usize)> {
-    let term: Vec<char> = term.chars().flat_map(char::to_lowercase).collect();
-    let mut found = Vec::new();
-    if term.is_empty() {
-        return found;
-    }
-    for (start, _) in text.char_indices() {
-        let mut wanted = term.iter();
-        for (offset, char) in text[start..].char_indices() {
-            let matches = char.to_lowercase().all(|lower| wanted.next() == Some(&lower));
-            if !matches {
-                break;
-            }
-            if wanted.len() == 0 {
-                found.push((start, start + offset + char.len_utf8()));
-                break;
-            }
-        }
-    }
-    found
 }
 
 pub(super) fn runs(app: &App, frame: &mut Frame<'_>, area: Rect) {
@@ -200,12 +176,26 @@ pub(super) fn runs(app: &App, frame: &mut Frame<'_>, area: Rect) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::theme::{Depth, Symbols};
 
     #[test]
-    fn terms_are_found_in_any_case() {
-        assert_eq!(occurrences("The Guest and the guest", "guest"), [(4, 9), (18, 23)]);
-        assert_eq!(occurrences("Grüße, GRÜSSE", "grüße"), [(0, 7)]);
-        assert_eq!(occurrences("abc", ""), []);
-        assert_eq!(occurrences("aaa", "aa"), [(0, 2), (1, 3)]);
+    fn terms_are_marked_as_the_evaluation_counts_them() {
+        let look = Look { depth: Depth::Rgb, light: false, symbols: Symbols::Braille };
+        let marked = |text: &str, expected: &str, violation: &str| {
+            let answer = Answer {
+                text: text.to_owned(),
+                expected: vec![expected.to_owned()],
+                violations: vec![violation.to_owned()],
+                ..Answer::default()
+            };
+            let spans = marked(&answer, look);
+            assert_eq!(spans.iter().map(|span| span.content.as_ref()).collect::<String>(), text);
+            let is_marked = |span: &&Span<'_>| span.style != Span::raw("").style;
+            spans.iter().filter(is_marked).map(|span| span.content.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(marked("The Guest and the guest", "guest", "client"), ["Guest", "guest"]);
+        assert_eq!(marked("A guest in the guesthouse", "guest", "house"), ["guest"]);
+        assert_eq!(marked("Gru\u{308}ße, GRÜSSE", "grüße", ""), ["Gru\u{308}ße"]);
+        assert_eq!(marked("our key account", "key account", "account"), ["key account"]);
     }
 }

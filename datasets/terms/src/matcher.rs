@@ -1,0 +1,235 @@
+//! Many terms, found in one pass over a text.
+//!
+//! Responsible for: which terms a text uses, under which ending and where. Must not depend on: where terms come from.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use thiserror::Error;
+use unicode_normalization_alignments::char::is_combining_mark;
+
+use crate::inflection::{capitalized, forms};
+use crate::normal::{Normal, normalized};
+
+/// A term to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term<'a> {
+    pub text: &'a str,
+    /// The language whose endings are found too; `None`: only the term as it is.
+    pub language: Option<&'a str>,
+}
+
+/// Which capitals a text may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Any.
+    Any,
+    /// Those of the term. A small first letter may be a capital, as at the beginning of a sentence.
+    Written,
+}
+
+/// A place in a text where a term stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Index among the terms of the matcher.
+    pub term: usize,
+    /// Name of the ending under which the term was found; empty for the bare term.
+    pub ending: &'static str,
+    /// Bytes of the text as it was given, in whatever normal form.
+    pub range: Range<usize>,
+}
+
+/// Why terms can't be looked for.
+#[derive(Debug, Error)]
+#[error("{forms} forms of terms are too many to look for at once ({source}); split the term base")]
+pub struct TermsError {
+    forms: usize,
+    source: aho_corasick::BuildError,
+}
+
+/// Finds terms as whole words. What stands inside a compound (`Kunde` in `Kundendienst`) is no hit; the parts of a
+/// hyphenated one (`Kunden-Dienst`) are words.
+#[derive(Debug)]
+pub struct Matcher {
+    case: Case,
+    /// Term and ending of each pattern of the automaton.
+    patterns: Vec<(usize, &'static str)>,
+    /// `None` without terms.
+    automaton: Option<AhoCorasick>,
+}
+
+impl Matcher {
+    /// A matcher of `terms`. A term of white space alone is never found.
+    ///
+    /// # Errors
+    /// When there are more forms than an automaton can have states for (about 2^31 bytes of terms).
+    pub fn new<'a>(terms: impl IntoIterator<Item = Term<'a>>, case: Case) -> Result<Self, TermsError> {
+        let (mut patterns, mut texts) = (Vec::new(), Vec::new());
+        for (index, Term { text, language }) in terms.into_iter().enumerate() {
+            // Endings are joined to composed letters; whether they are small is decided with the whole form.
+            let term = normalized(text, Case::Written);
+            if term.is_empty() {
+                continue;
+            }
+            for (ending, form) in forms(&term, language.unwrap_or_default()) {
+                let form = normalized(&form, case);
+                let capital = Some(capitalized(&form)).filter(|capital| case == Case::Written && *capital != form);
+                for text in std::iter::once(form).chain(capital) {
+                    patterns.push((index, ending));
+                    texts.push(text);
+                }
+            }
+        }
+        let build = || AhoCorasick::builder().match_kind(MatchKind::Standard).build(&texts);
+        let automaton = (!texts.is_empty()).then(build).transpose();
+        let automaton = automaton.map_err(|source| TermsError { forms: texts.len(), source })?;
+        Ok(Self { case, patterns, automaton })
+    }
+
+    /// All hits by their beginning, longer ones first; hits of several terms may overlap.
+    pub fn hits(&self, text: &str) -> Vec<Hit> {
+        let Some(automaton) = &self.automaton else { return Vec::new() };
+        let normal = Normal::new(text, self.case);
+        let found = automaton.find_overlapping_iter(&normal.text).filter(|found| is_whole(&normal.text, found.range()));
+        let mut hits: Vec<Hit> = found
+            .map(|found| {
+                let (term, ending) = self.patterns[found.pattern().as_usize()];
+                Hit { term, ending, range: normal.original(found.start())..normal.original(found.end()) }
+            })
+            .collect();
+        hits.sort_by_key(|hit| (hit.range.start, Reverse(hit.range.end), hit.term));
+        hits.dedup_by(|second, first| second.term == first.term && second.range == first.range);
+        hits
+    }
+
+    /// Indexes of the terms that a text uses, ascending.
+    pub fn used(&self, text: &str) -> Vec<usize> {
+        let mut used: Vec<usize> = self.hits(text).into_iter().map(|hit| hit.term).collect();
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+}
+
+/// The hits without those inside a longer hit of a term that `covers`: a forbidden `account` is no fault in a preferred
+/// `key account`. `hits` are in the order of [`Matcher::hits`].
+pub fn uncovered(hits: Vec<Hit>, covers: impl Fn(usize) -> bool) -> Vec<Hit> {
+    let mut cover = 0..0;
+    let is_outside = |hit: &Hit| {
+        let is_inside = hit.range.end <= cover.end && hit.range != cover;
+        if covers(hit.term) && hit.range.end > cover.end {
+            cover = hit.range.clone();
+        }
+        !is_inside
+    };
+    hits.into_iter().filter(is_outside).collect()
+}
+
+/// Whether a word begins and ends where a pattern does. A pattern that begins or ends with another character than a
+/// letter, such as `C++`, needs no border there.
+fn is_whole(text: &str, range: Range<usize>) -> bool {
+    let joined = |left: Option<char>, right: Option<char>| left.is_some_and(is_word) && right.is_some_and(is_word);
+    let (before, found, after) = (&text[..range.start], &text[range.clone()], &text[range.end..]);
+    let starts_inside = joined(before.chars().next_back(), found.chars().next());
+    let ends_inside = joined(found.chars().next_back(), after.chars().next());
+    !starts_inside && !ends_inside
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || is_combining_mark(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Case, Matcher, Term, uncovered};
+
+    fn found<'t>(text: &'t str, term: &str, language: Option<&str>, case: Case) -> Vec<&'t str> {
+        let matcher = Matcher::new([Term { text: term, language }], case).expect("one term");
+        matcher.hits(text).into_iter().map(|hit| &text[hit.range]).collect()
+    }
+
+    #[test]
+    fn whole_words_in_any_case() {
+        let uses = |text, term| !found(text, term, None, Case::Any).is_empty();
+        assert!(uses("Dear Guest, your handover is near.", "guest"));
+        assert!(uses("the money-back promise holds", "money-back promise"));
+        assert!(uses("Grüße, Ihr Team", "grüße") && uses("GRÜSSE: ÜBER", "über"));
+        assert!(uses("yours, \u{2014} Ada", "\u{2014} Ada") && uses("C++20", "c++"));
+        assert!(uses("THE İSTANBUL OFFICE", "İstanbul"));
+        for (text, term) in
+            [("guesthouse", "guest"), ("a digest", "gest"), ("anything", ""), ("anything", " "), ("", "a")]
+        {
+            assert!(!uses(text, term), "{term} in {text}");
+        }
+    }
+
+    #[test]
+    fn capitals_as_written() {
+        let uses = |text, term| !found(text, term, Some("de"), Case::Written).is_empty();
+        assert!(uses("Der Kunde zahlt.", "Kunde") && uses("Über Öl: Öle", "Öl") && uses("Gelb ist es", "gelb"));
+        // A noun is no verb: the capital of a term is needed.
+        assert!(!uses("wir beleg", "Beleg") && !uses("ein kunde", "Kunde") && !uses("GELB", "gelb"));
+    }
+
+    #[test]
+    fn endings_of_the_language_and_no_others() {
+        let german = |text| found(text, "Gast", Some("de-CH"), Case::Written);
+        assert_eq!(german("Der Gast, des Gastes, die Gäste mit Gästen"), ["Gast", "Gastes", "Gäste", "Gästen"]);
+        assert_eq!(found("A guest's guests' guests", "guest", Some("en"), Case::Written).len(), 5);
+        assert_eq!(found("the guests", "guest", None, Case::Any), [""; 0]);
+        assert_eq!(found("die Gäste", "Gast", Some("en"), Case::Any), [""; 0]);
+    }
+
+    #[test]
+    fn compounds_hold_no_terms_unless_hyphenated() {
+        let german = |text| found(text, "Kunde", Some("de"), Case::Written);
+        assert_eq!(german("Kundendienst, Neukunde, Kundin"), [""; 0]);
+        assert_eq!(german("Kunden-Dienst für Kunden_1"), ["Kunden"]);
+    }
+
+    #[test]
+    fn composed_and_decomposed_letters_are_the_same() {
+        let text = "Die Ga\u{308}ste fragen.";
+        assert_eq!(found(text, "Gäste", None, Case::Written), ["Ga\u{308}ste"]);
+        assert_eq!(found(text, "Gast", Some("de"), Case::Written), ["Ga\u{308}ste"]);
+        assert_eq!(found("Die Gäste fragen.", "ga\u{308}ste", None, Case::Any), ["Gäste"]);
+        assert_eq!(found("Öl und O\u{308}L", "o\u{308}l", None, Case::Any), ["Öl", "O\u{308}L"]);
+        // A mark that nothing composes with is part of the word.
+        assert_eq!(found("Gastq\u{303}", "Gastq", None, Case::Any), [""; 0]);
+    }
+
+    #[test]
+    fn a_term_may_be_broken_across_lines() {
+        assert_eq!(
+            found("the money-back\n  promise", "money-back promise", None, Case::Any),
+            ["money-back\n  promise"]
+        );
+        assert_eq!(found("the hand\u{ad}over", "handover", None, Case::Any), ["hand\u{ad}over"]);
+        assert_eq!(found("key\u{a0}accounts", "key account", Some("en"), Case::Any), ["key\u{a0}accounts"]);
+    }
+
+    #[test]
+    fn many_terms_have_hits_in_order() {
+        let terms = ["key account", "account", "key", "absent"].map(|text| Term { text, language: Some("en") });
+        let matcher = Matcher::new(terms, Case::Any).expect("four terms");
+        let hits: Vec<_> =
+            matcher.hits("The key accounts").into_iter().map(|hit| (hit.term, hit.ending, hit.range)).collect();
+        assert_eq!(hits, [(0, "s", 4..16), (2, "", 4..7), (1, "s", 8..16)]);
+        assert_eq!(matcher.used("The key accounts, a key"), [0, 1, 2]);
+        assert!(Matcher::new([], Case::Any).expect("none").used("anything").is_empty());
+    }
+
+    #[test]
+    fn a_term_inside_a_longer_one_can_be_left_out() {
+        let terms = ["key account", "account", "key account"].map(|text| Term { text, language: Some("en") });
+        let matcher = Matcher::new(terms, Case::Any).expect("three terms");
+        let left = |text: &str| -> Vec<(usize, usize)> {
+            let hits = uncovered(matcher.hits(text), |term| term == 0);
+            hits.into_iter().map(|hit| (hit.term, hit.range.start)).collect()
+        };
+        // What is both, in two concepts, stays.
+        assert_eq!(left("a key account, an account"), [(0, 2), (2, 2), (1, 18)]);
+        assert_eq!(left("account"), [(1, 0)]);
+    }
+}
