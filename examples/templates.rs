@@ -182,7 +182,7 @@ fn pairs(folder: &Path, name: &str, base: &Path) -> Result<Pairs> {
     );
     let path = folder.join(format!("{name}.toml"));
     tonfall_durable::write_file(&path, recipe.as_bytes())?;
-    let (_, plan) = RecipeFile::load(&path, &[]).map_err(|faults| anyhow::anyhow!(faults.render(false)))?;
+    let (_, plan) = RecipeFile::load(&path, &[])?;
     let tokenizer = ChatTokenizer::new(TokenizerSpec {
         tokenizer_json: std::fs::read(base.join("tokenizer.json"))?,
         chat_template: template,

@@ -1,6 +1,6 @@
-//! The command line as it is written.
+//! The command line.
 //!
-//! Responsible for: names, help and types of commands and options. What follows from them is decided in `commands`.
+//! Responsible for: names, help and types of commands and options. What they do is in `commands`.
 //! Must not depend on: anything that does work.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ use tonfall_trainer::DeviceChoice;
 
 use crate::output::Color;
 
-/// Teaches a local language model a company's tone and terminology, and hands the result to the servers people run.
+/// Fine-tunes a local language model on a company's tone and terminology with LoRA, QLoRA or full training.
 #[derive(Debug, Parser)]
 #[command(name = "tonfall", version, propagate_version = true, arg_required_else_help = true)]
 #[command(
@@ -29,19 +29,19 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Say more: where things are read from, what was counted
+    /// Also print file locations, counts and notices
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
-    /// Say nothing but errors and the result
+    /// Print only errors and the result
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Colours on stderr
+    /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: Color,
-    /// How progress is shown
+    /// How to show progress
     #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
     pub(crate) progress: ProgressMode,
-    /// How events are written to stderr
+    /// Format of progress and events on stderr
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
@@ -50,105 +50,118 @@ pub(crate) struct Global {
 pub(crate) enum ProgressMode {
     /// A bar on a terminal, plain lines otherwise
     Auto,
+    /// A progress bar
     Bar,
-    /// One line each `training.log_every` steps
+    /// A line every `training.log_every` optimizer steps
     Plain,
+    /// No progress
     None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
+    /// For people
     Text,
-    /// The lines of events.jsonl as they are written
+    /// One JSON object per line, as in events.jsonl
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write a commented recipe, filled in from a base model and data
+    /// Write a commented recipe for a base model and data
     Init(Init),
-    /// Find out everything that can be known before training, all faults at once
+    /// Check recipe, base model and data before training, and report all faults at once
     Check(Check),
-    /// Predict the memory that a recipe needs, by part, and that other sizes of models would need
+    /// Estimate the memory of a run, by part, and that of models of other sizes
     Estimate(Estimate),
-    /// Prepare the data of a recipe and show what came of it
+    /// Prepare the data of a recipe: counts, lengths, examples as the model sees them
     Data(Data),
-    /// Train as a recipe says
+    /// Train the model of a recipe
     Train(Train),
-    /// Go on with a run that was interrupted
+    /// Continue an interrupted run from its newest checkpoint
     Resume(Resume),
-    /// Talk to a model, with and without its adapter
+    /// Chat with a model, with or without its adapter
     Chat(Chat),
     /// Merge an adapter into its base model
     Merge(Merge),
-    /// List runs with their state
+    /// List runs: state, step, loss
     Runs(Runs),
-    /// Watch runs, live or finished
+    /// Open the dashboard for live or finished runs
     Watch(Watch),
-    /// Draw the loss of runs as a picture
+    /// Plot the loss of runs to an SVG or PNG file
     Plot(Plot),
-    /// Give the numbers of runs to Prometheus or TensorBoard
+    /// Export the metrics of runs to Prometheus or TensorBoard
     Metrics(Metrics),
-    /// Say what this machine can compute with, and what is missing
+    /// Test the devices of this machine: CPU, CUDA, Vulkan
     Doctor(Doctor),
-    /// Write a completion script for a shell
+    /// Print a completion script for a shell
     Completions(Completions),
-    /// Write the manual page
+    /// Print the manual page (roff)
     Man,
 }
 
 /// A recipe and changes to it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RecipeArgs {
-    /// A recipe file, or `quickstart` for the one inside this program
+    /// Recipe file, or `quickstart` for the built-in example
     #[arg(value_name = "RECIPE")]
     pub(crate) recipe: PathBuf,
-    /// Change a value of the recipe, say `--set training.epochs=2`; can be repeated
+    /// Override a value of the recipe, such as `--set training.epochs=2`; can be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
-    /// Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, …, vulkan
+    /// Device to compute on: auto (a GPU if there is one, otherwise the CPU), cpu, cuda, cuda:1, …, vulkan
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub(crate) device: DeviceChoice,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GraceArgs {
-    /// Seconds that SIGTERM and SIGHUP leave for the current step and its checkpoint
+    /// After SIGTERM or SIGHUP, exit within this time even if the step and its checkpoint are not finished
     #[arg(long, value_name = "SECONDS", default_value = "25", value_parser = seconds)]
     pub(crate) grace: Duration,
 }
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Doctor {
-    /// One JSON object a line
+    /// Print one JSON object per device
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_secs).map_err(|_| "a whole number of seconds is needed".to_owned())
+    text.parse().map(Duration::from_secs).map_err(|_| "expected a whole number of seconds".to_owned())
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Directory to write recipe.toml into
+    /// Directory for the new recipe.toml; it is created if necessary
     pub(crate) dir: PathBuf,
-    /// A Hugging Face model directory, a GGUF file or hf:owner/name
+    /// Base model: a Hugging Face directory, a GGUF file or hf:owner/name
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: String,
-    /// JSONL or Parquet with conversations, prompt/completion pairs or texts
+    /// Training data: a file (JSONL, Parquet, CSV, TBX, text), a directory of such files, or a pattern such as 'data/*.jsonl'
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
+    /// Download an hf: base that is not in the local Hub cache, and allow the recipe to do so
+    #[arg(long)]
+    pub(crate) allow_download: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    #[command(flatten)]
-    pub(crate) recipe: RecipeArgs,
+    /// Recipe file, or `quickstart` for the built-in example
+    #[arg(value_name = "RECIPE", required_unless_present = "keys")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Override a value of the recipe, such as `--set training.epochs=2`; can be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print every key that a recipe can have, with its values and its default
+    #[arg(long)]
+    pub(crate) keys: bool,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
 }
@@ -157,10 +170,10 @@ pub(crate) struct Check {
 pub(crate) struct Estimate {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// Where it would compute: auto (a GPU where there is one), cpu, cuda, vulkan; a GPU need not be there
+    /// Device to estimate for: auto (a GPU if there is one, otherwise the CPU), cpu, cuda, vulkan; it need not be in this machine
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub(crate) device: DeviceChoice,
-    /// Everything as one JSON object, in bytes
+    /// Print one JSON object, sizes in bytes
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -169,11 +182,11 @@ pub(crate) struct Estimate {
 pub(crate) struct Data {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// Print so many examples, with the tokens that are trained marked
+    /// Print the first N examples as the model sees them, with the tokens with loss marked
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) show: usize,
-    /// The whole report as one JSON object
-    #[arg(long, conflicts_with = "show")]
+    /// Print the report as one JSON object; with --show it has the examples as well
+    #[arg(long)]
     pub(crate) json: bool,
 }
 
@@ -181,10 +194,10 @@ pub(crate) struct Data {
 pub(crate) struct Train {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// Name of the run's directory
+    /// Name of the run's directory [default: the recipe's name and four letters or digits]
     #[arg(long, value_name = "NAME")]
     pub(crate) run_name: Option<String>,
-    /// Open the dashboard over the run, which goes on when it is left
+    /// Open the dashboard; leaving it doesn't stop the run
     #[arg(long)]
     pub(crate) watch: bool,
     #[command(flatten)]
@@ -197,7 +210,7 @@ pub(crate) struct Train {
 
 #[derive(Debug, Args)]
 pub(crate) struct Resume {
-    /// A run's directory, or its name under `runs`
+    /// Directory of a run, or its name in `runs`
     pub(crate) run: PathBuf,
     /// Continue although the base, the data or another input is not the one that the run was started with
     #[arg(long)]
@@ -212,34 +225,34 @@ pub(crate) struct Resume {
 
 #[derive(Debug, Args)]
 pub(crate) struct Chat {
-    /// A run, a Hugging Face model directory, a GGUF file or hf:owner/name
+    /// A run, or a model: a Hugging Face directory, a GGUF file or hf:owner/name
     #[arg(value_name = "RUN|MODEL")]
     pub(crate) model: String,
-    /// A PEFT adapter for MODEL
+    /// Directory of a PEFT adapter to apply to MODEL
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
-    /// Answer this and leave; without it a conversation begins
+    /// Answer this prompt and exit, instead of starting a conversation
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
-    /// A system message before the conversation
+    /// System message
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Let the base answer as well
+    /// Also print the base model's answer, without the adapter
     #[arg(long)]
     pub(crate) compare: bool,
-    /// 0 takes the most likely token
+    /// Sampling temperature; 0 always takes the most likely token
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
     pub(crate) temperature: f32,
-    /// Sample from the tokens that hold this share of probability
+    /// Nucleus sampling: sample from the most likely tokens whose probabilities sum to P
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) top_p: Option<f32>,
-    /// Sample from this many most likely tokens
+    /// Sample from the K most likely tokens
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) top_k: Option<u32>,
-    /// Longest answer
+    /// Longest answer, in tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_new_tokens: u32,
-    /// Decides the sampling
+    /// Seed of the sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     #[command(flatten)]
@@ -247,13 +260,13 @@ pub(crate) struct Chat {
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "a number is needed".to_owned())?;
-    (0.0..=100.0).contains(&value).then_some(value).ok_or_else(|| "a number from 0 to 100 is needed".to_owned())
+    let value: f32 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    (0.0..=100.0).contains(&value).then_some(value).ok_or_else(|| "expected a number from 0 to 100".to_owned())
 }
 
 fn share(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|_| "a number is needed".to_owned())?;
-    (value > 0.0 && value <= 1.0).then_some(value).ok_or_else(|| "a number above 0, at most 1 is needed".to_owned())
+    let value: f32 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    (value > 0.0 && value <= 1.0).then_some(value).ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -261,53 +274,53 @@ pub(crate) struct Merge {
     /// A run, or the directory of a PEFT adapter
     #[arg(value_name = "RUN|ADAPTER")]
     pub(crate) adapter: PathBuf,
-    /// New directory for the merged model
+    /// Directory for the merged model; it must not exist yet
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// The base to merge into, for a bare adapter or instead of the run's own
+    /// Base model to merge into; by default the one that the run or the adapter names
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Runs {
-    /// Directory that holds the runs
+    /// Directory with the runs
     #[arg(default_value = "runs")]
     pub(crate) dir: PathBuf,
-    /// One JSON object a run
+    /// Print one JSON object per run
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
-    /// Directories of runs, or their names under `runs`; several are compared; without one the newest run
+    /// Directories of runs, or their names in `runs`; several are compared [default: the newest run]
     #[arg(value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
-    /// Print one frame as text and leave
+    /// Print one frame as text and exit
     #[arg(long)]
     pub(crate) once: bool,
-    /// Characters of the frame of --once
+    /// Size of the frame for --once, in characters
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "100x30", requires = "once", value_parser = size)]
     pub(crate) size: (u16, u16),
     #[command(flatten)]
     pub(crate) look: LookArgs,
 }
 
-/// How the dashboard looks. Whether it has colours decides `--color`.
+/// How the dashboard looks. `--color` decides whether it has colours.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LookArgs {
-    /// The terminal's background
+    /// Background of the terminal
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     pub(crate) background: Background,
-    /// Characters that curves are drawn with
+    /// Characters to draw curves with
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     pub(crate) symbols: SymbolSet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Background {
-    /// What COLORFGBG says, otherwise what the terminal answers, otherwise dark
+    /// From COLORFGBG, otherwise ask the terminal, otherwise dark
     Auto,
     Dark,
     Light,
@@ -315,7 +328,7 @@ pub(crate) enum Background {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SymbolSet {
-    /// What the locale and TERM allow
+    /// From the locale and TERM
     Auto,
     Braille,
     Block,
@@ -326,28 +339,28 @@ fn size(text: &str) -> Result<(u16, u16), String> {
     let sides =
         text.split_once(['x', '×']).and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
     let fits = |(width, height): &(u16, u16)| (1..=1000).contains(width) && (1..=1000).contains(height);
-    sides.filter(fits).ok_or_else(|| "two numbers from 1 to 1000 are needed, say 100x30".to_owned())
+    sides.filter(fits).ok_or_else(|| "expected two numbers from 1 to 1000, such as 100x30".to_owned())
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Plot {
-    /// Directories of runs, or their names under `runs`; without one the newest run
+    /// Directories of runs, or their names in `runs` [default: the newest run]
     #[arg(value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
-    /// The picture: a name that ends in .svg or .png
+    /// File to write; its name ends in .svg or .png
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Metrics {
-    /// Directories of runs, or their names under `runs`; without one all runs in `runs`
+    /// Directories of runs, or their names in `runs` [default: all runs in `runs`]
     #[arg(value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
-    /// Write event files for TensorBoard, a folder a run; otherwise Prometheus text is printed
+    /// Write TensorBoard event files to DIR, one folder per run, instead of printing Prometheus text
     #[arg(long, value_name = "DIR", conflicts_with = "metrics_addr")]
     pub(crate) tensorboard: Option<PathBuf>,
-    /// Go on writing until the runs have ended
+    /// Keep writing until the runs have ended
     #[arg(long, requires = "tensorboard")]
     pub(crate) follow: bool,
     #[command(flatten)]
@@ -356,10 +369,10 @@ pub(crate) struct Metrics {
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct MetricsArgs {
-    /// Serve Prometheus text at http://ADDRESS/metrics; a port alone means 127.0.0.1
+    /// Serve Prometheus metrics at http://ADDRESS/metrics; a port alone means 127.0.0.1
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(crate) metrics_addr: Option<SocketAddr>,
-    /// Allow an address that other machines can reach
+    /// Allow --metrics-addr to be an address that other machines can reach
     #[arg(long, requires = "metrics_addr")]
     pub(crate) metrics_public: bool,
 }
@@ -367,11 +380,12 @@ pub(crate) struct MetricsArgs {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let port = text.strip_prefix(':').unwrap_or(text).parse().map(local);
-    port.or_else(|_| text.parse()).map_err(|_| "an address such as 127.0.0.1:9898 is needed".to_owned())
+    port.or_else(|_| text.parse()).map_err(|_| "expected an address such as 127.0.0.1:9898".to_owned())
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
+    /// Shell to print the script for
     pub(crate) shell: clap_complete::Shell,
 }
 

@@ -116,8 +116,19 @@ pub(crate) fn model(base: &Base, allow_download: bool, reporter: &mut Reporter) 
     Ok(BaseModel::open(&path)?)
 }
 
-/// Prepares the data of a plan, and prints warnings about the prepared data.
+/// Prepares the data of a plan, and prints warnings about it.
 pub(crate) fn data(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Reporter) -> Result<PreparedDataset> {
+    let prepared = prepared(plan, tokenizer, reporter)?;
+    reporter.detail(prepared.report.to_string().trim_end());
+    let findings = prepared.report.findings.of(Severity::Warn, &plan.audit);
+    for warning in prepared.report.notes().iter().chain(&findings) {
+        reporter.note(&format!("warning: {warning}"));
+    }
+    Ok(prepared)
+}
+
+/// Prepares the data of a plan.
+pub(crate) fn prepared(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Reporter) -> Result<PreparedDataset> {
     let shared = Mutex::new(&mut *reporter);
     let progress = |Progress { phase, done, total }: Progress| {
         let name = match phase {
@@ -130,11 +141,6 @@ pub(crate) fn data(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Report
     };
     let prepared = prepare(plan, tokenizer, cache_dir().as_deref(), &progress)?;
     reporter.clear();
-    reporter.detail(prepared.report.to_string().trim_end());
-    let findings = prepared.report.findings.of(Severity::Warn, &plan.audit);
-    for warning in prepared.report.notes().iter().chain(&findings) {
-        reporter.note(&format!("warning: {warning}"));
-    }
     Ok(prepared)
 }
 

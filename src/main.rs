@@ -1,15 +1,19 @@
 //! The command line of tonfall.
 //!
-//! Responsible for: parsing, dispatching, and the exit code. What a command does stands in its file in `commands`.
+//! Responsible for: parsing, dispatching, and the exit code. Each command is a file in `commands`.
 //! Must not depend on: tensors; nothing in this crate names one.
 
 mod allocator;
 mod args;
 mod commands;
 mod diagnostics;
+mod exit_code;
+mod fit;
+mod http;
 mod hub;
 mod inputs;
 mod launch;
+mod look;
 mod metrics_server;
 mod output;
 mod processes;
@@ -35,9 +39,9 @@ fn main() {
     allocator::keep_less();
     panic::set_hook(Box::new(|fault| {
         let text = fault.to_string();
-        // The training loop takes it up and says what becomes of it.
+        // The training loop catches this one and reports it.
         if !tonfall_trainer::is_out_of_memory(&text) {
-            output::note(&format!("error: unexpected: {text}\nhint: this is a fault of tonfall; please report it"));
+            output::note(&format!("error: unexpected: {text}\nhint: this is a bug in tonfall; please report it"));
         }
     }));
     let cli = Cli::parse();
@@ -46,16 +50,16 @@ fn main() {
     let code = match result {
         Ok(Ok(code)) => code,
         Ok(Err(failure)) => {
-            output::note(&failure.render(color));
+            output::painted_note(&failure.render(color, output::stderr_width()));
             failure.code.number()
         }
-        // The hook has said what happened.
+        // The hook has printed the message.
         Err(_) => ExitCode::Unexpected.number(),
     };
     process::exit(code);
 }
 
-/// Runs a command; the number is the exit code of what did not fail.
+/// Runs a command and returns the exit code; a failure has its own.
 fn dispatch(cli: Cli) -> Result<i32> {
     let mut reporter = Reporter::new(&cli.global);
     let reporter = &mut reporter;

@@ -1,74 +1,70 @@
 //! Prometheus text over HTTP.
 //!
-//! Responsible for: `--metrics-addr`: the address, which is loopback unless somebody says otherwise, and answering. It
-//! reads event logs like any other viewer, so that nothing here can hold up or end a run.
+//! Responsible for: `--metrics-addr`: the address, which is loopback unless `--metrics-public` is given, and the page. It
+//! reads event logs like any other viewer, so nothing here can delay or end a run.
 //! Must not depend on: the trainer.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use tiny_http::{Header, Method, Request, Response, Server};
 use tonfall_runs::exporters::prometheus::{CONTENT_TYPE, Row, text};
 use tonfall_runs::{EventReader, RunDir, Summary};
 
 use crate::args::MetricsArgs;
 use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::http::{self, Limits, Page};
 use crate::output;
+
+/// Prometheus scrapes with one connection, and gives up after 10 s by default.
+const LIMITS: Limits = Limits { connections: 16, deadline: Duration::from_secs(10) };
 
 /// A socket that listens.
 pub(crate) struct MetricsServer {
-    server: Server,
+    listener: TcpListener,
 }
 
 impl MetricsServer {
-    /// Listens where `--metrics-addr` says; `None` without it.
+    /// Listens at the address of `--metrics-addr`; `None` without it.
     pub(crate) fn bind(args: &MetricsArgs) -> Result<Option<Self>> {
         let Some(address) = args.metrics_addr else { return Ok(None) };
         if !address.ip().is_loopback() && !args.metrics_public {
             let message = format!(
-                "{address} can be reached from other machines\nhint: --metrics-public allows it; without it only \
-                 addresses such as 127.0.0.1 are served"
+                "other machines can reach {address}\nhint: add --metrics-public to allow it, or use an address such as \
+                 127.0.0.1"
             );
             return Err(Failure::new(ExitCode::Usage, message));
         }
-        let server = Server::http(address)
-            .map_err(|error| Failure::new(ExitCode::Io, format!("can't serve metrics at {address}: {error}")))?;
-        output::note(&format!("metrics at http://{}/metrics", server.server_addr()));
-        Ok(Some(Self { server }))
+        let bound = TcpListener::bind(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) =
+            bound.map_err(|error| Failure::new(ExitCode::Io, format!("can't serve metrics at {address}: {error}")))?;
+        output::note(&format!("metrics at http://{address}/metrics"));
+        Ok(Some(Self { listener }))
     }
 
     /// Answers until the process ends.
-    pub(crate) fn serve(self, mut scrape: Scrape) -> Result<()> {
-        loop {
-            let request = self.server.recv()?;
-            answer(request, &mut scrape);
-        }
+    pub(crate) fn serve(self, scrape: Scrape) -> Result<()> {
+        let scrape = Mutex::new(scrape);
+        // A panic while reading a log is reported by its thread; the next request reads on.
+        let read = move || scrape.lock().unwrap_or_else(PoisonError::into_inner).text();
+        Ok(http::serve(&self.listener, LIMITS, move |path| match path {
+            "/" | "/metrics" => Page { status: "200 OK", content_type: CONTENT_TYPE, body: read() },
+            _ => Page::text("404 Not Found", "metrics are at /metrics"),
+        })?)
     }
 
-    /// Answers beside other work.
+    /// Answers in a thread of its own.
     pub(crate) fn serve_beside(self, scrape: Scrape) -> Result<()> {
-        let serve = move || self.serve(scrape).unwrap_or_else(|fault| output::note(&fault.render(false)));
+        let serve =
+            move || self.serve(scrape).unwrap_or_else(|fault| output::note(&format!("warning: {}", fault.message())));
         thread::Builder::new().name("metrics".to_owned()).spawn(serve)?;
         Ok(())
     }
 }
 
-fn answer(request: Request, scrape: &mut Scrape) {
-    let path = request.url().split('?').next().unwrap_or_default();
-    let known = matches!(path, "/" | "/metrics") && matches!(request.method(), Method::Get | Method::Head);
-    let response = match known {
-        true => Response::from_string(scrape.text()),
-        false => Response::from_string("metrics are at /metrics\n").with_status_code(404),
-    };
-    let response = match Header::from_bytes("Content-Type", CONTENT_TYPE) {
-        Ok(header) if known => response.with_header(header),
-        _ => response,
-    };
-    // Whoever asked and went away needs no answer.
-    let _ = request.respond(response);
-}
-
-/// What is told when somebody asks.
+/// The runs whose numbers are served.
 pub(crate) struct Scrape {
     runs: Vec<Followed>,
     directory: Option<PathBuf>,
@@ -91,13 +87,13 @@ impl Scrape {
         Self { runs: runs.into_iter().map(Followed::new).collect(), directory: None }
     }
 
-    /// All runs of a directory, later ones too.
+    /// All runs of a directory, including later ones.
     pub(crate) fn directory(path: &Path) -> Self {
         Self { runs: Vec::new(), directory: Some(path.to_owned()) }
     }
 
-    /// Prometheus text as of now. Only what was added to the logs is read; a run that can't be read is told on stderr and
-    /// left out.
+    /// Prometheus text as of now. Only new lines of the logs are read. A run that can't be read is left out, with a warning
+    /// on stderr.
     pub(crate) fn text(&mut self) -> String {
         if let Some(directory) = &self.directory {
             let found = RunDir::list(directory).unwrap_or_else(|fault| {
@@ -112,7 +108,7 @@ impl Scrape {
         }
         let mut rows = Vec::with_capacity(self.runs.len());
         for followed in &mut self.runs {
-            // The lock first: once it is free, the log is complete.
+            // The lock before the log: once it is free, the log is complete.
             let held = match followed.run.is_held() {
                 Ok(held) => held,
                 Err(fault) => {

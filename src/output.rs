@@ -1,37 +1,69 @@
 //! The two streams of the program.
 //!
-//! Responsible for: data on stdout, everything else on stderr, and what happens when either is gone.
+//! Responsible for: data on stdout, everything else on stderr, escaping text from files, and streams that are closed.
 //! Must not depend on: what is printed.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-/// Writes a line of data to stdout. A reader that has left (a broken pipe) is no error: it has seen what it wanted.
+use tonfall_recipes::diagnostics::DEFAULT_WIDTH;
+use tonfall_recipes::printable::{escaped, escaped_json};
+
+/// Writes a line of data to stdout; control characters are escaped. A closed pipe is no error: its reader has what it
+/// wanted.
 pub(crate) fn data(line: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    }
+    painted(&escaped(line))
 }
 
-/// Writes a piece of an answer to stdout as it comes, without a line's end.
+/// Writes a JSON value as a line to stdout; control characters inside its strings are escaped as JSON does.
+pub(crate) fn json(value: &serde_json::Value) -> io::Result<()> {
+    painted(&escaped_json(&value.to_string()))
+}
+
+/// Writes a line with colours to stdout. The caller has escaped the text between them.
+pub(crate) fn painted(line: &str) -> io::Result<()> {
+    ignore_closed_pipe(|stdout| {
+        stdout.write_all(line.as_bytes())?;
+        stdout.write_all(b"\n")
+    })
+}
+
+/// Writes a piece of an answer to stdout as it comes, without a line feed. On a terminal control characters are escaped;
+/// a file or a program gets the text unchanged.
 pub(crate) fn piece(text: &str) -> io::Result<()> {
+    ignore_closed_pipe(|stdout| match stdout.is_terminal() {
+        true => stdout.write_all(escaped(text).as_bytes()),
+        false => stdout.write_all(text.as_bytes()),
+    })
+}
+
+fn ignore_closed_pipe(write: impl FnOnce(&mut io::StdoutLock<'static>) -> io::Result<()>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Writes a line to stderr. A closed stderr must never stop a run, so errors are dropped here and only here.
+/// Writes a line to stderr; control characters are escaped.
 pub(crate) fn note(line: &str) {
+    painted_note(&escaped(line));
+}
+
+/// Writes a line of JSON to stderr; control characters inside its strings are escaped as JSON does.
+pub(crate) fn note_json(json: &str) {
+    painted_note(&escaped_json(json));
+}
+
+/// Writes a line with colours to stderr. The caller has escaped the text between them. A closed stderr must never stop a
+/// run, so errors are dropped here and only here.
+pub(crate) fn painted_note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Whether escapes may be written to stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Color {
-    /// When stderr is a terminal, unless NO_COLOR is set or TERM is dumb.
+    /// When stderr is a terminal, unless NO_COLOR is set or TERM is dumb
     Auto,
     Always,
     Never,
@@ -52,4 +84,10 @@ pub(crate) fn escapes_welcome() -> bool {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
     !no_color && !dumb
+}
+
+/// Columns of the terminal on stderr; [`DEFAULT_WIDTH`] when stderr is none.
+pub(crate) fn stderr_width() -> usize {
+    let size = terminal_size::terminal_size_of(io::stderr());
+    size.map_or(DEFAULT_WIDTH, |(terminal_size::Width(columns), _)| usize::from(columns))
 }

@@ -1,13 +1,15 @@
-//! What is seen of a run while it works.
+//! Progress of a command.
 //!
-//! Responsible for: turning events and phases into a bar, plain lines, or lines of JSON, on stderr.
-//! Must not depend on: who makes the events.
+//! Responsible for: showing events and phases on stderr as a bar, plain lines, or lines of JSON.
+//! Must not depend on: the source of the events.
 
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tonfall_recipes::counted;
+use tonfall_recipes::printable::escaped;
 use tonfall_runs::events::Packing;
 use tonfall_runs::numbers::{bytes, duration, grouped, short};
 use tonfall_runs::{EventKind, EventReader};
@@ -16,7 +18,7 @@ use tonfall_trainer::Observation;
 use crate::args::{Global, LogFormat, ProgressMode};
 use crate::output;
 
-/// Plain lines of one phase are at least so far apart.
+/// Least time between two plain lines of one phase.
 const PHASE_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ enum Style {
     Json,
 }
 
-/// Shows progress; made once for a command.
+/// Shows progress; each command makes one.
 pub(crate) struct Reporter {
     style: Style,
     verbose: bool,
@@ -38,7 +40,7 @@ pub(crate) struct Reporter {
     log: Option<EventReader>,
 }
 
-/// Where the run stands.
+/// Progress of training.
 struct Steps {
     total: u64,
     first: u64,
@@ -61,20 +63,20 @@ impl Reporter {
         Self { style, verbose: global.verbose, json, bar: None, phase: None, steps: None, log: None }
     }
 
-    /// Says nothing from now on.
+    /// Prints nothing from now on.
     pub(crate) fn silence(&mut self) {
         self.style = Style::Silent;
     }
 
-    /// Whether the result is wanted as JSON too.
+    /// Whether the result is printed as JSON as well.
     pub(crate) fn json(&self) -> bool {
         self.json
     }
 
-    /// Follows the log of a run from here on, `log_every` steps a plain line.
+    /// Follows the event log of a run from its end, with a plain line every `log_every` steps.
     pub(crate) fn follow(&mut self, events: &Path, log_every: u64) {
         let mut reader = EventReader::new(events);
-        // What earlier attempts wrote has been shown by them.
+        // Earlier attempts have shown their own events.
         reader.poll().ok();
         self.log = Some(reader);
         self.steps = Some(Steps { total: 0, first: 0, log_every: log_every.max(1), since: Instant::now() });
@@ -87,25 +89,27 @@ impl Reporter {
         }
     }
 
-    /// Says something for `--verbose`.
+    /// Prints a line if `--verbose` is given.
     pub(crate) fn detail(&mut self, text: &str) {
         if self.verbose {
             self.note(text);
         }
     }
 
-    /// Says something above the bar.
+    /// Prints a line above the bar. Control characters are escaped.
     pub(crate) fn note(&mut self, text: &str) {
         match (self.style, &self.bar) {
             (Style::Silent, _) => {}
-            (Style::Json, _) => output::note(&serde_json::json!({"kind": "notice", "message": text}).to_string()),
+            (Style::Json, _) => output::note_json(&serde_json::json!({"kind": "notice", "message": text}).to_string()),
             (Style::Bar, Some(bar)) => bar.suspend(|| output::note(text)),
             _ => output::note(text),
         }
     }
 
-    /// Work outside training steps; `total` of 0 means that nobody knows.
+    /// Work outside training steps; a `total` of 0 means that it is unknown.
     pub(crate) fn phase(&mut self, name: &str, done: u64, total: u64) {
+        // Names hold names of files, which may come from a server.
+        let name = &escaped(name);
         match self.style {
             Style::Bar => self.phase_bar(name, done, total),
             Style::Plain => self.phase_line(name, done, total),
@@ -113,7 +117,7 @@ impl Reporter {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -162,11 +166,11 @@ impl Reporter {
         if self.style == Style::Json {
             let events = self.log.as_mut().and_then(|log| log.poll().ok()).unwrap_or_default();
             for line in events.iter().filter_map(|event| serde_json::to_string(event).ok()) {
-                output::note(&line);
+                output::note_json(&line);
             }
             return;
         }
-        // The observation that comes with it is shown.
+        // The `Progress` observation of the same phase is shown instead.
         if matches!(kind, EventKind::Phase { .. }) {
             return;
         }
@@ -174,22 +178,23 @@ impl Reporter {
         match kind {
             EventKind::AttemptStarted { from_step, total_steps, trainable_parameters, .. } => {
                 self.begin(*from_step, *total_steps);
-                self.note(&format!("{total_steps} steps, {} trainable parameters", grouped(*trainable_parameters)));
+                let parameters = counted(*trainable_parameters, "trainable parameter");
+                self.note(&format!("{}, {parameters}", counted(*total_steps, "optimizer step")));
             }
             EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, packing, .. } => {
                 self.note(&format!(
-                    "{train_examples} examples, {} tokens, {} of them trained; {eval_examples} held out",
-                    grouped(*tokens),
-                    grouped(*trained_tokens)
+                    "{}, {}, {} with loss; {} held out",
+                    counted(*train_examples, "example"),
+                    counted(*tokens, "token"),
+                    grouped(*trained_tokens),
+                    counted(*eval_examples, "example")
                 ));
                 if let Some(Packing { sequences, filled }) = packing {
-                    self.detail(&format!(
-                        "packed into {sequences} sequences, {:.1} % of their tokens used",
-                        100.0 * filled
-                    ));
+                    let sequences = counted(*sequences, "sequence");
+                    self.detail(&format!("packed into {sequences}, {:.1} % filled", 100.0 * filled));
                 }
                 for (reason, count) in dropped {
-                    self.note(&format!("warning: {count} rows left out: {reason}"));
+                    self.note(&format!("warning: {} left out: {reason}", counted(*count, "row")));
                 }
             }
             EventKind::Notice { message } => self.detail(message),
@@ -201,7 +206,7 @@ impl Reporter {
                 }
             }
             EventKind::Step { .. } => self.step(kind),
-            EventKind::Eval { step, loss, .. } => self.note(&format!("step {step}  loss on held-out data {loss:.4}")),
+            EventKind::Eval { step, loss, .. } => self.note(&format!("step {step}  eval loss {loss:.4}")),
             EventKind::Checkpoint { path, .. } => self.detail(&format!("saved {path}")),
             EventKind::Interrupted { .. } | EventKind::Diverged { .. } | EventKind::Failed { .. } => self.clear(),
             EventKind::Finished { .. } => self.clear(),
@@ -234,7 +239,7 @@ impl Reporter {
         let EventKind::Step { step, epoch, loss, lr, grad_norm, tokens_per_second, seconds, .. } = kind else { return };
         let Some(steps) = &mut self.steps else { return };
         if *step == steps.first + 1 {
-            // The time before the first step went into evaluation.
+            // The time before the first step was spent on evaluation.
             steps.since = Instant::now() - Duration::from_secs_f64(seconds.clamp(0.0, 1e6));
         }
         let done = step.saturating_sub(steps.first).max(1);

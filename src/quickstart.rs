@@ -1,6 +1,6 @@
-//! The recipe that is part of the program, and recipes from files.
+//! The built-in recipe, and recipes from files.
 //!
-//! Responsible for: the word `quickstart` in place of a recipe, and turning recipe and overrides into a plan.
+//! Responsible for: the word `quickstart` as a recipe, and turning recipe and overrides into a plan.
 //! Must not depend on: training.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::args::RecipeArgs;
 use crate::diagnostics::Result;
 use crate::user_cache;
 
-/// The word that stands for the recipe in the program.
+/// The name of the built-in recipe.
 const WORD: &str = "quickstart";
 
 macro_rules! embedded {
@@ -21,7 +21,7 @@ macro_rules! embedded {
     };
 }
 
-/// The recipe and every file it names, by their paths beside it.
+/// The recipe and every file it names, by their paths relative to it.
 const FILES: &[(&str, &[u8])] = embedded![
     "quickstart.toml",
     "quickstart/train.jsonl",
@@ -44,8 +44,7 @@ pub(crate) fn plan(args: &RecipeArgs) -> Result<(RecipeFile, Plan)> {
     Ok(RecipeFile::load(&path, &args.set)?)
 }
 
-/// Writes the embedded files that are missing into the user's cache directory, or the system's temporary one; returns the
-/// path of the recipe.
+/// Writes the embedded files into the user's cache unless they are there already; returns the recipe's path.
 fn unpack() -> Result<PathBuf> {
     let cache = user_cache::directory(|name| std::env::var_os(name)).unwrap_or_else(std::env::temp_dir);
     let directory = cache.join("tonfall").join(format!("{WORD}-{}", env!("CARGO_PKG_VERSION")));

@@ -1,6 +1,6 @@
-//! What a run left behind, found from outside.
+//! Runs named on the command line.
 //!
-//! Responsible for: telling runs from models, and the newest adapter of a run.
+//! Responsible for: finding runs, telling them from models, and the newest adapter of a run.
 //! Must not depend on: training.
 
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::output;
 use crate::summary;
 
-/// Where runs lie unless a recipe says otherwise.
+/// The default `output_dir`.
 pub(crate) const DIRECTORY: &str = "runs";
 
 /// The run that `name` means, by path or by its name within `runs`.
@@ -33,17 +33,18 @@ pub(crate) fn open(name: &Path) -> Result<RunDir> {
     }
 }
 
-/// The runs that `names` mean, or the newest one.
+/// The runs that `names` mean; without names the newest run.
 pub(crate) fn named_or_newest(names: &[PathBuf]) -> Result<Vec<RunDir>> {
     if !names.is_empty() {
         return names.iter().map(|name| open(name)).collect();
     }
     let newest = RunDir::latest(Path::new(DIRECTORY))?;
-    let none = || Failure::new(ExitCode::Invalid, "there are no runs in ./runs; `tonfall train` makes one");
+    let none =
+        || Failure::new(ExitCode::Invalid, "there are no runs in ./runs\nhint: `tonfall train RECIPE` makes one");
     newest.map(|run| vec![run]).ok_or_else(none)
 }
 
-/// All runs of a directory, oldest first; what can't be read is told.
+/// All runs of a directory, oldest first; unreadable ones are printed as warnings.
 pub(crate) fn all(directory: &Path) -> Result<Vec<RunDir>> {
     let found = RunDir::list(directory)?;
     for damaged in found.damaged {
@@ -52,7 +53,7 @@ pub(crate) fn all(directory: &Path) -> Result<Vec<RunDir>> {
     Ok(found.runs)
 }
 
-/// The run that `name` means, or `None` when there is none of this name; it may be a model or an adapter then.
+/// The run that `name` means; `None` if there is no such run, so that `name` may be a model or an adapter.
 pub(crate) fn find(name: &Path) -> Result<Option<RunDir>> {
     let is_run = |path: &Path| !matches!(RunDir::open(path), Err(RunDirError::NotFound { .. }));
     match is_run(name) || is_run(&Path::new(DIRECTORY).join(name)) {
@@ -61,7 +62,7 @@ pub(crate) fn find(name: &Path) -> Result<Option<RunDir>> {
     }
 }
 
-/// Where the weights that a run made lie.
+/// The weights that a run made.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Made {
     /// A PEFT adapter.
@@ -70,8 +71,7 @@ pub(crate) enum Made {
     Model(PathBuf),
 }
 
-/// The export of a finished run, or the adapter of the newest checkpoint that verifies. An export counts only when the run
-/// is finished: before that, its files may be incomplete.
+/// The exported weights, or the adapter of the newest checkpoint that verifies.
 pub(crate) fn made(run: &RunDir, plan: &Plan) -> Result<Made> {
     let (folder, files): (_, &[&str]) = match plan.adapter.kind {
         AdapterKind::Lora => ("adapter", &[CONFIG_FILE, TENSOR_FILE]),

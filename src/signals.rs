@@ -1,8 +1,8 @@
 //! Signals while a run is training.
 //!
-//! Responsible for: turning SIGINT, SIGTERM and SIGHUP into a request to stop after the optimizer step, and for leaving
-//! at once when that is asked for or takes too long.
-//! Must not depend on: the trainer; it only asks [`Signals::received`].
+//! Responsible for: turning SIGINT, SIGTERM and SIGHUP into a request to stop after the optimizer step, and for exiting
+//! at once on a second SIGINT or after the grace period.
+//! Must not depend on: the trainer, which polls [`Signals::received`].
 
 use std::io;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on. The first signal only sets a mark; a SIGINT after it leaves at once; after a SIGTERM or
-    /// SIGHUP the process leaves when `grace` is over, since whoever sent it kills soon.
+    /// Handles signals from now on. The first signal is stored. A later SIGINT ends the process at once. After SIGTERM or
+    /// SIGHUP the process ends when `grace` is over, because a supervisor sends SIGKILL next.
     pub(crate) fn install(grace: Duration) -> io::Result<Self> {
         let received = Arc::new(AtomicI32::new(0));
         let mark = Arc::clone(&received);
@@ -33,7 +33,7 @@ impl Signals {
             for signal in signals.forever() {
                 let first = mark.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
                 if !first && signal == SIGINT {
-                    output::note("stopping now; the last checkpoint stays valid");
+                    output::note("exiting now; the last checkpoint is still valid");
                     low_level::exit(exit_code(signal));
                 }
                 if first {
@@ -43,7 +43,7 @@ impl Signals {
                     deadline_set = true;
                     thread::spawn(move || {
                         thread::sleep(grace);
-                        output::note("the time of --grace is over; the last checkpoint stays valid");
+                        output::note("exiting: the time of --grace is over; the last checkpoint is still valid");
                         low_level::exit(exit_code(signal));
                     });
                 }
@@ -58,14 +58,14 @@ impl Signals {
     }
 }
 
-/// The shell's convention for a process that a signal ended.
+/// The shell's exit code for a process that a signal ended.
 pub(crate) fn exit_code(signal: i32) -> i32 {
     128 + signal
 }
 
 fn announcement(signal: i32, grace: Duration) -> String {
     match signal {
-        SIGINT => "finishing this step, then saving; press Ctrl-C again to leave at once".to_owned(),
-        _ => format!("finishing this step, then saving, within {} s", grace.as_secs()),
+        SIGINT => "finishing this step and saving a checkpoint; press Ctrl-C again to exit at once".to_owned(),
+        _ => format!("finishing this step and saving a checkpoint, within {} s", grace.as_secs()),
     }
 }

@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::json;
-use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{AdapterKind, Base};
+use tonfall_recipes::{Plan, counted};
 use tonfall_runs::RunDir;
-use tonfall_runs::numbers::{bytes, duration, grouped};
+use tonfall_runs::numbers::{bytes, duration};
 use tonfall_trainer::{EvalReport, Outcome};
 
 /// Generations that are shown before and after.
@@ -42,11 +42,11 @@ pub(crate) fn text(plan: &Plan, run: &RunDir, outcome: &Outcome, as_json: bool) 
 
 fn for_people(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
     let mut head = format!(
-        "{}: {} steps in {}, {} tokens",
+        "{}: {} in {}, {}",
         run.id(),
-        outcome.step,
+        counted(outcome.step, "step"),
         duration(outcome.seconds),
-        grouped(outcome.tokens)
+        counted(outcome.tokens, "token")
     );
     if let Some(peak) = outcome.peak_accelerator_bytes.or(outcome.peak_rss_bytes) {
         head += &format!(", peak memory {}, predicted {}", bytes(peak as f64), bytes(outcome.predicted_bytes as f64));

@@ -1,7 +1,7 @@
-//! A dashboard and the person in front of it; `tonfall train --watch`.
+//! `tonfall train --watch`: the dashboard, and the trainer in a process of its own.
 //!
-//! Responsible for: signals and time for the dashboard, and a trainer in a process of its own, which nothing that happens
-//! here can touch: it has its own process group, and writing to a closed pipe does not end it.
+//! Responsible for: signals and time for the dashboard, and starting the trainer so that the dashboard can't affect it: it
+//! has its own process group, and writing to a closed pipe does not end it.
 //! Must not depend on: what is drawn, training.
 
 use std::collections::VecDeque;
@@ -21,18 +21,18 @@ use tonfall_runs::RunDir;
 use tonfall_tui::{Host, Watch as What};
 
 use crate::args::{Background, Global, LookArgs, SymbolSet, Train};
-use crate::commands::watch;
 use crate::diagnostics::{ExitCode, Result};
+use crate::look;
 use crate::output;
 use crate::quickstart;
 use crate::signals;
 use crate::summary;
 
-/// Lines of the trainer's that are kept to be shown when it fails.
+/// The last lines of the trainer's output; they are printed if it fails.
 const LINES: usize = 200;
-/// How long a dashboard whose terminal was closed may take to leave by itself.
+/// How long a dashboard may take to end after its terminal was closed.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How long a trainer that is done may take to end.
+/// How long a trainer may take to end after its last event.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Time and signals.
@@ -47,7 +47,7 @@ impl Person {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             flag::register(signal, Arc::clone(&leave))?;
         }
-        // Where the terminal is gone, asking it for keys may never end.
+        // Reading keys from a closed terminal may block forever.
         let mut hang_ups = Signals::new([SIGHUP])?;
         thread::spawn(move || {
             if hang_ups.forever().next().is_some() {
@@ -72,13 +72,13 @@ impl Host for Person {
 /// Trains in another process and shows the run. Returns the trainer's exit code when it has ended by the time the
 /// dashboard is left.
 pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
-    watch::terminal("without --watch training needs no terminal")?;
-    // Faults of the recipe are better told here than by a screen that closes again.
+    look::need_terminal("without --watch training needs no terminal")?;
+    // Faults of the recipe are printed before the dashboard opens and would hide them.
     let (_, plan) = quickstart::plan(&args.recipe)?;
     let id = args.run_name.clone().unwrap_or_else(|| RunDir::free_id(&plan));
     let path = plan.output_dir.join(&id);
     let look = LookArgs { background: Background::Auto, symbols: SymbolSet::Auto };
-    let look = watch::look_of_terminal(&look, global);
+    let look = look::of_terminal(&look, global);
     let what = What { runs: vec![path.clone()], directory: Some(plan.output_dir.clone()), look };
     let person = Person::new()?;
     let trainer = Trainer::start(args, &id)?;
@@ -88,15 +88,16 @@ pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
     let ended = trainer.ended(path.join("run.json").exists());
     match ended {
         Some(code) => trainer.report(code)?,
-        None => {
-            output::note(&format!("the run goes on\nhint: `tonfall watch {}` shows it again", summary::shown(&path)))
-        }
+        None => output::note(&format!(
+            "the run continues\nhint: `tonfall watch {}` opens the dashboard again",
+            summary::shown(&path)
+        )),
     }
     shown?;
     Ok(ended.unwrap_or(ExitCode::Done.number()))
 }
 
-/// A person in front of a run that was just started.
+/// The dashboard's view of a run that was just started.
 struct Attended {
     person: Person,
     trainer: Mutex<Trainer>,
@@ -114,14 +115,14 @@ impl Host for Attended {
         self.person.now()
     }
 
-    /// Also when the trainer failed before there was a run to be seen.
+    /// Also when the trainer failed before it made a run.
     fn should_leave(&self) -> bool {
         let gone =
             || !self.path.join("run.json").exists() && self.trainer(|trainer| trainer.code().is_some()) == Some(true);
         self.person.should_leave() || gone()
     }
 
-    /// What the trainer says, until it is seen in the run itself.
+    /// The trainer's last line, until the run has an event log.
     fn news(&self) -> Option<String> {
         let waiting = !self.path.join("events.jsonl").exists();
         waiting.then(|| self.trainer(|trainer| trainer.lines.lock().ok()?.back().cloned()).flatten()).flatten()
@@ -131,9 +132,9 @@ impl Host for Attended {
 /// The trainer's process.
 struct Trainer {
     child: Child,
-    /// The newest lines on its stderr.
+    /// The last lines of its stderr.
     lines: Arc<Mutex<VecDeque<String>>>,
-    /// What it printed on stdout, once that is closed.
+    /// Its stdout, complete once it is closed.
     result: Option<thread::JoinHandle<String>>,
     talk: Option<thread::JoinHandle<()>>,
 }
@@ -143,13 +144,13 @@ impl Trainer {
         let mut arguments: Vec<OsString> =
             std::env::args_os().skip(1).filter(|argument| argument != "--watch").collect();
         if args.run_name.is_none() {
-            // Before a `--`, behind which nothing is an option any more.
+            // Before a `--`: after it nothing is an option.
             let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
             arguments.splice(end..end, ["--run-name".into(), id.into()]);
         }
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Keys and the end of the terminal reach the group in front, which is the dashboard's.
+        // Ctrl-C and SIGHUP go to the foreground group, which is the dashboard's.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn()?;
@@ -169,7 +170,7 @@ impl Trainer {
         let result = child.stdout.take().map(|mut stdout| {
             thread::spawn(move || {
                 let mut text = String::new();
-                // What came before an error is still worth showing.
+                // Text before a read error is still printed.
                 let _ = stdout.read_to_string(&mut text);
                 text
             })
@@ -187,7 +188,7 @@ impl Trainer {
         Some(status.code().or(signal.map(signals::exit_code)).unwrap_or(ExitCode::Unexpected.number()))
     }
 
-    /// The exit code; a moment is waited for a run that was seen to its end.
+    /// The exit code. A trainer that made no run gets [`LAST_WORDS`] to end.
     fn ended(&mut self, has_run: bool) -> Option<i32> {
         let deadline = Instant::now() + if has_run { Duration::ZERO } else { LAST_WORDS };
         loop {
@@ -198,20 +199,21 @@ impl Trainer {
         }
     }
 
-    /// Says what the trainer said at its end.
+    /// Prints the trainer's result, and its messages if it failed.
     fn report(&mut self, code: i32) -> Result<()> {
         if let Some(talk) = self.talk.take() {
-            // A thread that panicked has nothing to say.
+            // A thread that panicked has no lines.
             let _ = talk.join();
         }
         let result = self.result.take().and_then(|result| result.join().ok()).unwrap_or_default();
         if code != ExitCode::Done.number()
             && let Ok(lines) = self.lines.lock()
         {
-            lines.iter().for_each(|line| output::note(line));
+            // The trainer has escaped its output, and coloured it if asked to.
+            lines.iter().for_each(|line| output::painted_note(line));
         }
         if !result.trim().is_empty() {
-            output::data(result.trim_end())?;
+            output::painted(result.trim_end())?;
         }
         Ok(())
     }

@@ -1,13 +1,18 @@
 //! Faults that point into a text.
 //!
-//! Responsible for: message, place and printed form of faults in a text.
-//! Must not depend on: what the text means, terminals. The caller decides about colours.
+//! Responsible for: what a fault says, where it points, and how all faults of a text are printed. The excerpts are drawn
+//! by `annotate-snippets`, rustc's renderer; `docs/adr/0013` has the reasons.
+//! Must not depend on: what the text means, terminals. Colour and width are the caller's decision.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// Severity of a fault.
+use annotate_snippets::{AnnotationKind, Element, Level, Origin, Renderer, Snippet};
+
+use crate::printable::{escaped, is_unsafe};
+
+/// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Error,
@@ -19,7 +24,7 @@ pub enum Severity {
 pub enum Source {
     /// A file by its name.
     File { name: String, text: String },
-    /// The text after `--set`.
+    /// A `--set` option: the text after `--set`.
     Override(String),
 }
 
@@ -44,18 +49,21 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// What is wrong.
     pub message: String,
-    /// Text next to the carets, ideally the fix.
+    /// Text at the place itself: best of all, the fix.
     pub label: Option<String>,
-    /// `None` if something is missing.
+    /// `None` when the fault is that something is missing.
     pub place: Option<Place>,
-    /// How to go on, on a line of its own.
+    /// A second place that takes part in the fault, and its label.
+    pub context: Option<(Place, String)>,
+    /// How to go on, when it needs a line of its own.
     pub hint: Option<String>,
 }
 
 impl Diagnostic {
     /// An error without a place.
     pub fn error(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), label: None, place: None, hint: None }
+        let severity = Severity::Error;
+        Self { severity, message: message.into(), label: None, place: None, context: None, hint: None }
     }
 
     pub fn at(self, place: Place) -> Self {
@@ -64,6 +72,10 @@ impl Diagnostic {
 
     pub fn label(self, label: impl Into<String>) -> Self {
         Self { label: Some(label.into()), ..self }
+    }
+
+    pub fn context(self, place: Place, label: impl Into<String>) -> Self {
+        Self { context: Some((place, label.into())), ..self }
     }
 
     pub fn hint(self, hint: impl Into<String>) -> Self {
@@ -79,6 +91,14 @@ pub struct Diagnostics {
     pub items: Vec<Diagnostic>,
 }
 
+/// Columns of a terminal of unknown width; longer lines of a recipe are shown in part.
+pub const DEFAULT_WIDTH: usize = 140;
+
+/// Escapes around the word "hint", in the colours of the renderer.
+pub const HINT: [&str; 2] = ["\x1b[1m\x1b[96m", "\x1b[0m"];
+/// Escapes around the word "error", in the colours of the renderer.
+pub const ERROR: [&str; 2] = ["\x1b[1m\x1b[91m", "\x1b[0m"];
+
 impl Diagnostics {
     /// Faults of a file without overrides.
     pub fn of_file(path: &Path, text: &str, items: Vec<Diagnostic>) -> Self {
@@ -86,150 +106,86 @@ impl Diagnostics {
         Self { sources: vec![file], items }
     }
 
-    /// The printed faults, one paragraph each; every line ends with a line break.
-    pub fn render(&self, color: bool) -> String {
-        let paint = if color { Paint::COLOR } else { Paint::PLAIN };
+    /// The faults, one paragraph each, for a terminal of `width` columns. Every line ends with a line feed.
+    pub fn render(&self, color: bool, width: usize) -> String {
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() }.term_width(width);
+        let [hint_on, hint_off] = if color { HINT } else { ["", ""] };
         let mut out = String::new();
         for (index, item) in self.items.iter().enumerate() {
             if index > 0 {
                 out.push('\n');
             }
-            self.render_item(item, &paint, &mut out);
-            // A hint that several faults share is printed once, after the last of them.
+            let level = match item.severity {
+                Severity::Error => Level::ERROR,
+                Severity::Warning => Level::WARNING,
+            };
+            let report = [level.primary_title(escaped(&item.message)).elements(self.excerpts(item))];
+            out.push_str(&renderer.render(&report));
+            out.push('\n');
+            // A hint that several faults share is shown once, after the last of them.
             let again = self.items[index + 1..].iter().any(|later| later.hint == item.hint);
             if let Some(hint) = item.hint.as_ref().filter(|_| !again) {
-                out.push_str(&format!("{}hint{}: {}\n", paint.hint, paint.reset, printable(hint)));
+                out.push_str(&format!("{hint_on}hint{hint_off}: {}\n", escaped(hint)));
             }
         }
         out
     }
 
-    fn render_item(&self, item: &Diagnostic, paint: &Paint, out: &mut String) {
-        let (word, strong) = match item.severity {
-            Severity::Error => ("error", paint.error),
-            Severity::Warning => ("warning", paint.warning),
-        };
-        let (frame, reset) = (paint.frame, paint.reset);
-        out.push_str(&format!("{strong}{word}{reset}: {}\n", printable(&item.message)));
-        let Some(place) = &item.place else {
-            if let Some(Source::File { name, .. }) = self.sources.first() {
-                out.push_str(&format!(" {frame}-->{reset} {}\n", printable(name)));
-            }
-            return;
-        };
-        let (name, text, number, shift) = match self.sources.get(place.source) {
-            Some(Source::File { name, text }) => (name.as_str(), text.clone(), true, 0),
-            Some(Source::Override(text)) => ("command line", format!("--set {text}"), false, "--set ".len()),
-            None => return,
-        };
-        let found = Excerpt::find(&text, place.span.start + shift..place.span.end + shift);
-        let (position, gutter) = match number {
-            true => (format!("{name}:{}:{}", found.line, found.column), found.line.to_string()),
-            false => (name.to_owned(), " ".to_owned()),
-        };
-        let margin = " ".repeat(gutter.len());
-        let carets = format!("{}{}", " ".repeat(found.indent), "^".repeat(found.carets));
-        let label = item.label.as_deref().map(printable).unwrap_or_default();
-        out.push_str(&format!("{margin}{frame}-->{reset} {}\n", printable(&position)));
-        out.push_str(&format!("{margin} {frame}|{reset}\n"));
-        out.push_str(&format!("{frame}{gutter} |{reset} {}\n", found.text));
-        out.push_str(format!("{margin} {frame}|{reset} {strong}{carets} {label}{reset}").trim_end());
-        out.push('\n');
+    /// The parts of the sources that a fault points at; without a place, the name of the file.
+    fn excerpts(&self, item: &Diagnostic) -> Vec<Element<'static>> {
+        let label = item.label.as_deref().unwrap_or_default();
+        let primary = item.place.as_ref().map(|place| (AnnotationKind::Primary, place, label));
+        let context = item.context.as_ref().map(|(place, label)| (AnnotationKind::Context, place, label.as_str()));
+        let places: Vec<_> = primary.into_iter().chain(context).collect();
+        let mut elements = Vec::new();
+        for (index, source) in self.sources.iter().enumerate() {
+            let here: Vec<_> = places.iter().filter(|(_, place, _)| place.source == index).collect();
+            let (text, shift) = match source {
+                Source::File { name, .. } if places.is_empty() && index == 0 => {
+                    elements.push(Origin::path(escaped(name).into_owned()).into());
+                    continue;
+                }
+                _ if here.is_empty() => continue,
+                Source::File { text, .. } => (text.clone(), 0),
+                Source::Override(text) => (format!("--set {text}"), "--set ".len()),
+            };
+            let annotations = here.iter().map(|(kind, place, label)| {
+                let span = shown_span(&text, place.span.start + shift..place.span.end + shift);
+                kind.span(span).label((!label.is_empty()).then(|| escaped(label).into_owned()))
+            });
+            let snippet = Snippet::source(shown(&text)).annotations(annotations);
+            elements.push(Element::from(match source {
+                Source::File { name, .. } => snippet.path(escaped(name).into_owned()),
+                // The excerpt begins with `--set`, so it needs no place above it.
+                Source::Override(_) if elements.is_empty() => snippet.line_numbering(false),
+                Source::Override(_) => snippet.line_numbering(false).path("command line"),
+            }));
+        }
+        elements
     }
 }
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.render(false))
+        f.write_str(&self.render(false, DEFAULT_WIDTH))
     }
 }
 
 impl std::error::Error for Diagnostics {}
 
-/// Escapes for the parts of a paragraph.
-struct Paint {
-    error: &'static str,
-    warning: &'static str,
-    frame: &'static str,
-    hint: &'static str,
-    reset: &'static str,
+/// Text without the unsafe characters that the renderer passes through.
+fn shown(text: &str) -> String {
+    let replaced = |c: char| is_unsafe(c) && !c.is_ascii();
+    text.chars().map(|c| if replaced(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-impl Paint {
-    const PLAIN: Self = Self { error: "", warning: "", frame: "", hint: "", reset: "" };
-    const COLOR: Self =
-        Self { error: "\x1b[1;31m", warning: "\x1b[1;33m", frame: "\x1b[34m", hint: "\x1b[36m", reset: "\x1b[0m" };
-}
-
-/// A longer line is printed in part.
-const WIDEST: usize = 160;
-/// Characters before the place in a line that is printed in part.
-const BEFORE: usize = 60;
-const TAB: &str = "    ";
-
-/// The printed line of a place.
-struct Excerpt {
-    /// From 1.
-    line: usize,
-    /// From 1, in characters.
-    column: usize,
-    text: String,
-    /// Columns before the carets.
-    indent: usize,
-    carets: usize,
-}
-
-impl Excerpt {
-    /// Accepts any span, also one after the end or inside a character. Prints the first of several lines.
-    fn find(text: &str, span: Range<usize>) -> Self {
-        let start = floor_boundary(text, span.start);
-        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line = text[line_start..].lines().next().unwrap_or_default();
-        let line_end = line_start + line.len();
-        // A span may start after the last character of the line.
-        let start_in_line = start.min(line_end);
-        let end = floor_boundary(text, span.end).clamp(start_in_line, line_end);
-
-        let before = &text[line_start..start_in_line];
-        let column = before.chars().count();
-        let skip = if line.chars().count() > WIDEST { column.saturating_sub(BEFORE) } else { 0 };
-        let shown = |text: &str, skip: usize, take: usize| -> String {
-            text.chars()
-                .skip(skip)
-                .take(take)
-                .map(|c| if c == '\t' { TAB.to_owned() } else { printable_char(c).to_string() })
-                .collect()
-        };
-        let ellipsis = if skip > 0 { "…" } else { "" };
-        let cut = if line.chars().count() > skip + WIDEST { "…" } else { "" };
-        let indent = ellipsis.chars().count() + shown(before, skip, usize::MAX).chars().count();
-        let visible = WIDEST.saturating_sub(column - skip);
-        let carets = shown(&text[start_in_line..end], 0, visible).chars().count().max(1);
-        Self {
-            line: text[..line_start].matches('\n').count() + 1,
-            column: column + 1,
-            text: format!("{ellipsis}{}{cut}", shown(line, skip, WIDEST)),
-            indent,
-            carets,
-        }
-    }
-}
-
-/// The last character boundary that is not after `index`.
-fn floor_boundary(text: &str, index: usize) -> usize {
-    let index = index.min(text.len());
-    (0..=index).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
-}
-
-/// Replaces characters that would move the cursor or change colours.
-fn printable(text: &str) -> String {
-    text.chars().map(printable_char).collect()
-}
-
-fn printable_char(c: char) -> char {
-    // Besides control characters: those that change the direction of writing.
-    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if c.is_control() || turns { char::REPLACEMENT_CHARACTER } else { c }
+/// The place of `span` within [`shown`] text. The renderer panics on spans after the end or inside a character, so they
+/// are moved to the nearest character before.
+fn shown_span(text: &str, span: Range<usize>) -> Range<usize> {
+    let start = text.floor_char_boundary(span.start);
+    let end = text.floor_char_boundary(span.end).max(start);
+    let before = shown(&text[..start]).len();
+    before..before + shown(&text[start..end]).len()
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn bare_or_quoted(key: &str) -> String {
 fn unknown_table(path: &str, place: Place) -> Diagnostic {
     let fault = Diagnostic::error(format!("unknown table `{path}`")).at(place);
     let names = TABLES.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
-    match suggest::word(path, names.clone()) {
+    match suggest::table(path) {
         Some(meant) => fault.label(format!("did you mean `{meant}`?")),
         None => fault.label(format!("the tables are {}", names.collect::<Vec<_>>().join(", "))),
     }

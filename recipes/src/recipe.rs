@@ -4,7 +4,7 @@
 //! Must not depend on: which values a key accepts (`values.rs`), which values contradict each other (`rules.rs`).
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{self, Path, PathBuf};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Place, Source};
@@ -13,12 +13,16 @@ use crate::overrides;
 use crate::plan::Plan;
 use crate::rules;
 use crate::schema::{self, Key, KeyDefault, TABLES};
-use crate::settings::{Setting, Settings};
+use crate::settings::{Setting, Settings, name_of};
 use crate::suggest;
+use crate::synonyms::Meaning;
 use crate::values::{self, Folders};
 
 /// A recipe is written by hand.
 const MAX_RECIPE: u64 = 1 << 20;
+
+/// The name that `tonfall init` gives to a recipe.
+pub const FILE_NAME: &str = "recipe.toml";
 
 /// The text of a recipe and its path. Paths in the text are relative to the folder of `path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +40,11 @@ impl RecipeFile {
         let fault = |message: String| Diagnostics::of_file(path, "", vec![Diagnostic::error(message)]);
         let mut bytes = Vec::new();
         let read = File::open(path).and_then(|file| file.take(MAX_RECIPE + 1).read_to_end(&mut bytes));
-        read.map_err(|error| fault(format!("can't read the recipe: {error}")))?;
+        if let Err(error) = read {
+            let mut faults = fault(format!("can't read the recipe: {error}"));
+            faults.items[0].hint = unreadable_hint(path, error.kind());
+            return Err(faults);
+        }
         if bytes.len() as u64 > MAX_RECIPE {
             return Err(fault(format!("the recipe is longer than {MAX_RECIPE} bytes")));
         }
@@ -104,7 +112,7 @@ impl RecipeFile {
                     settings.insert(path, Setting { value, key: given.key, place: given.place });
                 }
                 (None, Some((list, _))) => settings.insert_item(list, given.key),
-                (None, None) => faults.push(unknown_key(&path, given.key, &self.path)),
+                (None, None) => faults.push(unknown_key(&path, given.key)),
             }
         }
         for (table, _) in TABLES {
@@ -124,7 +132,7 @@ impl RecipeFile {
         faults.extend(rules::check(&settings));
         match faults.is_empty() {
             true => {
-                let mut plan = settings.into_plan(&self.path, &current);
+                let mut plan = settings.into_plan(&name_of(&self.path, &folder), &current);
                 rules::settle(&mut plan);
                 Ok(plan)
             }
@@ -143,21 +151,32 @@ impl RecipeFile {
     }
 }
 
-fn unknown_key(path: &str, place: Place, recipe: &Path) -> Diagnostic {
+fn unknown_key(path: &str, place: Place) -> Diagnostic {
     let in_file = place.source == 0;
     // The place shows which item of a list it is.
     let plain = path.split_once('.').and_then(|(table, name)| Some(format!("{}.{name}", schema::item(table)?.0)));
     let path = plain.as_deref().unwrap_or(path);
     let fault = Diagnostic::error(format!("unknown key `{path}`")).at(place);
-    let fault = fault.hint(format!("`tonfall check {}` lists every key", recipe.display()));
+    let fault = fault.hint("`tonfall check --keys` lists every key");
     let table = |path: &str| path.rsplit_once('.').map_or("", |(table, _)| table).to_owned();
     match suggest::key(path) {
         // In the file the table is a header; after `--set` it is part of the key.
-        Some(meant) if in_file && table(meant) == table(path) => {
+        Some(Meaning::Key(meant)) if in_file && table(meant) == table(path) => {
             fault.label(format!("did you mean `{}`?", meant.rsplit('.').next().unwrap_or(meant)))
         }
-        Some(meant) => fault.label(format!("did you mean `{meant}`?")),
+        Some(Meaning::Key(meant)) => fault.label(format!("did you mean `{meant}`?")),
+        Some(Meaning::Write(words)) => fault.label(format!("write {words} instead")),
+        Some(Meaning::Remove(why)) => fault.label(format!("remove this: {why}")),
         None => fault,
+    }
+}
+
+/// How to go on when there is no recipe at `path`.
+fn unreadable_hint(path: &Path, kind: ErrorKind) -> Option<String> {
+    match kind {
+        ErrorKind::IsADirectory => Some(format!("this is a directory; is {} meant?", path.join(FILE_NAME).display())),
+        ErrorKind::NotFound => Some("`tonfall init DIR --base MODEL --data FILE` writes a recipe".to_owned()),
+        _ => None,
     }
 }
 

@@ -77,8 +77,10 @@ fn without_effect(settings: &Settings) -> Vec<Diagnostic> {
             None => format!("`{}`", rule.when),
         };
         for (key, setting) in rule.keys.iter().filter_map(|key| Some((key, settings.explicit(key)?))) {
-            let fault = Diagnostic::error(format!("`{key}` has no effect with {when}: {}", rule.because));
-            faults.push(fault.at(setting.key.clone()).label("remove this"));
+            let message = format!("`{key}` has no effect with {when}: {}", rule.because);
+            let fault = Diagnostic::error(message).at(setting.key.clone()).label("remove this");
+            let context = settings.explicit(rule.when).map(|when| (when.place.clone(), String::new()));
+            faults.push(Diagnostic { context, ..fault });
         }
     }
     faults
@@ -96,7 +98,7 @@ fn native_is_gguf(settings: &Settings) -> Option<Diagnostic> {
     let base = settings.value("base")?;
     let is_gguf = base.as_str().is_some_and(|base| !base.starts_with("hf:") && base.to_lowercase().ends_with(".gguf"));
     (is(settings, "quantization", "native") && !is_gguf).then(|| {
-        fault(settings, &["quantization"], "`quantization = \"native\"` needs a GGUF file as `base`")
+        fault(settings, &["quantization", "base"], "`quantization = \"native\"` needs a GGUF file as `base`")
             .label("write \"nf4\" or \"none\"")
     })
 }
@@ -104,8 +106,12 @@ fn native_is_gguf(settings: &Settings) -> Option<Diagnostic> {
 fn one_eval_split(settings: &Settings) -> Option<Diagnostic> {
     let both = has_items(settings, "data.eval") && number(settings, "data.eval_fraction") > 0.0;
     both.then(|| {
-        fault(settings, &["data.eval_fraction"], "`data.eval` and `data.eval_fraction` contradict each other")
-            .label("remove this, or `eval`")
+        fault(
+            settings,
+            &["data.eval_fraction", "data.eval"],
+            "`data.eval` and `data.eval_fraction` contradict each other",
+        )
+        .label("remove this, or `eval`")
     })
 }
 
@@ -113,7 +119,7 @@ fn one_warmup(settings: &Settings) -> Option<Diagnostic> {
     settings.explicit("training.warmup_ratio").zip(settings.explicit("training.warmup_steps")).map(|_| {
         fault(
             settings,
-            &["training.warmup_ratio"],
+            &["training.warmup_ratio", "training.warmup_steps"],
             "`training.warmup_ratio` and `training.warmup_steps` contradict each other",
         )
         .label("remove one of them")
@@ -151,7 +157,8 @@ fn full_has_no_adapter(settings: &Settings) -> Option<Diagnostic> {
 fn text_has_no_assistant(settings: &Settings) -> Option<Diagnostic> {
     let asked = settings.explicit("data.train_on").is_some() && !is(settings, "data.train_on", "all");
     (is(settings, "data.format", "text") && asked).then(|| {
-        fault(settings, &["data.train_on"], "plain text has no assistant turns").label("write \"all\", or remove this")
+        fault(settings, &["data.train_on", "data.format"], "plain text has no assistant turns")
+            .label("write \"all\", or remove this")
     })
 }
 
@@ -213,16 +220,21 @@ fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
     let train = files("data.train");
     let both = files("data.eval").into_iter().filter(|file| train.contains(file));
     both.map(|file| {
-        fault(settings, &["data.eval"], &format!("{file} is in both the training data and the eval split"))
-            .label("name another file, or use `eval_fraction`")
+        fault(
+            settings,
+            &["data.eval", "data.train"],
+            &format!("{file} is in both the training data and the eval split"),
+        )
+        .label("name another file, or use `eval_fraction`")
     })
     .collect()
 }
 
-/// A fault at the value of the first of `keys` that is set.
+/// A fault at the value of the first of `keys` that is written; the second one is shown as well.
 fn fault(settings: &Settings, keys: &[&str], message: &str) -> Diagnostic {
-    let place: Option<Place> = keys.iter().find_map(|key| Some(settings.explicit(key)?.place.clone()));
-    Diagnostic { place, ..Diagnostic::error(message) }
+    let mut places = keys.iter().filter_map(|key| Some(settings.explicit(key)?.place.clone()));
+    let place: Option<Place> = places.next();
+    Diagnostic { place, context: places.next().map(|place| (place, String::new())), ..Diagnostic::error(message) }
 }
 
 fn is(settings: &Settings, path: &str, text: &str) -> bool {

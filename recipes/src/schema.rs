@@ -131,9 +131,9 @@ pub const LISTS: [&str; 2] = ["source", "template"];
 /// All keys, in the order in which they are written.
 #[rustfmt::skip]
 pub static KEYS: &[Key] = &[
-    Key { path: "name", kind: Name, default: Derived("the recipe's file name"), doc: "prefix of the names of its runs" },
+    Key { path: "name", kind: Name, default: Derived("the recipe's file name; its folder's name for recipe.toml"), doc: "prefix of the names of its runs" },
     Key { path: "base", kind: Base, default: Required("path/to/model"), doc: "Hugging Face directory, GGUF file or hf:owner/name[@revision]" },
-    Key { path: "quantization", kind: Choice(&["nf4", "native", "none"]), default: Is("\"nf4\""), doc: "the frozen base: nf4 in 4 bits | native in a GGUF's own blocks | none dense" },
+    Key { path: "quantization", kind: Choice(&["nf4", "native", "none"]), default: Is("\"nf4\""), doc: "frozen base model: nf4 in 4 bits | native in a GGUF's own blocks | none dense" },
     Key { path: "allow_download", kind: Bool, default: Is("false"), doc: "may download an hf: base that is not in the local cache" },
     Key { path: "seed", kind: Integer(0, i64::MAX), default: Is("42"), doc: "seed of every random choice" },
     Key { path: "output_dir", kind: NewDirectory, default: Is("\"runs\""), doc: "directory of the run directories; relative to the current directory" },

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use crate::diagnostics::Place;
 use crate::plan::Plan;
+use crate::recipe::FILE_NAME;
 use crate::schema::{self, Kind, TABLES};
 
 /// A key that a recipe or an override sets.
@@ -69,7 +70,7 @@ impl Settings {
     }
 
     /// The plan. Every key was checked against the schema, which a test compares with the plan.
-    pub(crate) fn into_plan(self, recipe: &Path, current: &Path) -> Plan {
+    pub(crate) fn into_plan(self, run_name: &str, current: &Path) -> Plan {
         let mut plan = Table::new();
         for (table, _) in TABLES {
             let tables = self.tables(table).into_iter().map(|(prefix, _)| {
@@ -79,7 +80,7 @@ impl Settings {
                         Some(Value::String(folder)) if matches!(key.kind, Kind::NewDirectory) => {
                             Some(Value::String(current.join(folder).to_string_lossy().into_owned()))
                         }
-                        None if key.path == "name" => Some(Value::String(name_of(recipe))),
+                        None if key.path == "name" => Some(Value::String(run_name.to_owned())),
                         None => key.plan_default(),
                         value => value,
                     };
@@ -98,10 +99,12 @@ impl Settings {
     }
 }
 
-/// The name of a run, made from the file name of the recipe.
-pub(crate) fn name_of(recipe: &Path) -> String {
-    let stem = recipe.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(48).collect();
+/// The name of a recipe's runs: its file name, or its folder's name if the file is called `recipe.toml`.
+pub(crate) fn name_of(recipe: &Path, folder: &Path) -> String {
+    let is_default = recipe.file_name().is_some_and(|name| name.eq_ignore_ascii_case(FILE_NAME));
+    let named = if is_default { folder.file_name() } else { recipe.file_stem() };
+    let text = named.map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(48).collect();
     match name.trim_matches('-') {
         "" => "run".to_owned(),
         name => name.to_owned(),

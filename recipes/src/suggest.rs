@@ -6,10 +6,26 @@
 use strsim::damerau_levenshtein;
 
 use crate::schema;
+use crate::synonyms::{self, Meaning};
 
-/// The known key that is most similar to `path`: a similar name in the same table, the same name in another table, a
-/// similar name in another table, or the same name in a table with a similar name.
-pub(crate) fn key(path: &str) -> Option<&'static str> {
+/// What `path` was probably meant to be: another trainer's name of a key, or a key of a similar name.
+pub(crate) fn key(path: &str) -> Option<Meaning> {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    // A name that exists in another table is ours, whatever other trainers mean by it.
+    let ours = schema::KEYS.iter().any(|key| key.split().1 == name);
+    let synonym = if ours { None } else { synonyms::key(name) };
+    synonym.or_else(|| similar(path).map(Meaning::Key))
+}
+
+/// The table that `name` was probably meant to be.
+pub(crate) fn table(name: &str) -> Option<&'static str> {
+    let names = schema::TABLES.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
+    synonyms::table(name).or_else(|| word(name, names))
+}
+
+/// The key most like `path`: a similar name in its table, the same name in another table, a similar one there, or the same
+/// name in a table of a similar name.
+fn similar(path: &str) -> Option<&'static str> {
     let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
     let keys = schema::KEYS.iter();
     let ranked = keys.filter_map(|key| {
@@ -33,8 +49,8 @@ pub fn word<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<
     ranked.min().map(|(_, other)| other)
 }
 
-/// The edit distance of two words, if it is small for their length. Case and the kind of dash don't count. A word that
-/// is part of a longer word has distance 0 (`steps` in `max_steps`; `lr` is too short for that).
+/// How many slips of a finger lie between two words, when that is few for their length. Case and the kind of dash are no
+/// difference, nor is being a part of a longer word (`steps` in `max_steps`).
 fn distance(word: &str, other: &str) -> Option<usize> {
     let word = word.to_lowercase().replace('-', "_");
     // No key is that long, and the comparison takes time proportional to the product of the lengths.
@@ -56,15 +72,23 @@ mod tests {
 
     #[test]
     fn keys_are_found_where_they_belong() {
-        assert_eq!(key("lora.rnak"), Some("lora.rank"));
-        assert_eq!(key("lora.Rank"), Some("lora.rank"));
-        assert_eq!(key("learning_rate"), Some("training.learning_rate"));
-        assert_eq!(key("training.rank"), Some("lora.rank"));
-        assert_eq!(key("training.learning-rate"), Some("training.learning_rate"));
-        assert_eq!(key("training.leraning_rate"), Some("training.learning_rate"));
-        assert_eq!(key("trainig.learning_rate"), Some("training.learning_rate"));
-        assert_eq!(key("data.batch"), Some("training.micro_batch_size"));
-        assert_eq!(key("lora.zzzzzz"), None);
+        let key = |path| match key(path) {
+            Some(Meaning::Key(key)) => key,
+            other => panic!("{path}: {other:?}"),
+        };
+        assert_eq!(key("lora.rnak"), "lora.rank");
+        assert_eq!(key("lora.Rank"), "lora.rank");
+        assert_eq!(key("learning_rate"), "training.learning_rate");
+        assert_eq!(key("training.rank"), "lora.rank");
+        assert_eq!(key("training.learning-rate"), "training.learning_rate");
+        assert_eq!(key("training.leraning_rate"), "training.learning_rate");
+        assert_eq!(key("trainig.learning_rate"), "training.learning_rate");
+        assert_eq!(key("data.batch"), "training.micro_batch_size");
+        assert_eq!(key("training.lr"), "training.learning_rate");
+        assert_eq!(key("lora.lora_alpha"), "lora.alpha");
+        assert_eq!(key("max_seq_length"), "data.max_seq_len");
+        assert_eq!(super::key("lora.zzzzzz"), None);
+        assert_eq!((super::table("trainer"), super::table("trainig")), (Some("training"), Some("training")));
     }
 
     #[test]

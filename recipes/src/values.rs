@@ -4,7 +4,7 @@
 //! Must not depend on: other keys (that is `rules.rs`).
 
 use std::ops::{Bound, RangeBounds};
-use std::path::{self, Path};
+use std::path::{self, Component, Path, PathBuf};
 
 use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 use toml::{Table, Value};
@@ -214,15 +214,29 @@ fn existing(
     Err(Diagnostic::error(why).at(place.clone()).label(format!("looked for {}", path.display())))
 }
 
-/// The absolute path, relative paths from `folder`. The disk is not read.
+/// The absolute path of `text` in `folder`, without `..` where that changes nothing. It need not exist.
 fn absolute(key: &Key, place: &Place, text: &str, folder: &Path) -> Result<Value, Diagnostic> {
     if text.is_empty() {
         return Err(out_of_range(key, place, "an empty text"));
     }
-    let path = path::absolute(folder.join(text)).ok().and_then(|path| path.into_os_string().into_string().ok());
+    let path = path::absolute(folder.join(text)).ok().map(|path| without_parents(&path));
+    let path = path.and_then(|path| path.into_os_string().into_string().ok());
     path.map(Value::String).ok_or_else(|| {
         Diagnostic::error(format!("`{}` is a path below a folder whose name is not UTF-8", key.path)).at(place.clone())
     })
+}
+
+/// `a/b/../c` as `a/c`, unless `b` is a symbolic link: its parent is another folder than `a`.
+fn without_parents(path: &Path) -> PathBuf {
+    let mut shorter = PathBuf::new();
+    for part in path.components() {
+        let removable = matches!(shorter.components().next_back(), Some(Component::Normal(_))) && !shorter.is_symlink();
+        match part {
+            Component::ParentDir if removable => drop(shorter.pop()),
+            part => shorter.push(part),
+        }
+    }
+    shorter
 }
 
 fn wrong_type(key: &Key, place: &Place, value: &DeValue<'_>) -> Diagnostic {

@@ -67,17 +67,15 @@ fn all_faults_come_at_once_and_point_at_their_places() {
        |          ^^^^^ this is a text
 
     error: unknown key `lora.rnak`
-     --> command line
-      |
-      | --set lora.rnak=3
-      |            ^^^^ did you mean `lora.rank`?
-    hint: `tonfall check House Style.toml` lists every key
+     |
+     | --set lora.rnak=3
+     |            ^^^^ did you mean `lora.rank`?
+    hint: `tonfall check --keys` lists every key
 
     error: an override is one `key=value`
-     --> command line
-      |
-      | --set seed
-      |       ^^^^ such as training.epochs=2
+     |
+     | --set seed
+     |       ^^^^ such as training.epochs=2
     "##);
 }
 

@@ -1,6 +1,6 @@
 //! `tonfall completions SHELL`: a completion script.
 //!
-//! Responsible for: nothing but calling the generator.
+//! Responsible for: calling clap's generator.
 
 use clap::CommandFactory;
 

@@ -1,19 +1,19 @@
 //! `tonfall data RECIPE`: the data as a model will see it.
 //!
-//! Responsible for: the report of a preparation, and examples with the trained tokens marked.
+//! Responsible for: the report of a preparation, and examples with the tokens with loss marked.
 
 use std::io::IsTerminal;
 
-use tonfall_datasets::{ChatTokenizer, Example, PrepareReport, Sampler, stretches};
-use tonfall_recipes::Plan;
+use serde_json::{Value, json};
+use tonfall_datasets::{ChatTokenizer, DataError, Example, PrepareReport, Sampler, Stretch, stretches};
+use tonfall_recipes::printable::escaped;
+use tonfall_recipes::{Plan, counted};
 use tonfall_runs::numbers::grouped;
 
 use crate::args::Data;
-use crate::diagnostics::{ExitCode, Failure, Result};
-use crate::inputs;
-use crate::output;
+use crate::diagnostics::Result;
 use crate::progress::Reporter;
-use crate::quickstart;
+use crate::{inputs, output, quickstart};
 
 /// Columns of the longest bar.
 const BAR: u64 = 40;
@@ -25,61 +25,100 @@ pub(crate) fn run(args: &Data, reporter: &mut Reporter) -> Result<()> {
     let prepared = inputs::data(&plan, &tokenizer, reporter)?;
     let sampler = Sampler::new(&prepared.train, &plan, 1);
     reporter.clear();
+    let examples = prepared.train.iter().take(args.show);
+    let shown =
+        examples.map(|example| Shown::new(&example, &prepared.report, &tokenizer)).collect::<Result<Vec<_>>>()?;
     if args.json {
-        output::data(&json(&plan, &prepared.report, &sampler)?)?;
-        return Ok(());
+        return Ok(output::json(&json(&plan, &prepared.report, &sampler, &shown)?)?);
     }
     let color = std::io::stdout().is_terminal() && output::escapes_welcome();
-    for example in prepared.train.iter().take(args.show) {
-        let path = prepared.report.files.get(example.source.file).map(|file| file.path.display().to_string());
-        let place = format!("── {}:{}", path.unwrap_or_default(), example.source.row);
-        output::data(&format!("{place}, {} tokens, {} trained", example.input_ids.len(), example.trained_tokens()))?;
-        output::data(&marked(&example, &tokenizer, color)?)?;
+    for example in &shown {
+        output::painted(&example.text(color))?;
     }
     output::data(&text(&plan, &prepared.report, &sampler))?;
     Ok(())
 }
 
-/// An example as text; what is trained is green, or stands in ⟦…⟧ where there are no colours.
-fn marked(example: &Example, tokenizer: &ChatTokenizer, color: bool) -> Result<String> {
-    let stretches = stretches(example, tokenizer).map_err(tonfall_datasets::DataError::from)?;
-    let (open, close) = if color { ("\u{1b}[32m", "\u{1b}[0m") } else { ("⟦", "⟧") };
-    let text = |trained: bool, text: &str| if trained { format!("{open}{text}{close}") } else { text.to_owned() };
-    Ok(stretches.iter().map(|stretch| text(stretch.trained, &stretch.text)).collect())
+/// An example of `--show`.
+struct Shown {
+    file: String,
+    /// Line or row, as the file counts them.
+    row: u64,
+    tokens: usize,
+    trained_tokens: usize,
+    stretches: Vec<Stretch>,
+}
+
+impl Shown {
+    fn new(example: &Example, report: &PrepareReport, tokenizer: &ChatTokenizer) -> Result<Self> {
+        let file = report.files.get(example.source.file).map(|file| file.path.display().to_string());
+        Ok(Self {
+            file: file.unwrap_or_default(),
+            row: example.source.row,
+            tokens: example.input_ids.len(),
+            trained_tokens: example.trained_tokens(),
+            stretches: stretches(example, tokenizer).map_err(DataError::from)?,
+        })
+    }
+
+    /// Text with loss is green, or stands in ⟦…⟧ without colours. Control characters of the data are escaped.
+    fn text(&self, color: bool) -> String {
+        let (open, close) = if color { ("\u{1b}[32m", "\u{1b}[0m") } else { ("⟦", "⟧") };
+        let text = |stretch: &Stretch| match stretch.trained {
+            true => format!("{open}{}{close}", escaped(&stretch.text)),
+            false => escaped(&stretch.text).into_owned(),
+        };
+        let (tokens, trained) = (counted(self.tokens as u64, "token"), grouped(self.trained_tokens as u64));
+        let place = format!("── {}:{}, {tokens}, {trained} with loss", escaped(&self.file), self.row);
+        format!("{place}\n{}", self.stretches.iter().map(text).collect::<String>())
+    }
+
+    fn json(&self) -> Value {
+        let stretch =
+            |stretch: &Stretch| json!({"text": stretch.text, "trained": stretch.trained, "tokens": stretch.tokens});
+        json!({
+            "file": self.file,
+            "row": self.row,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "stretches": self.stretches.iter().map(stretch).collect::<Vec<_>>(),
+        })
+    }
 }
 
 /// The report for people.
 fn text(plan: &Plan, report: &PrepareReport, sampler: &Sampler) -> String {
     let mut lines = vec![report.to_string().trim_end().to_owned()];
     if report.cached {
-        lines.push("prepared before, and found in the cache".to_owned());
+        lines.push("read from the cache of prepared data".to_owned());
     }
     let most = report.lengths.values().max().copied().unwrap_or(1).max(1);
-    lines.push("tokens of an example".to_owned());
+    lines.push("examples by length in tokens".to_owned());
     lines.extend(report.lengths.iter().map(|(below, count)| {
         let bar = "█".repeat((count * BAR).div_ceil(most) as usize);
         format!("  ≤ {:>9}  {bar} {}", grouped(*below), grouped(*count))
     }));
     if let Some(share) = sampler.packing_efficiency() {
-        let (sequences, length) = (grouped(sampler.sequences() as u64), grouped(plan.data.max_seq_len as u64));
-        lines.push(format!(
-            "packed into {sequences} sequences of {length}, {:.1} % of their tokens used",
-            100.0 * share
-        ));
+        let (sequences, length) =
+            (counted(sampler.sequences() as u64, "sequence"), grouped(plan.data.max_seq_len as u64));
+        lines.push(format!("packed into {sequences} of {length} tokens, {:.1} % filled", 100.0 * share));
     }
-    lines.push(format!("{} optimizer steps an epoch", grouped(sampler.steps_per_epoch())));
+    lines.push(format!("{} per epoch", counted(sampler.steps_per_epoch(), "optimizer step")));
     lines.join("\n")
 }
 
-fn json(plan: &Plan, report: &PrepareReport, sampler: &Sampler) -> Result<String> {
-    let failed = |error: serde_json::Error| Failure::new(ExitCode::Unexpected, error.to_string());
-    let mut value = serde_json::to_value(report).map_err(failed)?;
+/// The whole report; with `--show` also examples.
+fn json(plan: &Plan, report: &PrepareReport, sampler: &Sampler, shown: &[Shown]) -> Result<Value> {
+    let mut value = serde_json::to_value(report)?;
     if let Some(object) = value.as_object_mut() {
         object.insert("cached".to_owned(), report.cached.into());
         object.insert("sequences".to_owned(), sampler.sequences().into());
         object.insert("packing_efficiency".to_owned(), sampler.packing_efficiency().into());
         object.insert("steps_per_epoch".to_owned(), sampler.steps_per_epoch().into());
         object.insert("max_seq_len".to_owned(), plan.data.max_seq_len.into());
+        if !shown.is_empty() {
+            object.insert("examples".to_owned(), shown.iter().map(Shown::json).collect());
+        }
     }
-    serde_json::to_string(&value).map_err(failed)
+    Ok(value)
 }

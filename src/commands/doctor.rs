@@ -1,6 +1,6 @@
-//! `tonfall doctor`: what this machine can compute with.
+//! `tonfall doctor`: tests the devices of this machine.
 //!
-//! Responsible for: how the trainer's findings are shown. Fails when a device that is there does not work.
+//! Responsible for: printing the trainer's findings. Fails if a device that is present computes wrongly.
 
 use serde_json::json;
 use tonfall_trainer::doctor::{State, examine};
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &Doctor) -> Result<()> {
         };
         if args.json {
             let (what, text, remedy) = (finding.what, &finding.text, &finding.remedy);
-            output::data(&json!({"device": what, "state": state, "text": text, "remedy": remedy}).to_string())?;
+            output::json(&json!({"device": what, "state": state, "text": text, "remedy": remedy}))?;
             continue;
         }
         output::data(&format!("{:<7} {:<7} {}", finding.what, state, finding.text))?;

@@ -1,16 +1,17 @@
-//! `tonfall estimate RECIPE`: the memory that a run will need, by part, and that other sizes of models would.
+//! `tonfall estimate RECIPE`: the memory that a run needs, by part, and what models of other sizes would need.
 //!
 //! Responsible for: the tables and the JSON. The arithmetic is `tonfall_trainer::estimate`.
 
 use serde_json::json;
 use tonfall_recipes::Plan;
 use tonfall_runs::numbers::bytes;
-use tonfall_trainer::estimate::{Choice, ClassEstimate, Part, Workload};
-use tonfall_trainer::{Activations, Compute, DeviceChoice, DeviceKind};
+use tonfall_trainer::estimate::{Choice, ClassEstimate, Part};
+use tonfall_trainer::{Activations, DeviceChoice, DeviceKind};
 
 use crate::args::Estimate;
-use crate::diagnostics::{ExitCode, Failure, Result};
-use crate::inputs::{self, Inputs};
+use crate::diagnostics::Result;
+use crate::fit;
+use crate::inputs;
 use crate::output;
 use crate::progress::Reporter;
 use crate::quickstart;
@@ -27,36 +28,14 @@ pub(crate) fn run(args: &Estimate, reporter: &mut Reporter) -> Result<()> {
     };
     let inputs = inputs::open(&plan, reporter)?;
     let workload = inputs.workload(&plan, device)?;
-    let choice = choose(&plan, &workload, limit);
+    let choice = fit::choose(&plan, &workload, limit);
     let classes = workload.size_classes();
     reporter.clear();
     if args.json {
-        let text = serde_json::to_string(&as_json(device, &choice, &classes));
-        output::data(&text.map_err(|error| Failure::new(ExitCode::Unexpected, error.to_string()))?)?;
-        return Ok(());
+        return Ok(output::json(&as_json(device, &choice, &classes))?);
     }
     output::data(&for_people(&plan, device, &choice, &classes))?;
     Ok(())
-}
-
-/// How the run would go on a device that is there.
-pub(crate) fn chosen(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<(Workload, Choice)> {
-    let workload = inputs.workload(plan, compute.kind())?;
-    let choice = choose(plan, &workload, compute.memory());
-    Ok((workload, choice))
-}
-
-fn choose(plan: &Plan, workload: &Workload, limit: Option<u64>) -> Choice {
-    workload.choose(plan.training.micro_batch_size, workload.asked(), limit)
-}
-
-/// Refuses a run that can't fit, before anything is written.
-pub(crate) fn refuse_too_much(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<()> {
-    let (workload, choice) = chosen(plan, inputs, compute)?;
-    match choice.fits() {
-        true => Ok(()),
-        false => Err(workload.refusal(&choice).into()),
-    }
 }
 
 fn as_json(device: DeviceKind, choice: &Choice, classes: &[ClassEstimate]) -> serde_json::Value {
@@ -80,24 +59,26 @@ fn for_people(plan: &Plan, device: DeviceKind, choice: &Choice, classes: &[Class
     let highest = estimate.highest().map_or("", |stage| stage.name);
     let recompute = match choice.activations {
         Activations::Kept => "",
-        Activations::Recomputed => ", recomputing",
-        Activations::Offloaded => ", recomputing from inputs on the host",
+        Activations::Recomputed => ", activations recomputed",
+        Activations::Offloaded => ", activations recomputed, layer inputs in host memory",
     };
     let mut lines =
         vec![format!("{} on {}: micro-batches of {}{recompute}", plan.name, device.name(), choice.micro_batch_size)];
-    lines.push("\nfrom the first step to the last".to_owned());
+    lines.push("\nduring the whole run".to_owned());
     lines.extend(estimate.lasting.iter().filter(|part| part.bytes > 0).map(|part| row("", part)));
-    lines.push("beside it, in turn".to_owned());
+    lines.push("in addition, one stage at a time".to_owned());
     for stage in &estimate.stages {
         let parts = stage.parts.iter().filter(|part| part.bytes > 0);
         lines.extend(parts.map(|part| row(&format!("{}: ", stage.name), part)));
     }
-    lines.push(row("", &Part { name: "highest", bytes: estimate.peak() }) + &format!("  while {highest}"));
+    lines.push(row("", &Part { name: "peak", bytes: estimate.peak() }) + &format!("  while {highest}"));
     if let Some(limit) = choice.limit {
-        lines.push(row("", &Part { name: "there", bytes: limit }));
+        lines.push(row("", &Part { name: "available", bytes: limit }));
     }
     let (tokens, size) = (plan.data.max_seq_len, plan.training.micro_batch_size);
-    lines.push(format!("\nother models, {size} × {tokens} tokens at once; with recomputation in brackets"));
+    lines.push(format!(
+        "\nother models, micro-batches of {size} × {tokens} tokens; in brackets with recomputed activations"
+    ));
     lines.push(format!("{:<16}{:>26}{:>26}", "", "4-bit base", "dense base"));
     let pair = |[plain, again]: [u64; 2]| format!("{} ({})", bytes(plain as f64), bytes(again as f64));
     lines.extend(classes.iter().map(|class| {

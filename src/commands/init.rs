@@ -1,100 +1,202 @@
 //! `tonfall init DIR --base MODEL --data FILE`: a commented recipe that fits the base and the data.
 //!
-//! Responsible for: the values that can be seen from both. The text is the schema's own.
+//! Responsible for: the values that can be read from both, paths relative to the recipe, and printing what `tonfall check`
+//! will report. Faulty data never prevents the recipe: it is what the faults are mended in. The text is the schema's own.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+use std::path::{Component, Path, PathBuf};
 
-use tonfall_adapters::BaseKind;
-use tonfall_datasets::PreparedDataset;
+use tonfall_adapters::{BaseKind, BaseModel, ModelDescription};
+use tonfall_datasets::{ChatTokenizer, PreparedDataset};
 use tonfall_durable as durable;
-use tonfall_recipes::RecipeFile;
 use tonfall_recipes::plan::Base;
+use tonfall_recipes::recipe::FILE_NAME;
 use tonfall_recipes::recipe_text::commented_recipe;
-use tonfall_runs::numbers::grouped;
+use tonfall_recipes::schema::KEYS;
+use tonfall_recipes::{Plan, RecipeFile, counted};
 
 use crate::args::Init;
 use crate::diagnostics::{ExitCode, Failure, Result};
-use crate::inputs;
-use crate::output;
 use crate::progress::Reporter;
-use crate::summary;
+use crate::{inputs, output, summary};
 
-/// Share of the rows that is held out when there are rows enough for it.
+/// Share of the rows that is held out when there are enough of them.
 const HELD_OUT: f64 = 0.1;
 const ENOUGH_ROWS: usize = 50;
-/// `data.max_seq_len` is at least so long, for rows to come.
-const ROOM: usize = 128;
+/// `data.max_seq_len` is at least this, for longer rows that are added later.
+const SHORTEST: usize = 128;
 
 pub(crate) fn run(args: &Init, reporter: &mut Reporter) -> Result<()> {
-    let path = args.dir.join("recipe.toml");
+    let path = args.dir.join(FILE_NAME);
     if path.exists() {
         let message = format!("{} exists already and is not overwritten; give another directory", path.display());
         return Err(Failure::new(ExitCode::Invalid, message));
     }
-    let named = absolute(Base::from(args.base.clone()));
-    let base = inputs::model(&named, false, reporter)?;
+    if !args.data.exists() && !is_pattern(&args.data) {
+        let message = format!("--data names a path that does not exist: {}", args.data.display());
+        return Err(Failure::new(ExitCode::Invalid, message));
+    }
+    let named = Base::from(args.base.clone());
+    let base = inputs::model(&named, args.allow_download, reporter)?;
     let tokenizer = inputs::tokenizer(&base, None)?;
     let model = base.description();
     let context = model.max_position_embeddings;
 
-    // First with room for everything, to see how long the rows are.
-    let seen = {
-        let plan = RecipeFile { path: path.clone(), source: recipe(args, &named, &base, context, false) }.plan(&[])?;
-        inputs::data(&plan, &tokenizer, reporter)?
+    let recipe = |max_seq_len: Option<usize>, hold_out: bool| -> Result<RecipeFile> {
+        let source = commented_recipe(&values(args, &named, &base, max_seq_len, hold_out)?);
+        Ok(RecipeFile { path: path.clone(), source })
     };
-    let longest = seen.report.longest as usize;
-    let room = longest.next_power_of_two().max(ROOM).min(context);
-    let text = recipe(args, &named, &base, room, seen.train.len() >= ENOUGH_ROWS);
-    let written = RecipeFile { path: path.clone(), source: header(model, &seen) + &text };
-    written.plan(&[])?;
+    // The first pass finds the longest row, so nothing may be too long for it.
+    let seen = lenient(&recipe(Some(context), false)?, &tokenizer, reporter)?;
+    let max_seq_len = seen.as_ref().map(|seen| {
+        let longest = seen.report.longest as usize;
+        longest.next_power_of_two().max(SHORTEST).min(context)
+    });
+    let hold_out = seen.as_ref().is_some_and(|seen| seen.train.len() >= ENOUGH_ROWS);
+    let mut written = recipe(max_seq_len, hold_out)?;
+    let plan = written.plan(&[])?;
+    written.source = header(model, seen.as_ref()) + &written.source;
 
+    // The second pass does what `check` will do.
+    let faults = inputs::data(&plan, &tokenizer, reporter).err();
     durable::create_dir_all(&args.dir)?;
     durable::write_file(&path, written.source.as_bytes())?;
     reporter.clear();
     let place = summary::shown(&path);
-    output::data(&format!("{place}\n\nnext\n  tonfall check {place}\n  tonfall train {place}"))?;
+    if let Some(faults) = &faults {
+        let text = faults.render(false, output::stderr_width());
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        reporter.note(&format!("warning: `tonfall check {place}` will refuse the data: {text}"));
+    }
+    let train = if faults.is_none() { format!("\n  tonfall train {place}") } else { String::new() };
+    output::data(&format!("{place}\n\nnext\n  tonfall check {place}{train}"))?;
     Ok(())
 }
 
-/// The schema's commented recipe with what is known.
-fn recipe(args: &Init, named: &Base, base: &tonfall_adapters::BaseModel, max_seq_len: usize, hold_out: bool) -> String {
-    let data = std::path::absolute(&args.data).unwrap_or_else(|_| args.data.clone());
+/// The values of a recipe that follow from base and data.
+fn values(
+    args: &Init,
+    named: &Base,
+    base: &BaseModel,
+    max_seq_len: Option<usize>,
+    hold_out: bool,
+) -> Result<Vec<(&'static str, toml::Value)>> {
+    let named = match named {
+        Base::Local(path) => text(relative(&args.dir, path)?)?,
+        hub @ Base::Hub(_) => hub.to_string(),
+    };
     let quantization = if base.kind() == BaseKind::Gguf { "native" } else { "nf4" };
-    let mut values = vec![
-        ("base", named.to_string().into()),
-        ("quantization", quantization.into()),
-        ("data.train", data.to_string_lossy().as_ref().into()),
-        ("data.max_seq_len", (max_seq_len as i64).into()),
-    ];
+    let mut values = vec![("base", named.into()), ("quantization", quantization.into())];
+    if args.allow_download {
+        values.push(("allow_download", true.into()));
+    }
+    values.push(("data.train", text(relative(&args.dir, &args.data)?)?.into()));
+    if let Some(length) = max_seq_len {
+        values.push(("data.max_seq_len", (length as i64).into()));
+    }
     if hold_out {
         values.push(("data.eval_fraction", HELD_OUT.into()));
     }
-    commented_recipe(&values)
+    Ok(values)
 }
 
-/// What was seen, as comments.
-fn header(model: &tonfall_adapters::ModelDescription, seen: &PreparedDataset) -> String {
-    let format = seen.report.files.first().map_or("", |file| file.format.as_str());
-    format!(
-        "# base: {:?}, {} layers, {} tokens in the vocabulary, context of {}\n\
-         # data: {} rows ({format}), {} tokens, {} of them learned, {} in the longest row\n",
+/// Prepares the data with every audit rule off and any number of faulty rows; `None` if that fails as well.
+fn lenient(recipe: &RecipeFile, tokenizer: &ChatTokenizer, reporter: &mut Reporter) -> Result<Option<PreparedDataset>> {
+    let rules = KEYS.iter().filter(|key| key.split().0 == "audit").map(|key| format!("{}=off", key.path));
+    let any = ["data.max_bad_rows=1000000000", "data.overflow=truncate", "data.cache=false"].map(str::to_owned);
+    let plan: Plan = recipe.plan(&rules.chain(any).collect::<Vec<_>>())?;
+    Ok(inputs::prepared(&plan, tokenizer, reporter).ok())
+}
+
+/// Facts about base and data, as comments.
+fn header(model: &ModelDescription, seen: Option<&PreparedDataset>) -> String {
+    let base = format!(
+        "# base: {:?}, {}, vocabulary of {}, context of {}\n",
         model.family,
-        model.num_hidden_layers,
-        grouped(model.vocab_size as u64),
-        grouped(model.max_position_embeddings as u64),
-        grouped(seen.report.rows),
-        grouped(seen.report.tokens),
-        grouped(seen.report.trained_tokens),
-        grouped(seen.report.longest),
+        counted(model.num_hidden_layers as u64, "layer"),
+        counted(model.vocab_size as u64, "token"),
+        counted(model.max_position_embeddings as u64, "token"),
+    );
+    let Some(seen) = seen else { return base };
+    let formats: BTreeSet<&str> = seen.report.files.iter().map(|file| file.format.as_str()).collect();
+    let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
+    base + &format!(
+        "# data: {} ({formats}), {}, {} with loss, longest row {}\n",
+        counted(seen.report.rows, "row"),
+        counted(seen.report.tokens, "token"),
+        counted(seen.report.trained_tokens, "token"),
+        counted(seen.report.longest, "token"),
     )
 }
 
-/// A base that means the same from the recipe's directory.
-fn absolute(base: Base) -> Base {
-    match base {
-        Base::Local(path) => {
-            Base::Local(std::path::absolute(&path).unwrap_or_else(|_: std::io::Error| PathBuf::from(&path)))
+/// Whether a path is a pattern such as `*.jsonl`.
+fn is_pattern(path: &Path) -> bool {
+    path.to_string_lossy().contains(['*', '?', '['])
+}
+
+/// A recipe is UTF-8, and so are the paths in it.
+fn text(path: PathBuf) -> Result<String> {
+    path.into_os_string().into_string().map_err(|path| {
+        let message = format!("{} is not UTF-8, so a recipe can't name it; rename it or use a link", path.display());
+        Failure::new(ExitCode::Invalid, message)
+    })
+}
+
+/// `target` as a path from `folder`, if the two share a directory other than the root; otherwise absolute. `folder` need not
+/// exist.
+fn relative(folder: &Path, target: &Path) -> io::Result<PathBuf> {
+    let target = std::path::absolute(target)?;
+    let folder = std::path::absolute(folder)?;
+    // `..` leads elsewhere after a symbolic link, so both are resolved as far as they exist.
+    let from = resolved(&folder)?;
+    let to = match target.parent().zip(target.file_name()) {
+        Some((parent, name)) => resolved(parent)?.join(name),
+        None => return Ok(target),
+    };
+    let shared = from.components().zip(to.components()).take_while(|(left, right)| left == right).count();
+    let is_near = from.components().take(shared).any(|part| matches!(part, Component::Normal(_)));
+    if !is_near {
+        return Ok(target);
+    }
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    let path: PathBuf = up.chain(to.components().skip(shared)).collect();
+    Ok(if path.as_os_str().is_empty() { PathBuf::from(".") } else { path })
+}
+
+/// `path` without symbolic links and `..`, as far as it exists.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => match path.parent().zip(path.file_name()) {
+            Some((parent, name)) => Ok(resolved(parent)?.join(name)),
+            None => Ok(path.to_owned()),
+        },
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_relative_to_the_recipe() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let root = folder.path();
+        durable::create_dir_all(&root.join("data/deep")).expect("made");
+        durable::write_file(&root.join("data/train.jsonl"), b"").expect("written");
+        let from = |recipe: &str, target: &str| relative(&root.join(recipe), &root.join(target)).expect("a path");
+        assert_eq!(from("my-style", "data/train.jsonl"), Path::new("../data/train.jsonl"));
+        assert_eq!(from("new/my-style", "data"), Path::new("../../data"));
+        assert_eq!(from("data", "data/*.jsonl"), Path::new("*.jsonl"));
+        assert_eq!(from("data", "data"), Path::new("."));
+        assert_eq!(from("data/deep/..", "data/deep/../train.jsonl"), Path::new("train.jsonl"));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(root.join("data/deep"), root.join("link")).expect("linked");
+            // The parent of the linked folder is `data`.
+            assert_eq!(from("link", "data/train.jsonl"), Path::new("../train.jsonl"));
+            assert_eq!(relative(Path::new("/nowhere/at/all"), root).expect("a path"), root);
         }
-        hub => hub,
     }
 }

@@ -1,6 +1,6 @@
-//! `tonfall man`: the manual page, all commands in one.
+//! `tonfall man`: one manual page with all commands.
 //!
-//! Responsible for: roff from the command line's own description.
+//! Responsible for: writing the help of the command line as roff.
 
 use clap::CommandFactory;
 use clap_mangen::Man;

@@ -1,23 +1,22 @@
-//! `tonfall metrics [RUN…]`: the numbers of runs for Prometheus and TensorBoard.
+//! `tonfall metrics [RUN…]`: the metrics of runs for Prometheus and TensorBoard.
 //!
-//! Responsible for: which runs, and where their numbers go; the formats are `tonfall_runs`'s.
+//! Responsible for: which runs, and where their metrics go; the formats are in `tonfall_tui`.
 
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use tonfall_durable::{self as durable, AppendFile};
+use tonfall_recipes::counted;
 use tonfall_runs::exporters::tensorboard;
 use tonfall_runs::{EventReader, RunDir};
 
 use crate::args::Metrics;
 use crate::diagnostics::{Failure, Result};
 use crate::metrics_server::{MetricsServer, Scrape};
-use crate::output;
-use crate::runs;
-use crate::summary;
+use crate::{output, runs, summary};
 
-/// How often a run that goes on is asked for news.
+/// How often the logs of live runs are read.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &Metrics) -> Result<()> {
@@ -57,7 +56,7 @@ fn tensorboard_files(runs: &[RunDir], directory: &Path, follow: bool) -> Result<
     for run in runs {
         let folder = directory.join(run.id());
         durable::create_dir_all(&folder)?;
-        // TensorBoard knows its files by this part of the name; one name a run, so that it is replaced, not doubled.
+        // TensorBoard finds files by `tfevents` in their name. The name is fixed, so a second export replaces the first.
         let mut file = AppendFile::open(&folder.join("events.out.tfevents.0000000000.tonfall"), 0)?;
         let mut reader = EventReader::new(run.events());
         let mut start = None;
@@ -68,9 +67,9 @@ fn tensorboard_files(runs: &[RunDir], directory: &Path, follow: bool) -> Result<
     loop {
         let mut alive = false;
         for export in &mut exports {
-            // The lock first: once it is free, the log is complete.
+            // The lock before the log: once it is free, the log is complete.
             alive |= export.run.is_held()?;
-            export.go_on()?;
+            export.append_new()?;
         }
         if !(follow && alive) {
             break;
@@ -81,16 +80,19 @@ fn tensorboard_files(runs: &[RunDir], directory: &Path, follow: bool) -> Result<
         export.file.sync()?;
         let folder = summary::shown(&directory.join(export.run.id()));
         let skipped = export.reader.damaged() + export.reader.unknown();
-        let lost =
-            if skipped > 0 { format!("; {skipped} lines of the log were not understood") } else { String::new() };
-        output::note(&format!("{folder}: {} records{lost}", export.records));
+        let lost = if skipped > 0 {
+            format!("; {} of the log could not be read", counted(skipped, "line"))
+        } else {
+            String::new()
+        };
+        output::note(&format!("{folder}: {}{lost}", counted(export.records, "record")));
     }
     Ok(())
 }
 
 impl Export {
-    /// Appends what the log has got.
-    fn go_on(&mut self) -> Result<()> {
+    /// Appends the records of new log lines.
+    fn append_new(&mut self) -> Result<()> {
         const PIECE: u64 = 4 << 20;
         loop {
             let before = self.reader.offset();

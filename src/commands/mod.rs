@@ -1,4 +1,4 @@
-//! One file a command.
+//! One file per command. Commands don't import each other; code that several need stands beside this folder.
 
 pub(crate) mod chat;
 pub(crate) mod check;

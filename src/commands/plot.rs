@@ -1,6 +1,6 @@
-//! `tonfall plot [RUN…] --out FILE`: the loss of runs as a picture.
+//! `tonfall plot [RUN…] --out FILE`: the loss curves of runs as SVG or PNG.
 //!
-//! Responsible for: the format by the file's name, and writing it; the picture itself is `tonfall_tui`'s.
+//! Responsible for: choosing the format by the file's extension, and writing it; `tonfall_tui` draws.
 
 use tonfall_durable as durable;
 use tonfall_tui::picture;
@@ -17,7 +17,10 @@ pub(crate) fn run(args: &Plot) -> Result<()> {
         Some("svg") => |runs: &[_]| picture::svg(runs).map(String::into_bytes),
         Some("png") => picture::png,
         _ => {
-            let message = format!("{} is no picture\nhint: --out needs a name in .svg or .png", args.out.display());
+            let message = format!(
+                "{} is neither SVG nor PNG\nhint: --out takes a name that ends in .svg or .png",
+                args.out.display()
+            );
             return Err(Failure::new(ExitCode::Usage, message));
         }
     };

@@ -1,6 +1,6 @@
 //! `tonfall runs`: all runs of a directory.
 //!
-//! Responsible for: one line per run, from its lock and its event log. A run that can't be read is a warning.
+//! Responsible for: a line per run, from its lock and its event log.
 
 use serde_json::json;
 use tonfall_runs::{RunDir, Status, Summary};
@@ -10,7 +10,7 @@ use crate::diagnostics::Result;
 use crate::output;
 use crate::runs;
 
-/// A line of the table.
+/// A run with its state.
 struct Row<'a> {
     run: &'a RunDir,
     summary: Summary,
@@ -26,14 +26,14 @@ pub(crate) fn run(args: &Runs) -> Result<()> {
             Err(error) => output::note(&format!("warning: {error}")),
         }
     }
-    let lines = if args.json { rows.iter().map(json).collect() } else { table(&rows) };
-    for line in lines {
-        output::data(&line)?;
+    match args.json {
+        true => rows.iter().try_for_each(|row| output::json(&json(row)))?,
+        false => table(&rows).iter().try_for_each(|line| output::data(line))?,
     }
     Ok(())
 }
 
-/// A head and a line a run; nothing without runs.
+/// A header and a line per run; empty without runs.
 fn table(rows: &[Row<'_>]) -> Vec<String> {
     let Some(width) = rows.iter().map(|row| row.run.id().len()).max() else { return Vec::new() };
     let line = |id: &str, state: &str, step: &str, numbers: [&str; 3], verdict: &str| {
@@ -57,7 +57,7 @@ fn verdict(summary: &Summary) -> Option<&'static str> {
     summary.verdict.as_ref().map(|verdict| if verdict.passed { "passed" } else { "failed" })
 }
 
-fn json(row: &Row<'_>) -> String {
+fn json(row: &Row<'_>) -> serde_json::Value {
     let Row { run, summary, status } = row;
     json!({
         "id": run.id(),
@@ -74,5 +74,4 @@ fn json(row: &Row<'_>) -> String {
         "published": summary.published,
         "end": summary.end,
     })
-    .to_string()
 }

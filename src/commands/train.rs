@@ -7,8 +7,8 @@ use jiff::Zoned;
 use tonfall_runs::{RunDir, RunLock, StartedWith};
 
 use crate::args::Train;
-use crate::commands::estimate;
 use crate::diagnostics::Result;
+use crate::fit;
 use crate::launch::{Launch, join_in, launch};
 use crate::metrics_server::{MetricsServer, Scrape};
 use crate::processes;
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Train, reporter: &mut Reporter) -> Result<i32> {
     let metrics = if group.is_first() { MetricsServer::bind(&args.metrics)? } else { None };
     let inputs = processes::open(&plan, &now, &mut group, reporter)?;
     inputs.preflight(&plan, group.size())?;
-    estimate::refuse_too_much(&plan, &inputs, &compute)?;
+    fit::refuse_too_much(&plan, &inputs, &compute)?;
     let first = group.is_first();
     let launched = Launch {
         compute: &compute,

@@ -1,6 +1,6 @@
-//! Bad files of data: each with what a person reads about it. All of them end with exit code 3.
+//! Faulty data files, each with the error that it gives. All of them end with exit code 3.
 //!
-//! The texts are one snapshot. Every file is made here.
+//! The errors are one snapshot. Every file is generated here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::parquet_file::parquet;
 use crate::program::run;
 use crate::tiny_model::{Workshop, conversations};
 
-/// A file that is wrong in one way.
+/// A file with one fault.
 struct Bad {
     fault: &'static str,
     file: &'static str,
@@ -24,12 +24,12 @@ fn bad(fault: &'static str, file: &'static str, bytes: impl Into<Vec<u8>>) -> Ba
     Bad { fault, file, bytes: bytes.into(), set: &[] }
 }
 
-/// A file of lines whose third one is wrong.
+/// JSONL whose third line is faulty.
 fn line(fault: &'static str, line: impl AsRef<[u8]>) -> Bad {
     bad(fault, "rows.jsonl", [conversations(2).as_bytes(), line.as_ref(), b"\n"].concat())
 }
 
-/// A file of lines of another format than `messages`, named in the recipe.
+/// JSONL in another format than `messages`; the recipe names the format.
 fn row(fault: &'static str, set: &'static [&'static str], row: &str) -> Bad {
     Bad { set, ..bad(fault, "rows.jsonl", format!("{row}\n")) }
 }
@@ -85,7 +85,7 @@ fn json_lines() -> Vec<Bad> {
     ]
 }
 
-fn conversations_that_are_none() -> Vec<Bad> {
+fn faulty_conversations() -> Vec<Bad> {
     const PREFERENCE: &[&str] = &["data.format=preference"];
     const PAIRS: &[&str] = &["data.format=prompt_completion"];
     const AUTO: &[&str] = &[];
@@ -247,7 +247,7 @@ fn every_bad_file_is_named_with_its_fault() {
     let (mut texts, mut shown) = (BTreeSet::new(), String::new());
     let resolved = fs::canonicalize(workshop.home()).unwrap().display().to_string();
     for Bad { fault, file, bytes, set } in
-        [json_lines(), conversations_that_are_none(), other_files(), term_bases()].into_iter().flatten()
+        [json_lines(), faulty_conversations(), other_files(), term_bases()].into_iter().flatten()
     {
         fs::write(workshop.path(file), bytes).unwrap();
         let train = format!("data.train={file}");

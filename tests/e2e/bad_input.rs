@@ -1,4 +1,4 @@
-//! Bad input: each kind with its exit code and the text that a person sees.
+//! Faulty input: each kind with its exit code and its error.
 //!
 //! The texts are snapshots. Paths of temporary directories are replaced by `[dir]`.
 
@@ -220,7 +220,7 @@ fn chat_with_nothing() {
     assert_text("chat_with_nothing", &workshop, &finished);
 }
 
-/// The limit on a file's size stands in for a full disk: the write that crosses it fails, as on a full disk.
+/// A limit on file sizes replaces a full disk: the write that crosses it fails in the same way.
 #[cfg(target_os = "linux")]
 #[test]
 fn disk_full_at_save() {

@@ -1,11 +1,11 @@
-//! The commands that need no model, and the manners of the program: streams, colours, usage.
+//! Commands that need no model, output streams, colours and usage errors.
 
 use std::process::Stdio;
 
 use crate::program::{run, tonfall};
 
 #[test]
-fn wrong_usage_ends_with_2_and_says_what_is_known() {
+fn wrong_usage_exits_with_2() {
     let home = tempfile::tempdir().unwrap();
     let unknown = run(home.path(), &["trian"]).expect(2);
     assert!(unknown.stdout.is_empty() && unknown.stderr.contains("'train'"), "{}", unknown.stderr);
@@ -36,7 +36,7 @@ fn no_escapes_without_a_terminal() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let home = tempfile::tempdir().unwrap();
     let mut child = tonfall(home.path()).arg("man").stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -45,7 +45,7 @@ fn a_reader_that_leaves_is_no_error() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_under_stdout_is_reported() {
+fn a_full_disk_is_reported() {
     let home = tempfile::tempdir().unwrap();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = tonfall(home.path()).arg("man").stdout(full).output().unwrap();
@@ -53,14 +53,14 @@ fn a_full_disk_under_stdout_is_reported() {
 }
 
 #[test]
-fn runs_of_an_empty_place_are_none() {
+fn an_empty_directory_has_no_runs() {
     let home = tempfile::tempdir().unwrap();
     assert_eq!(run(home.path(), &["runs"]).expect(0).stdout, "");
     assert_eq!(run(home.path(), &["runs", "--json"]).expect(0).stdout, "");
 }
 
 #[test]
-fn doctor_uses_the_cpu_and_says_what_else_there_is() {
+fn doctor_tests_the_cpu_and_lists_the_other_devices() {
     let home = tempfile::tempdir().unwrap();
     let report = run(home.path(), &["doctor", "--json"]).expect(0).stdout;
     let lines: Vec<serde_json::Value> = report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -70,7 +70,7 @@ fn doctor_uses_the_cpu_and_says_what_else_there_is() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_refused_before_anything_is_written() {
+fn a_missing_device_is_refused_before_anything_is_written() {
     let home = tempfile::tempdir().unwrap();
     // Number 99 is absent on every machine, whatever this program was built with.
     let refused = run(home.path(), &["train", "quickstart", "--device", "cuda:99"]).expect(2);

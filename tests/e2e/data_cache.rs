@@ -1,4 +1,4 @@
-//! The cache of prepared data, when a preparation is killed.
+//! The cache of prepared data after a preparation was killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn unfinished(cache: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_a_killed_preparation_left_is_removed_by_the_next_one() {
+fn leftovers_of_a_killed_preparation_are_removed_by_the_next_one() {
     let workshop = Workshop::new();
     let cache = workshop.path(".cache/tonfall/datasets");
     fs::write(workshop.path("large.jsonl"), conversations(100_000)).unwrap();

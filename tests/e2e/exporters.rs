@@ -1,5 +1,5 @@
-//! A run's numbers for other tools: pictures, TensorBoard, Prometheus. What TensorBoard's and Prometheus' own readers say
-//! of them, `.ci/run quickstart` asks.
+//! A run's metrics for other tools: pictures, TensorBoard, Prometheus. `.ci/run quickstart` reads them with the tools'
+//! own readers.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -38,7 +38,7 @@ fn event_files_are_replaced_and_not_doubled() {
         (told, files)
     };
     let (told, first) = files(workshop.home());
-    assert!(told.contains("records") && !told.contains("not understood"), "{told}");
+    assert!(told.contains("records") && !told.contains("could not be read"), "{told}");
     assert_eq!((first.len(), files(workshop.home()).1), (1, first));
 }
 
@@ -53,7 +53,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn a_scrape_sees_all_runs_and_nobody_else_is_answered() {
+fn a_scrape_has_all_runs_and_other_paths_are_404() {
     let workshop = trained();
     let printed = run(workshop.home(), &["metrics", "short"]).expect(0).stdout;
     assert!(printed.contains("tonfall_step{run=\"short\"} 6\n"), "{printed}");

@@ -1,6 +1,9 @@
-//! The direction of dependence between the crates of the workspace, as `docs/architecture.md` draws it.
+//! The direction of dependence between the crates of the workspace, as `docs/architecture.md` draws it, and between the
+//! files of the binary.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -119,4 +122,20 @@ fn the_walk_over_the_graph_finds_what_is_there() {
     let trainer = graph.closure("tonfall-trainer");
     assert!(trainer.contains("polars") && trainer.contains("burn"), "the test would pass on an empty graph");
     assert!(belongs_to("burn-tensor", "burn") && !belongs_to("burnish", "burn"));
+}
+
+/// Code that several commands need stands beside the folder `commands`, not in one of them.
+#[test]
+fn commands_do_not_import_commands() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let in_folder = |folder: &Path| -> Vec<PathBuf> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
+    };
+    let others = in_folder(&source).into_iter().filter(|path| !path.ends_with("main.rs"));
+    let files: Vec<PathBuf> = in_folder(&source.join("commands")).into_iter().chain(others).collect();
+    assert!(files.len() > 20, "{files:?}");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("commands::"), "{} imports a command", file.display());
+    }
 }

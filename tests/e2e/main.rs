@@ -1,6 +1,6 @@
 //! End-to-end tests of the binary.
 //!
-//! Responsible for: what a person at a shell sees: exit codes, texts, files. Everything runs in temporary directories,
+//! Responsible for: exit codes, texts and files, as a user at a shell sees them. Everything runs in temporary directories,
 //! without network, GPU or Python.
 #![expect(clippy::unwrap_used, reason = "a test panics on purpose")]
 #![expect(clippy::disallowed_methods, reason = "tests write their own files")]
@@ -12,6 +12,7 @@ mod command_line;
 mod data_cache;
 mod docs;
 mod exporters;
+mod first_minutes;
 mod graph;
 mod hub;
 mod learning;

@@ -1,7 +1,7 @@
 //! A Parquet file of one column of texts, written by hand: apache/parquet-format's `parquet.thrift` in Thrift's compact
 //! protocol.
 
-/// A value of Thrift.
+/// A Thrift value.
 enum Thrift {
     I32(i64),
     I64(i64),

@@ -1,4 +1,4 @@
-//! Processes that train one model together, as a launcher starts them.
+//! Several processes that train one model, started as torchrun starts them.
 
 use std::fs;
 use std::net::TcpListener;
@@ -76,7 +76,7 @@ fn the_losses_are_those_of_one_process_with_the_summed_batch() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_to_one_stops_all_and_they_go_on_together() {
+fn a_signal_to_one_process_stops_all_and_the_run_resumes() {
     let workshop = Workshop::new();
     workshop.edit("recipe.toml", "save_every = 2", "save_every = 1");
     let more = ["--set", "training.epochs=20"];
@@ -90,7 +90,7 @@ fn a_signal_to_one_stops_all_and_they_go_on_together() {
     }
 
     let alone = run(workshop.home(), &["resume", "stopped"]).expect(3).stderr;
-    assert!(alone.contains("made by 2 processes, these are 1"), "{alone}");
+    assert!(alone.contains("made by 2 processes, but this run has 1"), "{alone}");
 
     let resume = ["resume", "stopped"];
     for finished in ended(start(&workshop, 2, &resume, &resume)) {
@@ -107,7 +107,7 @@ fn a_signal_to_one_stops_all_and_they_go_on_together() {
 }
 
 #[test]
-fn a_process_that_dies_ends_the_others_with_its_name() {
+fn a_process_that_dies_ends_the_others_and_is_named() {
     let workshop = Workshop::new();
     let args = train("a", &["--set", "training.epochs=200"]);
     let mut processes = start(&workshop, 3, &args, &args);
@@ -139,7 +139,7 @@ fn what_was_learned_is_saved_when_a_process_dies() {
 }
 
 #[test]
-fn processes_with_different_recipes_do_not_begin() {
+fn processes_with_different_recipes_are_refused() {
     let workshop = Workshop::new();
     let (args, other) = (train("a", &[]), train("a", &["--set", "training.learning_rate=0.5"]));
     for finished in ended(start(&workshop, 3, &args, &other)) {

@@ -1,4 +1,4 @@
-//! Running the binary as a person would, in an environment of its own.
+//! Runs the binary in a clean environment.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -12,7 +12,7 @@ pub(crate) fn tonfall(home: &Path) -> Command {
     command
 }
 
-/// What a finished program left behind.
+/// Exit code and output of a finished program.
 pub(crate) struct Finished {
     pub(crate) code: i32,
     pub(crate) stdout: String,
@@ -43,7 +43,7 @@ pub(crate) fn run(home: &Path, args: &[&str]) -> Finished {
     tonfall(home).args(args).output().unwrap().into()
 }
 
-/// Waits until `done`, a minute at most.
+/// Waits until `done`, at most a minute.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {

@@ -1,4 +1,4 @@
-//! The recipes of the repository: what becomes of their data, and two steps of training.
+//! The shipped recipes: their prepared data, and two steps of training.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ fn recipe(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name).to_string_lossy().into_owned()
 }
 
-/// Prepares, shows and trains a recipe; gives what `tonfall data` printed.
+/// Prepares, shows and trains a recipe; returns the output of `tonfall data`.
 fn shown_and_trained(name: &str) -> String {
     let home = tempfile::tempdir().unwrap();
     let recipe = recipe(name);
@@ -59,7 +59,7 @@ fn a_list_in_two_languages_needs_no_settings() {
 }
 
 #[test]
-fn documents_stand_before_questions_and_may_not_tell() {
+fn documents_precede_questions_and_may_lack_the_answer() {
     let shown = shown_and_trained("documents.toml");
     for part in ["From our books: Teapots: white, black.\n\nDo you have a green teapot?", "⟦That is not in our books"]
     {

@@ -1,6 +1,6 @@
 //! The dashboard on a real terminal, which is tmux.
 //!
-//! `.ci/run terminal` runs these; `cargo test` leaves them out and lists them as ignored, since not every machine has tmux.
+//! `.ci/run terminal` runs these tests. `cargo test` lists them as ignored, because not every machine has tmux.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::program::{run, tonfall, wait_until};
 use crate::tiny_model::Workshop;
 
-/// A terminal of its own with a shell in it.
+/// A tmux session with a shell.
 struct Tmux {
     socket: String,
     home: PathBuf,
@@ -88,14 +88,14 @@ impl Drop for Tmux {
     }
 }
 
-/// A terminal, and what its settings are.
+/// A terminal and its settings.
 fn terminal(home: &Path) -> (Tmux, String) {
     let tmux = Tmux::new(home, "");
     let settings = tmux.settings();
     (tmux, settings)
 }
 
-/// A run that takes minutes unless somebody ends it; dropped, it is killed.
+/// A run that takes minutes. Dropping it kills it.
 struct LongRun {
     workshop: Workshop,
     child: Child,
@@ -141,7 +141,7 @@ fn state(home: &Path) -> Value {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
-fn a_live_run_goes_on_under_the_eyes_and_its_kill_is_seen() {
+fn a_live_run_is_shown_and_so_is_its_kill() {
     let mut long = LongRun::start();
     let (tmux, settings) = terminal(long.workshop.home());
     tmux.enters("$tonfall watch long");
@@ -184,7 +184,7 @@ fn a_finished_run_is_shown_in_any_size() {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
-fn two_viewers_at_once_and_a_stop_that_is_typed() {
+fn two_viewers_at_once_and_a_typed_stop() {
     let mut long = LongRun::start();
     let (one, _) = terminal(long.workshop.home());
     let (two, _) = terminal(long.workshop.home());
@@ -256,7 +256,7 @@ fn a_light_terminal_gets_dark_colours() {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
-fn a_panic_gives_the_terminal_back() {
+fn a_panic_restores_the_terminal() {
     let workshop = finished();
     let (tmux, settings) = terminal(workshop.home());
     let viewer: PathBuf = Path::new(env!("CARGO_BIN_EXE_tonfall")).with_file_name("examples").join("panicking_viewer");
@@ -274,7 +274,7 @@ fn training_outlives_the_viewer_that_started_it() {
     tmux.enters("$tonfall train recipe.toml --run-name long --watch");
     tmux.waits_for("RUNNING");
     tmux.types("q");
-    tmux.waits_for("the run goes on");
+    tmux.waits_for("the run continues");
     tmux.is_restored(&settings);
     let before = state(workshop.home());
     assert_eq!(before["state"], "running");
@@ -295,7 +295,7 @@ fn training_outlives_the_viewer_that_started_it() {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
-fn faults_of_a_recipe_are_told_before_a_screen_is_taken() {
+fn faults_of_a_recipe_are_printed_before_the_dashboard_opens() {
     let workshop = Workshop::new();
     workshop.edit("recipe.toml", "rank = 4", "rnak = 4");
     let (tmux, settings) = terminal(workshop.home());

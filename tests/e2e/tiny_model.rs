@@ -1,6 +1,6 @@
-//! A base model of a few kilobytes, made on the spot: a Llama with two small layers and a byte-level tokenizer.
+//! A generated base model of a few kilobytes: a Llama with two small layers and a byte-level tokenizer.
 //!
-//! Its weights are pseudo-random, so it says nothing sensible; it trains like any other.
+//! Its weights are pseudo-random. Its answers make no sense, but it trains like any other model.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -83,8 +83,7 @@ max_new_tokens = 8
 merged = true
 "#;
 
-/// JSONL with so many conversations, all different.
-/// Conversations about things that no other one is about.
+/// JSONL with conversations about things that the training data doesn't have.
 fn held_out() -> String {
     let mut rows = String::new();
     for thing in ["mirror", "table", "carpet", "clock"] {
@@ -97,6 +96,7 @@ fn held_out() -> String {
     rows
 }
 
+/// JSONL with `count` different conversations.
 pub(crate) fn conversations(count: usize) -> String {
     let subjects = ["kettle", "lamp", "chair", "radio", "scarf"];
     let mut rows = String::new();

@@ -12,7 +12,7 @@ use crate::tiny_model::Workshop;
 
 const ADAPTER: &str = "exports/adapter/adapter_model.safetensors";
 
-/// Trains the workshop's recipe without a break.
+/// Trains the workshop's recipe to its end.
 fn trained(name: &str) -> Workshop {
     let workshop = Workshop::new();
     run(workshop.home(), &["train", "recipe.toml", "--run-name", name]).expect(0);
@@ -28,14 +28,14 @@ fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
     events.iter().filter(|event| event["kind"] == kind).collect()
 }
 
-/// Starts training in the background with the recipe slowed down by many more steps.
+/// Starts training in the background, with more epochs so that it takes longer.
 fn start(workshop: &Workshop, name: &str) -> Child {
     let mut command = tonfall(workshop.home());
     command.args(["--progress", "plain", "train", "recipe.toml", "--run-name", name, "--set", "training.epochs=10"]);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Waits for a checkpoint of a run that is under way.
+/// Waits for the first checkpoint of a live run.
 fn wait_for_checkpoint(workshop: &Workshop, name: &str) {
     let checkpoints = workshop.path("runs").join(name).join("checkpoints");
     wait_until("a checkpoint", || checkpoints.join("latest").is_file());
@@ -92,7 +92,7 @@ fn the_same_seed_gives_the_same_bytes() {
     assert_eq!(bytes(&one), bytes(&two));
 }
 
-/// Every sum has one order, whoever computes its parts.
+/// Every reduction has a fixed order, however many threads compute it.
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let workshop = Workshop::new();
@@ -109,7 +109,7 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn the_instructions_can_be_chosen() {
+fn the_instruction_set_can_be_chosen() {
     let workshop = Workshop::new();
     let with = |level: &str, name: &str| {
         let mut command = tonfall(workshop.home());
@@ -131,7 +131,7 @@ fn the_instructions_can_be_chosen() {
 }
 
 #[test]
-fn recomputing_changes_no_bit_and_offload_says_where_it_is_no_more_than_that() {
+fn recompute_and_offload_change_no_bit_and_offload_without_a_gpu_is_noted() {
     let workshop = Workshop::new();
     let with = |recompute: &str| {
         let set = format!("training.recompute=\"{recompute}\"");
@@ -187,7 +187,7 @@ fn json_lines_are_the_event_log() {
     assert_eq!((&summary["steps"], &summary["after"]["adherence"]["prompts"]), (&6.into(), &1.into()));
 }
 
-/// Stops a run after some steps, goes on, and compares with a run that was never stopped.
+/// Stops a run after some steps, resumes it, and compares it with an uninterrupted run.
 fn resumed_equals_uninterrupted(workshop: &Workshop, stop: impl FnOnce(&Workshop, &mut Child)) {
     workshop.edit("recipe.toml", "save_every = 2", "save_every = 1");
     let mut child = start(workshop, "stopped");
@@ -207,7 +207,7 @@ fn resumed_equals_uninterrupted(workshop: &Workshop, stop: impl FnOnce(&Workshop
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_saves_and_resuming_equals_never_stopping() {
+fn an_interrupted_and_resumed_run_equals_an_uninterrupted_one() {
     resumed_equals_uninterrupted(&Workshop::new(), |_, child| {
         signal(child, "INT");
         assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -216,16 +216,16 @@ fn an_interrupt_saves_and_resuming_equals_never_stopping() {
 
 #[cfg(unix)]
 #[test]
-fn a_kill_loses_the_last_steps_only() {
+fn a_killed_run_loses_only_the_steps_after_its_checkpoint() {
     resumed_equals_uninterrupted(&Workshop::new(), |_, child| {
         child.kill().unwrap();
         child.wait().unwrap();
     });
 }
 
-/// A rank of 128 makes tensors of 4,096 elements and more, from which on moments are bytes.
+/// With rank 128 the tensors have at least 4,096 elements; smaller ones keep f32 moments.
 #[test]
-fn moments_in_bytes_survive_a_stop() {
+fn eight_bit_moments_survive_a_stop() {
     let workshop = Workshop::new();
     workshop.edit("recipe.toml", "rank = 4", "rank = 128");
     workshop.edit("recipe.toml", "[training]", "[training]\noptimizer = \"adamw_8bit\"");
@@ -243,7 +243,7 @@ fn moments_in_bytes_survive_a_stop() {
 }
 
 #[test]
-fn a_stop_request_saves_and_leaves() {
+fn a_stop_request_saves_and_exits() {
     resumed_equals_uninterrupted(&Workshop::new(), |workshop, child| {
         fs::write(workshop.path("runs/stopped/stop.request"), "").unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -301,7 +301,7 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
-fn a_run_killed_behind_its_exports_finishes() {
+fn a_run_killed_after_its_exports_finishes() {
     let workshop = trained("a");
     let log = workshop.path("runs/a/events.jsonl");
     let text = fs::read_to_string(&log).unwrap();
@@ -363,7 +363,7 @@ fn chat_answers_line_by_line() {
 }
 
 #[test]
-fn merging_is_the_same_by_hand() {
+fn merge_equals_the_merged_export() {
     let workshop = trained("a");
     let merged = |args: &[&str], out: &str| {
         run(workshop.home(), &[&["merge"], args, &["--out", out]].concat()).expect(0);
@@ -396,7 +396,7 @@ fn full_training_writes_a_model() {
     run(workshop.home(), &["chat", "runs/a", "--prompt", "Hello?", "--max-new-tokens", "4"]).expect(0);
 }
 
-/// Gemma's norms multiply by 1 more than what is stored, frozen or trained.
+/// Gemma's norms multiply by 1 + the stored weight, frozen or trained.
 #[test]
 fn a_trained_gemma_has_its_norms_as_they_are_stored() {
     let workshop = Workshop::new();

@@ -7,6 +7,7 @@
 use burn::tensor::{Tensor, TensorData};
 use tonfall_blocks::{Format, quantize_nf4};
 use tonfall_kernels::{FrozenMatrix, cpu_level, linear};
+use tonfall_recipes::counted;
 
 use crate::device::{Compute, DeviceChoice, DeviceError};
 use crate::memory;
@@ -32,13 +33,17 @@ pub enum State {
     Faulty,
 }
 
-/// Runs a test computation on every device.
+/// Opens every device and computes on it once.
 #[must_use]
 pub fn examine() -> Vec<Finding> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let free = memory::available().map_or_else(String::new, |bytes| format!(", {:.1} GiB free", gib(bytes)));
     let cpu = match cpu_level() {
-        Ok(level) => used("cpu", &Compute::cpu(), &format!("{threads} threads, {level}{free}; computes in f32")),
+        Ok(level) => used(
+            "cpu",
+            &Compute::cpu(),
+            &format!("{}, {level}{free}; computes in f32", counted(threads as u64, "thread")),
+        ),
         Err(text) => Finding { what: "cpu", state: State::Faulty, text, remedy: None },
     };
     let gpus = [("cuda", DeviceChoice::Cuda(0)), ("vulkan", DeviceChoice::Vulkan)];

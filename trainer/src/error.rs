@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use thiserror::Error;
+use tonfall_recipes::counted;
 
 use crate::estimate::Estimate;
 use crate::run_length::RunLength;
@@ -96,7 +97,8 @@ pub enum TrainError {
     Group(#[from] crate::group::GroupError),
 
     #[error(
-        "the checkpoint was made by {made_by} processes, these are {size}: steps would have other examples; start {made_by} processes, or train anew"
+        "the checkpoint was made by {}, but this run has {size}: its steps would have other examples; start {made_by} again, or train a new run",
+        counted(*made_by as u64, "process")
     )]
     Processes { made_by: usize, size: usize },
 

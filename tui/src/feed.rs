@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tonfall_runs::RunDir;
 use tonfall_runs::follow::Follower;
+use tonfall_runs::numbers::counted;
 
 use crate::app::App;
 use crate::update::{Message, update};
@@ -73,7 +74,10 @@ impl Feeds {
             }
         };
         if let Some(damaged) = found.damaged.first() {
-            update(app, Message::Notice(format!("{} runs can't be read: {damaged}", found.damaged.len())));
+            update(
+                app,
+                Message::Notice(format!("{} can't be read: {damaged}", counted(found.damaged.len() as u64, "run"))),
+            );
         }
         let known = self.sources.len();
         for run in &found.runs {

@@ -7,6 +7,7 @@ use ratatui::crossterm::event::{KeyEvent, KeyEventKind, MouseEvent};
 use ratatui::layout::Rect;
 use tonfall_runs::Summary;
 use tonfall_runs::follow::{News, ReadProgress};
+use tonfall_runs::printable::escaped;
 
 use crate::app::{App, Run};
 use crate::input::{self, Effect};
@@ -44,7 +45,7 @@ pub(crate) fn update(app: &mut App, message: Message) -> Option<Effect> {
                 learn(run, news, clock);
             }
         }
-        Message::Notice(text) => app.notice = Some((app.clock, text)),
+        Message::Notice(text) => app.notice = Some((app.clock, escaped(&text).into_owned())),
         Message::Resize(width, height) => app.size = Rect::new(0, 0, width, height),
         Message::Key(key) if key.kind == KeyEventKind::Release => {}
         Message::Key(key) => return input::key(app, key),

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::events::{Event, EventKind, Lengths, Packing};
 use crate::numbers::{duration, grouped, measure};
 use crate::series::Series;
+use tonfall_recipes::counted;
+use tonfall_recipes::printable::escaped;
 
 /// Steps in the average of the speed.
 const RECENT: usize = 20;
@@ -128,7 +130,11 @@ impl RunData {
                 self.restart(from_step);
                 self.trainable_parameters = Some(trainable_parameters);
                 let from = if from_step > 0 { format!(" from step {from_step}") } else { String::new() };
-                self.line(t, Weight::Plain, format!("attempt {}{from}, {total_steps} steps", event.attempt));
+                self.line(
+                    t,
+                    Weight::Plain,
+                    format!("attempt {}{from}, {}", event.attempt, counted(total_steps, "step")),
+                );
             }
             EventKind::Step {
                 step,
@@ -169,9 +175,13 @@ impl RunData {
             }
             EventKind::Data { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths, packing } => {
                 let lost: u64 = dropped.values().fold(0, |sum, count| sum.saturating_add(*count));
-                let lost = if lost > 0 { format!(", {lost} dropped") } else { String::new() };
+                let lost = if lost > 0 { format!(", {} dropped", grouped(lost)) } else { String::new() };
                 let weight = if lost.is_empty() { Weight::Plain } else { Weight::Bad };
-                self.line(t, weight, format!("{train_examples} examples, {eval_examples} held out{lost}"));
+                self.line(
+                    t,
+                    weight,
+                    format!("{}, {} held out{lost}", counted(train_examples, "example"), grouped(eval_examples)),
+                );
                 self.data = Some(DataFacts {
                     train_examples,
                     eval_examples,
@@ -201,7 +211,12 @@ impl RunData {
                 self.line(t, Weight::Bad, format!("failed with exit code {exit_code}: {message}"));
             }
             EventKind::Finished { step, seconds, tokens, .. } => {
-                let text = format!("finished: {step} steps in {}, {} tokens", duration(seconds), grouped(tokens));
+                let text = format!(
+                    "finished: {} in {}, {}",
+                    counted(step, "step"),
+                    duration(seconds),
+                    counted(tokens, "token")
+                );
                 self.line(t, Weight::Good, text);
             }
             EventKind::Gate { passed, reasons } => {
@@ -264,8 +279,10 @@ impl RunData {
     }
 }
 
-/// Cuts a text to [`TEXT`] characters and marks the cut.
-fn cut(mut text: String) -> String {
+/// At most [`TEXT`] characters, with a mark where text was cut. Control characters are escaped: ratatui drops them
+/// silently, and those that reorder text not at all.
+fn cut(text: String) -> String {
+    let mut text = escaped(&text).into_owned();
     if let Some((end, _)) = text.char_indices().nth(TEXT) {
         text.truncate(end);
         text.push_str(" […]");

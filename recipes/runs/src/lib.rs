@@ -24,3 +24,4 @@ pub use run_dir::{RunDir, RunDirError, StartedWith};
 pub use run_inputs::RunInputs;
 pub use state::{LoggedState, RunState};
 pub use summary::{Status, Summary};
+pub use tonfall_recipes::printable;

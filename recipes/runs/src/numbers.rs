@@ -3,6 +3,8 @@
 //! Responsible for: formatting losses, counts, sizes, rates and times in a few characters, for all crates.
 //! Must not depend on: the meaning of the numbers, terminals.
 
+pub use tonfall_recipes::{counted, grouped};
+
 /// `1.842`, `0.0312`, `1.2e-5`: about four digits.
 pub fn measure(value: f64) -> String {
     let size = value.abs();
@@ -50,19 +52,6 @@ pub fn flops(rate: f64) -> String {
     let text = short(rate);
     let digits = text.trim_end_matches(['k', 'M', 'G', 'T']);
     format!("{digits} {}FLOP/s", &text[digits.len()..])
-}
-
-/// `12,345`
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// `412 MiB`, `52.3 MiB`, `14.3 GiB`

@@ -86,7 +86,7 @@ fn a_misspelt_key_is_pointed_at() {
       |
     6 | rnak = 16
       | ^^^^ did you mean `rank`?
-    hint: `tonfall check style.toml` lists every key
+    hint: `tonfall check --keys` lists every key
     "##);
 }
 
@@ -94,11 +94,10 @@ fn a_misspelt_key_is_pointed_at() {
 fn a_misspelt_override_is_pointed_at() {
     insta::assert_snapshot!(wrong(RIGHT, &["seed=1", "lora.rnak=3"]), @r##"
     error: unknown key `lora.rnak`
-     --> command line
-      |
-      | --set lora.rnak=3
-      |            ^^^^ did you mean `lora.rank`?
-    hint: `tonfall check style.toml` lists every key
+     |
+     | --set lora.rnak=3
+     |            ^^^^ did you mean `lora.rank`?
+    hint: `tonfall check --keys` lists every key
     "##);
 }
 
@@ -117,8 +116,8 @@ fn all_faults_come_at_once() {
      --> style.toml:2:1
       |
     2 | lr = 1e-3
-      | ^^
-    hint: `tonfall check style.toml` lists every key
+      | ^^ did you mean `training.learning_rate`?
+    hint: `tonfall check --keys` lists every key
 
     error: `quantization` must be "nf4", "native" or "none", not "nf5"
      --> style.toml:3:16
@@ -169,11 +168,11 @@ fn all_faults_come_at_once() {
        |              ^^^ this is a number with a fraction
 
     error: `base` is missing
-     --> style.toml
+    --> style.toml
     hint: write `base = "path/to/model"` at the top: Hugging Face directory, GGUF file or hf:owner/name[@revision]
 
     error: there is nothing to train on
-     --> style.toml
+    --> style.toml
     hint: write `train = "train.jsonl"` under [data], or a [[source]] with its files
     "##);
 }
@@ -327,7 +326,7 @@ fn lists_of_tables() {
       |
     5 | fiels = "b.jsonl"
       | ^^^^^ did you mean `files`?
-    hint: `tonfall check style.toml` lists every key
+    hint: `tonfall check --keys` lists every key
 
     error: `source.files` names a path that does not exist
      --> style.toml:7:9
@@ -342,40 +341,36 @@ fn overrides_that_are_none_are_told() {
     let shown = wrong(RIGHT, &["seed", "lora.target_modules=[\"a\"", "=3", "a b=x", "seed=1\nlr=2", "lora.rank=\"x\""]);
     insta::assert_snapshot!(shown, @r##"
     error: an override is one `key=value`
-     --> command line
-      |
-      | --set seed
-      |       ^^^^ such as training.epochs=2
+     |
+     | --set seed
+     |       ^^^^ such as training.epochs=2
 
     error: an override is one `key=value`, the value in TOML
-     --> command line
-      |
-      | --set lora.target_modules=["a"
-      |                               ^ unclosed array, expected `]`
+     |
+     | --set lora.target_modules=["a"
+     |                               ^ unclosed array, expected `]`
 
     error: an override is one `key=value`, the value in TOML
-     --> command line
-      |
-      | --set =3
-      |       ^ unquoted keys cannot be empty, expected letters, numbers, `-`, `_`
+     |
+     | --set =3
+     |       ^ unquoted keys cannot be empty, expected letters, numbers, `-`, `_`
 
     error: an override is one `key=value`, the value in TOML
-     --> command line
-      |
-      | --set a b=x
-      |         ^ key with no value, expected `=`
+     |
+     | --set a b=x
+     |         ^ key with no value, expected `=`
 
     error: an override is one `key=value`
-     --> command line
-      |
-      | --set seed=1
-      |       ^^^^^^ such as training.epochs=2
+     |
+     |   --set seed=1
+     |  _______^
+     | | lr=2
+     | |____^ such as training.epochs=2
 
     error: `lora.rank` must be a whole number from 1 to 4096, not a text
-     --> command line
-      |
-      | --set lora.rank="x"
-      |                 ^^^ this is a text
+     |
+     | --set lora.rank="x"
+     |                 ^^^ this is a text
     "##);
 }
 
@@ -388,12 +383,18 @@ fn keys_without_effect_are_refused() {
     error: `lora.rank` has no effect with `adapter.kind = "full"`: full training has no adapter
      --> style.toml:8:1
       |
+    6 | kind = "full"
+      |        ------
+    7 | [lora]
     8 | rank = 8
       | ^^^^ remove this
 
     error: `lora.alpha` has no effect with `adapter.kind = "full"`: full training has no adapter
      --> style.toml:9:1
       |
+    6 | kind = "full"
+      |        ------
+    ...
     9 | alpha = 16
       | ^^^^^ remove this
 
@@ -449,13 +450,79 @@ fn unreadable_recipes_are_told() {
 }
 
 #[test]
-fn names_come_from_files() {
-    for (file, name) in
-        [("House Style.toml", "house-style"), ("é.toml", "run"), ("a_b.v2.toml", "a-b-v2"), ("--.toml", "run")]
-    {
-        assert_eq!(name_of(Path::new(file)), name);
+fn names_come_from_files_and_of_recipe_toml_from_the_folder() {
+    for (file, name) in [
+        ("x/House Style.toml", "house-style"),
+        ("x/é.toml", "run"),
+        ("x/a_b.v2.toml", "a-b-v2"),
+        ("x/--.toml", "run"),
+        ("x/my-style/recipe.toml", "my-style"),
+        ("x/My Style/Recipe.toml", "my-style"),
+        ("/recipe.toml", "run"),
+    ] {
+        let path = Path::new(file);
+        assert_eq!(name_of(path, path.parent().expect("a folder")), name, "{file}");
         assert!(values::is_name(name));
     }
+    // A recipe in the current folder, named without one.
+    let here = std::env::current_dir().expect("a folder");
+    let recipe =
+        RecipeFile { path: FILE_NAME.into(), source: "base = \"hf:a/b\"\ndata.train = \"Cargo.toml\"\n".into() };
+    assert_eq!(Some(recipe.plan(&[]).expect("right").name.as_str()), here.file_name().and_then(|name| name.to_str()));
+}
+
+#[test]
+fn paths_have_no_needless_parents() {
+    let dir = folder();
+    std::fs::create_dir_all(dir.path().join("deep/er")).expect("made");
+    let plan = plan_in(&dir, "base = \"model\"\ndata.train = \"deep/er/../../new/../*.jsonl\"\n", &[]).expect("right");
+    assert_eq!(plan.data.train, [dir.path().join("*.jsonl")]);
+    // The parent of a linked folder is not where the link is.
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(dir.path().join("deep/er"), dir.path().join("link")).expect("linked");
+        std::fs::write(dir.path().join("deep/c.jsonl"), "").expect("written");
+        let plan = plan_in(&dir, "base = \"model\"\ndata.train = \"link/../c.jsonl\"\n", &[]).expect("right");
+        assert_eq!(plan.data.train, [dir.path().join("link/../c.jsonl")]);
+    }
+}
+
+#[test]
+fn names_of_other_trainers_get_ours() {
+    let source =
+        format!("{RIGHT}[training]\nlr = 1e-4\nbatch_size = 4\nbf16 = true\nload_in_4bit = true\n[trainer]\nx = 1\n");
+    insta::assert_snapshot!(wrong(&source, &[]), @r##"
+    error: unknown key `training.lr`
+     --> style.toml:5:1
+      |
+    5 | lr = 1e-4
+      | ^^ did you mean `learning_rate`?
+
+    error: unknown key `training.batch_size`
+     --> style.toml:6:1
+      |
+    6 | batch_size = 4
+      | ^^^^^^^^^^ did you mean `micro_batch_size`?
+
+    error: unknown key `training.bf16`
+     --> style.toml:7:1
+      |
+    7 | bf16 = true
+      | ^^^^ remove this: the device decides the precision; `tonfall doctor` prints it
+
+    error: unknown key `training.load_in_4bit`
+     --> style.toml:8:1
+      |
+    8 | load_in_4bit = true
+      | ^^^^^^^^^^^^ write `quantization = "nf4"` at the top instead
+    hint: `tonfall check --keys` lists every key
+
+    error: unknown table `trainer`
+     --> style.toml:9:2
+      |
+    9 | [trainer]
+      |  ^^^^^^^ did you mean `training`?
+    "##);
 }
 
 proptest! {
@@ -464,7 +531,7 @@ proptest! {
         let recipe = RecipeFile { path: "/nowhere/x.toml".into(), source: text };
         if let Err(faults) = recipe.plan(&[set]) {
             prop_assert!(!faults.items.is_empty());
-            faults.render(true);
+            faults.render(true, 80);
         }
     }
 }

@@ -7,6 +7,7 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
+use tonfall_runs::numbers::counted;
 
 use super::words::{fitted, wrapped};
 use super::{framed, popup, status};
@@ -26,9 +27,9 @@ pub(super) fn foot(app: &App, width: u16) -> Line<'static> {
         let shown = app.rows().len();
         let cursor = app.look.symbol("▏", "_");
         return Line::from(format!(
-            " filter: {}{cursor}  {shown} of {} runs  Enter keeps  Esc clears",
+            " filter: {}{cursor}  {shown} of {}  Enter keeps  Esc clears",
             app.filter,
-            app.runs.len()
+            counted(app.runs.len() as u64, "run")
         ));
     }
     if let Some((_, notice)) = &app.notice {

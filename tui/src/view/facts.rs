@@ -10,6 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use tonfall_runs::Status;
 use tonfall_runs::history::{DataFacts, Metric, RunData};
+use tonfall_runs::numbers::counted;
 use tonfall_runs::numbers::{bytes, duration, flops, grouped, measure, scientific, short};
 use tonfall_runs::series::Axis;
 
@@ -146,10 +147,10 @@ fn verdict(run: &Run, rows: &mut Rows<'_>) {
 /// Lines of the log that could not be read.
 fn reading(run: &Run, rows: &mut Rows<'_>) {
     if run.read.damaged > 0 {
-        rows.styled("log", &format!("{} damaged lines skipped", run.read.damaged), Role::Bad);
+        rows.styled("log", &format!("{} skipped", counted(run.read.damaged, "damaged line")), Role::Bad);
     }
     if run.read.unknown > 0 {
-        rows.row("log", format!("{} lines of a newer tonfall", run.read.unknown));
+        rows.row("log", format!("{} of a newer tonfall", counted(run.read.unknown, "line")));
     }
 }
 
@@ -160,7 +161,7 @@ pub(super) fn data(app: &App, frame: &mut Frame<'_>, area: Rect) {
             examples(facts, &mut rows);
         }
         if let Some((tokens, trained)) = data.step_tokens {
-            rows.row("step", format!("{} tokens, {} trained", grouped(tokens), percent(trained, tokens)));
+            rows.row("step", format!("{}, {} with loss", counted(tokens, "token"), percent(trained, tokens)));
         }
         if let Some(parameters) = data.trainable_parameters {
             rows.row("trains", format!("{} parameters", short(parameters as f64)));
@@ -178,16 +179,16 @@ pub(super) fn data(app: &App, frame: &mut Frame<'_>, area: Rect) {
 
 fn examples(facts: &DataFacts, rows: &mut Rows<'_>) {
     let DataFacts { train_examples, eval_examples, dropped, tokens, trained_tokens, lengths, packing } = facts;
-    rows.row("train", format!("{} examples", grouped(*train_examples)));
+    rows.row("train", counted(*train_examples, "example"));
     rows.row("eval", format!("{} held out", grouped(*eval_examples)));
-    rows.row("tokens", format!("{}, {} trained", grouped(*tokens), percent(*trained_tokens, *tokens)));
+    rows.row("tokens", format!("{}, {} with loss", grouped(*tokens), percent(*trained_tokens, *tokens)));
     if let Some(lengths) = lengths {
         let [median, p90, p99, max] = [lengths.median, lengths.p90, lengths.p99, lengths.max].map(grouped);
         rows.row("lengths", format!("median {median}, 90% {p90}, 99% {p99}, max {max}"));
     }
     if let Some(packing) = packing {
-        let sequences = grouped(packing.sequences);
-        rows.row("packed", format!("{sequences} sequences, {:.1}% filled", 100.0 * packing.filled));
+        let sequences = counted(packing.sequences, "sequence");
+        rows.row("packed", format!("{sequences}, {:.1}% filled", 100.0 * packing.filled));
     }
     for (reason, count) in dropped {
         rows.styled("dropped", &format!("{count}: {reason}"), Role::Bad);

@@ -1,0 +1,340 @@
+//! The exit code of every error.
+//!
+//! Responsible for: one exhaustive table from error types to exit codes. There is no wildcard and no fallback: an error
+//! type without a row can't become a [`crate::diagnostics::Failure`], and a new variant of one doesn't compile until it
+//! has its exit code here.
+//! Must not depend on: how errors are printed, commands.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+use tonfall_adapters::merge::MergeError;
+use tonfall_adapters::peft::PeftError;
+use tonfall_adapters::save_model::SaveError;
+use tonfall_adapters::{
+    BaseError, BitsAndBytesError, CheckpointError as WeightsError, ConfigError, GgufError, GgufTokenizerError,
+    OpenError, SafetensorsError, TokenizerError,
+};
+use tonfall_datasets::{DataError, TokenizerError as EncoderError};
+use tonfall_durable::DurableError;
+use tonfall_runs::events::EventReadError;
+use tonfall_runs::{CheckpointError, LockError, RunDirError};
+use tonfall_trainer::{DeviceError, DistributedEnvError, GroupError, TrainError};
+use tonfall_tui::WatchError;
+use tonfall_tui::picture::PictureError;
+
+use crate::hub::HubError;
+
+/// How a command ended. 4 is kept for the quality gate; interrupted runs end with 128 + the signal's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExitCode {
+    Done = 0,
+    /// A fault of the program.
+    Unexpected = 1,
+    /// The command line or the environment asks for something that this machine or program can't do.
+    Usage = 2,
+    /// Recipe or data invalid, or a path leads nowhere.
+    Invalid = 3,
+    /// NaN or Inf.
+    Diverged = 5,
+    /// Not enough memory.
+    Memory = 6,
+    /// The run is held by another process.
+    Busy = 7,
+    /// Disk full, I/O, network.
+    Io = 8,
+    /// A file is corrupt or refused.
+    Refused = 9,
+}
+
+use ExitCode::{Busy, Diverged, Invalid, Io, Memory, Refused, Unexpected, Usage};
+
+impl ExitCode {
+    pub(crate) fn number(self) -> i32 {
+        self as i32
+    }
+}
+
+/// An error with an exit code.
+pub(crate) trait HasExitCode: Error {
+    fn exit_code(&self) -> ExitCode;
+}
+
+/// A table of exit codes: a `match` over all variants of each type.
+macro_rules! exit_codes {
+    ($($error:ty { $($arms:tt)* })*) => {$(
+        impl HasExitCode for $error {
+            fn exit_code(&self) -> ExitCode {
+                match self { $($arms)* }
+            }
+        }
+    )*};
+}
+
+exit_codes! {
+    TrainError {
+        Self::Diverged { .. } => Diverged,
+        Self::Durable(error) => error.exit_code(),
+        Self::Checkpoint(error) => error.exit_code(),
+        Self::Base(error) => error.exit_code(),
+        Self::Adapter(error) => error.exit_code(),
+        Self::Merge(error) => error.exit_code(),
+        Self::Save(error) => error.exit_code(),
+        Self::Data(error) => error.exit_code(),
+        Self::Group(error) => error.exit_code(),
+        Self::TargetModules { .. }
+        | Self::AdapterOnTrainable(_)
+        | Self::AdapterOnHead { .. }
+        | Self::AdapterModules { .. }
+        | Self::AdapterShape { .. }
+        | Self::Warmup { .. }
+        | Self::LearningRate { .. }
+        | Self::HeldOutPrompt { .. }
+        | Self::BeyondEnd { .. }
+        | Self::Context { .. }
+        | Self::Prompt { .. }
+        | Self::Processes { .. } => Invalid,
+        Self::CheckpointMismatch { .. } | Self::NotFinite { .. } => Refused,
+        Self::Device(_) => Unexpected,
+        Self::DeviceMemory(_) | Self::OutOfMemory { .. } => Memory,
+    }
+    DeviceError {
+        Self::NotBuilt { .. } | Self::NotThere { .. } | Self::Instructions(_) => Usage,
+    }
+    DistributedEnvError {
+        Self::Value { .. } | Self::Missing { .. } | Self::Rank { .. } => Usage,
+    }
+    GroupError {
+        Self::Listen { .. } | Self::Reach { .. } | Self::Absent { .. } | Self::Gone { .. } | Self::OutOfStep { .. } => Io,
+        Self::Differs { .. } => Invalid,
+        Self::OutOfMemory { .. } => Memory,
+    }
+    DurableError {
+        Self::DiskFull { .. } | Self::Io { .. } => Io,
+    }
+    LockError {
+        Self::Busy { .. } => Busy,
+        Self::NoLocks { .. } | Self::Read { .. } => Io,
+        Self::Durable(error) => error.exit_code(),
+    }
+    RunDirError {
+        Self::Exists { .. } | Self::Name(_) | Self::NotFound { .. } => Invalid,
+        Self::Format { .. } | Self::Newer { .. } | Self::Damaged { .. } => Refused,
+        Self::Lock(error) => error.exit_code(),
+        Self::Read { .. } => Io,
+        Self::Durable(error) => error.exit_code(),
+    }
+    CheckpointError {
+        Self::Damaged { .. } | Self::NotAFile { .. } => Refused,
+        Self::Read { .. } => Io,
+        Self::Durable(error) => error.exit_code(),
+    }
+    EventReadError {
+        Self::Io { source, .. } => of_io(source),
+        Self::Shrunk { .. } => Refused,
+    }
+    HubError {
+        Self::Name(_) | Self::NotCached { .. } | Self::Offline { .. } => Invalid,
+        Self::Api { .. } | Self::Io { .. } => Io,
+        Self::Answer { .. } | Self::NoSafetensors { .. } | Self::Size { .. } => Refused,
+    }
+    DataError {
+        Self::Io { source, .. } => of_io(source),
+        Self::Cache(error) => error.exit_code(),
+        Self::Enough => Unexpected,
+        Self::MissingExample { .. } => Refused,
+        Self::Changed { .. }
+        | Self::NoTask { .. }
+        | Self::Terms(_) => Invalid,
+        Self::UnknownKind { .. }
+        | Self::Empty { .. }
+        | Self::NoFiles { .. }
+        | Self::MissingColumn { .. }
+        | Self::UnknownField { .. }
+        | Self::Filter { .. }
+        | Self::BadRows { .. }
+        | Self::Audit { .. }
+        | Self::UnknownFormat { .. }
+        | Self::AmbiguousFormat { .. }
+        | Self::Unreadable { .. }
+        | Self::Row { .. }
+        | Self::TooLong { .. }
+        | Self::NothingLeft { .. }
+        | Self::Split { .. }
+        | Self::Tokenizer(_)
+        | Self::Template(_) => Invalid,
+    }
+    EncoderError {
+        Self::Parse(_) | Self::Misfit { .. } | Self::UnknownSpecial { .. } | Self::Encode(_) | Self::Decode(_) => Invalid,
+    }
+    BaseError {
+        Self::Open(error) => error.exit_code(),
+        Self::Checkpoint(error) => error.exit_code(),
+        Self::Config(error) => error.exit_code(),
+        Self::Gguf(error) => error.exit_code(),
+        Self::BitsAndBytes(error) => error.exit_code(),
+        Self::Tokenizer(error) => error.exit_code(),
+        Self::NotFound { .. } | Self::NotAModel { .. } | Self::NoConfig { .. } => Invalid,
+        Self::MissingTensor { .. }
+        | Self::UnknownTensor { .. }
+        | Self::TensorShape { .. }
+        | Self::TensorType { .. }
+        | Self::TiedHeadDiffers { .. }
+        | Self::NoSuchWeight { .. } => Refused,
+    }
+    ConfigError {
+        Self::Architecture { .. }
+        | Self::Missing { .. }
+        | Self::Type { .. }
+        | Self::Unsupported { .. }
+        | Self::UnknownKey { .. }
+        | Self::Sizes { .. } => Invalid,
+    }
+    TokenizerError {
+        Self::File(error) => error.exit_code(),
+        Self::Gguf(error) => error.exit_code(),
+        Self::NoTokenizer { .. } | Self::NotInVocabulary { .. } => Invalid,
+        Self::Json { .. } => Refused,
+    }
+    GgufTokenizerError {
+        Self::Metadata { .. } | Self::Model { .. } | Self::PreTokenizer { .. } => Refused,
+    }
+    OpenError {
+        Self::Io { source, .. } => of_io(source),
+        Self::Pickle { .. } => Refused,
+    }
+    WeightsError {
+        Self::Safetensors(error) => error.exit_code(),
+        Self::Open(error) => error.exit_code(),
+        Self::NoWeights { .. } => Invalid,
+        Self::TooLarge { .. }
+        | Self::Index { .. }
+        | Self::ShardOutside { .. }
+        | Self::NotInShard { .. }
+        | Self::NotInIndex { .. } => Refused,
+    }
+    SafetensorsError {
+        Self::Open(error) => error.exit_code(),
+        Self::TooShort { .. }
+        | Self::HeaderLength { .. }
+        | Self::Header { .. }
+        | Self::Dtype { .. }
+        | Self::OutOfRange { .. }
+        | Self::NotContiguous { .. }
+        | Self::Trailing { .. }
+        | Self::Size { .. } => Refused,
+    }
+    GgufError {
+        Self::Open(error) => error.exit_code(),
+        Self::Magic { .. }
+        | Self::Version { .. }
+        | Self::BigEndian { .. }
+        | Self::Damaged { .. }
+        | Self::DuplicateKey { .. }
+        | Self::Tensor { .. }
+        | Self::TensorType { .. }
+        | Self::Metadata { .. }
+        | Self::UnknownKey { .. } => Refused,
+    }
+    BitsAndBytesError {
+        Self::Method { .. } | Self::Variant { .. } | Self::Damaged { .. } => Refused,
+    }
+    PeftError {
+        Self::Open(error) => error.exit_code(),
+        Self::Safetensors(error) => error.exit_code(),
+        Self::File(error) => error.exit_code(),
+        Self::Durable(error) => error.exit_code(),
+        Self::NotAnAdapter { .. } => Invalid,
+        Self::Config { .. }
+        | Self::Unsupported { .. }
+        | Self::UnknownKey { .. }
+        | Self::Tensor { .. }
+        | Self::Empty { .. }
+        | Self::ReadBack { .. } => Refused,
+    }
+    MergeError {
+        Self::Base(error) => error.exit_code(),
+        Self::Safetensors(error) => error.exit_code(),
+        Self::Durable(error) => error.exit_code(),
+        Self::OutputExists { .. } => Invalid,
+        Self::NoSuchModule { .. }
+        | Self::TiedHead
+        | Self::Shape { .. }
+        | Self::Format { .. }
+        | Self::NoEffect { .. }
+        | Self::Overflow { .. }
+        | Self::ReadBack { .. } => Refused,
+    }
+    SaveError {
+        Self::Durable(error) => error.exit_code(),
+        Self::Reopen(error) => error.exit_code(),
+        Self::OutputExists { .. } => Invalid,
+        Self::Unread { source, .. } => io_cause(source.as_ref()).map_or(Refused, of_io),
+        Self::Format { .. }
+        | Self::Values { .. }
+        | Self::NotFinite { .. }
+        | Self::Overflow { .. }
+        | Self::ReadBack { .. } => Refused,
+    }
+    PictureError {
+        Self::Log(error) => error.exit_code(),
+        Self::Empty => Invalid,
+        Self::Draw(_) => Unexpected,
+    }
+    WatchError {
+        Self::Terminal(error) => of_io(error),
+    }
+}
+
+impl HasExitCode for io::Error {
+    fn exit_code(&self) -> ExitCode {
+        of_io(self)
+    }
+}
+
+/// Results are written as JSON; they can't fail unless the program is wrong.
+impl HasExitCode for serde_json::Error {
+    fn exit_code(&self) -> ExitCode {
+        Unexpected
+    }
+}
+
+/// A path that leads nowhere is the recipe's or the command line's fault; everything else is the machine's.
+fn of_io(error: &io::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Invalid,
+        _ => Io,
+    }
+}
+
+/// The I/O error at the bottom, if there is one.
+fn io_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_decide_the_exit_code() {
+        assert_eq!(io::Error::from(ErrorKind::StorageFull).exit_code(), Io);
+        assert_eq!(io::Error::from(ErrorKind::NotFound).exit_code(), Invalid);
+        assert_eq!(HubError::Name("x".to_owned()).exit_code(), Invalid);
+        assert_eq!(LockError::Busy { run: "x".into() }.exit_code(), Busy);
+        // Once everything that nobody had thought of was a corrupt file.
+        assert_eq!(PictureError::Empty.exit_code(), Invalid);
+        assert_eq!(PictureError::Draw("x".to_owned()).exit_code(), Unexpected);
+        let read = OpenError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() };
+        assert_eq!(TrainError::Base(BaseError::Checkpoint(WeightsError::Open(read))).exit_code(), Io);
+        let unread = SaveError::Unread { name: "x".to_owned(), source: Box::new(io::Error::from(ErrorKind::TimedOut)) };
+        assert_eq!(unread.exit_code(), Io);
+    }
+}

@@ -1,0 +1,33 @@
+//! Whether a run fits into the memory of its device.
+//!
+//! Responsible for: the memory estimate of a plan with its opened inputs, and refusing a run that can't fit. The
+//! arithmetic is `tonfall_trainer::estimate`.
+//! Must not depend on: how it is shown.
+
+use tonfall_recipes::Plan;
+use tonfall_trainer::Compute;
+use tonfall_trainer::estimate::{Choice, Workload};
+
+use crate::diagnostics::Result;
+use crate::inputs::Inputs;
+
+/// The estimate for an opened device.
+pub(crate) fn estimated(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<(Workload, Choice)> {
+    let workload = inputs.workload(plan, compute.kind())?;
+    let choice = choose(plan, &workload, compute.memory());
+    Ok((workload, choice))
+}
+
+/// Micro-batch size and activations for `limit` bytes; with `None`, as the recipe asks.
+pub(crate) fn choose(plan: &Plan, workload: &Workload, limit: Option<u64>) -> Choice {
+    workload.choose(plan.training.micro_batch_size, workload.asked(), limit)
+}
+
+/// Refuses a run that can't fit, before anything is written.
+pub(crate) fn refuse_too_much(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<()> {
+    let (workload, choice) = estimated(plan, inputs, compute)?;
+    match choice.fits() {
+        true => Ok(()),
+        false => Err(workload.refusal(&choice).into()),
+    }
+}
