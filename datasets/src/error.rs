@@ -1,6 +1,6 @@
 //! Everything that can be wrong with data, a tokenizer or a chat template, as text that names the place and the way out.
 //!
-//! Responsible for: the error types of this room.
+//! Responsible for: the error types of this crate.
 //! Must not depend on: how any of it is found.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub enum DataError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
 
-    #[error("{}: not a data file this program reads; use .jsonl, .ndjson, .json, .parquet, .csv, .tsv, .tbx, .txt or .md, also with .gz or .zst", path.display())]
+    #[error("{}: not a data file this program reads; use .jsonl, .jsonlines, .ndjson, .json, .parquet, .csv, .tsv, .tbx, .txt or .md, also with .gz or .zst", path.display())]
     UnknownKind { path: PathBuf },
 
     #[error("{}: the file changed while it was prepared; run the command again when it is complete", path.display())]
@@ -57,15 +57,17 @@ pub enum DataError {
     #[error("the cache of prepared data: {0}")]
     Cache(#[from] tonfall_durable::DurableError),
 
-    /// Ends a reading that has seen what it wanted.
+    /// Stops a reader that has returned enough rows.
     #[error("enough was read")]
     Enough,
 
     #[error(
-        "{}: the format is not recognisable; the file has {}; set its `format`, and `columns` where names differ; for a \
-         list of terms in two languages: `columns = {{ en = \"…\", de = \"…\" }}`",
+        "{}: the format is not recognisable; the file has {}; formats and the columns they need: {}; set `format`, and \
+         `columns` where names differ: `columns = {{ prompt = \"…\", completion = \"…\" }}`, or `columns = {{ en = \"…\", de = \"…\" }}` \
+         for a list of terms in two languages",
         path.display(),
-        list(present)
+        list(present),
+        crate::formats::format::known()
     )]
     UnknownFormat { path: PathBuf, present: Vec<String> },
 
@@ -75,13 +77,13 @@ pub enum DataError {
     #[error("{}: {why}", path.display())]
     Unreadable { path: PathBuf, why: String },
 
-    /// A row of a file: its line in JSON lines, its number from 1 in Parquet.
+    /// A row of a file: its line in JSON lines, CSV and TBX; its number from 1 in Parquet and JSON lists.
     #[error("{}:{row}: {fault}", path.display())]
     Row { path: PathBuf, row: u64, fault: RowFault },
 
     #[error(
         "{}:{row}: {tokens} tokens, more than `data.max_seq_len` = {limit}; {count} of {rows} rows are too long; \
-         raise the limit, or set `data.overflow` to \"drop\" or \"truncate\"",
+         raise the limit, or set `data.overflow` to \"drop\", \"truncate\" or, for plain texts, \"split\"",
         path.display()
     )]
     TooLong { path: PathBuf, row: u64, tokens: usize, limit: usize, count: usize, rows: usize },
@@ -127,6 +129,9 @@ pub enum RowFault {
 
     #[error("column `{0}` is null")]
     Null(String),
+
+    #[error("the cell in column `{0}` is empty")]
+    EmptyCell(String),
 
     #[error("`messages` of the row is empty")]
     NoMessages,

@@ -32,7 +32,7 @@ use crate::audit::texts;
 use crate::error::{DataError, RowFault};
 use crate::formats::format::Layout;
 use crate::formats::samples::build;
-use crate::formats::tasks::Tasks;
+use crate::formats::tasks::{self, Tasks};
 use crate::label::mask::{self, LabelOptions};
 use crate::prepare::cache::{Index, Sink};
 use crate::prepare::collect::{Collector, Outcome, Prepared, PreparedExample};
@@ -40,8 +40,9 @@ use crate::prepare::concepts::Concepts;
 use crate::prepare::report::PrepareReport;
 use crate::prepare::snapshot::Snapshot;
 use crate::prepare::store::{Columns, Examples};
-use crate::read::files::{self, DataFile};
+use crate::read::files::DataFile;
 use crate::read::filter::Filter;
+use crate::read::folder::{self, Expanded};
 use crate::read::rows::{self, RawRow, Row};
 use crate::render::tokenizer::ChatTokenizer;
 use crate::stable_hash::stable_hash;
@@ -93,7 +94,7 @@ pub fn prepare(
     cache: Option<&Path>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<PreparedDataset, DataError> {
-    let (inputs, skipped) = inputs(plan)?;
+    let Inputs { inputs, skipped, other_side, empty } = inputs(plan)?;
     let cache = cache.filter(|_| plan.data.cache);
     let snapshots = snapshots(&inputs, progress)?;
     let sources = || snapshots.iter().map(|snapshot| (snapshot.path.clone(), snapshot.sha256)).collect();
@@ -111,7 +112,8 @@ pub fn prepare(
     };
     let (terms, concepts) = term_bases::read(&inputs)?;
     let mut collector = Collector::new(plan, &inputs, &terms, sink);
-    (collector.report.skipped_files, collector.report.uncached) = (skipped, uncached);
+    (collector.report.skipped_files, collector.report.other_side_files) = (skipped, other_side);
+    (collector.report.empty_files, collector.report.uncached) = (empty, uncached);
     collector.report.slow_tokenizer = tokenizer.slow_because().map(str::to_owned);
     let workers = Workers::new(plan, tokenizer, &terms, &concepts);
     let total: u64 = inputs.iter().map(|input| input.file.bytes).sum();
@@ -119,11 +121,11 @@ pub fn prepare(
     for (number, input) in inputs.iter().enumerate() {
         let mut within = 0;
         progress(Progress { phase: Phase::Preparing, done, total });
-        rows::read(&input.file, &mut |chunk| {
+        rows::read(&input.file, Some(&input.layout.read), &mut |chunk| {
             if input.file.is_plain() {
                 within += chunk.iter().map(RawRow::bytes).sum::<u64>();
             }
-            for outcome in workers.work(chunk, number, input)? {
+            for outcome in workers.work(chunk, number, input) {
                 collector.take(number, outcome)?;
             }
             progress(Progress { phase: Phase::Preparing, done: done + within.min(input.file.bytes), total });
@@ -134,6 +136,7 @@ pub fn prepare(
     progress(Progress { phase: Phase::Preparing, done: total, total });
     // Nothing is stored under the hash of a file that is no longer what was hashed.
     snapshots.iter().try_for_each(Snapshot::check_unchanged)?;
+    inputs.iter().filter_map(|input| input.filter.as_ref()).try_for_each(Filter::check_seen)?;
     let (columns, index) = collector.finish()?;
     finish(plan, columns, index, sources())
 }
@@ -159,20 +162,49 @@ fn finish(
     })
 }
 
-/// Every file of every source, in the order of the plan.
-fn inputs(plan: &Plan) -> Result<(Vec<Input>, Vec<PathBuf>), DataError> {
-    let (mut inputs, mut skipped) = (Vec::new(), Vec::new());
+/// The files of all sources.
+#[derive(Default)]
+struct Inputs {
+    /// In the order of the plan.
+    inputs: Vec<Input>,
+    skipped: Vec<PathBuf>,
+    other_side: Vec<PathBuf>,
+    /// Files of folders and patterns that have no rows.
+    empty: Vec<PathBuf>,
+}
+
+/// Every file of every source, with its format.
+fn inputs(plan: &Plan) -> Result<Inputs, DataError> {
+    let mut all = Inputs::default();
     for source in plan.sources() {
         let filter = source.filter.as_deref().map(Filter::new).transpose()?;
-        let read = filter.as_ref().map(Filter::columns).unwrap_or_default();
-        let (files, other) = files::expand(&source.files)?;
-        skipped.extend(other);
+        let mut also_read = filter.as_ref().map(|filter| filter.columns().to_vec()).unwrap_or_default();
+        also_read.extend(tasks::names_in(&plan.template));
+        let Expanded { files, skipped, other_side } = folder::expand(&source.files, source.split)?;
+        all.skipped.extend(skipped);
+        all.other_side.extend(other_side);
+        let before = all.inputs.len();
+        let mut first_empty = None;
         for file in files {
-            let layout = Layout::resolve(&file, &source, read)?;
-            inputs.push(Input { file, layout, source: source.clone(), filter: filter.clone() });
+            let layout = match Layout::resolve(&file, &source, &also_read) {
+                // Writers of many parts leave some empty.
+                Err(DataError::Empty { path }) if file.found => {
+                    first_empty.get_or_insert_with(|| path.clone());
+                    all.empty.push(path);
+                    continue;
+                }
+                layout => layout?,
+            };
+            if let Some(filter) = &filter {
+                filter.check(file.kind, &layout.present)?;
+            }
+            all.inputs.push(Input { file, layout, source: source.clone(), filter: filter.clone() });
+        }
+        if let (Some(path), true) = (first_empty, all.inputs.len() == before) {
+            return Err(DataError::Empty { path });
         }
     }
-    Ok((inputs, skipped))
+    Ok(all)
 }
 
 /// The cache's key: everything that the examples depend on.
@@ -226,25 +258,16 @@ impl<'a> Workers<'a> {
     }
 
     /// The rows of a chunk, in order.
-    fn work(&self, chunk: Vec<RawRow>, file: usize, input: &Input) -> Result<Vec<Outcome>, DataError> {
-        let parsed: Vec<(u64, Result<Row, RowFault>)> =
-            chunk.into_par_iter().map(|row| (row.number, row.parse())).collect();
-        let kept = match &input.filter {
-            Some(filter) => {
-                let rows: Vec<Option<&Row>> = parsed.iter().map(|(_, row)| row.as_ref().ok()).collect();
-                filter.keep(&input.file.path, &rows)?
-            }
-            None => vec![true; parsed.len()],
-        };
-        let outcomes = parsed.into_par_iter().zip(kept).map(|((number, row), kept)| {
-            let result = match row {
-                Ok(_) if !kept => Ok(None),
-                Ok(row) => self.row(&row, number, file, input).map(Some),
-                Err(fault) => Err(fault),
-            };
+    fn work(&self, chunk: Vec<RawRow>, file: usize, input: &Input) -> Vec<Outcome> {
+        let outcomes = chunk.into_par_iter().map(|row| {
+            let number = row.number;
+            let result = row.parse().and_then(|row| match &input.filter {
+                Some(filter) if !filter.keep(&row)? => Ok(None),
+                _ => self.row(&row, number, file, input).map(Some),
+            });
             Outcome { number, result }
         });
-        Ok(outcomes.collect())
+        outcomes.collect()
     }
 
     fn row(&self, row: &Row, number: u64, file: usize, input: &Input) -> Result<Prepared, RowFault> {

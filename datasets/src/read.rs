@@ -1,12 +1,15 @@
 //! Data files → rows.
 //!
-//! Responsible for: finding the files of a source, and reading each of them row by row, whatever its format.
+//! Responsible for: finding the files of a source, reading each of them row by row, and filtering rows.
 //! Must not depend on: what a row means (`formats`), tokenizers, templates.
 
 pub(crate) mod cells;
 pub(crate) mod delimited;
 pub(crate) mod files;
 pub(crate) mod filter;
+mod filter_syntax;
+mod filter_value;
+pub(crate) mod folder;
 pub(crate) mod jsonl;
 pub(crate) mod parquet;
 pub(crate) mod parquet_headers;

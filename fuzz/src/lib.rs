@@ -39,7 +39,7 @@ mod read {
         use crate::read::files::DataFile;
         use crate::read::rows::Chunks;
 
-        pub(crate) fn read(file: &DataFile, _: &mut Chunks<'_>) -> Result<(), DataError> {
+        pub(crate) fn read(file: &DataFile, _: Option<&[String]>, _: &mut Chunks<'_>) -> Result<(), DataError> {
             Err(DataError::UnknownKind { path: file.path.clone() })
         }
 

@@ -308,7 +308,7 @@ choices! {
     /// The split that data belongs to.
     Split { Train, Eval }
     /// The task that is made of a row of style or terms.
-    TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Translation, Context }
+    TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Context, Translation }
     /// Handling of the thinking blocks of a reasoning model.
     Thinking { Keep, Drop, Mask }
     /// Content of a training sequence.
@@ -327,9 +327,9 @@ choices! {
     Severity { Error, Warn, Off }
     /// Which tokens have a loss.
     TrainOn { Assistant, LastAssistant, All }
-    /// Handling of examples longer than `max_seq_len`.
-    Overflow { Error, Drop, Truncate }
-    /// The optimizer and the format of its state.
+    /// What becomes of a row that is longer than `max_seq_len`. `Split` cuts plain texts into several examples.
+    Overflow { Error, Drop, Truncate, Split }
+    /// How the optimizer keeps what it remembers of each trained value.
     OptimizerKind {
         /// AdamW, both moments in f32.
         Adamw,

@@ -157,7 +157,7 @@ pub static KEYS: &[Key] = &[
     Key { path: "data.thinking", kind: Choice(&["keep", "drop", "mask"]), default: Is("\"keep\""), doc: "thinking blocks of reasoning models: keep | drop from the text | mask from the loss" },
     Key { path: "data.chat_template", kind: File, default: Unset("template.jinja"), doc: "a Jinja file that replaces the base's chat template, such as one with {% generation %} blocks" },
     Key { path: "data.max_seq_len", kind: Integer(2, 1 << 24), default: Is("1024"), doc: "tokens" },
-    Key { path: "data.overflow", kind: Choice(&["error", "drop", "truncate"]), default: Is("\"error\""), doc: "a row longer than max_seq_len: error | drop | truncate" },
+    Key { path: "data.overflow", kind: Choice(&["error", "drop", "truncate", "split"]), default: Is("\"error\""), doc: "a row longer than max_seq_len: error | drop | truncate | split (plain texts become several examples)" },
     Key { path: "data.packing", kind: Choice(&["off", "best_fit"]), default: Is("\"off\""), doc: "off: one example per sequence | best_fit: several examples share a sequence of max_seq_len, without attending to each other" },
     Key { path: "data.shuffle", kind: Bool, default: Is("true"), doc: "a new order in each epoch, by the seed" },
     Key { path: "data.cache", kind: Bool, default: Is("true"), doc: "store prepared data in the cache directory, under a key of everything it depends on" },

@@ -207,6 +207,13 @@ fn existing(
     if is_there(path) {
         return Ok(value);
     }
+    if let Some(name) = text.strip_prefix("hf:") {
+        let why = format!("`{}` names a dataset on the Hugging Face Hub; only `base` is read from there", key.path);
+        let download =
+            format!("hf download --repo-type dataset {name} --local-dir {}", name.rsplit('/').next().unwrap_or(name));
+        let hint = format!("download it and name the folder: `{download}`");
+        return Err(Diagnostic::error(why).at(place.clone()).hint(hint));
+    }
     let why = match path.exists() {
         true => format!("`{}` must be {}", key.path, key.kind),
         false => format!("`{}` names a path that does not exist", key.path),

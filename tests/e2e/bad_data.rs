@@ -72,7 +72,6 @@ fn json_lines() -> Vec<Bad> {
         line("a control character in a text", "{\"messages\": \"a\0b\"}"),
         line("not UTF-8", b"{\"messages\": [{\"role\": \"user\", \"content\": \"Gr\xfc\xdfe\"}]}"),
         line("a line of 100 MB", "x".repeat(100 << 20)),
-        bad("a byte order mark", "rows.jsonl", format!("\u{feff}{}", conversations(2))),
         bad(
             "UTF-16",
             "rows.jsonl",
@@ -120,7 +119,7 @@ fn faulty_conversations() -> Vec<Bad> {
         row("an empty term", AUTO, r#"{"term": " ", "definition": "a"}"#),
         row("nothing to say about a term", AUTO, r#"{"term": "guest"}"#),
         bad("a list in two languages without a term", "terms.csv", "en;de;note\nguest;Gast;\n;;nothing\n"),
-        row("no format", AUTO, r#"{"question": "a", "answer": "b"}"#),
+        row("no format", AUTO, r#"{"frage": "a", "antwort": "b"}"#),
         row("two formats", AUTO, r#"{"text": "a", "prompt": "b", "completion": "c"}"#),
         row("a column that isn't there", &["data.columns={prompt=\"frage\"}"], r#"{"prompt": "a", "completion": "b"}"#),
         row("a field that isn't one", &["data.columns={promt=\"prompt\"}"], r#"{"prompt": "a", "completion": "b"}"#),
@@ -144,7 +143,8 @@ fn other_files() -> Vec<Bad> {
     let page = count.iter().position(|byte| *byte == 0x2c).unwrap() + 2;
     count[page] = 0x7e;
     vec![
-        bad("not the list it should be", "rows.json", "{\"messages\": []}"),
+        bad("an object over several lines", "rows.json", "{\n  \"messages\": []\n}"),
+        bad("text after a list", "rows.json", "[{\"text\": \"a\"}]\n{\"text\": \"b\"}"),
         bad("a list that is cut off", "rows.json", "[{\"text\": \"a\"}, {\"te"),
         bad("a list of numbers", "rows.json", "[{\"text\": \"a\"}, 7]"),
         bad("gzip that is cut off", "rows.jsonl.gz", &packed[..packed.len() / 2]),
@@ -161,6 +161,7 @@ fn other_files() -> Vec<Bad> {
         bad("Parquet, packed", "rows.parquet.gz", gzip(&tables)),
         bad("Parquet of other columns", "rows.parquet", replaced(&tables, b"text", b"tixt")),
         bad("Parquet with no UTF-8", "rows.parquet", replaced(&tables, b"three", b"thr\xff\xfe")),
+        bad("text after a closing quote", "rows.csv", "prompt,completion\r\na,b\r\n\"Hello\" he said,b\r\n"),
         bad("a ragged table", "rows.csv", "prompt,completion\na,b\nc,d,e\n"),
         bad("a column twice", "rows.csv", "prompt,completion,prompt\na,b,c\n"),
         bad("a quote that is never closed", "rows.csv", "prompt,completion\na,\"b\nc,d\n"),

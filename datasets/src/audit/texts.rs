@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Match, Regex};
 use tonfall_recipes::plan::AuditRule;
 use tonfall_terms::language::primary;
 
@@ -59,7 +59,7 @@ pub(crate) fn inspect(sample: &Sample, language: Option<&str>) -> Vec<(AuditRule
             findings.push((AuditRule::LongText, format!("the {speaker}'s text has {} bytes", text.len())));
         }
         for pattern in &PATTERNS {
-            let hit = pattern.regex.find_iter(text).find(|hit| pattern.what != "an IBAN" || is_iban(hit.as_str()));
+            let hit = pattern.regex.find_iter(text).find(|hit| is_real(pattern, text, hit));
             if let Some(hit) = hit {
                 findings.push((pattern.rule, shown(pattern, hit.as_str())));
             }
@@ -72,6 +72,24 @@ pub(crate) fn inspect(sample: &Sample, language: Option<&str>) -> Vec<(AuditRule
     findings.sort();
     findings.dedup_by_key(|(rule, _)| *rule);
     findings
+}
+
+/// What a regular expression can't decide.
+fn is_real(pattern: &Pattern, text: &str, hit: &Match<'_>) -> bool {
+    match pattern.what {
+        "an IBAN" => is_iban(hit.as_str()),
+        "UTF-8 read as Latin-1" => !ends_a_word_in_capitals(text, hit),
+        _ => true,
+    }
+}
+
+/// Whether a hit is the last letter of a word in capitals with punctuation after it, as in Portuguese “AMANHÃ”.
+fn ends_a_word_in_capitals(text: &str, hit: &Match<'_>) -> bool {
+    let before = text[..hit.start()].chars().next_back();
+    let after = text[hit.end()..].chars().next();
+    before.is_some_and(char::is_uppercase)
+        && hit.as_str().chars().next_back().is_some_and(|last| !last.is_alphanumeric())
+        && !after.is_some_and(char::is_alphabetic)
 }
 
 /// Secrets and personal data aren't repeated in reports.
@@ -151,9 +169,12 @@ mod tests {
     fn each_rule_finds_its_kind_and_nothing_else() {
         let key = "AKIA".to_owned() + "IOSFODNN7EXAMPLE";
         let pem = "-----BEGIN RSA PRIVATE".to_owned() + " KEY-----";
-        let cases: [(&str, &[AuditRule]); 14] = [
+        let cases: [(&str, &[AuditRule]); 17] = [
             ("Grüße aus Zürich – naïve façade, 20 °C, Ærø, Ångström, ÃO", &[]),
+            ("ATÉ AMANHÃ! “IRMÃ” – «IRMÃ», AMANHÃ… AMANHÃ\u{A0}– ROMÃ’", &[]),
             ("GrÃ¼ÃŸe", &[Mojibake]),
+            ("GRÃ–SSE", &[Mojibake]),
+            ("GRÃœSSE", &[Mojibake]),
             ("it wasnâ€™t", &[Mojibake]),
             ("20 Â°C", &[Mojibake]),
             ("Gr\u{FFFD}\u{FFFD}e", &[Mojibake]),

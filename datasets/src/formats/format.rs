@@ -1,8 +1,9 @@
-//! What a row is: the formats, their fields, and which of them a file has.
+//! The formats, their fields, and which format a file has.
 //!
 //! Responsible for: the table of formats, recognising one by its columns, and reading fields of a row by name.
 //! Must not depend on: what is made of the fields.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -82,20 +83,42 @@ const FORMATS: &[Format] = &[
     },
 ];
 
+/// Other names of required fields that are common enough to be recognised.
+const ALIASES: &[(DataFormat, &[(&str, &str)])] = &[
+    (DataFormat::PromptCompletion, &[("prompt", "question"), ("completion", "answer")]),
+    (DataFormat::PromptCompletion, &[("prompt", "prompt"), ("completion", "response")]),
+    (DataFormat::Alpaca, &[("instruction", "instruction"), ("output", "response")]),
+];
+
+/// The formats with the columns by which they are recognised, as a sentence.
+pub(crate) fn known() -> String {
+    let names = FORMATS.iter().map(|format| format!("{} ({})", format.name, format.required.join(", ")));
+    names.collect::<Vec<_>>().join(", ")
+}
+
 /// A file's format, and where its fields are.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) format: &'static Format,
+    kind: Kind,
     /// Columns by field, as far as they have other names.
     columns: BTreeMap<String, String>,
-    /// Of a table with a column of terms for each language.
+    /// The columns of each language, in a list of terms that has such columns.
     languages: Vec<LanguageColumns>,
+    /// The columns of the file; of JSON, those of its first rows.
+    pub(crate) present: Vec<String>,
+    /// Columns that something reads, whether the file has them or not.
+    pub(crate) read: Vec<String>,
     /// Columns that nothing reads.
     pub(crate) unused: Vec<String>,
 }
 
 impl Layout {
-    /// The format that the recipe names or, for `auto`, the only one that the file's columns allow.
+    /// The format that the recipe names or, for `auto`, the only one that the file's columns allow. `also_read` are columns
+    /// that are read besides those of the format.
+    ///
+    /// # Errors
+    /// If no format fits, several do, or a column is missing.
     pub(crate) fn resolve(file: &DataFile, source: &SourcePlan, also_read: &[String]) -> Result<Self, DataError> {
         Self::choose(&file.path, file.kind, rows::columns(file)?, source, also_read)
     }
@@ -110,6 +133,7 @@ impl Layout {
     ) -> Result<Self, DataError> {
         let column = |field: &str| source.columns.get(field).map_or(field, String::as_str).to_owned();
         let fits = |format: &&Format| format.required.iter().all(|field| present.contains(&column(field)));
+        let mut columns = source.columns.clone();
         // A list of terms has columns of many names; it is one only if no other format fits.
         let terms = match kind {
             Kind::Tbx => TermColumns::default(),
@@ -122,8 +146,14 @@ impl Layout {
                 let fitting: Vec<&'static Format> = FORMATS.iter().filter(fits).collect();
                 match fitting[..] {
                     [format] => format,
-                    [] if is_list || terms.columns.contains_key("term") => find(DataFormat::Terminology),
-                    [] => return Err(DataError::UnknownFormat { path: path.to_owned(), present }),
+                    [] => match by_other_names(&present, &source.columns) {
+                        Some((format, names)) if format.format != DataFormat::Terminology => {
+                            columns.extend(names);
+                            format
+                        }
+                        _ if is_list || terms.columns.contains_key("term") => find(DataFormat::Terminology),
+                        _ => return Err(DataError::UnknownFormat { path: path.to_owned(), present }),
+                    },
                     _ => {
                         let formats = fitting.iter().map(|format| format.name).collect();
                         return Err(DataError::AmbiguousFormat { path: path.to_owned(), formats });
@@ -134,7 +164,10 @@ impl Layout {
         };
         let is_terms = format.format == DataFormat::Terminology;
         let terms = if is_terms { terms } else { TermColumns::default() };
-        let column = |field: &str| terms.columns.get(field).cloned().unwrap_or_else(|| column(field));
+        for (field, column) in terms.columns {
+            columns.entry(field).or_insert(column);
+        }
+        let column = |field: &str| columns.get(field).map_or(field, String::as_str).to_owned();
         let fields: Vec<&str> = format.required.iter().chain(format.optional).copied().collect();
         let is_field = |field: &str| fields.contains(&field) || is_terms && language::is_known(field);
         if let Some(field) = source.columns.keys().find(|field| !is_field(field)) {
@@ -150,38 +183,68 @@ impl Layout {
         let required = format.required.iter().filter(|_| is_required).map(|field| (*field).to_owned());
         for field in required.chain(source.columns.keys().cloned()) {
             let column = column(&field);
-            // Of lines, a key that the first ones lack may still come; what a recipe maps must be there.
+            // In JSON, a key that the first rows lack may come later; but required and mapped fields must be there.
             if !present.contains(&column) {
                 return Err(DataError::MissingColumn { path: path.to_owned(), column, field, present });
             }
         }
-        let used: Vec<String> = fields.iter().map(|field| column(field)).collect();
-        let unused = match format.format {
-            // Templates may name any column.
-            DataFormat::Style => Vec::new(),
-            DataFormat::Terminology => terms.unclear,
-            _ => present.into_iter().filter(|name| !used.contains(name) && !also_read.contains(name)).collect(),
-        };
-        let columns = terms.columns.into_iter().chain(source.columns.clone()).collect();
-        Ok(Self { format, columns, languages: terms.languages, unused })
+        let mut read: Vec<String> = fields.iter().map(|field| column(field)).collect();
+        read.extend(terms.languages.iter().flat_map(|language| language.columns.values().cloned()));
+        read.extend_from_slice(also_read);
+        let unused = present.iter().filter(|name| !read.contains(name)).cloned().collect();
+        Ok(Self { format, kind, columns, languages: terms.languages, present, read, unused })
+    }
+
+    /// Required fields whose columns were recognised or mapped under another name, for people.
+    pub(crate) fn renamed(&self) -> Vec<String> {
+        self.columns
+            .iter()
+            .filter(|(field, column)| field != column)
+            .map(|(field, column)| format!("{field} = `{column}`"))
+            .collect()
     }
 
     /// The fields of a row.
     pub(crate) fn fields<'a>(&'a self, row: &'a Row) -> Fields<'a> {
-        Fields { row, columns: &self.columns, languages: &self.languages }
+        Fields { row, columns: &self.columns, languages: &self.languages, kind: self.kind }
     }
+}
+
+/// The only format whose fields are there in another case or under common other names, and these names by field.
+fn by_other_names(
+    present: &[String],
+    mapped: &BTreeMap<String, String>,
+) -> Option<(&'static Format, BTreeMap<String, String>)> {
+    let column = |name: &str| present.iter().find(|column| column.eq_ignore_ascii_case(name));
+    let own =
+        FORMATS.iter().map(|format| (format, format.required.iter().map(|field| (*field, *field)).collect::<Vec<_>>()));
+    let aliased = ALIASES.iter().map(|(format, names)| (find(*format), names.to_vec()));
+    let mut fitting = own.chain(aliased).filter_map(|(format, names)| {
+        let required = names.into_iter().map(|(field, name)| match mapped.get(field) {
+            Some(column) => present.contains(column).then(|| (field.to_owned(), column.clone())),
+            None => Some((field.to_owned(), column(name)?.clone())),
+        });
+        let mut columns = required.collect::<Option<BTreeMap<_, _>>>()?;
+        let optional = format.optional.iter().filter_map(|field| Some(((*field).to_owned(), column(field)?.clone())));
+        columns.extend(optional.filter(|(field, _)| !mapped.contains_key(field)).collect::<Vec<_>>());
+        columns.retain(|field, column| field != column);
+        Some((format, columns))
+    });
+    let first = fitting.next()?;
+    fitting.next().is_none().then_some(first)
 }
 
 fn find(format: DataFormat) -> &'static Format {
     FORMATS.iter().find(|row| row.format == format).unwrap_or(&FORMATS[0])
 }
 
-/// A row, by the format's names.
+/// A row, read by the names of the format's fields.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
     row: &'a Row,
     columns: &'a BTreeMap<String, String>,
     languages: &'a [LanguageColumns],
+    kind: Kind,
 }
 
 impl<'a> Fields<'a> {
@@ -204,6 +267,9 @@ impl<'a> Fields<'a> {
         let column = self.column(field);
         match self.row.get(column) {
             None => Err(RowFault::Missing(column.to_owned())),
+            Some(Value::Null) if matches!(self.kind, Kind::Csv | Kind::Tsv) => {
+                Err(RowFault::EmptyCell(column.to_owned()))
+            }
             Some(Value::Null) => Err(RowFault::Null(column.to_owned())),
             Some(value) => Ok(value),
         }
@@ -227,22 +293,34 @@ impl<'a> Fields<'a> {
         RowFault::Syntax(format!("column `{}` is {}, expected text", self.column(field), kind(value)))
     }
 
-    /// Several texts: a list, or one text in which `|` parts them, as tables have it.
+    /// Several texts: a list or one text. In a cell of a table, the list is written as JSON or with `|` between the items;
+    /// `\|` is a `|` that belongs to an item.
     pub(crate) fn texts(&self, field: &'a str) -> Result<Vec<String>, RowFault> {
-        match self.value(field) {
-            None => Ok(Vec::new()),
-            Some(Value::String(text)) => {
-                Ok(text.split('|').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect())
+        let Some(value) = self.listed(field) else { return Ok(Vec::new()) };
+        match value.as_ref() {
+            Value::String(text) if self.kind.is_table() => Ok(items(text)),
+            Value::String(text) => {
+                Ok([text.trim()].into_iter().filter(|text| !text.is_empty()).map(str::to_owned).collect())
             }
-            Some(Value::Array(items)) => items
+            Value::Array(items) => items
                 .iter()
                 .map(|item| item.as_str().map(str::to_owned).ok_or_else(|| self.no_text(field, item)))
                 .collect(),
-            Some(other) => Err(self.no_text(field, other)),
+            other => Err(self.no_text(field, other)),
         }
     }
 
-    /// A list, also one that a text holds as JSON, as tables have it.
+    /// A value that is there and not null. In a table, a text that is a JSON list is returned as the list.
+    pub(crate) fn listed(&self, field: &'a str) -> Option<Cow<'a, Value>> {
+        let value = self.value(field)?;
+        let text = value.as_str().filter(|text| self.kind.is_table() && text.trim_start().starts_with('['));
+        match text.and_then(|text| serde_json::from_str(text).ok()) {
+            Some(list @ Value::Array(_)) => Some(Cow::Owned(list)),
+            _ => Some(Cow::Borrowed(value)),
+        }
+    }
+
+    /// A list that must be there, or a text that is a JSON list.
     pub(crate) fn list(&self, field: &'a str) -> Result<Vec<Value>, RowFault> {
         let parsed = match self.required(field)? {
             Value::Array(items) => return Ok(items.clone()),
@@ -272,4 +350,19 @@ impl<'a> Fields<'a> {
         }
         named
     }
+}
+
+/// The items of a cell with `|` between them.
+fn items(cell: &str) -> Vec<String> {
+    let (mut items, mut item) = (Vec::new(), String::new());
+    let mut characters = cell.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '|' => items.push(std::mem::take(&mut item)),
+            '\\' if characters.next_if_eq(&'|').is_some() => item.push('|'),
+            other => item.push(other),
+        }
+    }
+    items.push(item);
+    items.iter().map(|item| item.trim()).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }

@@ -223,7 +223,7 @@ fn with_context(
 ) -> Result<Conversation, RowFault> {
     let mut documents = Vec::new();
     for field in CONTEXT {
-        match fields.value(field) {
+        match fields.listed(field).as_deref() {
             None => {}
             Some(Value::String(text)) => documents.push(text.clone()),
             Some(Value::Array(items)) => {

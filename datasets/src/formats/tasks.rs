@@ -192,6 +192,14 @@ impl Tasks {
     }
 }
 
+/// Every name in the templates: columns of a row, and fields that tasks fill in.
+pub(crate) fn names_in(templates: &[TemplatePlan]) -> Vec<String> {
+    let texts = templates.iter().flat_map(|template| {
+        [Some(&template.user), template.assistant.as_ref(), template.system.as_ref()].into_iter().flatten()
+    });
+    texts.flat_map(|text| names(text)).map(str::to_owned).collect()
+}
+
 /// The names in a template.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).filter(|name| is_name(name))

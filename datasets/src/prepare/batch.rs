@@ -1,6 +1,6 @@
-//! Examples and what the model computes at once.
+//! Examples and batches of examples.
 //!
-//! Responsible for: laying examples one after another without padding, and which examples each optimizer step gets.
+//! Responsible for: concatenating examples without padding, and choosing the examples of each optimizer step.
 //! Must not depend on: files, tokenizers, tensors.
 
 use tonfall_recipes::Plan;
@@ -17,7 +17,7 @@ use crate::prepare::store::Examples;
 pub struct Source {
     /// Index among [`PrepareReport::files`](crate::PrepareReport).
     pub file: usize,
-    /// Line of a text file, number of a row in others, from 1.
+    /// In JSON lines, CSV and TBX its line; in Parquet and JSON lists its number, from 1.
     pub row: u64,
 }
 
@@ -36,7 +36,7 @@ impl Example {
         Self { input_ids, labels, source: Source::default() }
     }
 
-    /// Tokens that the model is trained to predict: the first one has nothing before it to be predicted from.
+    /// Tokens with loss. The first token has none, because nothing predicts it.
     pub fn trained_tokens(&self) -> usize {
         trained_tokens(&self.labels)
     }

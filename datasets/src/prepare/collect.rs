@@ -10,10 +10,10 @@
 use std::path::{Path, PathBuf};
 
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::{AuditRule, Overflow, Severity, Split};
+use tonfall_recipes::plan::{AuditRule, DataFormat, Overflow, Severity, Split};
 
 use crate::audit::Findings;
-use crate::audit::duplicates::{Fingerprint, Fingerprints, Repeat};
+use crate::audit::duplicates::{Fingerprint, Fingerprints, Repeat, fingerprint as fingerprint_of};
 use crate::audit::terms::{Role, Terms};
 use crate::error::{DataError, RowFault};
 use crate::formats::entry::NoTask;
@@ -78,6 +78,7 @@ impl<'a> Collector<'a> {
             path: input.file.path.clone(),
             format: input.layout.format.name.to_owned(),
             unused_columns: input.layout.unused.clone(),
+            renamed: input.layout.renamed(),
             ..FileReport::default()
         });
         Self {
@@ -163,7 +164,21 @@ impl<'a> Collector<'a> {
         }
         if tokens > limit {
             match self.plan.data.overflow {
-                Overflow::Error => {
+                Overflow::Split if self.inputs[file].layout.format.format == DataFormat::Text => {
+                    self.report.split += 1;
+                    for piece in split(labelled, limit) {
+                        let fingerprint = tokens_fingerprint(&piece.input_ids);
+                        let terms = terms.clone();
+                        self.example(
+                            file,
+                            number,
+                            group,
+                            PreparedExample { labelled: piece, fingerprint, findings: Vec::new(), terms },
+                        )?;
+                    }
+                    return Ok(());
+                }
+                Overflow::Error | Overflow::Split => {
                     self.too_long.get_or_insert((file, number, tokens, 0)).3 += 1;
                     return Ok(());
                 }
@@ -228,9 +243,7 @@ impl<'a> Collector<'a> {
             let (limit, rows) = (self.plan.data.max_seq_len, self.report.rows as usize);
             return Err(DataError::TooLong { path: self.path(file), row, tokens, limit, count, rows });
         }
-        if let Some(file) = self.report.files.iter().find(|file| file.rows == 0) {
-            return Err(DataError::Empty { path: file.path.clone() });
-        }
+        self.empty_files()?;
         for (file, no_task) in self.report.files.iter().zip(&self.no_task) {
             if let (0, Some((row, why))) = (file.kept, no_task) {
                 let (path, why) = (file.path.clone(), why.to_string());
@@ -272,6 +285,18 @@ impl<'a> Collector<'a> {
         Ok((closed.finish(train, &index)?, index))
     }
 
+    /// A file without rows is an error if the recipe names it or no other file has rows, otherwise a note.
+    fn empty_files(&mut self) -> Result<(), DataError> {
+        let nothing = self.report.rows == 0;
+        for (file, input) in self.report.files.iter().zip(self.inputs).filter(|(file, _)| file.rows == 0) {
+            if nothing || !input.file.found {
+                return Err(DataError::Empty { path: file.path.clone() });
+            }
+            self.report.empty_files.push(file.path.clone());
+        }
+        Ok(())
+    }
+
     fn why_nothing(&self) -> String {
         let reasons: Vec<String> =
             self.report.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
@@ -303,6 +328,30 @@ fn repeats(fingerprints: Fingerprints, entries: &[Entry], held_out: &[bool], pat
         let detail = format!("{how} {}:{}", paths[of.file as usize].display(), of.row);
         findings.add(rule, paths[entry.file as usize], entry.row, detail);
     }
+}
+
+/// Pieces of at most `limit` tokens. Each begins with the last token of the one before it, so that every token but the
+/// first is predicted once.
+fn split(text: Labelled, limit: usize) -> Vec<Labelled> {
+    let step = limit.saturating_sub(1).max(1);
+    let starts = (0..text.input_ids.len().saturating_sub(1)).step_by(step);
+    let piece = |start: usize| {
+        let range = start..(start + limit).min(text.input_ids.len());
+        Labelled {
+            input_ids: text.input_ids[range.clone()].to_vec(),
+            labels: text.labels[range.clone()].to_vec(),
+            unterminated: if range.end == text.input_ids.len() { text.unterminated } else { 0 },
+            straddling: if start == 0 { text.straddling } else { 0 },
+            ..Labelled::default()
+        }
+    };
+    starts.map(piece).collect()
+}
+
+/// The fingerprint of a piece of a text.
+fn tokens_fingerprint(ids: &[u32]) -> Fingerprint {
+    let words: Vec<String> = ids.iter().map(u32::to_string).collect();
+    fingerprint_of(words.iter().map(String::as_str))
 }
 
 /// Targets after the shift.

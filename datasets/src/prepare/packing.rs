@@ -3,8 +3,8 @@
 //! Responsible for: best-fit decreasing bin packing. Must not depend on: tokens, tensors.
 //!
 //! Johnson, Demers, Ullman, Garey and Graham, "Worst-Case Performance Bounds for Simple One-Dimensional Packing
-//! Algorithms" (1974). Examples in a sequence stay segments of their own: nothing attends across them, and positions
-//! start anew, so that packing changes the speed and nothing else.
+//! Algorithms" (1974). Each example stays a segment of its own: attention does not cross segments, and positions start
+//! at 0 in each, so packing changes only the speed.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

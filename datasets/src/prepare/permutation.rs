@@ -1,7 +1,7 @@
-//! Orders that depend on a seed and nothing else.
+//! Random orders that depend only on a seed.
 //!
-//! Responsible for: a permutation of `0..len` that gives the number at any place without making the others, so that a
-//! resumed run needs no more than a step's number. Must not depend on: what is ordered, threads.
+//! Responsible for: a permutation of `0..len` that computes each element on its own, so that a resumed run needs only the
+//! number of its step. Must not depend on: what is ordered, threads.
 //!
 //! A Feistel network over the smallest even number of bits that holds `len`, walked until the number is below `len`
 //! again (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Rounds mix with the finaliser of SplitMix64

@@ -1,4 +1,4 @@
-//! What came of the data, counted.
+//! Counts of everything that happened to the data.
 //!
 //! Responsible for: the report and how it reads in a terminal. Must not depend on: how it is made.
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Findings;
 
-/// What came of one file.
+/// Counts of one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
     pub path: PathBuf,
@@ -27,9 +27,12 @@ pub struct FileReport {
     pub trained_tokens: u64,
     /// Columns that nothing was read from.
     pub unused_columns: Vec<String>,
+    /// Fields that the file has under another name, as ``prompt = `question` ``.
+    #[serde(default)]
+    pub renamed: Vec<String>,
 }
 
-/// What came of all files.
+/// Counts of all files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrepareReport {
     pub rows: u64,
@@ -56,8 +59,17 @@ pub struct PrepareReport {
     pub thoughts_left_out: u64,
     /// The first faulty rows that were left out.
     pub faults: Vec<String>,
-    /// Files of a directory that are of no kind that is read.
+    /// Texts cut into several examples of `max_seq_len` tokens.
+    #[serde(default)]
+    pub split: u64,
+    /// Entries of folders that are no data: files of other kinds, documents and descriptions next to data, hidden entries.
     pub skipped_files: Vec<PathBuf>,
+    /// Files of folders that belong to the other side of the split by their names (`test.jsonl` in `data.train`).
+    #[serde(default)]
+    pub other_side_files: Vec<PathBuf>,
+    /// Files of folders and patterns that have no rows.
+    #[serde(default)]
+    pub empty_files: Vec<PathBuf>,
     pub files: Vec<FileReport>,
     pub findings: Findings,
     /// Examples beyond the number that is looked through for near-duplicates.
@@ -78,17 +90,26 @@ pub struct PrepareReport {
 }
 
 impl PrepareReport {
-    /// What surprises: counts with what they mean.
+    /// Counts that may surprise, with their meaning.
     pub fn notes(&self) -> Vec<String> {
         let notes = [
             (self.truncated, "rows cut to data.max_seq_len"),
             (self.straddling, "tokens lie across the border of an answer and are not trained"),
             (self.thoughts_left_out, "thoughts are left out by the chat template"),
             (self.not_compared, "examples were looked through for exact duplicates only"),
+            (self.split, "texts were split into examples of at most data.max_seq_len tokens"),
             (self.defined_only, "terms have only a definition, and no answer uses them"),
             (self.long_terms, "texts of term bases are longer than 12 words and are not looked for in answers"),
-            (self.skipped_files.len() as u64, "files in directories of data are of another kind and were not read"),
         ];
+        let lists = [
+            (&self.skipped_files, "entries of folders are no data and were not read"),
+            (
+                &self.other_side_files,
+                "files of folders belong to the other side of the split by their names and were not read",
+            ),
+            (&self.empty_files, "files have no rows"),
+        ];
+        let listed = lists.iter().filter(|(paths, _)| !paths.is_empty()).map(|(paths, note)| shortened(paths, note));
         let counted = notes.iter().filter(|(count, _)| *count > 0).map(|(count, note)| format!("{count} {note}"));
         let dropped = self.dropped.iter().map(|(reason, count)| format!("{count} rows dropped: {reason}"));
         let faulty: u64 = self.files.iter().map(|file| file.faulty).sum();
@@ -97,8 +118,16 @@ impl PrepareReport {
         let slow = self.slow_tokenizer.iter().map(|part| {
             format!("tokenized by the reference encoder, about ten times slower: the fast one doesn't know {part}")
         });
-        dropped.chain(faulty).chain(counted).chain(uncached).chain(slow).collect()
+        dropped.chain(faulty).chain(counted).chain(listed).chain(uncached).chain(slow).collect()
     }
+}
+
+/// A count with the first paths.
+fn shortened(paths: &[PathBuf], note: &str) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<String> = paths.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
+    let more = if paths.len() > SHOWN { ", …" } else { "" };
+    format!("{} {note}: {}{more}", paths.len(), names.join(", "))
 }
 
 impl fmt::Display for PrepareReport {
@@ -131,8 +160,13 @@ impl fmt::Display for PrepareReport {
             if file.filtered > 0 {
                 write!(f, ", {} filtered out", file.filtered)?;
             }
+            if !file.renamed.is_empty() {
+                write!(f, "; read as {}", file.renamed.join(", "))?;
+            }
             if !file.unused_columns.is_empty() {
-                write!(f, "; not read: {}", file.unused_columns.join(", "))?;
+                let name =
+                    |name: &String| if name.is_empty() { "a column without a name".to_owned() } else { name.clone() };
+                write!(f, "; not read: {}", file.unused_columns.iter().map(name).collect::<Vec<_>>().join(", "))?;
             }
             writeln!(f)?;
         }

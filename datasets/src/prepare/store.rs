@@ -1,7 +1,7 @@
-//! Prepared examples: columns of tokens, places and order, in memory or mapped from files.
+//! Prepared examples: columns of tokens, positions and order, in memory or mapped from files.
 //!
-//! Responsible for: the form of a token (its id, and a bit for "trained"), which examples lie where, and giving them out.
-//! Must not depend on: how they were made, what is computed with them.
+//! Responsible for: the storage of a token (its id and a bit for "has loss"), and access to examples by index.
+//! Must not depend on: how examples were made, what is computed with them.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
@@ -14,25 +14,25 @@ use crate::error::DataError;
 use crate::label::mask::IGNORED;
 use crate::prepare::batch::{Example, Source};
 
-/// The bit of a token that is trained. Ids are below a vocabulary's size, which fits in 31 bits.
+/// The bit of a token with loss. Token ids are below the vocabulary size, which fits in 31 bits.
 const TRAINED: u32 = 1 << 31;
 
-/// Where an example lies, as files have it.
+/// The position of an example among all tokens, as stored in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Entry {
-    /// Of its first token.
+    /// Index of its first token.
     pub(crate) start: u64,
     pub(crate) row: u64,
     pub(crate) tokens: u32,
-    /// Of these, those that the model is trained to predict; nothing predicts the first one.
+    /// Tokens with loss. The first token has none, because nothing predicts it.
     pub(crate) trained: u32,
     /// Index among the files of all sources.
     pub(crate) file: u64,
 }
 
 impl Entry {
-    /// The example of these words, the first of which lies at `start`.
+    /// The entry of an example with these words; `start` is the index of the first one.
     pub(crate) fn new(words: &[u32], start: u64, source: Source) -> Self {
         let trained = words.iter().skip(1).filter(|word| *word & TRAINED != 0).count();
         Self { start, row: source.row, tokens: words.len() as u32, trained: trained as u32, file: source.file as u64 }

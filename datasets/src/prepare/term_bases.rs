@@ -20,7 +20,7 @@ pub(crate) fn read(inputs: &[Input]) -> Result<(Terms, Concepts), DataError> {
             continue;
         }
         let wanted = input.source.language.as_deref();
-        rows::read(&input.file, &mut |chunk| {
+        rows::read(&input.file, Some(&input.layout.read), &mut |chunk| {
             for row in chunk {
                 let number = row.number;
                 let Ok(row) = row.parse() else { continue };

@@ -1,75 +1,188 @@
-//! Cells of a polars table as JSON.
+//! Cells of Arrow arrays as JSON.
 //!
-//! Responsible for: rows by column name. Must not depend on: where the table came from.
+//! Responsible for: which column types are read, and rows by column name. Must not depend on: where the arrays came from.
 
-use polars::prelude::{AnyValue, Column, DataFrame, Series};
+use jiff::Timestamp;
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::TimeZone;
+use polars_arrow::array::{
+    Array, BinaryViewArray, BooleanArray, FixedSizeBinaryArray, ListArray, PrimitiveArray, StructArray, Utf8ViewArray,
+};
+use polars_arrow::datatypes::{ArrowDataType, TimeUnit};
+use polars_arrow::types::NativeType;
+use polars_utils::float16::pf16;
 use serde_json::{Map, Value};
 
 use crate::error::RowFault;
 use crate::read::rows::Row;
 
-/// A table whose rows are read one by one.
-pub(crate) struct Table<'a> {
-    columns: Vec<(&'a str, &'a Column)>,
+/// A column of some rows. The decoder may return it in several parts.
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) parts: Vec<Box<dyn Array>>,
 }
 
-impl<'a> Table<'a> {
-    pub(crate) fn new(frame: &'a DataFrame) -> Self {
-        Self { columns: frame.columns().iter().map(|column| (column.name().as_str(), column)).collect() }
+impl Column {
+    pub(crate) fn len(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
     }
 
-    /// A row; a null is kept as one.
-    pub(crate) fn row(&self, index: usize) -> Result<Row, RowFault> {
-        let cells = self.columns.iter().map(|(name, column)| {
-            let cell = column.get(index).map_err(|error| RowFault::Syntax(error.to_string()))?;
-            let value = json(&cell).map_err(|why| RowFault::Syntax(format!("column `{name}`: {why}")))?;
-            Ok(((*name).to_owned(), value))
-        });
-        cells.collect()
+    fn cell(&self, mut index: usize) -> Result<Value, String> {
+        for part in &self.parts {
+            if index < part.len() {
+                return json(part.as_ref(), index);
+            }
+            index -= part.len();
+        }
+        Err("the column has fewer values than the table has rows".to_owned())
     }
 }
 
-/// A cell as JSON. A table has every key in every struct, so a null in a struct means that there is none; only `content`
-/// keeps its null, which chat templates ask about.
-fn json(cell: &AnyValue<'_>) -> Result<Value, String> {
-    Ok(match cell {
-        AnyValue::Null => Value::Null,
-        AnyValue::Boolean(truth) => Value::from(*truth),
-        AnyValue::String(text) => Value::from(*text),
-        AnyValue::StringOwned(text) => Value::from(text.as_str()),
-        AnyValue::Int8(number) => Value::from(*number),
-        AnyValue::Int16(number) => Value::from(*number),
-        AnyValue::Int32(number) => Value::from(*number),
-        AnyValue::Int64(number) => Value::from(*number),
-        AnyValue::UInt8(number) => Value::from(*number),
-        AnyValue::UInt16(number) => Value::from(*number),
-        AnyValue::UInt32(number) => Value::from(*number),
-        AnyValue::UInt64(number) => Value::from(*number),
-        AnyValue::Float32(number) => Value::from(*number),
-        AnyValue::Float64(number) => Value::from(*number),
-        AnyValue::List(list) => Value::Array(series(list)?),
-        AnyValue::Struct(_, _, fields) => object(fields.iter().map(|field| field.name().as_str()), cell)?,
-        AnyValue::StructOwned(owned) => object(owned.1.iter().map(|field| field.name().as_str()), cell)?,
-        // Dates, times and other exact things, as they are written.
-        other => Value::from(other.to_string()),
+/// A row; a null is kept as one.
+pub(crate) fn row(columns: &[Column], index: usize) -> Result<Row, RowFault> {
+    let cells = columns.iter().map(|column| {
+        let value = column.cell(index).map_err(|why| RowFault::Syntax(format!("column `{}`: {why}", column.name)))?;
+        Ok((column.name.clone(), value))
+    });
+    cells.collect()
+}
+
+/// Whether cells of this type have a form in JSON.
+pub(crate) fn is_readable(dtype: &ArrowDataType) -> bool {
+    use ArrowDataType as D;
+    match dtype {
+        D::LargeList(field) => is_readable(field.dtype()),
+        D::Struct(fields) => fields.iter().all(|field| is_readable(field.dtype())),
+        D::Null
+        | D::Boolean
+        | D::Int8
+        | D::Int16
+        | D::Int32
+        | D::Int64
+        | D::UInt8
+        | D::UInt16
+        | D::UInt32
+        | D::UInt64
+        | D::Float16
+        | D::Float32
+        | D::Float64
+        | D::Utf8View
+        | D::BinaryView
+        | D::FixedSizeBinary(_)
+        | D::Date32
+        | D::Timestamp(..)
+        | D::Time32(_)
+        | D::Time64(_) => true,
+        // Wider ones don't fit in 128 bits.
+        D::Decimal(digits, _) => *digits <= 38,
+        _ => false,
+    }
+}
+
+/// A cell as JSON. A table has every key in every struct, so a null in a struct means that the key is absent; only
+/// `content` keeps its null, because chat templates ask for it.
+fn json(array: &dyn Array, index: usize) -> Result<Value, String> {
+    use ArrowDataType as D;
+    if array.dtype() == &D::Null || array.is_null(index) {
+        return Ok(Value::Null);
+    }
+    Ok(match array.dtype() {
+        D::Boolean => of::<BooleanArray>(array)?.value(index).into(),
+        D::Int8 => number::<i8>(array, index)?.into(),
+        D::Int16 => number::<i16>(array, index)?.into(),
+        D::Int32 => number::<i32>(array, index)?.into(),
+        D::Int64 => number::<i64>(array, index)?.into(),
+        D::UInt8 => number::<u8>(array, index)?.into(),
+        D::UInt16 => number::<u16>(array, index)?.into(),
+        D::UInt32 => number::<u32>(array, index)?.into(),
+        D::UInt64 => number::<u64>(array, index)?.into(),
+        D::Float16 => f32::from(number::<pf16>(array, index)?).into(),
+        D::Float32 => number::<f32>(array, index)?.into(),
+        D::Float64 => number::<f64>(array, index)?.into(),
+        D::Utf8View => of::<Utf8ViewArray>(array)?.value(index).into(),
+        D::BinaryView => text(of::<BinaryViewArray>(array)?.value(index))?,
+        D::FixedSizeBinary(_) => text(of::<FixedSizeBinaryArray>(array)?.value(index))?,
+        D::LargeList(_) => {
+            let list = of::<ListArray<i64>>(array)?;
+            let (start, end) = list.offsets().start_end(index);
+            Value::Array((start..end).map(|item| json(list.values().as_ref(), item)).collect::<Result<_, _>>()?)
+        }
+        D::Struct(fields) => {
+            let mut object = Map::new();
+            for (field, values) in fields.iter().zip(of::<StructArray>(array)?.values()) {
+                let value = json(values.as_ref(), index)?;
+                if !value.is_null() || field.name == "content" {
+                    object.insert(field.name.to_string(), value);
+                }
+            }
+            Value::Object(object)
+        }
+        D::Date32 => date(number::<i32>(array, index)?)?.to_string().into(),
+        D::Timestamp(unit, zone) => {
+            let utc = timestamp(number::<i64>(array, index)?, *unit)?.strftime("%Y-%m-%d %H:%M:%S%.f").to_string();
+            if zone.is_some() { format!("{utc} UTC").into() } else { utc.into() }
+        }
+        D::Time32(unit) => time(number::<i32>(array, index)?.into(), *unit)?.into(),
+        D::Time64(unit) => time(number::<i64>(array, index)?, *unit)?.into(),
+        D::Decimal(_, scale) => decimal(number::<i128>(array, index)?, *scale).into(),
+        other => return Err(format!("cells of the type {other:?} are not read")),
     })
 }
 
-fn series(list: &Series) -> Result<Vec<Value>, String> {
-    list.iter().map(|cell| json(&cell)).collect()
+fn of<A: 'static>(array: &dyn Array) -> Result<&A, String> {
+    array.as_any().downcast_ref().ok_or_else(|| format!("a damaged column of the type {:?}", array.dtype()))
 }
 
-fn object<'n>(names: impl Iterator<Item = &'n str>, cell: &AnyValue<'_>) -> Result<Value, String> {
-    let mut object = Map::new();
-    let values: Vec<AnyValue<'_>> = match cell {
-        AnyValue::StructOwned(owned) => owned.0.clone(),
-        cell => cell._iter_struct_av().collect(),
+fn number<T: NativeType>(array: &dyn Array, index: usize) -> Result<T, String> {
+    Ok(of::<PrimitiveArray<T>>(array)?.value(index))
+}
+
+/// Writers without a type for text store it as bytes.
+fn text(bytes: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        format!("bytes that are not UTF-8, invalid at offset {}; write it as text", error.valid_up_to())
+    })?;
+    Ok(text.into())
+}
+
+/// Seconds and nanoseconds.
+fn seconds(value: i64, unit: TimeUnit) -> (i64, i32) {
+    let per_second: i64 = match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
     };
-    for (name, value) in names.zip(&values) {
-        let value = json(value)?;
-        if !value.is_null() || name == "content" {
-            object.insert(name.to_owned(), value);
-        }
+    let rest = value.rem_euclid(per_second) * (1_000_000_000 / per_second);
+    (value.div_euclid(per_second), i32::try_from(rest).unwrap_or_default())
+}
+
+/// Days since 1970-01-01.
+fn date(days: i32) -> Result<Date, String> {
+    Ok(timestamp(i64::from(days) * 86_400, TimeUnit::Second)?.date())
+}
+
+/// Time since 1970-01-01 in UTC.
+fn timestamp(value: i64, unit: TimeUnit) -> Result<DateTime, String> {
+    let (seconds, nanoseconds) = seconds(value, unit);
+    let timestamp = Timestamp::new(seconds, nanoseconds).map_err(|error| format!("no date: {error}"))?;
+    Ok(timestamp.to_zoned(TimeZone::UTC).datetime())
+}
+
+/// Time since midnight.
+fn time(value: i64, unit: TimeUnit) -> Result<String, String> {
+    let (seconds, nanoseconds) = seconds(value, unit);
+    let part = |value: i64| i8::try_from(value).unwrap_or(i8::MAX);
+    let time = Time::new(part(seconds / 3600), part(seconds / 60 % 60), part(seconds % 60), nanoseconds);
+    Ok(time.map_err(|error| format!("no time of day: {error}"))?.strftime("%H:%M:%S%.f").to_string())
+}
+
+/// A fixed-point number with `scale` digits after the point.
+fn decimal(value: i128, scale: usize) -> String {
+    let sign = if value < 0 { "-" } else { "" };
+    let digits = format!("{:0>width$}", value.unsigned_abs(), width = scale + 1);
+    match digits.split_at(digits.len() - scale) {
+        (whole, "") => format!("{sign}{whole}"),
+        (whole, fraction) => format!("{sign}{whole}.{fraction}"),
     }
-    Ok(Value::Object(object))
 }

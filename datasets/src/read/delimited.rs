@@ -1,8 +1,9 @@
-//! CSV and TSV (RFC 4180).
+//! CSV and TSV (RFC 4180), as spreadsheets write them.
 //!
-//! Responsible for: records as rows of text. Cells stay texts (`007` is no number); an empty cell is no cell.
+//! Responsible for: records as rows of text. Cells stay texts (`007` is no number); an empty cell is null.
 //! Must not depend on: what a row means.
 
+use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
@@ -12,64 +13,85 @@ use crate::error::{DataError, RowFault};
 use crate::read::files::{DataFile, Kind};
 use crate::read::rows::{Chunks, Content, Row};
 
-/// A longer record is a quote that nothing closes.
+/// A longer record is a quote that is never closed.
 const RECORD_BYTES: u64 = 64 << 20;
 
 /// The names in the header.
+///
+/// # Errors
+/// Also if the file is empty.
 pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
-    Ok(open(file)?.1)
+    let names = open(file)?.1;
+    if names.is_empty() { Err(DataError::Empty { path: file.path.clone() }) } else { Ok(names) }
 }
 
 /// The records of a file, and the names in its header.
-#[expect(clippy::type_complexity, reason = "a reader of whatever a file is packed with")]
+#[expect(clippy::type_complexity, reason = "the reader depends on the file's compression")]
 fn open(file: &DataFile) -> Result<(csv::Reader<Watched<Box<dyn BufRead + Send>>>, Vec<String>), DataError> {
     let unreadable = |why: String| DataError::Unreadable { path: file.path.clone(), why };
     let mut input = file.open()?;
-    let delimiter = match file.kind {
-        Kind::Tsv => b'\t',
-        _ => most_frequent(input.fill_buf().map_err(|error| file.fault(error))?),
+    let beginning = input.fill_buf().map_err(|error| file.fault(error))?;
+    let separator = separator_line(beginning);
+    let delimiter = match (separator, file.kind) {
+        (Some((delimiter, _)), _) => delimiter,
+        (None, Kind::Tsv) => b'\t',
+        _ => most_frequent(beginning),
     };
-    let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Watched::new(input, delimiter));
+    let skipped = separator.map_or(0, |(_, bytes)| bytes);
+    input.consume(skipped);
+    let first_line = if skipped > 0 { 2 } else { 1 };
+    let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Watched::new(input, delimiter, first_line));
     let header = reader.headers().map_err(|error| unreadable(format!("the header: {}", describe(&error))))?;
     let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
-    if let Some((index, name)) = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+    reader.get_mut().records.pop_front();
+    // Columns without a name, such as the index that pandas writes, are never read.
+    let twice = |(index, name): &(usize, &String)| !name.is_empty() && names[..*index].contains(name);
+    if let Some((index, name)) = names.iter().enumerate().find(twice) {
         return Err(unreadable(format!("the header has `{name}` twice, the second time as column {}", index + 1)));
     }
     Ok((reader, names))
 }
 
-/// Every record behind the header, with the line on which it begins.
+/// The delimiter that Excel's first line `sep=;` states, and the length of this line in bytes.
+fn separator_line(beginning: &[u8]) -> Option<(u8, usize)> {
+    let end = beginning.iter().position(|byte| *byte == b'\n')?;
+    let line = beginning[..end].trim_ascii_end();
+    let line = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\"")).unwrap_or(line);
+    match line.strip_prefix(b"sep=").or_else(|| line.strip_prefix(b"SEP=")) {
+        Some([delimiter]) if delimiter.is_ascii() => Some((*delimiter, end + 1)),
+        // The tab was taken for white space.
+        Some([]) if beginning[..end].contains(&b'\t') => Some((b'\t', end + 1)),
+        _ => None,
+    }
+}
+
+/// Every record after the header, with the line on which it begins.
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
     let unreadable = |why: String| DataError::Unreadable { path: file.path.clone(), why };
     let (mut reader, names) = open(file)?;
     let mut record = StringRecord::new();
     loop {
-        let line = reader.position().line();
         reader.get_mut().left = RECORD_BYTES;
-        match reader.read_record(&mut record) {
-            Ok(false) => match reader.get_ref().inside_quotes() {
-                None => return Ok(()),
-                Some(line) => {
-                    let why = "a quote that is never closed begins here, so that the rest of the file is one cell";
-                    return Err(DataError::row(&file.path, line, why.to_owned()));
+        let read = reader.read_record(&mut record);
+        let begun = reader.get_mut().records.pop_front();
+        let line = begun.map_or(reader.get_ref().line, |begun| begun.line);
+        let content = match read {
+            Ok(false) => return Ok(()),
+            Ok(true) => match begun.and_then(|begun| begun.fault) {
+                Some(fault) => {
+                    let why = format!(
+                        "text after the closing quote in line {fault}; inside of a quoted cell, write a quote as two: \"\""
+                    );
+                    Content::Fault(RowFault::Syntax(why))
                 }
+                None => Content::Row(row(&names, &record)),
             },
-            Ok(true) => {
-                let cells = names.iter().zip(&record).filter(|(_, cell)| !cell.is_empty());
-                let row: Row = cells.map(|(name, cell)| (name.clone(), Value::from(cell))).collect();
-                let line = record.position().map_or(line, csv::Position::line);
-                chunks.push(line, Content::Row(row))?;
-            }
             Err(error) => match error.kind() {
-                ErrorKind::Utf8 { err, pos } => {
-                    let line = pos.as_ref().map_or(line, csv::Position::line);
+                ErrorKind::Utf8 { err, .. } => {
                     let why = format!("not UTF-8 in column {}; save the file as UTF-8", err.field() + 1);
-                    chunks.push(line, Content::Fault(RowFault::Syntax(why)))?;
+                    Content::Fault(RowFault::Syntax(why))
                 }
-                ErrorKind::UnequalLengths { pos, .. } => {
-                    let line = pos.as_ref().map_or(line, csv::Position::line);
-                    chunks.push(line, Content::Fault(RowFault::Syntax(describe(&error))))?;
-                }
+                ErrorKind::UnequalLengths { .. } => Content::Fault(RowFault::Syntax(describe(&error))),
                 _ if reader.get_ref().left == 0 => {
                     let why = format!("the row has more than {} MiB; is a quote never closed?", RECORD_BYTES >> 20);
                     return Err(DataError::row(&file.path, line, why));
@@ -81,12 +103,23 @@ pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataE
                     });
                 }
             },
+        };
+        if let Some(line) = reader.get_ref().unclosed() {
+            let why = "a quote that is never closed begins here, so that the rest of the file is one cell";
+            return Err(DataError::row(&file.path, line, why.to_owned()));
         }
+        chunks.push(line, content)?;
     }
 }
 
-/// Input of which a record may take so much, and whose quotes are followed: the reader takes the end of a file for the end
-/// of a quote.
+fn row(names: &[String], record: &StringRecord) -> Row {
+    let named = names.iter().zip(record).filter(|(name, _)| !name.is_empty());
+    let value = |cell: &str| if cell.is_empty() { Value::Null } else { Value::from(cell) };
+    named.map(|(name, cell)| (name.clone(), value(cell))).collect()
+}
+
+/// Input that limits the size of a record and notes where records begin. csv's own positions are wrong after `\r\n` and
+/// blank lines; it takes text after a closing quote without a word, and the end of the file for the end of a quote.
 struct Watched<R> {
     input: R,
     left: u64,
@@ -95,42 +128,77 @@ struct Watched<R> {
     line: u64,
     /// Line of the last quote that was opened.
     opened: u64,
+    after_return: bool,
+    ended: bool,
+    /// Records that began in what was read, and that csv has not returned yet.
+    records: VecDeque<Begun>,
 }
 
-/// Where in a record the next byte stands.
+#[derive(Clone, Copy)]
+struct Begun {
+    line: u64,
+    /// Line of the first text after a closing quote.
+    fault: Option<u64>,
+}
+
+/// What the next byte continues.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
+    BeforeRecord,
     BeforeCell,
     Cell,
     Quoted,
-    /// Behind a quote in a quoted cell: the first of two, or the last one.
+    /// After a quote in a quoted cell: the first of two, or the closing one.
     Quote,
 }
 
 impl<R> Watched<R> {
-    fn new(input: R, delimiter: u8) -> Self {
-        Self { input, left: RECORD_BYTES, delimiter, place: Place::BeforeCell, line: 1, opened: 1 }
+    fn new(input: R, delimiter: u8, line: u64) -> Self {
+        Self {
+            input,
+            left: RECORD_BYTES,
+            delimiter,
+            place: Place::BeforeRecord,
+            line,
+            opened: line,
+            after_return: false,
+            ended: false,
+            records: VecDeque::new(),
+        }
     }
 
-    /// The line of the quote that is still open.
-    fn inside_quotes(&self) -> Option<u64> {
-        (self.place == Place::Quoted).then_some(self.opened)
+    /// The line of a quote that is still open at the end of the file.
+    fn unclosed(&self) -> Option<u64> {
+        (self.ended && self.place == Place::Quoted).then_some(self.opened)
     }
 
     fn follow(&mut self, byte: u8) {
+        let is_end = matches!(byte, b'\n' | b'\r');
+        if self.place == Place::BeforeRecord && !is_end {
+            self.records.push_back(Begun { line: self.line, fault: None });
+        }
         self.place = match (self.place, byte) {
-            (Place::BeforeCell, b'"') => {
+            (Place::BeforeRecord | Place::BeforeCell, b'"') => {
                 self.opened = self.line;
                 Place::Quoted
             }
             (Place::Quote, b'"') => Place::Quoted,
             (Place::Quoted, b'"') => Place::Quote,
             (Place::Quoted, _) => Place::Quoted,
-            (_, b'\n' | b'\r') => Place::BeforeCell,
+            _ if is_end => Place::BeforeRecord,
             (_, byte) if byte == self.delimiter => Place::BeforeCell,
+            (Place::Quote, _) => {
+                let line = self.line;
+                if let Some(begun) = self.records.back_mut() {
+                    begun.fault.get_or_insert(line);
+                }
+                Place::Cell
+            }
             _ => Place::Cell,
         };
-        self.line += u64::from(byte == b'\n');
+        // `\r\n` is one end of a line.
+        self.line += u64::from(byte == b'\r' || (byte == b'\n' && !self.after_return));
+        self.after_return = byte == b'\r';
     }
 }
 
@@ -141,12 +209,13 @@ impl<R: Read> Read for Watched<R> {
         }
         let read = self.input.read(buffer)?;
         self.left = self.left.saturating_sub(read as u64);
+        self.ended = read == 0;
         buffer[..read].iter().for_each(|byte| self.follow(*byte));
         Ok(read)
     }
 }
 
-/// The delimiter of which the first line has most, outside of quotes.
+/// The most frequent delimiter of the first line, outside of quotes.
 fn most_frequent(beginning: &[u8]) -> u8 {
     let (mut counts, mut quoted) = ([(b',', 0), (b';', 0), (b'\t', 0)], false);
     for byte in beginning.iter().take_while(|byte| **byte != b'\n') {
@@ -155,7 +224,7 @@ fn most_frequent(beginning: &[u8]) -> u8 {
             *count += usize::from(!quoted && delimiter == byte);
         }
     }
-    // The first of the most frequent.
+    // The first one if several are equally frequent.
     counts.iter().rev().max_by_key(|(_, count)| *count).map_or(b',', |(delimiter, _)| *delimiter)
 }
 

@@ -1,10 +1,10 @@
-//! Which files a source means, and how each is opened.
+//! One file with data: its kind, its compression, and how it is opened.
 //!
-//! Responsible for: files, directories and patterns → files in a fixed order; their kinds and compressions.
-//! Must not depend on: what is in the files.
+//! Responsible for: refusing files that are not read, and a byte order mark at the beginning of text.
+//! [`crate::read::folder`] decides which files a source has. Must not depend on: what is in the files.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
@@ -17,16 +17,16 @@ pub(crate) struct DataFile {
     compression: Compression,
     /// On disk.
     pub(crate) bytes: u64,
+    /// Found in a folder or by a pattern, not named by the recipe: such a file may be empty.
+    pub(crate) found: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// One JSON object a line.
-    JsonLines,
-    /// A list of JSON objects.
+    /// One JSON object a line, or one list of objects.
     Json,
     Parquet,
-    /// Comma, semicolon or tab, whichever the first line has most of.
+    /// The delimiter is a comma, a semicolon or a tab: the most frequent one in the header.
     Csv,
     Tsv,
     /// TermBase eXchange, ISO 30042.
@@ -35,9 +35,17 @@ pub(crate) enum Kind {
     Text,
 }
 
+impl Kind {
+    /// Whether rows are cells under a header, so that lists are written as text.
+    pub(crate) fn is_table(self) -> bool {
+        matches!(self, Self::Parquet | Self::Csv | Self::Tsv)
+    }
+}
+
 const KINDS: &[(&str, Kind)] = &[
-    ("jsonl", Kind::JsonLines),
-    ("ndjson", Kind::JsonLines),
+    ("jsonl", Kind::Json),
+    ("jsonlines", Kind::Json),
+    ("ndjson", Kind::Json),
     ("json", Kind::Json),
     ("parquet", Kind::Parquet),
     ("csv", Kind::Csv),
@@ -45,6 +53,28 @@ const KINDS: &[(&str, Kind)] = &[
     ("tbx", Kind::Tbx),
     ("txt", Kind::Text),
     ("md", Kind::Text),
+];
+
+/// Files that people have and that are not read, with the way to convert them.
+const OTHERS: &[(&[&str], &str)] = &[
+    (&["xlsx", "xls", "xlsm", "ods", "numbers"], "a spreadsheet is not read; save the sheet as CSV (UTF-8)"),
+    (
+        &["arrow", "feather", "ipc"],
+        "an Arrow file is not read; convert it: \
+         python -c \"import datasets; datasets.Dataset.from_file('FILE.arrow').to_parquet('train.parquet')\"",
+    ),
+    (
+        &["docx", "doc", "odt", "rtf", "pdf", "html", "htm", "epub"],
+        "a document is not read; save it as plain text (.txt or .md)",
+    ),
+    (&["zip", "tar", "tgz", "7z", "rar"], "an archive is not read; unpack it and name the folder"),
+    (&["bz2", "xz", "lz4", "br"], "this compression is not read; unpack the file, or pack it with gzip or zstd"),
+    (&["db", "sqlite", "sqlite3", "duckdb"], "a database is not read; export the table as CSV or Parquet"),
+    (
+        &["pkl", "pickle", "pt", "pth", "bin", "npy", "npz"],
+        "the file can hold code and is not read; save the rows as JSON lines or Parquet",
+    ),
+    (&["yaml", "yml", "toml", "xml"], "the format is not read; save the rows as JSON lines, CSV or Parquet"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,27 +86,51 @@ enum Compression {
 
 impl DataFile {
     /// A file of a known kind.
+    ///
+    /// # Errors
+    /// If it is not there, not a regular file, or of a kind that is not read.
     pub(crate) fn new(path: PathBuf) -> Result<Self, DataError> {
         let metadata = std::fs::metadata(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-        let Some((kind, compression)) = kind(&path) else { return Err(DataError::UnknownKind { path }) };
-        if kind == Kind::Parquet && compression != Compression::None {
-            let why = "Parquet compresses its own columns; unpack the file".to_owned();
-            return Err(DataError::Unreadable { path, why });
+        let unreadable = |path, why: &str| Err(DataError::Unreadable { path, why: why.to_owned() });
+        // Data is read more than once, and opening a pipe would wait for a writer.
+        if !metadata.is_file() {
+            return unreadable(path, "a pipe or a device is no data file; write its content to a file first");
         }
-        Ok(Self { path, kind, compression, bytes: metadata.len() })
+        let Some((kind, compression)) = kind(&path) else {
+            return match OTHERS
+                .iter()
+                .find(|(extensions, _)| extension(&path).is_some_and(|own| extensions.contains(&own.as_str())))
+            {
+                Some((_, why)) => unreadable(path, why),
+                None => Err(DataError::UnknownKind { path }),
+            };
+        };
+        if kind == Kind::Parquet && compression != Compression::None {
+            return unreadable(path, "Parquet compresses its own columns; unpack the file");
+        }
+        Ok(Self { path, kind, compression, bytes: metadata.len(), found: false })
     }
 
-    /// Its content, uncompressed.
+    /// The same for a file that was found in a folder or by a pattern.
+    pub(crate) fn found(path: PathBuf) -> Result<Self, DataError> {
+        Ok(Self { found: true, ..Self::new(path)? })
+    }
+
+    /// Its content, uncompressed and without a byte order mark.
     pub(crate) fn open(&self) -> Result<Box<dyn BufRead + Send>, DataError> {
         let file = File::open(&self.path).map_err(|error| self.fault(error))?;
-        Ok(match self.compression {
+        let mut content: Box<dyn BufRead + Send> = match self.compression {
             Compression::None => Box::new(BufReader::with_capacity(1 << 18, file)),
             Compression::Gzip => Box::new(BufReader::with_capacity(1 << 18, flate2::read::MultiGzDecoder::new(file))),
             Compression::Zstd => {
                 let decoder = zstd::stream::read::Decoder::new(file).map_err(|error| self.fault(error))?;
                 Box::new(BufReader::with_capacity(1 << 18, decoder))
             }
-        })
+        };
+        if content.fill_buf().map_err(|error| self.fault(error))?.starts_with("\u{feff}".as_bytes()) {
+            content.consume('\u{feff}'.len_utf8());
+        }
+        Ok(content)
     }
 
     /// Everything in it as text in UTF-8, up to `limit` bytes.
@@ -91,7 +145,7 @@ impl DataFile {
     /// Everything in it, up to `limit` bytes.
     pub(crate) fn content(&self, limit: u64) -> Result<Vec<u8>, DataError> {
         let mut bytes = Vec::new();
-        let read = io::Read::take(self.open()?, limit + 1).read_to_end(&mut bytes);
+        let read = self.open()?.take(limit + 1).read_to_end(&mut bytes);
         read.map_err(|error| self.fault(error))?;
         if bytes.len() as u64 > limit {
             let why = format!("the file is larger than {} MiB, and is read as a whole; split it", limit >> 20);
@@ -100,10 +154,10 @@ impl DataFile {
         Ok(bytes)
     }
 
-    /// Why reading failed: a damaged archive is another fault than a disk that doesn't answer.
+    /// Why reading failed. A damaged archive is another fault than a failing disk.
     pub(crate) fn fault(&self, source: io::Error) -> DataError {
         let path = self.path.clone();
-        // The operating system's own errors have a number; those of the decoders don't.
+        // Errors of the operating system have a number, errors of the decoders have none.
         match (self.compression, source.raw_os_error()) {
             (Compression::Gzip, None) => {
                 DataError::Unreadable { path, why: format!("damaged gzip ({source}); make it again with gzip") }
@@ -121,10 +175,16 @@ impl DataFile {
     }
 }
 
-use std::io::Read as _;
+fn extension(path: &Path) -> Option<String> {
+    Some(path.extension()?.to_str()?.to_ascii_lowercase())
+}
+
+/// The kind that a file's name states, if it is one that is read.
+pub(crate) fn kind_of(path: &Path) -> Option<Kind> {
+    kind(path).map(|(kind, _)| kind)
+}
 
 fn kind(path: &Path) -> Option<(Kind, Compression)> {
-    let extension = |path: &Path| Some(path.extension()?.to_str()?.to_ascii_lowercase());
     let (compression, inner) = match extension(path)?.as_str() {
         "gz" => (Compression::Gzip, path.with_extension("")),
         "zst" => (Compression::Zstd, path.with_extension("")),
@@ -133,56 +193,4 @@ fn kind(path: &Path) -> Option<(Kind, Compression)> {
     let inner = extension(&inner)?;
     let (_, kind) = KINDS.iter().find(|(known, _)| *known == inner)?;
     Some((*kind, compression))
-}
-
-/// The files that `patterns` mean, those of a directory or a pattern in the order of their names; and files of a
-/// directory that are no data.
-pub(crate) fn expand(patterns: &[PathBuf]) -> Result<(Vec<DataFile>, Vec<PathBuf>), DataError> {
-    let (mut files, mut skipped) = (Vec::new(), Vec::new());
-    for pattern in patterns {
-        if pattern.is_dir() {
-            let mut found = Vec::new();
-            walk(pattern, &mut found)?;
-            let (data, other): (Vec<PathBuf>, Vec<PathBuf>) = found.into_iter().partition(|path| kind(path).is_some());
-            if data.is_empty() {
-                return Err(DataError::NoFiles { pattern: pattern.clone() });
-            }
-            for path in data {
-                files.push(DataFile::new(path)?);
-            }
-            skipped.extend(other);
-        } else if pattern.exists() || !pattern.to_string_lossy().contains(['*', '?', '[']) {
-            files.push(DataFile::new(pattern.clone())?);
-        } else {
-            let unreadable = |why: String| DataError::Unreadable { path: pattern.clone(), why };
-            let matches = glob::glob(&pattern.to_string_lossy()).map_err(|error| unreadable(error.to_string()))?;
-            let before = files.len();
-            for path in matches {
-                let path = path.map_err(|error| unreadable(error.to_string()))?;
-                if path.is_file() {
-                    files.push(DataFile::new(path)?);
-                }
-            }
-            if files.len() == before {
-                return Err(DataError::NoFiles { pattern: pattern.clone() });
-            }
-        }
-    }
-    Ok((files, skipped))
-}
-
-/// Files below `folder` in the order of their names. Links to directories are not followed, so that there are no cycles.
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), DataError> {
-    let io = |source| DataError::Io { path: folder.to_owned(), source };
-    let mut entries = std::fs::read_dir(folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        if entry.file_type().map_err(io)?.is_dir() {
-            walk(&path, found)?;
-        } else if path.is_file() {
-            found.push(path);
-        }
-    }
-    Ok(())
 }

@@ -1,24 +1,30 @@
-//! JSON: lines, and lists in one file.
+//! JSON: one object a line, or one list of objects.
 //!
-//! Responsible for: lines with their numbers, and JSON as strictly as a table needs it: UTF-8, objects, no key twice, no
-//! nesting beyond serde_json's limit. Must not depend on: what a row means.
+//! Responsible for: splitting a file into lines or into the elements of its list, and parsing each as strictly as a table
+//! needs it: UTF-8, objects, no key twice, no nesting beyond serde_json's limit. Must not depend on: what a row means.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
+use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::error::{DataError, RowFault};
 use crate::read::files::DataFile;
-use crate::read::rows::{Chunks, Content, Row, WHOLE_BYTES};
+use crate::read::rows::{Chunks, Content, Row};
 
-/// A longer line is a file of another kind.
-const LINE_BYTES: u64 = 64 << 20;
+/// The limit for a line and for an element of a list.
+const ROW_BYTES: u64 = 64 << 20;
 
-/// Every line of a file that isn't blank.
+/// Every row of a file. A file that begins with `[` is a list, whatever its name is.
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
-    lines(file.open()?, &|error| file.fault(error), chunks)
+    let (mut reader, io) = (file.open()?, |error| file.fault(error));
+    let first = reader.fill_buf().map_err(io)?.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+    match first {
+        Some(b'[') => elements(&file.path, reader, &io, chunks),
+        _ => lines(reader, &io, chunks),
+    }
 }
 
 /// Every line that isn't blank.
@@ -29,68 +35,164 @@ pub(crate) fn lines(
 ) -> Result<(), DataError> {
     for number in 1.. {
         let mut line = Vec::new();
-        if reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line).map_err(io)? == 0 {
+        if reader.by_ref().take(ROW_BYTES).read_until(b'\n', &mut line).map_err(io)? == 0 {
             break;
         }
-        if line.len() as u64 == LINE_BYTES && line.last() != Some(&b'\n') {
+        if line.len() as u64 == ROW_BYTES && line.last() != Some(&b'\n') {
             let skipped = reader.skip_until(b'\n').map_err(io)? as u64;
             let why = format!(
                 "the line has {} bytes, more than {} MiB; is this one JSON object a line?",
-                LINE_BYTES + skipped,
-                LINE_BYTES >> 20
+                ROW_BYTES + skipped,
+                ROW_BYTES >> 20
             );
             chunks.push(number, Content::Fault(RowFault::Syntax(why)))?;
         } else if line.iter().any(|byte| !byte.is_ascii_whitespace()) {
-            chunks.push(number, Content::Line(line))?;
+            chunks.push(number, Content::Json(line))?;
         }
     }
     Ok(())
 }
 
-/// Every object of a list that is the whole file.
-pub(crate) fn read_list(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
-    let text = file.text(WHOLE_BYTES)?;
-    let list: Vec<Strict> = serde_json::from_str(&text).map_err(|error| {
-        let why = format!("no list of JSON objects: {error}; one object a line belongs in a .jsonl file");
-        DataError::Unreadable { path: file.path.clone(), why }
-    })?;
-    for (item, number) in list.into_iter().zip(1..) {
-        let content = match item.0 {
-            Value::Object(row) => Content::Row(row),
-            other => Content::Fault(RowFault::Syntax(format!(
-                "{}, not an object",
-                crate::formats::conversation::kind(&other)
-            ))),
-        };
-        chunks.push(number, content)?;
+/// Every element of a list that is the whole content, one at a time, so that the list may be larger than memory.
+pub(crate) fn elements(
+    path: &Path,
+    mut reader: impl BufRead,
+    io: &dyn Fn(io::Error) -> DataError,
+    chunks: &mut Chunks<'_>,
+) -> Result<(), DataError> {
+    let (mut splitter, mut number) = (Splitter::default(), 1);
+    loop {
+        let bytes = reader.fill_buf().map_err(io)?;
+        if bytes.is_empty() {
+            return match splitter.place {
+                Place::After => Ok(()),
+                _ => {
+                    Err(DataError::row(path, number, "the list ends here without `]`; is the file cut off?".to_owned()))
+                }
+            };
+        }
+        let (used, event) = splitter.advance(bytes);
+        reader.consume(used);
+        match event {
+            None => {}
+            Some(Event::Element(element)) => {
+                let content = match element.is_empty() {
+                    true => Content::Fault(RowFault::Syntax("an empty element; is a comma too many?".to_owned())),
+                    false => Content::Json(element),
+                };
+                chunks.push(number, content)?;
+                number += 1;
+            }
+            Some(Event::TooLong) => {
+                let why = format!("the element has more than {} MiB; is this a list of JSON objects?", ROW_BYTES >> 20);
+                return Err(DataError::row(path, number, why));
+            }
+            Some(Event::Trailing) => {
+                let why = "text after the end of the list; a file holds one list, or one object a line".to_owned();
+                return Err(DataError::Unreadable { path: path.to_owned(), why });
+            }
+        }
     }
-    Ok(())
 }
 
-/// One line as an object.
+/// Finds where the elements of a list end, without parsing them.
+#[derive(Default)]
+struct Splitter {
+    place: Place,
+    element: Vec<u8>,
+    /// Brackets and braces that are open inside of the element.
+    depth: usize,
+    in_text: bool,
+    escaped: bool,
+    /// Whether the list has an element or a comma already.
+    begun: bool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Place {
+    #[default]
+    Before,
+    Inside,
+    After,
+}
+
+enum Event {
+    Element(Vec<u8>),
+    TooLong,
+    /// Something other than white space after the list.
+    Trailing,
+}
+
+impl Splitter {
+    /// Takes bytes up to the next event, and returns how many.
+    fn advance(&mut self, bytes: &[u8]) -> (usize, Option<Event>) {
+        for (index, byte) in bytes.iter().enumerate() {
+            let used = index + 1;
+            match (self.place, *byte) {
+                (Place::Before, b'[') => self.place = Place::Inside,
+                (Place::Before, _) => {}
+                (Place::After, byte) if byte.is_ascii_whitespace() => {}
+                (Place::After, _) => return (used, Some(Event::Trailing)),
+                (Place::Inside, byte) => {
+                    if let Some(event) = self.inside(byte) {
+                        return (used, Some(event));
+                    }
+                }
+            }
+        }
+        (bytes.len(), None)
+    }
+
+    fn inside(&mut self, byte: u8) -> Option<Event> {
+        if self.in_text {
+            (self.in_text, self.escaped) = (self.escaped || byte != b'"', !self.escaped && byte == b'\\');
+        } else if self.depth == 0 && matches!(byte, b',' | b']') {
+            let ends = byte == b']';
+            // `[]` has no element.
+            let empty = ends && !self.begun && self.element.is_empty();
+            if ends {
+                self.place = Place::After;
+            }
+            self.begun = true;
+            let mut element = std::mem::take(&mut self.element);
+            element.truncate(element.trim_ascii_end().len());
+            return (!empty).then_some(Event::Element(element));
+        } else {
+            match byte {
+                b'"' => self.in_text = true,
+                b'[' | b'{' => self.depth += 1,
+                b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+                byte if byte.is_ascii_whitespace() && self.element.is_empty() => return None,
+                _ => {}
+            }
+        }
+        self.element.push(byte);
+        (self.element.len() as u64 > ROW_BYTES).then_some(Event::TooLong)
+    }
+}
+
+/// One line or element as an object.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Row, RowFault> {
     let text = std::str::from_utf8(bytes).map_err(|error| RowFault::Encoding { column: error.valid_up_to() + 1 })?;
-    if text.starts_with('\u{feff}') {
-        return Err(RowFault::Syntax(
-            "the file begins with a byte order mark; save it as UTF-8 without one".to_owned(),
-        ));
-    }
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         let why = format!("a zero byte at column {}; the file is damaged, or no text", at + 1);
         return Err(RowFault::Syntax(why));
     }
     match serde_json::from_str(text) {
         Ok(Strict(Value::Object(row))) => Ok(row),
-        Ok(Strict(other)) => Err(RowFault::Syntax(format!(
-            "{}; expected one JSON object a line",
-            crate::formats::conversation::kind(&other)
-        ))),
+        Ok(Strict(other)) => {
+            let kind = crate::formats::conversation::kind(&other);
+            Err(RowFault::Syntax(format!("{kind}; expected a JSON object")))
+        }
         Err(error) => {
-            // serde_json counts lines within this one line; only the column means something here.
             let text = error.to_string();
             let what = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
-            let hint = if error.is_eof() { "; is the line cut off?" } else { "" };
-            Err(RowFault::Syntax(format!("{what} (column {}){hint}", error.column())))
+            let hint = if error.is_eof() { "; is it cut off, or spread over several lines?" } else { "" };
+            let place = match error.line() {
+                0 | 1 => format!("column {}", error.column()),
+                line => format!("line {line} of the element, column {}", error.column()),
+            };
+            Err(RowFault::Syntax(format!("{what} ({place}){hint}")))
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The lengths that a Parquet file states, looked at before anything is allocated for them.
+//! The lengths that a Parquet file states, checked before anything is allocated for them.
 //!
-//! Responsible for: refusing files whose footer or page headers state what the file can't hold. polars believes them, and
-//! an allocation that fails ends the process. Must not depend on: polars.
+//! Responsible for: refusing files whose footer or page headers state more than the file can hold. polars trusts these
+//! lengths, and a failed allocation ends the process. Must not depend on: polars.
 //!
 //! The layout is that of the format's specification (apache/parquet-format, `parquet.thrift`), encoded in Thrift's
 //! compact protocol (apache/thrift, `thrift-compact-protocol.md`).
@@ -12,35 +12,21 @@ use std::path::Path;
 
 use crate::error::DataError;
 
-/// Values per byte of the file that a column may state; run lengths make them cheap, but texts aren't free.
+/// Values per byte of the file that a column may state. Run lengths make values cheap, but not free.
 const VALUES_PER_BYTE: i64 = 64;
-/// Bytes that a byte of a compressed page may become.
+/// Bytes that one byte of a compressed page may expand to.
 const EXPANSION: i64 = 1024;
-/// Smaller pages are never refused for their expansion.
+/// Smaller pages are not refused, however much they expand.
 const SMALL_PAGE: i64 = 1 << 20;
 const SCHEMA_DEPTH: usize = 32;
 const THRIFT_DEPTH: usize = 16;
 const MAGIC: &[u8; 4] = b"PAR1";
 
-/// How much a file holds, as it states.
-pub(crate) struct Size {
-    rows: u64,
-    /// Of all columns, uncompressed.
-    bytes: u64,
-}
-
-impl Size {
-    /// Bytes of a row, on average.
-    pub(crate) fn bytes_of_row(&self) -> u64 {
-        self.bytes / self.rows.max(1)
-    }
-}
-
 /// Checks the footer, and the pages of the columns that `wanted` accepts.
 ///
 /// # Errors
-/// When the file isn't Parquet, or states what it can't hold.
-pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Size, DataError> {
+/// When the file isn't Parquet, or states more than it can hold.
+pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), DataError> {
     let unreadable =
         |why: &str| DataError::Unreadable { path: path.to_owned(), why: format!("damaged Parquet: {why}") };
     let io = |source| DataError::Io { path: path.to_owned(), source };
@@ -57,16 +43,13 @@ pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<Size, 
     let bytes = file.read(start, footer).map_err(io)?;
     let footer = Thrift::decode(&mut bytes.as_slice()).ok_or_else(|| unreadable("its footer can't be read"))?;
     check_schema(&footer).map_err(unreadable)?;
-    let stated = |value: Option<i64>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
-    let mut size = Size { rows: stated(footer.int(3)), bytes: 0 };
     for column in footer.list(4).iter().flat_map(|group| group.list(1)) {
         let column = column.field(3).ok_or_else(|| unreadable("a column lies in another file"))?;
-        size.bytes = size.bytes.saturating_add(stated(column.int(6)));
         if wanted(&column.list(3).first().map(Thrift::text).unwrap_or_default()) {
             file.check_column(column).map_err(io)?.map_err(unreadable)?;
         }
     }
-    Ok(size)
+    Ok(())
 }
 
 /// Walks the flattened tree of columns: as many children as stated, and not too deep.
@@ -113,7 +96,11 @@ impl Window {
     fn check_column(&mut self, column: &Thrift) -> std::io::Result<Result<(), &'static str>> {
         let len = i64::try_from(self.len).unwrap_or(i64::MAX);
         let (values, size) = (column.int(5).unwrap_or(-1), column.int(7).unwrap_or(-1));
-        // A dictionary, where there is one, lies before the data; writers without one may state 0.
+        // A row group without rows has no pages, and its offsets mean nothing.
+        if values == 0 {
+            return Ok(Ok(()));
+        }
+        // If there is a dictionary, it lies before the data. Writers without one may state 0.
         let data = column.int(9).unwrap_or(-1);
         let start = column.int(11).filter(|dictionary| *dictionary > 0 && *dictionary < data).unwrap_or(data);
         if values < 0 || start < 4 || size < 0 || start > len || size > len - start {
@@ -180,7 +167,7 @@ enum Thrift {
 }
 
 impl Thrift {
-    /// Decodes a struct and moves `input` behind it. What is allocated is bounded by the input's length.
+    /// Decodes a struct and moves `input` to the first byte after it. Allocations are bounded by the input's length.
     fn decode(input: &mut &[u8]) -> Option<Self> {
         Self::value(input, 12, 0)
     }

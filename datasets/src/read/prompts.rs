@@ -1,8 +1,8 @@
-//! Held-out prompts: questions that are answered before and after training, with the terms an answer should use.
+//! Held-out prompts: the model answers them before and after training; each may name terms that an answer should use or avoid.
 //!
 //! Responsible for: reading `evaluation.prompts`, one JSON object a line:
 //! `{"prompt": "…" | "messages": […], "expect": ["term", …], "avoid": ["term", …]}`.
-//! Must not depend on: how answers are made.
+//! Must not depend on: how answers are generated.
 
 use std::path::Path;
 
@@ -51,6 +51,7 @@ struct RowMessage {
 /// Names the file and line of the first row that isn't a prompt.
 pub fn read_prompts(path: &Path) -> Result<Vec<HeldOutPrompt>, DataError> {
     let text = std::fs::read_to_string(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| parse(line).map_err(|why| DataError::row(path, index as u64 + 1, why))).collect()
 }

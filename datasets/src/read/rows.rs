@@ -13,14 +13,14 @@ pub(crate) type Row = Map<String, Value>;
 
 /// A row that may still have to be parsed.
 pub(crate) struct RawRow {
-    /// Line in a file of text, number from 1 in others.
+    /// In JSON lines, CSV and TBX its line; in Parquet and JSON lists its number, from 1.
     pub(crate) number: u64,
     pub(crate) content: Content,
 }
 
 pub(crate) enum Content {
-    /// A line of JSON.
-    Line(Vec<u8>),
+    /// One JSON value.
+    Json(Vec<u8>),
     Row(Row),
     Fault(RowFault),
 }
@@ -29,7 +29,7 @@ impl RawRow {
     /// The row, parsed.
     pub(crate) fn parse(self) -> Result<Row, RowFault> {
         match self.content {
-            Content::Line(bytes) => jsonl::parse(&bytes),
+            Content::Json(bytes) => jsonl::parse(&bytes),
             Content::Row(row) => Ok(row),
             Content::Fault(fault) => Err(fault),
         }
@@ -38,7 +38,7 @@ impl RawRow {
     /// Bytes of the file that it takes, or about as many.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.content {
-            Content::Line(bytes) => bytes.len() as u64,
+            Content::Json(bytes) => bytes.len() as u64,
             Content::Row(row) => row.values().map(text_bytes).sum(),
             Content::Fault(_) => 0,
         }
@@ -54,14 +54,14 @@ fn text_bytes(value: &Value) -> u64 {
     }
 }
 
-/// Rows are handed on when there are so many,
+/// A chunk has at most so many rows,
 const CHUNK_ROWS: usize = 2048;
-/// or when they take so many bytes.
+/// and is complete when its rows take so many bytes.
 const CHUNK_BYTES: u64 = 8 << 20;
-/// Files that are read as a whole are not larger.
+/// The limit for files that are read as a whole.
 pub(crate) const WHOLE_BYTES: u64 = 1 << 30;
 
-/// Gathers rows and hands them on.
+/// Collects rows and passes them on in chunks.
 pub(crate) struct Chunks<'a> {
     rows: Vec<RawRow>,
     bytes: u64,
@@ -86,16 +86,16 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Calls `each` with all rows of a file, in order.
+/// Calls `each` with all rows of a file, in order. With `wanted`, a reader may leave out all other columns.
 pub(crate) fn read(
     file: &DataFile,
+    wanted: Option<&[String]>,
     each: &mut dyn FnMut(Vec<RawRow>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let mut chunks = Chunks::new(each);
     match file.kind {
-        Kind::JsonLines => jsonl::read(file, &mut chunks)?,
-        Kind::Json => jsonl::read_list(file, &mut chunks)?,
-        Kind::Parquet => parquet::read(file, &mut chunks)?,
+        Kind::Json => jsonl::read(file, &mut chunks)?,
+        Kind::Parquet => parquet::read(file, wanted, &mut chunks)?,
         Kind::Csv | Kind::Tsv => delimited::read(file, &mut chunks)?,
         Kind::Tbx => tbx::read(file, &mut chunks)?,
         Kind::Text => {
@@ -128,10 +128,10 @@ pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
         }
         columns.sort_unstable();
         columns.dedup();
-        // The first chunk is enough.
+        // One chunk is enough.
         Err(DataError::Enough)
     };
-    match read(file, &mut look) {
+    match read(file, None, &mut look) {
         Ok(()) | Err(DataError::Enough) => {}
         Err(error) => return Err(error),
     }

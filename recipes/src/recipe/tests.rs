@@ -213,6 +213,16 @@ fn a_missing_base_names_the_hub() {
 }
 
 #[test]
+fn a_dataset_on_the_hub_is_told_how_to_get_it() {
+    let shown = wrong(&RIGHT.replace("a.jsonl", "hf:owner/letters"), &[]);
+    assert!(
+        shown.contains("`data.train` names a dataset on the Hugging Face Hub; only `base` is read from there"),
+        "{shown}"
+    );
+    assert!(shown.contains("`hf download --repo-type dataset owner/letters --local-dir letters`"), "{shown}");
+}
+
+#[test]
 fn types_of_tables_and_keys() {
     assert_eq!(messages("base = \"model\"\nlora = 3\ndata.train = \"a.jsonl\"", &[]), ["`lora` must be a table"]);
     assert_eq!(messages(&format!("{RIGHT}[[lora]]\nrank = 1"), &[]), ["`lora` must be a table"]);
