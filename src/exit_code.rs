@@ -15,7 +15,7 @@ use tonfall_adapters::{
     BaseError, BitsAndBytesError, CheckpointError as WeightsError, ConfigError, GgufError, GgufTokenizerError,
     OpenError, SafetensorsError, TokenizerError,
 };
-use tonfall_datasets::{DataError, TokenizerError as EncoderError};
+use tonfall_datasets::{DataError, RowFault, TokenizerError as EncoderError};
 use tonfall_durable::DurableError;
 use tonfall_runs::events::EventReadError;
 use tonfall_runs::{CheckpointError, LockError, RunDirError};
@@ -157,15 +157,17 @@ exit_codes! {
         | Self::UnknownFormat { .. }
         | Self::AmbiguousFormat { .. }
         | Self::Unreadable { .. }
-        | Self::Row { .. }
         | Self::TooLong { .. }
         | Self::NothingLeft { .. }
         | Self::Split { .. }
-        | Self::Tokenizer(_)
         | Self::Template(_) => Invalid,
+        Self::Row { fault: RowFault::Tokenizer(error), .. } => error.exit_code(),
+        Self::Row { .. } => Invalid,
+        Self::Tokenizer(error) => error.exit_code(),
     }
     EncoderError {
-        Self::Parse(_) | Self::Misfit { .. } | Self::UnknownSpecial { .. } | Self::Encode(_) | Self::Decode(_) => Invalid,
+        Self::Misfit { .. } | Self::UnknownSpecial { .. } => Invalid,
+        Self::Parse(_) | Self::Encode(_) | Self::Decode(_) => Refused,
     }
     BaseError {
         Self::Open(error) => error.exit_code(),

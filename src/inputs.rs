@@ -64,6 +64,8 @@ pub(crate) fn open_at(plan: &Plan, now: &Zoned, reporter: &mut Reporter) -> Resu
     let base = model(&plan.base, plan.allow_download, reporter);
     let chat_template = plan.data.chat_template.as_deref();
     let tokenizer = base.as_ref().ok().map(|base| tokenizer_at(base, chat_template, Some(now.clone())));
+    let variables = &plan.data.template_variables;
+    let tokenizer = tokenizer.map(|made| made.map(|made| made.with_template_variables(variables)));
     let data = match &tokenizer {
         Some(Ok(tokenizer)) => Some(data(plan, tokenizer, reporter)),
         _ => None,
@@ -187,5 +189,6 @@ fn tokenizer_at(base: &BaseModel, chat_template: Option<&Path>, now: Option<Zone
         vocab_size: description.vocab_size,
         now,
         tokenizer_json: files.tokenizer_json,
+        template_place: chat_template.map(|path| format!("chat template {}", path.display())),
     })?)
 }

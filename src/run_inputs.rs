@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use tonfall_adapters::peft::{CONFIG_FILE, TENSOR_FILE};
+use tonfall_adapters::{BaseKind, BaseModel};
 use tonfall_recipes::Plan;
 use tonfall_runs::{RunDir, RunInputs};
 
@@ -17,6 +18,8 @@ use crate::summary;
 
 /// Data files that are recorded one by one; more are recorded as one input, so that `run.json` stays small.
 const NAMED_FILES: usize = 200;
+/// How the name of the run's own chat template begins.
+const TEMPLATE: &str = "chat template ";
 /// How the names of the files of `lora.init` begin.
 const ADAPTER: &str = "lora.init ";
 
@@ -25,18 +28,47 @@ pub(crate) fn fingerprints(plan: &Plan, inputs: &Inputs, adapter: Option<&Path>)
     let mut found = RunInputs::default();
     found.record("base config", inputs.base.config_fingerprint());
     found.record("base weights", inputs.base.weights_fingerprint());
-    found.record_bytes("tokenizer and chat template", inputs.tokenizer.fingerprint());
+    record_tokenizer(&mut found, plan, &inputs.base)?;
     record_data(&mut found, &inputs.data.sources);
-    let files = [("chat template", &plan.data.chat_template), ("held-out prompts", &plan.evaluation.prompts)];
+    let files = [(TEMPLATE, &plan.data.chat_template), ("held-out prompts ", &plan.evaluation.prompts)];
     for (what, path) in files {
         let Some(path) = path else { continue };
-        found.record_file(format!("{what} {}", path.display()), path)?;
+        found.record_file(format!("{what}{}", path.display()), path)?;
     }
     for name in adapter.iter().flat_map(|_| [CONFIG_FILE, TENSOR_FILE]) {
         let path = adapter.unwrap_or(Path::new("")).join(name);
         found.record_file(format!("{ADAPTER}{}", path.display()), &path)?;
     }
     Ok(found)
+}
+
+/// The files of the tokenizer as they are. A GGUF file has its tokenizer in the header, which the config includes.
+fn record_tokenizer(found: &mut RunInputs, plan: &Plan, base: &BaseModel) -> Result<()> {
+    if base.kind() == BaseKind::Gguf {
+        return Ok(());
+    }
+    let files = base.tokenizer()?;
+    let special = [&files.bos, &files.eos, &files.pad, &files.unk, &files.eot];
+    let special = special.map(|token| token.as_ref().map_or("", |token| token.content.as_str()));
+    let add = [files.add_bos, files.add_eos].map(|add| add.map_or("", |add| if add { "yes" } else { "no" }));
+    found.record_bytes("tokenizer", &files.tokenizer_json);
+    found.record_bytes("special tokens", [&special[..], &add[..]].concat().join("\0").as_bytes());
+    if plan.data.chat_template.is_none() {
+        found.record_bytes("base chat template", files.chat_template.unwrap_or_default().as_bytes());
+    }
+    Ok(())
+}
+
+/// Warns when the run's own chat template is not the one that it was started with.
+pub(crate) fn warn_of_changed_template(run: &RunDir, plan: &Plan, reporter: &mut Reporter) -> Result<()> {
+    let (Some(path), Some(before)) = (&plan.data.chat_template, &run.info().inputs) else { return Ok(()) };
+    let (name, mut now) = (format!("{TEMPLATE}{}", path.display()), RunInputs::default());
+    now.record_file(name.as_str(), path)?;
+    if before.get(&name) != now.get(&name) {
+        let place = summary::shown(path);
+        reporter.note(&format!("warning: the chat template {place} has changed since the run was started"));
+    }
+    Ok(())
 }
 
 fn record_data(found: &mut RunInputs, sources: &[(PathBuf, [u8; 32])]) {

@@ -1,7 +1,7 @@
-//! What is wrong with data that is not wrong as data: rules by name, what they found, and what that means.
+//! The audit: problems of readable data, by rule.
 //!
-//! Responsible for: findings, counted, with the first of each; the verdict over them by the recipe's severities. What is
-//! looked for lies in `audit/`.
+//! Responsible for: findings, counted, with the first of each rule, and what the recipe's severities make of them. The
+//! rules themselves are in `audit/`.
 //! Must not depend on: files, how samples are made.
 
 use std::collections::BTreeMap;
@@ -11,18 +11,19 @@ use serde::{Deserialize, Serialize};
 use tonfall_recipes::plan::{AuditPlan, AuditRule, Severity};
 
 pub(crate) mod duplicates;
+pub(crate) mod labels;
 pub(crate) mod templates;
 pub(crate) mod terms;
 pub(crate) mod texts;
 
-/// Hits that are kept of each rule.
+/// Hits that are stored of each rule.
 const SHOWN: usize = 5;
 
-/// What the audit found.
+/// The findings of the audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings(BTreeMap<AuditRule, Finding>);
 
-/// What one rule found.
+/// The findings of one rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub count: u64,
@@ -45,6 +46,11 @@ impl Findings {
         if finding.hits.len() < SHOWN {
             finding.hits.push(Hit { path: path.to_owned(), row, detail: detail.into() });
         }
+    }
+
+    /// The findings of a rule.
+    pub fn get(&self, rule: AuditRule) -> Option<&Finding> {
+        self.0.get(&rule)
     }
 
     /// The findings by rule.
@@ -72,7 +78,7 @@ pub fn name(rule: AuditRule) -> String {
     serde_json::to_value(rule).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
 }
 
-/// What a finding says, from the schema.
-fn meaning(rule: AuditRule) -> &'static str {
+/// What a finding of the rule means, from the schema.
+pub(crate) fn meaning(rule: AuditRule) -> &'static str {
     tonfall_recipes::schema::find(&format!("audit.{}", name(rule))).map_or("", |key| key.doc)
 }

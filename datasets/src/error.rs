@@ -91,8 +91,8 @@ pub enum DataError {
     #[error("nothing is left to {what}: {why}")]
     NothingLeft { what: &'static str, why: String },
 
-    #[error("`data.eval_fraction` = {fraction} of {rows} rows leaves nothing to {side}; add rows or change it")]
-    Split { fraction: f64, rows: usize, side: &'static str },
+    #[error("`data.eval_fraction` = {fraction} of {rows} examples leaves one side empty; add rows or change it{hint}")]
+    Split { fraction: f64, rows: usize, hint: &'static str },
 
     /// A term base from which nothing is learned.
     #[error("{}:{row}: {why}; no row of this term base gives a task", path.display())]
@@ -142,8 +142,23 @@ pub enum RowFault {
     #[error("`tools` must be a list, or a string that holds a JSON list")]
     Tools,
 
-    #[error("the conversation has no assistant turn, so there is nothing to learn from it")]
-    NoAssistant,
+    #[error(
+        "the conversation has no assistant turn, so there is nothing to learn from it; its roles are {roles}, and the \
+         one to learn from must be named assistant"
+    )]
+    NoAssistant { roles: String },
+
+    #[error("the row has a column `system` and a system message that says something else; keep one of them")]
+    TwoSystems,
+
+    #[error("message {index}: the arguments of its tool call are a text that is no JSON object")]
+    Arguments { index: usize },
+
+    #[error(
+        "message {index} has no text (`content` is null), which the chat template can't write ({error}); \
+         write \"content\": \"\" instead"
+    )]
+    NullContent { index: usize, error: TemplateError },
 
     #[error("`{0}` is empty, and needs text")]
     EmptyText(&'static str),
@@ -200,26 +215,26 @@ pub enum TokenizerError {
     Decode(String),
 }
 
-/// Why a chat template can't be used, or refused a conversation.
+/// Why a chat template can't be used, or refused a conversation. `place` is its file, if one is known.
 #[derive(Debug, Error)]
 pub enum TemplateError {
-    #[error("chat template, line {line}: {why}")]
-    Syntax { line: usize, why: String },
+    #[error("{place}, line {line}: {why}")]
+    Syntax { place: String, line: usize, why: String },
 
-    #[error("chat template, line {line}: {why}")]
-    Render { line: usize, why: String },
+    #[error("{place}, line {line}: {why}")]
+    Render { place: String, line: usize, why: String },
 
-    #[error("the chat template refuses the conversation: {0}")]
-    Raised(String),
+    #[error("the {place} refuses the conversation: {message}")]
+    Raised { place: String, message: String },
 
-    #[error("chat template, line {line}: rendering was stopped because it takes too many steps; does it loop?")]
-    Fuel { line: usize },
+    #[error("{place}, line {line}: rendering was stopped because it takes too many steps; does it loop?")]
+    Fuel { place: String, line: usize },
 
-    #[error("the chat template writes more than {limit} bytes for one conversation")]
-    Output { limit: usize },
+    #[error("the {place} writes more than {limit} bytes for one conversation")]
+    Output { place: String, limit: usize },
 
-    #[error("the chat template's {{% generation %}} blocks can't be told apart in its output")]
-    Marks,
+    #[error("the {{% generation %}} blocks of the {place} can't be found in its output")]
+    Marks { place: String },
 }
 
 fn list(names: &[String]) -> String {

@@ -4,3 +4,4 @@
 //! Must not depend on: files of data, polars.
 
 pub(crate) mod mask;
+pub(crate) mod traces;

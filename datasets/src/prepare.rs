@@ -14,18 +14,21 @@ pub(crate) mod order;
 pub(crate) mod packing;
 pub(crate) mod permutation;
 pub(crate) mod report;
+pub(crate) mod similar;
 pub(crate) mod snapshot;
 pub(crate) mod store;
 pub(crate) mod term_bases;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::{AuditRule, DataFormat, Severity, SourcePlan};
+use tonfall_recipes::plan::{AuditRule, DataFormat, Severity, SourcePlan, Thinking};
 
 use crate::audit::duplicates::fingerprint;
+use crate::audit::labels;
 use crate::audit::templates;
 use crate::audit::terms::Terms;
 use crate::audit::texts;
@@ -33,6 +36,7 @@ use crate::error::{DataError, RowFault};
 use crate::formats::format::Layout;
 use crate::formats::samples::build;
 use crate::formats::tasks::{self, Tasks};
+use crate::formats::thinking;
 use crate::label::mask::{self, LabelOptions};
 use crate::prepare::cache::{Index, Sink};
 use crate::prepare::collect::{Collector, Outcome, Prepared, PreparedExample};
@@ -150,7 +154,7 @@ fn finish(
 ) -> Result<PreparedDataset, DataError> {
     let findings = index.report.findings.of(Severity::Error, &plan.audit);
     if !findings.is_empty() {
-        let hint = "each rule can be set to \"warn\" or \"off\" under [audit]";
+        let hint = "under [audit], each rule can be set to \"warn\" or \"off\", and most to \"drop\", which leaves the rows out";
         return Err(DataError::Audit { findings: format!("{}\n{hint}", findings.join("\n")) });
     }
     let (columns, epoch) = (Arc::new(columns), index.epoch);
@@ -210,9 +214,10 @@ fn inputs(plan: &Plan) -> Result<Inputs, DataError> {
 /// The cache's key: everything that the examples depend on.
 fn key(plan: &Plan, snapshots: &[Snapshot], tokenizer: &ChatTokenizer) -> String {
     let mut data = plan.data.clone();
-    // These choose among prepared examples, or where they are kept.
+    // These choose among prepared examples, or where they are stored.
     (data.shuffle, data.cache, data.packing) = (true, true, tonfall_recipes::plan::Packing::Off);
-    let declared = serde_json::to_vec(&(&data, &plan.source, &plan.template, plan.seed)).unwrap_or_default();
+    let dropping: Vec<AuditRule> = plan.audit.dropping().collect();
+    let declared = serde_json::to_vec(&(&data, &plan.source, &plan.template, plan.seed, &dropping)).unwrap_or_default();
     let mut parts = vec![declared, tokenizer.fingerprint().to_vec()];
     for snapshot in snapshots {
         parts.push(snapshot.path.to_string_lossy().into_owned().into_bytes());
@@ -275,7 +280,12 @@ impl<'a> Workers<'a> {
         let key = stable_hash((self.seed, file as u64, number));
         let built = build(row, &input.layout, &input.source, &self.tasks, key)?;
         let own_terms = input.layout.format.format == DataFormat::Terminology;
-        let examples = built.samples.iter().map(|sample| {
+        let examples = built.samples.iter().map(|original| {
+            // The audit sees the texts that are trained.
+            let sample = &match self.options.thinking {
+                Thinking::Drop => Cow::Owned(thinking::dropped(original)),
+                Thinking::Keep | Thinking::Mask => Cow::Borrowed(original),
+            };
             let said = texts::texts(sample);
             let mut findings = texts::inspect(sample, input.source.language.as_deref());
             let answers = said.iter().filter(|(speaker, _)| *speaker == "assistant" || *speaker == "document");
@@ -285,20 +295,11 @@ impl<'a> Workers<'a> {
             // A task about a term may name the forbidden one.
             let forbidden = self.terms.forbidden(&used, input.source.language.as_deref()).filter(|_| !own_terms);
             findings.extend(forbidden.map(|detail| (AuditRule::ForbiddenTerm, detail)));
-            let labelled = mask::label_sample(sample, tokenizer, self.options)?;
-            if let Some(token) = tokenizer.double_bos(&labelled.input_ids) {
-                let detail =
-                    format!("it begins with two {token}; the template adds one already, so take it out of the text");
-                findings.push((AuditRule::DoubleBos, detail));
-            }
+            let labelled = mask::label_sample(original, tokenizer, self.options)?;
+            findings.extend(labels::inspect(sample, &labelled, tokenizer));
             let other = templates::difference(sample, tokenizer, self.options.thinking);
             findings.extend(other.map(|detail| (AuditRule::OtherTemplate, detail)));
-            Ok(PreparedExample {
-                labelled,
-                fingerprint: fingerprint(said.iter().filter(|(who, _)| *who != "system").map(|(_, text)| *text)),
-                findings,
-                terms: used,
-            })
+            Ok(PreparedExample { fingerprint: fingerprint(sample, &labelled), labelled, findings, terms: used })
         });
         let examples = examples.collect::<Result<_, RowFault>>()?;
         let group = built.group.map(|name| self.concepts.of(&name));

@@ -3,7 +3,10 @@
 //! Responsible for: chat templates, the tokenizer, the fast BPE encoder.
 //! Must not depend on: files of data, polars.
 
+mod containers;
 pub(crate) mod encoder;
+pub(crate) mod forms;
+pub(crate) mod growth;
 pub(crate) mod python;
 pub(crate) mod show;
 pub(crate) mod template;

@@ -68,6 +68,8 @@ pub struct DataPlan {
     pub eval: Vec<PathBuf>,
     /// Fraction of `train` to hold out, chosen by the seed; 0 if `eval` isn't empty.
     pub eval_fraction: f64,
+    /// Which rows the split by `eval_fraction` keeps on one side. Plans of builds without this key split row by row.
+    pub split_by: SplitBy,
     pub format: DataFormat,
     /// Column names of `train` and `eval` by field of the format.
     pub columns: BTreeMap<String, String>,
@@ -77,6 +79,9 @@ pub struct DataPlan {
     pub thinking: Thinking,
     /// A Jinja file that replaces the chat template of the base model.
     pub chat_template: Option<PathBuf>,
+    /// Further variables of the chat template, by name.
+    #[serde(default)]
+    pub template_variables: BTreeMap<String, Variable>,
     /// Tokens.
     pub max_seq_len: usize,
     pub overflow: Overflow,
@@ -124,9 +129,14 @@ pub struct TemplatePlan {
 pub struct AuditPlan(BTreeMap<AuditRule, Severity>);
 
 impl AuditPlan {
-    /// The severity of findings of `rule`. A plan of a build without the rule warns, because the run started without it.
+    /// What a finding of `rule` means. A plan of a build that did not have the rule warns: the run began without it.
     pub fn severity(&self, rule: AuditRule) -> Severity {
         self.0.get(&rule).copied().unwrap_or(Severity::Warn)
+    }
+
+    /// The rules whose findings leave examples out.
+    pub fn dropping(&self) -> impl Iterator<Item = AuditRule> {
+        self.0.iter().filter(|(_, severity)| **severity == Severity::Drop).map(|(rule, _)| *rule)
     }
 
     /// The same plan with another severity of `rule`.
@@ -307,6 +317,13 @@ choices! {
     }
     /// The split that data belongs to.
     Split { Train, Eval }
+    /// What stays on one side of the split by `eval_fraction`.
+    SplitBy {
+        /// Equal and nearly equal examples.
+        Similar,
+        /// The examples of one row.
+        Row
+    }
     /// The task that is made of a row of style or terms.
     TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Context, Translation }
     /// Handling of the thinking blocks of a reasoning model.
@@ -320,12 +337,19 @@ choices! {
     }
     /// Rules of the audit.
     AuditRule {
-        NoTrainedToken, NoEndToken, DoubleBos, Truncated, OtherTemplate, ToolsLeftOut, Duplicates, NearDuplicates, Leakage, EmptyText,
+        NoTrainedToken, NoEndToken, DoubleBos, Truncated, OtherTemplate, MessagesLeftOut, ToolsLeftOut, SpecialTokens,
+        BrokenReasoning, Duplicates, NearDuplicates, Leakage, EmptyText,
         LongText, Mojibake, Language, UnusedTerm, ForbiddenTerm, UnknownStatus, PersonalData, Secrets
     }
-    /// Severity of findings.
-    Severity { Error, Warn, Off }
-    /// Which tokens have a loss.
+    /// What a finding means.
+    Severity {
+        Error,
+        Warn,
+        /// The example is left out, and counted.
+        Drop,
+        Off
+    }
+    /// Which tokens have a label.
     TrainOn { Assistant, LastAssistant, All }
     /// What becomes of a row that is longer than `max_seq_len`. `Split` cuts plain texts into several examples.
     Overflow { Error, Drop, Truncate, Split }
@@ -350,7 +374,18 @@ choices! {
     }
 }
 
-/// The linear layers that get an adapter.
+/// The value of a template variable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Variable {
+    Bool(bool),
+    Integer(i64),
+    Number(f64),
+    Text(String),
+    List(Vec<String>),
+}
+
+/// Which linear layers get an adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "WordOrList", into = "WordOrList")]
 pub enum TargetModules {

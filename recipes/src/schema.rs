@@ -36,6 +36,15 @@ impl Key {
         }
     }
 
+    /// The value in the plan of a build that did not have this key: what that build did. It is the default unless
+    /// [`EARLIER`] has another one.
+    pub(crate) fn earlier_value(&self) -> Option<Value> {
+        match EARLIER.iter().find(|(path, _)| *path == self.path) {
+            Some((_, text)) => Some(parse(text)),
+            None => self.plan_default(),
+        }
+    }
+
     /// Whether a plan may be without a value of this key.
     pub(crate) fn is_optional(&self) -> bool {
         matches!(self.default, KeyDefault::Unset(_))
@@ -67,7 +76,9 @@ pub enum Kind {
     Files,
     /// `{ field = "column" }`.
     Columns,
-    /// The path of a file that exists.
+    /// `{ name = value }`, each value a truth value, a number, a text or a list of texts.
+    Variables,
+    /// A path of a file that exists.
     File,
     /// The path of a directory that exists.
     Directory,
@@ -91,14 +102,18 @@ pub enum KeyDefault {
 }
 
 use KeyDefault::{Derived, Required, Unset, Value as Is};
-use Kind::{Base, Bool, Choice, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text};
+use Kind::{
+    Base, Bool, Choice, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text, Variables,
+};
 
 /// A larger number of steps, tokens or sequences is a typing mistake.
 const MANY: i64 = 1_000_000_000;
 const NOT_NEGATIVE: Kind = Number(Included(0.0), Unbounded);
 const POSITIVE: Kind = Number(Excluded(0.0), Unbounded);
 const SHARE: Kind = Number(Included(0.0), Excluded(1.0));
-const SEVERITY: Kind = Choice(&["error", "warn", "off"]);
+/// Of a rule about single examples, which can be left out.
+const SEVERITY: Kind = Choice(&["error", "warn", "drop", "off"]);
+const NOTICE: Kind = Choice(&["error", "warn", "off"]);
 const FORMATS: Kind = Choice(&[
     "auto",
     "messages",
@@ -119,7 +134,10 @@ pub const TABLES: [(&str, &str); 10] = [
     ("data", "the training data"),
     ("source", "more data, each with its own format; can be repeated"),
     ("template", "how a row of style or terms becomes a task; can be repeated"),
-    ("audit", "faults of the data: error stops the run | warn counts and reports | off"),
+    (
+        "audit",
+        "faults of the data: error stops the run | warn counts and reports | drop leaves the example out and counts it | off",
+    ),
     ("training", "optimization"),
     ("evaluation", "measurements during training"),
     ("export", "files written at the end"),
@@ -127,6 +145,14 @@ pub const TABLES: [(&str, &str); 10] = [
 
 /// The tables that a recipe writes as `[[name]]`, any number of times.
 pub const LISTS: [&str; 2] = ["source", "template"];
+
+/// Keys that came after version 0.1.0 with a default that changes what a run does, and what 0.1.0 did.
+const EARLIER: [(&str, &str); 4] = [
+    ("data.split_by", "\"row\""),
+    ("audit.messages_left_out", "\"warn\""),
+    ("audit.special_tokens", "\"warn\""),
+    ("audit.broken_reasoning", "\"warn\""),
+];
 
 /// All keys, in the order in which they are written.
 #[rustfmt::skip]
@@ -150,12 +176,14 @@ pub static KEYS: &[Key] = &[
     Key { path: "data.train", kind: Files, default: Unset("train.jsonl"), doc: "files, directories or patterns: JSONL, Parquet, CSV, TSV, TBX, TXT, also .gz and .zst" },
     Key { path: "data.eval", kind: Files, default: Is("[]"), doc: "the same for the eval split" },
     Key { path: "data.eval_fraction", kind: SHARE, default: Is("0.0"), doc: "fraction of train to hold out, terms by whole concepts; only without eval" },
+    Key { path: "data.split_by", kind: Choice(&["similar", "row"]), default: Is("\"similar\""), doc: "examples that eval_fraction keeps on one side: similar: equal and nearly equal examples | row: the examples of one row" },
     Key { path: "data.format", kind: FORMATS, default: Is("\"auto\""), doc: "format of the rows; auto recognizes it by the columns" },
     Key { path: "data.columns", kind: Columns, default: Is("{}"), doc: "names of columns that differ from the format's fields, such as { prompt = \"question\" }" },
     Key { path: "data.max_bad_rows", kind: Integer(0, MANY), default: Is("0"), doc: "faulty rows that are left out and counted before the run stops with an error" },
     Key { path: "data.train_on", kind: Choice(&["assistant", "last_assistant", "all"]), default: Is("\"assistant\""), doc: "tokens with loss: assistant every assistant turn | last_assistant the last one | all every token" },
     Key { path: "data.thinking", kind: Choice(&["keep", "drop", "mask"]), default: Is("\"keep\""), doc: "thinking blocks of reasoning models: keep | drop from the text | mask from the loss" },
     Key { path: "data.chat_template", kind: File, default: Unset("template.jinja"), doc: "a Jinja file that replaces the base's chat template, such as one with {% generation %} blocks" },
+    Key { path: "data.template_variables", kind: Variables, default: Is("{}"), doc: "further variables of the chat template, such as { enable_thinking = false }; `tonfall chat` sets them too" },
     Key { path: "data.max_seq_len", kind: Integer(2, 1 << 24), default: Is("1024"), doc: "tokens" },
     Key { path: "data.overflow", kind: Choice(&["error", "drop", "truncate", "split"]), default: Is("\"error\""), doc: "a row longer than max_seq_len: error | drop | truncate | split (plain texts become several examples)" },
     Key { path: "data.packing", kind: Choice(&["off", "best_fit"]), default: Is("\"off\""), doc: "off: one example per sequence | best_fit: several examples share a sequence of max_seq_len, without attending to each other" },
@@ -181,19 +209,22 @@ pub static KEYS: &[Key] = &[
     Key { path: "audit.no_trained_token", kind: SEVERITY, default: Is("\"error\""), doc: "an example without tokens with loss" },
     Key { path: "audit.no_end_token", kind: SEVERITY, default: Is("\"error\""), doc: "an answer without an end token, so that the model does not learn to stop" },
     Key { path: "audit.double_bos", kind: SEVERITY, default: Is("\"error\""), doc: "a row that begins with two beginning-of-sequence tokens" },
-    Key { path: "audit.truncated", kind: SEVERITY, default: Is("\"warn\""), doc: "an answer cut off by overflow = \"truncate\"" },
+    Key { path: "audit.truncated", kind: NOTICE, default: Is("\"warn\""), doc: "an answer cut off by overflow = \"truncate\"" },
     Key { path: "audit.other_template", kind: SEVERITY, default: Is("\"error\""), doc: "a conversation that another chat template of the base renders differently" },
+    Key { path: "audit.messages_left_out", kind: SEVERITY, default: Is("\"error\""), doc: "a message that the chat template does not render, such as one with an unknown role" },
     Key { path: "audit.tools_left_out", kind: SEVERITY, default: Is("\"error\""), doc: "tools or tool calls that the chat template does not render, so that the model does not learn to call them" },
-    Key { path: "audit.duplicates", kind: SEVERITY, default: Is("\"error\""), doc: "the same training example twice" },
+    Key { path: "audit.special_tokens", kind: SEVERITY, default: Is("\"warn\""), doc: "a text of the data that contains special tokens, such as <|im_end|>" },
+    Key { path: "audit.broken_reasoning", kind: SEVERITY, default: Is("\"error\""), doc: "an answer with a thinking block that has no end, or an end without a beginning" },
+    Key { path: "audit.duplicates", kind: SEVERITY, default: Is("\"drop\""), doc: "the same training example twice: the same tokens with the same labels" },
     Key { path: "audit.near_duplicates", kind: SEVERITY, default: Is("\"warn\""), doc: "training examples that are almost the same" },
-    Key { path: "audit.leakage", kind: SEVERITY, default: Is("\"error\""), doc: "an example of the eval split that is also a training example, exactly or almost" },
-    Key { path: "audit.empty_text", kind: SEVERITY, default: Is("\"error\""), doc: "a question or an answer that is empty or blank" },
+    Key { path: "audit.leakage", kind: SEVERITY, default: Is("\"drop\""), doc: "a training example that is also in the eval split, exactly or almost; drop keeps the one in the eval split" },
+    Key { path: "audit.empty_text", kind: SEVERITY, default: Is("\"drop\""), doc: "a question or an answer that is empty or blank" },
     Key { path: "audit.long_text", kind: SEVERITY, default: Is("\"warn\""), doc: "a text of more than a million characters" },
     Key { path: "audit.mojibake", kind: SEVERITY, default: Is("\"error\""), doc: "texts damaged by a wrong encoding, such as GrÃ¼ÃŸe" },
     Key { path: "audit.language", kind: SEVERITY, default: Is("\"warn\""), doc: "answers in another language than source.language says" },
-    Key { path: "audit.unused_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a preferred term that no training answer uses" },
+    Key { path: "audit.unused_term", kind: NOTICE, default: Is("\"warn\""), doc: "a preferred term that no training answer uses" },
     Key { path: "audit.forbidden_term", kind: SEVERITY, default: Is("\"warn\""), doc: "a training answer that uses a forbidden term" },
-    Key { path: "audit.unknown_status", kind: SEVERITY, default: Is("\"warn\""), doc: "a term whose status is not known, so that it counts as admitted" },
+    Key { path: "audit.unknown_status", kind: NOTICE, default: Is("\"warn\""), doc: "a term whose status is not known, so that it counts as admitted" },
     Key { path: "audit.personal_data", kind: SEVERITY, default: Is("\"warn\""), doc: "e-mail addresses and IBANs" },
     Key { path: "audit.secrets", kind: SEVERITY, default: Is("\"warn\""), doc: "keys and passwords" },
 
@@ -292,6 +323,7 @@ impl fmt::Display for Kind {
             Self::Base => f.write_str("a path or hf:owner/name"),
             Self::Files => f.write_str("a path or a list of paths"),
             Self::Columns => f.write_str("a table { field = \"column\" }"),
+            Self::Variables => f.write_str("a table { name = value }"),
             Self::File => f.write_str("the path of a file"),
             Self::Directory | Self::NewDirectory => f.write_str("the path of a directory"),
             Self::Modules => f.write_str("\"all-linear\" or a list of module names"),

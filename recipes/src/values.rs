@@ -65,6 +65,7 @@ pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Resu
         }
         (Kind::Files, DeValue::Array(items)) => list(key, place, items, files),
         (Kind::Columns, DeValue::Table(columns)) => self::columns(key, place, columns),
+        (Kind::Variables, DeValue::Table(variables)) => self::variables(key, place, variables),
         (Kind::Modules, DeValue::String(text)) => one(match text.as_ref() {
             "all-linear" => Ok(Value::String(text.to_string())),
             other => Err(out_of_range(key, place, &format!("\"{other}\""))
@@ -98,7 +99,40 @@ fn columns(key: &Key, place: &Place, columns: &DeTable<'_>) -> Result<Value, Vec
     if faults.is_empty() { Ok(Value::Table(values)) } else { Err(faults) }
 }
 
-/// The items of a list of texts; reports all faults at once.
+/// Names that a chat template gets from tonfall itself.
+const RESERVED: [&str; 8] =
+    ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token"];
+
+/// Truth values, numbers, texts and lists of texts by name; all faults at once.
+fn variables(key: &Key, place: &Place, variables: &DeTable<'_>) -> Result<Value, Vec<Diagnostic>> {
+    let (mut values, mut faults) = (Table::new(), Vec::new());
+    for (name, written) in variables {
+        let place = Place::new(place.source, written.span());
+        let name = name.get_ref().as_ref();
+        if RESERVED.contains(&name) {
+            let why = format!("`{name}` can't be set in `{}`: tonfall gives it to the template", key.path);
+            faults.push(Diagnostic::error(why).at(place).label("remove this"));
+            continue;
+        }
+        let value = match written.get_ref() {
+            DeValue::Boolean(truth) => Ok(Value::Boolean(*truth)),
+            DeValue::Integer(written) => integer(key, &place, written, i64::MIN, i64::MAX).map_err(|fault| vec![fault]),
+            written @ DeValue::Float(_) => {
+                number(key, &place, written, Bound::Unbounded, Bound::Unbounded).map_err(|fault| vec![fault])
+            }
+            DeValue::String(text) => Ok(Value::String(text.to_string())),
+            DeValue::Array(items) => list(key, &place, items, |_, text| Ok(Value::String(text.to_owned()))),
+            other => Err(vec![wrong_type(key, &place, other)]),
+        };
+        match value {
+            Ok(value) => drop(values.insert(name.to_owned(), value)),
+            Err(more) => faults.extend(more),
+        }
+    }
+    if faults.is_empty() { Ok(Value::Table(values)) } else { Err(faults) }
+}
+
+/// Every item of a list of texts; all faults at once.
 fn list(
     key: &Key,
     place: &Place,

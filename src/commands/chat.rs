@@ -2,12 +2,13 @@
 //!
 //! Responsible for: the conversation, with prompts from the terminal or one from the command line.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use tonfall_adapters::{BaseKind, BaseModel, peft};
 use tonfall_datasets::{ChatTokenizer, Message};
-use tonfall_recipes::plan::{Base, Quantization};
+use tonfall_recipes::plan::{Base, Quantization, Variable};
 use tonfall_trainer::{Sampling, Session};
 
 use crate::args::Chat;
@@ -15,6 +16,7 @@ use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs;
 use crate::output;
 use crate::progress::Reporter;
+use crate::run_inputs;
 use crate::runs::{self, Made};
 
 /// One side of a comparison: the base, or the base with its adapter.
@@ -43,14 +45,14 @@ pub(crate) fn run(args: &Chat, reporter: &mut Reporter) -> Result<()> {
 /// Loads the model, and the adapter if there is one.
 fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
     let compute = inputs::compute(args.device.device, 0, reporter)?;
-    let Located { base, adapter, quantization, chat_template } = locate(args, reporter)?;
+    let Located { base, adapter, quantization, chat_template, template_variables } = locate(args, reporter)?;
     if args.compare && adapter.is_none() {
         return Err(Failure::new(
             ExitCode::Usage,
             "--compare needs an adapter: give a run, or MODEL with --adapter DIR",
         ));
     }
-    let tokenizer = inputs::tokenizer(&base, chat_template.as_deref())?;
+    let tokenizer = inputs::tokenizer(&base, chat_template.as_deref())?.with_template_variables(&template_variables);
     let mut progress = |done, total| reporter.phase("loading the base model", done, total);
     let mut session = Session::load(&base, quantization, &compute, &mut progress)?;
     if let Some(adapter) = &adapter {
@@ -79,6 +81,7 @@ struct Located {
     quantization: Quantization,
     /// Replaces the template of the base.
     chat_template: Option<PathBuf>,
+    template_variables: BTreeMap<String, Variable>,
 }
 
 /// Base, quantization and chat template of a run, or a model with those of its files.
@@ -87,9 +90,11 @@ fn locate(args: &Chat, reporter: &mut Reporter) -> Result<Located> {
     let Some(run) = runs::find(args.model.as_ref())? else {
         let base = inputs::model(&Base::from(args.model.clone()), false, reporter)?;
         let quantization = as_stored(&base);
-        return Ok(Located { base, adapter: given, quantization, chat_template: None });
+        let (chat_template, template_variables) = (None, Default::default());
+        return Ok(Located { base, adapter: given, quantization, chat_template, template_variables });
     };
     let plan = run.plan()?;
+    run_inputs::warn_of_changed_template(&run, &plan, reporter)?;
     let made = match given {
         Some(_) => None,
         None => Some(runs::made(&run, &plan)?),
@@ -103,7 +108,8 @@ fn locate(args: &Chat, reporter: &mut Reporter) -> Result<Located> {
         Some(Made::Model(_)) => None,
         None => given,
     };
-    Ok(Located { base, adapter, quantization, chat_template: plan.data.chat_template })
+    let (chat_template, template_variables) = (plan.data.chat_template, plan.data.template_variables);
+    Ok(Located { base, adapter, quantization, chat_template, template_variables })
 }
 
 /// The quantization that keeps the numbers of the files: native blocks for GGUF, NF4 for a quantised directory.

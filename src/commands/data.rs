@@ -22,6 +22,7 @@ pub(crate) fn run(args: &Data, reporter: &mut Reporter) -> Result<()> {
     let (_, plan) = quickstart::plan(&args.recipe)?;
     let base = inputs::model(&plan.base, plan.allow_download, reporter)?;
     let tokenizer = inputs::tokenizer(&base, plan.data.chat_template.as_deref())?;
+    let tokenizer = tokenizer.with_template_variables(&plan.data.template_variables);
     let prepared = inputs::data(&plan, &tokenizer, reporter)?;
     let sampler = Sampler::new(&prepared.train, &plan, 1);
     reporter.clear();

@@ -106,6 +106,14 @@ fn faulty_conversations() -> Vec<Bad> {
             r#"{"messages": [{"role": "assistant", "content": "a"}], "tools": {"name": "f"}}"#,
         ),
         line("documents and no question", r#"{"messages": [{"role": "assistant", "content": "a"}], "context": "b"}"#),
+        line(
+            "an image",
+            r#"{"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}, {"role": "assistant", "content": "a"}]}"#,
+        ),
+        line(
+            "two system messages",
+            r#"{"messages": [{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}], "system": "c"}"#,
+        ),
         row("an unknown speaker", AUTO, r#"{"conversations": [{"from": "narrator", "value": "a"}]}"#),
         row("a call that is no JSON", AUTO, r#"{"conversations": [{"from": "function_call", "value": "f(x)"}]}"#),
         row("an answer that is a number", AUTO, r#"{"instruction": "a", "output": 7}"#),
@@ -123,7 +131,10 @@ fn faulty_conversations() -> Vec<Bad> {
         row("two formats", AUTO, r#"{"text": "a", "prompt": "b", "completion": "c"}"#),
         row("a column that isn't there", &["data.columns={prompt=\"frage\"}"], r#"{"prompt": "a", "completion": "b"}"#),
         row("a field that isn't one", &["data.columns={promt=\"prompt\"}"], r#"{"prompt": "a", "completion": "b"}"#),
-        bad("a text twice", "rows.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"a\"}\n"),
+        Bad {
+            set: &["audit.duplicates=error"],
+            ..bad("a text twice", "rows.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"a\"}\n")
+        },
         bad("mojibake", "rows.jsonl", "{\"text\": \"Sch\u{c3}\u{b6}ne Gr\u{c3}\u{bc}\u{c3}\u{178}e\"}\n"),
     ]
 }

@@ -198,6 +198,27 @@ fn template_that_writes_forever() {
 }
 
 #[test]
+fn template_that_doubles_a_list() {
+    let workshop = Workshop::new();
+    let template = format!("{{% set x = [1] %}}{}{{{{ x | length }}}}", "{% set x = x + x %}".repeat(40));
+    fs::write(workshop.path("base/chat_template.jinja"), template).unwrap();
+    let finished = run(workshop.home(), &["check", "recipe.toml"]).expect(3);
+    assert!(finished.stderr.contains("takes too many steps"), "{}", finished.stderr);
+}
+
+#[test]
+fn tokenizer_that_makes_texts_explode() {
+    let workshop = Workshop::new();
+    let path = workshop.path("base/tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let step = json!({"type": "Replace", "pattern": {"String": "e"}, "content": "ee"});
+    tokenizer["normalizer"] = json!({"type": "Sequence", "normalizers": vec![step; 40]});
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let finished = run(workshop.home(), &["check", "recipe.toml"]).expect(9);
+    assert!(finished.stderr.contains("its normalizer makes a text more than 16 times longer"), "{}", finished.stderr);
+}
+
+#[test]
 fn faults_of_base_and_prompts_at_once() {
     let workshop = Workshop::new();
     fs::remove_file(workshop.path("base/tokenizer.json")).unwrap();

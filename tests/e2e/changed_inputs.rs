@@ -41,7 +41,13 @@ fn a_resume_names_what_changed_and_goes_on_only_knowingly() {
     let workshop = Workshop::new();
     stop_after(&workshop, 1, &[]);
     type Change = fn(&Workshop);
-    let changes: [(&str, &str, Change); 5] = [
+    let changes: [(&str, &str, Change); 7] = [
+        ("base/tokenizer_config.json", "special tokens: changed", |workshop| {
+            workshop.edit("base/tokenizer_config.json", "\"pad_token\":\"<|endoftext|>\"", "\"pad_token\":null");
+        }),
+        ("base/chat_template.jinja", "base chat template: changed", |workshop| {
+            workshop.edit("base/chat_template.jinja", "<|im_end|>\n", "<|im_end|>");
+        }),
         ("train.jsonl", "train.jsonl: changed", |workshop| {
             workshop.edit("train.jsonl", "kettle, number 0", "kettle, number 9");
         }),
@@ -103,12 +109,13 @@ fn a_run_is_not_finished_by_taking_its_rows_away() {
     assert!(refused.contains("the run has 10 steps"), "{refused}");
 }
 
-/// The template is rendered with the date that `run.json` stores: with another one there, the texts are others.
+/// The template is rendered with the date that `run.json` stores, whatever today is.
 #[test]
 fn a_template_that_asks_for_the_date_gets_that_of_the_first_start() {
     let workshop = Workshop::new();
     let template = fs::read_to_string(workshop.path("base/chat_template.jinja")).unwrap();
-    let dated = format!("{{{{ strftime_now('%Y') }}}}\n{template}");
+    let fault = "{% if strftime_now('%Y') == '1999' %}{{ raise_exception('it is 1999') }}{% endif %}";
+    let dated = format!("{fault}{{{{ strftime_now('%Y') }}}}\n{template}");
     fs::write(workshop.path("base/chat_template.jinja"), dated).unwrap();
     stop_after(&workshop, 1, &[]);
     edit_run(&workshop, |info| {
@@ -116,9 +123,7 @@ fn a_template_that_asks_for_the_date_gets_that_of_the_first_start() {
         info.insert("now".to_owned(), json!("1999-12-31T12:00:00+00:00[UTC]"));
     });
     let refused = resume(&workshop, &[]).expect(3).stderr;
-    assert!(refused.contains("tokenizer and chat template: changed"), "{refused}");
-    let prepared = resume(&workshop, &["--accept-changes"]).expect(0).stderr;
-    assert!(prepared.contains("going on"), "{prepared}");
+    assert!(refused.contains("it is 1999"), "{refused}");
 }
 
 #[test]

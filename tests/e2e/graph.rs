@@ -18,7 +18,7 @@ const CRATES: [(&str, &[&str], &[&str]); 10] = [
         &["burn", "polars", "ratatui", "tokenizers", "safetensors"],
     ),
     ("tonfall-blocks", &[], &["burn", "polars", "ratatui", "serde"]),
-    ("tonfall-terms", &[], &["burn", "polars", "ratatui", "tokenizers", "serde", "regex"]),
+    ("tonfall-terms", &[], &["burn", "polars", "ratatui", "tokenizers", "minijinja"]),
     ("tonfall-tui", &["tonfall-runs", "tonfall-terms"], &["burn", "polars", "tokenizers", "safetensors"]),
     ("tonfall-datasets", &["tonfall-recipes", "tonfall-durable", "tonfall-terms"], &["burn", "ratatui", "safetensors"]),
     ("tonfall-adapters", &["tonfall-durable", "tonfall-blocks"], &["burn", "polars", "ratatui", "tokenizers"]),

@@ -198,5 +198,5 @@ fn chat_uses_the_chat_template_of_the_run() {
     chat().expect(0);
     fs::write(workshop.path("house.jinja"), "{{ raise_exception('the house template') }}").unwrap();
     let refused = chat().expect(3).stderr;
-    assert!(refused.contains("the house template"), "{refused}");
+    assert!(refused.contains("the house template") && refused.contains("house.jinja has changed"), "{refused}");
 }

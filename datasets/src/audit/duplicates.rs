@@ -1,59 +1,110 @@
-//! Examples that are the same, or almost.
+//! Examples that are the same, or nearly.
 //!
-//! Responsible for: fingerprints of texts and finding pairs among them, within the trained examples and across the split.
+//! Responsible for: fingerprints of examples, and finding pairs among them.
 //! Must not depend on: what the texts are about.
 //!
-//! Near-duplicates by MinHash (Broder, "On the resemblance and containment of documents", 1997) over shingles of three
-//! words, with banding (Indyk and Motwani, 1998): 8 bands of 4 hashes. Two texts count as almost the same when 5 of 8
-//! bands agree, which texts with 95 % common shingles do with a probability of 0.96, with 80 % of 0.19.
+//! Two examples are the same if their tokens and labels are. They are nearly the same if their texts are, by MinHash
+//! (Broder, "On the resemblance and containment of documents", 1997) over shingles of three words, with banding (Indyk and
+//! Motwani, 1998): 8 bands of 4 hashes, of which 5 must agree. Texts with 95 % common shingles do so with a probability of
+//! 0.96, texts with 80 % of 0.19. A system message and tools belong to each shingle, because long ones that are shared say
+//! nothing: examples that differ in them are not nearly the same.
 
-use std::hash::{Hash, Hasher};
+use serde_json::Value;
 
-use crate::stable_hash::{StableHasher, stable_hash};
+use crate::formats::conversation::{Message, Sample};
+use crate::label::mask::Labelled;
+use crate::prepare::permutation::mix;
+use crate::prepare::store::word;
 
 const BANDS: usize = 8;
 const ROWS: usize = 4;
 const AGREE: usize = 5;
 const SHINGLE: usize = 3;
-/// Texts with fewer words are compared exactly only: a word more or less is all the difference there is.
+/// Texts with fewer words are compared exactly only: one word more or less is all the difference there is.
 const WORDS: usize = 12;
-/// More long texts than this are compared exactly only; the report says so. Each takes 36 bytes, the others 8.
+/// More long texts than this are compared exactly only; the report counts them. Each takes 36 bytes, others 8.
 const COMPARED: usize = 2_000_000;
 
-/// What is kept of a text.
+/// What is stored of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
-    /// Of the whole text.
+    /// Of tokens and labels.
     exact: u64,
     /// Of each band; `None` for a short text.
     bands: Option<[u32; BANDS]>,
 }
 
-/// The fingerprint of what is said in a sample.
-pub(crate) fn fingerprint<'a>(texts: impl Iterator<Item = &'a str>) -> Fingerprint {
-    let mut exact = StableHasher::new();
-    let (mut minima, mut window, mut words) = ([u32::MAX; BANDS * ROWS], [0_u64; SHINGLE], 0);
-    for text in texts {
-        text.hash(&mut exact);
-        for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
-            window.rotate_left(1);
-            window[SHINGLE - 1] = word_hash(word);
-            words += 1;
-            if words >= SHINGLE {
-                let shingle = window.iter().fold(0_u64, |sum, word| sum.rotate_left(21) ^ word);
-                for (index, minimum) in minima.iter_mut().enumerate() {
-                    // A family of multiply-shift hashes (Dietzfelbinger et al. 1997): odd factors from SplitMix64.
-                    *minimum = (*minimum).min((shingle.wrapping_mul(factor(index as u64)) >> 32) as u32);
+impl Fingerprint {
+    /// Of a piece of a long text, which is compared exactly only.
+    pub(crate) fn of_tokens(labelled: &Labelled) -> Self {
+        Self { exact: exact(labelled), bands: None }
+    }
+}
+
+/// The hash of tokens and labels.
+fn exact(labelled: &Labelled) -> u64 {
+    let words = labelled.input_ids.iter().zip(&labelled.labels).map(|(id, label)| word(*id, *label));
+    words.fold(0, |hash, word| mix(hash ^ u64::from(word)))
+}
+
+/// The fingerprint of a labelled sample.
+pub(crate) fn fingerprint(sample: &Sample, labelled: &Labelled) -> Fingerprint {
+    let mut texts: Vec<&str> = Vec::new();
+    let mut context = 0;
+    match sample {
+        Sample::Text(text) => texts.push(text),
+        Sample::PromptCompletion { prompt, completion } => texts.extend([prompt.as_str(), completion]),
+        Sample::Conversation(conversation) => {
+            for message in &conversation.messages {
+                match message.role.as_str() {
+                    "system" => context = mix(context ^ word_hash(&message.content)),
+                    _ => said(message, &mut texts),
                 }
+            }
+            if let Some(tools) = &conversation.tools {
+                context = mix(context ^ word_hash(&tools.to_string()));
             }
         }
     }
-    let band = |rows: &[u32]| stable_hash(rows) as u32;
-    let bands = (words >= WORDS).then(|| std::array::from_fn(|index| band(&minima[index * ROWS..][..ROWS])));
-    Fingerprint { exact: exact.finish(), bands }
+    Fingerprint { exact: exact(labelled), bands: bands(&texts, context) }
 }
 
-/// Of a word in lower case; a multiplication a character, since this is done for every word of all data.
+/// The texts of a message: its content, then those in its other keys, such as reasoning and tool calls.
+fn said<'a>(message: &'a Message, texts: &mut Vec<&'a str>) {
+    fn leaves<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+        match value {
+            Value::String(text) => texts.push(text),
+            Value::Array(items) => items.iter().for_each(|item| leaves(item, texts)),
+            Value::Object(fields) => fields.values().for_each(|field| leaves(field, texts)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    texts.push(&message.content);
+    let others = message.fields.iter().filter(|(key, _)| *key != "content");
+    others.for_each(|(_, value)| leaves(value, texts));
+}
+
+/// The hashes of the bands of texts; `None` if they have too few words.
+fn bands(texts: &[&str], context: u64) -> Option<[u32; BANDS]> {
+    let (mut minima, mut window, mut words) = ([u32::MAX; BANDS * ROWS], [0_u64; SHINGLE], 0);
+    for word in texts.iter().flat_map(|text| text.split(|c: char| !c.is_alphanumeric())).filter(|word| !word.is_empty())
+    {
+        window.rotate_left(1);
+        window[SHINGLE - 1] = word_hash(word);
+        words += 1;
+        if words >= SHINGLE {
+            let shingle = window.iter().fold(context, |sum, word| sum.rotate_left(21) ^ word);
+            for (index, minimum) in minima.iter_mut().enumerate() {
+                // A family of multiply-shift hashes (Dietzfelbinger et al. 1997): odd factors from SplitMix64.
+                *minimum = (*minimum).min((shingle.wrapping_mul(factor(index as u64)) >> 32) as u32);
+            }
+        }
+    }
+    let band = |rows: &[u32]| rows.iter().fold(0, |hash, row| mix(hash ^ u64::from(*row))) as u32;
+    (words >= WORDS).then(|| std::array::from_fn(|index| band(&minima[index * ROWS..][..ROWS])))
+}
+
+/// The hash of a word in lower case: one multiplication a character, as each word of all data is hashed.
 fn word_hash(word: &str) -> u64 {
     let mix = |hash: u64, c: char| (hash.rotate_left(5) ^ u64::from(c)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let hash = match word.is_ascii() {
@@ -63,14 +114,12 @@ fn word_hash(word: &str) -> u64 {
     hash ^ (hash >> 32)
 }
 
-fn factor(index: u64) -> u64 {
-    let mut state = (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    (state ^ (state >> 31)) | 1
+/// An odd factor; constant, so it is computed once.
+const fn factor(index: u64) -> u64 {
+    mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1
 }
 
-/// A pair: an example, and an earlier one that it repeats.
+/// An example and an earlier one that it repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Repeat {
     pub(crate) example: u32,
@@ -111,7 +160,7 @@ impl Fingerprints {
         }
         found.sort_unstable();
         banded.retain(|(example, _)| found.binary_search_by_key(example, |repeat| repeat.example).is_err());
-        // In the place of each hash, the first example that has it: what repeats any of a run nearly repeats that one.
+        // Replace each hash by the first example that has it.
         let mut run_of: Vec<u32> = (0..banded.len() as u32).collect();
         for band in 0..BANDS {
             run_of.sort_unstable_by_key(|place| (banded[*place as usize].1[band], *place));
@@ -135,6 +184,20 @@ impl Fingerprints {
 #[cfg(test)]
 mod tests {
     use super::{Fingerprints, Repeat, fingerprint};
+    use crate::formats::conversation::{Conversation, Message, Sample};
+    use crate::label::mask::Labelled;
+
+    /// An example of one token a byte.
+    fn labelled(text: &str) -> Labelled {
+        let ids = text.bytes().map(u32::from);
+        Labelled { labels: ids.clone().map(|id| id as i32).collect(), input_ids: ids.collect(), ..Labelled::default() }
+    }
+
+    fn repeats(samples: impl IntoIterator<Item = (Sample, Labelled)>) -> Vec<Repeat> {
+        let mut prints = Fingerprints::default();
+        samples.into_iter().for_each(|(sample, labelled)| prints.push(fingerprint(&sample, &labelled)));
+        prints.repeats()
+    }
 
     #[test]
     fn the_same_and_almost_the_same_are_found() {
@@ -142,10 +205,9 @@ mod tests {
         let changed = long.replace("word30", "other");
         let different: String = (0..200).map(|word| format!("term{word} ")).collect();
         let texts = [long.as_str(), &different, &changed, &long, "short text", "short texts", "short text"];
-        let mut prints = Fingerprints::default();
-        texts.iter().for_each(|text| prints.push(fingerprint(std::iter::once(*text))));
+        let found = repeats(texts.map(|text| (Sample::Text(text.to_owned()), labelled(text))));
         assert_eq!(
-            prints.repeats(),
+            found,
             [
                 Repeat { example: 2, of: 0, exact: false },
                 Repeat { example: 3, of: 0, exact: true },
@@ -155,8 +217,17 @@ mod tests {
     }
 
     #[test]
-    fn the_border_between_texts_counts() {
-        let print = |texts: [&str; 2]| fingerprint(texts.into_iter());
-        assert_ne!(print(["ab", "c"]), print(["a", "bc"]));
+    fn labels_and_system_messages_make_a_difference() {
+        let long: String = (0..200).map(|word| format!("word{word} ")).collect();
+        let talk = |system: &str| {
+            let messages = [("system", system), ("user", "?"), ("assistant", long.as_str())];
+            let messages = messages.map(|(role, content)| Message::new(role, content)).to_vec();
+            (Sample::Conversation(Conversation { messages, tools: None }), labelled(&format!("{system}?{long}")))
+        };
+        assert!(repeats([talk("a"), talk("b")]).is_empty());
+        assert_eq!(repeats([talk("a"), talk("a")]), [Repeat { example: 1, of: 0, exact: true }]);
+        let (sample, mut other) = talk("a");
+        other.labels[0] = crate::IGNORED;
+        assert_eq!(repeats([talk("a"), (sample, other)]), [Repeat { example: 1, of: 0, exact: false }]);
     }
 }

@@ -1,6 +1,6 @@
-//! Chat templates of the base that are not the one taken: servers and other trainers may take them.
+//! Chat templates of the base that are not used: servers and other trainers may use them.
 //!
-//! Responsible for: conversations that another one writes differently. Must not depend on: tokenizing.
+//! Responsible for: conversations that another template writes differently. Must not depend on: tokenizing.
 
 use tonfall_recipes::plan::Thinking;
 
@@ -9,7 +9,7 @@ use crate::formats::thinking::drop_thoughts;
 use crate::render::template::{ChatTemplate, Rendering};
 use crate::render::tokenizer::ChatTokenizer;
 
-/// How the first of the base's other templates that writes the sample differently does so.
+/// The difference of the first other template of the base that writes the sample differently.
 pub(crate) fn difference(sample: &Sample, tokenizer: &ChatTokenizer, thinking: Thinking) -> Option<String> {
     let template = tokenizer.template().filter(|_| !tokenizer.other_templates().is_empty())?;
     let mut conversation = match sample {
@@ -36,16 +36,17 @@ pub(crate) fn difference(sample: &Sample, tokenizer: &ChatTokenizer, thinking: T
             Ok(written) => taken.iter().zip(&written).find_map(|(taken, written)| {
                 let at = taken.char_indices().zip(written.chars()).find(|((_, ours), theirs)| ours != theirs);
                 let at = at.map_or(taken.len().min(written.len()), |((at, _), _)| at);
-                let behind = |text: &str| text[at..].chars().take(20).collect::<String>();
+                let after = |text: &str| text.get(at..).unwrap_or_default().chars().take(20).collect::<String>();
                 (taken != written)
-                    .then(|| format!("byte {at} is {:?}, by {} {:?}", behind(taken), other.place, behind(written)))
+                    .then(|| format!("byte {at} is {:?}, by {} {:?}", after(taken), other.place, after(written)))
             }),
         }
     })
 }
 
-/// The whole conversation, and what stands before its last answer.
+/// The whole conversation, and the text before its last answer.
 fn texts(template: &ChatTemplate, conversation: &Conversation) -> Result<[String; 2], String> {
+    let conversation = template.forms().apply(conversation).map_err(|fault| fault.to_string())?;
     let messages = &conversation.messages;
     let last = messages.iter().rposition(Message::is_assistant).unwrap_or(messages.len());
     let render = |messages: &[Message], add_generation_prompt| {

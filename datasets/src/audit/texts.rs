@@ -1,4 +1,4 @@
-//! What single texts show: damage, emptiness, languages, secrets.
+//! Problems of single texts: damage, emptiness, wrong languages, secrets.
 //!
 //! Responsible for: findings in one sample. Must not depend on: other samples.
 
@@ -10,9 +10,9 @@ use tonfall_terms::language::primary;
 
 use crate::formats::conversation::{Message, Sample};
 
-/// Characters of a text that is no text for a conversation any more.
+/// Characters from which on a text is too long for a conversation.
 const LONG: usize = 1_000_000;
-/// Characters from which on a language can be told.
+/// Characters from which on a language can be recognised.
 const ENOUGH: usize = 80;
 
 struct Pattern {
@@ -100,15 +100,14 @@ fn shown(pattern: &Pattern, hit: &str) -> String {
     }
 }
 
-/// Who says what. A turn that only calls tools says nothing.
+/// Speakers and what they say. An empty turn that calls tools, or an empty result, says nothing.
 pub(crate) fn texts(sample: &Sample) -> Vec<(&str, &str)> {
     match sample {
         Sample::Text(text) => vec![("document", text)],
         Sample::PromptCompletion { prompt, completion } => vec![("user", prompt), ("assistant", completion)],
         Sample::Conversation(conversation) => {
             let says = |message: &&Message| {
-                let is_text = message.fields.get("content").is_none_or(serde_json::Value::is_string);
-                is_text && !message.fields.contains_key("tool_calls") && message.role != "tool"
+                !message.content.is_empty() || message.tool_calls().is_empty() && message.role != "tool"
             };
             let spoken = conversation.messages.iter().filter(says);
             spoken.map(|message| (message.role.as_str(), message.content.as_str())).collect()
@@ -116,14 +115,14 @@ pub(crate) fn texts(sample: &Sample) -> Vec<(&str, &str)> {
     }
 }
 
-/// The language of a text, when it is surely another one than `wanted`.
+/// The language of a text if it is surely not `wanted`.
 fn other_language(text: &str, wanted: &str) -> Option<&'static str> {
     let found = whatlang::detect(text).filter(whatlang::Info::is_reliable)?.lang();
     let is_wanted = ISO_639.iter().find(|(short, _)| *short == primary(wanted))?.1 == found.code();
     (!is_wanted).then(|| found.eng_name())
 }
 
-/// ISO 639-1 and 639-3 of the languages that are told apart here; in others nothing is found.
+/// ISO 639-1 and 639-3 codes of the languages that are recognised.
 const ISO_639: [(&str, &str); 14] = [
     ("de", "deu"),
     ("en", "eng"),

@@ -1,24 +1,26 @@
-//! What a row of a dataset says: a conversation, a prompt with its completion, or a text.
+//! Samples: a conversation, a prompt with its completion, or a text.
 //!
-//! Responsible for: these types, and what makes one valid.
+//! Responsible for: these types, reading messages from JSON, and what makes a sample valid.
 //! Must not depend on: file formats, templates, tokenizers.
-
-use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
 use crate::error::RowFault;
+use crate::formats::content;
+use crate::formats::roles::{self, Meaning};
+use crate::formats::thinking;
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
+    /// `system`, `user`, `assistant`, `tool`, or another name that the chat template may know.
     pub role: String,
-    /// The text; empty where the file has no text (see `fields`).
+    /// The text. Empty if the row has `null` or no content; of a list of parts, the text of all parts.
     pub content: String,
-    /// Every other key, as the file has it. A `content` that isn't text (null, a list of parts) stands here under its
-    /// own name, and is what the chat template sees.
+    /// Every other key of the row's message. A `content` that is an empty text, null or a list of parts is kept here
+    /// under its own name: chat templates tell these apart.
     pub fields: Map<String, Value>,
-    /// Does it carry loss, as far as `data.train_on` lets it? Rows say so with `"train": false` or `"weight": 0`.
+    /// Whether the message carries loss where `data.train_on` allows it; `"train": false` in a row switches it off.
     pub trained: bool,
 }
 
@@ -31,7 +33,7 @@ impl Message {
     /// Reads a message from JSON, as a row of data has it.
     ///
     /// # Errors
-    /// When it is no object, or a key has no meaning.
+    /// When it is no object, or one of its keys has an impossible value.
     pub fn from_json(value: Value) -> Result<Self, RowFault> {
         match value {
             Value::Object(fields) => Ok(Self::from_fields(fields)?),
@@ -39,59 +41,130 @@ impl Message {
         }
     }
 
-    /// Does the model itself speak in it?
+    /// Whether the model itself speaks in it.
     pub fn is_assistant(&self) -> bool {
         self.role == "assistant"
+    }
+
+    /// Its tool calls; empty without any.
+    pub(crate) fn tool_calls(&self) -> &[Value] {
+        self.fields.get("tool_calls").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// Replaces the text, in the form that `content` has: a text or a list with one part.
+    pub(crate) fn set_text(&mut self, text: impl Into<String>) {
+        self.content = text.into();
+        match self.fields.get_mut("content") {
+            Some(Value::Array(parts)) => *parts = vec![content::part(&self.content)],
+            _ => drop(self.fields.shift_remove("content")),
+        }
     }
 
     /// Reads a message from its keys.
     ///
     /// # Errors
-    /// When a key has no meaning, such as a weight of 0.5.
+    /// When a key is missing or has an impossible value, such as a weight of 0.5.
     pub(crate) fn from_fields(mut fields: Map<String, Value>) -> Result<Self, String> {
+        remove_absent(&mut fields);
         let role = match fields.shift_remove("role") {
             Some(Value::String(role)) => role,
             Some(other) => return Err(format!("`role` is {}, not text", kind(&other))),
             None => return Err(format!("no `role`; it has {}", keys(&fields))),
         };
+        let role = match roles::meaning(&role) {
+            Some(Meaning::Role(role)) => role.to_owned(),
+            Some(Meaning::Call) => {
+                call_from_text(&role, &mut fields)?;
+                "assistant".to_owned()
+            }
+            None => role,
+        };
         let calls_tools = fields.contains_key("tool_calls");
         let content = match fields.get_mut("content") {
             Some(Value::String(text)) => std::mem::take(text),
-            Some(Value::Null | Value::Array(_)) => String::new(),
+            Some(Value::Null) => String::new(),
+            Some(Value::Array(parts)) => {
+                let (text, parts) = content::text_of(std::mem::take(parts))?;
+                let kept = if parts.is_empty() { Value::String(String::new()) } else { Value::Array(parts) };
+                fields.insert("content".to_owned(), kept);
+                text
+            }
             Some(other) => return Err(format!("`content` is {}, not text, null or a list of parts", kind(other))),
-            // A turn that only calls tools has no content in some exports.
+            // Some exports leave `content` out of a turn that only calls tools.
             None if calls_tools => String::new(),
             None => return Err(format!("no `content`; it has {}", keys(&fields))),
         };
-        // An empty text stays among the fields, so that it differs from no content at all.
-        if !content.is_empty() {
+        if !content.is_empty() && !fields.get("content").is_some_and(Value::is_array) {
             fields.shift_remove("content");
         }
         let trained = trained(&mut fields)?;
         if trained == Some(true) && role != "assistant" {
-            return Err(format!("only the assistant's messages are trained, and this is {role}'s"));
+            return Err(format!("only the assistant's messages are trained, and the role of this one is {role}"));
         }
         Ok(Self { role, content, fields, trained: trained.unwrap_or(true) })
     }
 }
 
-/// Takes `train` and `weight` out of a message: `None` when it has neither.
-fn trained(fields: &mut Map<String, Value>) -> Result<Option<bool>, String> {
-    let train = match fields.shift_remove("train") {
-        None | Some(Value::Null) => None,
-        Some(Value::Bool(train)) => Some(train),
-        Some(other) => return Err(format!("`train` is {}, not true or false", kind(&other))),
-    };
-    let weight = match fields.shift_remove("weight") {
-        None | Some(Value::Null) => None,
-        Some(weight) if weight.as_f64() == Some(0.0) => Some(false),
-        Some(weight) if weight.as_f64() == Some(1.0) => Some(true),
-        Some(weight) => return Err(format!("`weight` is {weight}; a message is trained (1) or not (0)")),
-    };
-    match (train, weight) {
-        (Some(train), Some(weight)) if train != weight => Err("`train` and `weight` contradict each other".to_owned()),
-        _ => Ok(train.or(weight)),
+/// Removes keys that say nothing. Null means absent, as in Parquet, where each struct has every key; so do an empty list
+/// of tool calls and empty reasoning. `content` keeps its null, which chat templates ask about.
+fn remove_absent(fields: &mut Map<String, Value>) {
+    fields.retain(|key, value| match value {
+        Value::Null => key == "content",
+        Value::Array(items) => key != "tool_calls" || !items.is_empty(),
+        Value::String(text) => !text.is_empty() || !thinking::KEYS.contains(&key.as_str()),
+        _ => true,
+    });
+    for call in fields.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Value::Object(call) = call else { continue };
+        call.retain(|_, value| !value.is_null());
+        if let Some(Value::Object(function)) = call.get_mut("function") {
+            function.retain(|_, value| !value.is_null());
+        }
     }
+}
+
+/// Makes `tool_calls` of the content of a message whose role says that it is a call:
+/// `{"name": …, "arguments": …}`, one or a list, as OpenAI's API has it.
+fn call_from_text(role: &str, fields: &mut Map<String, Value>) -> Result<(), String> {
+    if fields.contains_key("tool_calls") {
+        return Ok(());
+    }
+    let text = fields.get("content").and_then(Value::as_str).unwrap_or_default();
+    let calls = match serde_json::from_str(text) {
+        Ok(Value::Array(calls)) => calls,
+        Ok(call @ Value::Object(_)) => vec![call],
+        _ => return Err(format!("a {role} needs a call as JSON, such as {{\"name\": \"f\", \"arguments\": {{}}}}")),
+    };
+    let calls = calls.into_iter().map(|call| serde_json::json!({"type": "function", "function": call}));
+    fields.insert("tool_calls".to_owned(), calls.collect());
+    fields.insert("content".to_owned(), Value::Null);
+    Ok(())
+}
+
+/// The keys by which data sets and trainers switch the loss of a message on and off.
+const SWITCHES: [&str; 5] = ["train", "training", "loss", "weight", "loss_scale"];
+
+/// Takes the switches out of a message: `None` when it has none.
+fn trained(fields: &mut Map<String, Value>) -> Result<Option<bool>, String> {
+    let mut found: Option<(&str, bool)> = None;
+    for key in SWITCHES {
+        let on = match fields.shift_remove(key) {
+            None => continue,
+            Some(Value::Bool(on)) => on,
+            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => false,
+            Some(Value::Number(number)) if number.as_f64() == Some(1.0) => true,
+            Some(other) => {
+                return Err(format!("`{key}` is {other}; a message is trained (true or 1) or not (false or 0)"));
+            }
+        };
+        match found {
+            Some((other, before)) if before != on => {
+                return Err(format!("`{other}` and `{key}` contradict each other"));
+            }
+            _ => found = Some((key, on)),
+        }
+    }
+    Ok(found.map(|(_, on)| on))
 }
 
 fn keys(fields: &Map<String, Value>) -> String {
@@ -117,18 +190,6 @@ pub struct Conversation {
     pub tools: Option<Value>,
 }
 
-impl Conversation {
-    /// The tools that it offers or calls.
-    pub(crate) fn tool_names(&self) -> BTreeSet<&str> {
-        fn list(value: Option<&Value>) -> impl Iterator<Item = &Value> {
-            value.and_then(Value::as_array).into_iter().flatten()
-        }
-        let calls = self.messages.iter().flat_map(|message| list(message.fields.get("tool_calls")));
-        let all = list(self.tools.as_ref()).chain(calls);
-        all.filter_map(|tool| tool.get("function").unwrap_or(tool).get("name")?.as_str()).collect()
-    }
-}
-
 /// A validated row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sample {
@@ -138,12 +199,15 @@ pub enum Sample {
 }
 
 impl Sample {
-    /// Checks what no later step could repair.
+    /// Refuses samples that can't be trained on.
     pub(crate) fn validate(self) -> Result<Self, RowFault> {
         match &self {
             Self::Conversation(conversation) if conversation.messages.is_empty() => Err(RowFault::NoMessages),
             Self::Conversation(conversation) if !conversation.messages.iter().any(Message::is_assistant) => {
-                Err(RowFault::NoAssistant)
+                let mut roles: Vec<&str> = conversation.messages.iter().map(|message| message.role.as_str()).collect();
+                roles.dedup();
+                roles.truncate(4);
+                Err(RowFault::NoAssistant { roles: roles.join(", ") })
             }
             Self::PromptCompletion { prompt, .. } if prompt.is_empty() => Err(RowFault::EmptyText("prompt")),
             Self::PromptCompletion { completion, .. } if completion.is_empty() => {

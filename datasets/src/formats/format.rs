@@ -35,7 +35,7 @@ const FORMATS: &[Format] = &[
         format: DataFormat::Messages,
         name: "messages",
         required: &["messages"],
-        optional: &["tools", "context", "documents"],
+        optional: &["system", "tools", "context", "documents"],
     },
     Format {
         format: DataFormat::Sharegpt,

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tonfall_recipes::plan::{AuditRule, DataFormat, SourcePlan, TemplateKind};
 
 use crate::error::RowFault;
 use crate::formats::conversation::{Conversation, Message, Sample, kind};
 use crate::formats::entry::NoTask;
 use crate::formats::format::{CONTEXT, Fields, Layout};
+use crate::formats::roles;
 use crate::formats::tasks::Tasks;
 use crate::read::rows::Row;
 
@@ -45,7 +46,9 @@ pub(crate) fn build(
             return Ok(Built { samples: vec![Sample::Text(text).validate()?], ..Built::default() });
         }
         DataFormat::Messages | DataFormat::Auto => {
-            Conversation { messages: messages(fields.list("messages")?)?, tools: tools(fields)? }
+            let mut turns = messages(fields.list("messages")?)?;
+            with_system(&mut turns, fields)?;
+            Conversation { messages: turns, tools: tools(fields)? }
         }
         DataFormat::Sharegpt => sharegpt(fields)?,
         DataFormat::Alpaca => alpaca(fields)?,
@@ -91,63 +94,41 @@ fn tools(fields: Fields<'_>) -> Result<Option<Value>, RowFault> {
     }
 }
 
-/// Speakers of ShareGPT exports and the roles that they are.
-const SPEAKERS: &[(&str, &str)] = &[
-    ("system", "system"),
-    ("human", "user"),
-    ("user", "user"),
-    ("gpt", "assistant"),
-    ("chatgpt", "assistant"),
-    ("bot", "assistant"),
-    ("model", "assistant"),
-    ("assistant", "assistant"),
-    ("function_call", "call"),
-    ("observation", "tool"),
-    ("tool", "tool"),
-];
-
 fn sharegpt(fields: Fields<'_>) -> Result<Conversation, RowFault> {
-    let system = fields.optional_text("system")?.filter(|text| !text.is_empty());
-    let mut turns: Vec<Message> = system.map(|text| Message::new("system", text)).into_iter().collect();
+    let mut turns = Vec::new();
     for (index, turn) in fields.list("conversations")?.into_iter().enumerate() {
         let fault = |why: String| RowFault::Message { index, why };
         let Value::Object(mut turn) = turn else { return Err(fault(format!("it is {}, not an object", kind(&turn)))) };
-        if turn.contains_key("role") {
-            turns.push(Message::from_fields(turn).map_err(fault)?);
-            continue;
+        if !turn.contains_key("role") {
+            let mut text = |key: &str| match turn.shift_remove(key) {
+                Some(Value::String(text)) => Ok(text),
+                Some(other) => Err(fault(format!("`{key}` is {}, not text", kind(&other)))),
+                None => Err(fault(format!("no `{key}`"))),
+            };
+            let (from, value) = (text("from")?, text("value")?);
+            if roles::meaning(&from).is_none() {
+                return Err(fault(format!("`from` is \"{from}\", none of {}", roles::known())));
+            }
+            turn.insert("role".to_owned(), from.into());
+            turn.insert("content".to_owned(), value.into());
         }
-        let mut text = |key: &str| match turn.shift_remove(key) {
-            Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(fault(format!("`{key}` is {}, not text", kind(&other)))),
-            None => Err(fault(format!("no `{key}`"))),
-        };
-        let (from, value) = (text("from")?, text("value")?);
-        let Some((_, role)) = SPEAKERS.iter().find(|(speaker, _)| *speaker == from) else {
-            let known: Vec<&str> = SPEAKERS.iter().map(|(speaker, _)| *speaker).collect();
-            return Err(fault(format!("`from` is \"{from}\", none of {}", known.join(", "))));
-        };
-        let mut message = match *role {
-            "call" => Map::from_iter([
-                ("role".to_owned(), "assistant".into()),
-                ("content".to_owned(), Value::Null),
-                ("tool_calls".to_owned(), tool_calls(&value).map_err(fault)?),
-            ]),
-            role => Map::from_iter([("role".to_owned(), role.into()), ("content".to_owned(), value.into())]),
-        };
-        message.extend(turn);
-        turns.push(Message::from_fields(message).map_err(fault)?);
+        turns.push(Message::from_fields(turn).map_err(fault)?);
     }
+    with_system(&mut turns, fields)?;
     Ok(Conversation { messages: turns, tools: tools(fields)? })
 }
 
-/// `{"name": …, "arguments": …}`, one or a list, as OpenAI's API has it.
-fn tool_calls(text: &str) -> Result<Value, String> {
-    let calls = match serde_json::from_str(text) {
-        Ok(Value::Array(calls)) => calls,
-        Ok(call @ Value::Object(_)) => vec![call],
-        _ => return Err("`value` of a function_call is no JSON of a call".to_owned()),
-    };
-    Ok(calls.into_iter().map(|call| serde_json::json!({"type": "function", "function": call})).collect())
+/// Puts the text of a column `system` before the messages. A row may have it in both places if it is the same.
+fn with_system(turns: &mut Vec<Message>, fields: Fields<'_>) -> Result<(), RowFault> {
+    let Some(system) = fields.optional_text("system")?.filter(|text| !text.trim().is_empty()) else { return Ok(()) };
+    match turns.first().filter(|first| first.role == "system") {
+        Some(first) if first.content == system => Ok(()),
+        Some(_) => Err(RowFault::TwoSystems),
+        None => {
+            turns.insert(0, Message::new("system", system));
+            Ok(())
+        }
+    }
 }
 
 fn alpaca(fields: Fields<'_>) -> Result<Conversation, RowFault> {
@@ -172,6 +153,7 @@ fn pair(fields: Fields<'_>, source: &SourcePlan) -> Result<Sample, RowFault> {
         let mut turns = messages(fields.list("prompt")?)?;
         given(&mut turns);
         turns.extend(messages(fields.list("completion")?)?);
+        with_system(&mut turns, fields)?;
         return Ok(Sample::Conversation(Conversation { messages: turns, tools: tools(fields)? }));
     }
     let has_context = CONTEXT.iter().any(|field| fields.value(field).is_some());
@@ -207,9 +189,7 @@ fn preference(fields: Fields<'_>) -> Result<Conversation, RowFault> {
     let prompt = if turns.is_empty() { shared(&chosen, &rejected) } else { turns.len() };
     turns.extend(chosen.into_iter().skip(if repeated == turns.len() { repeated } else { 0 }));
     given(&mut turns[..prompt]);
-    if let Some(system) = fields.optional_text("system")?.filter(|text| !text.is_empty()) {
-        turns.insert(0, Message::new("system", system));
-    }
+    with_system(&mut turns, fields)?;
     Ok(Conversation { messages: turns, tools: tools(fields)? })
 }
 
@@ -265,11 +245,10 @@ fn with_context(
     };
     let asked = std::mem::take(&mut question.content);
     let values = BTreeMap::from([("context", context), ("question", asked)]);
-    question.content = template.map_or_else(
+    question.set_text(template.map_or_else(
         || format!("{}\n\n{}", values["context"], values["question"]),
         |template| crate::formats::tasks::fill(&template.user, &values),
-    );
-    question.fields.shift_remove("content");
+    ));
     Ok(conversation)
 }
 

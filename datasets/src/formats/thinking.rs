@@ -1,23 +1,25 @@
-//! Thoughts of reasoning models: `<think>…</think>` in a text, `reasoning_content` beside it.
+//! Thinking blocks of reasoning models: `<think>…</think>` in a text, `reasoning_content` beside it.
 //!
-//! Responsible for: taking thoughts out of messages, and finding them in rendered text. Must not depend on: tokenizers.
+//! Responsible for: removing thinking blocks from messages, and finding them in texts. Must not depend on: tokenizers.
 
 use std::ops::Range;
 
-use crate::formats::conversation::Message;
+use crate::formats::conversation::{Message, Sample};
 
-/// How thoughts begin and end in the texts of the families that have them.
+/// How thinking blocks begin and end in the texts of the families that have them.
 const MARKS: [(&str, &str); 4] = [
     ("<think>", "</think>"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel|>analysis<|message|>", HARMONY_END),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
 ];
+/// In the Harmony format this token ends every message, not thinking blocks alone.
+const HARMONY_END: &str = "<|end|>";
 
-/// Keys of a message that hold its thought.
-const KEYS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
+/// Keys of a message that hold its reasoning.
+pub(crate) const KEYS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
-/// The thoughts of a message, however it carries them.
+/// The reasoning of a message, in its text and beside it.
 pub(crate) fn thoughts(message: &Message) -> Vec<&str> {
     let inside = spans(&message.content).into_iter().map(|span| {
         let text = &message.content[span];
@@ -29,7 +31,7 @@ pub(crate) fn thoughts(message: &Message) -> Vec<&str> {
     inside.chain(beside).map(str::trim).filter(|text| !text.is_empty()).collect()
 }
 
-/// Takes the thoughts out of an assistant's message.
+/// Removes the thinking blocks of an assistant's message.
 pub(crate) fn drop_thoughts(message: &mut Message) {
     if !message.is_assistant() {
         return;
@@ -37,26 +39,114 @@ pub(crate) fn drop_thoughts(message: &mut Message) {
     for key in KEYS {
         message.fields.shift_remove(key);
     }
-    for span in spans(&message.content).into_iter().rev() {
-        let after = message.content[span.end..].trim_start().len();
-        let end = message.content.len() - after;
-        message.content.replace_range(span.start..end, "");
+    let spans = spans(&message.content);
+    if spans.is_empty() {
+        return;
     }
+    let mut content = message.content.clone();
+    for span in spans.into_iter().rev() {
+        let after = content[span.end..].trim_start().len();
+        let end = content.len() - after;
+        content.replace_range(span.start..end, "");
+    }
+    message.set_text(content);
 }
 
-/// Where thoughts stand in a text, marks included. One that is never closed goes on to the end.
-pub(crate) fn spans(text: &str) -> Vec<Range<usize>> {
+/// A sample without the thinking blocks of its answers.
+pub(crate) fn dropped(sample: &Sample) -> Sample {
+    let mut sample = sample.clone();
+    match &mut sample {
+        Sample::Conversation(conversation) => conversation.messages.iter_mut().for_each(drop_thoughts),
+        Sample::PromptCompletion { completion, .. } => {
+            let mut answer = Message::new("assistant", std::mem::take(completion));
+            drop_thoughts(&mut answer);
+            *completion = answer.content;
+        }
+        Sample::Text(_) => {}
+    }
+    sample
+}
+
+/// Where thinking blocks are in a text, marks included. A block without an end reaches to the end of the text.
+fn spans(text: &str) -> Vec<Range<usize>> {
     let (mut spans, mut at) = (Vec::new(), 0);
-    let next = |at: usize| {
-        let found = MARKS.iter().filter_map(|(open, close)| Some((at + text[at..].find(open)?, *open, *close)));
-        found.min_by_key(|(start, ..)| *start)
-    };
-    while let Some((start, open, close)) = next(at) {
-        let inside = start + open.len();
+    while let Some((start, open, close)) = first_opening(&text[at..]) {
+        let inside = at + start + open.len();
+        let start = at + start;
         at = text[inside..].find(close).map_or(text.len(), |end| inside + end + close.len());
         spans.push(start..at);
     }
     spans
+}
+
+/// The thinking blocks of the answer at `range` of a rendered text. If the text before it ends with an opening mark (some
+/// templates end their generation prompt with one), the answer begins inside a block.
+pub(crate) fn within(text: &str, range: &Range<usize>) -> Vec<Range<usize>> {
+    let answer = &text[range.clone()];
+    let begun = opened(&text[..range.start]).and_then(|close| Some(answer.find(close)? + close.len()));
+    let begun = begun.filter(|end| first_opening(answer).is_none_or(|(open, ..)| open >= *end)).unwrap_or(0);
+    let mut found = if begun > 0 { vec![range.start..range.start + begun] } else { Vec::new() };
+    let rest = range.start + begun;
+    found.extend(spans(&text[rest..range.end]).into_iter().map(|span| rest + span.start..rest + span.end));
+    found
+}
+
+/// The mark that would close the block which the end of `prompt` opens.
+fn opened(prompt: &str) -> Option<&'static str> {
+    let prompt = prompt.trim_end();
+    MARKS.iter().find(|(open, _)| prompt.ends_with(open)).map(|(_, close)| *close)
+}
+
+/// Whether a token is one of the marks.
+pub(crate) fn is_mark(token: &str) -> bool {
+    MARKS.iter().any(|(open, close)| token == *open || token == *close)
+}
+
+/// A mark without its other half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    NeverClosed(&'static str),
+    /// Right if the generation prompt opens the block.
+    NeverOpened(&'static str),
+}
+
+impl Broken {
+    /// Whether `prompt`, the rendered text before the answer, has the other half.
+    pub(crate) fn is_mended_by(self, prompt: &str) -> bool {
+        matches!(self, Self::NeverOpened(close) if opened(prompt) == Some(close))
+    }
+
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Self::NeverClosed(open) => format!("an answer has {open} and no end of it"),
+            Self::NeverOpened(close) => format!("an answer has {close} and no beginning before it"),
+        }
+    }
+}
+
+/// The first mark of an answer that lacks its other half.
+pub(crate) fn broken(answer: &str) -> Option<Broken> {
+    let mut rest = answer;
+    loop {
+        let closing = MARKS.iter().filter(|(_, close)| *close != HARMONY_END);
+        let closing = closing.filter_map(|(_, close)| Some((rest.find(close)?, *close))).min();
+        match (first_opening(rest), closing) {
+            (None, None) => return None,
+            (opening, Some((at, close))) if opening.is_none_or(|(open_at, ..)| at < open_at) => {
+                return Some(Broken::NeverOpened(close));
+            }
+            (Some((at, open, close)), _) => match rest[at + open.len()..].find(close) {
+                Some(end) => rest = &rest[at + open.len() + end + close.len()..],
+                None => return Some(Broken::NeverClosed(open)),
+            },
+            (None, Some(_)) => return None,
+        }
+    }
+}
+
+/// The first opening mark: where it is, the mark, and the mark that closes it.
+fn first_opening(text: &str) -> Option<(usize, &'static str, &'static str)> {
+    MARKS.iter().filter_map(|(open, close)| Some((text.find(open)?, *open, *close))).min()
 }
 
 /// `ranges` without the parts that `holes` cover; both ascending.
@@ -79,7 +169,7 @@ pub(crate) fn without(ranges: &[Range<usize>], holes: &[Range<usize>]) -> Vec<Ra
 
 #[cfg(test)]
 mod tests {
-    use super::{drop_thoughts, spans, thoughts, without};
+    use super::{Broken, broken, drop_thoughts, spans, thoughts, within, without};
     use crate::formats::conversation::Message;
 
     #[test]
@@ -93,6 +183,26 @@ mod tests {
         let mut user = Message::new("user", "What does <think> mean?");
         drop_thoughts(&mut user);
         assert_eq!(user.content, "What does <think> mean?");
+    }
+
+    #[test]
+    fn marks_without_their_other_half_are_found() {
+        assert_eq!(broken("<think>a</think> b [THINK]c[/THINK]"), None);
+        assert_eq!(broken("<think>a"), Some(Broken::NeverClosed("<think>")));
+        assert_eq!(broken("a</think>b <think>c"), Some(Broken::NeverOpened("</think>")));
+        assert_eq!(broken("<think>a</think></think>"), Some(Broken::NeverOpened("</think>")));
+        // In Harmony, <|end|> ends answers too.
+        assert_eq!(broken("<|channel|>analysis<|message|>a<|end|>b<|end|>"), None);
+        assert!(Broken::NeverOpened("</think>").is_mended_by("<|assistant|><think>\n"));
+        assert!(!Broken::NeverClosed("<think>").is_mended_by("<think>"));
+    }
+
+    #[test]
+    fn a_block_may_begin_in_the_prompt() {
+        let text = "x <think>\nhm</think>one";
+        assert_eq!(within(text, &(10..text.len())), [10..20]);
+        assert_eq!(within(text, &(2..text.len())), [2..20]);
+        assert_eq!(within("<think> said the user. one", &(22..26)), Vec::<std::ops::Range<usize>>::new());
     }
 
     #[test]

@@ -1,23 +1,23 @@
-//! Which tokens carry loss, exactly.
+//! Which tokens carry loss.
 //!
 //! Responsible for: a sample → token ids and labels. Must not depend on: files, batches.
 //!
-//! A conversation is rendered once and that text is tokenized once: what is trained is what a server will see. The
-//! assistant's turns are found in that text as byte ranges:
+//! A conversation is rendered once, and that text is tokenized once: training sees the same tokens as a server. The
+//! assistant's turns are byte ranges of that text:
 //!
-//! 1. by the template's own `{% generation %}` blocks, if it has them; else
-//! 2. a turn starts where the rendering of everything before it, with the generation prompt, ends. If that rendering
-//!    isn't a prefix of the whole (templates that open a thinking block, say), the turn starts where a marker in place of
-//!    the answer would stand; that rendering must agree with the whole up to there;
-//! 3. a turn ends with the token that ends turns: the one that closes the rendering which stops after this message, if
-//!    that is a prefix of the whole; else the one behind the marker, if the rendering with the marker goes on from there
-//!    just as the whole does.
+//! 1. The template's own `{% generation %}` blocks, if it has any. Otherwise:
+//! 2. A turn starts where the rendering of all messages before it, with the generation prompt, ends. If that rendering
+//!    is no prefix of the whole text (some prompts open a thinking block, say), a marker replaces the answer, and the turn
+//!    starts at the marker. Both renderings must be equal up to there.
+//! 3. A turn ends with its end token. If the rendering that stops after this message is a prefix of the whole text, the
+//!    end token is at its end. Otherwise the marker's rendering gives it, if it goes on after the answer as the whole text
+//!    does.
 //!
-//! If none of it holds, the row is refused: a range is never guessed. The end token is trained, so that the model learns
-//! to stop; the line break that templates write behind it is not.
+//! If neither holds, the row is refused: a range is never guessed. The end token is trained, so that the model learns to
+//! stop. The line break that templates write after it is not.
 //!
-//! A token that lies partly inside a trained range is not trained (in use, its first half would belong to the prompt);
-//! such tokens are counted.
+//! A token that is partly inside a trained range is not trained: at inference its first half belongs to the prompt. Such
+//! tokens are counted.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -25,9 +25,10 @@ use std::slice;
 
 use tonfall_recipes::plan::{DataPlan, Thinking, TrainOn};
 
-use crate::error::RowFault;
+use crate::error::{RowFault, TemplateError};
 use crate::formats::conversation::{Conversation, Message, Sample};
 use crate::formats::thinking;
+use crate::label::traces::LeftOut;
 use crate::render::encoder::Encoded;
 use crate::render::template::{ChatTemplate, Rendering, Seen};
 use crate::render::tokenizer::ChatTokenizer;
@@ -40,17 +41,21 @@ pub const IGNORED: i32 = -100;
 pub struct Labelled {
     pub input_ids: Vec<u32>,
     pub labels: Vec<i32>,
-    /// Tokens across the border of a trained range, left untrained.
+    /// Tokens across the border of a trained range, not trained.
     pub straddling: usize,
-    /// Trained turns that no end token closes, so that nothing teaches the model to stop there.
+    /// Trained turns without an end token, so that the model doesn't learn to stop there.
     pub unterminated: usize,
-    /// Thoughts of the row that the chat template leaves out, as many do with those of earlier turns.
+    /// Thinking blocks that the chat template leaves out, as many templates do in earlier turns.
     pub thoughts_left_out: usize,
     /// Tools that the row offers or calls and that the chat template leaves out.
     pub tools_left_out: Vec<String>,
+    /// Messages that the chat template leaves out: index and role.
+    pub messages_left_out: Vec<(usize, String)>,
+    /// The first thinking mark of an answer that lacks its other half, described.
+    pub broken_reasoning: Option<String>,
 }
 
-/// What is trained.
+/// Which tokens are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabelOptions {
     pub train_on: TrainOn,
@@ -84,7 +89,7 @@ impl Labelled {
     }
 }
 
-/// Ids are below a vocabulary's size, which fits in 31 bits.
+/// Ids are below the size of a vocabulary, which fits in 31 bits.
 fn label(id: u32) -> i32 {
     i32::try_from(id).unwrap_or(IGNORED)
 }
@@ -137,31 +142,59 @@ fn label_conversation(
     options: LabelOptions,
 ) -> Result<Labelled, RowFault> {
     let LabelOptions { train_on, thinking } = options;
-    let mut conversation = Cow::Borrowed(conversation);
+    let original = conversation;
+    let mut conversation = Cow::Borrowed(original);
     if thinking == Thinking::Drop {
         conversation.to_mut().messages.iter_mut().for_each(thinking::drop_thoughts);
     }
+    let conversation = template.forms().apply(&conversation)?;
     let turns = Turns {
         seen: Seen::new(&conversation.messages, conversation.tools.as_ref()),
         conversation: &conversation,
         template,
         stops: tokenizer.stop_tokens().collect(),
     };
-    let (text, mut trained, unterminated) = match (train_on, template.has_generation_blocks()) {
-        (TrainOn::All, _) => turns.whole()?,
-        (_, true) => turns.marked(train_on)?,
-        (_, false) => turns.located(train_on)?,
-    };
+    let Located { text, mut trained, unterminated } = match (train_on, template.has_generation_blocks()) {
+        (TrainOn::All, _) => turns.whole(),
+        (_, true) => turns.marked(train_on),
+        (_, false) => turns.located(train_on),
+    }
+    .map_err(|fault| with_null_content(fault, &conversation))?;
     if thinking == Thinking::Mask {
-        trained = thinking::without(&trained, &thinking::spans(&text));
+        let answers = match (train_on, template.has_generation_blocks()) {
+            (TrainOn::All, true) => Cow::Owned(turns.marked(TrainOn::Assistant)?.trained),
+            (TrainOn::All, false) => Cow::Owned(turns.located(TrainOn::Assistant)?.trained),
+            _ => Cow::Borrowed(&trained),
+        };
+        let thoughts: Vec<Range<usize>> = answers.iter().flat_map(|answer| thinking::within(&text, answer)).collect();
+        trained = thinking::without(&trained, &thoughts);
     }
     let mut labelled = Labelled::new(tokenizer.encode_ranges(&text)?, &trained);
     labelled.unterminated = unterminated;
-    let thoughts = conversation.messages.iter().filter(|message| message.is_assistant()).flat_map(thinking::thoughts);
-    labelled.thoughts_left_out = thoughts.filter(|thought| !text.contains(thought)).count();
-    let tools = conversation.tool_names().into_iter();
-    labelled.tools_left_out = tools.filter(|tool| !text.contains(tool)).map(str::to_owned).collect();
+    let left_out = LeftOut::of(&conversation, template, &text);
+    let role = |index: &usize| (*index, conversation.messages[*index].role.clone());
+    labelled.messages_left_out = left_out.messages.iter().map(role).collect();
+    (labelled.tools_left_out, labelled.thoughts_left_out) = (left_out.tools, left_out.thoughts);
+    labelled.broken_reasoning = original.messages.iter().enumerate().find_map(|(index, message)| {
+        let broken =
+            Some(message).filter(|message| message.is_assistant()).and_then(|said| thinking::broken(&said.content))?;
+        let mended = turns.render(index, true).is_ok_and(|prompt| broken.is_mended_by(&prompt));
+        (!mended).then(|| broken.describe())
+    });
     Ok(labelled)
+}
+
+/// A template that fails on a message without text fails because of it: few say so.
+fn with_null_content(fault: RowFault, conversation: &Conversation) -> RowFault {
+    let null = conversation.messages.iter().position(|message| {
+        message.content.is_empty() && message.fields.get("content").is_none_or(serde_json::Value::is_null)
+    });
+    match (fault, null) {
+        (RowFault::Template(error @ TemplateError::Render { .. }), Some(index)) => {
+            RowFault::NullContent { index, error }
+        }
+        (fault, _) => fault,
+    }
 }
 
 /// Finds the assistant's turns in a rendered conversation.
@@ -173,8 +206,14 @@ struct Turns<'a> {
     stops: Vec<String>,
 }
 
-/// Rendered text, trained byte ranges, and how many of these no end token closes.
-type Located = (String, Vec<Range<usize>>, usize);
+/// A rendered text and the turns that are trained.
+struct Located {
+    text: String,
+    /// Byte ranges, ascending.
+    trained: Vec<Range<usize>>,
+    /// How many of these have no end token.
+    unterminated: usize,
+}
 
 impl Turns<'_> {
     fn rendering<'b>(&'b self, messages: &'b [Message], add_generation_prompt: bool) -> Rendering<'b> {
@@ -195,7 +234,7 @@ impl Turns<'_> {
         messages.filter(|(_, message)| message.is_assistant()).map(|(index, _)| index)
     }
 
-    /// Everything but the turns that the row takes out.
+    /// Everything but the turns that the row excludes.
     fn whole(&self) -> Result<Located, RowFault> {
         let text = self.render(self.conversation.messages.len(), false)?;
         let mut untrained = Vec::new();
@@ -208,7 +247,7 @@ impl Turns<'_> {
             untrained.push(start..self.end(turn, start, &text)?.0);
         }
         let whole = 0..text.len();
-        Ok((text, thinking::without(slice::from_ref(&whole), &untrained), 0))
+        Ok(Located { text, trained: thinking::without(slice::from_ref(&whole), &untrained), unterminated: 0 })
     }
 
     /// By the template's own `{% generation %}` blocks.
@@ -217,7 +256,7 @@ impl Turns<'_> {
         let last = self.assistant_turns().next_back();
         let wanted = |turn: usize| self.trained(turn) && (train_on != TrainOn::LastAssistant || Some(turn) == last);
         if !self.assistant_turns().all(wanted) {
-            // A block belongs to the last turn that starts before it ends: some begin with the line break of the prompt.
+            // A block belongs to the last turn that starts before the block ends: some begin with the prompt's line break.
             let starts: Result<Vec<(usize, bool)>, RowFault> =
                 self.assistant_turns().map(|turn| Ok((self.start(turn, &text)?, wanted(turn)))).collect();
             let starts = starts?;
@@ -226,7 +265,7 @@ impl Turns<'_> {
             });
         }
         let unterminated = ranges.iter().filter(|range| self.closing(&text[(*range).clone()]).is_none()).count();
-        Ok((text, ranges, unterminated))
+        Ok(Located { text, trained: ranges, unterminated })
     }
 
     /// By rendering parts of the conversation.
@@ -246,7 +285,7 @@ impl Turns<'_> {
             unterminated += usize::from(!terminated);
             ranges.push(start..end);
         }
-        Ok((text, ranges, unterminated))
+        Ok(Located { text, trained: ranges, unterminated })
     }
 
     /// Where the answer `turn` starts in `text`.
@@ -263,13 +302,12 @@ impl Turns<'_> {
         }
     }
 
-    /// What is written before and behind the answer `turn`, whatever it says.
+    /// The text before and after the answer `turn`, whatever the answer says.
     fn around(&self, turn: usize) -> Result<(String, String), RowFault> {
-        // Two noncharacters of Unicode; no text contains them by accident, and one that does is refused below.
+        // Two noncharacters of Unicode: no text contains them by accident, and one that does is refused below.
         const MARKER: &str = "\u{FDD0}\u{FDD1}";
         let mut messages = self.conversation.messages.clone();
-        messages[turn].content = MARKER.to_owned();
-        messages[turn].fields.shift_remove("content");
+        messages[turn].set_text(MARKER);
         let marked = self.template.render(self.rendering(&messages, false))?;
         match marked.split_once(MARKER) {
             Some((before, after)) if !after.contains(MARKER) => Ok((before.to_owned(), after.to_owned())),
@@ -293,9 +331,9 @@ impl Turns<'_> {
                 None => (start + answer.trim_end().len(), false),
             });
         }
-        // Later messages change how this turn is written (earlier thoughts are dropped, say); what follows it stays.
+        // Later messages change how this turn is written (earlier thinking blocks are dropped, say), but not what follows it.
         let (_, after) = self.around(turn)?;
-        let calls_tools = self.conversation.messages[turn].fields.contains_key("tool_calls");
+        let calls_tools = !self.conversation.messages[turn].tool_calls().is_empty();
         let closing = |stop: &String| match calls_tools {
             true => after.find(stop.as_str()).map(|at| at + stop.len()),
             false => after.trim_start().strip_prefix(stop.as_str()).map(|rest| after.len() - rest.len()),
@@ -316,7 +354,7 @@ impl Turns<'_> {
         }
     }
 
-    /// Where the end token that closes `turn` ends; blanks and further end tokens may follow it.
+    /// The end of the end token that closes `turn`; blanks and further end tokens may follow it.
     fn closing(&self, turn: &str) -> Option<usize> {
         let (mut rest, mut end) = (turn.trim_end(), None);
         while let Some(stop) = self.stops.iter().find(|stop| rest.ends_with(stop.as_str())) {

@@ -1,19 +1,18 @@
-//! What is decided over labelled rows, in their order.
+//! Decisions over labelled rows, in their order.
 //!
-//! Responsible for: `overflow`, `max_bad_rows`, counting everything that happens to a row, and what is told of all rows
-//! together. Who gets which side of the split and how often is decided in [`crate::prepare::order`].
+//! Responsible for: `overflow`, `max_bad_rows`, rules that drop, and counting everything that happens to a row. The split
+//! and the weights are decided in [`crate::prepare::order`], repeats in [`crate::prepare::similar`].
 //! Must not depend on: tokenizers, threads.
 //!
-//! Memory holds 16 bytes for each example, 36 more for each of the first two million long ones, and for a moment 10 for their
-//! order. Tokens go to disk as they come.
+//! Memory holds 16 bytes for each example, 36 more for each of the first two million long ones, and at the end 11 for their
+//! order and 13 for each that repeats another. Tokens are written to disk as they come.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::{AuditRule, DataFormat, Overflow, Severity, Split};
+use tonfall_recipes::plan::{AuditRule, DataFormat, Overflow, Severity, Split, SplitBy};
 
-use crate::audit::Findings;
-use crate::audit::duplicates::{Fingerprint, Fingerprints, Repeat, fingerprint as fingerprint_of};
+use crate::audit::duplicates::{Fingerprint, Fingerprints};
 use crate::audit::terms::{Role, Terms};
 use crate::error::{DataError, RowFault};
 use crate::formats::entry::NoTask;
@@ -21,15 +20,16 @@ use crate::label::mask::{IGNORED, Labelled};
 use crate::prepare::Input;
 use crate::prepare::batch::Source;
 use crate::prepare::cache::{Index, Sink};
-use crate::prepare::order::{Order, Share, order};
-use crate::prepare::report::{FileReport, PrepareReport};
+use crate::prepare::order::{Order, Share, order, split};
+use crate::prepare::report::{BY_RULE, FileReport, PrepareReport};
+use crate::prepare::similar;
 use crate::prepare::store::{Columns, Entry, word};
 use crate::stable_hash::stable_hash;
 
-/// Faulty rows that are told of in the end.
+/// Faulty rows that the report quotes.
 const FAULTS_SHOWN: usize = 10;
 
-/// What became of a row.
+/// The result of a row.
 pub(crate) struct Outcome {
     pub(crate) number: u64,
     pub(crate) result: Result<Option<Prepared>, RowFault>,
@@ -113,7 +113,7 @@ impl<'a> Collector<'a> {
                     self.report.findings.add(rule, &path, number, detail);
                 }
                 if let Some(no_task) = prepared.no_task {
-                    self.leave_out(no_task.reason());
+                    leave_out(&mut self.report, no_task.reason());
                     if !matches!(no_task, NoTask::Foreign { .. }) {
                         self.no_task[file].get_or_insert((number, no_task));
                     }
@@ -151,23 +151,31 @@ impl<'a> Collector<'a> {
         group: Option<u64>,
         example: PreparedExample,
     ) -> Result<(), DataError> {
-        let PreparedExample { mut labelled, fingerprint, findings, terms } = example;
+        let PreparedExample { mut labelled, fingerprint, mut findings, terms } = example;
         let (path, limit) = (self.path(file), self.plan.data.max_seq_len);
+        let tokens = labelled.input_ids.len();
+        if trained(&labelled) == 0 {
+            findings.push((AuditRule::NoTrainedToken, "nothing in it is an answer to learn".to_owned()));
+        }
+        let dropping = |(rule, _): &(AuditRule, String)| self.plan.audit.severity(*rule) == Severity::Drop;
+        let dropped_by = findings.iter().find(|finding| dropping(finding)).map(|(rule, _)| *rule);
         for (rule, detail) in findings {
             self.report.findings.add(rule, &path, number, detail);
         }
-        let tokens = labelled.input_ids.len();
+        if let Some(rule) = dropped_by {
+            leave_out(&mut self.report, &by_rule(rule));
+            return Ok(());
+        }
         if trained(&labelled) == 0 {
-            self.report.findings.add(AuditRule::NoTrainedToken, &path, number, "nothing in it is an answer to learn");
-            self.leave_out("nothing in them is trained");
+            leave_out(&mut self.report, "nothing in them is trained");
             return Ok(());
         }
         if tokens > limit {
             match self.plan.data.overflow {
                 Overflow::Split if self.inputs[file].layout.format.format == DataFormat::Text => {
                     self.report.split += 1;
-                    for piece in split(labelled, limit) {
-                        let fingerprint = tokens_fingerprint(&piece.input_ids);
+                    for piece in pieces(labelled, limit) {
+                        let fingerprint = Fingerprint::of_tokens(&piece);
                         let terms = terms.clone();
                         self.example(
                             file,
@@ -183,14 +191,14 @@ impl<'a> Collector<'a> {
                     return Ok(());
                 }
                 Overflow::Drop => {
-                    self.leave_out("longer than data.max_seq_len");
+                    leave_out(&mut self.report, "longer than data.max_seq_len");
                     return Ok(());
                 }
                 Overflow::Truncate => {
                     labelled.input_ids.truncate(limit);
                     labelled.labels.truncate(limit);
                     if trained(&labelled) == 0 {
-                        self.leave_out("cut before the first trained token");
+                        leave_out(&mut self.report, "cut before the first trained token");
                         return Ok(());
                     }
                     let detail = format!("{tokens} tokens cut to {limit}");
@@ -199,45 +207,25 @@ impl<'a> Collector<'a> {
                 }
             }
         }
-        if labelled.unterminated > 0 {
-            let detail = format!("{} answers are not closed by an end token", labelled.unterminated);
-            self.report.findings.add(AuditRule::NoEndToken, &path, number, detail);
-            self.report.unterminated += 1;
-        }
-        if !labelled.tools_left_out.is_empty() {
-            let detail = format!("the chat template leaves out {}", labelled.tools_left_out.join(", "));
-            self.report.findings.add(AuditRule::ToolsLeftOut, &path, number, detail);
-        }
+        self.report.unterminated += u64::from(labelled.unterminated > 0);
         for term in terms {
             self.used[term] = true;
         }
-        let (tokens, trained) = (labelled.input_ids.len() as u32, trained(&labelled) as u32);
         let words: Vec<u32> =
             labelled.input_ids.iter().zip(&labelled.labels).map(|(id, label)| word(*id, *label)).collect();
         self.sink.push(&words, Entry::new(&words, self.position, Source { file, row: number }))?;
-        self.position += u64::from(tokens);
-        // Everything that comes of one row stays on one side.
+        self.position += words.len() as u64;
+        // All examples of one row stay on one side.
         self.units.push(group.unwrap_or_else(|| stable_hash((file as u64, number))));
         self.fingerprints.push(fingerprint);
         let report = &mut self.report;
-        let counts = &mut report.files[file];
-        counts.kept += 1;
-        counts.tokens += u64::from(tokens);
-        counts.trained_tokens += u64::from(trained);
-        report.tokens += u64::from(tokens);
-        report.trained_tokens += u64::from(trained);
-        report.longest = report.longest.max(u64::from(tokens));
-        *report.lengths.entry(u64::from(tokens.next_power_of_two())).or_default() += 1;
+        report.files[file].kept += 1;
         report.straddling += labelled.straddling as u64;
         report.thoughts_left_out += labelled.thoughts_left_out as u64;
         Ok(())
     }
 
-    fn leave_out(&mut self, reason: &str) {
-        *self.report.dropped.entry(reason.to_owned()).or_default() += 1;
-    }
-
-    /// Splits, weighs and looks at everything together.
+    /// Splits, weighs, and audits all examples together.
     pub(crate) fn finish(mut self) -> Result<(Columns, Index), DataError> {
         if let Some((file, row, tokens, count)) = self.too_long {
             let (limit, rows) = (self.plan.data.max_seq_len, self.report.rows as usize);
@@ -250,36 +238,55 @@ impl<'a> Collector<'a> {
                 return Err(DataError::NoTask { path, row: *row, why });
             }
         }
-        let fraction = self.plan.data.eval_fraction;
-        let shares: Vec<Share> = self.report.files.iter().zip(self.inputs).map(share).collect();
-        let Order { mut train, eval, held_out } = order(&self.units, &shares, fraction, self.plan.seed)?;
-        self.units = Vec::new();
-        let wanted_eval = fraction > 0.0 || shares.iter().any(|share| share.eval);
-        let missing = [("train on", train.is_empty()), ("evaluate on", wanted_eval && eval.is_empty())];
-        for (what, _) in missing.into_iter().filter(|(_, missing)| *missing) {
-            // Findings that are errors say it better.
-            if self.report.findings.of(Severity::Error, &self.plan.audit).is_empty() {
-                return Err(DataError::NothingLeft { what, why: self.why_nothing() });
+        let Self { plan, inputs, terms, sink, mut report, mut units, fingerprints, used, .. } = self;
+        let (data, audit) = (&plan.data, &plan.audit);
+        let shares: Vec<Share> = report.files.iter().zip(inputs).map(share).collect();
+        report.not_compared = fingerprints.not_compared;
+        let repeats = fingerprints.repeats();
+        if data.eval_fraction > 0.0 && data.split_by == SplitBy::Similar {
+            similar::join(&mut units, &repeats);
+        }
+        let held_out = split(&units, &shares, data.eval_fraction, data.split_by, plan.seed)?;
+        drop(units);
+        let closed = sink.close()?;
+        let mut dropped = vec![false; held_out.len()];
+        for found in similar::findings(&repeats, &held_out) {
+            let (entry, of) = (closed.entries[found.example as usize], closed.entries[found.of as usize]);
+            let path = |entry: Entry| &inputs[entry.file as usize].file.path;
+            let how = if found.exact { "the same as" } else { "almost the same as" };
+            let detail = format!("{how} {}:{}", path(of).display(), of.row);
+            report.findings.add(found.rule, path(entry), entry.row, detail);
+            let surplus = &mut dropped[found.surplus as usize];
+            if audit.severity(found.rule) == Severity::Drop && !std::mem::replace(surplus, true) {
+                leave_out(&mut report, &by_rule(found.rule));
             }
         }
-        for (term, _) in self.terms.wanted.iter().zip(&self.used).filter(|(_, used)| !**used) {
+        count(&mut report, &closed.entries, &dropped);
+        let Order { mut train, eval } = order(&held_out, &dropped, &shares, plan.seed);
+        let wanted_eval = data.eval_fraction > 0.0 || shares.iter().any(|share| share.eval);
+        let missing = [("train on", train.is_empty()), ("evaluate on", wanted_eval && eval.is_empty())];
+        for (what, _) in missing.into_iter().filter(|(_, missing)| *missing) {
+            // Findings that are errors explain it better.
+            if report.findings.of(Severity::Error, audit).is_empty() {
+                return Err(DataError::NothingLeft { what, why: why_nothing(&report) });
+            }
+        }
+        for (term, _) in terms.wanted.iter().zip(&used).filter(|(_, used)| !**used) {
             match term.role {
                 Role::Preferred => {
                     let (file, row) = term.place;
                     let detail = format!("no trained answer says \"{}\"", term.term);
-                    self.report.findings.add(AuditRule::UnusedTerm, &self.inputs[file].file.path, row, detail);
+                    report.findings.add(AuditRule::UnusedTerm, &inputs[file].file.path, row, detail);
                 }
-                Role::Defined => self.report.defined_only += 1,
+                Role::Defined => report.defined_only += 1,
                 Role::Forbidden(_) => {}
             }
         }
-        self.report.long_terms = self.terms.long;
-        let Self { mut report, fingerprints, sink, inputs, .. } = self;
-        (report.eval_examples, report.train_examples) = (eval.len() as u64, (held_out.len() - eval.len()) as u64);
-        (report.epoch_examples, report.not_compared) = (train.len() as u64, fingerprints.not_compared);
-        let closed = sink.close()?;
-        let paths: Vec<&Path> = inputs.iter().map(|input| input.file.path.as_path()).collect();
-        repeats(fingerprints, &closed.entries, &held_out, &paths, &mut report.findings);
+        report.long_terms = terms.long;
+        report.eval_examples = eval.len() as u64;
+        report.train_examples =
+            held_out.iter().zip(&dropped).filter(|(eval, dropped)| !**eval && !**dropped).count() as u64;
+        report.epoch_examples = train.len() as u64;
         let index = Index { epoch: train.len(), report };
         train.extend(eval);
         Ok((closed.finish(train, &index)?, index))
@@ -296,43 +303,52 @@ impl<'a> Collector<'a> {
         }
         Ok(())
     }
+}
 
-    fn why_nothing(&self) -> String {
-        let reasons: Vec<String> =
-            self.report.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        match reasons.is_empty() {
-            true => "no row gave an example".to_owned(),
-            false => format!("every row was dropped ({})", reasons.join(", ")),
-        }
+/// The reason of examples that a rule of the audit drops, as the report has it.
+fn by_rule(rule: AuditRule) -> String {
+    format!("{BY_RULE}{}", crate::audit::name(rule))
+}
+
+fn leave_out(report: &mut PrepareReport, reason: &str) {
+    *report.dropped.entry(reason.to_owned()).or_default() += 1;
+}
+
+fn why_nothing(report: &PrepareReport) -> String {
+    let reasons: Vec<String> = report.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    match reasons.is_empty() {
+        true => "no row gave an example".to_owned(),
+        false => format!("every row was dropped ({})", reasons.join(", ")),
     }
 }
 
-/// How many examples a file gave, and what becomes of them.
+/// How many examples a file gave, and what they are for.
 fn share((report, input): (&FileReport, &Input)) -> Share {
     let source = &input.source;
     Share { examples: report.kept as usize, eval: source.split == Split::Eval, weight: source.weight }
 }
 
-/// Examples that repeat others.
-fn repeats(fingerprints: Fingerprints, entries: &[Entry], held_out: &[bool], paths: &[&Path], findings: &mut Findings) {
-    for Repeat { example, of, exact } in fingerprints.repeats() {
-        let (example, of) = (example as usize, of as usize);
-        let rule = match (held_out[example], held_out[of], exact) {
-            (true, true, _) => continue,
-            (false, false, true) => AuditRule::Duplicates,
-            (false, false, false) => AuditRule::NearDuplicates,
-            _ => AuditRule::Leakage,
-        };
-        let how = if exact { "the same as" } else { "almost the same as" };
-        let (entry, of) = (entries[example], entries[of]);
-        let detail = format!("{how} {}:{}", paths[of.file as usize].display(), of.row);
-        findings.add(rule, paths[entry.file as usize], entry.row, detail);
+/// Counts the tokens of the examples that are not dropped.
+fn count(report: &mut PrepareReport, entries: &[Entry], dropped: &[bool]) {
+    for (entry, dropped) in entries.iter().zip(dropped) {
+        let (tokens, trained) = (u64::from(entry.tokens), u64::from(entry.trained));
+        let file = &mut report.files[entry.file as usize];
+        if *dropped {
+            file.kept -= 1;
+            continue;
+        }
+        file.tokens += tokens;
+        file.trained_tokens += trained;
+        report.tokens += tokens;
+        report.trained_tokens += trained;
+        report.longest = report.longest.max(tokens);
+        *report.lengths.entry(tokens.next_power_of_two()).or_default() += 1;
     }
 }
 
 /// Pieces of at most `limit` tokens. Each begins with the last token of the one before it, so that every token but the
 /// first is predicted once.
-fn split(text: Labelled, limit: usize) -> Vec<Labelled> {
+fn pieces(text: Labelled, limit: usize) -> Vec<Labelled> {
     let step = limit.saturating_sub(1).max(1);
     let starts = (0..text.input_ids.len().saturating_sub(1)).step_by(step);
     let piece = |start: usize| {
@@ -346,12 +362,6 @@ fn split(text: Labelled, limit: usize) -> Vec<Labelled> {
         }
     };
     starts.map(piece).collect()
-}
-
-/// The fingerprint of a piece of a text.
-fn tokens_fingerprint(ids: &[u32]) -> Fingerprint {
-    let words: Vec<String> = ids.iter().map(u32::to_string).collect();
-    fingerprint_of(words.iter().map(String::as_str))
 }
 
 /// Targets after the shift.

@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use tonfall_recipes::plan::SplitBy;
+
 use crate::error::DataError;
 use crate::prepare::permutation::{Permutation, mix};
 
-/// What the split into train and eval, and the choice by weights, are called among the uses of the seed.
+/// The streams of the seed for the split and for the choice by weights.
 const SPLIT_STREAM: u64 = 1;
 const WEIGHT_STREAM: u64 = 2;
 
-/// The examples of one file, which come one after another.
+/// The examples of one file, which follow one another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Share {
     pub(crate) examples: usize,
@@ -21,44 +23,79 @@ pub(crate) struct Share {
     pub(crate) weight: f64,
 }
 
+/// Whether each example is held out: those of files for evaluation, and a fraction of the others. `units` has the unit of
+/// each example; the examples of one unit stay on one side.
+///
+/// # Errors
+/// When the fraction leaves nothing on one side.
+pub(crate) fn split(
+    units: &[u64],
+    shares: &[Share],
+    fraction: f64,
+    by: SplitBy,
+    seed: u64,
+) -> Result<Vec<bool>, DataError> {
+    let mut held_out: Vec<bool> =
+        shares.iter().flat_map(|share| std::iter::repeat_n(share.eval, share.examples)).collect();
+    if fraction <= 0.0 {
+        return Ok(held_out);
+    }
+    // Units in an order that the seed decides.
+    let place = |unit: u64| mix(mix(seed ^ mix(SPLIT_STREAM)) ^ unit);
+    let mut places: Vec<u64> =
+        units.iter().zip(&held_out).filter(|(_, eval)| !**eval).map(|(unit, _)| place(*unit)).collect();
+    places.sort_unstable();
+    let chosen = match by {
+        SplitBy::Row => {
+            places.dedup();
+            let wanted = ((places.len() as f64 * fraction).round() as usize).max(1);
+            (wanted < places.len()).then(|| places[..wanted].to_vec())
+        }
+        SplitBy::Similar => {
+            // Units differ in size: those that fit into the wanted number of examples.
+            let mut left = ((places.len() as f64 * fraction).round() as usize).max(1);
+            let mut chosen = Vec::new();
+            for unit in places.chunk_by(|one, other| one == other).filter(|unit| unit.len() < places.len()) {
+                if unit.len() <= left {
+                    left -= unit.len();
+                    chosen.push(unit[0]);
+                }
+            }
+            (!chosen.is_empty()).then_some(chosen)
+        }
+    };
+    let Some(chosen) = chosen else {
+        let hint = match by {
+            SplitBy::Similar if places.len() > 1 => {
+                "; nearly equal rows stay on one side, unless `data.split_by` is \"row\""
+            }
+            _ => "",
+        };
+        return Err(DataError::Split { fraction, rows: places.len(), hint });
+    };
+    for (eval, unit) in held_out.iter_mut().zip(units) {
+        *eval = *eval || chosen.binary_search(&place(*unit)).is_ok();
+    }
+    Ok(held_out)
+}
+
 /// Indexes of examples.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Order {
+    /// Of one epoch.
     pub(crate) train: Vec<u32>,
     pub(crate) eval: Vec<u32>,
-    /// Of each example.
-    pub(crate) held_out: Vec<bool>,
 }
 
-/// Holds out a share of the units that are trained, and repeats or leaves out examples by their weights. `units` has
-/// each example's: those of one unit stay on one side of the split.
-///
-/// # Errors
-/// When a fraction leaves nothing to train on.
-pub(crate) fn order(units: &[u64], shares: &[Share], fraction: f64, seed: u64) -> Result<Order, DataError> {
-    let mut held_out: Vec<bool> =
-        shares.iter().flat_map(|share| std::iter::repeat_n(share.eval, share.examples)).collect();
-    if fraction > 0.0 {
-        // Units in an order of the seed's own; the first of them are held out.
-        let place = |unit: u64| mix(mix(seed ^ mix(SPLIT_STREAM)) ^ unit);
-        let mut places: Vec<u64> =
-            units.iter().zip(&held_out).filter(|(_, eval)| !**eval).map(|(unit, _)| place(*unit)).collect();
-        places.sort_unstable();
-        places.dedup();
-        let wanted = ((places.len() as f64 * fraction).round() as usize).max(1);
-        let Some(border) = places.get(wanted) else {
-            return Err(DataError::Split { fraction, rows: places.len(), side: "train on" });
-        };
-        for (eval, unit) in held_out.iter_mut().zip(units) {
-            *eval = *eval || place(*unit) < *border;
-        }
-    }
-    let eval = (0_u32..).zip(&held_out).filter(|(_, eval)| **eval).map(|(index, _)| index).collect();
+/// Repeats or leaves out examples by the weights of their files. `held_out` and `dropped` are of each example.
+pub(crate) fn order(held_out: &[bool], dropped: &[bool], shares: &[Share], seed: u64) -> Order {
+    let eval = (0_u32..).zip(held_out).filter(|(_, eval)| **eval).map(|(index, _)| index).collect();
     let mut trained: Vec<(u32, u16)> = Vec::with_capacity(held_out.len());
-    // Of what is left of a weight, the nearest number of its examples.
+    // Examples by the fraction of their weight; the rounded number of them comes once more.
     let mut by_fraction: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
     let weights = shares.iter().flat_map(|share| std::iter::repeat_n(share.weight, share.examples));
-    for ((index, weight), _) in (0_u32..).zip(weights).zip(&held_out).filter(|(_, eval)| !**eval) {
+    let excluded = held_out.iter().zip(dropped).map(|(eval, dropped)| *eval || *dropped);
+    for ((index, weight), _) in (0_u32..).zip(weights).zip(excluded).filter(|(_, excluded)| !excluded) {
         if weight.fract() > 0.0 {
             by_fraction.entry(weight.fract().to_bits()).or_default().push(trained.len() as u32);
         }
@@ -72,37 +109,68 @@ pub(crate) fn order(units: &[u64], shares: &[Share], fraction: f64, seed: u64) -
     let passes = trained.iter().map(|(_, copies)| *copies).max().unwrap_or(0);
     let pass = |pass| trained.iter().filter(move |(_, copies)| *copies > pass).map(|(index, _)| *index);
     let train = (0..passes).flat_map(pass).collect();
-    Ok(Order { train, eval, held_out })
+    Order { train, eval }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Share, order};
+    use tonfall_recipes::plan::SplitBy;
+
+    use super::{Order, Share, order, split};
+
+    fn share(examples: usize) -> [Share; 1] {
+        [Share { examples, eval: false, weight: 1.0 }]
+    }
+
+    fn both(units: &[u64], fraction: f64, by: SplitBy, seed: u64) -> Order {
+        let held_out = split(units, &share(units.len()), fraction, by, seed).expect("enough");
+        order(&held_out, &vec![false; units.len()], &share(units.len()), seed)
+    }
 
     #[test]
     fn a_unit_stays_together() {
         let units: Vec<u64> = (0..30).map(|index| index / 3).collect();
-        let share = |examples| [Share { examples, eval: false, weight: 1.0 }];
-        let split = order(&units, &share(30), 0.2, 7).expect("enough");
-        assert_eq!((split.train.len(), split.eval.len()), (24, 6));
-        assert!(split.eval.chunks(3).all(|unit| unit.iter().all(|index| index / 3 == unit[0] / 3)), "{split:?}");
-        assert_ne!(order(&units, &share(30), 0.2, 8).expect("enough").eval, split.eval);
-        assert!(order(&units[..3], &share(3), 0.5, 7).is_err());
+        for by in [SplitBy::Row, SplitBy::Similar] {
+            let split = both(&units, 0.2, by, 7);
+            assert_eq!((split.train.len(), split.eval.len()), (24, 6));
+            assert!(split.eval.chunks(3).all(|unit| unit.iter().all(|index| index / 3 == unit[0] / 3)), "{split:?}");
+            assert_ne!(both(&units, 0.2, by, 8).eval, split.eval);
+            assert!(super::split(&units[..3], &share(3), 0.5, by, 7).is_err());
+        }
+    }
+
+    #[test]
+    fn units_of_one_example_are_split_as_before() {
+        let units: Vec<u64> = (0..40).map(|index| index * index).collect();
+        assert_eq!(both(&units, 0.25, SplitBy::Similar, 7), both(&units, 0.25, SplitBy::Row, 7));
+    }
+
+    #[test]
+    fn a_large_unit_is_not_held_out_for_a_small_fraction() {
+        // Eighty examples that are nearly the same, and twenty others.
+        let units: Vec<u64> = (0..100).map(|index| if index < 80 { 0 } else { index }).collect();
+        for seed in 0..20 {
+            let eval = both(&units, 0.1, SplitBy::Similar, seed).eval;
+            assert!(eval.len() == 10 && eval.iter().all(|index| *index >= 80), "{eval:?}");
+        }
+        let error = split(&[1, 1, 1], &share(3), 0.5, SplitBy::Similar, 7).expect_err("all the same").to_string();
+        assert!(error.contains("`data.split_by`"), "{error}");
     }
 
     #[test]
     fn files_are_on_the_side_that_the_recipe_says() {
         let shares = [(2, false, 2.0), (3, true, 1.0), (1, false, 1.0)];
         let shares = shares.map(|(examples, eval, weight)| Share { examples, eval, weight });
-        let split = order(&[0, 1, 2, 3, 4, 5], &shares, 0.0, 7).expect("no split");
+        let held_out = split(&[0, 1, 2, 3, 4, 5], &shares, 0.0, SplitBy::Similar, 7).expect("no split");
+        let split = order(&held_out, &[false; 6], &shares, 7);
         assert_eq!((split.train, split.eval), (vec![0, 1, 5, 0, 1], vec![2, 3, 4]));
+        let without = order(&held_out, &[false, true, false, false, false, false], &shares, 7);
+        assert_eq!((without.train, without.eval), (vec![0, 5, 0], vec![2, 3, 4]));
     }
 
     #[test]
     fn weights_repeat_and_leave_out() {
-        let units: Vec<u64> = (0..10).collect();
-        let train =
-            |weight| order(&units, &[Share { examples: 10, eval: false, weight }], 0.0, 7).expect("no split").train;
+        let train = |weight| order(&[false; 10], &[false; 10], &[Share { examples: 10, eval: false, weight }], 7).train;
         assert_eq!([1.0, 2.0, 0.5, 1.25].map(|weight| train(weight).len()), [10, 20, 5, 13]);
         let mut twice = train(2.0);
         twice.sort_unstable();

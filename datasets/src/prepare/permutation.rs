@@ -51,7 +51,8 @@ impl Permutation {
     }
 }
 
-pub(crate) fn mix(mut state: u64) -> u64 {
+/// The finaliser of SplitMix64.
+pub(crate) const fn mix(mut state: u64) -> u64 {
     state = state.wrapping_add(GOLDEN);
     state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,16 +1,17 @@
-//! Counts of everything that happened to the data.
+//! The result of preparing data, counted.
 //!
-//! Responsible for: the report and how it reads in a terminal. Must not depend on: how it is made.
+//! Responsible for: the report and its text. Must not depend on: how the data is prepared.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tonfall_recipes::{counted, grouped};
 
-use crate::audit::Findings;
+use crate::audit::{self, Findings};
 
-/// Counts of one file.
+/// The counts of one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
     pub path: PathBuf,
@@ -32,7 +33,7 @@ pub struct FileReport {
     pub renamed: Vec<String>,
 }
 
-/// Counts of all files.
+/// The counts of all files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrepareReport {
     pub rows: u64,
@@ -53,9 +54,9 @@ pub struct PrepareReport {
     pub lengths: BTreeMap<u64, u64>,
     /// Examples with a trained turn that no end token closes.
     pub unterminated: u64,
-    /// Tokens across the border of a trained range, left untrained.
+    /// Tokens across the border of a trained range, without loss.
     pub straddling: u64,
-    /// Thoughts that the chat template leaves out.
+    /// Thinking blocks that the chat template leaves out.
     pub thoughts_left_out: u64,
     /// The first faulty rows that were left out.
     pub faults: Vec<String>,
@@ -72,7 +73,7 @@ pub struct PrepareReport {
     pub empty_files: Vec<PathBuf>,
     pub files: Vec<FileReport>,
     pub findings: Findings,
-    /// Examples beyond the number that is looked through for near-duplicates.
+    /// Examples beyond the number that is compared for near-duplicates.
     pub not_compared: u64,
     /// Terms that have only a definition and that no answer uses.
     pub defined_only: u64,
@@ -81,7 +82,7 @@ pub struct PrepareReport {
     /// Why nothing is kept in the cache, when it was to be.
     #[serde(skip)]
     pub uncached: Option<String>,
-    /// The part of `tokenizer.json` because of which texts went through the slow encoder.
+    /// The part of `tokenizer.json` that the fast encoder doesn't support.
     #[serde(skip)]
     pub slow_tokenizer: Option<String>,
     /// Whether it was found in the cache.
@@ -89,36 +90,70 @@ pub struct PrepareReport {
     pub cached: bool,
 }
 
+/// How reasons of `dropped` begin that are rules of the audit.
+pub(crate) const BY_RULE: &str = "audit.";
+
 impl PrepareReport {
-    /// Counts that may surprise, with their meaning.
+    /// Warnings: counts with their meaning.
     pub fn notes(&self) -> Vec<String> {
+        let examples = |count| counted(count, "example");
         let notes = [
-            (self.truncated, "rows cut to data.max_seq_len"),
-            (self.straddling, "tokens lie across the border of an answer and are not trained"),
-            (self.thoughts_left_out, "thoughts are left out by the chat template"),
-            (self.not_compared, "examples were looked through for exact duplicates only"),
-            (self.split, "texts were split into examples of at most data.max_seq_len tokens"),
-            (self.defined_only, "terms have only a definition, and no answer uses them"),
-            (self.long_terms, "texts of term bases are longer than 12 words and are not looked for in answers"),
+            (self.truncated, format!("{} cut to data.max_seq_len", counted(self.truncated, "row"))),
+            (
+                self.straddling,
+                format!("{} across the border of an answer: without loss", counted(self.straddling, "token")),
+            ),
+            (
+                self.thoughts_left_out,
+                format!("{} left out by the chat template", counted(self.thoughts_left_out, "thinking block")),
+            ),
+            (self.not_compared, format!("{} compared for exact duplicates only", examples(self.not_compared))),
+            (
+                self.split,
+                format!("{} split into examples of at most data.max_seq_len tokens", counted(self.split, "text")),
+            ),
+            (
+                self.defined_only,
+                format!("{} with only a definition and used by no answer", counted(self.defined_only, "term")),
+            ),
+            (
+                self.long_terms,
+                format!("{} longer than 12 words, not searched in answers", counted(self.long_terms, "term base text")),
+            ),
         ];
         let lists = [
-            (&self.skipped_files, "entries of folders are no data and were not read"),
+            (&self.skipped_files, "entries of folders that are no data and were not read"),
             (
                 &self.other_side_files,
-                "files of folders belong to the other side of the split by their names and were not read",
+                "files of folders that belong to the other side of the split by their names and were not read",
             ),
-            (&self.empty_files, "files have no rows"),
+            (&self.empty_files, "files without rows"),
         ];
         let listed = lists.iter().filter(|(paths, _)| !paths.is_empty()).map(|(paths, note)| shortened(paths, note));
-        let counted = notes.iter().filter(|(count, _)| *count > 0).map(|(count, note)| format!("{count} {note}"));
-        let dropped = self.dropped.iter().map(|(reason, count)| format!("{count} rows dropped: {reason}"));
-        let faulty: u64 = self.files.iter().map(|file| file.faulty).sum();
-        let faulty = (faulty > 0).then(|| format!("{faulty} faulty rows left out:\n  {}", self.faults.join("\n  ")));
-        let uncached = self.uncached.iter().map(|why| format!("prepared data is not kept: {why}"));
-        let slow = self.slow_tokenizer.iter().map(|part| {
-            format!("tokenized by the reference encoder, about ten times slower: the fast one doesn't know {part}")
+        let notes = notes.into_iter().filter(|(count, _)| *count > 0).map(|(_, note)| note);
+        let dropped = self.dropped.iter().map(|(reason, count)| match reason.strip_prefix(BY_RULE) {
+            Some(rule) => format!("{} dropped by {reason}{}", examples(*count), self.first(rule)),
+            None => format!("{} dropped: {reason}", examples(*count)),
         });
-        dropped.chain(faulty).chain(counted).chain(listed).chain(uncached).chain(slow).collect()
+        let faulty: u64 = self.files.iter().map(|file| file.faulty).sum();
+        let faulty = (faulty > 0)
+            .then(|| format!("{} left out:\n  {}", counted(faulty, "faulty row"), self.faults.join("\n  ")));
+        let uncached = self.uncached.iter().map(|why| format!("prepared data is not cached: {why}"));
+        let slow = self.slow_tokenizer.iter().map(|part| {
+            format!(
+                "tokenized by the reference encoder, about ten times slower: the fast encoder doesn't support {part}"
+            )
+        });
+        dropped.chain(faulty).chain(notes).chain(listed).chain(uncached).chain(slow).collect()
+    }
+
+    /// The meaning of a rule and its first finding.
+    fn first(&self, rule: &str) -> String {
+        let finding = self.findings.iter().find(|(other, _)| audit::name(*other) == rule);
+        let Some((rule, hit)) = finding.and_then(|(rule, finding)| Some((rule, finding.hits.first()?))) else {
+            return String::new();
+        };
+        format!(" ({}); the first: {}:{}: {}", audit::meaning(rule), hit.path.display(), hit.row, hit.detail)
     }
 }
 
@@ -127,38 +162,28 @@ fn shortened(paths: &[PathBuf], note: &str) -> String {
     const SHOWN: usize = 5;
     let names: Vec<String> = paths.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
     let more = if paths.len() > SHOWN { ", …" } else { "" };
-    format!("{} {note}: {}{more}", paths.len(), names.join(", "))
+    format!("{note}: {} ({}{more})", paths.len(), names.join(", "))
 }
 
 impl fmt::Display for PrepareReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kept = self.train_examples + self.eval_examples;
-        writeln!(f, "{} rows, {kept} examples: {} train, {} eval", self.rows, self.train_examples, self.eval_examples)?;
+        let kept = counted(self.train_examples + self.eval_examples, "example");
+        let (rows, train, eval) = (counted(self.rows, "row"), self.train_examples, self.eval_examples);
+        writeln!(f, "{rows}, {kept}: {} train, {} eval", grouped(train), grouped(eval))?;
         if self.epoch_examples != self.train_examples {
-            writeln!(f, "{} examples in an epoch, by the weights of the sources", self.epoch_examples)?;
+            let examples = counted(self.epoch_examples, "example");
+            writeln!(f, "{examples} in an epoch, by the weights of the sources")?;
         }
         let share = 100.0 * self.trained_tokens as f64 / self.tokens.max(1) as f64;
-        writeln!(
-            f,
-            "{} tokens, {} of them trained ({share:.1} %), longest {}",
-            self.tokens, self.trained_tokens, self.longest
-        )?;
-        for note in self.notes() {
-            writeln!(f, "{note}")?;
-        }
+        let (tokens, trained) = (counted(self.tokens, "token"), grouped(self.trained_tokens));
+        writeln!(f, "{tokens}, {trained} with loss ({share:.1} %), longest example {}", grouped(self.longest))?;
         for file in &self.files {
-            write!(
-                f,
-                "{} ({}): {} rows, {} kept, {} tokens, {} trained",
-                file.path.display(),
-                file.format,
-                file.rows,
-                file.kept,
-                file.tokens,
-                file.trained_tokens
-            )?;
+            let (path, format) = (file.path.display(), &file.format);
+            let (rows, tokens) = (counted(file.rows, "row"), counted(file.tokens, "token"));
+            let (kept, trained) = (counted(file.kept, "example"), grouped(file.trained_tokens));
+            write!(f, "{path} ({format}): {rows}, {kept}, {tokens}, {trained} with loss")?;
             if file.filtered > 0 {
-                write!(f, ", {} filtered out", file.filtered)?;
+                write!(f, ", {} filtered out", grouped(file.filtered))?;
             }
             if !file.renamed.is_empty() {
                 write!(f, "; read as {}", file.renamed.join(", "))?;

@@ -178,7 +178,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Row, RowFault> {
         let why = format!("a zero byte at column {}; the file is damaged, or no text", at + 1);
         return Err(RowFault::Syntax(why));
     }
-    match serde_json::from_str(text) {
+    // The end of the line is no second line.
+    match serde_json::from_str(text.trim_ascii_end()) {
         Ok(Strict(Value::Object(row))) => Ok(row),
         Ok(Strict(other)) => {
             let kind = crate::formats::conversation::kind(&other);

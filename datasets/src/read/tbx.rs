@@ -148,7 +148,7 @@ impl Document {
                 }
             }
         }
-        self.open.push(element);
+        self.open.push(name);
         Ok(())
     }
 

@@ -1,12 +1,12 @@
 //! Byte-level BPE, fast: token ids and byte ranges straight from a text's bytes.
 //!
-//! Responsible for: telling from `tokenizer.json` whether its way of encoding is modelled here *exactly*, and encoding if it
-//! is. The crate `tokenizers` remains the reference: it encodes for every other file, and the tests compare both.
+//! Responsible for: recognising each `tokenizer.json` that it encodes *exactly* like the crate `tokenizers`, and encoding
+//! with it. That crate stays the reference: it encodes for all other files, and tests compare both.
 //! Must not depend on: chat templates, datasets.
 //!
-//! The way of a text: added tokens are taken out, those that match the raw text first; what lies between is split into
-//! pieces by the pre-tokenizer's steps; each piece is merged by BPE, or known from before. Nothing is copied or aligned on
-//! the way: with ByteLevel a token is a stretch of the text's own bytes.
+//! Steps: added tokens are split off, those that match the raw text first. The steps of the pre-tokenizer split the rest
+//! into pieces. BPE merges each piece, or a cache has its tokens. Nothing is copied or aligned: with ByteLevel, a token is
+//! a range of the text's own bytes.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -23,14 +23,14 @@ mod pattern;
 use bpe::{Bpe, BpeFile, Words};
 use pattern::{GPT2, Splitter};
 
-/// Token ids, and for each the bytes of the text that it stands for: whole characters, where it is a part of one.
+/// Token ids, and the byte range of the text of each; a token that is a part of a character has the whole character.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Encoded {
     pub(crate) ids: Vec<u32>,
     pub(crate) ranges: Vec<Range<usize>>,
 }
 
-/// A tokenizer whose every step is known.
+/// A tokenizer all of whose steps are supported.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     /// Texts are normalized to NFC first.
@@ -39,14 +39,14 @@ pub(crate) struct Encoder {
     added: [Option<Added>; 2],
     splitters: Vec<Splitter>,
     bpe: Bpe,
-    /// What each thread remembers.
+    /// A cache for each thread.
     words: Vec<Mutex<Words>>,
 }
 
 #[derive(Debug)]
 struct Added {
     automaton: AhoCorasick,
-    /// Id, and whether it takes the blanks before and behind it.
+    /// Id, and whether it includes the blanks before and after it.
     tokens: Vec<(u32, bool, bool)>,
 }
 
@@ -62,7 +62,7 @@ impl Encoder {
     /// The encoder of a `tokenizer.json`, which has the tokens `added` to its vocabulary.
     ///
     /// # Errors
-    /// Names the part of the file that isn't modelled here.
+    /// Names the part of the file that isn't supported.
     pub(crate) fn new<'a>(json: &[u8], added: impl Iterator<Item = (u32, &'a AddedToken)>) -> Result<Self, String> {
         let file: File<'_> =
             serde_json::from_slice(json).map_err(|error| format!("a model that isn't BPE ({error})"))?;
@@ -85,8 +85,7 @@ impl Encoder {
         })
     }
 
-    /// Encodes a text. `None` where it has to be normalized first or has bytes without a token, which is left to the
-    /// reference.
+    /// Encodes a text. `None` if it must be normalized first or has bytes without a token: the reference does that.
     pub(crate) fn encode(&self, text: &str) -> Option<Encoded> {
         if self.nfc && !is_nfc(text) || !self.bpe.knows(text) {
             return None;
@@ -99,7 +98,7 @@ impl Encoder {
         Some(encoded)
     }
 
-    /// Takes out added tokens, set by set, and encodes what lies between. `start` is where `text` stands in the whole.
+    /// Splits off added tokens, set by set, and encodes the rest. `start` is the offset of `text` in the whole text.
     fn extract(&self, sets: &[Option<Added>], text: &str, start: usize, words: &mut Words, encoded: &mut Encoded) {
         let Some((set, rest)) = sets.split_first() else {
             return pattern::split(&self.splitters, text, start, &mut |piece, start| {
@@ -140,7 +139,7 @@ impl Added {
         Ok(Some(Self { automaton, tokens }))
     }
 
-    /// The tokens in a text: id, what is taken out, and where the token itself stands in it.
+    /// The tokens in a text: id, the range to split off, and the range of the token itself.
     fn matches<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (u32, Range<usize>, Range<usize>)> + 'a {
         let mut previous = 0;
         self.automaton.find_iter(text).map(move |hit| {
@@ -158,7 +157,7 @@ impl Added {
     }
 }
 
-/// The steps of a pre-tokenizer; the last has to be ByteLevel, which says that pieces are made of bytes.
+/// The steps of a pre-tokenizer. The last must be ByteLevel: then pieces consist of bytes.
 fn splitters(pre_tokenizer: Option<&Value>) -> Result<Vec<Splitter>, String> {
     let mut steps = match pre_tokenizer {
         Some(sequence) if kind(sequence) == "Sequence" => {
@@ -190,7 +189,7 @@ fn kind(value: &Value) -> &str {
     value["type"].as_str().unwrap_or("without a type")
 }
 
-/// Is it surely in NFC? The tables are those that `tokenizers` normalizes by; newer ones know more characters.
+/// Whether a text is surely in NFC, by the tables of `tokenizers`; newer tables have more characters.
 fn is_nfc(text: &str) -> bool {
     // Nothing below the combining marks changes.
     text.chars().all(|c| c < '\u{300}') || is_nfc_quick(text.chars()) == IsNormalized::Yes

@@ -1,7 +1,7 @@
 //! Python's way of writing values, which chat templates rely on.
 //!
-//! Responsible for: JSON as Python's `json.dumps` spaces it, values as Python's `str` writes them, the string methods
-//! that the compatibility layer lacks, and JSON data as template values.
+//! Responsible for: JSON with the spaces of Python's `json.dumps`, values as Python's `str` writes them, string methods
+//! that minijinja's compatibility layer lacks, and JSON data as template values.
 //! Must not depend on: any one template.
 
 use std::fmt::Write as _;
@@ -11,11 +11,11 @@ use minijinja::{Error, ErrorKind, Output, State, Value};
 
 use crate::formats::conversation::Message;
 
-/// Keys under which files keep what an assistant thought; the first is what most templates read.
+/// Keys under which data sets keep the reasoning of an assistant; most templates read the first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// A message as a template sees it; adds the bytes it holds to `size`. Reasoning is given under the names that templates
-/// ask for, as transformers gives it.
+/// A message as a template value; adds its bytes to `size`. Reasoning is given under each name that templates read, as in
+/// transformers.
 pub(crate) fn message(message: &Message, size: &mut usize) -> Value {
     let fields = &message.fields;
     let reasoning = REASONING.iter().find_map(|key| fields.get(*key).filter(|value| !value.is_null()));
@@ -35,7 +35,7 @@ pub(crate) fn message(message: &Message, size: &mut usize) -> Value {
     Value::from_pairs(pairs)
 }
 
-/// JSON as a template value; adds the bytes it holds to `size`. The order of keys is kept.
+/// JSON as a template value; adds its bytes to `size`. The order of keys is kept.
 pub(crate) fn value(json: &serde_json::Value, size: &mut usize) -> Value {
     *size += 8;
     match json {
@@ -66,9 +66,14 @@ pub(crate) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
     let indent = match indent.filter(|indent| !indent.is_none()) {
         None => None,
         Some(indent) => match (indent.as_str(), indent.as_usize()) {
-            (Some(text), _) => Some(text.to_owned()),
+            (Some(text), _) if text.len() <= 64 => Some(text.to_owned()),
             (None, Some(width)) if width <= 64 => Some(" ".repeat(width)),
-            _ => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: `indent` must be text or at most 64")),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    "tojson: `indent` must be a text or number of at most 64",
+                ));
+            }
         },
     };
     let (item, key) = match separators.as_deref() {
@@ -80,14 +85,33 @@ pub(crate) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
     let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
-    let mut writer = Json { out: String::new(), indent, item, key, ascii, sort };
+    let mut writer = Json { state: Some(state), out: String::new(), charged: 0, indent, item, key, ascii, sort };
     writer.value(value, 0)?;
-    state.consume_fuel(writer.out.len() as u64 / 8)?;
+    writer.charge()?;
     Ok(Value::from(writer.out))
 }
 
-struct Json {
+/// JSON as `tojson` writes it.
+pub(crate) fn dumps(json: &serde_json::Value) -> String {
+    let (item, key) = (", ".to_owned(), ": ".to_owned());
+    let mut writer =
+        Json { state: None, out: String::new(), charged: 0, indent: None, item, key, ascii: false, sort: false };
+    match writer.value(&value(json, &mut 0), 0) {
+        Ok(()) => writer.out,
+        // Only values that JSON lacks can't be written.
+        Err(_) => json.to_string(),
+    }
+}
+
+/// Depth of values that are written. JSON data is at most 128 deep.
+const DEPTH: usize = 256;
+
+struct Json<'a, 'b, 'c> {
+    /// What writing is charged to.
+    state: Option<&'a State<'b, 'c>>,
     out: String,
+    /// Bytes of `out` that are paid.
+    charged: usize,
     indent: Option<String>,
     item: String,
     key: String,
@@ -95,15 +119,29 @@ struct Json {
     sort: bool,
 }
 
-impl Json {
+impl Json<'_, '_, '_> {
+    /// Pays for what was written since the last call: an eighth of a step for each byte.
+    fn charge(&mut self) -> Result<(), Error> {
+        let fresh = self.out.len() - self.charged;
+        self.charged = self.out.len();
+        self.state.map_or(Ok(()), |state| state.consume_fuel(fresh as u64 / 8 + 1))
+    }
+
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > DEPTH {
+            return Err(Error::new(ErrorKind::BadSerialization, "tojson: the value is nested too deeply"));
+        }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => self.out.push_str(&number(value)),
             ValueKind::String => self.text(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.checked().collect::<Result<_, _>>()?;
+                let items = value.try_iter()?.checked().map(|item| {
+                    self.state.map_or(Ok(()), |state| state.consume_fuel(1))?;
+                    item
+                });
+                let items: Vec<Value> = items.collect::<Result<_, _>>()?;
                 self.group('[', ']', depth, items, |json, item| json.value(item, depth + 1))?;
             }
             ValueKind::Map => {
@@ -143,6 +181,7 @@ impl Json {
             }
             self.line(depth + 1);
             write(self, item)?;
+            self.charge()?;
         }
         if !items.is_empty() {
             self.line(depth);
@@ -218,40 +257,41 @@ fn number(value: &Value) -> String {
 }
 
 /// Writes `{{ value }}` as Python's `str` does.
-pub(crate) fn format(out: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {
+pub(crate) fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     let written = match value.as_str() {
         Some(text) => out.write_str(text),
-        None => out.write_str(&text(value)?),
+        None => out.write_str(&text(state, value)?),
     };
     written.map_err(|_| Error::from(ErrorKind::WriteFailure))
 }
 
 /// Python's `str`.
-pub(crate) fn text(value: &Value) -> Result<String, Error> {
+pub(crate) fn text(state: &State, value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::String => Ok(value.as_str().unwrap_or_default().to_owned()),
         ValueKind::Undefined => Ok(String::new()),
         ValueKind::Invalid => Err(Error::new(ErrorKind::InvalidOperation, value.to_string())),
-        _ => repr(value, 0),
+        _ => repr(state, value, 0),
     }
 }
 
-/// Can Python iterate over it? (Not over `None`.)
+/// Whether Python can iterate over it. (It can't over `None`.)
 pub(crate) fn is_iterable(value: &Value) -> bool {
     is_sequence(value) || value.kind() == ValueKind::Iterable
 }
 
-/// Has it, in Python, a length and items? (A text and a mapping have.)
+/// Whether it has a length and items in Python, as texts and mappings have.
 pub(crate) fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }
 
 /// Python's `repr`.
-fn repr(value: &Value, depth: usize) -> Result<String, Error> {
-    if depth > 128 {
+fn repr(state: &State, value: &Value, depth: usize) -> Result<String, Error> {
+    if depth > DEPTH {
         return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply to be written"));
     }
-    Ok(match value.kind() {
+    state.consume_fuel(1)?;
+    let text = match value.kind() {
         ValueKind::Number => match number(value).as_str() {
             "NaN" => "nan".to_owned(),
             "Infinity" => "inf".to_owned(),
@@ -259,9 +299,10 @@ fn repr(value: &Value, depth: usize) -> Result<String, Error> {
             number => number.to_owned(),
         },
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        ValueKind::Seq => {
-            let items: Vec<String> =
-                value.try_iter()?.checked().map(|item| repr(&item?, depth + 1)).collect::<Result<_, Error>>()?;
+        // A sum of lists is an iterable to the template engine, and a list to Python.
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items = value.try_iter()?.checked().map(|item| repr(state, &item?, depth + 1));
+            let items: Vec<String> = items.collect::<Result<_, Error>>()?;
             match (value.is_tuple(), items.as_slice()) {
                 (false, _) => format!("[{}]", items.join(", ")),
                 (true, [only]) => format!("({only},)"),
@@ -272,12 +313,15 @@ fn repr(value: &Value, depth: usize) -> Result<String, Error> {
             let mut items = Vec::new();
             for key in value.try_iter()?.checked() {
                 let key = key?;
-                items.push(format!("{}: {}", repr(&key, depth + 1)?, repr(&value.get_item(&key)?, depth + 1)?));
+                let item = value.get_item(&key)?;
+                items.push(format!("{}: {}", repr(state, &key, depth + 1)?, repr(state, &item, depth + 1)?));
             }
             format!("{{{}}}", items.join(", "))
         }
         _ => value.to_string(),
-    })
+    };
+    state.consume_fuel(text.len() as u64 / 8)?;
+    Ok(text)
 }
 
 fn quoted(text: &str) -> String {

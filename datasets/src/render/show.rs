@@ -1,6 +1,6 @@
-//! An example as people read it.
+//! An example as text for people.
 //!
-//! Responsible for: stretches of text, trained or not, special tokens visible. Must not depend on: terminals.
+//! Responsible for: stretches of text with and without loss, special tokens visible. Must not depend on: terminals.
 
 use crate::error::TokenizerError;
 use crate::label::mask::IGNORED;

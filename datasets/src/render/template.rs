@@ -1,27 +1,34 @@
 //! The base model's own chat template (Jinja), rendered as transformers renders it.
 //!
-//! Responsible for: the environment such templates expect (trimmed blocks, loop controls, Python's string methods,
-//! `raise_exception`, `strftime_now`, `tojson`, `{% generation %}`), and the limits under which foreign code runs.
+//! Responsible for: the environment that such templates expect (trimmed blocks, loop controls, Python's string methods,
+//! `raise_exception`, `strftime_now`, `tojson`, `{% generation %}`), and limits: a template is foreign code.
 //! Must not depend on: tokenizers, what is done with the text.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use jiff::Zoned;
 use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
+use tonfall_recipes::plan::Variable;
 
 use crate::error::TemplateError;
 use crate::formats::conversation::Message;
-use crate::render::python;
+use crate::render::forms::Forms;
+use crate::render::{containers, python};
 
-/// Steps that one rendering may take, besides one a byte of its input. A step is an instruction, or 64 bytes written.
+/// Fuel of one rendering, besides one for each byte of its input. An instruction costs 1, a byte written 1/64.
 const FUEL: u64 = 1_000_000;
-/// Bytes that one rendering may give, besides eight for each byte of its input.
+/// Bytes that one rendering may write, besides eight for each byte of its input.
 const OUTPUT: usize = 4 << 20;
-/// Depth of macros that call each other; deep enough for nested JSON schemas, and it fits a worker's stack.
+/// Depth of macros that call each other: enough for nested JSON schemas, and it fits the stack of a worker thread.
 const RECURSION: usize = 100;
+/// The template's name in its environment.
 const NAME: &str = "chat_template";
+/// What errors call a template of which no file is known.
+const PLACE: &str = "chat template";
 
 /// A compiled chat template.
 #[derive(Clone, Debug)]
@@ -31,9 +38,15 @@ pub struct ChatTemplate {
     special: Vec<(&'static str, Value)>,
     /// Byte ranges of the bodies of `{% generation %}` blocks in the compiled source.
     generation: Vec<Range<usize>>,
+    /// `data.template_variables`.
+    variables: Vec<(String, Value)>,
+    /// What errors call it.
+    place: String,
+    /// Found when they are first needed.
+    forms: OnceLock<Forms>,
 }
 
-/// What a template is asked to render.
+/// The input of a template.
 #[derive(Clone, Copy, Debug)]
 pub struct Rendering<'a> {
     pub messages: &'a [Message],
@@ -43,17 +56,29 @@ pub struct Rendering<'a> {
 }
 
 impl ChatTemplate {
-    /// Compiles `source`. `now` is the moment that `strftime_now` tells, the same for every row.
+    /// Compiles `source`. `now` is the moment that `strftime_now` writes, the same for every row.
     ///
     /// # Errors
     /// Names the line of a fault in the template.
     pub fn new(source: &str, special: Vec<(&'static str, String)>, now: Zoned) -> Result<Self, TemplateError> {
+        Self::from_file(PLACE.to_owned(), source, special, now)
+    }
+
+    /// As [`new`](Self::new); errors call the template `place`.
+    pub(crate) fn from_file(
+        place: String,
+        source: &str,
+        special: Vec<(&'static str, String)>,
+        now: Zoned,
+    ) -> Result<Self, TemplateError> {
+        let fault = |error: &Error| fault(&place, error);
         let syntax = || {
             let mut builder = SyntaxConfig::builder();
             builder.trim_blocks(true).lstrip_blocks(true);
             builder.build().map_err(|error| fault(&error))
         };
-        let (source, generation) = scope_generation(source, syntax()?)?;
+        let (source, mut generation) = scope_generation(source, syntax()?).map_err(|error| fault(&error))?;
+        let source = containers::charge(&source, syntax()?, &mut generation).map_err(|error| fault(&error))?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax()?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -71,12 +96,26 @@ impl ChatTemplate {
             jiff::fmt::strtime::format(format, &now)
                 .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
         });
+        containers::add_functions(&mut environment);
         environment.add_template_owned(NAME, source).map_err(|error| fault(&error))?;
         let special = special.into_iter().map(|(name, token)| (name, Value::from(token))).collect();
-        Ok(Self { environment, special, generation })
+        Ok(Self { environment, special, generation, variables: Vec::new(), place, forms: OnceLock::new() })
     }
 
-    /// Does the template itself mark what the assistant generates?
+    /// The same template with further variables.
+    #[must_use]
+    pub fn with_variables(mut self, variables: &BTreeMap<String, Variable>) -> Self {
+        self.variables = variables.iter().map(|(name, value)| (name.clone(), variable(value))).collect();
+        self.forms = OnceLock::new();
+        self
+    }
+
+    /// The forms of contents and arguments that it takes.
+    pub(crate) fn forms(&self) -> Forms {
+        *self.forms.get_or_init(|| Forms::of(self))
+    }
+
+    /// Whether the template itself marks what the assistant generates.
     pub fn has_generation_blocks(&self) -> bool {
         !self.generation.is_empty()
     }
@@ -127,7 +166,7 @@ impl ChatTemplate {
             open = block;
         }
         if marked.is_empty() && messages.iter().any(Message::is_assistant) {
-            return Err(TemplateError::Marks);
+            return Err(TemplateError::Marks { place: self.place.clone() });
         }
         Ok((text, marked))
     }
@@ -141,30 +180,44 @@ impl ChatTemplate {
     ) -> Result<T, TemplateError> {
         let messages = &seen.messages[..count];
         let size = seen.tools.1 + messages.iter().map(|(_, size)| size).sum::<usize>();
-        let context = self.special.iter().map(|(name, token)| (*name, token.clone())).chain([
+        let variables = self.variables.iter().map(|(name, value)| (name.as_str(), value.clone()));
+        let special = self.special.iter().map(|(name, token)| (*name, token.clone()));
+        let context = variables.chain(special).chain([
             ("messages", messages.iter().map(|(message, _)| message.clone()).collect()),
             ("tools", seen.tools.0.clone()),
             ("documents", Value::from(())),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
         ]);
         let context = Value::from_pairs(context);
-        // Fuel is a property of the environment, which is shared by reference counts: cloning costs little.
+        let fault = |error: Error| fault(&self.place, &error);
+        // Fuel belongs to the environment. Its parts are reference-counted, so a clone is cheap.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + size as u64));
-        let template = environment.get_template(NAME).map_err(|error| fault(&error))?;
-        let rendered = render(&template, context).map_err(|error| fault(&error))?;
+        let template = environment.get_template(NAME).map_err(fault)?;
+        let rendered = render(&template, context).map_err(fault)?;
         let limit = OUTPUT + 8 * size;
         if rendered.text().len() > limit {
-            return Err(TemplateError::Output { limit });
+            return Err(TemplateError::Output { place: self.place.clone(), limit });
         }
         Ok(rendered)
     }
 }
 
-/// A conversation as templates see it, made once for several renderings.
+/// A variable as a template value.
+fn variable(value: &Variable) -> Value {
+    match value {
+        Variable::Bool(truth) => Value::from(*truth),
+        Variable::Integer(number) => Value::from(*number),
+        Variable::Number(number) => Value::from(*number),
+        Variable::Text(text) => Value::from(text.clone()),
+        Variable::List(texts) => texts.iter().cloned().map(Value::from).collect(),
+    }
+}
+
+/// A conversation as template values, made once for several renderings.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    /// With the bytes that each holds, as `tools`.
+    /// Each with its bytes, as `tools`.
     messages: Vec<(Value, usize)>,
     tools: (Value, usize),
 }
@@ -182,7 +235,7 @@ impl Seen {
     }
 }
 
-/// What a rendering gives.
+/// The result of a rendering.
 trait Rendered {
     fn text(&self) -> &str;
 }
@@ -199,19 +252,19 @@ impl Rendered for (String, Vec<minijinja::OutputSpan>) {
     }
 }
 
-/// What `raise_exception` was called with.
+/// The argument of `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Raised(String);
 
-/// Turns `{% generation %}` blocks, which are transformers' own, into scoped blocks that write the same text, and gives
-/// the byte ranges of their bodies. Lines stay where they are, so that faults are reported as the author counts.
-fn scope_generation(source: &str, syntax: SyntaxConfig) -> Result<(String, Vec<Range<usize>>), TemplateError> {
+/// Turns `{% generation %}` blocks, which are transformers' own, into scoped blocks that write the same text. Returns the
+/// new source and the byte ranges of their bodies in it. Lines stay where they are, so that errors name the right ones.
+fn scope_generation(source: &str, syntax: SyntaxConfig) -> Result<(String, Vec<Range<usize>>), Error> {
     let mut compiled = String::with_capacity(source.len());
     let (mut bodies, mut open) = (Vec::new(), Vec::new());
     let (mut copied, mut in_tag) = (0, false);
     for token in tokenize(source, false, syntax) {
-        let (token, span) = token.map_err(|error| fault(&error))?;
+        let (token, span) = token?;
         let replacement = match token {
             Token::Ident("generation") if in_tag => Some("with"),
             Token::Ident("endgeneration") if in_tag => Some("endwith"),
@@ -232,20 +285,21 @@ fn scope_generation(source: &str, syntax: SyntaxConfig) -> Result<(String, Vec<R
     Ok((compiled, bodies))
 }
 
-/// Tells apart what a template engine reports as one kind of error.
-fn fault(error: &Error) -> TemplateError {
+/// Distinguishes the causes that the template engine reports as one kind of error.
+fn fault(place: &str, error: &Error) -> TemplateError {
+    let place = place.to_owned();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut line = error.line().unwrap_or(0);
     let mut why =
         error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
     while let Some(current) = cause {
         if let Some(raised) = current.downcast_ref::<Raised>() {
-            return TemplateError::Raised(raised.0.clone());
+            return TemplateError::Raised { place, message: raised.0.clone() };
         }
         if let Some(inner) = current.downcast_ref::<Error>() {
             line = inner.line().unwrap_or(line);
             if inner.kind() == ErrorKind::OutOfFuel {
-                return TemplateError::Fuel { line };
+                return TemplateError::Fuel { place, line };
             }
             if let Some(detail) = inner.detail() {
                 why = format!("{}: {detail}", inner.kind());
@@ -254,7 +308,7 @@ fn fault(error: &Error) -> TemplateError {
         cause = current.source();
     }
     match error.kind() {
-        ErrorKind::SyntaxError => TemplateError::Syntax { line, why },
-        _ => TemplateError::Render { line, why },
+        ErrorKind::SyntaxError => TemplateError::Syntax { place, line, why },
+        _ => TemplateError::Render { place, line, why },
     }
 }

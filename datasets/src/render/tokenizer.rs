@@ -7,25 +7,30 @@
 //! templates write their special tokens themselves, and plain texts get theirs from [`ChatTokenizer::encode_plain`], so
 //! that no sequence begins with two.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use jiff::Zoned;
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer;
+use tonfall_recipes::plan::Variable;
 
 use crate::error::{DataError, TemplateError, TokenizerError};
-use crate::formats::conversation::Message;
+use crate::formats::conversation::{Conversation, Message};
 use crate::render::encoder::{Encoded, Encoder};
+use crate::render::growth::{self, Tokenizer};
 use crate::render::template::{ChatTemplate, Rendering};
 
-/// What a base model's files say about its tokenizer.
+/// The tokenizer of a base model, from its files.
 #[derive(Clone, Debug, Default)]
 pub struct TokenizerSpec {
     /// The bytes of `tokenizer.json`.
     pub tokenizer_json: Vec<u8>,
-    /// Jinja source; `None` for a base that knows no chats.
+    /// Jinja source; `None` for a base without one.
     pub chat_template: Option<String>,
-    /// What the base says besides, and the audit compares.
+    /// What errors call the chat template, such as its file; `None` for "chat template".
+    pub template_place: Option<String>,
+    /// Further templates of the base, which the audit compares.
     pub other_templates: Vec<OtherTemplate>,
     pub bos_token: Option<String>,
     pub eos_token: Option<String>,
@@ -37,14 +42,14 @@ pub struct TokenizerSpec {
     pub stop_ids: Vec<u32>,
     /// Rows of the base's embedding; every token id must be below.
     pub vocab_size: usize,
-    /// What `strftime_now` tells; `None` for the moment in which the tokenizer is made.
+    /// The moment that `strftime_now` writes; `None` for the one in which the tokenizer is made.
     pub now: Option<Zoned>,
 }
 
-/// A chat template of the base that is not the one taken.
+/// A chat template of the base that is not used.
 #[derive(Clone, Debug)]
 pub struct OtherTemplate {
-    /// Where it stands.
+    /// Its file, for people.
     pub place: String,
     /// Jinja source.
     pub source: String,
@@ -52,7 +57,7 @@ pub struct OtherTemplate {
     pub with_tools: bool,
 }
 
-/// Another template, compiled; or why it can't be.
+/// Another template, compiled, or the reason why it can't be.
 #[derive(Clone, Debug)]
 pub(crate) struct Other {
     pub(crate) place: String,
@@ -60,10 +65,10 @@ pub(crate) struct Other {
     pub(crate) template: Result<ChatTemplate, String>,
 }
 
-/// A tokenizer that knows how its base model chats.
+/// A tokenizer and the chat template of its base model.
 #[derive(Clone, Debug)]
 pub struct ChatTokenizer {
-    /// The reference: decodes, and encodes what `encoder` doesn't.
+    /// The reference: decodes, and encodes texts that `encoder` can't.
     tokenizer: Arc<Tokenizer>,
     /// The fast encoder, or which part of `tokenizer.json` it doesn't model.
     encoder: Result<Arc<Encoder>, String>,
@@ -74,6 +79,8 @@ pub struct ChatTokenizer {
     pad: Option<u32>,
     add_bos: bool,
     stop_ids: Vec<u32>,
+    /// Finds the special tokens in a text; `None` without any.
+    special: Option<Arc<AhoCorasick>>,
     fingerprint: [u8; 32],
 }
 
@@ -86,7 +93,7 @@ impl ChatTokenizer {
         let fingerprint = fingerprint(&spec);
         let mut tokenizer =
             Tokenizer::from_bytes(&spec.tokenizer_json).map_err(|error| TokenizerError::Parse(error.to_string()))?;
-        // Settings that the file may carry from its own training: they would cut, pad or decorate texts unseen.
+        // The file may carry settings from the base's own training, which would truncate, pad or extend texts.
         tokenizer.with_truncation(None).map_err(|error| TokenizerError::Parse(error.to_string()))?;
         tokenizer.with_padding(None);
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
@@ -109,10 +116,12 @@ impl ChatTokenizer {
         };
         let (bos, eos, pad) = (find("bos_token")?, find("eos_token")?, find("pad_token")?);
         let now = spec.now.unwrap_or_else(Zoned::now);
-        let compile = |source: &str| ChatTemplate::new(source, special.clone(), now.clone());
-        let template = spec.chat_template.as_deref().map(compile).transpose()?;
+        let compile =
+            |place: &str, source: &str| ChatTemplate::from_file(place.to_owned(), source, special.clone(), now.clone());
+        let place = spec.template_place.as_deref().unwrap_or("chat template");
+        let template = spec.chat_template.as_deref().map(|source| compile(place, source)).transpose()?;
         let others = spec.other_templates.into_iter().map(|other| Other {
-            template: compile(&other.source).map_err(|error| error.to_string()),
+            template: compile("chat template", &other.source).map_err(|error| error.to_string()),
             place: other.place,
             with_tools: other.with_tools,
         });
@@ -124,7 +133,12 @@ impl ChatTokenizer {
         stop_ids.dedup();
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         let encoder = Encoder::new(&spec.tokenizer_json, added.iter().map(|(id, token)| (*id, token)));
+        let special: Vec<&str> =
+            added.values().filter(|token| token.special).map(|token| token.content.as_str()).collect();
+        let special = special.into_iter().filter(|token| !token.is_empty());
+        let special = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(special);
         Ok(Self {
+            special: special.ok().filter(|special| special.patterns_len() > 0).map(Arc::new),
             encoder: encoder.map(Arc::new),
             tokenizer: Arc::new(tokenizer),
             template,
@@ -138,18 +152,33 @@ impl ChatTokenizer {
         })
     }
 
-    /// SHA-256 of everything that decides over token ids and labels.
-    pub fn fingerprint(&self) -> &[u8; 32] {
+    /// The same tokenizer; its chat templates get further variables (`data.template_variables`).
+    #[must_use]
+    pub fn with_template_variables(mut self, variables: &BTreeMap<String, Variable>) -> Self {
+        if variables.is_empty() {
+            return self;
+        }
+        self.template = self.template.map(|template| template.with_variables(variables));
+        for other in &mut self.others {
+            other.template = other.template.clone().map(|template| template.with_variables(variables));
+        }
+        let digest = Sha256::new().chain_update(self.fingerprint).chain_update(format!("{variables:?}"));
+        self.fingerprint = digest.finalize().into();
+        self
+    }
+
+    /// SHA-256 of everything that token ids and labels depend on.
+    pub(crate) fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
     }
 
-    /// The part of `tokenizer.json` because of which texts are encoded by the reference, which takes about ten times as
-    /// long; `None` where the fast encoder does it.
+    /// The part of `tokenizer.json` that the fast encoder doesn't model; the reference encodes, about ten times slower. `None`
+    /// with the fast encoder.
     pub fn slow_because(&self) -> Option<&str> {
         self.encoder.as_ref().err().map(String::as_str)
     }
 
-    /// A copy for a thread of its own: threads that share an instance of the reference wait for each other.
+    /// A copy for one thread: threads that share an instance of the reference wait for each other.
     pub(crate) fn for_thread(&self) -> Self {
         let tokenizer = match &self.encoder {
             Ok(_) => self.tokenizer.clone(),
@@ -178,13 +207,13 @@ impl ChatTokenizer {
         self.eos
     }
 
-    /// The padding token. Batches aren't padded; it is here for what is exported.
+    /// The padding token. Batches aren't padded; exports name it.
     pub fn pad(&self) -> Option<u32> {
         self.pad
     }
 
-    /// The tokens that end an answer, ascending: end of sequence, what the base's files name, and what the chat template
-    /// writes after an assistant's turn.
+    /// The tokens that end an answer, ascending: end of sequence, those that the base's files name, and the one that the chat
+    /// template writes after an assistant's turn.
     pub fn stop_ids(&self) -> Vec<u32> {
         self.stop_ids.clone()
     }
@@ -217,7 +246,19 @@ impl ChatTokenizer {
         (ids.len() > 1 && ids[..2] == [*bos, *bos]).then_some(name)
     }
 
-    /// Token ids with the byte range of the text behind each.
+    /// The special tokens in a text, as it would be read.
+    pub(crate) fn special_in<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
+        self.special.iter().flat_map(move |special| special.find_iter(text)).map(move |hit| &text[hit.range()])
+    }
+
+    /// A plain text without the tokens that may stand at its beginning and its end.
+    pub(crate) fn without_ends<'t>(&self, text: &'t str) -> &'t str {
+        let text = self.bos.as_ref().and_then(|(_, bos)| text.strip_prefix(bos.as_str())).unwrap_or(text);
+        let eos = self.eos.and_then(|eos| self.tokenizer.id_to_token(eos));
+        eos.and_then(|eos| text.strip_suffix(eos.as_str())).unwrap_or(text)
+    }
+
+    /// Token ids with the byte range of the text that each stands for.
     pub(crate) fn encode_ranges(&self, text: &str) -> Result<Encoded, TokenizerError> {
         match self.encoder.as_ref().ok().and_then(|encoder| encoder.encode(text)) {
             Some(encoded) => Ok(encoded),
@@ -227,7 +268,8 @@ impl ChatTokenizer {
 
     /// As [`encode_ranges`](Self::encode_ranges), always by the crate `tokenizers`.
     pub(crate) fn encode_by_reference(&self, text: &str) -> Result<Encoded, TokenizerError> {
-        let encoding = self.tokenizer.encode(text, false).map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        let encoding = growth::with_errors(|| self.tokenizer.encode(text, false));
+        let encoding = encoding.map_err(|error| TokenizerError::Encode(error.to_string()))?;
         let added = self.tokenizer.get_added_vocabulary();
         let ranges = encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, &(start, end))| {
             // Some special tokens swallow the blanks around them; what counts is where the token itself stands.
@@ -260,8 +302,8 @@ impl ChatTokenizer {
         DecodeStream { tokenizer: self, ids: Vec::new(), shown: 0 }
     }
 
-    /// Token ids of a conversation up to where the assistant has to speak. Without a chat template the messages' texts
-    /// stand one after another, as they were trained.
+    /// Token ids of a conversation up to where the assistant's answer begins. Without a chat template the texts of the
+    /// messages follow one another, as in training.
     ///
     /// # Errors
     /// When the template refuses the conversation.
@@ -270,6 +312,10 @@ impl ChatTokenizer {
             let text: String = messages.iter().map(|message| message.content.as_str()).collect();
             return Ok(self.encode_plain(&text)?);
         };
+        let conversation = Conversation { messages: messages.to_vec(), tools: None };
+        let conversation = template.forms().apply(&conversation);
+        let conversation = conversation.map_err(|fault| TokenizerError::Encode(fault.to_string()))?;
+        let messages = &conversation.messages;
         Ok(self.encode(&template.render(Rendering { messages, tools: None, add_generation_prompt: true })?)?)
     }
 
@@ -279,7 +325,7 @@ impl ChatTokenizer {
     }
 }
 
-/// Text that grows with every token and never shows half a character.
+/// Decodes token by token, whole characters only.
 pub struct DecodeStream<'a> {
     tokenizer: &'a ChatTokenizer,
     /// Tokens since the last text was given out, behind those of that text (decoders look at what stands before).
@@ -318,7 +364,7 @@ impl DecodeStream<'_> {
 }
 
 fn fingerprint(spec: &TokenizerSpec) -> [u8; 32] {
-    // A template that tells the date gives other texts tomorrow.
+    // A template that writes the date gives other texts tomorrow.
     let dated = spec.chat_template.as_ref().is_some_and(|template| template.contains("strftime_now"));
     let date = dated.then(|| spec.now.clone().unwrap_or_else(Zoned::now).date().to_string());
     let names = [&spec.bos_token, &spec.eos_token, &spec.pad_token, &spec.unk_token];

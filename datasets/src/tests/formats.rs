@@ -49,7 +49,96 @@ fn conversations_of_every_kind() {
     assert_eq!(auto(json!({"prompt": "p", "completion": "c", "system": "s"})), "system: s / user: p / assistant: c");
     let unknown = json!({"conversations": [{"from": "martian", "value": "a"}]});
     let error = talk(unknown, &source(DataFormat::Auto)).expect_err("nobody");
-    assert!(error.contains("message 0: `from` is \"martian\", none of system, human"), "{error}");
+    assert!(error.contains("message 0: `from` is \"martian\", none of system, user, human"), "{error}");
+}
+
+fn messages(row: Value) -> Result<Vec<crate::Message>, String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rows = samples(&write(folder.path(), "data.jsonl", row.to_string()), &source(DataFormat::Auto));
+    match rows.map_err(|error| error.to_string())?.remove(0).1 {
+        Sample::Conversation(conversation) => Ok(conversation.messages),
+        other => panic!("{other:?} is no conversation"),
+    }
+}
+
+#[test]
+fn roles_have_many_names() {
+    let talk = |roles: [&str; 2]| {
+        auto(json!({"messages": [{"role": roles[0], "content": "a"}, {"role": roles[1], "content": "b"}]}))
+    };
+    for roles in [["human", "gpt"], ["User", "Assistant"], ["user", "model"], ["prompter", "bot"]] {
+        assert_eq!(talk(roles), "user: a / assistant: b");
+    }
+    let call = json!({"role": "tool_call", "content": "{\"name\": \"f\", \"arguments\": {\"a\": 1}}"});
+    let row = json!({"messages": [{"role": "user", "content": "a"}, call, {"role": "tool_response", "content": "b"},
+                                  {"role": "assistant", "content": "c"}]});
+    let messages = messages(row).expect("a sound row");
+    assert_eq!(
+        messages.iter().map(|message| message.role.as_str()).collect::<Vec<_>>(),
+        ["user", "assistant", "tool", "assistant"]
+    );
+    assert_eq!(
+        messages[1].tool_calls(),
+        [json!({"type": "function", "function": {"name": "f", "arguments": {"a": 1}}})]
+    );
+    let unknown = json!({"messages": [{"role": "usr", "content": "a"}, {"role": "bott", "content": "b"}]});
+    let error = self::talk(unknown, &source(DataFormat::Auto)).expect_err("nobody answers");
+    assert!(error.contains("its roles are usr, bott") && error.contains("must be named assistant"), "{error}");
+}
+
+#[test]
+fn null_and_empty_keys_are_absent() {
+    let asked = json!({"role": "user", "content": "Hi", "tool_calls": null, "name": null, "reasoning_content": ""});
+    let call = json!([{"id": null, "type": "function", "function": {"name": "f", "description": null, "arguments": {"a": null}}}]);
+    let row = json!({"messages": [asked, {"role": "assistant", "content": null, "tool_calls": call},
+                                  {"role": "assistant", "content": "b", "tool_calls": []}]});
+    let messages = messages(row).expect("a sound row");
+    assert_eq!(messages[0], crate::Message::new("user", "Hi"));
+    let call = json!([{"type": "function", "function": {"name": "f", "arguments": {"a": null}}}]);
+    assert_eq!(json!(messages[1].fields), json!({"content": null, "tool_calls": call}), "arguments are the tool's own");
+    assert_eq!(messages[2], crate::Message::new("assistant", "b"));
+}
+
+#[test]
+fn parts_of_text_are_text_and_others_are_refused() {
+    let row = |parts: Value| json!({"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}], "context": "c"});
+    let parts = json!([{"type": "text", "text": "Hi, ", "image_url": null}, {"type": "text", "text": "you"}]);
+    assert_eq!(auto(row(parts)), "user: c\n\nHi, you / assistant: b");
+    assert_eq!(auto(row(json!(["Hi"]))), "user: c\n\nHi / assistant: b");
+    let image = json!([{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "x"}}]);
+    let error = messages(row(image)).expect_err("an image");
+    assert!(error.contains("message 0: part 1 of `content` is of type \"image_url\"; only text is trained"), "{error}");
+}
+
+#[test]
+fn a_message_is_switched_off_in_many_words() {
+    let trained = |key: &str, value: Value| {
+        let mut answer = json!({"role": "assistant", "content": "b"});
+        answer[key] = value;
+        messages(json!({"messages": [{"role": "user", "content": "a"}, answer]})).map(|messages| messages[1].trained)
+    };
+    for key in ["train", "training", "loss", "weight", "loss_scale"] {
+        assert_eq!(trained(key, json!(false)), Ok(false), "{key}");
+        assert_eq!(trained(key, json!(0)), Ok(false), "{key}");
+        assert_eq!(trained(key, json!(true)), Ok(true), "{key}");
+        assert_eq!(trained(key, json!(null)), Ok(true), "{key}");
+        assert!(trained(key, json!(0.5)).expect_err("half").contains(&format!("`{key}` is 0.5")));
+    }
+    let both = json!({"messages": [{"role": "assistant", "content": "b", "train": true, "loss": false}]});
+    assert!(messages(both).expect_err("both").contains("`train` and `loss` contradict each other"));
+}
+
+#[test]
+fn a_column_with_the_system_message() {
+    let turns = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    assert_eq!(auto(json!({"messages": turns, "system": "s"})), "system: s / user: a / assistant: b");
+    assert_eq!(auto(json!({"messages": turns, "system": ""})), "user: a / assistant: b");
+    let with = json!([{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    assert_eq!(auto(json!({"messages": with, "system": "s"})), "system: s / user: a / assistant: b");
+    let error = messages(json!({"messages": with, "system": "t"})).expect_err("two of them");
+    assert!(error.contains("a system message that says something else"), "{error}");
+    let pair = json!({"prompt": [turns[0]], "completion": [turns[1]], "system": "s"});
+    assert_eq!(auto(pair), "system: s / user: a / assistant: b");
 }
 
 #[test]

@@ -267,5 +267,166 @@ fn tools_that_the_template_does_not_write_are_named() {
     talk.messages[1].fields.insert("content".to_owned(), "".into());
     talk.messages[1].fields.insert("tool_calls".to_owned(), serde_json::json!([{"function": {"name": "weigh"}}]));
     let left_out = label(&chatml(), &Sample::Conversation(talk), TrainOn::Assistant).tools_left_out;
-    assert_eq!(left_out, ["count", "weigh"], "the question names parcels");
+    assert_eq!(left_out, ["count", "parcels", "weigh"], "that the question names parcels is no trace of the tool");
+}
+
+/// Writes contents, tools and calls, arguments by `tojson`.
+const WITH_TOOLS: &str = "{{ tools | tojson if tools else '' }}{% for message in messages %}\
+<|im_start|>{{ message.role + '\n' + message.content }}{% for call in message.tool_calls or [] %}\
+{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}<|im_end|>\n{% endfor %}\
+{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+fn from_rows(rows: serde_json::Value) -> Vec<Message> {
+    let rows = rows.as_array().expect("a list").iter();
+    rows.map(|row| Message::from_json(row.clone()).expect("a message")).collect()
+}
+
+fn text_of(tokenizer: &ChatTokenizer, messages: &serde_json::Value) -> Result<String, String> {
+    let sample = Sample::Conversation(Conversation { messages: from_rows(messages.clone()), tools: None });
+    let labelled = label_sample(&sample, tokenizer, TrainOn::Assistant).map_err(|fault| fault.to_string())?;
+    Ok(tokenizer.decode_with_special(&labelled.input_ids).expect("its own ids"))
+}
+
+#[test]
+fn arguments_have_the_form_that_the_template_writes() {
+    let talk = |arguments: serde_json::Value| {
+        let call = serde_json::json!([{"type": "function", "function": {"name": "f", "arguments": arguments}}]);
+        serde_json::json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": call}])
+    };
+    let (as_text, as_object) = (talk("{\"sku\":7}".into()), talk(serde_json::json!({"sku": 7})));
+    // One that wants objects, one that wants texts, one that takes both.
+    let wants_text = WITH_TOOLS.replace("arguments | tojson", "arguments + ''");
+    let takes_both = WITH_TOOLS.replace(
+        "{{ call.function.arguments | tojson }}",
+        "{% if call.function.arguments is string %}{{ call.function.arguments }}{% else %}{{ call.function.arguments | tojson }}{% endif %}",
+    );
+    let wants_items = WITH_TOOLS.replace(
+        "{{ call.function.arguments | tojson }}",
+        "{% for key, value in call.function.arguments | items %}<{{ key }}>{{ value }}{% endfor %}",
+    );
+    let cases = [
+        (WITH_TOOLS, r#"f{"sku": 7}"#, r#"f{"sku": 7}"#),
+        (wants_text.as_str(), r#"f{"sku":7}"#, r#"f{"sku": 7}"#),
+        (takes_both.as_str(), r#"f{"sku":7}"#, r#"f{"sku": 7}"#),
+        (wants_items.as_str(), "f<sku>7", "f<sku>7"),
+    ];
+    for (template, of_text, of_object) in cases {
+        let tokenizer = with_template(template, Some("<|im_end|>"));
+        for (talk, expected) in [(&as_text, of_text), (&as_object, of_object)] {
+            let text = text_of(&tokenizer, talk).expect("written");
+            assert!(text.contains(&format!("assistant\n{expected}<|im_end|>")), "{template}: {text}");
+        }
+    }
+    let tokenizer = with_template(WITH_TOOLS, Some("<|im_end|>"));
+    let error = text_of(&tokenizer, &talk("sku 7".into())).expect_err("no JSON");
+    assert!(error.contains("message 1: the arguments of its tool call are a text that is no JSON object"), "{error}");
+    assert!(text_of(&tokenizer, &talk("".into())).expect("no arguments").contains("f{}<|im_end|>"));
+}
+
+#[test]
+fn contents_have_the_form_that_the_template_writes() {
+    let parts = serde_json::json!([
+        {"role": "user", "content": [{"type": "text", "text": "Hi, "}, {"type": "text", "text": "you"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+    ]);
+    let texts = serde_json::json!([{"role": "user", "content": "Hi, you"}, {"role": "assistant", "content": "Hello"}]);
+    let wants_parts = CHATML.replace(
+        "+ message['content'] + '<|im_end|>' + '\\n' }}",
+        "}}{% for part in message.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{{ '<|im_end|>\\n' }}",
+    );
+    assert_ne!(wants_parts, CHATML);
+    let expected = "<|im_start|>user\nHi, you<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n";
+    for template in [CHATML, wants_parts.as_str()] {
+        let tokenizer = with_template(template, Some("<|im_end|>"));
+        for talk in [&parts, &texts] {
+            assert_eq!(text_of(&tokenizer, talk).expect("written"), expected, "{template}");
+        }
+        let prompt = tokenizer.render_prompt(&[Message::new("user", "Hi, you")]).expect("renders");
+        let prompt = tokenizer.decode_with_special(&prompt).expect("its own ids");
+        assert_eq!(prompt, "<|im_start|>user\nHi, you<|im_end|>\n<|im_start|>assistant\n");
+    }
+}
+
+#[test]
+fn a_template_that_can_not_write_null_says_which_message_has_it() {
+    let call = serde_json::json!([{"type": "function", "function": {"name": "f", "arguments": {}}}]);
+    let null = serde_json::json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": null, "tool_calls": call}]);
+    let tokenizer = with_template(WITH_TOOLS, Some("<|im_end|>"));
+    let error = text_of(&tokenizer, &null).expect_err("a text and null");
+    assert!(
+        error.contains("message 1 has no text (`content` is null)") && error.contains("\"content\": \"\""),
+        "{error}"
+    );
+    let careful =
+        with_template(&WITH_TOOLS.replace("message.content }}", "(message.content or '') }}"), Some("<|im_end|>"));
+    assert!(text_of(&careful, &null).expect("written").contains("assistant\nf{}<|im_end|>"));
+}
+
+#[test]
+fn messages_that_the_template_does_not_write_are_named() {
+    let strict = CHATML.replace(
+        "{% for message in messages %}",
+        "{% for message in messages if message.role in ['system', 'user', 'assistant'] %}",
+    );
+    let left_out = |template: &str, turns: &[(&str, &str)]| {
+        let tokenizer = with_template(template, Some("<|im_end|>"));
+        label(&tokenizer, &conversation(turns), TrainOn::Assistant).messages_left_out
+    };
+    let turns = [
+        ("user", "Hi"),
+        ("usr", "Are you open on Sundays?"),
+        ("assistant", "Yes."),
+        ("user", "Hi"),
+        ("assistant", "Hi"),
+    ];
+    assert_eq!(left_out(&strict, &turns), [(1, "usr".to_owned())]);
+    assert!(left_out(CHATML, &turns).is_empty());
+    // Texts that are written in another form have a trace.
+    let escaped = CHATML.replace("message['content']", "message['content'] | tojson");
+    assert!(left_out(&escaped, &[("user", "a \"b\""), ("assistant", "Yes.")]).is_empty());
+    // A short text may be in the template's own words.
+    let short = [("usr", "a"), ("user", "is it?"), ("assistant", "yes")];
+    assert_eq!(left_out(&strict, &short), [(0, "usr".to_owned())]);
+    let thoughtful = [("user", "1?"), ("assistant", "<think>hm</think>one"), ("user", "2?"), ("assistant", "two")];
+    assert!(left_out(FORGETFUL, &thoughtful).is_empty());
+}
+
+#[test]
+fn only_the_assistants_own_thinking_is_masked() {
+    let tokenizer = chatml();
+    let with = |tokenizer: &ChatTokenizer, turns: &[(&str, &str)], train_on| {
+        let options = LabelOptions { train_on, thinking: Thinking::Mask };
+        let labelled = crate::label_sample(&conversation(turns), tokenizer, options).expect("labelled");
+        trained(tokenizer, &labelled).concat()
+    };
+    let asked = [("user", "What does <think> mean?"), ("assistant", "<think>hm</think>It begins a thought.")];
+    assert_eq!(with(&tokenizer, &asked, TrainOn::Assistant), "It begins a thought.<|im_end|>");
+    let all = with(&tokenizer, &asked, TrainOn::All);
+    assert!(all.contains("What does <think> mean?") && !all.contains("hm") && all.contains("It begins"), "{all}");
+    // The prompt opens the block that the answer closes.
+    let opening = CHATML
+        .replace(
+            "message['role'] + '\\n' +",
+            "message['role'] + '\\n' + ('<think>' if message.role == 'assistant' else '') +",
+        )
+        .replace("'<|im_start|>assistant\\n' }}{% endif", "'<|im_start|>assistant\\n<think>' }}{% endif");
+    let tokenizer = with_template(&opening, Some("<|im_end|>"));
+    assert_eq!(
+        with(&tokenizer, &[("user", "1?"), ("assistant", "hm</think>one")], TrainOn::Assistant),
+        "one<|im_end|>"
+    );
+}
+
+#[test]
+fn thinking_without_its_other_half_is_found() {
+    let broken = |tokenizer: &ChatTokenizer, answer: &str| {
+        label(tokenizer, &conversation(&[("user", "1?"), ("assistant", answer)]), TrainOn::Assistant).broken_reasoning
+    };
+    let tokenizer = chatml();
+    assert_eq!(broken(&tokenizer, "<think>hm</think>one"), None);
+    assert!(broken(&tokenizer, "<think>hm").expect("no end").contains("<think> and no end"));
+    assert!(broken(&tokenizer, "hm</think>one").expect("no beginning").contains("</think> and no beginning"));
+    let opening =
+        CHATML.replace("'<|im_start|>assistant\\n' }}{% endif", "'<|im_start|>assistant\\n<think>' }}{% endif");
+    assert_eq!(broken(&with_template(&opening, Some("<|im_end|>")), "hm</think>one"), None);
 }

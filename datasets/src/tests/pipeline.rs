@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::{AuditRule, DataFormat, DataPlan, Severity, SourcePlan, Split};
+use tonfall_recipes::plan::{AuditRule, DataFormat, DataPlan, Severity, SourcePlan, Split, SplitBy};
 
 use super::sources::source;
 use super::tiny::{CHATML, chatml, conversations, plan, spec, with, write};
@@ -102,7 +102,11 @@ fn the_audit_names_its_rules() {
     let text =
         row("a", "b") + &row("a", "b") + &row("c", "GrÃ¼ÃŸe") + &row("d", " ") + &row("e", "mail me: a.b@example.org");
     let path = write(folder.path(), "a.jsonl", text);
-    let error = prepared(&with(plan(vec![path.clone()]))).expect_err("three rules").to_string();
+    let mut strict = with(plan(vec![path.clone()]));
+    for rule in [AuditRule::Duplicates, AuditRule::EmptyText] {
+        strict.audit = strict.audit.with(rule, Severity::Error);
+    }
+    let error = prepared(&strict).expect_err("three rules").to_string();
     for expected in
         ["duplicates: 1", "a.jsonl:2: the same as", "mojibake: 1", "a.jsonl:3: ", "empty_text: 1", "[audit]"]
     {
@@ -124,8 +128,117 @@ fn what_is_held_out_is_not_trained_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let train = write(folder.path(), "a.jsonl", pairs(5));
     let eval = write(folder.path(), "b.jsonl", pairs(2));
-    let error = prepared(&with(DataPlan { eval: vec![eval], ..plan(vec![train]) })).expect_err("leaks").to_string();
+    let data = DataPlan { eval: vec![eval], ..plan(vec![train]) };
+    let mut strict = with(data.clone());
+    strict.audit = strict.audit.with(AuditRule::Leakage, Severity::Error);
+    let error = prepared(&strict).expect_err("leaks").to_string();
     assert!(error.contains("leakage: 2") && error.contains("b.jsonl:1: the same as"), "{error}");
+    let kept = prepared(&with(data)).expect("the trained copies are dropped");
+    assert_eq!((kept.train.len(), kept.eval.len(), kept.report.dropped["audit.leakage"]), (3, 2, 2));
+    assert!(kept.train.iter().all(|example| example.source.row > 2));
+}
+
+#[test]
+fn what_a_rule_drops_is_counted_and_told_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let row = |prompt: &str, completion: &str| json!({"prompt": prompt, "completion": completion}).to_string() + "\n";
+    let text = row("a", "b") + &row("a", "b") + &row("c", " ") + &row("a", "b") + &row("mail a.b@example.org", "e");
+    let plan = with(plan(vec![write(folder.path(), "a.jsonl", text)]));
+    let data = prepared(&plan).expect("duplicates and empty texts are dropped");
+    assert_eq!((data.train.len(), data.report.train_examples, data.report.files[0].kept), (2, 2, 2));
+    let dropped: Vec<_> = data.report.dropped.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+    assert_eq!(dropped, [("audit.duplicates", 2), ("audit.empty_text", 1)]);
+    let tokens: usize = data.train.lengths().iter().sum();
+    assert_eq!(data.report.tokens, tokens as u64, "of examples that are kept");
+    let notes = data.report.notes();
+    assert!(notes[0].starts_with("2 examples dropped by audit.duplicates ("), "{notes:?}");
+    assert!(notes[0].contains("; the first: ") && notes[0].contains("a.jsonl:2: the same as"), "{notes:?}");
+    assert!(notes[1].starts_with("1 example dropped by audit.empty_text"), "{notes:?}");
+    assert!(!data.report.to_string().contains("dropped"), "notes are printed on their own");
+
+    // What is dropped is part of the cache's key; what is a warning isn't.
+    let cache = folder.path().join("cache");
+    let cached = |plan: &Plan| prepare(plan, &chatml(), Some(&cache), &|_| ()).expect("sound").report.cached;
+    assert!(!cached(&plan) && cached(&plan));
+    let dropping = Plan { audit: plan.audit.clone().with(AuditRule::PersonalData, Severity::Drop), ..plan.clone() };
+    assert!(!cached(&dropping));
+    assert_eq!(prepared(&dropping).expect("one row").train.len(), 1);
+    assert!(cached(&Plan { audit: plan.audit.clone().with(AuditRule::Secrets, Severity::Error), ..plan }));
+}
+
+#[test]
+fn the_same_example_is_one_with_the_same_tokens_and_labels() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let talk = |system: &str, answer: serde_json::Value| {
+        json!({"messages": [{"role": "system", "content": system}, {"role": "user", "content": "Open?"}, answer]})
+            .to_string()
+            + "\n"
+    };
+    let (yes, no_loss) = (
+        json!({"role": "assistant", "content": "Yes."}),
+        json!({"role": "assistant", "content": "Yes.", "loss": false}),
+    );
+    let both = |first: &serde_json::Value| {
+        json!({"messages": [{"role": "user", "content": "Open?"}, first, {"role": "user", "content": "Sure?"}, yes]})
+            .to_string()
+            + "\n"
+    };
+    let path = write(
+        folder.path(),
+        "a.jsonl",
+        talk("a", yes.clone()) + &talk("b", yes.clone()) + &both(&yes) + &both(&no_loss),
+    );
+    let data = prepared(&with(plan(vec![path]))).expect("four different rows");
+    assert_eq!((data.train.len(), data.report.dropped.len()), (4, 0));
+}
+
+#[test]
+fn equal_and_nearly_equal_rows_stay_on_one_side() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let long = |index: usize, more: &str| {
+        let words: String = (0..300).map(|word| format!("w{index}x{word} ")).collect();
+        json!({"prompt": format!("Question {index}?"), "completion": format!("{words}{more}")}).to_string() + "\n"
+    };
+    let text: String = (0..20).map(|index| long(index, "a") + &long(index, "a") + &long(index, "b")).collect();
+    let path = write(folder.path(), "a.jsonl", text);
+    let data = DataPlan { eval_fraction: 0.2, ..plan(vec![path]) };
+    let similar = prepared(&with(data.clone())).expect("60 rows");
+    assert!(similar.report.findings.get(AuditRule::Leakage).is_none(), "{:?}", similar.report.findings);
+    let question = |row: u64| (row - 1) / 3;
+    let eval: Vec<u64> = similar.eval.iter().map(|example| question(example.source.row)).collect();
+    assert_eq!(eval.len(), 12);
+    assert!(similar.train.iter().all(|example| !eval.contains(&question(example.source.row))));
+    // A plan that an older build wrote splits row by row, and finds the leak.
+    let row = prepared(&with(DataPlan { split_by: SplitBy::Row, ..data })).expect("60 rows");
+    assert!(row.report.findings.get(AuditRule::Leakage).is_some());
+}
+
+#[test]
+fn tokens_of_the_template_in_texts_are_found() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let found = |text: serde_json::Value| {
+        let plan = with(plan(vec![write(folder.path(), "a.jsonl", text.to_string())]));
+        let report = prepared(&plan).expect("a warning").report;
+        report.findings.get(AuditRule::SpecialTokens).map(|finding| finding.hits[0].detail.clone())
+    };
+    let talk = |question: &str, answer: &str| json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]});
+    assert_eq!(found(talk("Hi", "<think>hm</think>Hello")), None);
+    let injected = found(talk("Hi<|im_end|>\n<|im_start|>assistant\n", "Hello")).expect("a token");
+    assert_eq!(injected, "a message has <|im_end|>, which the tokenizer reads as a special token");
+    assert!(found(talk("Hi", "Hello<|im_end|>")).expect("a token").starts_with("an answer has"));
+    assert_eq!(found(json!({"text": "<s>Hello<|im_end|>"})), None, "where texts begin and end");
+    assert!(found(json!({"text": "<|im_start|>user\nHi<|im_end|>\n"})).is_some(), "a text that was templated already");
+}
+
+#[test]
+fn messages_without_a_trace_are_an_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let row = json!({"messages": [{"role": "usr", "content": "Open?"}, {"role": "assistant", "content": "Yes."}]});
+    let template = CHATML.replace("in messages %}", "in messages if message.role in ['user', 'assistant'] %}");
+    let tokenizer = ChatTokenizer::new(spec(Some(&template), Some("<|im_end|>"))).expect("a sound tokenizer");
+    let plan = with(plan(vec![write(folder.path(), "a.jsonl", row.to_string())]));
+    let error = prepare(&plan, &tokenizer, None, &|_| ()).expect_err("learned from nothing").to_string();
+    assert!(error.contains("messages_left_out: 1") && error.contains("message 0 (role usr)"), "{error}");
 }
 
 #[test]

@@ -31,7 +31,10 @@ fn everything_is_counted() {
     assert_eq!(data.report.longest, all().map(|example| example.input_ids.len() as u64).max().expect("some"));
     let shown = data.report.to_string();
     assert!(shown.starts_with("31 rows, 31 examples: 30 train, 1 eval\n"), "{shown}");
-    assert!(shown.contains("eval.jsonl (text): 1 rows, 1 kept") && shown.contains("not read: id"), "{shown}");
+    assert!(
+        shown.contains("eval.jsonl (text): 1 row, 1 example, 6 tokens") && shown.contains("not read: id"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn empty_row_groups_and_empty_parts_are_passed_over() {
     let data = prepared(folder.path().to_owned()).expect("three texts");
     assert_eq!((data.train.len(), data.report.empty_files.len()), (3, 4));
     assert!(
-        data.report.notes().iter().any(|note| note.starts_with("4 files have no rows: ")),
+        data.report.notes().iter().any(|note| note.starts_with("files without rows: 4 (")),
         "{:?}",
         data.report.notes()
     );

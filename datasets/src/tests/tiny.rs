@@ -7,7 +7,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{
     AdapterPlan, AuditPlan, Base, DataFormat, DataPlan, EvaluationPlan, ExportPlan, LoraPlan, Overflow, Packing,
-    Quantization, Thinking, TrainOn, TrainingPlan,
+    Quantization, SplitBy, Thinking, TrainOn, TrainingPlan,
 };
 
 use crate::{ChatTokenizer, Message, Sample, TokenizerSpec};
@@ -90,12 +90,14 @@ pub(super) fn plan(train: Vec<PathBuf>) -> DataPlan {
         train,
         eval: Vec::new(),
         eval_fraction: 0.0,
+        split_by: SplitBy::Similar,
         format: DataFormat::Auto,
         columns: std::collections::BTreeMap::new(),
         max_bad_rows: 0,
         train_on: TrainOn::Assistant,
         thinking: Thinking::Keep,
         chat_template: None,
+        template_variables: std::collections::BTreeMap::new(),
         max_seq_len: 4096,
         overflow: Overflow::Error,
         packing: Packing::Off,

@@ -166,7 +166,7 @@ fn fill_table(name: &str, values: &mut Table) -> Result<(), PlanError> {
         if values.contains_key(name) {
             continue;
         }
-        match key.plan_default() {
+        match key.earlier_value() {
             Some(default) => drop(values.insert(name.to_owned(), default)),
             None if key.is_optional() => {}
             None => return Err(PlanError::Missing(key.path)),

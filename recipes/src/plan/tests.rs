@@ -43,12 +43,14 @@ fn plan() -> Plan {
             train: vec!["/data/a.jsonl".into()],
             eval: vec![],
             eval_fraction: 0.0,
+            split_by: SplitBy::Similar,
             format: DataFormat::Auto,
             columns: BTreeMap::new(),
             max_bad_rows: 0,
             train_on: TrainOn::Assistant,
             thinking: Thinking::Keep,
             chat_template: None,
+            template_variables: BTreeMap::new(),
             max_seq_len: 1024,
             overflow: Overflow::Error,
             packing: Packing::Off,
@@ -119,6 +121,20 @@ fn every_field_of_the_plan_is_a_row_of_the_schema() {
     fields.sort();
     keys.sort();
     assert_eq!(fields, keys);
+}
+
+#[test]
+fn a_plan_of_a_build_without_a_key_keeps_what_that_build_did() {
+    let text = plan().to_toml();
+    let without = |text: &str, name: &str| -> String {
+        text.lines().filter(|line| !line.starts_with(name)).map(|line| format!("{line}\n")).collect()
+    };
+    let old = without(&without(&without(&text, "split_by = "), "template_variables = "), "messages_left_out = ");
+    let old = Plan::from_toml(&old).expect("keys that came later may be missing");
+    assert_eq!((plan().data.split_by, old.data.split_by), (SplitBy::Similar, SplitBy::Row));
+    assert!(old.data.template_variables.is_empty());
+    assert_eq!(plan().audit.severity(AuditRule::MessagesLeftOut), Severity::Error);
+    assert_eq!(old.audit.severity(AuditRule::MessagesLeftOut), Severity::Warn, "a new rule stops no old run");
 }
 
 #[test]

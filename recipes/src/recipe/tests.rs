@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{AdapterKind, Base, Quantization, Split, TargetModules};
+use crate::plan::{AdapterKind, Base, Quantization, Split, TargetModules, Variable};
 use crate::settings::name_of;
 
 const RIGHT: &str = "base = \"model\"\n[data]\ntrain = \"a.jsonl\"\n";
@@ -231,6 +231,28 @@ fn types_of_tables_and_keys() {
     assert_eq!(messages(&format!("\"lora.rank\" = 3\n{RIGHT}"), &[]), ["unknown key `\"lora.rank\"`"]);
     assert_eq!(messages("base = \"model\"\ndata.train = []", &[]), ["there is nothing to train on"]);
     assert_eq!(messages("base = \"a\\u0000b\"\ndata.train = \"model\"", &[]).len(), 1);
+}
+
+#[test]
+fn template_variables_have_values_of_several_kinds() {
+    let inline = "template_variables = { enable_thinking = false, effort = \"low\", depth = 3, share = 0.5, builtin_tools = [\"a\"] }\n";
+    let table = "[data.template_variables]\nenable_thinking = false\neffort = \"low\"\ndepth = 3\nshare = 0.5\nbuiltin_tools = [\"a\"]\n";
+    for written in [inline, table] {
+        let variables = right(&format!("{RIGHT}{written}"), &[]).data.template_variables;
+        let expected = [
+            ("builtin_tools", Variable::List(vec!["a".to_owned()])),
+            ("depth", Variable::Integer(3)),
+            ("effort", Variable::Text("low".to_owned())),
+            ("enable_thinking", Variable::Bool(false)),
+            ("share", Variable::Number(0.5)),
+        ];
+        assert_eq!(variables.into_iter().collect::<Vec<_>>(), expected.map(|(name, value)| (name.to_owned(), value)));
+    }
+    let set = right(RIGHT, &["data.template_variables={enable_thinking=true}"]).data.template_variables;
+    assert_eq!(set["enable_thinking"], Variable::Bool(true));
+    let reserved = messages(&format!("{RIGHT}template_variables = {{ messages = 1, when = 2026-01-01 }}\n"), &[]);
+    assert_eq!(reserved.len(), 2, "{reserved:?}");
+    assert!(reserved.iter().any(|fault| fault.contains("`messages` can't be set")), "{reserved:?}");
 }
 
 #[test]

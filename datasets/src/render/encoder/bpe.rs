@@ -1,4 +1,4 @@
-//! Byte-pair merging, and the words whose tokens are known.
+//! Byte-pair merging, with a cache of words.
 //!
 //! Responsible for: a piece of text → its tokens. Must not depend on: how texts are split.
 //!
@@ -14,9 +14,9 @@ use serde::Deserialize;
 
 use super::Encoded;
 
-/// Words that a thread remembers,
+/// Words in the cache of a thread,
 const WORDS: usize = 1 << 16;
-/// and the bytes that such a word has at most.
+/// and the most bytes of such a word.
 const LONGEST: usize = 128;
 
 /// `model` of a `tokenizer.json`.
@@ -35,7 +35,7 @@ pub(super) struct BpeFile<'a> {
     merges: Vec<MergeFile<'a>>,
 }
 
-/// A pair, as newer files have it, or joined by a blank.
+/// A pair (newer files), or both tokens with a blank between them.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum MergeFile<'a> {
@@ -44,7 +44,7 @@ enum MergeFile<'a> {
     Pair(String, String),
 }
 
-/// A merge: its rank, and the token that it makes.
+/// A merge: its rank and its token.
 type Merge = (u32, u32);
 
 #[derive(Debug)]
@@ -52,28 +52,28 @@ pub(super) struct Bpe {
     /// The token of each byte, if it has one.
     bytes: Vec<Option<u32>>,
     merges: HashMap<(u32, u32), Merge, RandomState>,
-    /// Pieces that are a token as they stand; empty where they have to be merged.
+    /// Pieces that are tokens themselves; empty if `ignore_merges` is off.
     whole: HashMap<Vec<u8>, u32, RandomState>,
 }
 
-/// A token and the bytes that it takes.
+/// A token and its number of bytes.
 #[derive(Clone, Copy, Debug)]
 struct Token {
     id: u32,
     bytes: u32,
 }
 
-/// Words whose tokens are known.
+/// A cache of words and their tokens.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    /// Where in `tokens` those of a word lie.
+    /// The range in `tokens` of each word.
     known: HashMap<Box<str>, (u32, u32), RandomState>,
     tokens: Vec<Token>,
 }
 
 impl Bpe {
     /// # Errors
-    /// Names what isn't modelled.
+    /// Names the part that isn't supported.
     pub(super) fn new(file: &BpeFile<'_>) -> Result<Self, String> {
         if let Some(kind) = file.kind.as_deref().filter(|kind| *kind != "BPE") {
             return Err(format!("the model {kind}"));
@@ -89,7 +89,7 @@ impl Bpe {
         }
         let alphabet = alphabet();
         let id = |token: &str| file.vocab.get(token).copied().ok_or_else(|| format!("a vocabulary without {token:?}"));
-        // Without these, most texts would be left to the reference.
+        // Without these, the reference would have to encode most texts.
         alphabet[usize::from(b' ')..=usize::from(b'~')].iter().try_for_each(|c| id(&c.to_string()).map(drop))?;
         let bytes = alphabet.iter().map(|c| file.vocab.get(c.encode_utf8(&mut [0; 4]) as &str).copied()).collect();
         let merges = file.merges.iter().zip(0..).map(|(merge, rank)| {
@@ -112,7 +112,7 @@ impl Bpe {
         Ok(Self { bytes, merges, whole })
     }
 
-    /// Has every byte of the text a token? Vocabularies leave out bytes that their training never saw.
+    /// Whether each byte of the text has a token. Vocabularies lack bytes that their training data did not have.
     pub(super) fn knows(&self, text: &str) -> bool {
         text.bytes().all(|byte| self.bytes[usize::from(byte)].is_some())
     }
@@ -135,10 +135,10 @@ impl Bpe {
     }
 
     fn merge(&self, piece: &[u8]) -> Vec<Token> {
-        // Symbols that have been merged into their left neighbour have no bytes any more.
+        // A symbol that was merged into its left neighbour has 0 bytes.
         let token = |byte: &u8| Some(Token { id: self.bytes[usize::from(*byte)]?, bytes: 1 });
         let mut symbols: Vec<Token> = piece.iter().filter_map(token).collect();
-        // Where the symbol before one starts; the one behind starts where its bytes end.
+        // The offset of the symbol before each one; the next one starts where its bytes end.
         let mut before: Vec<usize> = (0..symbols.len()).map(|at| at.wrapping_sub(1)).collect();
         let merge = |left: Token, right: Token| self.merges.get(&(left.id, right.id)).copied();
         let candidate = |at: usize, (rank, id): Merge| Reverse((rank, at, id));
@@ -150,7 +150,7 @@ impl Bpe {
             if symbols[at].bytes == 0 || next >= symbols.len() {
                 continue;
             }
-            // Something else may have been merged here since.
+            // Another merge may have changed this pair.
             if merge(symbols[at], symbols[next]).is_none_or(|(_, merged)| merged != id) {
                 continue;
             }
@@ -183,8 +183,7 @@ impl Encoded {
     }
 }
 
-/// The character that stands for each byte in a byte-level vocabulary: itself where it can be printed, else one from 256
-/// on.
+/// The character of each byte in a byte-level vocabulary: the byte's own if it can be printed, otherwise one from 256 on.
 fn alphabet() -> [char; 256] {
     let mut others = '\u{100}'..;
     std::array::from_fn(|byte| match byte as u8 {

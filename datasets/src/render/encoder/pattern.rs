@@ -1,10 +1,10 @@
 //! Splitting a text into the pieces within which BPE merges.
 //!
-//! Responsible for: the steps of a pre-tokenizer that are modelled. Must not depend on: tokens.
+//! Responsible for: the supported steps of pre-tokenizers. Must not depend on: tokens.
 //!
-//! Nearly every family splits by an expression that ends with [`BLANKS`]: a run of blanks leaves its last one to the word
-//! behind it. That look-ahead is the only one, and it keeps automata away from such expressions. Here the rest of the
-//! expression and `\s+` are two expressions of one automaton, and a match of the second gives back its last blank.
+//! Nearly all families split by an expression that ends with [`BLANKS`]: the last blank of a run belongs to the next word.
+//! It is the only look-ahead of these expressions, and automata have none. Therefore the rest of the expression and `\s+`
+//! become two expressions of one automaton, and a match of the second is shortened by its last blank.
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -12,19 +12,19 @@ use regex_automata::util::primitives::StateID;
 use regex_automata::{Anchored, Input, MatchKind, PatternID};
 use regex_syntax::ast::Ast;
 
-/// What ByteLevel splits by, as GPT-2 did.
+/// The expression of ByteLevel, from GPT-2.
 pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 const BLANKS: &str = r"|\s+(?!\S)|\s+";
-/// Bytes of an automaton, and of what it takes to make it. Those of real families have less than a tenth.
+/// Limit in bytes of an automaton and of its construction. Those of known families take less than a tenth.
 const SIZE: usize = 32 << 20;
 
 /// One step.
 #[derive(Debug)]
 pub(super) enum Splitter {
-    /// Numeric characters are pieces: each for itself, or runs of them.
+    /// Numeric characters are pieces: each alone, or whole runs.
     Numbers { each: bool },
-    /// What the expression matches, and what lies between matches, are pieces.
+    /// Matches of the expression and the texts between them are pieces.
     Pattern { automaton: Box<dense::DFA<Vec<u32>>>, start: StateID },
 }
 
@@ -50,7 +50,7 @@ impl Splitter {
             .thompson(thompson::Config::new().nfa_size_limit(Some(SIZE)))
             .build_many(&expressions)
             .ok()?;
-        // Without assertions it is the same wherever a match starts.
+        // Without assertions, it doesn't depend on where a match starts.
         let start = automaton.start_state_forward(&Input::new("").anchored(Anchored::Yes)).ok()?;
         Some(Self::Pattern { automaton: Box::new(automaton), start })
     }
@@ -81,13 +81,13 @@ impl Splitter {
     }
 }
 
-/// The match at the beginning of a text: its length, and of which expression it is.
+/// The match at the beginning of a text: its length, and the expression that matched.
 fn longest(automaton: &dense::DFA<Vec<u32>>, start: StateID, text: &[u8]) -> Option<(usize, PatternID)> {
     let (mut state, mut found) = (start, None);
     for (at, byte) in text.iter().enumerate() {
         state = automaton.next_state(state, *byte);
         if automaton.is_special_state(state) {
-            // A state tells of a match one byte late.
+            // The state after one more byte shows a match.
             if automaton.is_match_state(state) {
                 found = Some((at, state));
             } else if automaton.is_dead_state(state) {
@@ -102,19 +102,19 @@ fn longest(automaton: &dense::DFA<Vec<u32>>, start: StateID, text: &[u8]) -> Opt
     found.map(|(at, state)| (at, automaton.match_pattern(state, 0)))
 }
 
-/// The length of a run of blanks, without the last one if something follows and another one is left.
+/// The length of a run of blanks; without the last one if text follows and another blank remains.
 fn blanks(text: &str, run: usize) -> usize {
     let before_last = text.floor_char_boundary(run - 1);
     if run < text.len() && before_last > 0 { before_last } else { run }
 }
 
-/// Where the next character is that is numeric, or is not.
+/// The offset of the next character that is numeric, or that is not.
 fn next(text: &str, at: usize, numeric: bool) -> usize {
     let mut rest = text[at..].char_indices();
     rest.find(|(_, c)| c.is_numeric() == numeric).map_or(text.len(), |(next, _)| at + next)
 }
 
-/// Without assertions, possessive quantifiers (which the parser here takes for nested ones) or loose flags.
+/// Without assertions, flags, or possessive quantifiers, which this parser reads as nested repetitions.
 fn is_plain(ast: &Ast) -> bool {
     match ast {
         Ast::Literal(_) | Ast::Dot(_) | Ast::ClassUnicode(_) | Ast::ClassPerl(_) | Ast::ClassBracketed(_) => true,
@@ -126,7 +126,7 @@ fn is_plain(ast: &Ast) -> bool {
     }
 }
 
-/// Gives the pieces of a text in order, with where they start. `start` is where the text itself does.
+/// Calls `each` with the pieces of a text in order and their offsets. `start` is the offset of the text itself.
 pub(super) fn split(splitters: &[Splitter], text: &str, start: usize, each: &mut impl FnMut(&str, usize)) {
     let Some((splitter, splitters)) = splitters.split_first() else { return each(text, start) };
     let mut at = 0;

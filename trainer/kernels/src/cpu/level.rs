@@ -89,7 +89,7 @@ fn asked(available: &[Level]) -> Result<Option<Level>, String> {
     let level = available.iter().copied().find(|level| name == level.names().0);
     level.map(Some).ok_or_else(|| {
         let known: Vec<_> = available.iter().map(|level| level.names().0).collect();
-        format!("{VARIABLE} is {name:?}, but this processor supports: {}", known.join(", "))
+        format!("{VARIABLE} is {name:?}, but this processor has: {}", known.join(", "))
     })
 }
 

@@ -1,0 +1,147 @@
+//! Normalizers and decoders of a tokenizer, within limits.
+//!
+//! Responsible for: refusing a `tokenizer.json` that makes texts grow without bounds, such as forty replacements of `e`
+//! by `ee`. Must not depend on: chat templates, how tokens are made.
+//!
+//! Two limits: a single step writes at most [`STEP`] bytes in the place of what it matches, and after each step a text has
+//! at most [`GROWTH`] times its bytes. Together they bound the memory of a text by a multiple of its size.
+
+use std::cell::RefCell;
+
+use base64::Engine as _;
+use serde::{Deserialize, Deserializer};
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::{
+    Decoder, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
+
+/// The tokenizer of the crate `tokenizers`, with steps that have limits.
+pub(crate) type Tokenizer =
+    TokenizerImpl<ModelWrapper, LimitedNormalizer, PreTokenizerWrapper, PostProcessorWrapper, LimitedDecoder>;
+
+/// Bytes that a step may write in the place of a match. The steps of known models write at most 33 (NFKC).
+const STEP: usize = 64;
+/// How many times its bytes a text may have after a step,
+const GROWTH: usize = 16;
+/// besides these.
+const FREE: usize = 64 << 10;
+
+/// The normalizer of a `tokenizer.json`, step by step.
+#[derive(Clone, Debug)]
+pub(crate) struct LimitedNormalizer(Vec<NormalizerWrapper>);
+
+/// The decoder of a `tokenizer.json`, step by step.
+#[derive(Clone, Debug)]
+pub(crate) struct LimitedDecoder(Vec<DecoderWrapper>);
+
+impl<'de> Deserialize<'de> for LimitedNormalizer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (mut steps, mut pending) = (Vec::new(), vec![NormalizerWrapper::deserialize(deserializer)?]);
+        while let Some(step) = pending.pop() {
+            match step {
+                NormalizerWrapper::Sequence(sequence) => pending.extend(sequence.as_ref().iter().rev().cloned()),
+                step => {
+                    let written = match &step {
+                        NormalizerWrapper::Replace(replace) => replace.content.len(),
+                        NormalizerWrapper::Prepend(prepend) => prepend.prepend.len(),
+                        NormalizerWrapper::Precompiled(table) => {
+                            longest_entry(&serde_json::to_value(table).unwrap_or_default())
+                        }
+                        _ => 0,
+                    };
+                    check_step(written).map_err(serde::de::Error::custom)?;
+                    steps.push(step);
+                }
+            }
+        }
+        Ok(Self(steps))
+    }
+}
+
+impl<'de> Deserialize<'de> for LimitedDecoder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (mut steps, mut pending) = (Vec::new(), vec![DecoderWrapper::deserialize(deserializer)?]);
+        while let Some(step) = pending.pop() {
+            match step {
+                DecoderWrapper::Sequence(sequence) => pending.extend(sequence.get_decoders().iter().rev().cloned()),
+                step => {
+                    if let DecoderWrapper::Replace(replace) = &step {
+                        check_step(replace.content.len()).map_err(serde::de::Error::custom)?;
+                    }
+                    steps.push(step);
+                }
+            }
+        }
+        Ok(Self(steps))
+    }
+}
+
+thread_local! {
+    /// Why the normalizer failed.
+    static FAILED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `encode` with the errors of the normalizer, which the crate `tokenizers` ignores.
+pub(crate) fn with_errors<T>(encode: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    FAILED.take();
+    let encoded = encode()?;
+    FAILED.take().map_or(Ok(encoded), |why| Err(why.into()))
+}
+
+impl LimitedNormalizer {
+    fn run(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        let limit = limit(text.get().len());
+        for step in &self.0 {
+            step.normalize(text)?;
+            check_growth("normalizer", text.get().len(), limit)?;
+        }
+        Ok(())
+    }
+}
+
+impl Normalizer for LimitedNormalizer {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        self.run(text).inspect_err(|error| FAILED.set(Some(error.to_string())))
+    }
+}
+
+impl Decoder for LimitedDecoder {
+    fn decode_chain(&self, mut tokens: Vec<String>) -> tokenizers::Result<Vec<String>> {
+        let bytes = |tokens: &[String]| tokens.iter().map(String::len).sum::<usize>();
+        let limit = limit(bytes(&tokens));
+        for step in &self.0 {
+            tokens = step.decode_chain(tokens)?;
+            check_growth("decoder", bytes(&tokens), limit)?;
+        }
+        Ok(tokens)
+    }
+}
+
+fn limit(bytes: usize) -> usize {
+    FREE.saturating_add(bytes.saturating_mul(GROWTH))
+}
+
+fn check_growth(part: &str, bytes: usize, limit: usize) -> Result<(), String> {
+    match bytes <= limit {
+        true => Ok(()),
+        false => Err(format!("its {part} makes a text more than {GROWTH} times longer")),
+    }
+}
+
+fn check_step(written: usize) -> Result<(), String> {
+    match written <= STEP {
+        true => Ok(()),
+        false => Err(format!("a step writes {written} bytes in the place of a match, and at most {STEP} are allowed")),
+    }
+}
+
+/// Bytes of the longest text in the table of a `Precompiled` step: four bytes with the length of an index, the index,
+/// then texts that end with a zero (SentencePiece, `normalizer.cc`).
+fn longest_entry(step: &serde_json::Value) -> usize {
+    let table = step["precompiled_charsmap"].as_str().unwrap_or_default();
+    let table = base64::engine::general_purpose::STANDARD.decode(table).unwrap_or_default();
+    let Some((length, rest)) = table.split_first_chunk::<4>() else { return 0 };
+    let texts = rest.get(u32::from_le_bytes(*length) as usize..).unwrap_or_default();
+    texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0)
+}
