@@ -62,7 +62,9 @@ fn main() -> Result<()> {
         eprintln!("  worst adapter tensor: {} at {:.2e}", report.worst.0, report.worst.1);
         ensure!(report.worst.1 <= ADAPTER, "{} differs by {:.2e}", report.worst.0, report.worst.1);
         if name == "dense" {
-            tonfall_adapters::peft::write(&out.join("adapter"), &report.adapter)?;
+            let adapter = out.join("adapter");
+            tonfall_durable::create_dir_all(&adapter)?;
+            tonfall_adapters::peft::write_files(&adapter, &report.adapter)?;
             session.attach(&report.adapter)?;
         }
     }

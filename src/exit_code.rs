@@ -12,8 +12,8 @@ use tonfall_adapters::merge::MergeError;
 use tonfall_adapters::peft::PeftError;
 use tonfall_adapters::save_model::SaveError;
 use tonfall_adapters::{
-    BaseError, BitsAndBytesError, CheckpointError as WeightsError, ConfigError, GgufError, GgufTokenizerError,
-    OpenError, SafetensorsError, TokenizerError,
+    BaseError, BitsAndBytesError, ConfigError, GgufError, GgufTokenizerError, OpenError, SafetensorsError,
+    TokenizerError, WeightFilesError,
 };
 use tonfall_datasets::{DataError, RowFault, TokenizerError as EncoderError};
 use tonfall_durable::DurableError;
@@ -134,9 +134,17 @@ exit_codes! {
         Self::Shrunk { .. } => Refused,
     }
     HubError {
-        Self::Name(_) | Self::NotCached { .. } | Self::Offline { .. } => Invalid,
+        Self::Name(_)
+        | Self::NotCached { .. }
+        | Self::Incomplete { .. }
+        | Self::NoTokenizer { .. }
+        | Self::Offline { .. } => Invalid,
         Self::Api { .. } | Self::Io { .. } => Io,
-        Self::Answer { .. } | Self::NoSafetensors { .. } | Self::Size { .. } => Refused,
+        Self::Answer { .. }
+        | Self::NoSafetensors { .. }
+        | Self::TwoModels { .. }
+        | Self::Hash { .. }
+        | Self::Size { .. } => Refused,
     }
     DataError {
         Self::Io { source, .. } => of_io(source),
@@ -171,7 +179,7 @@ exit_codes! {
     }
     BaseError {
         Self::Open(error) => error.exit_code(),
-        Self::Checkpoint(error) => error.exit_code(),
+        Self::WeightFiles(error) => error.exit_code(),
         Self::Config(error) => error.exit_code(),
         Self::Gguf(error) => error.exit_code(),
         Self::BitsAndBytes(error) => error.exit_code(),
@@ -203,15 +211,15 @@ exit_codes! {
     }
     OpenError {
         Self::Io { source, .. } => of_io(source),
-        Self::Pickle { .. } => Refused,
+        Self::Pickle { .. } | Self::NotRegular { .. } | Self::TooLarge { .. } => Refused,
     }
-    WeightsError {
+    WeightFilesError {
         Self::Safetensors(error) => error.exit_code(),
         Self::Open(error) => error.exit_code(),
         Self::NoWeights { .. } => Invalid,
-        Self::TooLarge { .. }
-        | Self::Index { .. }
+        Self::Index { .. }
         | Self::ShardOutside { .. }
+        | Self::TwoModels { .. }
         | Self::NotInShard { .. }
         | Self::NotInIndex { .. } => Refused,
     }
@@ -233,6 +241,7 @@ exit_codes! {
         | Self::BigEndian { .. }
         | Self::Damaged { .. }
         | Self::DuplicateKey { .. }
+        | Self::Split { .. }
         | Self::Tensor { .. }
         | Self::TensorType { .. }
         | Self::Metadata { .. }
@@ -244,9 +253,8 @@ exit_codes! {
     PeftError {
         Self::Open(error) => error.exit_code(),
         Self::Safetensors(error) => error.exit_code(),
-        Self::File(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
-        Self::NotAnAdapter { .. } => Invalid,
+        Self::NotAnAdapter { .. } | Self::OutputExists { .. } => Invalid,
         Self::Config { .. }
         | Self::Unsupported { .. }
         | Self::UnknownKey { .. }
@@ -259,11 +267,15 @@ exit_codes! {
         Self::Safetensors(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
         Self::OutputExists { .. } => Invalid,
+        // `tonfall merge` turns it into the code of the signal.
+        Self::Interrupted => Unexpected,
         Self::NoSuchModule { .. }
         | Self::TiedHead
         | Self::Shape { .. }
         | Self::Format { .. }
         | Self::NoEffect { .. }
+        | Self::BaseNotFinite { .. }
+        | Self::NotFinite { .. }
         | Self::Overflow { .. }
         | Self::ReadBack { .. } => Refused,
     }
@@ -335,7 +347,7 @@ mod tests {
         assert_eq!(PictureError::Empty.exit_code(), Invalid);
         assert_eq!(PictureError::Draw("x".to_owned()).exit_code(), Unexpected);
         let read = OpenError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() };
-        assert_eq!(TrainError::Base(BaseError::Checkpoint(WeightsError::Open(read))).exit_code(), Io);
+        assert_eq!(TrainError::Base(BaseError::Checkpoint(WeightFilesError::Open(read))).exit_code(), Io);
         let unread = SaveError::Unread { name: "x".to_owned(), source: Box::new(io::Error::from(ErrorKind::TimedOut)) };
         assert_eq!(unread.exit_code(), Io);
     }

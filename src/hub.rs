@@ -1,36 +1,31 @@
 //! Base models by their name on the Hugging Face Hub: `hf:owner/name[@revision]`.
 //!
-//! Responsible for: finding a snapshot in the local Hub cache and, only where the recipe allows it, downloading one.
-//! Must not depend on: what is inside the files. Pickles are never fetched.
+//! Responsible for: finding a snapshot in the local Hub cache, and downloading one if the recipe allows it.
+//! Must not depend on: the contents of the files. Pickles are never downloaded.
 //!
 //! The cache's layout and the environment variables are huggingface_hub's:
 //! <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tonfall_adapters::{is_side_file, shard_names};
 
 use crate::user_cache;
 
-/// The files of a model that are of use here, besides the weights.
-const SIDE_FILES: [&str; 8] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+const MAIN: &str = "main";
 
-/// Why a model of the Hub can't be had.
+/// Why a model of the Hub can't be used.
 #[derive(Debug, Error)]
 pub(crate) enum HubError {
     #[error("`hf:{0}` is no model name; write hf:owner/name or hf:owner/name@revision")]
@@ -42,6 +37,9 @@ pub(crate) enum HubError {
         cache = cache.display()
     )]
     NotCached { name: String, repo: String, cache: PathBuf },
+
+    #[error("{name} is in the Hub cache ({snapshot}), but incomplete: {missing}", snapshot = snapshot.display())]
+    Incomplete { name: String, snapshot: PathBuf, missing: String },
 
     #[error(
         "{name} is not in the Hub cache {cache}, and HF_HUB_OFFLINE forbids to download it; fetch it on another \
@@ -57,13 +55,29 @@ pub(crate) enum HubError {
     Answer { name: String, what: &'static str, value: String },
 
     #[error(
-        "{name} holds no {WEIGHTS} and no {INDEX}; only safetensors are fetched, since the older formats can execute \
-         code when they are loaded"
+        "{name} holds no {WEIGHTS} and no {INDEX}; only safetensors are downloaded, since loading the older formats can \
+         execute code"
     )]
     NoSafetensors { name: String },
 
+    #[error(
+        "{name} holds no {TOKENIZER}; in Python, transformers' \
+         `AutoTokenizer.from_pretrained({repo:?}).save_pretrained(DIR)` writes one: add it to a copy of the model and give \
+         its directory as the base"
+    )]
+    NoTokenizer { name: String, repo: String },
+
+    #[error(
+        "{name} holds {WEIGHTS} and {INDEX}, whose shards do not include {WEIGHTS}: these are two models. Fetch the one \
+         that is meant into a directory and give that as the base"
+    )]
+    TwoModels { name: String },
+
     #[error("{name}: {file} has {found} bytes instead of {expected}; the download was cut off: run it again")]
     Size { name: String, file: String, found: u64, expected: u64 },
+
+    #[error("{name}: {file} has the SHA-256 {found} instead of {expected}; the download is damaged: run it again")]
+    Hash { name: String, file: String, found: String, expected: String },
 
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
@@ -74,14 +88,17 @@ pub(crate) enum HubError {
 pub(crate) struct HubName {
     /// `owner/name`
     pub(crate) repo: String,
-    /// Branch, tag or commit.
-    pub(crate) revision: String,
+    /// Branch, tag or commit; `None` for `main`.
+    pub(crate) revision: Option<String>,
 }
 
 impl HubName {
-    /// Reads what follows `hf:`.
+    /// Parses the text after `hf:`.
     pub(crate) fn parse(text: &str) -> Result<Self, HubError> {
-        let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+        let (repo, revision) = match text.split_once('@') {
+            Some((repo, revision)) => (repo, Some(revision)),
+            None => (text, None),
+        };
         let plain = |part: &str| {
             !part.is_empty()
                 && !part.starts_with('.')
@@ -89,18 +106,22 @@ impl HubName {
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         };
         let two_parts = repo.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name));
-        match two_parts && revision.split('/').all(plain) {
-            true => Ok(Self { repo: repo.to_owned(), revision: revision.to_owned() }),
+        match two_parts && revision.unwrap_or(MAIN).split('/').all(plain) {
+            true => Ok(Self { repo: repo.to_owned(), revision: revision.map(str::to_owned) }),
             false => Err(HubError::Name(text.to_owned())),
         }
     }
 
+    fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or(MAIN)
+    }
+
     fn shown(&self) -> String {
-        format!("hf:{}@{}", self.repo, self.revision)
+        format!("hf:{}@{}", self.repo, self.revision())
     }
 }
 
-/// Where models are looked for, from the environment.
+/// The local cache and the server, from the environment.
 #[derive(Clone, Debug)]
 pub(crate) struct Hub {
     cache: PathBuf,
@@ -136,36 +157,37 @@ impl Hub {
         }
     }
 
-    /// The directory of a model: from the cache, or downloaded. `progress` sees the file's name, bytes done and bytes in
-    /// total, over all files.
+    /// The directory of a model: from the cache, or downloaded. `progress` receives the file's name, bytes done and bytes
+    /// in total, over all files.
     ///
     /// # Errors
-    /// When it is not in the cache and may not or can not be downloaded.
+    /// When it is not complete in the cache and must not or can't be downloaded.
     pub(crate) fn resolve(
         &self,
         name: &HubName,
         allow_download: bool,
         progress: &mut dyn FnMut(&str, u64, u64),
     ) -> Result<PathBuf, HubError> {
-        if let Some(snapshot) = self.cached(name) {
-            return Ok(snapshot);
-        }
+        let snapshot = self.snapshot(name);
+        let missing = snapshot.as_deref().map(missing);
         let cache = self.cache.clone();
-        match (allow_download, self.offline) {
-            (false, _) => Err(HubError::NotCached { name: name.shown(), repo: name.repo.clone(), cache }),
-            (true, true) => Err(HubError::Offline { name: name.shown(), cache }),
-            (true, false) => self.download(name, progress),
+        match (snapshot, missing.flatten()) {
+            (Some(snapshot), None) => Ok(snapshot),
+            _ if allow_download && !self.offline => self.download(name, progress),
+            (Some(snapshot), Some(missing)) => Err(HubError::Incomplete { name: name.shown(), snapshot, missing }),
+            (None, _) if allow_download => Err(HubError::Offline { name: name.shown(), cache }),
+            (None, _) => Err(HubError::NotCached { name: name.shown(), repo: name.repo.clone(), cache }),
         }
     }
 
-    /// A complete snapshot in the cache.
-    fn cached(&self, name: &HubName) -> Option<PathBuf> {
+    /// The snapshot in the cache, complete or not.
+    fn snapshot(&self, name: &HubName) -> Option<PathBuf> {
         let model = self.cache.join(format!("models--{}", name.repo.replace('/', "--")));
-        let reference = fs::read_to_string(model.join("refs").join(&name.revision)).ok();
-        let commit = reference.map_or_else(|| name.revision.clone(), |commit| commit.trim().to_owned());
+        let reference = fs::read_to_string(model.join("refs").join(name.revision())).ok();
+        let commit = reference.map_or_else(|| name.revision().to_owned(), |commit| commit.trim().to_owned());
         let is_hash = !commit.is_empty() && commit.chars().all(|c| c.is_ascii_alphanumeric());
         let snapshot = model.join("snapshots").join(&commit);
-        (is_hash && complete(&snapshot)).then_some(snapshot)
+        (is_hash && snapshot.is_dir()).then_some(snapshot)
     }
 
     fn download(&self, name: &HubName, progress: &mut dyn FnMut(&str, u64, u64)) -> Result<PathBuf, HubError> {
@@ -179,7 +201,7 @@ impl Hub {
             .with_token(self.token.clone())
             .with_progress(false);
         let api = builder.build().map_err(api_error)?;
-        let repo = api.repo(Repo::with_revision(name.repo.clone(), RepoType::Model, name.revision.clone()));
+        let repo = api.repo(Repo::with_revision(name.repo.clone(), RepoType::Model, name.revision().to_owned()));
         let info = repo.info().map_err(api_error)?;
         let answer = |what, value: &str| HubError::Answer { name: name.shown(), what, value: value.to_owned() };
         if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_hexdigit()) {
@@ -188,44 +210,64 @@ impl Hub {
         let listed: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
         let mut fetch = Fetch { api: &api, repo: &repo, name, commit: &info.sha, done: 0, total: 0, progress };
 
+        if !listed.contains(&TOKENIZER) {
+            return Err(HubError::NoTokenizer { name: name.shown(), repo: name.repo.clone() });
+        }
         let weights = if listed.contains(&INDEX) {
-            let index = fetch.files(&[INDEX.to_owned()])?;
-            shards(&index.join(INDEX)).map_err(|value| answer("shard index", &value))?
+            let directory = fetch.files(&[INDEX.to_owned()])?;
+            let shards =
+                shard_names(&directory.join(INDEX)).map_err(|error| answer("shard index", &error.to_string()))?;
+            if listed.contains(&WEIGHTS) && !shards.iter().any(|shard| shard == WEIGHTS) {
+                return Err(HubError::TwoModels { name: name.shown() });
+            }
+            shards
         } else if listed.contains(&WEIGHTS) {
             vec![WEIGHTS.to_owned()]
         } else {
             return Err(HubError::NoSafetensors { name: name.shown() });
         };
-        let side = SIDE_FILES.iter().filter(|file| listed.contains(file)).map(|file| (*file).to_owned());
+        if let Some(other) = weights.iter().find(|file| !file.ends_with(".safetensors")) {
+            return Err(answer("shard index", other));
+        }
+        let side = listed.iter().filter(|file| is_side_file(file)).map(|file| (*file).to_owned());
         fetch.files(&side.chain(weights).collect::<Vec<_>>())
     }
 }
 
-/// Whether a snapshot has a description, a tokenizer and every weight file.
-fn complete(snapshot: &Path) -> bool {
+/// The parts of a usable model that a snapshot lacks, as a sentence with the way out; `None` if it is complete.
+fn missing(snapshot: &Path) -> Option<String> {
     let has = |file: &str| snapshot.join(file).exists();
-    let weights = match has(INDEX) {
-        true => shards(&snapshot.join(INDEX)).is_ok_and(|shards| shards.iter().all(|shard| has(shard))),
-        false => has(WEIGHTS),
-    };
-    has("config.json") && has("tokenizer.json") && weights
-}
-
-/// The files that a shard index names, each once. Names that are more than a safetensors file's name are refused.
-fn shards(index: &Path) -> Result<Vec<String>, String> {
-    let text = fs::read_to_string(index).map_err(|error| error.to_string())?;
-    let index: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let map = index.get("weight_map").and_then(|map| map.as_object()).ok_or("no weight_map")?;
-    let mut files = std::collections::BTreeSet::new();
-    for file in map.values() {
-        let file = file.as_str().unwrap_or_default();
-        let plain = file.ends_with(".safetensors") && !file.contains(['/', '\\']) && !file.starts_with('.');
-        if !plain {
-            return Err(file.to_owned());
-        }
-        files.insert(file.to_owned());
+    let mut parts = Vec::new();
+    if !has(CONFIG) {
+        parts.push(format!("{CONFIG} is missing; fetch the model again"));
     }
-    Ok(files.into_iter().collect())
+    if !has(TOKENIZER) {
+        parts.push(match has("tokenizer.model") {
+            true => format!(
+                "{TOKENIZER} is missing and tokenizer.model alone is not supported; in Python, transformers' \
+                 `AutoTokenizer.from_pretrained(SNAPSHOT).save_pretrained(DIR)` writes one"
+            ),
+            false => format!("{TOKENIZER} is missing; fetch the model again"),
+        });
+    }
+    if has(INDEX) {
+        let shards = shard_names(&snapshot.join(INDEX)).unwrap_or_default();
+        let absent: Vec<&String> = shards.iter().filter(|shard| !has(shard)).collect();
+        if let Some(first) = absent.first() {
+            let (count, of) = (absent.len(), shards.len());
+            parts.push(format!("{count} of {of} shards are missing, {first} first; fetch the model again"));
+        }
+    } else if !has(WEIGHTS) {
+        let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|file| has(file));
+        parts.push(match pickle {
+            Some(file) => format!(
+                "there are no safetensors, only {file}, which can execute code when it is loaded; in Python, \
+                 transformers' `AutoModelForCausalLM.from_pretrained(SNAPSHOT).save_pretrained(DIR)` converts it"
+            ),
+            None => "there are no safetensors; fetch the model again".to_owned(),
+        });
+    }
+    if parts.is_empty() { None } else { Some(parts.join("; ")) }
 }
 
 /// Files of one commit.
@@ -240,9 +282,10 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// Downloads files; returns their directory.
+    /// Downloads files and checks their sizes and, for those in the Hub's large file storage, their SHA-256; returns the
+    /// snapshot's directory.
     fn files(&mut self, files: &[String]) -> Result<PathBuf, HubError> {
-        let mut sizes = Vec::with_capacity(files.len());
+        let mut expected = Vec::with_capacity(files.len());
         for file in files {
             let metadata = self.api.metadata(&self.repo.url(file)).map_err(|error| self.error(error))?;
             // The commit and the etag become parts of paths inside the cache.
@@ -254,29 +297,62 @@ impl Fetch<'_> {
             if metadata.etag().contains("..") || metadata.etag().starts_with('/') {
                 return Err(answer("etag", metadata.etag()));
             }
-            sizes.push(metadata.size() as u64);
+            expected.push((metadata.size() as u64, sha256_of_etag(metadata.etag())));
         }
-        self.total += sizes.iter().sum::<u64>();
+        self.total += expected.iter().map(|(size, _)| size).sum::<u64>();
         let mut directory = PathBuf::new();
-        for (file, expected) in files.iter().zip(sizes) {
+        for (file, (size, hash)) in files.iter().zip(expected) {
             let meter = Meter { file, done: &mut self.done, total: self.total, progress: &mut *self.progress };
             let path = self.repo.download_with_progress(file, meter).map_err(|error| self.error(error))?;
-            let found = fs::metadata(&path).map_err(|source| HubError::Io { path: path.clone(), source })?.len();
-            if found != expected {
+            if let Err(error) = self.check(file, &path, size, hash.as_deref()) {
+                // Otherwise the next run would take the damaged file from the cache.
                 let blob = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
                 for broken in [&path, &blob] {
                     fs::remove_file(broken).ok();
                 }
-                return Err(HubError::Size { name: self.name.shown(), file: file.clone(), found, expected });
+                return Err(error);
             }
-            directory = path.parent().map(Path::to_owned).unwrap_or_default();
+            directory = path.ancestors().nth(file.split('/').count()).map(Path::to_owned).unwrap_or_default();
         }
         Ok(directory)
+    }
+
+    fn check(&self, file: &str, path: &Path, size: u64, hash: Option<&str>) -> Result<(), HubError> {
+        let io = |source| HubError::Io { path: path.to_owned(), source };
+        let (name, file) = (self.name.shown(), file.to_owned());
+        let found = fs::metadata(path).map_err(io)?.len();
+        if found != size {
+            return Err(HubError::Size { name, file, found, expected: size });
+        }
+        let Some(expected) = hash else { return Ok(()) };
+        let found = sha256(path).map_err(io)?;
+        match found == expected {
+            true => Ok(()),
+            false => Err(HubError::Hash { name, file, found, expected: expected.to_owned() }),
+        }
     }
 
     fn error(&self, source: ApiError) -> HubError {
         let endpoint = self.repo.url("");
         HubError::Api { name: self.name.shown(), endpoint, source: Box::new(source) }
+    }
+}
+
+/// The SHA-256 in the etag of a file in the Hub's large file storage (`X-Linked-Etag`). Other files have the id of a git
+/// object there, which is shorter.
+fn sha256_of_etag(etag: &str) -> Option<String> {
+    let is_sha256 = etag.len() == 64 && etag.chars().all(|c| c.is_ascii_hexdigit());
+    is_sha256.then(|| etag.to_lowercase())
+}
+
+/// In hexadecimal digits.
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut digest, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(tonfall_durable::hex(&digest.finalize())),
+            read => digest.update(&buffer[..read]),
+        }
     }
 }
 
@@ -310,8 +386,9 @@ mod tests {
     #[test]
     fn names_are_checked() {
         let name = HubName::parse("owner/name.v1-x@refs/pr/3").expect("valid");
-        assert_eq!((name.repo.as_str(), name.revision.as_str()), ("owner/name.v1-x", "refs/pr/3"));
-        assert_eq!(HubName::parse("owner/name").expect("valid").revision, "main");
+        assert_eq!((name.repo.as_str(), name.revision()), ("owner/name.v1-x", "refs/pr/3"));
+        let name = HubName::parse("owner/name").expect("valid");
+        assert_eq!((name.revision(), &name.revision), ("main", &None));
         for bad in ["name", "a/b/c", "../b", "a/..", "a/b@", "a/b@../../x", "a/ b", "a/b@/x", ""] {
             assert!(HubName::parse(bad).is_err(), "{bad}");
         }
@@ -329,18 +406,23 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a test writes its own file")]
-    fn shards_stay_in_their_directory() {
+    fn incomplete_snapshots_tell_what_is_missing() {
         let dir = tempfile::tempdir().expect("a directory");
-        let index = dir.path().join(INDEX);
-        let write = |file: &str| {
-            let text = format!(r#"{{"weight_map": {{"a": "model-1.safetensors", "b": "{file}"}}}}"#);
-            fs::write(&index, text).expect("written");
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
+        let has = |parts: &[&str]| {
+            let text = missing(dir.path()).expect("incomplete");
+            assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} is not in: {text}");
         };
-        write("model-1.safetensors");
-        assert_eq!(shards(&index), Ok(vec!["model-1.safetensors".to_owned()]));
-        for bad in ["../x.safetensors", "/etc/x.safetensors", "model.bin", ""] {
-            write(bad);
-            assert_eq!(shards(&index), Err(bad.to_owned()));
-        }
+        has(&["config.json is missing", "tokenizer.json is missing; fetch", "no safetensors; fetch"]);
+        write("config.json", "{}");
+        write("tokenizer.model", "");
+        write("pytorch_model.bin", "");
+        has(&["tokenizer.model alone is not supported", "only pytorch_model.bin", "execute code"]);
+        write("tokenizer.json", "{}");
+        write(INDEX, r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#);
+        write("model-1.safetensors", "");
+        has(&["1 of 2 shards are missing, model-2.safetensors first"]);
+        write("model-2.safetensors", "");
+        assert_eq!(missing(dir.path()), None);
     }
 }

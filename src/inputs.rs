@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use jiff::Zoned;
-use tonfall_adapters::{BaseModel, OtherTemplate as OtherFile, SpecialToken};
-use tonfall_datasets::{ChatTokenizer, DataError, HeldOutPrompt, OtherTemplate, Phase, PreparedDataset, Progress};
+use tonfall_adapters::{BaseModel, ChatSettings, HubOrigin, OtherTemplate as OtherFile, SpecialToken, read_text};
+use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, OtherTemplate, Phase, PreparedDataset, Progress};
 use tonfall_datasets::{Sampler, TokenizerSpec, prepare, read_prompts};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{Base, Severity};
@@ -16,7 +16,7 @@ use tonfall_trainer::estimate::Workload;
 use tonfall_trainer::{Compute, DeviceChoice, DeviceKind, RunLength, adapter_start, preflight};
 
 use crate::allocator;
-use crate::diagnostics::{Failure, Result};
+use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::hub::{Hub, HubName};
 use crate::progress::Reporter;
 use crate::user_cache;
@@ -25,6 +25,7 @@ use crate::user_cache;
 pub(crate) struct Inputs {
     pub(crate) base: BaseModel,
     pub(crate) tokenizer: ChatTokenizer,
+    pub(crate) chat: ChatSettings,
     pub(crate) data: PreparedDataset,
     pub(crate) prompts: Vec<HeldOutPrompt>,
 }
@@ -77,7 +78,8 @@ pub(crate) fn open_at(plan: &Plan, now: &Zoned, reporter: &mut Reporter) -> Resu
     match (base, tokenizer, data, prompts) {
         (Some(base), Some(tokenizer), Some(data), Some(prompts)) => {
             allocator::give_back();
-            Ok(Inputs { base, tokenizer, data, prompts })
+            let chat = chat_settings(chat_template, &tokenizer)?;
+            Ok(Inputs { base, tokenizer, chat, data, prompts })
         }
         _ => Err(Failure::all(faults).unwrap_or_else(|| unreachable!("what is missing left a fault"))),
     }
@@ -105,17 +107,22 @@ pub(crate) fn compute(choice: DeviceChoice, local_rank: usize, reporter: &mut Re
 
 /// Opens a base model by path or by `hf:` name.
 pub(crate) fn model(base: &Base, allow_download: bool, reporter: &mut Reporter) -> Result<BaseModel> {
-    let path = match base {
-        Base::Local(path) => path.clone(),
+    let (path, origin) = match base {
+        Base::Local(path) => (path.clone(), None),
         Base::Hub(name) => {
             let name = HubName::parse(name)?;
             let mut progress =
                 |file: &str, done: u64, total: u64| reporter.phase(&format!("downloading {file}"), done, total);
-            Hub::from_env().resolve(&name, allow_download, &mut progress)?
+            let path = Hub::from_env().resolve(&name, allow_download, &mut progress)?;
+            (path, Some(HubOrigin { name: name.repo, revision: name.revision }))
         }
     };
     reporter.detail(&format!("base model {}", path.display()));
-    Ok(BaseModel::open(&path)?)
+    let base = BaseModel::open(&path)?;
+    Ok(match origin {
+        Some(origin) => base.with_origin(origin),
+        None => base,
+    })
 }
 
 /// Prepares the data of a plan, and prints warnings about it.
@@ -168,8 +175,7 @@ fn tokenizer_at(base: &BaseModel, chat_template: Option<&Path>, now: Option<Zone
             let own = files.chat_template.into_iter();
             let own = own.map(|source| OtherTemplate { place: "the base's own".to_owned(), source, with_tools: false });
             others.splice(0..0, own);
-            let io = |source| DataError::Io { path: path.to_owned(), source };
-            Some(std::fs::read_to_string(path).map_err(io)?)
+            Some(template_source(path)?)
         }
         None => files.chat_template,
     };
@@ -191,4 +197,19 @@ fn tokenizer_at(base: &BaseModel, chat_template: Option<&Path>, now: Option<Zone
         tokenizer_json: files.tokenizer_json,
         template_place: chat_template.map(|path| format!("chat template {}", path.display())),
     })?)
+}
+
+/// The source of a chat template that a recipe or an adapter brings.
+fn template_source(path: &Path) -> Result<String> {
+    let bytes = read_text(path)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let message = format!("{}: the chat template is not valid UTF-8: {}", path.display(), error.utf8_error());
+        Failure::new(ExitCode::Invalid, message)
+    })
+}
+
+/// What an export takes over from a run: its own template, and the tokens at which `tonfall` itself ends a turn.
+pub(crate) fn chat_settings(chat_template: Option<&Path>, tokenizer: &ChatTokenizer) -> Result<ChatSettings> {
+    let template = chat_template.map(template_source).transpose()?;
+    Ok(ChatSettings { template, end_tokens: tokenizer.stop_ids() })
 }

@@ -38,8 +38,8 @@ impl<'a> Launch<'a> {
         stop: &'a dyn Fn() -> Option<StopReason>,
     ) -> Job<'a> {
         let Self { compute, plan, inputs, group, resume_from, .. } = self;
-        let Inputs { base, tokenizer, data, prompts } = inputs;
-        Job { compute, plan, base, tokenizer, data, prompts, group, record, resume_from, memory, stop }
+        let Inputs { base, tokenizer, chat, data, prompts } = inputs;
+        Job { compute, plan, base, tokenizer, chat, data, prompts, group, record, resume_from, memory, stop }
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
     if outcome.stopped.is_none() {
         output::data(&summary::text(plan, run, &outcome, reporter.json()))?;
     } else {
-        let place = summary::shown(run.path());
+        let place = summary::in_shell(run.path());
         output::note(&format!(
             "stopped after step {} of {}; its checkpoint is saved\nhint: `tonfall resume {place}` continues the run",
             outcome.step, outcome.total_steps

@@ -73,7 +73,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Train(args) => commands::train::run(&args, reporter),
         Command::Resume(args) => commands::resume::run(&args, reporter),
         Command::Chat(args) => done(commands::chat::run(&args, reporter)),
-        Command::Merge(args) => done(commands::merge::run(&args, reporter)),
+        Command::Merge(args) => commands::merge::run(&args, reporter),
         Command::Runs(args) => done(commands::runs::run(&args)),
         Command::Watch(args) => done(commands::watch::run(&args, &cli.global)),
         Command::Plot(args) => done(commands::plot::run(&args)),

@@ -99,7 +99,7 @@ pub(crate) fn made(run: &RunDir, plan: &Plan) -> Result<Made> {
         }
         _ => Err(Failure::new(
             ExitCode::Invalid,
-            format!("the run {0} has no adapter yet; `tonfall resume {0}` goes on", summary::shown(run.path())),
+            format!("the run {0} has no adapter yet; `tonfall resume {0}` goes on", summary::in_shell(run.path())),
         )),
     }
 }

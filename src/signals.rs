@@ -52,6 +52,22 @@ impl Signals {
         Ok(Self { received })
     }
 
+    /// For work that stops between two pieces and removes what it wrote: the first signal only sets a mark, a second one
+    /// leaves at once.
+    pub(crate) fn stop_early() -> io::Result<Self> {
+        let received = Arc::new(AtomicI32::new(0));
+        let mark = Arc::clone(&received);
+        let mut signals = iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                if mark.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+                    low_level::exit(exit_code(signal));
+                }
+            }
+        })?;
+        Ok(Self { received })
+    }
+
     /// The number of the first signal, if one has arrived.
     pub(crate) fn received(&self) -> Option<i32> {
         Some(self.received.load(Ordering::SeqCst)).filter(|signal| *signal != 0)

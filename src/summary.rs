@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::json;
+use tonfall_adapters::peft::{self, AdapterConfig};
+use tonfall_adapters::{GENERATION_FILE, TEMPLATE_FILE};
 use tonfall_recipes::plan::{AdapterKind, Base};
 use tonfall_recipes::{Plan, counted};
 use tonfall_runs::RunDir;
@@ -34,6 +36,7 @@ pub(crate) fn text(plan: &Plan, run: &RunDir, outcome: &Outcome, as_json: bool) 
             "after": outcome.after,
             "artefact": outcome.artefact,
             "merged": outcome.merged,
+            "notices": outcome.notices,
         })
         .to_string(),
         false => for_people(plan, run, outcome),
@@ -58,6 +61,7 @@ fn for_people(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
     parts.extend(table(before, after));
     parts.extend(samples(before, after));
     parts.push(artefacts(outcome));
+    parts.extend(outcome.notices.iter().map(|notice| format!("note: {notice}")));
     parts.push(next(plan, run, outcome));
     parts.join("\n\n")
 }
@@ -116,7 +120,7 @@ fn artefacts(outcome: &Outcome) -> String {
 
 /// The next commands.
 fn next(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
-    let place = shown(run.path());
+    let place = in_shell(run.path());
     let mut lines = vec!["next".to_owned()];
     if plan.adapter.kind == AdapterKind::Full {
         lines.push(format!("  tonfall chat {place}"));
@@ -126,81 +130,76 @@ fn next(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
     if outcome.merged.is_none() {
         lines.push(format!("  tonfall merge {place} --out merged-model"));
     }
-    if let (Some(adapter), Some(rank)) = (&outcome.artefact, outcome.rank) {
-        lines.push(serve(plan, adapter, rank));
+    // The adapter was read back after it was written.
+    if let Some(adapter) = &outcome.artefact
+        && let Ok(config) = peft::read_config(adapter)
+    {
+        lines.push(serve(plan, adapter, &config));
     }
     lines.join("\n")
 }
 
-/// The command that serves base and adapter, or why there is none.
-fn serve(plan: &Plan, adapter: &Path, rank: usize) -> String {
-    let Some(allowed) = VLLM_RANKS.iter().find(|allowed| **allowed >= rank) else {
-        let most = VLLM_RANKS[VLLM_RANKS.len() - 1];
-        return format!("  vLLM takes adapters up to rank {most}, this one has {rank}: serve the merged model instead");
+/// The command that serves base and adapter with vLLM. Rank, base and revision are those of the exported adapter.
+fn serve(plan: &Plan, adapter: &Path, config: &AdapterConfig) -> String {
+    let Some(rank) = VLLM_RANKS.iter().find(|rank| **rank >= config.r) else {
+        let largest = VLLM_RANKS[VLLM_RANKS.len() - 1];
+        return format!(
+            "  vLLM serves adapters up to rank {largest}; this one has rank {}: serve the merged model",
+            config.r
+        );
     };
-    let (base, revision) = match &plan.base {
-        Base::Local(path) => (shown(path), None),
-        Base::Hub(name) => match name.split_once('@') {
-            Some((name, revision)) => (name.to_owned(), Some(revision)),
-            None => (name.clone(), None),
-        },
+    let base = match (&plan.base, &config.base_model_name_or_path) {
+        (Base::Hub(_), Some(name)) => quoted(name),
+        (Base::Hub(name), None) => quoted(name),
+        (Base::Local(path), _) => in_shell(path),
     };
-    let mut command = format!("  vllm serve {}", quoted(&base));
-    if let Some(revision) = revision {
-        command += &format!(" --revision {}", quoted(revision));
+    let mut line = format!("  vllm serve {base}");
+    if let Some(revision) = &config.revision {
+        line += &format!(" --revision {}", quoted(revision));
     }
-    if let Some(template) = &plan.data.chat_template {
-        command += &format!(" --chat-template {}", quoted(&shown(template)));
+    let named = quoted(&format!("{}={}", plan.name, shown(adapter)));
+    line += &format!(" --enable-lora --max-lora-rank {rank} --lora-modules {named}");
+    if adapter.join(TEMPLATE_FILE).is_file() {
+        line += &format!(" --chat-template {}", in_shell(&adapter.join(TEMPLATE_FILE)));
     }
-    let module = quoted(&format!("{}={}", plan.name, shown(adapter)));
-    format!("{command} --enable-lora --max-lora-rank {allowed} --lora-modules {module}")
+    if adapter.join(GENERATION_FILE).is_file() {
+        line += &format!(" --generation-config {}", in_shell(adapter));
+    }
+    line
 }
 
-/// A word as a POSIX shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=@:+,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
-
-/// A path for people: relative to the current directory, if it is below.
+/// A path as it is shown: relative to the working directory if it lies below.
 pub(crate) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let below = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
     below.unwrap_or(path).display().to_string()
 }
 
+/// The same as one word of a shell's command line.
+pub(crate) fn in_shell(path: &Path) -> String {
+    quoted(&shown(path))
+}
+
+/// A text as one word for a POSIX shell, in single quotes where it needs them.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn plan(base: &str) -> Plan {
-        let folder = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir(folder.path().join("data")).expect("made");
-        let source = format!("name = \"style\"\nbase = \"{base}\"\n[data]\ntrain = \"data\"\n");
-        let recipe = tonfall_recipes::RecipeFile { path: folder.path().join("a.toml"), source };
-        recipe.plan(&[]).expect("a plan")
-    }
+    use super::quoted;
 
     #[test]
-    fn the_serving_line_has_the_rank_of_the_adapter_and_can_be_pasted() {
-        let line = |base: &str, rank| serve(&plan(base), Path::new("/runs/a b/adapter"), rank);
-        let expected =
-            "  vllm serve o/n --revision v1 --enable-lora --max-lora-rank 64 --lora-modules 'style=/runs/a b/adapter'";
-        assert_eq!(line("hf:o/n@v1", 40), expected);
-        assert!(line("hf:o/n", 512).starts_with("  vllm serve o/n --enable-lora --max-lora-rank 512"));
-        assert!(line("hf:o/n", 640).contains("up to rank 512, this one has 640"));
-        let own_template = Plan { base: Base::Local("/m/it's mine".into()), ..plan("hf:o/n") };
-        let own_template = Plan {
-            data: tonfall_recipes::plan::DataPlan {
-                chat_template: Some("/t.jinja".into()),
-                ..own_template.data.clone()
-            },
-            ..own_template
-        };
-        let line = serve(&own_template, Path::new("/a"), 8);
-        assert!(line.starts_with("  vllm serve '/m/it'\\''s mine' --chat-template /t.jinja --enable-lora"), "{line}");
+    fn words_for_a_shell() {
+        for plain in ["runs/a-1", "owner/name@v1.0", "tiny=runs/x"] {
+            assert_eq!(quoted(plain), plain);
+        }
+        assert_eq!(quoted("my runs/a"), "'my runs/a'");
+        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+        assert_eq!(quoted(""), "''");
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
         Some(code) => trainer.report(code)?,
         None => output::note(&format!(
             "the run continues\nhint: `tonfall watch {}` opens the dashboard again",
-            summary::shown(&path)
+            summary::in_shell(&path)
         )),
     }
     shown?;

@@ -1,10 +1,11 @@
-//! Base models: one way to read weights, whatever file they lie in.
+//! Base models: one way to read weights from every kind of file.
 //!
 //! Responsible for: opening a Hugging Face directory or a GGUF file, checking every tensor against the description
-//! before any is read, and handing them out by their Hugging Face names.
-//! Must not depend on: what is done with the weights.
+//! before any is read, and returning weights by their Hugging Face names.
+//! Must not depend on: the use of the weights.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -12,15 +13,18 @@ use thiserror::Error;
 use tonfall_blocks::Format;
 
 use crate::bitsandbytes::{self, BitsAndBytesError};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::chat_settings::ChatSettings;
 use crate::description::{ModelDescription, Shape};
 use crate::families::{self, ConfigError};
 use crate::fingerprint;
 use crate::gguf::{self, GgufError, GgufFile};
-use crate::located::{self, Located, Place};
-use crate::mapped_file::{OpenError, refuse_pickle_name};
+use crate::mapped_file::MappedFile;
+use crate::regular_file::{OpenError, refuse_pickle_name};
+use crate::side_files::{self, SideFiles};
+use crate::tensor_index::{self, IndexedTensor, Place, TensorIndex};
 use crate::tokenizer_files::{self, SideFile, TokenizerError, TokenizerFiles};
-use crate::{hf_config, random_weights, side_files};
+use crate::weight_files::{WeightFiles, WeightFilesError};
+use crate::{hf_config, random_weights};
 
 /// Why a base model can't be used.
 #[derive(Debug, Error)]
@@ -28,7 +32,7 @@ pub enum BaseError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    WeightFiles(#[from] WeightFilesError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -50,11 +54,11 @@ pub enum BaseError {
     #[error("{}: there is no config.json; give the directory of a whole model", dir.display())]
     NoConfig { dir: PathBuf },
 
-    #[error("{}: tensor `{name}` is missing; fetch the model again, or take one that fits its configuration", path.display())]
+    #[error("{}: tensor `{name}` is missing; fetch the model again, or use weights that fit the configuration", path.display())]
     MissingTensor { path: PathBuf, name: String },
 
     #[error(
-        "{}: tensor `{name}` is no part of a {family:?} model as its configuration describes it; it could change the \
+        "{}: tensor `{name}` does not belong to a {family:?} model with this configuration; it could change the \
          result, so it is not ignored",
         path.display()
     )]
@@ -64,7 +68,7 @@ pub enum BaseError {
     TensorShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
 
     #[error(
-        "{}: tensor `{name}` has the type {dtype}, which can't be used here; supported are F32, F16, BF16 and, for \
+        "{}: tensor `{name}` has the type {dtype}, which is not supported; supported are F32, F16, BF16 and, for \
          matrices, quantised blocks",
         path.display()
     )]
@@ -81,7 +85,16 @@ pub enum BaseError {
     NoSuchWeight { name: String },
 }
 
-/// Where a base model came from.
+/// A model's name and revision on the Hugging Face Hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubOrigin {
+    /// `owner/name`
+    pub name: String,
+    /// Branch, tag or commit, if one was asked for.
+    pub revision: Option<String>,
+}
+
+/// How a base model is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaseKind {
     HuggingFace,
@@ -104,7 +117,7 @@ pub struct Weight<'a> {
 
 #[derive(Debug)]
 enum Source {
-    HuggingFace { checkpoint: Checkpoint, config: Map<String, Value> },
+    HuggingFace { files: WeightFiles, config: Map<String, Value> },
     Gguf(GgufFile),
 }
 
@@ -112,8 +125,9 @@ enum Source {
 #[derive(Debug)]
 pub struct BaseModel {
     path: PathBuf,
+    origin: Option<HubOrigin>,
     description: ModelDescription,
-    weights: located::Table,
+    weights: TensorIndex,
     source: Source,
 }
 
@@ -121,7 +135,7 @@ impl BaseModel {
     /// Opens a Hugging Face directory or a GGUF file.
     ///
     /// # Errors
-    /// When anything about it is damaged, unknown or contradictory; see the variants of [`BaseError`].
+    /// When a part of it is damaged, unknown or contradictory; see the variants of [`BaseError`].
     pub fn open(path: &Path) -> Result<Self, BaseError> {
         if path.is_dir() {
             return Self::open_directory(path);
@@ -151,13 +165,19 @@ impl BaseModel {
                 }
             }
         }
-        let checkpoint = Checkpoint::open(dir)?;
-        let weights = located::in_directory(dir, &checkpoint, &description)?;
-        Ok(Self { path: dir.to_owned(), description, weights, source: Source::HuggingFace { checkpoint, config } })
+        let files = WeightFiles::open(dir)?;
+        let weights = tensor_index::in_directory(dir, &files, &description)?;
+        Ok(Self {
+            path: dir.to_owned(),
+            origin: None,
+            description,
+            weights,
+            source: Source::HuggingFace { files, config },
+        })
     }
 
-    /// A model of the shape of a `config.json` with random weights in BF16, the same ones every time, made one by one when
-    /// they are asked for: something of any size to measure with. It has no tokenizer and no files beside.
+    /// A model with the shape of a `config.json` and random BF16 weights, for benchmarks. Each weight is computed when it is
+    /// asked for and is the same every time. The model has no tokenizer and no side files.
     ///
     /// # Errors
     /// When the configuration can't be read or is not understood.
@@ -166,17 +186,17 @@ impl BaseModel {
             return Err(BaseError::NotFound { path: config_path.to_owned() });
         };
         let description = families::describe(config_path, &config)?;
-        let weights = located::at_random(&description);
-        let checkpoint = Checkpoint { files: Vec::new(), index: None };
-        let source = Source::HuggingFace { checkpoint, config };
-        Ok(Self { path: config_path.to_owned(), description, weights, source })
+        let weights = tensor_index::at_random(&description);
+        let files = WeightFiles { files: Vec::new(), index: None };
+        let source = Source::HuggingFace { files, config };
+        Ok(Self { path: config_path.to_owned(), origin: None, description, weights, source })
     }
 
     fn open_gguf(path: &Path) -> Result<Self, BaseError> {
         let file = GgufFile::open(path)?;
         let (description, permuted) = gguf::describe(&file)?;
-        let weights = located::in_gguf(path, &file, &description, permuted)?;
-        Ok(Self { path: path.to_owned(), description, weights, source: Source::Gguf(file) })
+        let weights = tensor_index::in_gguf(path, &file, &description, permuted)?;
+        Ok(Self { path: path.to_owned(), origin: None, description, weights, source: Source::Gguf(file) })
     }
 
     #[must_use]
@@ -192,22 +212,42 @@ impl BaseModel {
         }
     }
 
-    /// Where it was opened.
+    /// The path that was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What an adapter writes down as its base: the path as it was given.
+    /// The same model with its name on the Hub, which adapters store instead of the path of a local cache.
+    #[must_use]
+    pub fn with_origin(mut self, origin: HubOrigin) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// `base_model_name_or_path` of adapters: the name on the Hub, or the path as it was given.
     #[must_use]
     pub fn name_or_path(&self) -> String {
-        self.path.display().to_string()
+        self.origin.as_ref().map_or_else(|| self.path.display().to_string(), |origin| origin.name.clone())
+    }
+
+    /// `revision` of adapters.
+    #[must_use]
+    pub fn revision(&self) -> Option<String> {
+        self.origin.as_ref().and_then(|origin| origin.revision.clone())
+    }
+
+    /// Names of all modules with weights, and `lm_head`, which a model has even if its head is the embedding.
+    #[must_use]
+    pub fn modules(&self) -> BTreeSet<String> {
+        let weights = self.weights.keys().filter_map(|name| Some(name.rsplit_once('.')?.0.to_owned()));
+        weights.chain(["lm_head".to_owned()]).collect()
     }
 
     /// Whether any weight is stored in quantised blocks.
     #[must_use]
     pub fn is_quantized(&self) -> bool {
-        self.weights.values().any(|located| !located.format.is_dense())
+        self.weights.values().any(|indexed| !indexed.format.is_dense())
     }
 
     /// Names of all weights, in the order of the forward pass.
@@ -219,15 +259,15 @@ impl BaseModel {
     /// Number format and shape of a weight, without reading it.
     #[must_use]
     pub fn weight_format(&self, name: &str) -> Option<(Format, Shape)> {
-        self.weights.get(name).map(|located| (located.format, located.shape))
+        self.weights.get(name).map(|indexed| (indexed.format, indexed.shape))
     }
 
-    /// Bytes of all weights as they lie in the files.
+    /// Bytes of all weights in their stored formats.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
-        let bytes = |located: &Located| {
-            let (rows, cols) = located.shape.rows_cols();
-            tonfall_blocks::byte_len(located.format, rows, cols) as u64
+        let bytes = |indexed: &IndexedTensor| {
+            let (rows, cols) = indexed.shape.rows_cols();
+            tonfall_blocks::byte_len(indexed.format, rows, cols) as u64
         };
         self.weights.values().map(bytes).sum()
     }
@@ -240,34 +280,34 @@ impl BaseModel {
     /// [`BaseError::NoSuchWeight`].
     pub fn weight(&self, name: &str) -> Result<Weight<'_>, BaseError> {
         let no_such = || BaseError::NoSuchWeight { name: name.to_owned() };
-        let located = self.weights.get(name).ok_or_else(no_such)?;
-        let (rows, cols) = located.shape.rows_cols();
-        let bytes = match (&located.place, &self.source) {
-            (Place::Plain { file, range }, Source::HuggingFace { checkpoint, .. }) => {
-                Cow::Borrowed(checkpoint.files[*file].1.file.slice(range))
+        let indexed = self.weights.get(name).ok_or_else(no_such)?;
+        let (rows, cols) = indexed.shape.rows_cols();
+        let bytes = match (&indexed.place, &self.source) {
+            (Place::Plain { file, range }, Source::HuggingFace { files, .. }) => {
+                Cow::Borrowed(files.files[*file].1.file.slice(range))
             }
-            (Place::Plain { range, .. }, Source::Gguf(gguf)) => Cow::Borrowed(gguf.file.slice(range)),
-            (Place::Permuted { range, heads }, Source::Gguf(gguf)) => {
-                let units = located.shape.dims()[0];
-                Cow::Owned(located::unpermute(gguf.file.slice(range), units, *heads))
+            (Place::Plain { file, range }, Source::Gguf(gguf)) => Cow::Borrowed(gguf.parts[*file].slice(range)),
+            (Place::Permuted { file, range, heads }, Source::Gguf(gguf)) => {
+                let units = indexed.shape.dims()[0];
+                Cow::Owned(tensor_index::unpermute(gguf.parts[*file].slice(range), units, *heads))
             }
-            (Place::BitsAndBytes { file, parts }, Source::HuggingFace { checkpoint, .. }) => {
-                Cow::Owned(parts.pack(&checkpoint.files[*file].1))
+            (Place::BitsAndBytes { file, parts }, Source::HuggingFace { files, .. }) => {
+                Cow::Owned(parts.pack(&files.files[*file].1))
             }
-            (Place::Random, _) => Cow::Owned(random_weights::bf16(name, located.shape)),
+            (Place::Random, _) => Cow::Owned(random_weights::bf16(name, indexed.shape)),
             _ => unreachable!("a place belongs to its own kind of source"),
         };
-        Ok(Weight { name: name.to_owned(), format: located.format, rows, cols, bytes })
+        Ok(Weight { name: name.to_owned(), format: indexed.format, rows, cols, bytes })
     }
 
-    /// Gives the memory of the weights read so far back to the system; they stay readable. For callers that convert the
-    /// weights one after the other and keep their own copy.
+    /// Drops the pages of the weights read so far from memory; they stay readable. For callers that convert the weights
+    /// one by one and keep their own copy.
     pub fn release_pages(&self) {
         match &self.source {
-            Source::HuggingFace { checkpoint, .. } => {
-                checkpoint.files.iter().for_each(|(_, file)| file.release_pages());
+            Source::HuggingFace { files, .. } => {
+                files.files.iter().for_each(|(_, file)| file.release_pages());
             }
-            Source::Gguf(gguf) => gguf.file.release_pages(),
+            Source::Gguf(gguf) => gguf.parts.iter().for_each(MappedFile::release_pages),
         }
     }
 
@@ -286,41 +326,48 @@ impl BaseModel {
     /// embedding, or F16 where that is quantised (its 11 bits of precision hold more of a block's values than BF16's 8).
     #[must_use]
     pub fn dense_format(&self) -> Format {
-        let embedding = self.weights.get("model.embed_tokens.weight").map(|located| located.format);
+        let embedding = self.weights.get("model.embed_tokens.weight").map(|indexed| indexed.format);
         embedding.filter(|format| format.is_dense()).unwrap_or(Format::F16)
     }
 
-    /// Files that belong beside the weights: those of a Hugging Face directory byte for byte, or made from a GGUF file's
-    /// metadata (with `dtype` in the configuration).
+    /// The side files of an export with the chat settings of a run. Those of a Hugging Face directory are copied byte for
+    /// byte except for what the export changes; for a GGUF file they are made from its metadata. `dtype` is that of the
+    /// exported weights if it differs from the base's.
     ///
     /// # Errors
     /// When one can't be read or made.
-    pub fn side_files(&self, dtype: Format) -> Result<Vec<SideFile>, BaseError> {
-        match &self.source {
-            Source::HuggingFace { .. } => Ok(side_files::read(&self.path)?),
-            Source::Gguf(_) => Ok(side_files::make(&self.description, &self.tokenizer()?, dtype)),
-        }
+    pub fn side_files(&self, dtype: Option<Format>, chat: &ChatSettings) -> Result<SideFiles, BaseError> {
+        let mut files = match &self.source {
+            Source::HuggingFace { config, .. } => {
+                let mut files = side_files::read(&self.path)?;
+                let exported = hf_config::exported(config, &self.description, dtype, self.dense_format());
+                if let Some(file) = files.iter_mut().find(|file| file.name == "config.json" && exported != *config) {
+                    file.bytes = hf_config::pretty(&exported);
+                }
+                files
+            }
+            Source::Gguf(_) => {
+                let dtype = dtype.unwrap_or_else(|| self.dense_format());
+                side_files::make(&self.description, &self.tokenizer()?, dtype)
+            }
+        };
+        let notices = chat.apply(&mut files, &self.description);
+        Ok(SideFiles { files, notices })
     }
 
-    /// The `config.json` of the model without its quantisation, for weights written in `dtype`.
-    pub(crate) fn dense_config(&self, dtype: Format) -> Vec<u8> {
-        let Source::HuggingFace { config, .. } = &self.source else {
-            return hf_config::pretty(&hf_config::config_json(&self.description, dtype));
-        };
-        let mut config = config.clone();
-        config.shift_remove("quantization_config");
-        for key in ["torch_dtype", "dtype"] {
-            if let Some(value) = config.get_mut(key) {
-                *value = hf_config::dtype_name(dtype).into();
-            }
-        }
-        hf_config::pretty(&config)
+    /// The files that an adapter's directory needs for servers; see [`ChatSettings::adapter_files`].
+    ///
+    /// # Errors
+    /// When a side file of the base can't be read or made.
+    pub fn adapter_files(&self, chat: &ChatSettings) -> Result<Vec<SideFile>, BaseError> {
+        let own = self.side_files(None, &ChatSettings::default())?;
+        Ok(chat.adapter_files(&own.files, &self.description))
     }
 
     /// The weight files of a Hugging Face directory.
-    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+    pub(crate) fn weight_files(&self) -> Option<&WeightFiles> {
         match &self.source {
-            Source::HuggingFace { checkpoint, .. } => Some(checkpoint),
+            Source::HuggingFace { files, .. } => Some(files),
             Source::Gguf(_) => None,
         }
     }
@@ -334,7 +381,13 @@ impl BaseModel {
                 let text = format!("{}{:?}", Value::Object(config.clone()), self.description.eos_token_ids);
                 fingerprint::of_bytes(text.as_bytes())
             }
-            Source::Gguf(gguf) => fingerprint::of_bytes(&gguf.file[..gguf.contents.data_start]),
+            Source::Gguf(gguf) => {
+                let headers = gguf.parts.iter().zip(&gguf.data_starts).map(|(file, start)| &file[..*start]);
+                match headers.collect::<Vec<_>>()[..] {
+                    [header] => fingerprint::of_bytes(header),
+                    ref headers => fingerprint::of_bytes(&headers.concat()),
+                }
+            }
         }
     }
 
@@ -343,18 +396,17 @@ impl BaseModel {
     #[must_use]
     pub fn weights_fingerprint(&self) -> String {
         let tensors: Vec<(String, &[u8])> = match &self.source {
-            Source::HuggingFace { checkpoint, .. } => {
-                let entries = checkpoint.files.iter().flat_map(|(_, file)| {
+            Source::HuggingFace { files, .. } => {
+                let entries = files.files.iter().flat_map(|(_, file)| {
                     file.tensors.iter().map(move |(name, entry)| (name, entry, file.bytes(entry)))
                 });
                 entries
                     .map(|(name, entry, bytes)| (format!("{name} {} {:?}", entry.dtype.name(), entry.shape), bytes))
                     .collect()
             }
-            // Types and shapes stand in the header.
+            // Types and shapes are in the header.
             Source::Gguf(gguf) => {
-                let tensors = gguf.contents.tensors.iter();
-                tensors.map(|(name, tensor)| (name.clone(), gguf.file.slice(&tensor.range))).collect()
+                gguf.tensors.iter().map(|(name, tensor)| (name.clone(), gguf.bytes(tensor))).collect()
             }
         };
         fingerprint::of_tensors(&tensors, || self.release_pages())

@@ -1,7 +1,7 @@
-//! 4-bit checkpoints as bitsandbytes writes them, read as a base.
+//! Reading base models in bitsandbytes' 4-bit format.
 //!
 //! A weight `X.weight` is accompanied by `X.weight.absmax`, `.quant_map`, `.nested_absmax`, `.nested_quant_map` and
-//! `.quant_state.bitsandbytes__nf4`, a JSON text. Supported is what QLoRA trains on: NF4, blocks of 64, scales
+//! `.quant_state.bitsandbytes__nf4`, a JSON text. Supported is the format of QLoRA: NF4, blocks of 64, scales
 //! quantised a second time in blocks of 256.
 //! Must not depend on: model families.
 
@@ -37,7 +37,7 @@ pub enum BitsAndBytesError {
     Damaged { path: PathBuf, name: String, reason: String },
 }
 
-/// Where the parts of a quantised weight lie in its file.
+/// The places of a quantised weight's parts in its file.
 #[derive(Clone, Debug)]
 pub(crate) struct Nf4Parts {
     codes: Range<usize>,
@@ -60,7 +60,7 @@ struct QuantState {
 const STATE: &str = ".quant_state.bitsandbytes__";
 const COMPANIONS: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
 
-/// The weight that a tensor accompanies, if it is named like a companion.
+/// The weight to which a companion tensor belongs; `None` for other tensors.
 pub(crate) fn owner(name: &str) -> Option<&str> {
     if let Some((owner, _)) = name.split_once(STATE) {
         return Some(owner);
@@ -68,21 +68,24 @@ pub(crate) fn owner(name: &str) -> Option<&str> {
     COMPANIONS.iter().find_map(|suffix| name.strip_suffix(suffix))
 }
 
-/// Refuses every quantisation but bitsandbytes' 4 bits by what `config.json` says of it.
+/// Refuses every quantisation but bitsandbytes' 4 bits, by `quantization_config` in `config.json`. An empty table means no
+/// quantisation; some programs leave one in the configuration of a merged model.
 pub(crate) fn check_method(path: PathBuf, config: &Map<String, Value>) -> Result<(), BitsAndBytesError> {
-    let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) else { return Ok(()) };
+    let empty = |value: &&Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
+    let Some(quantization) = config.get("quantization_config").filter(|value| !empty(value)) else { return Ok(()) };
     let text = |key: &str| quantization.get(key).and_then(Value::as_str).unwrap_or("an unnamed method").to_owned();
     let method = text("quant_method");
     if method != "bitsandbytes" {
         return Err(BitsAndBytesError::Method { path, method });
     }
-    match quantization.get("load_in_4bit").and_then(Value::as_bool) {
-        Some(true) => Ok(()),
+    let on = |key: &str| quantization.get(key).and_then(Value::as_bool);
+    match (on("load_in_4bit"), on("load_in_8bit")) {
+        (Some(true), _) | (Some(false), Some(false)) => Ok(()),
         _ => Err(BitsAndBytesError::Method { path, method: "bitsandbytes in 8 bits".to_owned() }),
     }
 }
 
-/// Finds the parts of `name`, or `None` where it is not quantised.
+/// Finds the parts of the weight `name`; `None` if it is not quantised.
 pub(crate) fn find(file: &SafetensorsFile, name: &str, shape: Shape) -> Result<Option<Nf4Parts>, BitsAndBytesError> {
     let prefix = format!("{name}{STATE}");
     let Some((state_name, state)) =
@@ -149,7 +152,7 @@ impl Nf4Parts {
     }
 }
 
-/// bitsandbytes computes the dynamic map anew on every machine, and PyTorch's `linspace` differs in the last places
+/// bitsandbytes recomputes the dynamic map on every machine, and PyTorch's `linspace` differs in the last places
 /// between processors. That is far below the resolution of the scales.
 fn within_two_places(a: f32, b: f32) -> bool {
     a == b || a.to_bits().abs_diff(b.to_bits()) <= 2

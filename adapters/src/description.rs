@@ -1,14 +1,14 @@
-//! What a decoder is, as plain data: the sizes and switches with which every family is described.
+//! A decoder as plain data: the sizes and switches that describe every family.
 //!
 //! Responsible for: [`ModelDescription`], the tensors that follow from it and the rotary frequencies.
-//! Must not depend on: where the numbers came from (`families`, `gguf`), tensors' bytes.
+//! Must not depend on: the source of the numbers (`families`, `gguf`), tensors' bytes.
 
 use serde::{Deserialize, Serialize};
 
 /// Layers that a model may have: far above every real one.
 pub(crate) const MAX_LAYERS: usize = 10_000;
 
-/// Families that the described decoder covers.
+/// Model families that a description can express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -73,9 +73,9 @@ pub struct ModelDescription {
     pub mlp_bias: bool,
     /// RMSNorm over each head of q and k.
     pub qk_norm: bool,
-    /// RMSNorm over what attention and MLP give, before it is added.
+    /// RMSNorm over the outputs of attention and MLP, before the residual addition.
     pub output_norms: bool,
-    /// Norms multiply by their weight and 1.
+    /// Norms multiply by their weight + 1.
     pub unit_offset: bool,
     pub activation: Activation,
     /// Token embeddings are multiplied by this.
@@ -84,7 +84,7 @@ pub struct ModelDescription {
     pub query_pre_attn_scalar: Option<f64>,
     /// Scores of attention are soft-capped at this: `cap · tanh(score / cap)`.
     pub attn_logit_softcapping: Option<f64>,
-    /// So are logits.
+    /// Soft cap of the logits.
     pub final_logit_softcapping: Option<f64>,
     /// For each layer, how many of the latest positions a token sees (itself included); `None`: all.
     pub layer_windows: Vec<Option<usize>>,
@@ -132,7 +132,7 @@ impl Shape {
 }
 
 impl ModelDescription {
-    /// A decoder of these sizes with nothing that Llama 2 does not have, and a head of its own.
+    /// A decoder of these sizes with the features of Llama 2 and an untied head.
     #[must_use]
     pub fn plain(family: Family, sizes: Sizes) -> Self {
         Self {
@@ -228,7 +228,7 @@ impl ModelDescription {
         self.query_pre_attn_scalar.unwrap_or(self.head_dim as f64).sqrt().recip()
     }
 
-    /// What sine and cosine are multiplied with; 1 for every scaling that is known here.
+    /// The factor of sine and cosine; 1 for every supported scaling.
     #[must_use]
     pub fn attention_factor(&self) -> f32 {
         1.0

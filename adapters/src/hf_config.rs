@@ -1,11 +1,14 @@
 //! Writing a `config.json` and a `generation_config.json` for a described model, as transformers reads them.
 //!
-//! Must not depend on: where the description came from.
+//! Every configuration has both spellings of the keys that transformers 5 renamed: `rope_parameters` besides `rope_theta`
+//! and `rope_scaling`, `dtype` besides `torch_dtype`. Loaders that know one spelling only would silently use their
+//! defaults for the other.
+//! Must not depend on: the source of the description.
 
 use serde_json::{Map, Value, json};
 use tonfall_blocks::Format;
 
-use crate::description::{Activation, Family, ModelDescription};
+use crate::description::{Activation, Family, ModelDescription, RopeScaling};
 use crate::families;
 
 /// transformers' name of a dense format.
@@ -17,8 +20,7 @@ pub(crate) fn dtype_name(format: Format) -> &'static str {
     }
 }
 
-/// `config.json`. Both spellings of the rotary settings and of the dtype are written: transformers before 5 and other
-/// loaders know the old ones only.
+/// `config.json`, made from a description.
 pub(crate) fn config_json(model: &ModelDescription, dtype: Format) -> Map<String, Value> {
     let row = families::Row::of(model.family);
     let window = model.layer_windows.iter().flatten().next().copied();
@@ -44,17 +46,8 @@ pub(crate) fn config_json(model: &ModelDescription, dtype: Format) -> Map<String
     put("hidden_act", activation.into());
     put("max_position_embeddings", model.max_position_embeddings.into());
     put("rms_norm_eps", model.rms_norm_eps.into());
-    let rope = families::rope_parameters(&model.rope);
-    put("rope_theta", model.rope.theta.into());
-    let scaled = rope.get("rope_type").is_some_and(|kind| kind != "default");
-    put("rope_scaling", if scaled { Value::Object(rope.clone()) } else { Value::Null });
-    match &model.local_rope {
-        None => put("rope_parameters", Value::Object(rope)),
-        Some(local) => {
-            put("rope_local_base_freq", local.theta.into());
-            let local = families::rope_parameters(local);
-            put("rope_parameters", json!({ "full_attention": rope, "sliding_attention": local }));
-        }
+    for (key, value) in rope_keys(model) {
+        put(key, value);
     }
     put("tie_word_embeddings", model.tie_word_embeddings.into());
     put("attention_dropout", json!(0.0));
@@ -89,11 +82,66 @@ pub(crate) fn config_json(model: &ModelDescription, dtype: Format) -> Map<String
     put("eos_token_id", ids(&model.eos_token_ids));
     put("initializer_range", json!(0.02));
     put("use_cache", true.into());
-    put("torch_dtype", dtype_name(dtype).into());
+    for key in DTYPE_KEYS {
+        put(key, dtype_name(dtype).into());
+    }
     map
 }
 
-/// `generation_config.json`: what ends a generation.
+const DTYPE_KEYS: [&str; 2] = ["torch_dtype", "dtype"];
+
+/// The rotary settings in both spellings.
+fn rope_keys(model: &ModelDescription) -> Vec<(&'static str, Value)> {
+    let parameters = families::rope_parameters(&model.rope);
+    let scaling = match model.rope.scaling {
+        RopeScaling::None => Value::Null,
+        _ => {
+            let mut scaling = parameters.clone();
+            scaling.shift_remove("rope_theta");
+            Value::Object(scaling)
+        }
+    };
+    let mut keys = vec![("rope_theta", model.rope.theta.into()), ("rope_scaling", scaling)];
+    match &model.local_rope {
+        None => keys.push(("rope_parameters", Value::Object(parameters))),
+        Some(local) => {
+            keys.push(("rope_local_base_freq", local.theta.into()));
+            let local = families::rope_parameters(local);
+            keys.push(("rope_parameters", json!({ "full_attention": parameters, "sliding_attention": local })));
+        }
+    }
+    keys
+}
+
+/// The `config.json` of a base, for an export of dense weights: without `quantization_config`, with both spellings.
+/// `dtype` is that of the weights if it differs from the base's, `stored` the base's own.
+pub(crate) fn exported(
+    config: &Map<String, Value>,
+    model: &ModelDescription,
+    dtype: Option<Format>,
+    stored: Format,
+) -> Map<String, Value> {
+    let mut map = config.clone();
+    map.shift_remove("quantization_config");
+    for (key, value) in rope_keys(model) {
+        if map.get(key).is_none_or(Value::is_null) {
+            map.insert(key.to_owned(), value);
+        }
+    }
+    let own = DTYPE_KEYS.iter().find_map(|key| map.get(*key).filter(|value| !value.is_null()).cloned());
+    let name = match dtype {
+        Some(dtype) => dtype_name(dtype).into(),
+        None => own.unwrap_or_else(|| dtype_name(stored).into()),
+    };
+    for key in DTYPE_KEYS {
+        if dtype.is_some() || map.get(key).is_none_or(Value::is_null) {
+            map.insert(key.to_owned(), name.clone());
+        }
+    }
+    map
+}
+
+/// `generation_config.json`: the tokens that end a generation.
 pub(crate) fn generation_json(model: &ModelDescription, pad: Option<u32>) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("bos_token_id".to_owned(), model.bos_token_id.into());
@@ -102,8 +150,8 @@ pub(crate) fn generation_json(model: &ModelDescription, pad: Option<u32>) -> Map
     map
 }
 
-/// One id stands alone, as most files have it.
-fn ids(ids: &[u32]) -> Value {
+/// One id is written as a number, as in most files, several as a list.
+pub(crate) fn ids(ids: &[u32]) -> Value {
     match ids {
         [] => Value::Null,
         [id] => (*id).into(),
@@ -111,7 +159,7 @@ fn ids(ids: &[u32]) -> Value {
     }
 }
 
-/// JSON as people read it.
+/// Indented JSON with a final newline.
 pub(crate) fn pretty(map: &Map<String, Value>) -> Vec<u8> {
     let mut text = serde_json::to_string_pretty(map).unwrap_or_else(|_| unreachable!("a map of values is JSON"));
     text.push('\n');

@@ -1,36 +1,44 @@
-//! Everything that is a weight *file*: base models as Hugging Face directories and GGUF files, PEFT adapters, merged
-//! models. Plain CPU code over memory-mapped files.
+//! Weight *files*: base models as Hugging Face directories and GGUF files, PEFT adapters, merged models. Plain CPU code
+//! over memory-mapped files.
 //!
-//! Responsible for: reading and checking weight files, writing them durably and proving what was written.
+//! Responsible for: reading and checking weight files, writing them durably and reading them back.
 //! Must not depend on: a tensor framework, polars, the terminal.
 
 mod base_model;
 mod bitsandbytes;
-mod checkpoint;
+mod bounded_json;
+mod chat_settings;
 mod description;
 mod families;
 mod fingerprint;
+mod finite;
 mod gguf;
 mod hf_config;
-mod located;
 mod mapped_file;
 pub mod merge;
 mod names;
 pub mod peft;
 mod random_weights;
+mod regular_file;
 mod safetensors_file;
 mod safetensors_writer;
 pub mod save_model;
 mod side_files;
+mod tensor_index;
+mod token_ids;
 mod tokenizer_files;
+mod weight_files;
 
-pub use base_model::{BaseError, BaseKind, BaseModel, Weight};
+pub use base_model::{BaseError, BaseKind, BaseModel, HubOrigin, Weight};
 pub use bitsandbytes::BitsAndBytesError;
-pub use checkpoint::CheckpointError;
+pub use chat_settings::{ChatSettings, GENERATION_FILE, TEMPLATE_FILE};
 pub use description::{Activation, Family, ModelDescription, Rope, RopeScaling, Shape, Sizes};
 pub use families::ConfigError;
+pub use finite::NotFinite;
 pub use gguf::{GgufError, GgufTokenizerError};
-pub use mapped_file::OpenError;
+pub use regular_file::{OpenError, read_text};
 pub use safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
 pub use safetensors_writer::{Planned, PlannedFile, Sink};
+pub use side_files::{SideFiles, is_side_file};
 pub use tokenizer_files::{OtherTemplate, SideFile, SpecialToken, TokenizerError, TokenizerFiles};
+pub use weight_files::{WeightFilesError, shard_names};

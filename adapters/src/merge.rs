@@ -1,9 +1,10 @@
 //! Merging a LoRA adapter into its base: W + s·B·A in f32, rounded once.
 //!
-//! Responsible for: writing the merged model file by file with bounded memory, and proving it by reading it back.
+//! Responsible for: writing the merged model file by file with bounded memory, and comparing it after reading it back.
 //! Must not depend on: training, a tensor framework.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -11,13 +12,15 @@ use thiserror::Error;
 use tonfall_blocks::{Format, dequantize};
 use tonfall_durable::{self as durable, DurableError, ScratchDir};
 
-use crate::base_model::{BaseError, BaseKind, BaseModel, Weight};
+use crate::base_model::{BaseError, BaseModel, Weight};
+use crate::chat_settings::ChatSettings;
+use crate::finite::{self, NotFinite};
 use crate::peft::{Adapter, AdapterTensor};
 use crate::safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
 use crate::safetensors_writer::{Planned, PlannedFile, Sink, dtype_of, encode, first_overflow, lay_out};
 use crate::tokenizer_files::SideFile;
 
-/// Why a merge failed. Nothing is left at the place of the output then.
+/// Why a merge failed. Nothing is left at the output path then.
 #[derive(Debug, Error)]
 pub enum MergeError {
     #[error(transparent)]
@@ -31,14 +34,26 @@ pub enum MergeError {
     #[error("{}: is already there; name a new directory or remove it", path.display())]
     OutputExists { path: PathBuf },
 
+    #[error("the adapter changes `{module}`, which this base does not have; it was made for another model")]
+    NoSuchModule { module: String },
+
     #[error(
-        "the adapter changes `lm_head`, which this base ties to its embeddings, so that merging it would change those too; \
-         take `lm_head` out of the adapter, or save the base with a head of its own (`tie_word_embeddings` false)"
+        "the adapter changes lm_head, but this base ties its head to model.embed_tokens.weight, so a merged model can't \
+         change one without the other; serve the base with the adapter instead, or train without lm_head"
     )]
     TiedHead,
 
-    #[error("the adapter changes `{module}`, which this base doesn't have; it was made for another model")]
-    NoSuchModule { module: String },
+    #[error("the base's tensor `{name}` holds {place}; fetch the base again, or take another one")]
+    BaseNotFinite { name: String, place: NotFinite },
+
+    #[error(
+        "tensor `{name}` would hold {place}: the product of the adapter's matrices is too large; the training diverged, \
+         so merge an earlier checkpoint or train with a lower learning rate"
+    )]
+    NotFinite { name: String, place: NotFinite },
+
+    #[error("interrupted; nothing was written")]
+    Interrupted,
 
     #[error("the adapter's `{module}` is {found:?} (out, in), the base's {expected:?}; it was made for another model")]
     Shape { module: String, found: [usize; 2], expected: [usize; 2] },
@@ -60,21 +75,22 @@ pub enum MergeError {
 }
 
 /// How the merged model is written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MergeOptions {
-    /// Largest file, where the base has no files of its own to follow.
+    /// Largest file, if the base's own layout of files is not kept.
     pub max_shard_bytes: u64,
     /// Another dtype than the base's: F32, F16 or BF16.
     pub dtype: Option<Format>,
+    pub chat: ChatSettings,
 }
 
 impl Default for MergeOptions {
     fn default() -> Self {
-        Self { max_shard_bytes: 5_000_000_000, dtype: None }
+        Self { max_shard_bytes: 5_000_000_000, dtype: None, chat: ChatSettings::default() }
     }
 }
 
-/// What was written.
+/// A finished merge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MergeReport {
     /// Weight files, then side files.
@@ -85,15 +101,19 @@ pub struct MergeReport {
     pub changed_values: u64,
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// What the user ought to know.
+    /// Notices for the user.
     pub notices: Vec<String>,
 }
 
-/// Merges `adapter` into `base` and writes a Hugging Face directory to `out`, which must not be there yet.
+/// Receives bytes done and bytes in total; writing and comparing count the same. `Break` stops the merge, which removes
+/// everything it wrote.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Merges `adapter` into `base` and writes a Hugging Face directory to `out`, which must not exist yet.
 ///
 /// A dense Hugging Face base keeps its names, dtypes, shards, index and side files. A quantised base is written dense,
-/// with a configuration made for it. Memory stays at a few tens of MB and two tensors, whatever the model's size.
-/// `progress` is told bytes done and in total; verifying counts as much as writing.
+/// with a configuration made for it. Memory stays at a few tens of MB and two tensors, whatever the model's size. Values
+/// that are not finite are never written.
 ///
 /// # Errors
 /// See [`MergeError`].
@@ -102,7 +122,7 @@ pub fn merge(
     adapter: &Adapter,
     out: &Path,
     options: &MergeOptions,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: Progress<'_>,
 ) -> Result<MergeReport, MergeError> {
     let deltas = deltas(base, adapter)?;
     let plan = Plan::new(base, options)?;
@@ -119,7 +139,7 @@ pub fn merge(
         })?;
     }
     for file in &plan.side_files {
-        durable::write_file(&scratch.path().join(&file.name), &file.bytes)?;
+        write_side_file(scratch.path(), file)?;
     }
     let changes = std::mem::take(&mut work.changes);
     let changed_values: u64 = changes.values().sum();
@@ -141,7 +161,14 @@ pub fn merge(
     })
 }
 
-/// What one module adds: s·B·A.
+/// Writes a side file and, if its name contains one, its directory.
+pub(crate) fn write_side_file(dir: &Path, file: &SideFile) -> Result<(), DurableError> {
+    let path = dir.join(&file.name);
+    path.parent().map_or(Ok(()), durable::create_dir_all)?;
+    durable::write_file(&path, &file.bytes)
+}
+
+/// The change of one module's weight: s·B·A.
 struct Delta<'a> {
     a: &'a AdapterTensor,
     b: &'a AdapterTensor,
@@ -188,7 +215,7 @@ fn deltas<'a>(base: &BaseModel, adapter: &'a Adapter) -> Result<BTreeMap<String,
     Ok(deltas)
 }
 
-/// What will be written.
+/// The files to be written.
 struct Plan {
     files: Vec<PlannedFile>,
     side_files: Vec<SideFile>,
@@ -198,20 +225,17 @@ struct Plan {
 
 impl Plan {
     fn new(base: &BaseModel, options: &MergeOptions) -> Result<Self, MergeError> {
-        match base.checkpoint() {
-            Some(checkpoint) if !base.is_quantized() && options.dtype.is_none() => {
-                let mut side_files = base.side_files(base.dense_format())?;
-                side_files.extend(checkpoint.index.clone().map(index_file));
-                let files = checkpoint.files.iter().map(|(name, file)| PlannedFile {
-                    name: name.clone(),
-                    metadata: file.metadata.clone(),
-                    tensors: file.names_in_file_order().into_iter().map(|name| planned(file, name)).collect(),
-                });
-                let dtype = dtype_of(base.dense_format()).map_or("the base's dtype", Dtype::name);
-                Ok(Self { files: files.collect(), side_files, dtype, notices: Vec::new() })
-            }
-            _ => Self::dense(base, options),
-        }
+        let dense = base.weight_files().filter(|_| !base.is_quantized() && options.dtype.is_none());
+        let Some(found) = dense else { return Self::dense(base, options) };
+        let mut side = base.side_files(None, &options.chat)?;
+        side.files.extend(found.index.clone().map(index_file));
+        let files = found.files.iter().map(|(name, file)| PlannedFile {
+            name: name.clone(),
+            metadata: file.metadata.clone(),
+            tensors: file.names_in_file_order().into_iter().map(|name| planned(file, name)).collect(),
+        });
+        let dtype = dtype_of(base.dense_format()).map_or("the base's dtype", Dtype::name);
+        Ok(Self { files: files.collect(), side_files: side.files, dtype, notices: side.notices })
     }
 
     /// All weights in one dense dtype, in files of our own layout.
@@ -221,22 +245,17 @@ impl Plan {
         let tensors = base.description().tensors().into_iter();
         let tensors = tensors.map(|(name, shape)| Planned { name, dtype, shape: shape.dims() }).collect();
         let (files, index) = lay_out(tensors, options.max_shard_bytes);
-        let mut side_files = base.side_files(format)?;
-        if let Some(config) = side_files.iter_mut().find(|file| file.name == "config.json")
-            && base.kind() == BaseKind::HuggingFace
-        {
-            config.bytes = base.dense_config(format);
-        }
-        side_files.extend(index.map(index_file));
-        let mut notices = Vec::new();
+        let mut side = base.side_files(Some(format), &options.chat)?;
+        side.files.extend(index.map(index_file));
+        let mut notices = side.notices;
         if base.is_quantized() {
             notices.push(format!(
                 "the base is quantised: its weights were written as {}, three to eight times as large; merging into the \
-                 full-precision release of the base, where there is one, loses less",
+                 full-precision release of the base, if there is one, loses less",
                 dtype.name()
             ));
         }
-        Ok(Self { files, side_files, dtype: dtype.name(), notices })
+        Ok(Self { files, side_files: side.files, dtype: dtype.name(), notices })
     }
 
     fn bytes(&self) -> u64 {
@@ -250,10 +269,10 @@ fn planned(file: &SafetensorsFile, name: &str) -> Planned {
 }
 
 fn index_file(bytes: Vec<u8>) -> SideFile {
-    SideFile { name: crate::checkpoint::INDEX_FILE.to_owned(), bytes }
+    SideFile { name: crate::weight_files::INDEX_FILE.to_owned(), bytes }
 }
 
-/// Values that are worked on at a time.
+/// Values that are converted at a time.
 const BAND: usize = 1 << 21;
 
 struct Work<'a> {
@@ -261,25 +280,25 @@ struct Work<'a> {
     deltas: BTreeMap<String, Delta<'a>>,
     done: u64,
     total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
+    progress: Progress<'a>,
     /// Values that differ from the base's, by tensor.
     changes: BTreeMap<String, u64>,
 }
 
 impl Work<'_> {
-    /// Hands over the merged bytes of one tensor.
+    /// Passes the merged bytes of one tensor to the sink.
     fn stream(&mut self, tensor: &Planned, sink: Sink<'_>) -> Result<(), MergeError> {
         let Ok(weight) = self.base.weight(&tensor.name) else {
-            // Known buffers and a tied head's copy are no weights; they are carried along as they are.
-            let bytes = self.base.checkpoint().and_then(|checkpoint| {
-                let (file, entry) = checkpoint.find(&tensor.name)?;
-                Some(checkpoint.files[file].1.bytes(entry))
+            // Known buffers and a tied head's copy are no weights; they are copied.
+            let bytes = self.base.weight_files().and_then(|files| {
+                let (file, entry) = files.find(&tensor.name)?;
+                Some(files.files[file].1.bytes(entry))
             });
-            return bytes.map_or(Ok(()), |bytes| self.hand_over(bytes, sink));
+            return bytes.map_or(Ok(()), |bytes| self.copy(bytes, tensor, sink));
         };
         let Some(delta) = self.deltas.get(&tensor.name) else {
             if dtype_of(weight.format) == Some(tensor.dtype) {
-                return self.hand_over(&weight.bytes, sink);
+                return self.copy(&weight.bytes, tensor, sink);
             }
             return self.bands(&weight, tensor, sink, |_, _| {});
         };
@@ -312,21 +331,38 @@ impl Work<'_> {
             let rows = rows_at_once.min(weight.rows - first_row);
             let values = &mut values[..rows * weight.cols];
             dequantize(weight.format, &weight.bytes, weight.rows, weight.cols, first_row * weight.cols, values);
+            if let Some(place) = finite::in_values(values, weight.cols, first_row) {
+                return Err(MergeError::BaseNotFinite { name: tensor.name.clone(), place });
+            }
             edit(values, first_row);
+            if let Some(place) = finite::in_values(values, weight.cols, first_row) {
+                return Err(MergeError::NotFinite { name: tensor.name.clone(), place });
+            }
             if let Some(value) = first_overflow(values, tensor.dtype) {
                 let (name, dtype) = (tensor.name.clone(), tensor.dtype.name());
                 return Err(MergeError::Overflow { name, value, dtype });
             }
-            self.hand_over(&encode(values, tensor.dtype), sink)?;
+            self.pass(&encode(values, tensor.dtype), sink)?;
         }
         Ok(())
     }
 
-    fn hand_over(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), MergeError> {
+    /// Passes the bytes of a tensor that stays as it is.
+    fn copy(&mut self, bytes: &[u8], tensor: &Planned, sink: Sink<'_>) -> Result<(), MergeError> {
+        let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
+        match finite::in_bytes(bytes, tensor.dtype, columns) {
+            Some(place) => Err(MergeError::BaseNotFinite { name: tensor.name.clone(), place }),
+            None => self.pass(bytes, sink),
+        }
+    }
+
+    fn pass(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<(), MergeError> {
         for piece in bytes.chunks(BAND * 4) {
             sink(piece)?;
             self.done += piece.len() as u64;
-            (self.progress)(self.done, self.total);
+            if (self.progress)(self.done, self.total).is_break() {
+                return Err(MergeError::Interrupted);
+            }
         }
         Ok(())
     }
@@ -343,15 +379,15 @@ impl Work<'_> {
             }
             let mut rest = written.bytes(entry);
             let mut same = true;
-            let compared = self.stream(tensor, &mut |bytes| {
+            self.stream(tensor, &mut |bytes| {
                 let (now, later) = rest.split_at(bytes.len().min(rest.len()));
                 same &= now == bytes;
                 rest = later;
                 Ok(())
-            });
+            })?;
             self.base.release_pages();
             written.release_pages();
-            if compared.is_err() || !same || !rest.is_empty() {
+            if !same || !rest.is_empty() {
                 return Err(differs());
             }
         }

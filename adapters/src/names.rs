@@ -1,4 +1,4 @@
-//! Names of weights: Hugging Face's and GGUF's, and those that may lie in a file without being part of the model.
+//! Names of weights: Hugging Face's and GGUF's, and names of tensors that may be in a file without belonging to the model.
 //!
 //! Must not depend on: file formats.
 
@@ -21,7 +21,7 @@ const LAYER: [(&str, &str); 11] = [
 const OUTSIDE: [(&str, &str); 3] =
     [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
-/// GGUF's name of a weight. A name that no table knows stays as it is.
+/// GGUF's name of a weight. Unknown names stay unchanged.
 pub(crate) fn to_gguf(name: &str) -> String {
     let translated = || {
         let (module, suffix) = name.rsplit_once('.')?;
@@ -36,7 +36,7 @@ pub(crate) fn to_gguf(name: &str) -> String {
     translated().unwrap_or_else(|| name.to_owned())
 }
 
-/// Buffers that older software saved along with the weights and that follow from the configuration.
+/// Buffers that older software saved with the weights. Their values follow from the configuration.
 pub(crate) fn is_rotary_buffer(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
 }

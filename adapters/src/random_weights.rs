@@ -1,7 +1,7 @@
-//! Weights that no file holds.
+//! Random weights, for benchmarks without a model.
 //!
-//! Responsible for: values with the size of a trained model's, the same ones for the same name, made fast.
-//! Must not depend on: what they are used for.
+//! Responsible for: values with the magnitude of a trained model's, deterministic by name, computed quickly.
+//! Must not depend on: their use.
 
 use rayon::prelude::*;
 use tonfall_blocks::bf16_from_f32;
@@ -11,7 +11,7 @@ use crate::description::Shape;
 /// Largest magnitude of a matrix' element: uniform values with a standard deviation of 0.02.
 const BOUND: f32 = 0.034_641;
 
-/// Words that a thread makes at a time.
+/// Words that a thread generates at a time.
 const WORDS: usize = 1 << 16;
 
 /// A matrix of uniform values, a norm's weight of ones, or a bias of zeros, as little-endian BF16.
@@ -30,7 +30,7 @@ fn seed(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Each word of SplitMix64 gives eight elements, out of a table of the 256 values that a byte stands for.
+/// Each byte of a SplitMix64 word selects one of 256 values, so a word gives eight elements.
 fn uniform(seed: u64, len: usize) -> Vec<u8> {
     let value = |byte: usize| bf16_from_f32(BOUND * ((2 * byte) as f32 / 255.0 - 1.0)).to_le_bytes();
     let values: [[u8; 2]; 256] = std::array::from_fn(value);

@@ -1,8 +1,8 @@
 //! Reading safetensors files: the header, checked in full before any value is used.
 //!
-//! Responsible for: which tensors a file holds and where their bytes lie. Source: the format's description in the
+//! Responsible for: the tensors of a file and the places of their bytes. Source: the format's description in the
 //! safetensors repository (8 bytes of header length, a JSON header, one buffer without gaps).
-//! Must not depend on: what the tensors mean.
+//! Must not depend on: the meaning of the tensors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,9 +13,11 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use crate::mapped_file::{MappedFile, OpenError};
+use crate::bounded_json::{BoundedList, BoundedMap};
+use crate::mapped_file::MappedFile;
+use crate::regular_file::OpenError;
 
-/// What can be wrong with a safetensors file.
+/// Faults of a safetensors file.
 #[derive(Debug, Error)]
 pub enum SafetensorsError {
     #[error(transparent)]
@@ -45,7 +47,7 @@ pub enum SafetensorsError {
     OutOfRange { path: PathBuf, name: String, begin: u64, end: u64, len: usize, data_start: usize },
 
     #[error(
-        "{}: tensor `{name}` begins at byte {begin} of the data section, where {expected} was due: tensors overlap or \
+        "{}: tensor `{name}` begins at byte {begin} of the data section instead of {expected}: tensors overlap or \
          leave a gap; the file is forged or damaged: fetch it again",
         path.display()
     )]
@@ -122,7 +124,7 @@ impl Dtype {
 pub(crate) struct TensorEntry {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Where its bytes lie in the file.
+    /// Its bytes in the file.
     pub range: Range<usize>,
 }
 
@@ -161,7 +163,7 @@ impl SafetensorsFile {
         self.tensors.get(name).map(|entry| (entry.dtype, &entry.shape[..], self.bytes(entry)))
     }
 
-    /// Gives the memory of what was read so far back to the system; all of it stays readable.
+    /// Drops the pages read so far from memory; they stay readable.
     pub fn release_pages(&self) {
         self.file.release_pages();
     }
@@ -172,7 +174,7 @@ impl SafetensorsFile {
         self.file.slice(&entry.range)
     }
 
-    /// Names in the order in which the tensors lie in the file.
+    /// Names in the order of the tensors in the file.
     #[must_use]
     pub(crate) fn names_in_file_order(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.tensors.iter().collect();
@@ -182,6 +184,12 @@ impl SafetensorsFile {
 }
 
 type Tables = (BTreeMap<String, String>, BTreeMap<String, TensorEntry>);
+
+/// Tensors that a file may hold: more than any model has in one file, and few enough that a forged header takes less than
+/// 64 MiB of memory besides itself.
+const MAX_TENSORS: usize = 1 << 17;
+const MAX_METADATA: usize = 1 << 16;
+const MAX_DIMENSIONS: usize = 16;
 
 /// Checks a whole file image. Public to this crate for the tests with random bytes.
 pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, SafetensorsError> {
@@ -195,50 +203,56 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, Safetenso
     };
     let header_error = |reason: String| SafetensorsError::Header { path: path(), reason };
     let text = std::str::from_utf8(header).map_err(|error| header_error(error.to_string()))?;
-    let raw: RawHeader = serde_json::from_str(text).map_err(|error| header_error(error.to_string()))?;
+    let Header { metadata, mut tensors } =
+        serde_json::from_str(text).map_err(|error| header_error(error.to_string()))?;
 
+    tensors.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        return Err(header_error(format!("`{}` is listed twice", pair[0].0)));
+    }
     let data_start = 8 + header.len();
     let data_len = bytes.len() - data_start;
-    let mut entries = Vec::with_capacity(raw.tensors.len());
-    for (name, raw) in raw.tensors {
+    for (name, raw) in &tensors {
         let [begin, end] = raw.data_offsets;
         let within = |offset: u64| usize::try_from(offset).ok().filter(|offset| *offset <= data_len);
-        let (Some(first), Some(last)) = (within(begin), within(end)) else {
+        let (Some(first), Some(last)) = (within(begin), within(end).filter(|_| begin <= end)) else {
+            let name = name.clone();
             return Err(SafetensorsError::OutOfRange { path: path(), name, begin, end, len: data_len, data_start });
         };
-        if last < first {
-            return Err(SafetensorsError::OutOfRange { path: path(), name, begin, end, len: data_len, data_start });
-        }
-        let Some((_, dtype, size)) = DTYPES.iter().find(|row| row.0 == raw.dtype) else {
-            return Err(SafetensorsError::Dtype { path: path(), name, dtype: raw.dtype });
+        let Spelling::Known(dtype) = &raw.dtype else {
+            let Spelling::Unknown(dtype) = &raw.dtype else { unreachable!("two variants") };
+            return Err(SafetensorsError::Dtype { path: path(), name: name.clone(), dtype: dtype.clone() });
         };
-        let needed = raw.shape.iter().try_fold(*size, |product, dim| product.checked_mul(*dim));
+        let needed = raw.shape.0.iter().try_fold(dtype.size(), |product, dim| product.checked_mul(*dim));
         if needed != Some(last - first) {
-            let (dtype, shape) = (*dtype, raw.shape);
-            return Err(SafetensorsError::Size { path: path(), name, shape, dtype, bytes: last - first });
+            let (name, shape) = (name.clone(), raw.shape.0.clone());
+            return Err(SafetensorsError::Size { path: path(), name, shape, dtype: *dtype, bytes: last - first });
         }
-        entries.push((name, TensorEntry { dtype: *dtype, shape: raw.shape, range: first..last }));
     }
 
-    entries.sort_by_key(|(_, entry)| (entry.range.start, entry.range.end));
+    tensors.sort_unstable_by_key(|(_, raw)| raw.data_offsets);
     let mut expected = 0;
-    for (name, entry) in &mut entries {
-        let begin = entry.range.start;
+    for (name, raw) in &tensors {
+        let [begin, end] = raw.data_offsets.map(|offset| offset as usize);
         if begin != expected {
             return Err(SafetensorsError::NotContiguous { path: path(), name: name.clone(), begin, expected });
         }
-        expected = entry.range.end;
-        entry.range = data_start + begin..data_start + expected;
+        expected = end;
     }
     if expected != data_len {
         let (offset, extra) = (data_start + expected, data_len - expected);
         return Err(SafetensorsError::Trailing { path: path(), offset, extra });
     }
-    Ok((raw.metadata, entries.into_iter().collect()))
+    let entry = |(name, raw): (String, RawTensor)| {
+        let Spelling::Known(dtype) = raw.dtype else { unreachable!("unknown dtypes were refused") };
+        let [begin, end] = raw.data_offsets.map(|offset| data_start + offset as usize);
+        (name, TensorEntry { dtype, shape: raw.shape.0, range: begin..end })
+    };
+    Ok((metadata, tensors.into_iter().map(entry).collect()))
 }
 
-/// The header as written, in its order. A name that stands there twice is an error, which a map would hide.
-struct RawHeader {
+/// The header in the order of the file. Names may repeat; a map would hide that.
+struct Header {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, RawTensor)>,
 }
@@ -246,37 +260,53 @@ struct RawHeader {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTensor {
-    dtype: String,
-    shape: Vec<usize>,
+    dtype: Spelling,
+    shape: BoundedList<usize, MAX_DIMENSIONS>,
     data_offsets: [u64; 2],
 }
 
-impl<'de> Deserialize<'de> for RawHeader {
+/// A dtype as the header spells it. Known ones take no memory of their own.
+enum Spelling {
+    Known(Dtype),
+    Unknown(String),
+}
+
+impl<'de> Deserialize<'de> for Spelling {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Header;
-        impl<'de> Visitor<'de> for Header {
-            type Value = RawHeader;
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Ok(match DTYPES.iter().find(|row| row.0 == text) {
+            Some((_, dtype, _)) => Self::Known(*dtype),
+            None => Self::Unknown(text.into_owned()),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
-                let mut header = RawHeader { metadata: BTreeMap::new(), tensors: Vec::new() };
-                let mut seen = std::collections::BTreeSet::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut metadata: Option<BoundedMap<MAX_METADATA>> = None;
+                let mut tensors = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
-                        return Err(A::Error::custom(format!("`{name}` stands there twice")));
+                    if name != "__metadata__" {
+                        tensors.push((name, map.next_value()?));
+                    } else if metadata.replace(map.next_value()?).is_some() {
+                        return Err(A::Error::custom("`__metadata__` is listed twice"));
                     }
-                    if name == "__metadata__" {
-                        header.metadata = map.next_value()?;
-                    } else {
-                        header.tensors.push((name, map.next_value()?));
+                    if tensors.len() > MAX_TENSORS {
+                        return Err(A::Error::custom(format!("it lists more than {MAX_TENSORS} tensors")));
                     }
                 }
-                Ok(header)
+                Ok(Header { metadata: metadata.unwrap_or_default().0, tensors })
             }
         }
-        deserializer.deserialize_map(Header)
+        deserializer.deserialize_map(Entries)
     }
 }

@@ -1,6 +1,6 @@
 //! Writing safetensors files, tensor by tensor, so that no more than a part of one is in memory.
 //!
-//! Must not depend on: what the tensors mean.
+//! Must not depend on: the meaning of the tensors.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -12,7 +12,7 @@ use tonfall_durable::{self as durable, DurableError};
 
 use crate::safetensors_file::Dtype;
 
-/// A tensor that is going to be written.
+/// A tensor to be written.
 #[derive(Clone, Debug)]
 pub struct Planned {
     pub name: String,
@@ -26,7 +26,7 @@ impl Planned {
     }
 }
 
-/// A file that is going to be written.
+/// A file to be written.
 #[derive(Clone, Debug)]
 pub struct PlannedFile {
     pub name: String,
@@ -35,15 +35,16 @@ pub struct PlannedFile {
     pub tensors: Vec<Planned>,
 }
 
-/// Takes the bytes of a tensor, piece by piece.
+/// Receives the bytes of a tensor in pieces.
 pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), DurableError>;
 
 impl PlannedFile {
-    /// Writes the file durably. `fill` is called with the index of each tensor in turn and hands its bytes over, little-endian.
+    /// Writes the file durably. `fill` is called with the index of each tensor in turn and passes its little-endian bytes to
+    /// the sink.
     ///
     /// # Errors
-    /// Those of `fill`, which include a full disk; and when a tensor gets fewer or more bytes than dtype and shape ask for.
-    /// Nothing is left then.
+    /// Those of `fill`, which include a full disk; and a tensor with fewer or more bytes than dtype and shape need.
+    /// No file is left then.
     pub fn write<E: From<DurableError>>(
         &self,
         dir: &Path,
@@ -61,11 +62,11 @@ impl PlannedFile {
                 });
                 if let Err(error) = filled {
                     fault = Some(error);
-                    return Err(io::Error::other("broken off"));
+                    return Err(io::Error::other("stopped"));
                 }
                 if written != tensor.bytes() {
                     let (name, due) = (&tensor.name, tensor.bytes());
-                    return Err(io::Error::other(format!("tensor `{name}` got {written} bytes, {due} are due")));
+                    return Err(io::Error::other(format!("tensor `{name}` got {written} bytes instead of {due}")));
                 }
             }
             Ok(())
@@ -121,6 +122,15 @@ pub(crate) fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     }
 }
 
+/// The first value in the bytes of a tensor of a dense dtype.
+pub(crate) fn decode_one(bytes: &[u8], dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F16 => f16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]])),
+        Dtype::Bf16 => bf16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]])),
+        _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+    }
+}
+
 /// The first finite value that has no finite neighbour in a dtype.
 pub(crate) fn first_overflow(values: &[f32], dtype: Dtype) -> Option<f32> {
     let largest = match dtype {
@@ -135,8 +145,8 @@ pub(crate) fn first_overflow(values: &[f32], dtype: Dtype) -> Option<f32> {
     values.iter().copied().find(|value| value.is_finite() && value.abs() > largest && rounds_up(value))
 }
 
-/// Shares tensors out to files of at most `max_shard_bytes` (a single larger tensor has a file of its own), named as
-/// transformers names them, and the index where there are several.
+/// Distributes tensors over files of at most `max_shard_bytes` (a larger tensor gets a file of its own), with transformers'
+/// names; and the index if there are several files.
 pub(crate) fn lay_out(tensors: Vec<Planned>, max_shard_bytes: u64) -> (Vec<PlannedFile>, Option<Vec<u8>>) {
     let mut shards: Vec<(u64, Vec<Planned>)> = Vec::new();
     for tensor in tensors {
@@ -153,7 +163,7 @@ pub(crate) fn lay_out(tensors: Vec<Planned>, max_shard_bytes: u64) -> (Vec<Plann
     let total: u64 = shards.iter().map(|(size, _)| size).sum();
     let file = |(number, (_, tensors)): (usize, (u64, Vec<Planned>))| {
         let name = match count {
-            1 => crate::checkpoint::SINGLE_FILE.to_owned(),
+            1 => crate::weight_files::SINGLE_FILE.to_owned(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
         };
         PlannedFile { name, metadata: format_pt(), tensors }
@@ -176,7 +186,7 @@ mod tests {
     use super::*;
     use crate::safetensors_file::SafetensorsFile;
 
-    /// Writes a tensor of two values and hands `bytes` over for it.
+    /// Writes a tensor of two values and passes `bytes` for it.
     fn written(dir: &Path, bytes: &[u8]) -> Result<(), DurableError> {
         let tensors = vec![Planned { name: "weight".to_owned(), dtype: Dtype::F32, shape: vec![2] }];
         let file = PlannedFile { name: "file".to_owned(), metadata: BTreeMap::new(), tensors };
@@ -188,7 +198,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         for bytes in [&[1; 7][..], &[1; 9], &[]] {
             let error = written(dir.path(), bytes).expect_err("not eight bytes").to_string();
-            assert!(error.contains(&format!("`weight` got {} bytes, 8 are due", bytes.len())), "{error}");
+            assert!(error.contains(&format!("`weight` got {} bytes instead of 8", bytes.len())), "{error}");
             assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0);
         }
         let bytes = [1, 2, 3, 4, 5, 6, 7, 8];

@@ -1,18 +1,20 @@
 //! Writing a whole model: the result of training without an adapter.
 //!
-//! Responsible for: a Hugging Face directory from a description and values, proved by opening and comparing it.
-//! Must not depend on: where the values come from.
+//! Responsible for: a Hugging Face directory from a description and values, compared after opening it again.
+//! Must not depend on: the source of the values.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tonfall_blocks::Format;
-use tonfall_durable::{self as durable, DurableError};
+use tonfall_durable::{DurableError, ScratchDir};
 
 use crate::base_model::{BaseError, BaseModel};
 use crate::description::ModelDescription;
+use crate::finite::{self, NotFinite};
 use crate::hf_config::{config_json, pretty};
+use crate::merge::write_side_file;
 use crate::safetensors_writer::{Planned, dtype_of, encode, first_overflow, lay_out};
 use crate::tokenizer_files::SideFile;
 
@@ -22,7 +24,7 @@ pub enum SaveError {
     #[error(transparent)]
     Durable(#[from] DurableError),
 
-    #[error("{}: already holds a model; name another directory or remove it", path.display())]
+    #[error("{}: is already there; name another directory or remove it", path.display())]
     OutputExists { path: PathBuf },
 
     #[error("a model can't be saved as {format}; choose F32, F16 or BF16")]
@@ -31,11 +33,11 @@ pub enum SaveError {
     #[error("tensor `{name}` can't be read: {source}")]
     Unread { name: String, source: Box<dyn Error + Send + Sync> },
 
-    #[error("tensor `{name}`: {found} values were handed over, {expected} are due")]
+    #[error("tensor `{name}`: {found} values instead of {expected}")]
     Values { name: String, found: usize, expected: usize },
 
-    #[error("tensor `{name}` holds {value} at {at}; the training diverged")]
-    NotFinite { name: String, at: usize, value: f32 },
+    #[error("tensor `{name}` holds {place}; the training diverged")]
+    NotFinite { name: String, place: NotFinite },
 
     #[error("tensor `{name}`: {value} is too large for {dtype}; save as F32 or BF16")]
     Overflow { name: String, value: f32, dtype: &'static str },
@@ -47,7 +49,7 @@ pub enum SaveError {
     ReadBack { path: PathBuf, name: String },
 }
 
-/// Gives the values of a tensor by its Hugging Face name.
+/// Returns the values of a tensor by its Hugging Face name.
 pub type Values<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<f32>, Box<dyn Error + Send + Sync>>;
 
 /// How a model is saved.
@@ -58,15 +60,15 @@ pub struct SaveOptions {
     pub max_shard_bytes: u64,
 }
 
-/// Writes a model into `dir`, which is made if it is not there and must not hold a model.
+/// Writes a model to `dir`, which must not exist yet or be empty. It appears there complete and compared, or not at all.
 ///
-/// `values` is asked for each tensor by its Hugging Face name, one at a time (twice: for writing and for comparing), so that
-/// no more than one of them is in memory.
-/// `side_files` (tokenizer, template, see [`BaseModel::side_files`]) are written beside the weights; their `config.json`
-/// is replaced by one made from the description, and written last: a directory without it is no model.
+/// `values` is asked for each tensor by its Hugging Face name, one at a time and twice (for writing and for comparing), so
+/// that no more than one tensor is in memory.
+/// `side_files` (tokenizer, template, see [`BaseModel::side_files`]) are written next to the weights; their `config.json`
+/// is replaced by one made from the description.
 ///
 /// # Errors
-/// See [`SaveError`].
+/// See [`SaveError`]. Nothing is left then.
 pub fn save_model(
     dir: &Path,
     description: &ModelDescription,
@@ -76,26 +78,28 @@ pub fn save_model(
 ) -> Result<(), SaveError> {
     const CONFIG: &str = "config.json";
     let dtype = dtype_of(options.dtype).ok_or(SaveError::Format { format: options.dtype })?;
-    if dir.join(CONFIG).exists() {
+    if taken(dir) {
         return Err(SaveError::OutputExists { path: dir.to_owned() });
     }
-    durable::create_dir_all(dir)?;
     let tensors = description.tensors().into_iter();
     let tensors = tensors.map(|(name, shape)| Planned { name, dtype, shape: shape.dims() }).collect();
     let (files, index) = lay_out(tensors, options.max_shard_bytes);
 
+    let scratch = ScratchDir::beside(dir)?;
+    let destination = dir;
+    let dir = scratch.path();
     for file in &files {
         file.write(dir, |index, sink| Ok::<_, SaveError>(sink(&encoded(&file.tensors[index], values)?)?))?;
     }
-    let index = index.map(|bytes| SideFile { name: crate::checkpoint::INDEX_FILE.to_owned(), bytes });
+    let index = index.map(|bytes| SideFile { name: crate::weight_files::INDEX_FILE.to_owned(), bytes });
     let config = SideFile { name: CONFIG.to_owned(), bytes: pretty(&config_json(description, options.dtype)) };
     let carried = side_files.iter().filter(|file| file.name != CONFIG);
     for file in carried.chain(&index).chain([&config]) {
-        durable::write_file(&dir.join(&file.name), &file.bytes)?;
+        write_side_file(dir, file)?;
     }
 
     let written = BaseModel::open(dir)?;
-    let differs = |name: &str| SaveError::ReadBack { path: dir.to_owned(), name: name.to_owned() };
+    let differs = |name: &str| SaveError::ReadBack { path: destination.to_owned(), name: name.to_owned() };
     let described =
         ModelDescription { eos_token_ids: description.eos_token_ids.clone(), ..written.description().clone() };
     if described != *description {
@@ -107,7 +111,15 @@ pub fn save_model(
         }
         written.release_pages();
     }
-    Ok(())
+    Ok(scratch.publish()?)
+}
+
+/// Whether something is at the place of an export; an empty directory is replaced.
+pub(crate) fn taken(path: &Path) -> bool {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => path.exists(),
+    }
 }
 
 fn encoded(tensor: &Planned, values: Values<'_>) -> Result<Vec<u8>, SaveError> {
@@ -117,8 +129,9 @@ fn encoded(tensor: &Planned, values: Values<'_>) -> Result<Vec<u8>, SaveError> {
     if values.len() != expected {
         return Err(SaveError::Values { name: name(), found: values.len(), expected });
     }
-    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-        return Err(SaveError::NotFinite { name: name(), at, value: values[at] });
+    let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
+    if let Some(place) = finite::in_values(&values, columns, 0) {
+        return Err(SaveError::NotFinite { name: name(), place });
     }
     match first_overflow(&values, tensor.dtype) {
         Some(value) => Err(SaveError::Overflow { name: name(), value, dtype: tensor.dtype.name() }),

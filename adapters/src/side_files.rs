@@ -1,4 +1,4 @@
-//! The files beside a model's weights: configuration, tokenizer, template, licence.
+//! The files next to a model's weights: configuration, tokenizer, chat template, licence.
 //!
 //! Must not depend on: weights.
 
@@ -7,11 +7,10 @@ use std::path::Path;
 use serde_json::Value;
 use tonfall_blocks::Format;
 
-use crate::checkpoint::{CheckpointError, read_bounded};
 use crate::description::ModelDescription;
 use crate::hf_config::{config_json, generation_json, pretty};
-use crate::mapped_file::OpenError;
-use crate::tokenizer_files::{SideFile, TokenizerFiles};
+use crate::regular_file::{OpenError, read_text};
+use crate::tokenizer_files::{SideFile, TEMPLATE_DIRECTORY, TokenizerFiles, named_template_files};
 
 const NAMES: [&str; 11] = [
     "added_tokens.json",
@@ -26,29 +25,60 @@ const NAMES: [&str; 11] = [
     "vocab.json",
     "vocab.txt",
 ];
-/// Licences and terms stay with the weights that they cover.
-const PREFIXES: [&str; 3] = ["LICENSE", "NOTICE", "USE_POLICY"];
 
-/// Reads those of a directory, by name.
-pub(crate) fn read(dir: &Path) -> Result<Vec<SideFile>, CheckpointError> {
-    let io = |source| OpenError::Io { path: dir.to_owned(), source };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let wanted = NAMES.contains(&name.as_str())
-            || name.ends_with(".jinja")
-            || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        if wanted && entry.path().is_file() {
-            names.push(name);
+/// Beginnings of the names of licences and terms, in lower case. They stay with the weights that they cover.
+const LICENCES: [&str; 10] = [
+    "acceptable_use",
+    "copying",
+    "copyright",
+    "licence",
+    "license",
+    "notice",
+    "prohibited_use",
+    "terms",
+    "usage_policy",
+    "use_policy",
+];
+const TEXT_EXTENSIONS: [&str; 5] = ["html", "md", "pdf", "rst", "txt"];
+
+/// The side files of an export, and notices for the user.
+#[derive(Clone, Debug, Default)]
+pub struct SideFiles {
+    pub files: Vec<SideFile>,
+    pub notices: Vec<String>,
+}
+
+/// Whether a file belongs next to a model's weights. `name` is relative to the model's directory, with `/`.
+#[must_use]
+pub fn is_side_file(name: &str) -> bool {
+    match name.split_once('/') {
+        Some((directory, file)) => {
+            directory == TEMPLATE_DIRECTORY && file.ends_with(".jinja") && !file.contains(['/', '\\'])
         }
+        None => NAMES.contains(&name) || name.ends_with(".jinja") || is_licence(name),
     }
+}
+
+fn is_licence(name: &str) -> bool {
+    let name = name.to_lowercase().replace('-', "_");
+    let text = name.rsplit_once('.').is_none_or(|(_, extension)| TEXT_EXTENSIONS.contains(&extension));
+    text && LICENCES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Reads the side files of a directory, sorted by name.
+pub(crate) fn read(dir: &Path) -> Result<Vec<SideFile>, OpenError> {
+    let io = |source| OpenError::Io { path: dir.to_owned(), source };
+    let mut names = named_template_files(dir)?;
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        names.extend(entry.map_err(io)?.file_name().into_string());
+    }
+    names.retain(|name| is_side_file(name) && dir.join(name).is_file());
     names.sort();
-    let read = |name: String| Ok(SideFile { bytes: read_bounded(&dir.join(&name))?, name });
+    let read = |name: String| Ok(SideFile { bytes: read_text(&dir.join(&name))?, name });
     names.into_iter().map(read).collect()
 }
 
-/// Makes them for a model that came out of a GGUF file.
+/// Makes the side files of a model that was read from a GGUF file.
 pub(crate) fn make(model: &ModelDescription, tokenizer: &TokenizerFiles, dtype: Format) -> Vec<SideFile> {
     let file = |name: &str, bytes: Vec<u8>| SideFile { name: name.to_owned(), bytes };
     let mut config = config_json(model, dtype);
@@ -60,4 +90,43 @@ pub(crate) fn make(model: &ModelDescription, tokenizer: &TokenizerFiles, dtype: 
         file("tokenizer.json", tokenizer.tokenizer_json.clone()),
         file("tokenizer_config.json", pretty(&tokenizer.config_json(model.max_position_embeddings))),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_side_file;
+
+    #[test]
+    fn licences_templates_and_tokenizers_belong_to_a_model_and_nothing_else_does() {
+        for name in [
+            "LICENSE",
+            "LICENSE.txt",
+            "Licence.md",
+            "COPYING",
+            "NOTICE",
+            "Notice.txt",
+            "USE_POLICY.md",
+            "use-policy.txt",
+            "TERMS_OF_USE.md",
+            "config.json",
+            "tokenizer.model",
+            "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+        ] {
+            assert!(is_side_file(name), "{name}");
+        }
+        for name in [
+            "README.md",
+            "license.py",
+            "notice.bin",
+            "pytorch_model.bin",
+            "model.safetensors",
+            "other/config.json",
+            "additional_chat_templates/../x.jinja",
+            "additional_chat_templates/x.py",
+            "modeling_x.py",
+        ] {
+            assert!(!is_side_file(name), "{name}");
+        }
+    }
 }

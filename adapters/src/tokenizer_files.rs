@@ -1,20 +1,22 @@
-//! The tokenizer of a base model: `tokenizer.json`, the chat template and the special tokens, from wherever they lie.
+//! The tokenizer of a base model: `tokenizer.json`, the chat templates and the special tokens.
 //!
 //! Must not depend on: GGUF (its conversion ends in [`TokenizerFiles`]), the tokenizers crate.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::checkpoint::{CheckpointError, read_bounded};
 use crate::gguf::GgufTokenizerError;
+use crate::regular_file::{CONFIG_LIMIT, OpenError, read_text, read_up_to};
+use crate::token_ids;
 
 /// Why a tokenizer can't be used.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
     #[error(transparent)]
-    File(#[from] CheckpointError),
+    File(#[from] OpenError),
 
     #[error(transparent)]
     Gguf(#[from] GgufTokenizerError),
@@ -40,14 +42,14 @@ pub struct SpecialToken {
     pub id: u32,
 }
 
-/// All that is known about a model's tokenizer.
+/// A model's tokenizer, chat templates and special tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenizerFiles {
     /// In the format of the `tokenizers` library.
     pub tokenizer_json: Vec<u8>,
     /// Jinja source.
     pub chat_template: Option<String>,
-    /// What other software may take instead.
+    /// Templates that other software may use instead.
     pub other_templates: Vec<OtherTemplate>,
     pub bos: Option<SpecialToken>,
     pub eos: Option<SpecialToken>,
@@ -55,25 +57,26 @@ pub struct TokenizerFiles {
     pub unk: Option<SpecialToken>,
     /// End of a turn, where GGUF metadata name one.
     pub eot: Option<SpecialToken>,
-    /// Whether the configuration asks for a BOS in front of plain text; `None` where it says nothing.
+    /// Whether to begin plain text with BOS; `None` if the configuration does not say.
     pub add_bos: Option<bool>,
     pub add_eos: Option<bool>,
 }
 
-/// A chat template besides the one that is taken.
+/// A chat template besides the default one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherTemplate {
-    /// Where it stands.
+    /// Its file, and its name in the file.
     pub place: String,
     /// Jinja source.
     pub source: String,
-    /// Whether it is meant for conversations with tools only.
+    /// Whether it is used for conversations with tools only.
     pub with_tools: bool,
 }
 
-/// A file that travels with the weights.
+/// A file that belongs next to the weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SideFile {
+    /// Relative to the model's directory, with `/`.
     pub name: String,
     pub bytes: Vec<u8>,
 }
@@ -84,16 +87,22 @@ pub(crate) fn read(dir: &Path) -> Result<TokenizerFiles, TokenizerError> {
     if !path.exists() {
         return Err(TokenizerError::NoTokenizer { dir: dir.to_owned() });
     }
-    let tokenizer_json = read_bounded(&path)?;
-    let tokenizer = parse(&path, &tokenizer_json)?;
+    let tokenizer_json = read_text(&path)?;
     let config = read_object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
     let map = read_object(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
 
-    let special = |role: &'static str| -> Result<Option<SpecialToken>, TokenizerError> {
+    let content = |role: &str| {
         let key = format!("{role}_token");
-        let Some(content) = token_text(config.get(&key)).or_else(|| token_text(map.get(&key))) else { return Ok(None) };
-        match token_id(&tokenizer, &content) {
-            Some(id) => Ok(Some(SpecialToken { content, id })),
+        token_text(config.get(&key)).or_else(|| token_text(map.get(&key)))
+    };
+    let contents = ["bos", "eos", "pad", "unk"].map(content);
+    let wanted: Vec<&str> = contents.iter().flatten().map(String::as_str).collect();
+    let ids = token_ids::find(&tokenizer_json, &wanted)
+        .map_err(|error| TokenizerError::Json { path: path.clone(), reason: error.to_string() })?;
+    let special = |index: usize, role: &'static str| -> Result<Option<SpecialToken>, TokenizerError> {
+        let Some(content) = contents[index].clone() else { return Ok(None) };
+        match ids.get(content.as_str()) {
+            Some(id) => Ok(Some(SpecialToken { content, id: *id })),
             None => Err(TokenizerError::NotInVocabulary { path: path.clone(), role, content }),
         }
     };
@@ -101,10 +110,10 @@ pub(crate) fn read(dir: &Path) -> Result<TokenizerFiles, TokenizerError> {
     Ok(TokenizerFiles {
         chat_template,
         other_templates,
-        bos: special("bos")?,
-        eos: special("eos")?,
-        pad: special("pad")?,
-        unk: special("unk")?,
+        bos: special(0, "bos")?,
+        eos: special(1, "eos")?,
+        pad: special(2, "pad")?,
+        unk: special(3, "unk")?,
         eot: None,
         add_bos: config.get("add_bos_token").and_then(Value::as_bool),
         add_eos: config.get("add_eos_token").and_then(Value::as_bool),
@@ -112,37 +121,75 @@ pub(crate) fn read(dir: &Path) -> Result<TokenizerFiles, TokenizerError> {
     })
 }
 
-/// `chat_template.jinja` wins over the key in `tokenizer_config.json`, which may hold several by name. Transformers takes the
-/// one that is called `tool_use` where there are tools.
+/// Where transformers stores the templates that have a name.
+pub(crate) const TEMPLATE_DIRECTORY: &str = "additional_chat_templates";
+
+struct NamedTemplate {
+    /// `default` or `tool_use`; transformers uses no other one by itself.
+    name: &'static str,
+    place: String,
+    source: String,
+}
+
+/// The default template and the others. As in transformers, template files win over `chat_template` in
+/// `tokenizer_config.json`, which may hold several by name; `tool_use` is used for conversations with tools.
 fn chat_templates(
     dir: &Path,
     config: &Map<String, Value>,
 ) -> Result<(Option<String>, Vec<OtherTemplate>), TokenizerError> {
-    let text = |value: &Value, key: &str| Some(value.get(key)?.as_str()?.to_owned());
-    let mut found: Vec<(String, String)> = match config.get("chat_template") {
-        Some(Value::String(template)) => vec![("default".to_owned(), template.clone())],
-        Some(Value::Array(list)) => {
-            list.iter().filter_map(|entry| Some((text(entry, "name")?, text(entry, "template")?))).collect()
+    let mut found = Vec::new();
+    let mut add = |name, path: PathBuf, place: String| -> Result<(), TokenizerError> {
+        if path.exists() {
+            let source = String::from_utf8(read_text(&path)?)
+                .map_err(|error| TokenizerError::Json { path: path.clone(), reason: error.to_string() })?;
+            found.push(NamedTemplate { name, place, source });
         }
-        _ => Vec::new(),
+        Ok(())
     };
-    found.retain(|(name, _)| name == "default" || name == "tool_use");
-    let path = dir.join("chat_template.jinja");
-    let file = path.exists().then(|| {
-        String::from_utf8(read_bounded(&path)?)
-            .map_err(|error| TokenizerError::Json { path: path.clone(), reason: error.to_string() })
-    });
-    let chosen = match file.transpose()? {
-        Some(file) => Some(file),
-        None => found.iter().position(|(name, _)| name == "default").map(|index| found.remove(index).1),
+    add("default", dir.join("chat_template.jinja"), "chat_template.jinja".to_owned())?;
+    for name in ["default", "tool_use"] {
+        let place = format!("{TEMPLATE_DIRECTORY}/{name}.jinja");
+        add(name, dir.join(&place), place)?;
+    }
+    let mut add = |name: &str, source: &Value| {
+        let known = ["default", "tool_use"].into_iter().find(|known| *known == name);
+        if let (Some(name), Some(source)) = (known, source.as_str()) {
+            let place = format!("tokenizer_config.json, \"{name}\"");
+            found.push(NamedTemplate { name, place, source: source.to_owned() });
+        }
     };
-    found.retain(|(_, source)| Some(source) != chosen.as_ref());
-    let others = found.into_iter().map(|(name, source)| OtherTemplate {
-        place: format!("tokenizer_config.json, \"{name}\""),
-        source,
-        with_tools: name == "tool_use",
-    });
-    Ok((chosen, others.collect()))
+    match config.get("chat_template") {
+        Some(Value::Array(list)) => {
+            list.iter().for_each(|entry| add(entry["name"].as_str().unwrap_or_default(), &entry["template"]));
+        }
+        Some(template) => add("default", template),
+        None => {}
+    }
+    let default = found.iter().position(|template| template.name == "default").map(|at| found.remove(at).source);
+    let mut others: Vec<OtherTemplate> = Vec::new();
+    for NamedTemplate { name, place, source } in found {
+        if default.as_ref() != Some(&source) && !others.iter().any(|other| other.source == source) {
+            others.push(OtherTemplate { place, source, with_tools: name == "tool_use" });
+        }
+    }
+    Ok((default, others))
+}
+
+/// Names of the files in [`TEMPLATE_DIRECTORY`], relative to the model's directory, sorted.
+pub(crate) fn named_template_files(dir: &Path) -> Result<Vec<String>, OpenError> {
+    let directory = dir.join(TEMPLATE_DIRECTORY);
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let io = |source| OpenError::Io { path: directory.clone(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(io)? {
+        if let Ok(name) = entry.map_err(io)?.file_name().into_string() {
+            names.push(format!("{TEMPLATE_DIRECTORY}/{name}"));
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// A token is written as its text or as an object around it.
@@ -154,18 +201,10 @@ fn token_text(value: Option<&Value>) -> Option<String> {
     text.as_str().map(str::to_owned)
 }
 
-fn token_id(tokenizer: &Map<String, Value>, content: &str) -> Option<u32> {
-    let added = tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
-    let mut added = added.filter(|token| token.get("content").and_then(Value::as_str) == Some(content));
-    let vocabulary = || tokenizer.get("model")?.get("vocab")?.get(content);
-    let id = added.next().and_then(|token| token.get("id")).or_else(vocabulary)?;
-    u32::try_from(id.as_u64()?).ok()
-}
-
-/// A JSON object, or nothing where the file is not there.
+/// The JSON object of a configuration; `None` if there is no such file.
 pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError> {
     match path.exists() {
-        true => Ok(Some(parse(path, &read_bounded(path)?)?)),
+        true => Ok(Some(parse(path, &read_up_to(path, CONFIG_LIMIT)?)?)),
         false => Ok(None),
     }
 }
@@ -180,7 +219,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, TokenizerError
 }
 
 impl TokenizerFiles {
-    /// `tokenizer_config.json` as transformers reads it, for models whose tokenizer came out of a GGUF file.
+    /// `tokenizer_config.json` as transformers reads it, for tokenizers that were converted from a GGUF file.
     pub(crate) fn config_json(&self, max_length: usize) -> Map<String, Value> {
         let text =
             |token: &Option<SpecialToken>| token.as_ref().map_or(Value::Null, |token| token.content.clone().into());

@@ -169,7 +169,9 @@ pub enum RowFault {
     #[error(transparent)]
     Terms(#[from] TermsError),
 
-    #[error("a conversation, but the base model has no chat template; use a base that has one, or plain text")]
+    #[error(
+        "a conversation, but the base model has no chat template; set `data.chat_template` to a Jinja file, use a base that has one, or train on plain text"
+    )]
     NoTemplate,
 
     #[error("the tokenizer names no end-of-sequence token, so a text could never end; use a base that has one")]

@@ -80,7 +80,6 @@ pub struct DataPlan {
     /// A Jinja file that replaces the chat template of the base model.
     pub chat_template: Option<PathBuf>,
     /// Further variables of the chat template, by name.
-    #[serde(default)]
     pub template_variables: BTreeMap<String, Variable>,
     /// Tokens.
     pub max_seq_len: usize,

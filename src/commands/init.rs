@@ -63,14 +63,14 @@ pub(crate) fn run(args: &Init, reporter: &mut Reporter) -> Result<()> {
     durable::create_dir_all(&args.dir)?;
     durable::write_file(&path, written.source.as_bytes())?;
     reporter.clear();
-    let place = summary::shown(&path);
+    let (place, quoted) = (summary::shown(&path), summary::in_shell(&path));
     if let Some(faults) = &faults {
         let text = faults.render(false, output::stderr_width());
         let text = text.strip_prefix("error: ").unwrap_or(&text);
-        reporter.note(&format!("warning: `tonfall check {place}` will refuse the data: {text}"));
+        reporter.note(&format!("warning: `tonfall check {quoted}` will refuse the data: {text}"));
     }
-    let train = if faults.is_none() { format!("\n  tonfall train {place}") } else { String::new() };
-    output::data(&format!("{place}\n\nnext\n  tonfall check {place}{train}"))?;
+    let train = if faults.is_none() { format!("\n  tonfall train {quoted}") } else { String::new() };
+    output::data(&format!("{place}\n\nnext\n  tonfall check {quoted}{train}"))?;
     Ok(())
 }
 

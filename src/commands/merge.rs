@@ -1,52 +1,133 @@
 //! `tonfall merge RUN|ADAPTER --out DIR`: an adapter and its base as one model.
 //!
-//! Responsible for: finding adapter and base. The merge itself and its proof are `tonfall_adapters::merge`.
+//! Responsible for: finding adapter, base and chat template. `tonfall_adapters::merge` merges and compares.
 
-use tonfall_adapters::merge::{self, MergeOptions};
-use tonfall_adapters::peft;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use tonfall_adapters::merge::{self, MergeError, MergeOptions};
+use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
+use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
 use tonfall_recipes::plan::Base;
 
 use crate::args::Merge;
 use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::hub::HubName;
 use crate::inputs;
 use crate::output;
 use crate::progress::Reporter;
 use crate::runs::{self, Made};
+use crate::signals::{self, Signals};
 use crate::summary;
 
-pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<()> {
+/// What a merge needs; `None` where it has to be given or is the base's own.
+struct Parts {
+    adapter: Adapter,
+    base: Option<Base>,
+    allow_download: bool,
+    chat_template: Option<PathBuf>,
+}
+
+/// Returns the exit code: 0, or that of the signal that stopped the merge.
+pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<i32> {
     if args.out.exists() {
         let message = format!("{} exists already; give a new directory", args.out.display());
         return Err(Failure::new(ExitCode::Invalid, message));
     }
-    let (adapter, own_base, allow_download) = match runs::find(&args.adapter)? {
-        Some(run) => {
-            let plan = run.plan()?;
-            match runs::made(&run, &plan)? {
-                Made::Adapter(path) => (peft::read(&path)?, Some(plan.base), plan.allow_download),
-                Made::Model(path) => {
-                    let message =
-                        format!("{} is a whole model already; there is nothing to merge", summary::shown(&path));
-                    return Err(Failure::new(ExitCode::Invalid, message));
-                }
-            }
-        }
-        None => {
-            let adapter = peft::read(&args.adapter)?;
-            let base = adapter.config.base_model_name_or_path.clone().map(Base::from);
-            (adapter, base, false)
-        }
+    let parts = parts(args)?;
+    let base = open_base(args, &parts, reporter)?;
+    let chat = chat_settings(&base, parts.chat_template.as_deref(), reporter)?;
+    let signals = Signals::stop_early()?;
+    let mut progress = |done, total| {
+        reporter.phase("merging", done, total);
+        if signals.received().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let base = args.base.clone().map(Base::from).or(own_base).ok_or_else(|| {
-        Failure::new(ExitCode::Invalid, "the adapter does not name its base model; give it with --base MODEL")
-    })?;
-    let base = inputs::model(&base, allow_download, reporter)?;
-    let mut progress = |done, total| reporter.phase("merging", done, total);
-    let report = merge::merge(&base, &adapter, &args.out, &MergeOptions::default(), &mut progress)?;
+    let options = MergeOptions { chat, ..MergeOptions::default() };
+    let merged = merge::merge(&base, &parts.adapter, &args.out, &options, &mut progress);
     reporter.clear();
+    let report = match (merged, signals.received()) {
+        (Err(MergeError::Interrupted), Some(signal)) => {
+            output::note("interrupted; nothing was written");
+            return Ok(signals::exit_code(signal));
+        }
+        (merged, _) => merged?,
+    };
     for notice in &report.notices {
         reporter.note(&format!("note: {notice}"));
     }
     output::data(&format!("merged, read back and compared: {}", summary::shown(&args.out)))?;
-    Ok(())
+    Ok(ExitCode::Done.number())
+}
+
+fn parts(args: &Merge) -> Result<Parts> {
+    let exported_template = |adapter: &Path| Some(adapter.join(TEMPLATE_FILE)).filter(|path| path.exists());
+    let Some(run) = runs::find(&args.adapter)? else {
+        let adapter = peft::read(&args.adapter)?;
+        let base = adapter.config.base_model_name_or_path.as_deref().map(|name| named_base(name, &adapter.config));
+        let chat_template = exported_template(&args.adapter);
+        return Ok(Parts { adapter, base, allow_download: false, chat_template });
+    };
+    let plan = run.plan()?;
+    match runs::made(&run, &plan)? {
+        Made::Adapter(path) => Ok(Parts {
+            adapter: peft::read(&path)?,
+            base: Some(plan.base),
+            allow_download: plan.allow_download,
+            chat_template: exported_template(&path).or(plan.data.chat_template),
+        }),
+        Made::Model(path) => {
+            let message = format!("{} is a whole model already; there is nothing to merge", summary::shown(&path));
+            Err(Failure::new(ExitCode::Invalid, message))
+        }
+    }
+}
+
+/// The base that an adapter names: a path if there is something, otherwise a name on the Hub.
+fn named_base(name: &str, config: &AdapterConfig) -> Base {
+    let hub_name = match &config.revision {
+        Some(revision) => format!("{name}@{revision}"),
+        None => name.to_owned(),
+    };
+    match !Path::new(name).exists() && HubName::parse(&hub_name).is_ok() {
+        true => Base::Hub(hub_name),
+        false => Base::from(name.to_owned()),
+    }
+}
+
+fn open_base(args: &Merge, parts: &Parts, reporter: &mut Reporter) -> Result<BaseModel> {
+    if let Some(given) = &args.base {
+        return inputs::model(&Base::from(given.clone()), parts.allow_download, reporter);
+    }
+    let Some(base) = &parts.base else {
+        let message = "the adapter does not name its base model; give it with --base MODEL";
+        return Err(Failure::new(ExitCode::Invalid, message));
+    };
+    let wanted = |hint: &str| {
+        Failure::new(
+            ExitCode::Invalid,
+            format!(
+                "the adapter was trained on `{base}`, {hint}\nhint: give its base with --base DIR or --base hf:owner/name"
+            ),
+        )
+    };
+    match base {
+        Base::Local(path) if !path.exists() => Err(wanted("which is not there")),
+        Base::Local(_) => inputs::model(base, parts.allow_download, reporter),
+        Base::Hub(_) => inputs::model(base, parts.allow_download, reporter).map_err(|failure| {
+            let first = wanted("a model of the Hugging Face Hub");
+            Failure::all(vec![first, failure]).unwrap_or_else(|| unreachable!("two failures"))
+        }),
+    }
+}
+
+/// The run's template, and the tokens that end its turns. A base without a usable tokenizer can be merged all the same.
+fn chat_settings(base: &BaseModel, template: Option<&Path>, reporter: &mut Reporter) -> Result<ChatSettings> {
+    match inputs::tokenizer(base, template) {
+        Ok(tokenizer) => inputs::chat_settings(template, &tokenizer),
+        Err(failure) if template.is_some() => Err(failure),
+        Err(failure) => {
+            reporter.note(&format!("note: end tokens were not checked: {}", failure.message()));
+            Ok(ChatSettings::default())
+        }
+    }
 }

@@ -103,12 +103,12 @@ fn an_adapter_of_another_model_is_refused_by_check() {
         tensor.shape = [4, HIDDEN / 2];
         tensor.values.truncate(4 * HIDDEN / 2);
     }
-    peft::write(&init, &adapter).unwrap();
+    peft::write_files(&init, &adapter).unwrap();
     refused(&workshop, 3, &[], "it was made for another model");
     for tensor in &mut adapter.tensors {
         tensor.name = tensor.name.replace("model.layers.", "model.layers.1");
     }
-    peft::write(&init, &adapter).unwrap();
+    peft::write_files(&init, &adapter).unwrap();
     refused(&workshop, 3, &[], "more; it was made for another model");
 }
 
@@ -193,7 +193,7 @@ fn chat_uses_the_chat_template_of_the_run() {
     fs::copy(workshop.path("base/chat_template.jinja"), workshop.path("house.jinja")).unwrap();
     workshop.edit("recipe.toml", "max_seq_len", "chat_template = \"house.jinja\"\nmax_seq_len");
     let done = train(&workshop, "a", &[]).expect(0);
-    assert!(done.stdout.contains(" --chat-template house.jinja "), "{}", done.stdout);
+    assert!(done.stdout.contains(" --chat-template runs/a/exports/adapter/chat_template.jinja"), "{}", done.stdout);
     let chat = || run(workshop.home(), &["chat", "runs/a", "--prompt", "Hello?", "--max-new-tokens", "2"]);
     chat().expect(0);
     fs::write(workshop.path("house.jinja"), "{{ raise_exception('the house template') }}").unwrap();

@@ -12,6 +12,7 @@ mod command_line;
 mod data_cache;
 mod docs;
 mod exporters;
+mod exports;
 mod first_minutes;
 mod graph;
 mod hub;

@@ -18,8 +18,12 @@ from gguf.quants import dequantize, quantize
 from safetensors.numpy import save_file
 
 # Byte offsets of a block's f16 scales. The other bytes of a block can have any value.
-SCALES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
+SCALES = {
+    "Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "Q5_0": [0], "Q5_1": [0, 2],
+}
 DENSE = ["F16", "BF16"]
+# New types go last: the random numbers of those before stay the same.
+ORDER = ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16", "Q5_0", "Q5_1"]
 EXTREME = [0.0, -0.0, 2.0**-24, -(2.0**-24), 2.0**-14 - 2.0**-24, 2.0**-14, 1.0, -1.0, 65504.0, -65504.0]
 
 generator = np.random.default_rng(17)
@@ -88,7 +92,7 @@ def main():
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     real = real_rows(sys.argv[2]) if len(sys.argv) > 2 else {}
-    for name in [*SCALES, *DENSE]:
+    for name in ORDER:
         tensors = {}
         for case, (rows, values) in cases(name, real).items():
             assert not np.isnan(values).any(), (name, case)

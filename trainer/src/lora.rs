@@ -3,14 +3,14 @@
 //! Responsible for: which linear layers get an adapter, its initial values and its exchange with PEFT's files.
 //! Must not depend on: optimisation, the PEFT file format itself (that is `tonfall_adapters::peft`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use tonfall_adapters::ModelDescription;
-use tonfall_adapters::peft::{Adapter, AdapterConfig, AdapterTensor};
+use tonfall_adapters::peft::{Adapter, AdapterConfig, AdapterTensor, target_modules};
+use tonfall_adapters::{BaseModel, ModelDescription};
 use tonfall_kernels::philox::Philox;
 use tonfall_kernels::resident;
-use tonfall_recipes::plan::{Base, LoraPlan, TargetModules};
+use tonfall_recipes::plan::{LoraPlan, TargetModules};
 use tonfall_recipes::suggest;
 
 use crate::error::TrainError;
@@ -118,34 +118,27 @@ pub(crate) fn attach_existing(
     })
 }
 
-/// PEFT's configuration of the adapter on `model`: the modules that have one, and the base of this run. The settings of
-/// the adapter at `lora.init`, where it began, go before those of the plan, except for dropout.
-pub(crate) fn config(model: &Decoder, plan: &LoraPlan, init: Option<&AdapterConfig>, base: &Base) -> AdapterConfig {
-    let (rank, alpha, use_rslora) = match init {
+/// PEFT's configuration of the adapter on `model`: the modules that have one, and the base of this run. Rank, alpha and
+/// rsLoRA are those of the adapter at `lora.init`, if training began with one; its other settings are not taken over.
+pub(crate) fn config(
+    model: &Decoder,
+    plan: &LoraPlan,
+    init: Option<&AdapterConfig>,
+    base: &BaseModel,
+) -> AdapterConfig {
+    let (r, lora_alpha, use_rslora) = match init {
         Some(config) => (config.r, config.lora_alpha, config.use_rslora),
         None => (plan.rank, plan.alpha, plan.use_rslora),
     };
-    let trained: BTreeSet<&str> = model.params.iter().filter_map(|param| param.name.strip_suffix(".lora_A")).collect();
-    let modules = target_modules(&adaptable(&model.description), &trained);
-    let (name, revision) = match base {
-        Base::Local(path) => (path.display().to_string(), None),
-        Base::Hub(name) => match name.split_once('@') {
-            Some((name, revision)) => (name.to_owned(), Some(revision.to_owned())),
-            None => (name.clone(), None),
-        },
-    };
-    AdapterConfig { revision, ..AdapterConfig::lora(&name, rank, alpha, plan.dropout, use_rslora, modules) }
-}
-
-/// The names by which PEFT finds the trained modules and no others: the last parts of their names, or the whole names
-/// where a last part would select more than was trained.
-fn target_modules(adaptable: &[(String, [usize; 2])], trained: &BTreeSet<&str>) -> Vec<String> {
-    let last = |module: &str| module.rsplit('.').next().unwrap_or(module).to_owned();
-    let parts: BTreeSet<String> = trained.iter().map(|module| last(module)).collect();
-    let selected = adaptable.iter().filter(|(module, _)| parts.contains(&last(module))).count();
-    match selected == trained.len() {
-        true => parts.into_iter().collect(),
-        false => trained.iter().map(|module| (*module).to_owned()).collect(),
+    let trained = model.params.iter().filter_map(|param| param.name.strip_suffix(".lora_A"));
+    AdapterConfig {
+        base_model_name_or_path: Some(base.name_or_path()),
+        revision: base.revision(),
+        r,
+        lora_alpha,
+        lora_dropout: plan.dropout,
+        target_modules: target_modules(trained, &base.modules()),
+        use_rslora,
     }
 }
 
@@ -233,7 +226,18 @@ mod tests {
             ]
         };
         let tensors = modules.iter().flat_map(pair).collect();
-        Adapter { config: AdapterConfig::lora("base", 2, 4.0, 0.0, false, Vec::new()), tensors }
+        Adapter {
+            config: AdapterConfig {
+                base_model_name_or_path: None,
+                revision: None,
+                r: 2,
+                lora_alpha: 4.0,
+                lora_dropout: 0.0,
+                target_modules: Vec::new(),
+                use_rslora: false,
+            },
+            tensors,
+        }
     }
 
     #[test]
@@ -268,14 +272,5 @@ mod tests {
         let head = adapter(&[("lm_head", [16, 4])]);
         let texts = [&model(), &tied].map(|model| check_existing(model, &head).expect_err("the head").to_string());
         assert!(texts[0].contains("tonfall merge") && texts[1].contains("ties"), "{texts:?}");
-    }
-
-    #[test]
-    fn names_of_modules_select_what_was_trained_and_no_more() {
-        let all = adaptable(&model());
-        let names = |trained: &[&str]| target_modules(&all, &trained.iter().copied().collect());
-        let both = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"];
-        assert_eq!(names(&both), ["q_proj"]);
-        assert_eq!(names(&both[..1]), both[..1]);
     }
 }

@@ -162,8 +162,9 @@ fn worst_tensor(ours: &Adapter, theirs: &Adapter) -> Result<(String, f64), Strin
         return Err(format!("{} adapter tensors, the reference has {}", ours.tensors.len(), theirs.tensors.len()));
     }
     let mut worst = (String::new(), -1.0);
+    let theirs = theirs.by_name();
     for tensor in &ours.tensors {
-        let reference = theirs.tensor(&tensor.name).ok_or_else(|| format!("no tensor {}", tensor.name))?;
+        let reference = theirs.get(tensor.name.as_str()).ok_or_else(|| format!("no tensor {}", tensor.name))?;
         let square = |value: f32| f64::from(value) * f64::from(value);
         let distance: f64 = tensor.values.iter().zip(&reference.values).map(|(a, b)| square(a - b)).sum();
         let size: f64 = reference.values.iter().map(|value| square(*value)).sum();

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-use tonfall_adapters::BaseModel;
 use tonfall_adapters::peft::{self, AdapterConfig};
+use tonfall_adapters::{BaseModel, ChatSettings};
 use tonfall_datasets::{Batch, ChatTokenizer, HeldOutPrompt, PreparedDataset, Sampler};
 use tonfall_recipes::plan::{AdapterKind, Plan, Quantization, Recompute, Severity};
 use tonfall_runs::events::{EventKind, EventLog, Lengths, Packing, Phase};
@@ -46,6 +46,8 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     pub base: &'a BaseModel,
     pub tokenizer: &'a ChatTokenizer,
+    /// The run's own chat template and the tokens that end a turn, for the exports.
+    pub chat: &'a ChatSettings,
     pub data: &'a PreparedDataset,
     pub prompts: &'a [HeldOutPrompt],
     /// The processes that train together.
@@ -114,6 +116,8 @@ pub struct Outcome {
     /// The PEFT adapter, or the model's directory in full training.
     pub artefact: Option<PathBuf>,
     pub merged: Option<PathBuf>,
+    /// What the exports changed of the base's files.
+    pub notices: Vec<String>,
     pub peak_rss_bytes: Option<u64>,
     /// The highest use after a step of this attempt, on an accelerator with its own memory.
     pub peak_accelerator_bytes: Option<u64>,
@@ -149,6 +153,7 @@ fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
         after: None,
         artefact: None,
         merged: None,
+        notices: Vec::new(),
         peak_rss_bytes: None,
         peak_accelerator_bytes: run.peak_accelerator_bytes,
         predicted_bytes: run.choice.estimate.peak(),
@@ -157,7 +162,7 @@ fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
     if stopped.is_none() {
         let after = run.evaluate(true)?;
         run.mark_best()?;
-        (outcome.artefact, outcome.merged) = run.export()?;
+        (outcome.artefact, outcome.merged) = run.export(&mut outcome.notices)?;
         run.finish(&after)?;
         outcome.after = Some(after);
     }
@@ -226,11 +231,11 @@ impl<'a> Run<'a> {
             (AdapterKind::Lora, Some(path)) => {
                 let adapter = peft::read(path)?;
                 lora::attach_existing(&mut model, &adapter, plan.lora.dropout, device)?;
-                Some(lora::config(&model, &plan.lora, Some(&adapter.config), &plan.base))
+                Some(lora::config(&model, &plan.lora, Some(&adapter.config), job.base))
             }
             (AdapterKind::Lora, None) => {
                 lora::attach_new(&mut model, &plan.lora, plan.seed, device)?;
-                Some(lora::config(&model, &plan.lora, None, &plan.base))
+                Some(lora::config(&model, &plan.lora, None, job.base))
             }
         };
         let mut optimizer = Optimizer::new(&model.params, &plan.training);

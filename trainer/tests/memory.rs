@@ -82,6 +82,7 @@ impl Workshop {
             plan: &self.plan,
             base: &self.base,
             tokenizer: &self.tokenizer,
+            chat: &tonfall_adapters::ChatSettings::default(),
             data: &self.data,
             prompts: &[],
             group: &mut Group::alone(),

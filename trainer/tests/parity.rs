@@ -66,7 +66,15 @@ impl Expected {
             }
         });
         let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        let config = AdapterConfig::lora("tiny", 4, 8.0, 0.0, false, modules.map(str::to_owned).to_vec());
+        let config = AdapterConfig {
+            base_model_name_or_path: Some("tiny".to_owned()),
+            revision: None,
+            r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            target_modules: modules.map(str::to_owned).to_vec(),
+            use_rslora: false,
+        };
         Adapter { config, tensors: tensors.collect() }
     }
 }

@@ -14,6 +14,8 @@ pub(crate) fn dequantize(format: Format, bytes: &[u8], start: usize, out: &mut [
         Format::Q8_0 => each_block(bytes, start, out, q8_0),
         Format::Q4_0 => each_block(bytes, start, out, q4_0),
         Format::Q4_1 => each_block(bytes, start, out, q4_1),
+        Format::Q5_0 => each_block(bytes, start, out, q5_0),
+        Format::Q5_1 => each_block(bytes, start, out, q5_1),
         Format::Q4K => each_block(bytes, start, out, q4_k),
         Format::Q5K => each_block(bytes, start, out, q5_k),
         Format::Q6K => each_block(bytes, start, out, q6_k),
@@ -92,6 +94,36 @@ fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[4..]) {
         *low = f32::from(byte & 15) * d + m;
         *high = f32::from(byte >> 4) * d + m;
+    }
+}
+
+/// The five-bit codes of Q5_0 and Q5_1: low four bits as in Q4_0, the fifth bit of element `i` in bit `i` of `fifth`.
+#[inline(always)]
+fn five_bit_codes(fifth: [u8; 4], codes: &[u8]) -> [u8; 32] {
+    let fifth = u32::from_le_bytes(fifth);
+    std::array::from_fn(|i| {
+        let low = codes[i % 16] >> (4 * (i / 16)) & 15;
+        low | ((fifth >> i & 1) as u8) << 4
+    })
+}
+
+/// f16 d, 4 bytes of fifth bits, 16 bytes as in Q4_0.
+#[inline(always)]
+fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
+    let d = f16_at(block, 0);
+    let codes = five_bit_codes([block[2], block[3], block[4], block[5]], &block[6..]);
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = f32::from(code as i8 - 16) * d;
+    }
+}
+
+/// f16 d, f16 m, 4 bytes of fifth bits, 16 bytes as in Q4_0.
+#[inline(always)]
+fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
+    let (d, m) = (f16_at(block, 0), f16_at(block, 2));
+    let codes = five_bit_codes([block[4], block[5], block[6], block[7]], &block[8..]);
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = f32::from(code) * d + m;
     }
 }
 

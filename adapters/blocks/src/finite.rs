@@ -20,8 +20,10 @@ pub fn first_non_finite(format: Format, bytes: &[u8], elements: usize) -> Option
         Format::Bf16 => dense(bytes, |number| u16::from_le_bytes(number) & 0x7F80 == 0x7F80),
         Format::F16 => dense(bytes, |number| is_special_f16(number)),
         Format::Nf4 => nf4(bytes, elements),
-        Format::Q8_0 | Format::Q4_0 => blocks(format, bytes, |block| is_special_f16([block[0], block[1]])),
-        Format::Q4_1 | Format::Q4K | Format::Q5K => {
+        Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => {
+            blocks(format, bytes, |block| is_special_f16([block[0], block[1]]))
+        }
+        Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => {
             blocks(format, bytes, |block| is_special_f16([block[0], block[1]]) || is_special_f16([block[2], block[3]]))
         }
         Format::Q6K => blocks(format, bytes, |block| is_special_f16([block[208], block[209]])),

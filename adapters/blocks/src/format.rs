@@ -14,6 +14,10 @@ pub enum Format {
     Q4_0,
     /// Blocks of 32 four-bit codes with an f16 scale and an f16 minimum.
     Q4_1,
+    /// Blocks of 32 five-bit codes, offset by 16, with an f16 scale.
+    Q5_0,
+    /// Blocks of 32 five-bit codes with an f16 scale and an f16 minimum.
+    Q5_1,
     /// Blocks of 256 four-bit codes, in eight sub-blocks with six-bit scales and minima.
     Q4K,
     /// As [`Format::Q4K`] with five-bit codes.
@@ -26,13 +30,15 @@ pub enum Format {
 
 impl Format {
     /// All formats, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
         Self::Q8_0,
         Self::Q4_0,
         Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
@@ -48,6 +54,8 @@ impl Format {
             Self::Q8_0 => ("Q8_0", 32, 34),
             Self::Q4_0 => ("Q4_0", 32, 18),
             Self::Q4_1 => ("Q4_1", 32, 20),
+            Self::Q5_0 => ("Q5_0", 32, 22),
+            Self::Q5_1 => ("Q5_1", 32, 24),
             Self::Q4K => ("Q4_K", 256, 144),
             Self::Q5K => ("Q5_K", 256, 176),
             Self::Q6K => ("Q6_K", 256, 210),

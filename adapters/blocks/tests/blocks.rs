@@ -32,7 +32,7 @@ fn values_are_bit_identical_to_ggml() {
             cases += 1;
         }
     }
-    assert!(cases >= 16, "{cases} cases");
+    assert!(cases >= 22, "{cases} cases");
 }
 
 #[test]
@@ -44,6 +44,8 @@ fn sizes_equal_those_of_ggml() {
         (Format::Q8_0, 1088),
         (Format::Q4_0, 576),
         (Format::Q4_1, 640),
+        (Format::Q5_0, 704),
+        (Format::Q5_1, 768),
         (Format::Q4K, 576),
         (Format::Q5K, 704),
         (Format::Q6K, 840),
@@ -78,6 +80,15 @@ fn blocks_of_32_decode_to_hand_computed_values() {
     assert_eq!(values(Format::Q4_0, &q4_0, 1, 32), low_then_high(|i| (i - 8) as f32 * 0.5));
     let q4_1 = [&scale[..], &min, &nibbles].concat();
     assert_eq!(values(Format::Q4_1, &q4_1, 1, 32), low_then_high(|i| i as f32 * 0.5 - 2.0));
+
+    // The fifth bit is set for the second half of the elements.
+    let fifth = 0xffff_0000_u32.to_le_bytes();
+    let codes =
+        low_then_high(|i| i as f32).into_iter().enumerate().map(|(i, code)| code + if i < 16 { 0.0 } else { 16.0 });
+    let q5_0 = [&scale[..], &fifth, &nibbles].concat();
+    assert_eq!(values(Format::Q5_0, &q5_0, 1, 32), codes.clone().map(|code| (code - 16.0) * 0.5).collect::<Vec<_>>());
+    let q5_1 = [&scale[..], &min, &fifth, &nibbles].concat();
+    assert_eq!(values(Format::Q5_1, &q5_1, 1, 32), codes.map(|code| code * 0.5 - 2.0).collect::<Vec<_>>());
 }
 
 #[test]

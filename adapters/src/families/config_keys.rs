@@ -1,7 +1,7 @@
 //! Reading a `config.json` so that no key is ignored by accident.
 //!
-//! Responsible for: typed access, the table of keys without influence, the table of keys of which one value alone is
-//! understood, and refusing all others. Must not depend on: a particular family.
+//! Responsible for: typed access, the table of keys without influence, the table of keys with a single supported value,
+//! and refusing all others. Must not depend on: a particular family.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::description::{Family, MAX_LAYERS, ModelDescription, Rope, Sizes};
 
-/// What can be wrong with a model's configuration.
+/// Faults of a model's configuration.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("{}: {what} is not supported; the known ones are {known}", path.display())]
@@ -40,18 +40,25 @@ pub enum ConfigError {
     Sizes { path: PathBuf, reason: String },
 }
 
-/// Keys that change nothing about the values of a forward pass: bookkeeping, generation defaults, ids used elsewhere.
-const WITHOUT_INFLUENCE: [&str; 65] = [
+/// Keys without influence on the values of a forward pass: bookkeeping, generation defaults, tokens that the tokenizer
+/// defines, the choice of a kernel. The context length is `max_position_embeddings`; its copies are not read.
+const WITHOUT_INFLUENCE: [&str; 84] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_attn_implementation_internal",
     "_commit_hash",
+    "_experts_implementation",
+    "_flash_attn_2_enabled",
     "_from_model_config",
     "_model_name_or_path",
     "_name_or_path",
     "architectures",
+    "additional_special_tokens",
     "attn_implementation",
     "bad_words_ids",
+    "base_model_name",
     "begin_suppress_tokens",
+    "bos_token",
     "cache_implementation",
     "decoder_start_token_id",
     "diversity_penalty",
@@ -59,6 +66,7 @@ const WITHOUT_INFLUENCE: [&str; 65] = [
     "dtype",
     "early_stopping",
     "encoder_no_repeat_ngram_size",
+    "eos_token",
     "exponential_decay_length_penalty",
     "finetuning_task",
     "forced_bos_token_id",
@@ -68,7 +76,13 @@ const WITHOUT_INFLUENCE: [&str; 65] = [
     "is_llama_config",
     "label2id",
     "length_penalty",
+    "keys_to_ignore_at_inference",
     "max_length",
+    "max_seq_len",
+    "max_seq_length",
+    "max_sequence_length",
+    "model_max_length",
+    "n_ctx",
     "min_length",
     "model_type",
     "no_repeat_ngram_size",
@@ -78,7 +92,9 @@ const WITHOUT_INFLUENCE: [&str; 65] = [
     "output_attentions",
     "output_hidden_states",
     "output_scores",
+    "pad_token",
     "pad_token_id",
+    "padding_side",
     "prefix",
     "problem_type",
     "quantization_config",
@@ -99,17 +115,21 @@ const WITHOUT_INFLUENCE: [&str; 65] = [
     "transformers.js_config",
     "transformers_version",
     "typical_p",
+    "unk_token",
     "unsloth_fixed",
     "unsloth_version",
     "use_bfloat16",
     "use_cache",
+    "use_flash_attention",
+    "use_flash_attention_2",
+    "use_flash_attn",
     "mask_token_id",
     "unk_token_id",
     "model_name",
     "auto_map",
 ];
 
-/// Keys of which one value is what the decoder computes.
+/// Keys with a single supported value: the one that the decoder computes.
 fn only_value(key: &str) -> Option<Value> {
     Some(match key {
         "hidden_act" | "hidden_activation" => json!("silu"),
@@ -133,10 +153,10 @@ fn only_value(key: &str) -> Option<Value> {
     })
 }
 
-/// One JSON object of a configuration. Every key that is asked for counts as understood.
+/// One JSON object of a configuration. A key that was read counts as understood.
 pub(crate) struct Config<'a> {
     path: &'a Path,
-    /// Name of the object inside the file with a dot at its end, or nothing.
+    /// Name of the object in the file with a final dot; empty for the file's own object.
     prefix: String,
     values: &'a Map<String, Value>,
     read: BTreeSet<String>,
@@ -219,7 +239,7 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// `num_hidden_layers`, bounded because every layer is listed by name before the weights are looked at.
+    /// `num_hidden_layers`, bounded because every layer is listed by name before the weights are read.
     pub(super) fn layers(&mut self) -> Result<usize, ConfigError> {
         const KEY: &str = "num_hidden_layers";
         match self.usize(KEY)? {
@@ -258,7 +278,7 @@ impl<'a> Config<'a> {
         self.required(key, value)
     }
 
-    /// A name that, where it is said, must be one of those that mean what is computed.
+    /// A name that, if present, must be one of the supported ones.
     pub(super) fn one_of(&mut self, key: &str, names: &[&str]) -> Result<(), ConfigError> {
         match self.optional_string(key)? {
             Some(name) if !names.contains(&name.as_str()) => {
@@ -268,7 +288,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// What is capped softly, and at which value; null for nothing.
+    /// The value of a soft cap; null means none.
     pub(super) fn soft_cap(&mut self, key: &str, default: Option<f64>) -> Result<Option<f64>, ConfigError> {
         if self.has(key) { self.optional_f64(key) } else { Ok(default) }
     }
@@ -310,7 +330,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// `layer_types`, where present, must say `full_attention` throughout.
+    /// `layer_types`, if present, must be `full_attention` for all layers.
     pub(super) fn full_attention_only(&mut self, layers: usize) -> Result<(), ConfigError> {
         match self.layer_types(layers)? {
             Some(types) if types.contains(&true) => {
@@ -320,7 +340,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Qwen's windows: `use_sliding_window` switches them on, `layer_types` or `max_window_layers` says where.
+    /// Qwen's windows: `use_sliding_window` enables them, `layer_types` or `max_window_layers` selects the layers.
     pub(super) fn upper_layer_windows(&mut self, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
         let used = self.bool_or("use_sliding_window", false)?;
         let size = self.optional_usize("sliding_window")?.unwrap_or(4096);
@@ -337,14 +357,14 @@ impl<'a> Config<'a> {
         Ok(types.into_iter().map(|sliding| sliding.then_some(size)).collect())
     }
 
-    /// Gemma's windows: `sliding_window` for the layers of which `layer_types`, or else `slides`, says that they slide.
+    /// Gemma's windows: `sliding_window` for the sliding layers of `layer_types`, or of `slides` if that key is missing.
     pub(super) fn windows_by_type(
         &mut self,
         layers: usize,
         slides: impl Fn(usize) -> bool,
     ) -> Result<Vec<Option<usize>>, ConfigError> {
         let size = if self.has("sliding_window") { self.optional_usize("sliding_window")? } else { Some(4096) };
-        // The first releases said it a second time.
+        // The first releases have the window under both names.
         if let Some(other) = self.optional_usize("sliding_window_size")?.filter(|other| Some(*other) != size) {
             return Err(self.unsupported("sliding_window_size", &other.into(), "the same as sliding_window"));
         }
@@ -369,7 +389,7 @@ impl<'a> Config<'a> {
         self.typed("layer_types", "full_attention or sliding_attention for each layer", all)
     }
 
-    /// Every key that was not asked for must be known to have no influence, or have the one value that is computed.
+    /// Every key that was not read must be known to have no influence, or have its single supported value.
     pub(super) fn finish(&self) -> Result<(), ConfigError> {
         for (key, value) in self.values {
             if self.read.contains(key) || value.is_null() || WITHOUT_INFLUENCE.contains(&key.as_str()) {

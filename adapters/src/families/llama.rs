@@ -1,4 +1,4 @@
-//! Llama 2, 3, 3.1, 3.2, SmolLM2 and everything else that says `llama`.
+//! Llama 2, 3, 3.1, 3.2, SmolLM2 and all other models of type `llama`.
 
 use super::config_keys::{Config, ConfigError};
 use crate::description::{Family, ModelDescription};

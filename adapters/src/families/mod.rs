@@ -1,7 +1,7 @@
 //! Families of models: from a `config.json` to a [`ModelDescription`].
 //!
-//! Responsible for: which architectures are known, one file each, and for refusing every key that could change the
-//! mathematics and is not understood. Must not depend on: weights.
+//! Responsible for: the table of known architectures, one file each, and refusing every unknown key that could change the
+//! mathematics. Must not depend on: weights.
 //! To add a family: one file with its mapping, one row in [`FAMILIES`], one variant of [`Family`], one fixture.
 
 mod config_keys;
@@ -87,7 +87,8 @@ pub(crate) fn describe(path: &Path, config: &Map<String, Value>) -> Result<Model
     Ok(description)
 }
 
-/// The ids in `eos_token_id` of a `generation_config.json`: what ends a generation, beside the configuration's own.
+/// The ids in `eos_token_id` of a `generation_config.json`: tokens that end a generation, in addition to those of the
+/// configuration.
 pub(crate) fn end_tokens(path: &Path, generation: &Map<String, Value>) -> Result<Vec<u32>, ConfigError> {
     Config::new(path, generation).token_ids("eos_token_id")
 }

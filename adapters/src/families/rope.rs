@@ -1,16 +1,16 @@
-//! Rotary settings of a `config.json`: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` before.
+//! Rotary settings of a `config.json`: `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (older).
 
 use serde_json::{Map, Value};
 
 use super::config_keys::{Config, ConfigError};
 use crate::description::{Rope, RopeScaling};
 
-/// transformers' default where a config names no base.
+/// transformers' default for a configuration without `rope_theta`.
 const DEFAULT_THETA: f64 = 10_000.0;
-/// Its default for the layers of Gemma 3 that see everything.
+/// Its default for the full-attention layers of Gemma 3.
 const DEFAULT_GLOBAL_THETA: f64 = 1_000_000.0;
 
-/// Rotary settings of layers that see everything and of those with a window.
+/// Rotary settings of full-attention layers and of sliding layers.
 pub(super) struct RopesByType {
     pub(super) full: Rope,
     pub(super) sliding: Rope,
@@ -21,7 +21,7 @@ impl Config<'_> {
         let top_theta = self.optional_f64("rope_theta")?;
         let parameters = self.optional_object("rope_parameters")?;
         let scaling = self.optional_object("rope_scaling")?;
-        // transformers lets a non-empty `rope_scaling` win, too.
+        // As in transformers, a non-empty `rope_scaling` wins.
         let (key, object) = match (scaling, parameters) {
             (Some(scaling), _) if !scaling.is_empty() => ("rope_scaling", scaling),
             (_, Some(parameters)) => ("rope_parameters", parameters),
@@ -37,8 +37,8 @@ impl Config<'_> {
         Ok(Rope { theta, scaling })
     }
 
-    /// Gemma 3's settings: `rope_parameters` by type of layer (transformers 5), and before that `rope_theta` and
-    /// `rope_scaling` for the layers that see everything, `rope_local_base_freq` for those with a window.
+    /// Gemma 3's settings: `rope_parameters` by type of layer (transformers 5), or `rope_theta` and `rope_scaling`
+    /// for full-attention layers and `rope_local_base_freq` for sliding layers (older).
     pub(super) fn ropes_by_type(&mut self) -> Result<RopesByType, ConfigError> {
         let parameters = self.optional_object("rope_parameters")?;
         let mut by_type = parameters.map(|object| self.nested("rope_parameters", object));
@@ -86,7 +86,7 @@ impl Config<'_> {
     }
 }
 
-/// The same in transformers 5's form.
+/// Rotary settings in transformers 5's form.
 pub(crate) fn rope_parameters(rope: &Rope) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("rope_theta".to_owned(), rope.theta.into());

@@ -1,8 +1,8 @@
 //! Reading numbers and strings from a byte slice with every step checked.
 //!
-//! Must not depend on: what is read.
+//! Must not depend on: the meaning of the values.
 
-/// What went wrong at which offset.
+/// A fault and its offset in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub offset: usize,
@@ -20,6 +20,11 @@ impl<'a> Cursor<'a> {
         Self { bytes, offset: 0 }
     }
 
+    /// At an offset within the file.
+    pub(crate) fn at(bytes: &'a [u8], offset: usize) -> Self {
+        Self { bytes, offset }
+    }
+
     pub(crate) fn offset(&self) -> usize {
         self.offset
     }
@@ -35,7 +40,7 @@ impl<'a> Cursor<'a> {
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Fault> {
         let rest = &self.bytes[self.offset..];
         let Some(taken) = rest.get(..len) else {
-            return Err(self.fault(format!("{len} bytes are due, but the file ends after {}", rest.len())));
+            return Err(self.fault(format!("{len} bytes are needed, but the file ends after {}", rest.len())));
         };
         self.offset += len;
         Ok(taken)
@@ -58,14 +63,14 @@ impl<'a> Cursor<'a> {
     /// A count of things that take at least `smallest` bytes each: never more than the rest of the file can hold.
     pub(crate) fn count(&mut self, smallest: usize, limit: usize, what: &str) -> Result<usize, Fault> {
         let fault = |reason| Fault { offset: self.offset, reason };
-        let room = (self.remaining().saturating_sub(8) / smallest).min(limit);
+        let most = (self.remaining().saturating_sub(8) / smallest).min(limit);
         let claimed = u64::from_le_bytes(self.peek()?);
-        match usize::try_from(claimed).ok().filter(|count| *count <= room) {
+        match usize::try_from(claimed).ok().filter(|count| *count <= most) {
             Some(count) => {
                 self.offset += 8;
                 Ok(count)
             }
-            None => Err(fault(format!("{claimed} {what} are announced, where at most {room} fit"))),
+            None => Err(fault(format!("the header announces {claimed} {what}, but at most {most} fit"))),
         }
     }
 

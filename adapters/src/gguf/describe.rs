@@ -1,15 +1,15 @@
 //! From GGUF metadata to a model description.
 //!
-//! Responsible for: which architectures of GGUF are known, which of their keys matter, and refusing all others.
+//! Responsible for: the table of known architectures, their keys, and refusing all others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::file::{GgufError, GgufFile};
 use super::value::Value;
 use crate::description::{Family, MAX_LAYERS, ModelDescription, Rope, RopeScaling, Sizes};
 
-struct Architecture {
+pub(super) struct Architecture {
     name: &'static str,
     family: Family,
     qk_norm: bool,
@@ -17,33 +17,43 @@ struct Architecture {
     permuted: bool,
 }
 
-/// `llama` is Mistral's architecture in GGUF as well; llama.cpp knows no window there, and neither do we.
+/// `llama` is Mistral's architecture in GGUF as well; llama.cpp computes it without a sliding window, and so does this crate.
 const ARCHITECTURES: [Architecture; 3] = [
     Architecture { name: "llama", family: Family::Llama, qk_norm: false, permuted: true },
     Architecture { name: "qwen2", family: Family::Qwen2, qk_norm: false, permuted: false },
     Architecture { name: "qwen3", family: Family::Qwen3, qk_norm: true, permuted: false },
 ];
 
-/// Below the architecture's name: keys that may stand there with the one value that is computed.
+/// Keys below the architecture's name that may be present with the value 0.
 const ONLY_ZERO: [&str; 2] = ["expert_count", "expert_used_count"];
 
-/// A description, and whether q and k are permuted.
-pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), GgufError> {
-    let path = gguf.file.path();
-    let metadata = &gguf.contents.metadata;
+/// The architecture that the metadata name.
+///
+/// # Errors
+/// When it is unknown, or the file is not a model.
+pub(super) fn architecture(
+    path: &Path,
+    metadata: &BTreeMap<String, Value>,
+) -> Result<&'static Architecture, GgufError> {
     let general = |key: &str| metadata.get(key).and_then(Value::as_str);
-    let name = general("general.architecture").unwrap_or_default();
     let refuse = |key: &str, reason: String| GgufError::Metadata { path: path.to_owned(), key: key.to_owned(), reason };
-    let Some(architecture) = ARCHITECTURES.iter().find(|row| row.name == name) else {
-        let known = ARCHITECTURES.each_ref().map(|row| row.name).join(", ");
-        return Err(refuse("general.architecture", format!("\"{name}\" is not supported; the known ones are {known}")));
-    };
     if let Some(kind) = general("general.type").filter(|kind| *kind != "model") {
         return Err(refuse("general.type", format!("the file is of type \"{kind}\", not a model")));
     }
-    let mut keys = Keys { path, metadata, prefix: name, read: BTreeSet::new() };
-    let has = |tensor: &str| gguf.contents.tensors.contains_key(tensor);
-    let rows = |tensor: &str| gguf.contents.tensors.get(tensor).and_then(|tensor| tensor.shape.first().copied());
+    let name = general("general.architecture").unwrap_or_default();
+    ARCHITECTURES.iter().find(|row| row.name == name).ok_or_else(|| {
+        let known = ARCHITECTURES.each_ref().map(|row| row.name).join(", ");
+        refuse("general.architecture", format!("\"{name}\" is not supported; the known ones are {known}"))
+    })
+}
+
+/// A description, and whether the rows of q and k are permuted.
+pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), GgufError> {
+    let (path, metadata) = (gguf.path(), &gguf.metadata);
+    let architecture = architecture(path, metadata)?;
+    let mut keys = Keys { path, metadata, prefix: architecture.name, read: BTreeSet::new() };
+    let has = |tensor: &str| gguf.tensors.contains_key(tensor);
+    let rows = |tensor: &str| gguf.tensors.get(tensor).and_then(|tensor| tensor.shape.first().copied());
 
     let heads = keys.size("attention.head_count")?;
     let hidden_size = keys.size("embedding_length")?;
@@ -121,22 +131,22 @@ fn rope(keys: &mut Keys<'_>, gguf: &GgufFile, head_dim: usize) -> Result<Rope, G
             return Err(keys.refuse("rope.scaling.type", format!("\"{other}\" is not supported; supported is linear")));
         }
     };
-    let Some(factors) = gguf.contents.tensors.get("rope_freqs.weight") else { return Ok(Rope { theta, scaling }) };
-    let bytes = gguf.file.slice(&factors.range);
+    let Some(factors) = gguf.tensors.get("rope_freqs.weight") else { return Ok(Rope { theta, scaling }) };
+    let bytes = gguf.bytes(factors);
     let factors: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let llama3 = llama3_scaling(theta, head_dim, &factors, original);
     match (scaling, llama3) {
         (RopeScaling::None, Some(scaling)) => Ok(Rope { theta, scaling }),
         _ => Err(GgufError::Tensor {
-            path: gguf.file.path().to_owned(),
+            path: gguf.path().to_owned(),
             name: "rope_freqs.weight".to_owned(),
             reason: "its factors are not those of Llama 3's scaling, the only ones that are supported".to_owned(),
         }),
     }
 }
 
-/// Converters store Llama 3's scaling as one divisor a frequency. Its parameters are those of every release (1, 4 and
-/// 8192; the factor is the largest divisor); whether they are, is computed.
+/// Converters store Llama 3's scaling as one divisor per frequency. All releases have the parameters 1, 4 and 8192, and the
+/// largest divisor is the factor; the divisors are recomputed from these and compared.
 fn llama3_scaling(theta: f64, head_dim: usize, factors: &[f32], original: Option<usize>) -> Option<RopeScaling> {
     let largest = factors.iter().copied().fold(1.0, f32::max);
     let scaling = RopeScaling::Llama3 {
@@ -157,7 +167,7 @@ fn llama3_scaling(theta: f64, head_dim: usize, factors: &[f32], original: Option
 /// The keys below the architecture's name.
 struct Keys<'a> {
     path: &'a Path,
-    metadata: &'a std::collections::BTreeMap<String, Value>,
+    metadata: &'a BTreeMap<String, Value>,
     prefix: &'a str,
     read: BTreeSet<String>,
 }
@@ -192,7 +202,7 @@ impl<'a> Keys<'a> {
         value.ok_or_else(|| self.refuse(key, "it is missing".to_owned()))
     }
 
-    /// Numbers are stored as f32; the shortest decimal that stands for one is what its author wrote.
+    /// Numbers are stored as f32. Returns the shortest decimal that rounds to the stored number: the one its author wrote.
     fn optional_f32(&mut self, key: &str) -> Result<Option<f64>, GgufError> {
         let positive = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
         let number = self.typed(key, "a positive number", positive)?;

@@ -1,7 +1,7 @@
 //! Reading a GGUF file: metadata and the table of tensors, checked in full before any value is used.
 //!
 //! Source: the GGUF specification of the ggml repository (`docs/gguf.md`), versions 2 and 3.
-//! Must not depend on: what metadata and tensors mean.
+//! Must not depend on: the meaning of metadata and tensors.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,15 +12,17 @@ use tonfall_blocks::{Format, checked_byte_len};
 
 use super::cursor::{Cursor, Fault};
 use super::value::{ELEMENT_BUDGET, Value};
-use crate::mapped_file::{MappedFile, OpenError};
+use super::{describe, split};
+use crate::mapped_file::MappedFile;
+use crate::regular_file::OpenError;
 
-/// What can be wrong with a GGUF file.
+/// Faults of a GGUF file.
 #[derive(Debug, Error)]
 pub enum GgufError {
     #[error(transparent)]
     Open(#[from] OpenError),
 
-    #[error("{}: not a GGUF file (it does not begin with \"GGUF\")", path.display())]
+    #[error("{}: not a GGUF file (its first bytes are not \"GGUF\")", path.display())]
     Magic { path: PathBuf },
 
     #[error("{}: GGUF version {version} is not supported; supported are 2 and 3: convert it with current software", path.display())]
@@ -29,10 +31,13 @@ pub enum GgufError {
     #[error("{}: the file is big-endian; convert it with llama.cpp's gguf_convert_endian.py", path.display())]
     BigEndian { path: PathBuf },
 
-    #[error("{}: at offset {offset}: {reason}; the file was cut off or forged: fetch it again", path.display())]
+    #[error("{}: at offset {offset}: {reason}; the file is cut off or forged: fetch it again", path.display())]
     Damaged { path: PathBuf, offset: usize, reason: String },
 
-    #[error("{}: the metadata key `{key}` stands there twice; fetch the file again", path.display())]
+    #[error("{}: {reason}", path.display())]
+    Split { path: PathBuf, reason: String },
+
+    #[error("{}: the metadata key `{key}` is listed twice; fetch the file again", path.display())]
     DuplicateKey { path: PathBuf, key: String },
 
     #[error("{}: tensor `{name}`: {reason}; fetch the file again", path.display())]
@@ -40,7 +45,7 @@ pub enum GgufError {
 
     #[error(
         "{}: tensor `{name}` has the type {type_name}, which is not supported; supported are F32, F16, BF16, Q8_0, \
-         Q4_0, Q4_1, Q4_K, Q5_K and Q6_K: take another quantisation of the model",
+         Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K: take another quantisation of the model",
         path.display()
     )]
     TensorType { path: PathBuf, name: String, type_name: String },
@@ -55,34 +60,35 @@ pub enum GgufError {
     UnknownKey { path: PathBuf, key: String },
 }
 
-/// A tensor of the file. Shapes are given in Hugging Face's order, the reverse of the file's.
+/// A tensor. Its shape is in Hugging Face's order, the reverse of the file's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GgufTensor {
     pub format: Format,
     pub shape: Vec<usize>,
+    /// Number of its file.
+    pub part: usize,
+    /// Its bytes in that file.
     pub range: Range<usize>,
 }
 
+/// One file, or all parts of a split one.
 #[derive(Debug)]
 pub(crate) struct GgufFile {
-    pub file: MappedFile,
-    pub contents: GgufContents,
-}
-
-/// What the header says.
-#[derive(Debug)]
-pub(crate) struct GgufContents {
+    pub parts: Vec<MappedFile>,
+    /// Lengths of the parts' headers: offsets at which the tensors' data begin.
+    pub data_starts: Vec<usize>,
+    /// Of the first part; the others hold tensors alone.
     pub metadata: BTreeMap<String, Value>,
     pub tensors: BTreeMap<String, GgufTensor>,
-    /// Where the tensors' data begin.
-    pub data_start: usize,
 }
 
-const TYPES: [(u32, Format); 9] = [
+const TYPES: [(u32, Format); 11] = [
     (0, Format::F32),
     (1, Format::F16),
     (2, Format::Q4_0),
     (3, Format::Q4_1),
+    (6, Format::Q5_0),
+    (7, Format::Q5_1),
     (8, Format::Q8_0),
     (12, Format::Q4K),
     (13, Format::Q5K),
@@ -90,10 +96,11 @@ const TYPES: [(u32, Format); 9] = [
     (30, Format::Bf16),
 ];
 
+/// Tensors that a file may hold: more than any model has.
+const MAX_TENSORS: usize = 1 << 17;
+
 /// Names of types that are not supported, for the message.
-const OTHER_TYPES: [(u32, &str); 21] = [
-    (6, "Q5_0"),
-    (7, "Q5_1"),
+const OTHER_TYPES: [(u32, &str); 19] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
@@ -116,65 +123,122 @@ const OTHER_TYPES: [(u32, &str); 21] = [
 ];
 
 impl GgufFile {
+    /// Opens a file, and the other parts if it is one of a split file.
+    ///
+    /// The architecture is checked before the tensors' types, so that a model of an unknown family is refused for that
+    /// and not for a quantisation that its family happens to use.
+    ///
     /// # Errors
     /// A variant of [`GgufError`] for each way in which the file can be wrong.
     pub(crate) fn open(path: &Path) -> Result<Self, GgufError> {
         let file = MappedFile::open(path)?;
-        let contents = read(path, &file)?;
-        Ok(Self { file, contents })
+        let header = Header::read(path, &file)?;
+        let opened = match split::siblings(path, &header.metadata)? {
+            None => vec![(file, header)],
+            Some(parts) => split::open(&parts, |path| {
+                let file = MappedFile::open(path)?;
+                let header = Header::read(path, &file)?;
+                Ok((file, header))
+            })?,
+        };
+        describe::architecture(opened[0].0.path(), &opened[0].1.metadata)?;
+        Self::of_parts(opened)
+    }
+
+    fn of_parts(opened: Vec<(MappedFile, Header)>) -> Result<Self, GgufError> {
+        let (mut parts, mut data_starts) = (Vec::new(), Vec::new());
+        let (mut metadata, mut tensors) = (None, BTreeMap::new());
+        for (part, (file, header)) in opened.into_iter().enumerate() {
+            for (name, tensor) in header.locate(part, &file)? {
+                if tensors.insert(name.clone(), tensor).is_some() {
+                    let path = file.path().to_owned();
+                    return Err(GgufError::Tensor { path, name, reason: "another part holds it as well".to_owned() });
+                }
+            }
+            metadata.get_or_insert(header.metadata);
+            data_starts.push(header.data_start);
+            parts.push(file);
+        }
+        Ok(Self { parts, data_starts, metadata: metadata.unwrap_or_default(), tensors })
+    }
+
+    /// Of the first part.
+    pub(crate) fn path(&self) -> &Path {
+        self.parts[0].path()
+    }
+
+    pub(crate) fn bytes(&self, tensor: &GgufTensor) -> &[u8] {
+        self.parts[tensor.part].slice(&tensor.range)
     }
 }
 
-/// Checks a whole file image.
-pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<GgufContents, GgufError> {
-    let owned = || path.to_owned();
-    let damaged = |fault: Fault| GgufError::Damaged { path: owned(), offset: fault.offset, reason: fault.reason };
-    if !bytes.starts_with(b"GGUF") {
-        return Err(GgufError::Magic { path: owned() });
-    }
-    let mut cursor = Cursor::new(bytes);
-    cursor.take(4).map_err(damaged)?;
-    match cursor.u32().map_err(damaged)? {
-        2 | 3 => {}
-        version if matches!(version.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian { path: owned() }),
-        version => return Err(GgufError::Version { path: owned(), version }),
-    }
-    // A tensor needs a name's length, a dimension count, one dimension, a type and an offset; a key its length, a type
-    // and one byte.
-    let tensor_count = cursor.count(32, 1 << 20, "tensors").map_err(damaged)?;
-    let key_count = cursor.count(13, 1 << 16, "metadata keys").map_err(damaged)?;
+/// The part of one file before the tensors' data.
+pub(super) struct Header {
+    pub(super) metadata: BTreeMap<String, Value>,
+    pub(super) tensors: Vec<TensorInfo>,
+    alignment: usize,
+    data_start: usize,
+}
 
-    let mut metadata = BTreeMap::new();
-    let mut budget = ELEMENT_BUDGET;
-    for _ in 0..key_count {
-        let key = cursor.string("a metadata key").map_err(damaged)?.to_owned();
-        let value = Value::read(&mut cursor, &mut budget).map_err(damaged)?;
-        if metadata.insert(key.clone(), value).is_some() {
-            return Err(GgufError::DuplicateKey { path: owned(), key });
+impl Header {
+    /// Checks the header of a file image.
+    fn read(path: &Path, bytes: &[u8]) -> Result<Self, GgufError> {
+        let owned = || path.to_owned();
+        let damaged = |fault: Fault| GgufError::Damaged { path: owned(), offset: fault.offset, reason: fault.reason };
+        if !bytes.starts_with(b"GGUF") {
+            return Err(GgufError::Magic { path: owned() });
         }
-    }
-    let alignment = alignment(path, &metadata)?;
+        let mut cursor = Cursor::new(bytes);
+        cursor.take(4).map_err(damaged)?;
+        match cursor.u32().map_err(damaged)? {
+            2 | 3 => {}
+            version if matches!(version.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian { path: owned() }),
+            version => return Err(GgufError::Version { path: owned(), version }),
+        }
+        // A tensor needs a name's length, a dimension count, one dimension, a type and an offset; a key its length, a type
+        // and one byte.
+        let tensor_count = cursor.count(32, MAX_TENSORS, "tensors").map_err(damaged)?;
+        let key_count = cursor.count(13, 1 << 16, "metadata keys").map_err(damaged)?;
 
-    let mut infos = Vec::new();
-    for _ in 0..tensor_count {
-        infos.push(TensorInfo::read(&mut cursor).map_err(damaged)?);
-    }
-    let data_start = cursor.offset().checked_next_multiple_of(alignment).filter(|start| *start <= bytes.len());
-    let data_start = match data_start {
-        Some(start) => start,
-        None if infos.is_empty() => bytes.len(),
-        None => return Err(damaged(cursor.fault("the tensors' data are missing"))),
-    };
-    let mut tensors = BTreeMap::new();
-    for info in infos {
-        let name = info.name.clone();
-        let tensor = info.locate(path, data_start, bytes.len(), alignment)?;
-        if tensors.insert(name.clone(), tensor).is_some() {
-            return Err(GgufError::Tensor { path: owned(), name, reason: "it stands there twice".to_owned() });
+        let mut metadata = BTreeMap::new();
+        let mut budget = ELEMENT_BUDGET;
+        for _ in 0..key_count {
+            let key = cursor.string("a metadata key").map_err(damaged)?.to_owned();
+            let value = Value::read(&mut cursor, &mut budget).map_err(damaged)?;
+            if metadata.insert(key.clone(), value).is_some() {
+                return Err(GgufError::DuplicateKey { path: owned(), key });
+            }
         }
+        let alignment = alignment(path, &metadata)?;
+
+        let mut infos = Vec::new();
+        for _ in 0..tensor_count {
+            infos.push(TensorInfo::read(&mut cursor).map_err(damaged)?);
+        }
+        let data_start = cursor.offset().checked_next_multiple_of(alignment).filter(|start| *start <= bytes.len());
+        let data_start = match data_start {
+            Some(start) => start,
+            None if infos.is_empty() => bytes.len(),
+            None => return Err(damaged(cursor.fault("the tensors' data are missing"))),
+        };
+        Ok(Self { metadata, tensors: infos, alignment, data_start })
     }
-    refuse_overlaps(path, &tensors)?;
-    Ok(GgufContents { metadata, tensors, data_start })
+
+    /// Checks types, sizes and places of the tensors of part `part`.
+    fn locate(&self, part: usize, file: &MappedFile) -> Result<BTreeMap<String, GgufTensor>, GgufError> {
+        let path = file.path();
+        let mut tensors = BTreeMap::new();
+        for info in &self.tensors {
+            let name = info.name.clone();
+            let tensor = info.locate(path, part, self.data_start, file.len(), self.alignment)?;
+            if tensors.insert(name.clone(), tensor).is_some() {
+                let reason = "it is listed twice".to_owned();
+                return Err(GgufError::Tensor { path: path.to_owned(), name, reason });
+            }
+        }
+        refuse_overlaps(path, &tensors)?;
+        Ok(tensors)
+    }
 }
 
 fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, GgufError> {
@@ -190,9 +254,9 @@ fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, G
     }
 }
 
-struct TensorInfo {
+pub(super) struct TensorInfo {
     name: String,
-    /// Fastest first, as the file has them.
+    /// In the file's order: the fastest varying first.
     dims: Vec<u64>,
     kind: u32,
     offset: u64,
@@ -210,8 +274,9 @@ impl TensorInfo {
     }
 
     fn locate(
-        self,
+        &self,
         path: &Path,
+        part: usize,
         data_start: usize,
         file_len: usize,
         alignment: usize,
@@ -219,7 +284,7 @@ impl TensorInfo {
         let Some((_, format)) = TYPES.iter().find(|(kind, _)| *kind == self.kind) else {
             let other = OTHER_TYPES.iter().find(|(kind, _)| *kind == self.kind);
             let type_name = other.map_or_else(|| format!("number {}", self.kind), |(_, name)| (*name).to_owned());
-            return Err(GgufError::TensorType { path: path.to_owned(), name: self.name, type_name });
+            return Err(GgufError::TensorType { path: path.to_owned(), name: self.name.clone(), type_name });
         };
         let fault = |reason: String| GgufError::Tensor { path: path.to_owned(), name: self.name.clone(), reason };
         let shape: Option<Vec<usize>> = self.dims.iter().rev().map(|dim| usize::try_from(*dim).ok()).collect();
@@ -239,7 +304,7 @@ impl TensorInfo {
         let range =
             start.and_then(|start| Some(start..start.checked_add(bytes)?)).filter(|range| range.end <= file_len);
         match range {
-            Some(range) => Ok(GgufTensor { format: *format, shape, range }),
+            Some(range) => Ok(GgufTensor { format: *format, shape, part, range }),
             None => Err(fault(format!(
                 "its {bytes} bytes at offset {} of the data section (which begins at {data_start}) leave the file of \
                  {file_len} bytes",

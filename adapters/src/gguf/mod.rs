@@ -6,6 +6,7 @@ mod cursor;
 mod describe;
 mod file;
 mod pre_tokenizers;
+mod split;
 mod tokenizer;
 mod value;
 

@@ -1,7 +1,7 @@
-//! How text is cut before byte-pair merging, by the name in `tokenizer.ggml.pre`.
+//! How text is split before byte-pair merging, by the name in `tokenizer.ggml.pre`.
 //!
-//! Sources: the `tokenizer.json` of each family, and llama.cpp's table (`llama-vocab.cpp`) for what its server does
-//! with the same file. To add one: a row in [`PRE_TOKENIZERS`], with texts whose tokens are known in the tests.
+//! Sources: the `tokenizer.json` of each family, and llama.cpp's table (`llama-vocab.cpp`), so that its server gives
+//! the same tokens. To add one: a row in [`PRE_TOKENIZERS`], with texts whose tokens are known in the tests.
 
 use serde_json::{Value, json};
 
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 pub(crate) struct PreTokenizer {
     /// Values of `tokenizer.ggml.pre`.
     pub names: &'static [&'static str],
-    /// Text is split at the matches of each expression in turn; matches stay pieces of their own.
+    /// Text is split at the matches of each expression in turn; each match becomes a piece.
     pub splits: &'static [&'static str],
-    /// A piece that is a token as it stands is not merged.
+    /// A piece that is a token is not merged.
     pub ignore_merges: bool,
     /// Unicode normalisation to NFC.
     pub nfc: bool,
-    /// Whether BOS is put in front where the metadata don't say.
+    /// Whether to begin with BOS if the metadata do not say.
     pub add_bos: bool,
 }
 
@@ -49,7 +49,7 @@ pub(crate) const PRE_TOKENIZERS: [PreTokenizer; 6] = [
         add_bos: false,
     },
     PreTokenizer { names: &["tekken"], splits: &[TEKKEN], ignore_merges: true, nfc: false, add_bos: true },
-    // What llama.cpp does where a file names no rule of its own.
+    // llama.cpp's rule for files that name none.
     PreTokenizer {
         names: &["default"],
         splits: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::file::GgufFile;
 use super::pre_tokenizers::{self, PreTokenizer, byte_level};
-use super::value::Value;
+use super::value::{Array, Value};
 use crate::tokenizer_files::{OtherTemplate, SpecialToken, TokenizerFiles};
 
 /// Why the tokenizer of a GGUF file can't be used.
@@ -44,17 +44,19 @@ const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// Bytes of a SentencePiece token: every way to split it is looked at.
+/// Longest SentencePiece token in bytes: every way to split a token is tried.
 const LONGEST_PIECE: usize = 256;
 
 struct Metadata<'a> {
     path: &'a Path,
+    /// The file's bytes, which hold the arrays.
+    file: &'a [u8],
     values: &'a BTreeMap<String, Value>,
 }
 
 /// Converts the tokenizer of a file.
 pub(crate) fn tokenizer_files(gguf: &GgufFile) -> Result<TokenizerFiles, Error> {
-    let metadata = Metadata { path: gguf.file.path(), values: &gguf.contents.metadata };
+    let metadata = Metadata { path: gguf.path(), file: &gguf.parts[0], values: &gguf.metadata };
     let tokens = metadata.strings("tokenizer.ggml.tokens")?;
     let kinds = metadata.kinds(tokens.len())?;
     let vocab = metadata.vocabulary(&tokens)?;
@@ -98,20 +100,19 @@ impl<'a> Metadata<'a> {
         self.values.get(key).and_then(Value::as_str)
     }
 
-    /// Written by converters of models whose tokenizer has several by name.
+    /// Converters write it for models with several templates.
     fn tool_template(&self) -> Option<OtherTemplate> {
         const KEY: &str = "tokenizer.chat_template.tool_use";
         let source = self.string(KEY)?.to_owned();
         Some(OtherTemplate { place: KEY.to_owned(), source, with_tools: true })
     }
 
-    fn array(&self, key: &'static str) -> Result<&'a [Value], Error> {
+    fn array(&self, key: &'static str) -> Result<Array, Error> {
         self.values.get(key).and_then(Value::as_array).ok_or_else(|| self.fault(key, "a list is missing"))
     }
 
     fn strings(&self, key: &'static str) -> Result<Vec<&'a str>, Error> {
-        let strings: Option<Vec<_>> = self.array(key)?.iter().map(Value::as_str).collect();
-        strings.ok_or_else(|| self.fault(key, "it must be a list of texts"))
+        self.array(key)?.strings(self.file).ok_or_else(|| self.fault(key, "it must be a list of texts"))
     }
 
     /// Without the list every token is a normal one.
@@ -120,8 +121,10 @@ impl<'a> Metadata<'a> {
         if !self.values.contains_key(KEY) {
             return Ok(vec![1; count]);
         }
-        let kinds: Option<Vec<u64>> = self.array(KEY)?.iter().map(Value::as_u64).collect();
-        kinds.filter(|kinds| kinds.len() == count).ok_or_else(|| self.fault(KEY, format!("{count} kinds are due")))
+        let kinds = self.array(KEY)?.numbers(self.file, Value::as_u64);
+        kinds
+            .filter(|kinds| kinds.len() == count)
+            .ok_or_else(|| self.fault(KEY, format!("it must have {count} entries")))
     }
 
     fn vocabulary(&self, tokens: &[&'a str]) -> Result<HashMap<&'a str, u32>, Error> {
@@ -144,7 +147,7 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// `tokenizer.json` without the parts that both models share, and whether BOS comes first where nothing is said.
+/// `tokenizer.json` without the parts that both models share, and whether to begin with BOS by default.
 type Parts = (Map<String, Json>, bool);
 
 fn byte_level_bpe(metadata: &Metadata<'_>, vocab: &HashMap<&str, u32>) -> Result<Parts, Error> {
@@ -163,9 +166,8 @@ fn byte_level_bpe(metadata: &Metadata<'_>, vocab: &HashMap<&str, u32>) -> Result
                 && vocab.contains_key(format!("{left}{right}").as_str())
         });
         let Some((left, right)) = pair else {
-            return Err(
-                metadata.fault(MERGES, format!("entry {number} ({merge:?}) joins what is not in the vocabulary"))
-            );
+            return Err(metadata
+                .fault(MERGES, format!("entry {number} ({merge:?}) joins pieces that are not in the vocabulary")));
         };
         merges.push(json!([left, right]));
     }
@@ -184,9 +186,9 @@ fn sentence_piece(
     vocab: &HashMap<&str, u32>,
 ) -> Result<Parts, Error> {
     const SCORES: &str = "tokenizer.ggml.scores";
-    let scores: Option<Vec<f64>> = metadata.array(SCORES)?.iter().map(Value::as_f64).collect();
+    let scores = metadata.array(SCORES)?.numbers(metadata.file, Value::as_f64);
     let scores = scores.filter(|scores| scores.len() == tokens.len() && !scores.iter().any(|score| score.is_nan()));
-    let scores = scores.ok_or_else(|| metadata.fault(SCORES, format!("{} numbers are due", tokens.len())))?;
+    let scores = scores.ok_or_else(|| metadata.fault(SCORES, format!("it must have {} numbers", tokens.len())))?;
     if let Some(id) = tokens.iter().position(|token| token.len() > LONGEST_PIECE) {
         return Err(metadata.fault("tokenizer.ggml.tokens", format!("token {id} is longer than {LONGEST_PIECE} bytes")));
     }
@@ -209,8 +211,8 @@ fn sentence_piece(
     Ok((parts, true))
 }
 
-/// SentencePiece merges the pair whose joined piece has the best score. As a list: every way to make a piece out of two
-/// others, best piece first; among the ways, the one with the longer first part first, as transformers sorts them.
+/// SentencePiece merges the pair whose joined piece has the best score. The list of merges has every split of a piece into
+/// two others, best piece first and, for one piece, the longer first part first, in transformers' order.
 fn merges_from_scores(tokens: &[&str], scores: &[f64], vocab: &HashMap<&str, u32>) -> Vec<Json> {
     let mut merges = Vec::new();
     for (piece, score) in tokens.iter().zip(scores) {
@@ -246,7 +248,7 @@ fn bpe(vocab: &HashMap<&str, u32>, merges: Vec<Json>, unknown: Option<&str>, ign
     })
 }
 
-/// Control and user-defined tokens are found in the text as they stand; control tokens are left out when decoding.
+/// Control and user-defined tokens are matched literally in the text; control tokens are skipped when decoding.
 fn added_tokens(tokens: &[&str], kinds: &[u64]) -> Json {
     let added = |(id, (content, kind)): (usize, (&&str, &u64))| {
         matches!(*kind, UNKNOWN | CONTROL | USER_DEFINED).then(|| {
@@ -259,7 +261,7 @@ fn added_tokens(tokens: &[&str], kinds: &[u64]) -> Json {
     tokens.iter().zip(kinds).enumerate().filter_map(added).collect()
 }
 
-/// Puts BOS in front and EOS behind, where the metadata ask for it.
+/// Adds BOS at the beginning and EOS at the end if the metadata ask for them.
 fn post_processor(bos: Option<&SpecialToken>, eos: Option<&SpecialToken>) -> Json {
     if bos.is_none() && eos.is_none() {
         return Json::Null;

@@ -4,13 +4,13 @@
 
 use super::cursor::{Cursor, Fault};
 
-/// Array elements that a file may have in all: above every vocabulary with its merges and scores, and small enough that
-/// no file makes us allocate without bound.
-pub(crate) const ELEMENT_BUDGET: usize = 1 << 23;
-/// Arrays of arrays, deeper than any in use.
+/// Array elements that a file may have in all: twice those of the largest vocabularies with their merges and scores.
+pub(crate) const ELEMENT_BUDGET: usize = 1 << 21;
+/// Nesting of arrays, deeper than any in use.
 const DEPTH_LIMIT: usize = 4;
 
-/// A value. Numbers of all widths are widened.
+/// A value. Numbers of all widths are widened. Arrays stay in the file: they are checked when the file is opened and
+/// decoded when they are asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Unsigned(u64),
@@ -18,11 +18,38 @@ pub(crate) enum Value {
     Float(f64),
     Bool(bool),
     String(String),
-    Array(Vec<Value>),
+    Array(Array),
 }
 
+/// Where the elements of an array lie in its file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Array {
+    /// Type of the elements.
+    kind: u32,
+    count: usize,
+    /// Offset of the first element.
+    start: usize,
+}
+
+impl Array {
+    /// The elements as strings; `None` if they are of another type.
+    pub(crate) fn strings<'a>(&self, file: &'a [u8]) -> Option<Vec<&'a str>> {
+        let mut cursor = Cursor::at(file, self.start);
+        let strings = (0..self.count).map(|_| cursor.string("an element").ok());
+        if self.kind == STRING { strings.collect() } else { None }
+    }
+
+    /// The elements as `convert` reads them; `None` if it refuses one.
+    pub(crate) fn numbers<T>(&self, file: &[u8], convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+        let mut cursor = Cursor::at(file, self.start);
+        (0..self.count).map(|_| convert(&Value::read_kind(&mut cursor, self.kind, DEPTH_LIMIT, &mut 0).ok()?)).collect()
+    }
+}
+
+const STRING: u32 = 8;
+
 impl Value {
-    /// Reads a value with its type. `budget` is what is left of [`ELEMENT_BUDGET`].
+    /// Reads a value with its type. `budget` is the rest of [`ELEMENT_BUDGET`].
     pub(crate) fn read(cursor: &mut Cursor<'_>, budget: &mut usize) -> Result<Self, Fault> {
         let kind = cursor.u32()?;
         Self::read_kind(cursor, kind, 0, budget)
@@ -41,17 +68,20 @@ impl Value {
                 [byte @ (0 | 1)] => Self::Bool(byte == 1),
                 [byte] => return Err(cursor.fault(format!("{byte} is neither false nor true"))),
             },
-            8 => Self::String(cursor.string("a metadata value")?.to_owned()),
+            STRING => Self::String(cursor.string("a metadata value")?.to_owned()),
             9 if depth < DEPTH_LIMIT => {
                 let element = cursor.u32()?;
                 let Some(smallest) = smallest_size(element) else { return Err(unknown(cursor, element)) };
                 let count = cursor.count(smallest, *budget, "array elements")?;
                 *budget -= count;
-                let mut values = Vec::new();
+                let start = cursor.offset();
                 for _ in 0..count {
-                    values.push(Self::read_kind(cursor, element, depth + 1, budget)?);
+                    match element {
+                        STRING => drop(cursor.string("a metadata value")?),
+                        _ => drop(Self::read_kind(cursor, element, depth + 1, budget)?),
+                    }
                 }
-                Self::Array(values)
+                Self::Array(Array { kind: element, count, start })
             }
             9 => return Err(cursor.fault("arrays are nested too deeply")),
             10 => Self::Unsigned(cursor.u64()?),
@@ -90,9 +120,9 @@ impl Value {
         }
     }
 
-    pub(crate) fn as_array(&self) -> Option<&[Self]> {
+    pub(crate) fn as_array(&self) -> Option<Array> {
         match self {
-            Self::Array(values) => Some(values),
+            Self::Array(array) => Some(*array),
             _ => None,
         }
     }

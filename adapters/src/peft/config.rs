@@ -1,4 +1,4 @@
-//! `adapter_config.json`: PEFT's keys, the ones that are ours to set and the values that all others must have.
+//! `adapter_config.json`: the keys of PEFT that vary here, and the values that all other keys must have.
 //!
 //! Must not depend on: tensors.
 
@@ -11,7 +11,7 @@ use super::PeftError;
 /// The release of PEFT whose keys are written.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// What varies from adapter to adapter. Names are PEFT's.
+/// The settings that vary from adapter to adapter, with PEFT's names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
     pub base_model_name_or_path: Option<String>,
@@ -19,12 +19,13 @@ pub struct AdapterConfig {
     pub r: usize,
     pub lora_alpha: f64,
     pub lora_dropout: f64,
-    /// Sorted names or suffixes of modules; a pattern in text form is kept as the only entry.
+    /// Sorted names or suffixes of modules. Of an adapter that was read, a regular expression is the only entry; the
+    /// tensors say which modules it holds.
     pub target_modules: Vec<String>,
     pub use_rslora: bool,
 }
 
-/// Keys that select modules or describe the training and the file: the tensors say the rest.
+/// Keys that select modules or describe the training or the file. The tensors show which modules there are.
 const WITHOUT_INFLUENCE: [&str; 12] = [
     "auto_mapping",
     "eva_config",
@@ -40,11 +41,11 @@ const WITHOUT_INFLUENCE: [&str; 12] = [
     "task_type",
 ];
 
-/// A key of which certain values alone are supported.
+/// A key with certain supported values.
 struct CertainValues {
     key: &'static str,
     accepts: fn(&Value) -> bool,
-    /// What is supported, for the message.
+    /// The supported values, for the message.
     supported: &'static str,
 }
 
@@ -61,7 +62,7 @@ const CERTAIN_VALUES: [CertainValues; 5] = [
     CertainValues { key: "alpha_pattern", accepts: is_off, supported: "{}: one alpha for all modules" },
 ];
 
-/// Keys of PEFT that switch something on that is not supported here.
+/// Keys of PEFT that switch on an unsupported feature.
 const MUST_BE_OFF: [&str; 17] = [
     "alora_invocation_tokens",
     "arrow_config",
@@ -94,30 +95,7 @@ fn is_off(value: &Value) -> bool {
 }
 
 impl AdapterConfig {
-    /// The configuration of a LoRA adapter for a causal language model.
-    #[must_use]
-    pub fn lora(
-        base_model: &str,
-        r: usize,
-        lora_alpha: f64,
-        lora_dropout: f64,
-        use_rslora: bool,
-        target_modules: Vec<String>,
-    ) -> Self {
-        let mut target_modules = target_modules;
-        target_modules.sort();
-        Self {
-            base_model_name_or_path: Some(base_model.to_owned()),
-            revision: None,
-            r,
-            lora_alpha,
-            lora_dropout,
-            target_modules,
-            use_rslora,
-        }
-    }
-
-    /// The file's text. Keys that PEFT added lately are left out for the sake of older loaders.
+    /// The file's text, without PEFT's newest keys: older loaders refuse them.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let pairs = [
@@ -219,7 +197,7 @@ fn check_key(path: &Path, key: &str, value: &Value) -> Result<(), PeftError> {
     Err(PeftError::UnknownKey { path: path.to_owned(), key: key.to_owned(), found: value.to_string() })
 }
 
-/// Whole numbers as integers, as PEFT writes them and some loaders want them.
+/// Whole numbers as integers, as PEFT writes them and some loaders require.
 fn shortest(number: f64) -> Value {
     match number.fract() == 0.0 && number.abs() < 1e15 {
         true => json!(number as i64),

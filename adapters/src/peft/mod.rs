@@ -1,28 +1,32 @@
 //! LoRA adapters as PEFT reads and writes them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Responsible for: the two files, their checks, and reading back what was written.
+//! Responsible for: the two files, their checks, and comparing them after writing.
 //! Must not depend on: base models, training.
 
 mod config;
+mod target_modules;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tonfall_blocks::{Format, dequantize};
-use tonfall_durable::{self as durable, DurableError};
+use tonfall_durable::{self as durable, DurableError, ScratchDir};
 
 pub use config::AdapterConfig;
+pub use target_modules::target_modules;
 
-use crate::checkpoint::{CheckpointError, read_bounded};
-use crate::located::dense_format;
-use crate::mapped_file::{OpenError, refuse_pickle_name};
+use crate::merge::write_side_file;
+use crate::regular_file::{CONFIG_LIMIT, OpenError, read_up_to, refuse_pickle_name};
 use crate::safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
 use crate::safetensors_writer::{Planned, PlannedFile, encode, format_pt};
+use crate::save_model::taken;
+use crate::tensor_index::dense_format;
+use crate::tokenizer_files::SideFile;
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
-/// What PEFT puts in front of every module's name.
+/// PEFT's prefix of every module's name.
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
@@ -34,14 +38,15 @@ pub enum PeftError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
-    #[error(transparent)]
-    File(#[from] CheckpointError),
 
     #[error(transparent)]
     Durable(#[from] DurableError),
 
-    #[error("{}: no adapter is here ({CONFIG_FILE} and {TENSOR_FILE} are needed)", dir.display())]
+    #[error("{}: holds no adapter ({CONFIG_FILE} and {TENSOR_FILE} are needed)", dir.display())]
     NotAnAdapter { dir: PathBuf },
+
+    #[error("{}: is already there; name another directory or remove it", path.display())]
+    OutputExists { path: PathBuf },
 
     #[error("{}: {reason}", path.display())]
     Config { path: PathBuf, reason: String },
@@ -89,17 +94,16 @@ impl Adapter {
         self.tensors.iter().filter_map(|tensor| tensor.name.strip_suffix(A)).map(str::to_owned).collect()
     }
 
-    /// A tensor by its name without PEFT's prefix.
+    /// The tensors by their names without PEFT's prefix.
     #[must_use]
-    pub fn tensor(&self, name: &str) -> Option<&AdapterTensor> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
+    pub fn by_name(&self) -> BTreeMap<&str, &AdapterTensor> {
+        self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect()
     }
 
     /// A and B of each module.
     #[must_use]
     pub fn pairs(&self) -> BTreeMap<&str, (&AdapterTensor, &AdapterTensor)> {
-        let by_name: BTreeMap<&str, &AdapterTensor> =
-            self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        let by_name = self.by_name();
         let pair = |tensor: &'_ AdapterTensor| -> Option<(usize, &AdapterTensor)> {
             let module = tensor.name.strip_suffix(A)?;
             Some((module.len(), *by_name.get(format!("{module}{B}").as_str())?))
@@ -107,14 +111,14 @@ impl Adapter {
         self.tensors.iter().filter_map(|a| pair(a).map(|(len, b)| (&a.name[..len], (a, b)))).collect()
     }
 
-    /// What `B A x` is multiplied with: alpha / r, or alpha / √r with rsLoRA.
+    /// The factor of `B A x`: alpha / r, or alpha / √r with rsLoRA.
     #[must_use]
     pub fn scale(&self) -> f32 {
         let rank = self.config.r as f64;
         (self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank }) as f32
     }
 
-    /// Names, shapes and values that make an adapter: pairs of A and B of rank `r`, all finite.
+    /// Checks that the tensors are pairs of A and B of rank `r` with finite values.
     fn check(&self, path: &Path) -> Result<(), PeftError> {
         let fault = |name: &str, reason: String| {
             Err(PeftError::Tensor { path: path.to_owned(), name: name.to_owned(), reason })
@@ -122,6 +126,7 @@ impl Adapter {
         if self.tensors.is_empty() {
             return Err(PeftError::Empty { path: path.to_owned() });
         }
+        let by_name = self.by_name();
         for tensor in &self.tensors {
             let (module, other, rank) = if let Some(module) = tensor.name.strip_suffix(A) {
                 (module, B, tensor.shape[0])
@@ -130,7 +135,7 @@ impl Adapter {
             } else {
                 return fault(&tensor.name, format!("only `…{A}` and `…{B}` are supported"));
             };
-            if self.tensor(&format!("{module}{other}")).is_none() {
+            if !by_name.contains_key(format!("{module}{other}").as_str()) {
                 return fault(&tensor.name, format!("its counterpart `{module}{other}` is missing"));
             }
             if rank != self.config.r {
@@ -153,11 +158,30 @@ impl Adapter {
     }
 }
 
-/// Writes an adapter into a directory, which is made if it is not there; then reads it back and compares every bit.
+/// Writes an adapter to `dir`, which must not exist yet or be empty, together with further files (see
+/// [`crate::BaseModel::adapter_files`]). It appears there complete and compared bit by bit, or not at all.
+///
+/// # Errors
+/// See [`PeftError`]. Nothing is left then.
+pub fn write(dir: &Path, adapter: &Adapter, side_files: &[SideFile]) -> Result<(), PeftError> {
+    adapter.check(&dir.join(TENSOR_FILE))?;
+    if taken(dir) {
+        return Err(PeftError::OutputExists { path: dir.to_owned() });
+    }
+    let scratch = ScratchDir::beside(dir)?;
+    write_files(scratch.path(), adapter)?;
+    for file in side_files {
+        write_side_file(scratch.path(), file)?;
+    }
+    Ok(scratch.publish()?)
+}
+
+/// Writes the two files of an adapter into a directory that is not finished yet, such as a checkpoint; then reads them
+/// back and compares every bit.
 ///
 /// # Errors
 /// When the adapter is not one (see [`PeftError`]), can't be written, or reads back differently.
-pub fn write(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
+pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
     let tensor_path = dir.join(TENSOR_FILE);
     adapter.check(&tensor_path)?;
     durable::create_dir_all(dir)?;
@@ -207,7 +231,7 @@ pub fn read(dir: &Path) -> Result<Adapter, PeftError> {
         }
         return Err(PeftError::NotAnAdapter { dir: dir.to_owned() });
     }
-    let config = AdapterConfig::from_json(&config_path, &read_bounded(&config_path)?)?;
+    let config = read_config(dir)?;
     let file = SafetensorsFile::open(&tensor_path)?;
     let mut tensors = Vec::with_capacity(file.tensors.len());
     for (full_name, entry) in &file.tensors {
@@ -225,4 +249,13 @@ pub fn read(dir: &Path) -> Result<Adapter, PeftError> {
     let adapter = Adapter { config, tensors };
     adapter.check(&tensor_path)?;
     Ok(adapter)
+}
+
+/// Reads the configuration of an adapter.
+///
+/// # Errors
+/// See [`PeftError`].
+pub fn read_config(dir: &Path) -> Result<AdapterConfig, PeftError> {
+    let path = dir.join(CONFIG_FILE);
+    AdapterConfig::from_json(&path, &read_up_to(&path, CONFIG_LIMIT)?)
 }

@@ -1,5 +1,7 @@
 //! bitsandbytes' 4-bit checkpoints as a base, made from the fixture with its numbers.
 
+use std::ops::ControlFlow;
+
 use safetensors::SafeTensors;
 use serde_json::json;
 use tempfile::TempDir;
@@ -152,7 +154,7 @@ fn merging_writes_the_dequantised_weights_with_a_notice() {
     let base = open(&made).unwrap();
     let (adapter, dir) = (crate::peft_files::trained(), tempfile::tempdir().unwrap());
     let out = dir.path().join("merged");
-    let report = merge(&base, &adapter, &out, &MergeOptions::default(), &mut |_, _| {}).unwrap();
+    let report = merge(&base, &adapter, &out, &MergeOptions::default(), &mut |_, _| ControlFlow::Continue(())).unwrap();
     assert!(report.notices.len() == 1 && report.notices[0].contains("quantised"), "{:?}", report.notices);
     let merged = BaseModel::open(&out).unwrap();
     assert!(!merged.is_quantized() && merged.description() == base.description());

@@ -3,9 +3,10 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use tonfall_adapters::{BaseError, BaseModel, CheckpointError, ConfigError, OpenError, SafetensorsError};
+use tonfall_adapters::{BaseError, BaseModel, ConfigError, OpenError, SafetensorsError, WeightFilesError};
+use tonfall_blocks::bf16_to_f32;
 
-use crate::files::{assert_refused, copy_of, edit_json, safetensors, take_apart, with_tensor};
+use crate::files::{assert_refused, copy_of, edit_json, f32_bytes, safetensors, take_apart, with_tensor};
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -23,7 +24,7 @@ fn original() -> Vec<u8> {
 macro_rules! assert_safetensors {
     ($bytes:expr, $variant:pat) => {
         let error = open_with(&$bytes).expect_err("it must be refused");
-        assert!(matches!(&error, BaseError::Checkpoint(CheckpointError::Safetensors($variant))), "{error:?}");
+        assert!(matches!(&error, BaseError::WeightFiles(WeightFilesError::Safetensors($variant))), "{error:?}");
     };
 }
 
@@ -62,7 +63,7 @@ fn a_header_that_is_no_header() {
         br#"{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
     let twice = [&(twice.len() as u64).to_le_bytes()[..], twice, &[0; 4]].concat();
     assert_safetensors!(twice, SafetensorsError::Header { .. });
-    assert!(open_with(&twice).unwrap_err().to_string().contains("`a` stands there twice"));
+    assert!(open_with(&twice).unwrap_err().to_string().contains("`a` is listed twice"));
 }
 
 #[test]
@@ -138,21 +139,20 @@ fn shards_that_leave_their_directory() {
             index["weight_map"]["model.norm.weight"] = json!(shard);
         });
         let error = BaseModel::open(dir.path()).unwrap_err();
-        assert!(matches!(&error, BaseError::Checkpoint(CheckpointError::ShardOutside { .. })), "{shard}: {error:?}");
+        assert!(matches!(&error, BaseError::WeightFiles(WeightFilesError::ShardOutside { .. })), "{shard}: {error:?}");
         assert!(error.to_string().contains(shard));
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn shards_that_are_links_to_elsewhere() {
+fn shards_may_be_links_to_another_disk() {
     let outside = copy_of("llama_sharded");
     let dir = copy_of("llama_sharded");
     let shard = "model-00001-of-00004.safetensors";
     std::fs::remove_file(dir.path().join(shard)).unwrap();
     std::os::unix::fs::symlink(outside.path().join(shard), dir.path().join(shard)).unwrap();
-    let error = BaseModel::open(dir.path()).unwrap_err();
-    assert!(matches!(error, BaseError::Checkpoint(CheckpointError::ShardOutside { .. })), "{error:?}");
+    BaseModel::open(dir.path()).unwrap();
 }
 
 #[cfg(unix)]
@@ -185,10 +185,74 @@ fn an_index_and_shards_that_disagree() {
     edit_json(dir.path(), "model.safetensors.index.json", |index| {
         index["weight_map"].as_object_mut().unwrap().remove("model.norm.weight");
     });
-    assert_refused(dir.path(), &["doesn't list", "model.norm.weight"]);
+    assert_refused(dir.path(), &["does not list", "model.norm.weight"]);
 
     std::fs::write(dir.path().join("model.safetensors.index.json"), "{").unwrap();
     assert_refused(dir.path(), &["model.safetensors.index.json"]);
+}
+
+#[test]
+fn a_single_file_beside_an_index_is_one_model_too_many() {
+    let dir = copy_of("llama_sharded");
+    std::fs::copy(copy_of("llama").path().join(WEIGHTS), dir.path().join(WEIGHTS)).unwrap();
+    let error = BaseModel::open(dir.path()).unwrap_err();
+    assert!(matches!(error, BaseError::WeightFiles(WeightFilesError::TwoModels { .. })), "{error:?}");
+
+    // An index over the single file is fine.
+    let dir = copy_of("llama");
+    let names = BaseModel::open(dir.path()).unwrap().weight_names();
+    let map: serde_json::Map<_, _> = names.into_iter().map(|name| (name, json!(WEIGHTS))).collect();
+    let index = json!({ "metadata": {}, "weight_map": map });
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    BaseModel::open(dir.path()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_refused() {
+    for file in ["config.json", WEIGHTS, "generation_config.json"] {
+        let dir = copy_of("llama");
+        crate::files::replace_by_fifo(&dir.path().join(file));
+        assert_refused(dir.path(), &[file, "a named pipe (FIFO), not a regular file"]);
+    }
+    let dir = copy_of("llama");
+    std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    crate::files::replace_by_fifo(&dir.path().join("chat_template.jinja"));
+    let error = BaseModel::open(dir.path()).unwrap().tokenizer().unwrap_err().to_string();
+    assert!(error.contains("chat_template.jinja") && error.contains("not a regular file"), "{error}");
+    let gguf = dir.path().join("model.gguf");
+    crate::files::replace_by_fifo(&gguf);
+    assert_refused(&gguf, &["not a regular file"]);
+    assert_refused(std::path::Path::new("/dev/null"), &["not a base model"]);
+}
+
+/// Two million entries took 643 MiB.
+#[test]
+fn headers_with_too_many_entries() {
+    let tensors: String =
+        (0..140_000).map(|i| format!(r#""t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"#)).collect();
+    let metadata = |count: usize| -> String { (0..count).map(|i| format!(r#""k{i}":"","#)).collect() };
+    let cases = [
+        (format!("{{{}}}", tensors.trim_end_matches(',')), "more than 131072 tensors"),
+        (format!(r#"{{"__metadata__":{{{}}}}}"#, metadata(70_000).trim_end_matches(',')), "more than 65536 entries"),
+        (
+            r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}}"#.to_owned(),
+            "16 elements",
+        ),
+    ];
+    for (header, expected) in cases {
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+        let error = open_with(&bytes).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected:?} is not in: {error}");
+    }
+    let dir = copy_of("llama_sharded");
+    let entries: String = (0..270_000).map(|i| format!(r#""t{i}":"model-00001-of-00004.safetensors","#)).collect();
+    let index = format!(r#"{{"weight_map":{{{}}}}}"#, entries.trim_end_matches(','));
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+    assert_refused(dir.path(), &["more than 262144 entries"]);
+    let config = format!("{{\"id2label\": [{}0]}}", "0,".repeat(3 << 20));
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    assert_refused(dir.path(), &["config.json", "too many"]);
 }
 
 #[test]
@@ -196,7 +260,13 @@ fn a_shard_that_is_missing() {
     let dir = copy_of("llama_sharded");
     std::fs::remove_file(dir.path().join("model-00002-of-00004.safetensors")).unwrap();
     let error = BaseModel::open(dir.path()).unwrap_err();
-    assert!(matches!(error, BaseError::Checkpoint(CheckpointError::Open(OpenError::Io { .. }))), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            BaseError::WeightFiles(WeightFilesError::Open(OpenError::Io { .. }) | WeightFilesError::Safetensors(_))
+        ),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -233,6 +303,14 @@ fn a_tied_head_may_be_there_but_must_be_the_embedding() {
     let mut head = data[offsets[0].as_u64().unwrap() as usize..offsets[1].as_u64().unwrap() as usize].to_vec();
     std::fs::write(&path, with_tensor(&bytes, "lm_head.weight", "BF16", &[160, 64], &head)).unwrap();
     BaseModel::open(dir.path()).unwrap();
+    // The same values in another dtype.
+    let values: Vec<f32> = head.as_chunks::<2>().0.iter().map(|bits| bf16_to_f32(u16::from_le_bytes(*bits))).collect();
+    std::fs::write(&path, with_tensor(&bytes, "lm_head.weight", "F32", &[160, 64], &f32_bytes(&values))).unwrap();
+    BaseModel::open(dir.path()).unwrap();
+    let mut other = values;
+    *other.last_mut().unwrap() += 1.0;
+    std::fs::write(&path, with_tensor(&bytes, "lm_head.weight", "F32", &[160, 64], &f32_bytes(&other))).unwrap();
+    assert_refused(dir.path(), &["lm_head.weight differs"]);
     head[0] ^= 1;
     std::fs::write(&path, with_tensor(&bytes, "lm_head.weight", "BF16", &[160, 64], &head)).unwrap();
     let error = BaseModel::open(dir.path()).unwrap_err();
@@ -325,6 +403,10 @@ fn keys_with_the_one_known_value_are_fine() {
         config.insert("partial_rotary_factor".into(), json!(1.0));
         config.insert("temperature".into(), json!(0.7));
         config.insert("something_new".into(), json!(null));
+        config.insert("_flash_attn_2_enabled".into(), json!(true));
+        config.insert("max_sequence_length".into(), json!(2048));
+        config.insert("eos_token".into(), json!("</s>"));
+        config.insert("quantization_config".into(), json!({}));
     });
     BaseModel::open(dir.path()).unwrap();
 }

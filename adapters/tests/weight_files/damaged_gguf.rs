@@ -97,7 +97,7 @@ fn keys_and_tensors_that_stand_there_twice() {
     assert!(matches!(refusal(&gguf), GgufError::DuplicateKey { key, .. } if key == "llama.block_count"));
     let mut gguf = llama();
     gguf.tensors.push(gguf.tensors[0].clone());
-    assert!(matches!(refusal(&gguf), GgufError::Tensor { reason, .. } if reason.contains("twice")));
+    assert!(matches!(refusal(&gguf), GgufError::Tensor { reason, .. } if reason.contains("listed twice")));
 }
 
 #[test]
@@ -132,12 +132,43 @@ fn tensors_that_lie() {
 
 #[test]
 fn types_that_are_not_supported() {
-    for (kind, name) in [(10, "Q2_K"), (23, "IQ4_XS"), (77, "number 77")] {
+    for (kind, name) in [(9, "Q8_1"), (10, "Q2_K"), (23, "IQ4_XS"), (77, "number 77")] {
         let mut gguf = llama();
         gguf.tensor("token_embd.weight").kind = kind;
         let error = refusal(&gguf);
         assert!(matches!(&error, GgufError::TensorType { type_name, .. } if type_name == name), "{error:?}");
     }
+}
+
+/// Otherwise a user would look for another quantisation, which never helps.
+#[test]
+fn the_architecture_is_checked_before_the_types() {
+    let mut gguf = llama();
+    gguf.tensor("token_embd.weight").kind = 10;
+    let message = refusal(gguf.set("general.architecture", text("mamba"))).to_string();
+    assert!(message.contains("\"mamba\" is not supported"), "{message}");
+}
+
+#[test]
+fn parts_of_a_split_file_that_do_not_fit() {
+    let refused = |edit: fn(&mut [Gguf; 2]), rename: fn(&std::path::Path), expected: &str| {
+        let mut parts = crate::files::gguf::split_in_two(&llama());
+        edit(&mut parts);
+        let dir = crate::files::gguf::write_parts(&parts);
+        rename(dir.path());
+        let path = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+        let message = BaseModel::open(&path).unwrap_err().to_string();
+        assert!(message.contains(expected), "{expected:?} is not in: {message}");
+    };
+    let remove = |dir: &std::path::Path| std::fs::remove_file(dir.join("model-00002-of-00002.gguf")).unwrap();
+    let rename =
+        |dir: &std::path::Path| std::fs::rename(dir.join("model-00001-of-00002.gguf"), dir.join("a.gguf")).unwrap();
+    refused(|_| {}, remove, "model-00002-of-00002.gguf is missing");
+    refused(|_| {}, rename, "does not end with -00001-of-00002.gguf");
+    refused(|parts| parts[1] = parts[1].set("split.no", u32(0)).clone(), |_| {}, "is not part 2 of 2");
+    refused(|parts| drop(parts[1].tensors.pop()), |_| {}, "tensors instead of");
+    refused(|parts| parts[1].tensors[0] = parts[0].tensors[0].clone(), |_| {}, "another part holds it");
+    refused(|parts| parts[0] = parts[0].set("split.no", u32(9)).clone(), |_| {}, "names none of its 2 parts");
 }
 
 #[test]

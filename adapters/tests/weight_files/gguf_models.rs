@@ -85,6 +85,38 @@ fn blocks_stay_in_their_format() {
     }
 }
 
+/// llama.cpp falls back to Q5_0 and Q5_1 where rows are no multiple of 256.
+#[test]
+fn five_bit_blocks_are_read() {
+    let source = family("llama_tied");
+    let mut gguf = of_model(&source, "llama", true);
+    let tensor = gguf.tensor("blk.0.ffn_down.weight");
+    let dense: Vec<f32> = tensor.data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    (tensor.data, tensor.kind) = (crate::files::gguf::q5_0(&dense), 6);
+    let (_dir, path) = gguf.write();
+    let model = BaseModel::open(&path).unwrap();
+    let name = "model.layers.0.mlp.down_proj.weight";
+    assert_eq!(model.weight(name).unwrap().format, Format::Q5_0);
+    let largest = dense.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let close = |(a, b): (&f32, &f32)| (a - b).abs() <= largest / 25.0;
+    assert!(values(&model, name).iter().zip(&dense).all(close));
+}
+
+#[test]
+fn a_split_file_is_the_same_model_whichever_part_is_named() {
+    let source = family("llama_tied");
+    let dir = crate::files::gguf::write_parts(&crate::files::gguf::split_in_two(&of_model(&source, "llama", true)));
+    let mut fingerprints = Vec::new();
+    for part in ["model-00001-of-00002.gguf", "model-00002-of-00002.gguf"] {
+        let model = BaseModel::open(&dir.path().join(part)).unwrap();
+        for name in source.weight_names() {
+            assert_eq!(values(&model, &name), values(&source, &name), "{name}");
+        }
+        fingerprints.push((model.config_fingerprint(), model.weights_fingerprint()));
+    }
+    assert_eq!(fingerprints[0], fingerprints[1]);
+}
+
 #[test]
 fn llama_3_scaling_is_recognised_by_its_factors() {
     let source = family("llama_tied");

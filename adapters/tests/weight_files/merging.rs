@@ -1,11 +1,12 @@
 //! Merged models: values, files, refusals.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::Value;
 use tonfall_adapters::merge::{MergeError, MergeOptions, MergeReport, merge};
-use tonfall_adapters::peft::Adapter;
-use tonfall_adapters::{BaseError, BaseModel};
+use tonfall_adapters::peft::{Adapter, AdapterTensor};
+use tonfall_adapters::{BaseError, BaseModel, ChatSettings};
 use tonfall_blocks::Format;
 
 use crate::files::gguf::{of_model, text, texts};
@@ -21,6 +22,7 @@ fn run(base: &BaseModel, adapter: &Adapter, out: &Path, options: &MergeOptions) 
     let report = merge(base, adapter, out, options, &mut |done, total| {
         assert!(done >= last.0 && done <= total);
         last = (done, total);
+        ControlFlow::Continue(())
     })?;
     assert_eq!(last, (2 * report.bytes, 2 * report.bytes), "progress ends at the total");
     Ok(report)
@@ -59,11 +61,11 @@ fn a_dense_base_keeps_its_files_names_and_dtypes() {
                 assert!((f64::from(found) - exact).abs() <= bound, "{name}: {found} is not {exact}");
             }
         }
-        for file in ["config.json", "model.safetensors.index.json"] {
-            let source = fixture("families").join(family).join(file);
-            if source.exists() {
-                assert_eq!(std::fs::read(source).unwrap(), std::fs::read(out.join(file)).unwrap(), "{file}");
-            }
+        assert_eq!(model.description(), base.description());
+        let index = "model.safetensors.index.json";
+        let source = fixture("families").join(family).join(index);
+        if source.exists() {
+            assert_eq!(std::fs::read(source).unwrap(), std::fs::read(out.join(index)).unwrap());
         }
         let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
         let mut names: Vec<String> = std::fs::read_dir(&out).unwrap().map(name).collect();
@@ -100,7 +102,7 @@ fn a_gguf_base_becomes_a_hugging_face_directory() {
         .set("tokenizer.chat_template", text("{{ x }}"));
     let (_gguf, path) = gguf.write();
     let base = BaseModel::open(&path).unwrap();
-    let options = MergeOptions { dtype: Some(Format::F32), max_shard_bytes: 60_000 };
+    let options = MergeOptions { dtype: Some(Format::F32), max_shard_bytes: 60_000, ..MergeOptions::default() };
     let out = dir.path().join("m");
     let report = run(&base, &adapter, &out, &options).unwrap();
     assert!(report.files[0].starts_with("model-00001-of-0000"), "{:?}", report.files);
@@ -124,8 +126,191 @@ fn another_dtype_is_written_throughout_and_said_in_the_configuration() {
     let model = BaseModel::open(&out).unwrap();
     assert!(base.weight_names().iter().all(|name| model.weight(name).unwrap().format == Format::F16));
     let config: Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
-    assert_eq!(config["dtype"], "float16");
+    assert_eq!((&config["dtype"], &config["torch_dtype"]), (&"float16".into(), &"float16".into()));
     assert!(!out.join("model.safetensors.index.json").exists(), "one file needs no index");
+}
+
+fn config_of(dir: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap()
+}
+
+/// Loaders that know one spelling silently take their default for the other: mlx-lm a `rope_theta` of 10,000.
+#[test]
+fn configurations_have_both_spellings_of_rope_and_dtype() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in ["llama", "llama_tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"] {
+        let base = base(family);
+        let parameters = config_of(&fixture("families").join(family))["rope_parameters"].clone();
+        let files = base.side_files(None, &ChatSettings::default()).unwrap().files;
+        let config = files.iter().find(|file| file.name == "config.json").unwrap();
+        let config: Value = serde_json::from_slice(&config.bytes).unwrap();
+        let parameters = if parameters.is_null() { config["rope_parameters"].clone() } else { parameters };
+        let (full, local) = match parameters.get("full_attention") {
+            Some(full) => (full.clone(), Some(parameters["sliding_attention"].clone())),
+            None => (parameters.clone(), None),
+        };
+        assert_eq!(config["rope_parameters"], parameters, "{family}: the base's own spelling is kept");
+        assert_eq!(config["rope_theta"].as_f64(), full["rope_theta"].as_f64(), "{family}");
+        assert_eq!(config["dtype"], config["torch_dtype"], "{family}");
+        assert!(config["dtype"].is_string(), "{family}");
+        match full["rope_type"].as_str() {
+            Some("default") | None => assert_eq!(config["rope_scaling"], Value::Null, "{family}"),
+            _ => {
+                let mut scaling = full.clone();
+                scaling.as_object_mut().unwrap().remove("rope_theta");
+                assert_eq!(config["rope_scaling"], scaling, "{family}");
+            }
+        }
+        if let Some(local) = local {
+            assert_eq!(config["rope_local_base_freq"].as_f64(), local["rope_theta"].as_f64());
+        }
+
+        // A base in the old spelling gets the new one, and is the same model.
+        let copy = copy_of(family);
+        std::fs::write(copy.path().join("config.json"), {
+            let mut old = config.clone();
+            let old = old.as_object_mut().unwrap();
+            old.remove("rope_parameters");
+            old.remove("dtype");
+            old.insert("quantization_config".into(), serde_json::json!({}));
+            Value::Object(old.clone()).to_string()
+        })
+        .unwrap();
+        let old = BaseModel::open(copy.path()).unwrap();
+        let files = old.side_files(None, &ChatSettings::default()).unwrap().files;
+        let made = &files.iter().find(|file| file.name == "config.json").unwrap().bytes;
+        std::fs::write(copy.path().join("config.json"), made).unwrap();
+        let made = config_of(copy.path());
+        assert!(made["rope_parameters"].is_object() && made["dtype"].is_string(), "{family}");
+        assert!(made.get("quantization_config").is_none(), "{family}");
+        assert_eq!(BaseModel::open(copy.path()).unwrap().description(), base.description(), "{family}");
+    }
+    let out = dir.path().join("m");
+    run(&base("llama"), &trained(), &out, &MergeOptions::default()).unwrap();
+    assert_eq!(config_of(&out)["rope_theta"], 10_000.0);
+}
+
+#[test]
+fn the_runs_template_and_end_tokens_go_into_the_merged_model() {
+    let copy = copy_of("llama");
+    let write = |name: &str, text: &str| std::fs::write(copy.path().join(name), text).unwrap();
+    std::fs::create_dir(copy.path().join("additional_chat_templates")).unwrap();
+    write("chat_template.jinja", "the base's");
+    write("additional_chat_templates/tool_use.jinja", "the base's");
+    write("tokenizer_config.json", r#"{"eos_token": "</s>", "chat_template": "the base's"}"#);
+    write("generation_config.json", r#"{"eos_token_id": 2, "top_p": 0.9}"#);
+    let base = BaseModel::open(copy.path()).unwrap();
+    let json =
+        |dir: &Path, name: &str| -> Value { serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap() };
+
+    let chat = ChatSettings { template: Some("the run's".to_owned()), end_tokens: vec![2, 7] };
+    let out = copy.path().join("out");
+    let report = run(&base, &trained(), &out, &MergeOptions { chat: chat.clone(), ..MergeOptions::default() }).unwrap();
+    assert_eq!(std::fs::read_to_string(out.join("chat_template.jinja")).unwrap(), "the run's");
+    assert!(!out.join("additional_chat_templates").exists());
+    let tokenizer = json(&out, "tokenizer_config.json");
+    assert_eq!((&tokenizer["chat_template"], &tokenizer["eos_token"]), (&"the run's".into(), &"</s>".into()));
+    let generation = json(&out, "generation_config.json");
+    assert_eq!((&generation["eos_token_id"], &generation["top_p"]), (&serde_json::json!([2, 7]), &0.9.into()));
+    let notice = "generation_config.json: end token 7 added to `eos_token_id`";
+    assert!(report.notices.iter().any(|found| found.starts_with(notice)), "{:?}", report.notices);
+
+    // The directory of an adapter gets the two files as well.
+    let files = base.adapter_files(&chat).unwrap();
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["chat_template.jinja", "generation_config.json"]);
+
+    // Nothing is changed, and nothing said, if the base agrees.
+    let chat = ChatSettings { template: None, end_tokens: vec![2] };
+    assert!(base.adapter_files(&chat).unwrap().is_empty());
+    let out = copy.path().join("second");
+    let report = run(&base, &trained(), &out, &MergeOptions { chat, ..MergeOptions::default() }).unwrap();
+    assert!(report.notices.is_empty());
+    for name in ["chat_template.jinja", "generation_config.json", "tokenizer_config.json"] {
+        assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(copy.path().join(name)).unwrap(), "{name}");
+    }
+
+    // Without a generation_config.json of the base there is one afterwards.
+    std::fs::remove_file(copy.path().join("generation_config.json")).unwrap();
+    let chat = ChatSettings { template: None, end_tokens: vec![7] };
+    let out = copy.path().join("third");
+    run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions { chat, ..MergeOptions::default() })
+        .unwrap();
+    assert_eq!(json(&out, "generation_config.json")["eos_token_id"], serde_json::json!([2, 7]));
+}
+
+#[test]
+fn values_that_are_not_finite_are_named_and_never_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m");
+    for (tensor, place) in
+        [("model.norm.weight", "row 0, column 5"), ("model.layers.1.mlp.up_proj.weight", "row 2, column 5")]
+    {
+        let copy = copy_of("llama");
+        let path = copy.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let (header, _) = crate::files::take_apart(&bytes);
+        let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let begin = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+        let row = if tensor.contains("norm") { 0 } else { 2 };
+        bytes[data + begin + 2 * (row * 64 + 5)..][..2].copy_from_slice(&0x7fc0_u16.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error =
+            run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions::default()).unwrap_err();
+        assert!(matches!(&error, MergeError::BaseNotFinite { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(tensor) && text.contains("NaN") && text.contains(place), "{text}");
+    }
+    // Finite matrices whose product overflows f32.
+    let mut adapter = trained();
+    adapter.tensors.iter_mut().for_each(|tensor| tensor.values.fill(3e37));
+    let error = run(&base("llama"), &adapter, &out, &MergeOptions::default()).unwrap_err();
+    assert!(matches!(&error, MergeError::NotFinite { .. }), "{error:?}");
+    assert!(error.to_string().contains("inf at row 0, column 0"), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn an_interrupted_merge_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, adapter) = (base("llama"), trained());
+    for stop_at in [1, 30] {
+        let mut calls = 0;
+        let result = merge(&base, &adapter, &dir.path().join("m"), &MergeOptions::default(), &mut |_, _| {
+            calls += 1;
+            if calls == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(result, Err(MergeError::Interrupted)), "{result:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn lora_on_the_head_is_merged_unless_the_head_is_the_embedding() {
+    let dir = tempfile::tempdir().unwrap();
+    let on_head = |base: &BaseModel| {
+        let mut adapter = trained();
+        let vocabulary = base.description().vocab_size;
+        let tensor = |name: &str, shape: [usize; 2]| AdapterTensor {
+            name: format!("lm_head.{name}.weight"),
+            shape,
+            values: vec![0.25; shape[0] * shape[1]],
+        };
+        adapter.tensors = vec![tensor("lora_A", [16, 64]), tensor("lora_B", [vocabulary, 16])];
+        adapter
+    };
+    let untied = base("llama");
+    let adapter = on_head(&untied);
+    run(&untied, &adapter, &dir.path().join("m"), &MergeOptions::default()).unwrap();
+    let merged = BaseModel::open(&dir.path().join("m")).unwrap();
+    for (found, exact) in
+        values(&merged, "lm_head.weight").into_iter().zip(expected(&untied, &adapter, "lm_head.weight"))
+    {
+        assert!((f64::from(found) - exact).abs() <= exact.abs() / 256.0 + 1e-9);
+    }
+    let tied = base("llama_tied");
+    let error = run(&tied, &on_head(&tied), &dir.path().join("n"), &MergeOptions::default()).unwrap_err();
+    assert!(matches!(error, MergeError::TiedHead), "{error:?}");
 }
 
 #[test]
@@ -186,7 +371,16 @@ fn adapters_of_other_models_and_taken_places_are_refused() {
 #[test]
 fn side_files_are_carried_byte_for_byte_and_model_cards_are_not() {
     let copy = copy_of("llama");
-    let carried = ["LICENSE", "chat_template.jinja", "special_tokens_map.json", "tokenizer.model"];
+    let carried = [
+        "LICENSE",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+        "tokenizer.model",
+        "Notice.md",
+        "USE_POLICY.md",
+        "additional_chat_templates/tool_use.jinja",
+    ];
+    std::fs::create_dir(copy.path().join("additional_chat_templates")).unwrap();
     for name in carried.iter().chain(&["README.md", "pytorch_model.bin", "notes.py"]) {
         std::fs::write(copy.path().join(name), format!("{{\"this is\": \"{name}\"}}\n")).unwrap();
     }
@@ -247,7 +441,7 @@ fn errors_of_the_base_are_passed_on() {
     std::fs::remove_dir_all(copy.path()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let error = run(&base, &trained(), &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::Base(BaseError::Checkpoint(_))), "{error:?}");
+    assert!(matches!(error, MergeError::Base(BaseError::Open(_))), "{error:?}");
 }
 
 /// LoRA on the head: merged where the base has a head of its own, refused by name where it is tied.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonfall_adapters::SideFile;
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig, AdapterTensor, PeftError};
 
 use crate::files::{edit_json, fixture, safetensors_of, take_apart};
@@ -18,13 +19,21 @@ fn small() -> Adapter {
         shape,
         values: (0..shape[0] * shape[1]).map(|i| i as f32 * 0.25 - 1.0).collect(),
     };
-    let config = AdapterConfig::lora("base", 2, 4.0, 0.05, false, vec!["q_proj".to_owned()]);
+    let config = AdapterConfig {
+        base_model_name_or_path: Some("base".to_owned()),
+        revision: None,
+        r: 2,
+        lora_alpha: 4.0,
+        lora_dropout: 0.05,
+        target_modules: vec!["q_proj".to_owned()],
+        use_rslora: false,
+    };
     Adapter { config, tensors: vec![tensor("lora_A", [2, 5]), tensor("lora_B", [3, 2])] }
 }
 
 fn written() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    peft::write(dir.path(), &small()).unwrap();
+    peft::write(dir.path(), &small(), &[]).unwrap();
     dir
 }
 
@@ -35,7 +44,7 @@ fn an_adapter_of_peft_is_read() {
     assert_eq!(adapter.tensors.len(), 28);
     assert_eq!(adapter.modules().len(), 14);
     assert_eq!(adapter.scale(), 2.0);
-    let b = adapter.tensor("model.layers.1.mlp.down_proj.lora_B.weight").unwrap();
+    let b = adapter.by_name()["model.layers.1.mlp.down_proj.lora_B.weight"];
     assert_eq!((b.shape, b.values.len()), ([64, 16], 1024));
     assert!(adapter.pairs().contains_key("model.layers.1.self_attn.k_proj"));
 }
@@ -46,7 +55,7 @@ fn what_is_written_is_read_back_bit_for_bit() {
     let target = dir.path().join("deep/adapter");
     let mut adapter = trained();
     adapter.config.use_rslora = true;
-    peft::write(&target, &adapter).unwrap();
+    peft::write(&target, &adapter, &[]).unwrap();
     assert_eq!(peft::read(&target).unwrap(), adapter);
     assert_eq!(adapter.scale(), 8.0, "alpha / √r");
     assert!(
@@ -166,7 +175,7 @@ fn what_makes_no_adapter_is_not_written() {
     let refused = |edit: fn(&mut Adapter), expected: &str| {
         let mut adapter = small();
         edit(&mut adapter);
-        let error = peft::write(dir.path(), &adapter).unwrap_err().to_string();
+        let error = peft::write(dir.path(), &adapter, &[]).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected:?} is not in: {error}");
     };
     refused(|adapter| adapter.tensors.clear(), "no tensors");
@@ -178,7 +187,49 @@ fn what_makes_no_adapter_is_not_written() {
 
 #[test]
 fn a_place_that_cannot_be_written_is_named() {
-    let error = peft::write(Path::new("/proc/no-such-place"), &small()).unwrap_err();
+    let error = peft::write(Path::new("/proc/no-such-place"), &small(), &[]).unwrap_err();
     assert!(matches!(error, PeftError::Durable(_)), "{error:?}");
     assert!(error.to_string().contains("/proc"), "{error}");
+}
+
+#[test]
+fn an_adapter_appears_complete_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("adapter");
+    let extra = SideFile { name: "additional_chat_templates/tool_use.jinja".to_owned(), bytes: b"x".to_vec() };
+    peft::write(&target, &small(), &[extra]).unwrap();
+    assert!(target.join("additional_chat_templates/tool_use.jinja").is_file());
+    let error = peft::write(&target, &small(), &[]).unwrap_err();
+    assert!(matches!(error, PeftError::OutputExists { .. }), "{error:?}");
+
+    // A side file that can't be written: nothing of the adapter is left either.
+    let refused = SideFile { name: "\0".to_owned(), bytes: Vec::new() };
+    peft::write(&dir.path().join("second"), &small(), &[refused]).unwrap_err();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// 40,000 modules took 21 seconds while every tensor was looked for in the whole list.
+#[test]
+fn an_adapter_of_many_modules_is_read() {
+    let tensor = |module: usize, matrix: &str| AdapterTensor {
+        name: format!("model.layers.{module}.mlp.up_proj.{matrix}.weight"),
+        shape: [2, 2],
+        values: vec![0.5; 4],
+    };
+    let tensors = (0..40_000).flat_map(|module| [tensor(module, "lora_A"), tensor(module, "lora_B")]).collect();
+    let dir = tempfile::tempdir().unwrap();
+    peft::write_files(dir.path(), &Adapter { tensors, ..small() }).unwrap();
+    let adapter = peft::read(dir.path()).unwrap();
+    assert_eq!((adapter.pairs().len(), adapter.modules().len()), (40_000, 40_000));
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_are_refused() {
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        let dir = written();
+        crate::files::replace_by_fifo(&dir.path().join(file));
+        let error = peft::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains("not a regular file"), "{error}");
+    }
 }

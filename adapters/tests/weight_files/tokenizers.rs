@@ -1,7 +1,7 @@
 //! Tokenizers of directories and of GGUF metadata.
 
 use serde_json::{Value, json};
-use tonfall_adapters::{BaseModel, SpecialToken, TokenizerFiles};
+use tonfall_adapters::{BaseModel, ChatSettings, SpecialToken, TokenizerFiles};
 use tonfall_blocks::Format;
 
 use crate::files::gguf::{Gguf, flag, floats, integers, of_model, text, texts, u32};
@@ -107,7 +107,7 @@ fn tokenizers_that_are_refused() {
         ("tokenizer.ggml.pre", text("gemma9"), "\"gemma9\" is not known; known are gpt-2, smollm"),
         ("tokenizer.ggml.merges", texts(&["a c"]), "entry 0"),
         ("tokenizer.ggml.merges", u32(1), "a list is missing"),
-        ("tokenizer.ggml.token_type", integers(&[1]), "8 kinds are due"),
+        ("tokenizer.ggml.token_type", integers(&[1]), "it must have 8 entries"),
         ("tokenizer.ggml.bos_token_id", u32(99), "names no token"),
         ("tokenizer.ggml.tokens", texts(&["a", "a"]), "tokens 0 and 1 are both \"a\""),
         ("tokenizer.ggml.tokens", integers(&[1]), "list of texts"),
@@ -127,12 +127,15 @@ fn tokenizers_that_are_refused() {
 #[test]
 fn side_files_are_made_for_a_gguf_base() {
     let (_dir, path) = gguf().write();
-    let files = BaseModel::open(&path).unwrap().side_files(Format::F16).unwrap();
+    let files = BaseModel::open(&path).unwrap().side_files(Some(Format::F16), &ChatSettings::default()).unwrap().files;
     let get = |name: &str| -> Value {
         serde_json::from_slice(&files.iter().find(|file| file.name == name).unwrap().bytes).unwrap()
     };
     assert_eq!(get("config.json")["architectures"], json!(["LlamaForCausalLM"]));
-    assert_eq!(get("config.json")["torch_dtype"], "float16");
+    assert_eq!(
+        (&get("config.json")["torch_dtype"], &get("config.json")["dtype"]),
+        (&"float16".into(), &"float16".into())
+    );
     assert_eq!(get("generation_config.json")["eos_token_id"], 0);
     assert_eq!(get("tokenizer_config.json")["chat_template"], "{{ messages }}");
     assert_eq!(get("tokenizer_config.json")["bos_token"], "<|start|>");
@@ -171,6 +174,10 @@ fn the_tokenizer_of_a_directory() {
     assert_eq!(templates(), ("jinja".to_owned(), vec![tool(), ("d".to_owned(), false)]));
     write("chat_template.jinja", "d");
     assert_eq!(templates(), ("d".to_owned(), vec![tool()]));
+    std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/tool_use.jinja", "named");
+    write("additional_chat_templates/rag.jinja", "r");
+    assert_eq!(templates(), ("d".to_owned(), vec![("named".to_owned(), true), tool()]));
 
     write("tokenizer_config.json", r#"{"eos_token":"<end>"}"#);
     let error = open().unwrap_err().to_string();

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 mod digest;
 mod scratch_lock;
+mod scratch_owner;
 
 use thiserror::Error;
 
@@ -102,18 +103,28 @@ impl Drop for Scratch {
 pub struct ScratchDir {
     scratch: Scratch,
     destination: PathBuf,
+    /// Held while this process works in the directory; see [`scratch_owner`].
+    _owner: Option<File>,
 }
 
 impl ScratchDir {
-    /// Creates an empty directory next to `destination`, and the parents of both.
+    /// Makes an empty directory next to `destination`, whose parents are made as well. First removes the scratch
+    /// directories there whose processes have ended.
     ///
     /// # Errors
     /// [`DurableError`] if it can't be created.
     pub fn beside(destination: &Path) -> Result<Self, DurableError> {
         create_dir_all(parent(destination))?;
-        let scratch = Scratch(beside(destination));
-        fs::create_dir(&scratch.0).map_err(|error| DurableError::new("create", destination, error))?;
-        Ok(Self { scratch, destination: destination.to_owned() })
+        scratch_owner::sweep(parent(destination));
+        loop {
+            let scratch = Scratch(beside(destination));
+            fs::create_dir(&scratch.0).map_err(|error| DurableError::new("create", destination, error))?;
+            let owner = scratch_owner::hold(&scratch.0);
+            // Another process may have swept the directory before it was locked.
+            if scratch.0.exists() {
+                return Ok(Self { scratch, destination: destination.to_owned(), _owner: owner });
+            }
+        }
     }
 
     /// The directory to fill.

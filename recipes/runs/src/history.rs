@@ -289,3 +289,15 @@ fn cut(text: String) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_log_is_escaped_and_cut() {
+        assert_eq!(cut("clear\u{1b}[2J\u{9b}\u{202e}\n".to_owned()), "clear\\x1b[2J\\x9b\\u202e\n");
+        let long = cut("é".repeat(TEXT + 1));
+        assert!(long.starts_with(&"é".repeat(TEXT)) && long.ends_with(" […]"));
+    }
+}

@@ -4,6 +4,7 @@
 //! Must not depend on: when each of them is due.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tonfall_adapters::merge::{MergeOptions, merge};
@@ -78,7 +79,7 @@ impl Run<'_> {
         let writer = CheckpointWriter::create(record.run, step)?;
         checkpoint_files::write(writer.dir(), &self.model.params, &self.optimizer, &self.state)?;
         if let Some(config) = &self.adapter {
-            peft::write(writer.dir(), &lora::export(&self.model, config.clone())?)?;
+            peft::write_files(writer.dir(), &lora::export(&self.model, config.clone())?)?;
         }
         let best = self.is_best();
         let path = writer.publish(best, self.job.plan.training.keep_checkpoints)?;
@@ -102,7 +103,10 @@ impl Run<'_> {
     }
 
     /// Writes the exports that the plan asks for, and reads them back.
-    pub(super) fn export(&mut self) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
+    pub(super) fn export(
+        &mut self,
+        notices: &mut Vec<String>,
+    ) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
         let Some(record) = &self.job.record else { return Ok((None, None)) };
         release_idle();
         let (plan, exports) = (self.job.plan, record.run.exports());
@@ -116,21 +120,28 @@ impl Run<'_> {
                 Some(param) => Ok(lora::values(&param.value)?),
                 None => Ok(Vec::new()),
             };
-            save_model(&dir, base.description(), &options, &base.side_files(dtype)?, &mut values)?;
+            let side = base.side_files(Some(dtype), self.job.chat)?;
+            save_model(&dir, base.description(), &options, &side.files, &mut values)?;
+            notices.extend(side.notices);
             return Ok((Some(dir), None));
         };
         let adapter = lora::export(&self.model, config)?;
         let mut written = (None, None);
         if plan.export.adapter {
             let dir = exports.join("adapter");
-            peft::write(&dir, &adapter)?;
+            peft::write(&dir, &adapter, &self.job.base.adapter_files(self.job.chat)?)?;
             written.0 = Some(dir);
         }
         if plan.export.merged {
             let dir = exports.join("merged");
             let mut merging = progress(&mut self.job.record, Phase::Merging);
-            merge(self.job.base, &adapter, &dir, &MergeOptions::default(), &mut merging)?;
+            let options = MergeOptions { chat: self.job.chat.clone(), ..MergeOptions::default() };
+            let report = merge(self.job.base, &adapter, &dir, &options, &mut |done, total| {
+                merging(done, total);
+                ControlFlow::Continue(())
+            })?;
             drop(merging);
+            notices.extend(report.notices);
             written.1 = Some(dir);
         }
         Ok(written)

@@ -207,3 +207,45 @@ pub fn q8_0(values: &[f32]) -> Vec<u8> {
         })
         .collect()
 }
+
+/// The tensors of a file in two parts, with the keys that llama.cpp's `gguf-split` writes.
+pub fn split_in_two(gguf: &Gguf) -> [Gguf; 2] {
+    let mut first = gguf.clone();
+    let mut second = Gguf { metadata: Vec::new(), ..gguf.clone() };
+    second.tensors = first.tensors.split_off(gguf.tensors.len() / 2);
+    let short = |value: u16| Meta([&2u32.to_le_bytes()[..], &value.to_le_bytes()].concat());
+    for (number, part) in [&mut first, &mut second].into_iter().enumerate() {
+        let count = Meta([5u32.to_le_bytes(), (gguf.tensors.len() as i32).to_le_bytes()].concat());
+        part.set("split.no", short(number as u16)).set("split.count", short(2)).set("split.tensors.count", count);
+    }
+    [first, second]
+}
+
+/// Writes parts into a directory of their own.
+pub fn write_parts(parts: &[Gguf]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, part) in parts.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.gguf", number + 1, parts.len());
+        std::fs::write(dir.path().join(name), part.bytes()).unwrap();
+    }
+    dir
+}
+
+/// Encodes rows as Q5_0, without care for precision.
+pub fn q5_0(values: &[f32]) -> Vec<u8> {
+    values
+        .chunks(32)
+        .flat_map(|block| {
+            let scale = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs())) / 15.0;
+            let bits = tonfall_blocks::f16_from_f32(scale);
+            let scale = tonfall_blocks::f16_to_f32(bits);
+            let codes: Vec<u32> = block
+                .iter()
+                .map(|value| if scale == 0.0 { 16 } else { ((value / scale).round() + 16.0).clamp(0.0, 31.0) as u32 })
+                .collect();
+            let fifth = codes.iter().enumerate().fold(0u32, |fifth, (i, code)| fifth | (code >> 4) << i);
+            let nibbles = (0..16).map(|i| (codes[i] & 15 | (codes[i + 16] & 15) << 4) as u8);
+            [&bits.to_le_bytes()[..], &fifth.to_le_bytes(), &nibbles.collect::<Vec<_>>()].concat()
+        })
+        .collect()
+}

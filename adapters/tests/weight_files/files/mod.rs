@@ -85,3 +85,11 @@ pub fn assert_refused(path: &Path, parts: &[&str]) {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
 }
+
+/// Puts a named pipe in the place of a file: opening it would wait for a writer for ever.
+#[cfg(unix)]
+pub fn replace_by_fifo(path: &Path) {
+    std::fs::remove_file(path).ok();
+    let made = std::process::Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}

@@ -42,7 +42,7 @@ fn a_run_is_made_whole_and_found_again() {
 #[test]
 fn what_a_run_was_started_with_is_stored() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let plan = Plan { output_dir: dir.path().join("runs"), ..crate::plan::tests::plan() };
+    let plan = Plan { output_dir: dir.path().join("runs"), ..tonfall_recipes::plan::tests::plan() };
     let recipe = RecipeFile { path: "style.toml".into(), source: String::new() };
     let mut inputs = RunInputs::default();
     inputs.record_bytes("prompts", b"x");

@@ -24,6 +24,8 @@ const Q4_1: u32 = 5;
 const Q4_K: u32 = 6;
 const Q5_K: u32 = 7;
 const Q6_K: u32 = 8;
+const Q5_0: u32 = 9;
+const Q5_1: u32 = 10;
 
 const fn code(format: Format) -> u32 {
     match format {
@@ -33,6 +35,8 @@ const fn code(format: Format) -> u32 {
         Format::Q8_0 => Q8_0,
         Format::Q4_0 => Q4_0,
         Format::Q4_1 => Q4_1,
+        Format::Q5_0 => Q5_0,
+        Format::Q5_1 => Q5_1,
         Format::Q4K => Q4_K,
         Format::Q5K => Q5_K,
         Format::Q6K => Q6_K,
@@ -102,6 +106,13 @@ fn k_min(data: &[u32], at: u32, j: u32) -> f32 {
     f32::cast_from(min)
 }
 
+/// The five-bit code of element `i`: four bits at `codes`, the fifth in the 32 bits at `fifth`.
+#[cube]
+fn five_bits(data: &[u32], fifth: u32, codes: u32, i: u32) -> u32 {
+    let low = (byte(data, codes + i % 16) >> (4 * (i / 16))) & 15;
+    low | (((byte(data, fifth + i / 8) >> (i % 8)) & 1) << 4)
+}
+
 /// Element `i` of block `block`, in the layouts of `tonfall_blocks`.
 #[cube]
 fn element(data: &[u32], block: u32, i: u32, #[comptime] format: u32) -> f32 {
@@ -121,6 +132,14 @@ fn element(data: &[u32], block: u32, i: u32, #[comptime] format: u32) -> f32 {
     } else if comptime!(format == Q4_1) {
         let at = block * 20;
         let code = (byte(data, at + 4 + i % 16) >> (4 * (i / 16))) & 15;
+        f32::cast_from(code) * half_at(data, at) + half_at(data, at + 2)
+    } else if comptime!(format == Q5_0) {
+        let at = block * 22;
+        let code = five_bits(data, at + 2, at + 6, i);
+        (f32::cast_from(code) - 16.0f32) * half_at(data, at)
+    } else if comptime!(format == Q5_1) {
+        let at = block * 24;
+        let code = five_bits(data, at + 4, at + 8, i);
         f32::cast_from(code) * half_at(data, at) + half_at(data, at + 2)
     } else if comptime!(format == Q4_K) {
         let at = block * 144;

@@ -1,39 +1,39 @@
-//! Where each weight of a base model lies, found and checked before any is read.
+//! The place of each weight of a base model, found and checked before any is read.
 //!
-//! Must not depend on: how the model was opened, what is done with the weights.
+//! Must not depend on: how the model was opened, the use of the weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
-use tonfall_blocks::Format;
+use tonfall_blocks::{Format, dequantize};
 
 use crate::base_model::BaseError;
 use crate::bitsandbytes::{self, Nf4Parts};
-use crate::checkpoint::Checkpoint;
 use crate::description::{ModelDescription, Shape};
 use crate::gguf::GgufFile;
 use crate::names;
 use crate::safetensors_file::{Dtype, SafetensorsFile, TensorEntry};
+use crate::weight_files::WeightFiles;
 
-/// The weights by their names.
-pub(crate) type Table = BTreeMap<String, Located>;
+/// The weights by their Hugging Face names.
+pub(crate) type TensorIndex = BTreeMap<String, IndexedTensor>;
 
-/// Where a weight lies.
+/// The place of a weight.
 #[derive(Debug)]
 pub(crate) enum Place {
     /// These bytes of file number `file`.
     Plain { file: usize, range: Range<usize> },
-    /// Rows in GGUF's order for rotary embeddings, in so many heads.
-    Permuted { range: Range<usize>, heads: usize },
+    /// As `Plain`, with the rows of `heads` heads in GGUF's order for rotary embeddings.
+    Permuted { file: usize, range: Range<usize>, heads: usize },
     /// In the parts that bitsandbytes writes.
     BitsAndBytes { file: usize, parts: Nf4Parts },
-    /// Nowhere: it is made when asked for.
+    /// In no file: random values, computed when asked for.
     Random,
 }
 
 #[derive(Debug)]
-pub(crate) struct Located {
+pub(crate) struct IndexedTensor {
     pub format: Format,
     pub shape: Shape,
     pub place: Place,
@@ -42,22 +42,22 @@ pub(crate) struct Located {
 /// Finds every weight of a Hugging Face directory.
 ///
 /// # Errors
-/// When one is missing, misshapen or of another type, or when a tensor belongs to no weight.
+/// When a weight is missing, has another shape or an unusable type, or when a tensor belongs to no weight.
 pub(crate) fn in_directory(
     dir: &Path,
-    checkpoint: &Checkpoint,
+    files: &WeightFiles,
     description: &ModelDescription,
-) -> Result<Table, BaseError> {
-    let mut weights = Table::new();
+) -> Result<TensorIndex, BaseError> {
+    let mut weights = TensorIndex::new();
     for (name, shape) in description.tensors() {
-        let located = locate(dir, checkpoint, &name, shape)?;
-        weights.insert(name, located);
+        let indexed = find_tensor(dir, files, &name, shape)?;
+        weights.insert(name, indexed);
     }
-    refuse_unknown(dir, checkpoint, description, &weights)?;
+    refuse_unknown(dir, files, description, &weights)?;
     Ok(weights)
 }
 
-/// Finds every weight of a GGUF file; `permuted` says whether it has rows of q and k in llama.cpp's order.
+/// Finds every weight of a GGUF file; `permuted`: the rows of q and k are in llama.cpp's order.
 ///
 /// # Errors
 /// As [`in_directory`].
@@ -66,12 +66,12 @@ pub(crate) fn in_gguf(
     file: &GgufFile,
     description: &ModelDescription,
     permuted: bool,
-) -> Result<Table, BaseError> {
-    let tensors = &file.contents.tensors;
+) -> Result<TensorIndex, BaseError> {
+    let tensors = &file.tensors;
     let mut unknown: BTreeSet<&str> = tensors.keys().map(String::as_str).collect();
-    // Read with the description: it is its rotary scaling.
+    // The description's rotary scaling was read from it.
     unknown.remove("rope_freqs.weight");
-    let mut weights = Table::new();
+    let mut weights = TensorIndex::new();
     for (name, shape) in description.tensors() {
         let gguf_name = names::to_gguf(&name);
         let missing = || BaseError::MissingTensor { path: path.to_owned(), name: gguf_name.clone() };
@@ -84,10 +84,10 @@ pub(crate) fn in_gguf(
         }
         let range = tensor.range.clone();
         let place = match rotary_heads(&name, description).filter(|_| permuted) {
-            Some(heads) => Place::Permuted { range, heads },
-            None => Place::Plain { file: 0, range },
+            Some(heads) => Place::Permuted { file: tensor.part, range, heads },
+            None => Place::Plain { file: tensor.part, range },
         };
-        weights.insert(name, Located { format: tensor.format, shape, place });
+        weights.insert(name, IndexedTensor { format: tensor.format, shape, place });
     }
     match unknown.first() {
         Some(name) => Err(unknown_tensor(path, name, description)),
@@ -96,19 +96,19 @@ pub(crate) fn in_gguf(
 }
 
 /// A table for a model of random weights, all in BF16.
-pub(crate) fn at_random(description: &ModelDescription) -> Table {
-    let located = |shape| Located { format: Format::Bf16, shape, place: Place::Random };
-    description.tensors().into_iter().map(|(name, shape)| (name, located(shape))).collect()
+pub(crate) fn at_random(description: &ModelDescription) -> TensorIndex {
+    let indexed = |shape| IndexedTensor { format: Format::Bf16, shape, place: Place::Random };
+    description.tensors().into_iter().map(|(name, shape)| (name, indexed(shape))).collect()
 }
 
-fn locate(dir: &Path, checkpoint: &Checkpoint, name: &str, shape: Shape) -> Result<Located, BaseError> {
+fn find_tensor(dir: &Path, files: &WeightFiles, name: &str, shape: Shape) -> Result<IndexedTensor, BaseError> {
     let missing = || BaseError::MissingTensor { path: dir.to_owned(), name: name.to_owned() };
-    let (number, entry) = checkpoint.find(name).ok_or_else(missing)?;
-    let file: &SafetensorsFile = &checkpoint.files[number].1;
+    let (number, entry) = files.find(name).ok_or_else(missing)?;
+    let file: &SafetensorsFile = &files.files[number].1;
     if entry.dtype == Dtype::U8
         && let Some(parts) = bitsandbytes::find(file, name, shape)?
     {
-        return Ok(Located { format: Format::Nf4, shape, place: Place::BitsAndBytes { file: number, parts } });
+        return Ok(IndexedTensor { format: Format::Nf4, shape, place: Place::BitsAndBytes { file: number, parts } });
     }
     check_shape(file.file.path(), name, &entry.shape, shape)?;
     let format = dense_format(entry).ok_or_else(|| BaseError::TensorType {
@@ -116,7 +116,7 @@ fn locate(dir: &Path, checkpoint: &Checkpoint, name: &str, shape: Shape) -> Resu
         name: name.to_owned(),
         dtype: entry.dtype.name().to_owned(),
     })?;
-    Ok(Located { format, shape, place: Place::Plain { file: number, range: entry.range.clone() } })
+    Ok(IndexedTensor { format, shape, place: Place::Plain { file: number, range: entry.range.clone() } })
 }
 
 /// The number format of a tensor that can be used as a weight.
@@ -146,31 +146,53 @@ fn unknown_tensor(path: &Path, name: &str, description: &ModelDescription) -> Ba
     BaseError::UnknownTensor { path: path.to_owned(), name: name.to_owned(), family: description.family }
 }
 
-/// Every tensor of the files must be part of the model, accompany a quantised one, or be known to carry nothing.
+/// Every tensor of the files must be part of the model, accompany a quantised one, or be known to have no influence.
 fn refuse_unknown(
     dir: &Path,
-    checkpoint: &Checkpoint,
+    files: &WeightFiles,
     description: &ModelDescription,
-    weights: &Table,
+    weights: &TensorIndex,
 ) -> Result<(), BaseError> {
-    for name in checkpoint.names() {
+    for name in files.names() {
         if weights.contains_key(name) || names::is_rotary_buffer(name) {
             continue;
         }
         if name == "lm_head.weight" && description.tie_word_embeddings {
-            let bytes = |name| checkpoint.find(name).map(|(file, entry)| checkpoint.files[file].1.bytes(entry));
-            if bytes(name) != bytes("model.embed_tokens.weight") {
-                return Err(BaseError::TiedHeadDiffers { path: dir.to_owned() });
+            match same_values(files, name, "model.embed_tokens.weight") {
+                true => continue,
+                false => return Err(BaseError::TiedHeadDiffers { path: dir.to_owned() }),
             }
-            continue;
         }
         let quantised =
-            |owner: &str| weights.get(owner).is_some_and(|located| matches!(located.place, Place::BitsAndBytes { .. }));
+            |owner: &str| weights.get(owner).is_some_and(|indexed| matches!(indexed.place, Place::BitsAndBytes { .. }));
         if !bitsandbytes::owner(name).is_some_and(quantised) {
             return Err(unknown_tensor(dir, name, description));
         }
     }
     Ok(())
+}
+
+/// Whether two tensors have the same shape and, whatever their dtypes, the same values.
+fn same_values(files: &WeightFiles, first: &str, second: &str) -> bool {
+    /// Values that are decoded at a time.
+    const BAND: usize = 1 << 16;
+    let tensor = |name| files.find(name).map(|(file, entry)| (entry, files.files[file].1.bytes(entry)));
+    let (Some((a, a_bytes)), Some((b, b_bytes))) = (tensor(first), tensor(second)) else { return false };
+    let (Some(a_format), Some(b_format), true) = (dense_format(a), dense_format(b), a.shape == b.shape) else {
+        return false;
+    };
+    if a_format == b_format {
+        return a_bytes == b_bytes;
+    }
+    let len = a.shape.iter().product::<usize>();
+    let (mut left, mut right) = (vec![0.0; BAND.min(len)], vec![0.0; BAND.min(len)]);
+    (0..len).step_by(BAND).all(|start| {
+        let band = BAND.min(len - start);
+        dequantize(a_format, a_bytes, 1, len, start, &mut left[..band]);
+        dequantize(b_format, b_bytes, 1, len, start, &mut right[..band]);
+        let same = |(a, b): (&f32, &f32)| a == b || (a.is_nan() && b.is_nan());
+        left[..band].iter().zip(&right[..band]).all(same)
+    })
 }
 
 /// Heads of the tensors whose rows GGUF's `llama` interleaves.
@@ -185,8 +207,8 @@ fn rotary_heads(name: &str, description: &ModelDescription) -> Option<usize> {
     }
 }
 
-/// Brings rows (or a vector's elements) from GGUF's order back: in each head GGUF has the rows of the two halves by
-/// turns, Hugging Face one half after the other.
+/// Reorders rows (or a vector's elements) from GGUF's order to Hugging Face's: in each head GGUF interleaves the rows of
+/// the two halves, Hugging Face has one half after the other.
 pub(crate) fn unpermute(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
     let row_bytes = bytes.len() / rows;
     let half = rows / heads / 2;

@@ -1,0 +1,67 @@
+//! Finding values that are not finite, in memory and in the bytes of dense tensors.
+//!
+//! Must not depend on: the source of the values.
+
+use std::fmt;
+
+use tonfall_blocks::{Format, first_non_finite};
+
+use crate::safetensors_file::Dtype;
+use crate::safetensors_writer::decode_one;
+
+/// A value that is not finite, and its place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NotFinite {
+    pub value: f32,
+    pub row: usize,
+    pub column: usize,
+}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at row {}, column {}", self.value, self.row, self.column)
+    }
+}
+
+/// The first value that is not finite, in rows of `columns` values of which the first has the number `first_row`.
+pub(crate) fn in_values(values: &[f32], columns: usize, first_row: usize) -> Option<NotFinite> {
+    let at = values.iter().position(|value| !value.is_finite())?;
+    Some(NotFinite { value: values[at], row: first_row + at / columns, column: at % columns })
+}
+
+/// The same in the bytes of a tensor; `None` for dtypes other than F32, F16 and BF16.
+pub(crate) fn in_bytes(bytes: &[u8], dtype: Dtype, columns: usize) -> Option<NotFinite> {
+    let format = match dtype {
+        Dtype::F32 => Format::F32,
+        Dtype::F16 => Format::F16,
+        Dtype::Bf16 => Format::Bf16,
+        _ => return None,
+    };
+    let at = first_non_finite(format, bytes, bytes.len() / dtype.size())?;
+    let value = decode_one(&bytes[at * dtype.size()..], dtype);
+    Some(NotFinite { value, row: at / columns, column: at % columns })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::safetensors_writer::encode;
+
+    #[test]
+    fn the_first_bad_value_is_found_in_every_dense_dtype() {
+        let mut values = vec![1.5f32; 3 * 5000];
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            assert_eq!(in_bytes(&encode(&values, dtype), dtype, 5000), None);
+        }
+        values[2 * 5000 + 17] = f32::INFINITY;
+        let place = NotFinite { value: f32::INFINITY, row: 2, column: 17 };
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            assert_eq!(in_bytes(&encode(&values, dtype), dtype, 5000), Some(place), "{dtype:?}");
+        }
+        assert_eq!(in_values(&values, 5000, 0), Some(place));
+        assert_eq!(place.to_string(), "inf at row 2, column 17");
+        values[4] = f32::NAN;
+        let first = in_bytes(&encode(&values, Dtype::Bf16), Dtype::Bf16, 5000).expect("a NaN");
+        assert!(first.value.is_nan() && (first.row, first.column) == (0, 4));
+    }
+}

@@ -1,0 +1,173 @@
+//! The weight files of a Hugging Face directory: one safetensors file, or shards with an index.
+//!
+//! Responsible for: finding the files, refusing shard names that leave the directory, and looking up tensors in all files.
+//! Must not depend on: the meaning of the tensors.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::bounded_json::BoundedMap;
+use crate::regular_file::{OpenError, read_text, refuse_pickle_name};
+use crate::safetensors_file::{SafetensorsError, SafetensorsFile, TensorEntry};
+
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Tensors that an index may list: twice those of the largest models, few enough to keep a forged index small in memory.
+const MAX_TENSORS: usize = 1 << 18;
+
+/// Why a directory's weight files can't be used.
+#[derive(Debug, Error)]
+pub enum WeightFilesError {
+    #[error(transparent)]
+    Safetensors(#[from] SafetensorsError),
+
+    #[error(transparent)]
+    Open(#[from] OpenError),
+
+    #[error("{}: neither {SINGLE_FILE} nor {INDEX_FILE} is there", dir.display())]
+    NoWeights { dir: PathBuf },
+
+    #[error(
+        "{}: holds {SINGLE_FILE} and {INDEX_FILE}, whose shards do not include {SINGLE_FILE}: these are two models. \
+         Remove the one that is not meant",
+        dir.display()
+    )]
+    TwoModels { dir: PathBuf },
+
+    #[error("{}: {reason}; fetch the file again", path.display())]
+    Index { path: PathBuf, reason: String },
+
+    #[error(
+        "{}: names the shard `{shard}`, which is no plain file name; a forged index could read any file, so it is \
+         refused: keep the shards next to their index",
+        path.display()
+    )]
+    ShardOutside { path: PathBuf, shard: String },
+
+    #[error("{}: lists tensor `{name}` in {shard}, which does not hold it; fetch both files again", path.display())]
+    NotInShard { path: PathBuf, name: String, shard: String },
+
+    #[error("{}: does not list tensor `{name}` of {shard}; fetch both files again", path.display())]
+    NotInIndex { path: PathBuf, name: String, shard: String },
+}
+
+/// All weight files of a directory.
+#[derive(Debug)]
+pub(crate) struct WeightFiles {
+    /// File names and files.
+    pub files: Vec<(String, SafetensorsFile)>,
+    /// The index as it is on disk.
+    pub index: Option<Vec<u8>>,
+}
+
+/// Tensor names and the shards that hold them.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BoundedMap<MAX_TENSORS>,
+}
+
+/// The shards that an index names, each once, sorted.
+///
+/// # Errors
+/// When the index can't be read, or a name is more than the name of a safetensors file.
+pub fn shard_names(index_path: &Path) -> Result<Vec<String>, WeightFilesError> {
+    read_index(index_path).map(|(_, _, shards)| shards)
+}
+
+/// An index: its bytes, its entries, and its shards.
+fn read_index(path: &Path) -> Result<(Vec<u8>, Index, Vec<String>), WeightFilesError> {
+    let bytes = read_text(path)?;
+    let index: Index = serde_json::from_slice(&bytes)
+        .map_err(|error| WeightFilesError::Index { path: path.to_owned(), reason: error.to_string() })?;
+    let mut shards: Vec<&String> = index.weight_map.0.values().collect();
+    shards.sort_unstable();
+    shards.dedup();
+    let shards: Vec<String> = shards.into_iter().cloned().collect();
+    for shard in &shards {
+        let mut components = Path::new(shard).components();
+        let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+        if !plain || shard.contains(['/', '\\']) {
+            return Err(WeightFilesError::ShardOutside { path: path.to_owned(), shard: shard.clone() });
+        }
+        refuse_pickle_name(Path::new(shard))?;
+    }
+    Ok((bytes, index, shards))
+}
+
+impl WeightFiles {
+    /// Opens the shards that the index names, or the single file if there is no index.
+    ///
+    /// If both are there and the single file is not one of the index's shards, the directory holds two models. Transformers
+    /// would use the single file; here it is an error, see [`WeightFilesError::TwoModels`].
+    pub(crate) fn open(dir: &Path) -> Result<Self, WeightFilesError> {
+        let index_path = dir.join(INDEX_FILE);
+        let single = dir.join(SINGLE_FILE);
+        match (index_path.exists(), single.exists()) {
+            (false, false) => return Err(no_weights(dir)),
+            (false, true) => {
+                let file = SafetensorsFile::open(&single)?;
+                return Ok(Self { files: vec![(SINGLE_FILE.to_owned(), file)], index: None });
+            }
+            (true, _) => {}
+        }
+        let (bytes, index, shards) = read_index(&index_path)?;
+        if single.exists() && !shards.iter().any(|shard| shard == SINGLE_FILE) {
+            return Err(WeightFilesError::TwoModels { dir: dir.to_owned() });
+        }
+        let mut files = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let file = SafetensorsFile::open(&dir.join(&shard))?;
+            files.push((shard, file));
+        }
+        let opened = Self { files, index: Some(bytes) };
+        opened.compare(&index_path, &index.weight_map.0)?;
+        Ok(opened)
+    }
+
+    /// A tensor and the number of its file.
+    pub(crate) fn find(&self, name: &str) -> Option<(usize, &TensorEntry)> {
+        let mut files = self.files.iter().enumerate();
+        files.find_map(|(number, (_, file))| Some((number, file.tensors.get(name)?)))
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().flat_map(|(_, file)| file.tensors.keys().map(String::as_str))
+    }
+
+    /// Index and shards must list the same tensors.
+    fn compare(&self, path: &Path, index: &BTreeMap<String, String>) -> Result<(), WeightFilesError> {
+        let files: BTreeMap<&str, &SafetensorsFile> =
+            self.files.iter().map(|(name, file)| (name.as_str(), file)).collect();
+        for (name, shard) in index {
+            if !files.get(shard.as_str()).is_some_and(|file| file.tensors.contains_key(name)) {
+                let (path, name, shard) = (path.to_owned(), name.clone(), shard.clone());
+                return Err(WeightFilesError::NotInShard { path, name, shard });
+            }
+        }
+        for (shard, file) in &self.files {
+            for name in file.tensors.keys() {
+                if index.get(name) != Some(shard) {
+                    let (path, name, shard) = (path.to_owned(), name.clone(), shard.clone());
+                    return Err(WeightFilesError::NotInIndex { path, name, shard });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names the pickle that is there instead.
+fn no_weights(dir: &Path) -> WeightFilesError {
+    let pickles =
+        ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt", "model.ckpt"];
+    let pickle = pickles.iter().map(|name| dir.join(name)).find(|path| path.exists());
+    let refused = pickle.and_then(|path| refuse_pickle_name(&path.with_extension("bin")).err());
+    match refused {
+        Some(error) => error.into(),
+        None => WeightFilesError::NoWeights { dir: dir.to_owned() },
+    }
+}

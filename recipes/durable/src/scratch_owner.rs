@@ -1,0 +1,60 @@
+//! The owner of a scratch directory: the process that holds the lock on it.
+//!
+//! The kernel releases the lock when the process ends, however it ends. File systems and systems that can't lock a
+//! directory never have theirs swept.
+//! Must not depend on: the contents of the directory.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::SCRATCH_PREFIX;
+
+/// Locks a scratch directory for the process that made it.
+pub(crate) fn hold(dir: &Path) -> Option<File> {
+    let file = File::open(dir).ok()?;
+    // Waits only for a sweep that found the directory in the moment between its creation and this lock.
+    file.lock().ok()?;
+    Some(file)
+}
+
+/// Removes the scratch directories in `parent` that no process holds. Directories that can't be removed stay for the next
+/// sweep.
+pub(crate) fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_scratch = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH_PREFIX));
+        if !is_scratch || !path.is_dir() {
+            continue;
+        }
+        if let Ok(file) = File::open(&path)
+            && file.try_lock().is_ok()
+        {
+            fs::remove_dir_all(&path).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ScratchDir;
+
+    #[cfg(unix)]
+    #[test]
+    fn the_next_one_sweeps_what_killed_processes_left_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let left = dir.path().join(format!("{SCRATCH_PREFIX}killed"));
+        fs::create_dir_all(left.join("deep")).expect("made");
+        fs::create_dir(dir.path().join("other")).expect("made");
+        let first = ScratchDir::beside(&dir.path().join("first")).expect("made");
+        assert!(!left.exists(), "nobody holds it");
+        let second = ScratchDir::beside(&dir.path().join("second")).expect("made");
+        assert!(first.path().exists(), "its owner works on it");
+        first.publish().expect("published");
+        second.publish().expect("published");
+        let mut names: Vec<_> =
+            fs::read_dir(dir.path()).expect("readable").map(|entry| entry.expect("entry").file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["first", "other", "second"]);
+    }
+}
