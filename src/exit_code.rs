@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(PictureError::Empty.exit_code(), Invalid);
         assert_eq!(PictureError::Draw("x".to_owned()).exit_code(), Unexpected);
         let read = OpenError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() };
-        assert_eq!(TrainError::Base(BaseError::Checkpoint(WeightFilesError::Open(read))).exit_code(), Io);
+        assert_eq!(TrainError::Base(BaseError::WeightFiles(WeightFilesError::Open(read))).exit_code(), Io);
         let unread = SaveError::Unread { name: "x".to_owned(), source: Box::new(io::Error::from(ErrorKind::TimedOut)) };
         assert_eq!(unread.exit_code(), Io);
     }

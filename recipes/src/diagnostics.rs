@@ -54,7 +54,7 @@ pub struct Diagnostic {
     /// `None` when the fault is that something is missing.
     pub place: Option<Place>,
     /// A second place that takes part in the fault, and its label.
-    pub context: Option<(Place, String)>,
+    pub context: Option<Box<(Place, String)>>,
     /// How to go on, when it needs a line of its own.
     pub hint: Option<String>,
 }
@@ -75,7 +75,7 @@ impl Diagnostic {
     }
 
     pub fn context(self, place: Place, label: impl Into<String>) -> Self {
-        Self { context: Some((place, label.into())), ..self }
+        Self { context: Some(Box::new((place, label.into()))), ..self }
     }
 
     pub fn hint(self, hint: impl Into<String>) -> Self {
@@ -135,7 +135,7 @@ impl Diagnostics {
     fn excerpts(&self, item: &Diagnostic) -> Vec<Element<'static>> {
         let label = item.label.as_deref().unwrap_or_default();
         let primary = item.place.as_ref().map(|place| (AnnotationKind::Primary, place, label));
-        let context = item.context.as_ref().map(|(place, label)| (AnnotationKind::Context, place, label.as_str()));
+        let context = item.context.as_deref().map(|(place, label)| (AnnotationKind::Context, place, label.as_str()));
         let places: Vec<_> = primary.into_iter().chain(context).collect();
         let mut elements = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::schema::{Key, KeyDefault, LISTS, TABLES, table};
 ///
 /// ```
 /// let recipe = tonfall_recipes::recipe_text::commented_recipe(&[("lora.rank", 8.into())]);
-/// assert!(recipe.contains("\nrank = 8  # rank of"));
+/// assert!(recipe.contains("\nrank = 8  # rank r of"));
 /// assert!(recipe.contains("\n# alpha = 32.0  # the"));
 /// ```
 pub fn commented_recipe(values: &[(&str, Value)]) -> String {

@@ -79,7 +79,7 @@ fn without_effect(settings: &Settings) -> Vec<Diagnostic> {
         for (key, setting) in rule.keys.iter().filter_map(|key| Some((key, settings.explicit(key)?))) {
             let message = format!("`{key}` has no effect with {when}: {}", rule.because);
             let fault = Diagnostic::error(message).at(setting.key.clone()).label("remove this");
-            let context = settings.explicit(rule.when).map(|when| (when.place.clone(), String::new()));
+            let context = settings.explicit(rule.when).map(|when| Box::new((when.place.clone(), String::new())));
             faults.push(Diagnostic { context, ..fault });
         }
     }
@@ -234,7 +234,11 @@ fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
 fn fault(settings: &Settings, keys: &[&str], message: &str) -> Diagnostic {
     let mut places = keys.iter().filter_map(|key| Some(settings.explicit(key)?.place.clone()));
     let place: Option<Place> = places.next();
-    Diagnostic { place, context: places.next().map(|place| (place, String::new())), ..Diagnostic::error(message) }
+    Diagnostic {
+        place,
+        context: places.next().map(|place| Box::new((place, String::new()))),
+        ..Diagnostic::error(message)
+    }
 }
 
 fn is(settings: &Settings, path: &str, text: &str) -> bool {

@@ -40,6 +40,7 @@ impl Workshop {
         let base = BaseModel::open(plan.base.local().expect("a path")).expect("a base");
         let files = base.tokenizer().expect("a tokenizer");
         let tokenizer = ChatTokenizer::new(TokenizerSpec {
+            template_place: None,
             chat_template: files.chat_template.clone(),
             other_templates: Vec::new(),
             bos_token: None,

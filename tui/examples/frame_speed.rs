@@ -1,4 +1,5 @@
 //! `frame_speed RUN`: the time to read the log of a run and to draw a frame, as JSON. `benches/dashboard.py` uses it.
+#![expect(clippy::print_stdout, reason = "the figures are the output")]
 
 use std::env;
 use std::path::PathBuf;

@@ -6,6 +6,8 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::Rect;
 
+use tonfall_runs::printable::is_unsafe;
+
 use crate::app::{App, Mode, STOP_WORD};
 use crate::keys::{self, Action};
 use crate::layout::Panel;
@@ -59,11 +61,16 @@ pub(crate) fn key(app: &mut App, key: KeyEvent) -> Option<Effect> {
 fn edit(text: &mut String, key: KeyEvent) {
     match key.code {
         KeyCode::Backspace => drop(text.pop()),
-        KeyCode::Char(char) if text.len() < LONGEST && !key.modifiers.contains(KeyModifiers::CONTROL) => {
+        KeyCode::Char(char) if accepts(text, char) && !key.modifiers.contains(KeyModifiers::CONTROL) => {
             text.push(char);
         }
         _ => {}
     }
+}
+
+/// Whether a character may be added: not a control character, and not beyond the longest text.
+fn accepts(text: &str, char: char) -> bool {
+    text.len() < LONGEST && !is_unsafe(char)
 }
 
 fn help(app: &mut App, action: Option<Action>) -> Option<Effect> {

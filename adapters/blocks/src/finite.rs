@@ -18,7 +18,7 @@ pub fn first_non_finite(format: Format, bytes: &[u8], elements: usize) -> Option
     match format {
         Format::F32 => dense(bytes, |number| u32::from_le_bytes(number) & 0x7F80_0000 == 0x7F80_0000),
         Format::Bf16 => dense(bytes, |number| u16::from_le_bytes(number) & 0x7F80 == 0x7F80),
-        Format::F16 => dense(bytes, |number| is_special_f16(number)),
+        Format::F16 => dense(bytes, is_special_f16),
         Format::Nf4 => nf4(bytes, elements),
         Format::Q8_0 | Format::Q4_0 | Format::Q5_0 => {
             blocks(format, bytes, |block| is_special_f16([block[0], block[1]]))

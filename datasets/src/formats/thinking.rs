@@ -85,10 +85,10 @@ pub(crate) fn within(text: &str, range: &Range<usize>) -> Vec<Range<usize>> {
     let answer = &text[range.clone()];
     let begun = opened(&text[..range.start]).and_then(|close| Some(answer.find(close)? + close.len()));
     let begun = begun.filter(|end| first_opening(answer).is_none_or(|(open, ..)| open >= *end)).unwrap_or(0);
-    let mut found = if begun > 0 { vec![range.start..range.start + begun] } else { Vec::new() };
     let rest = range.start + begun;
-    found.extend(spans(&text[rest..range.end]).into_iter().map(|span| rest + span.start..rest + span.end));
-    found
+    let first = (begun > 0).then_some(range.start..rest);
+    let others = spans(&text[rest..range.end]).into_iter().map(|span| rest + span.start..rest + span.end);
+    first.into_iter().chain(others).collect()
 }
 
 /// The mark that would close the block which the end of `prompt` opens.
@@ -200,8 +200,8 @@ mod tests {
     #[test]
     fn a_block_may_begin_in_the_prompt() {
         let text = "x <think>\nhm</think>one";
-        assert_eq!(within(text, &(10..text.len())), [10..20]);
-        assert_eq!(within(text, &(2..text.len())), [2..20]);
+        assert_eq!(within(text, &(10..text.len())), vec![10..20; 1]);
+        assert_eq!(within(text, &(2..text.len())), vec![2..20; 1]);
         assert_eq!(within("<think> said the user. one", &(22..26)), Vec::<std::ops::Range<usize>>::new());
     }
 

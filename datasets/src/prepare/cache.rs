@@ -272,7 +272,7 @@ fn kept(sizes: &[u64], count: usize, bytes: u64) -> usize {
 /// Bytes of an entry's files.
 fn bytes(entry: &Path) -> u64 {
     let size = |name: &&str| std::fs::metadata(entry.join(name)).map_or(0, |metadata| metadata.len());
-    FILES.iter().map(|name| size(&name)).sum()
+    FILES.iter().map(size).sum()
 }
 
 #[cfg(test)]

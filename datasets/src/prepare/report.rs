@@ -133,7 +133,7 @@ impl PrepareReport {
         let notes = notes.into_iter().filter(|(count, _)| *count > 0).map(|(_, note)| note);
         let dropped = self.dropped.iter().map(|(reason, count)| match reason.strip_prefix(BY_RULE) {
             Some(rule) => format!("{} dropped by {reason}{}", examples(*count), self.first(rule)),
-            None => format!("{} dropped: {reason}", examples(*count)),
+            None => format!("{} dropped: {reason}", grouped(*count)),
         });
         let faulty: u64 = self.files.iter().map(|file| file.faulty).sum();
         let faulty = (faulty > 0)

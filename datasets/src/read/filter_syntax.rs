@@ -214,8 +214,7 @@ impl Parser {
 
     fn predicate(&mut self) -> Result<Node, String> {
         let mut node = self.sum()?;
-        loop {
-            let Token::Symbol(symbol) = *self.peek() else { break };
+        while let Token::Symbol(symbol) = *self.peek() {
             if let Some((_, comparison)) = COMPARISONS.iter().find(|(known, _)| *known == symbol) {
                 self.at += 1;
                 self.operator()?;

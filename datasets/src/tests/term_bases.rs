@@ -102,11 +102,11 @@ fn concepts_in_other_languages_are_counted() {
     let data = prepared("a.tbx", tbx(&(guest.clone() + &german)), Some("en-GB")).expect("one concept");
     assert_eq!((data.train.len(), data.report.rows), (1, 3));
     let notes = data.report.notes().join("\n");
-    assert!(notes.contains("2 rows dropped: terms in languages that the recipe doesn't ask for"), "{notes}");
+    assert!(notes.contains("2 dropped: terms in languages that the recipe doesn't ask for"), "{notes}");
     // Without a language, the German concept is asked for, and says only what not to write.
     let data = prepared("a.tbx", tbx(&(guest + &german)), None).expect("one concept with a task");
     let notes = data.report.notes().join("\n");
-    assert!(notes.contains("1 rows dropped: concepts with forbidden terms only"), "{notes}");
+    assert!(notes.contains("1 dropped: concepts with forbidden terms only"), "{notes}");
     let error = prepared("a.tbx", tbx(&german), Some("fr")).expect_err("no concept in French").to_string();
     assert!(error.contains("nothing is left to train on") && error.contains("2 terms in languages"), "{error}");
 }
@@ -116,11 +116,7 @@ fn bare_terms_are_counted_unless_there_is_nothing_else() {
     let csv = "term,definition\nguest,Who visits.\nhandover,\nsnag,\n";
     let data = prepared("a.csv", csv, None).expect("one term with a definition");
     assert_eq!((data.train.len(), data.report.dropped.values().sum::<u64>()), (1, 2));
-    assert!(
-        data.report.notes()[0].starts_with("2 rows dropped: terms with nothing to ask"),
-        "{:?}",
-        data.report.notes()
-    );
+    assert!(data.report.notes()[0].starts_with("2 dropped: terms with nothing to ask"), "{:?}", data.report.notes());
     let error = prepared("a.csv", "term,definition\nguest,\nsnag,\n", None).expect_err("nothing to ask").to_string();
     let expected = "a.csv:2: there is nothing to ask about the term \"guest\"";
     assert!(error.contains(expected) && error.contains("no row of this term base gives a task"), "{error}");
@@ -337,7 +333,7 @@ fn a_term_with_a_definition_alone_is_no_unused_term() {
     let warnings = data.report.findings.of(Severity::Warn, &with(plan(Vec::new())).audit).join("\n");
     assert!(warnings.contains("unused_term: 1") && warnings.contains("says \"handover\""), "{warnings}");
     let notes = data.report.notes().join("\n");
-    assert!(notes.contains("2 terms have only a definition"), "{notes}");
+    assert!(notes.contains("2 terms with only a definition"), "{notes}");
 }
 
 #[test]
@@ -354,5 +350,5 @@ fn columns_may_have_other_names() {
 fn a_sentence_is_no_term() {
     let sentence = "This is a whole sentence of a parallel corpus, which nobody says twice in a row.";
     let data = prepared("a.csv", format!("en;de\n\"{sentence}\";Ein Satz.\n"), None).expect("a pair");
-    assert!(data.report.notes().join("\n").contains("1 texts of term bases are longer than 12 words"));
+    assert!(data.report.notes().join("\n").contains("1 term base text longer than 12 words"));
 }

@@ -57,7 +57,7 @@ fn two_places_of_a_fault_are_shown_together() {
     "##);
     let mut faults = Diagnostics::of_file(Path::new("a.toml"), text, vec![fault]);
     faults.sources.push(Source::Override("training.warmup_steps=3".to_owned()));
-    faults.items[0].context = Some((Place::new(1, 0..21), "the other one".to_owned()));
+    faults.items[0].context = Some(Box::new((Place::new(1, 0..21), "the other one".to_owned())));
     insta::assert_snapshot!(faults, @r##"
     error: wrong
      --> a.toml:2:1
@@ -120,7 +120,7 @@ proptest! {
         let mut faults = one(&text, start..start + length);
         faults.sources.push(Source::Override(text));
         faults.items[0].place = Some(Place::new(source, start..start + length));
-        faults.items[0].context = Some((Place::new(0, length..start), "also".to_owned()));
+        faults.items[0].context = Some(Box::new((Place::new(0, length..start), "also".to_owned())));
         let shown = faults.render(false, width);
         prop_assert!(!shown.chars().any(is_unsafe));
     }

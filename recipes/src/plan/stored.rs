@@ -150,11 +150,12 @@ fn fill(values: &mut Table) -> Result<(), PlanError> {
                     fill_table(list, item)?;
                 }
             }
-            table => match values.entry(table).or_insert_with(|| Value::Table(Table::new())) {
-                Value::Table(inner) => fill_table(table, inner)?,
-                // The deserializer names the type that is wrong.
-                _ => {}
-            },
+            table => {
+                // If the value is no table, the deserializer names the type that is wrong.
+                if let Value::Table(inner) = values.entry(table).or_insert_with(|| Value::Table(Table::new())) {
+                    fill_table(table, inner)?;
+                }
+            }
         }
     }
     Ok(())

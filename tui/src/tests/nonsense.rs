@@ -6,6 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use tonfall_runs::follow::News;
+use tonfall_runs::printable::is_unsafe;
 use tonfall_runs::{EventReader, Status};
 
 use super::stories::{app, story};

@@ -12,10 +12,14 @@ pub(crate) fn run() -> (tempfile::TempDir, RunDir) {
     (dir, run)
 }
 
-fn create(output_dir: &Path, name: Option<&str>) -> Result<RunDir, RunDirError> {
+fn plan(output_dir: &Path) -> Plan {
     let declared = "name = \"house-style\"\nbase = \".\"\n[data]\ntrain = \".\"\n";
     let declared = RecipeFile { path: output_dir.join("declared.toml"), source: declared.to_owned() };
-    let plan = Plan { output_dir: output_dir.join("runs"), ..declared.plan(&[]).expect("a plan") };
+    Plan { output_dir: output_dir.join("runs"), ..declared.plan(&[]).expect("a plan") }
+}
+
+fn create(output_dir: &Path, name: Option<&str>) -> Result<RunDir, RunDirError> {
+    let plan = plan(output_dir);
     let recipe = RecipeFile { path: "style.toml".into(), source: "# mine\n".into() };
     RunDir::create(&plan, &recipe, &["seed=1".to_owned()], name)
 }
@@ -42,7 +46,7 @@ fn a_run_is_made_whole_and_found_again() {
 #[test]
 fn what_a_run_was_started_with_is_stored() {
     let dir = tempfile::tempdir().expect("temp dir");
-    let plan = Plan { output_dir: dir.path().join("runs"), ..tonfall_recipes::plan::tests::plan() };
+    let plan = plan(dir.path());
     let recipe = RecipeFile { path: "style.toml".into(), source: String::new() };
     let mut inputs = RunInputs::default();
     inputs.record_bytes("prompts", b"x");
