@@ -3,6 +3,7 @@
 //! Responsible for: opening all of them and collecting every fault. `check` ends here, `train` continues.
 //! Must not depend on: run directories.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -11,7 +12,7 @@ use tonfall_adapters::{BaseModel, ChatSettings, HubOrigin, OtherTemplate as Othe
 use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, OtherTemplate, Phase, PreparedDataset, Progress};
 use tonfall_datasets::{Sampler, TokenizerSpec, prepare, read_prompts};
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::{Base, Severity};
+use tonfall_recipes::plan::{Base, Severity, Variable};
 use tonfall_trainer::estimate::Workload;
 use tonfall_trainer::{Compute, DeviceChoice, DeviceKind, RunLength, adapter_start, preflight};
 
@@ -19,6 +20,7 @@ use crate::allocator;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::hub::{Hub, HubName};
 use crate::progress::Reporter;
+use crate::template_variables;
 use crate::user_cache;
 
 /// The inputs of training, besides the plan.
@@ -78,7 +80,7 @@ pub(crate) fn open_at(plan: &Plan, now: &Zoned, reporter: &mut Reporter) -> Resu
     match (base, tokenizer, data, prompts) {
         (Some(base), Some(tokenizer), Some(data), Some(prompts)) => {
             allocator::give_back();
-            let chat = chat_settings(chat_template, &tokenizer)?;
+            let chat = chat_settings(&base, chat_template, variables, &tokenizer)?;
             Ok(Inputs { base, tokenizer, chat, data, prompts })
         }
         _ => Err(Failure::all(faults).unwrap_or_else(|| unreachable!("what is missing left a fault"))),
@@ -208,8 +210,18 @@ fn template_source(path: &Path) -> Result<String> {
     })
 }
 
-/// What an export takes over from a run: its own template, and the tokens at which `tonfall` itself ends a turn.
-pub(crate) fn chat_settings(chat_template: Option<&Path>, tokenizer: &ChatTokenizer) -> Result<ChatSettings> {
-    let template = chat_template.map(template_source).transpose()?;
+/// The chat settings of an export: the template if the run changes that of the base, and the tokens that end a turn.
+pub(crate) fn chat_settings(
+    base: &BaseModel,
+    chat_template: Option<&Path>,
+    variables: &BTreeMap<String, Variable>,
+    tokenizer: &ChatTokenizer,
+) -> Result<ChatSettings> {
+    let own = chat_template.map(template_source).transpose()?;
+    let template = match own {
+        None if !variables.is_empty() => base.tokenizer()?.chat_template,
+        own => own,
+    };
+    let template = template.map(|source| template_variables::set_before(&source, variables));
     Ok(ChatSettings { template, end_tokens: tokenizer.stop_ids() })
 }

@@ -23,6 +23,7 @@ mod run_inputs;
 mod runs;
 mod signals;
 mod summary;
+mod template_variables;
 mod user_cache;
 mod watched;
 

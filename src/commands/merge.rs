@@ -2,13 +2,14 @@
 //!
 //! Responsible for: finding adapter, base and chat template. `tonfall_adapters::merge` merges and compares.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tonfall_adapters::merge::{self, MergeError, MergeOptions};
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
 use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
-use tonfall_recipes::plan::Base;
+use tonfall_recipes::plan::{Base, Variable};
 
 use crate::args::Merge;
 use crate::diagnostics::{ExitCode, Failure, Result};
@@ -26,6 +27,8 @@ struct Parts {
     base: Option<Base>,
     allow_download: bool,
     chat_template: Option<PathBuf>,
+    /// Empty if the chat template sets them itself, as an exported one does.
+    template_variables: BTreeMap<String, Variable>,
 }
 
 /// Returns the exit code: 0, or that of the signal that stopped the merge.
@@ -36,7 +39,7 @@ pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<i32> {
     }
     let parts = parts(args)?;
     let base = open_base(args, &parts, reporter)?;
-    let chat = chat_settings(&base, parts.chat_template.as_deref(), reporter)?;
+    let chat = chat_settings(&base, &parts, reporter)?;
     let signals = Signals::stop_early()?;
     let mut progress = |done, total| {
         reporter.phase("merging", done, total);
@@ -65,16 +68,19 @@ fn parts(args: &Merge) -> Result<Parts> {
         let adapter = peft::read(&args.adapter)?;
         let base = adapter.config.base_model_name_or_path.as_deref().map(|name| named_base(name, &adapter.config));
         let chat_template = exported_template(&args.adapter);
-        return Ok(Parts { adapter, base, allow_download: false, chat_template });
+        let template_variables = BTreeMap::new();
+        return Ok(Parts { adapter, base, allow_download: false, chat_template, template_variables });
     };
     let plan = run.plan()?;
     match runs::made(&run, &plan)? {
-        Made::Adapter(path) => Ok(Parts {
-            adapter: peft::read(&path)?,
-            base: Some(plan.base),
-            allow_download: plan.allow_download,
-            chat_template: exported_template(&path).or(plan.data.chat_template),
-        }),
+        Made::Adapter(path) => {
+            let (chat_template, template_variables) = match exported_template(&path) {
+                Some(exported) => (Some(exported), BTreeMap::new()),
+                None => (plan.data.chat_template, plan.data.template_variables),
+            };
+            let (adapter, base) = (peft::read(&path)?, Some(plan.base));
+            Ok(Parts { adapter, base, allow_download: plan.allow_download, chat_template, template_variables })
+        }
         Made::Model(path) => {
             let message = format!("{} is a whole model already; there is nothing to merge", summary::shown(&path));
             Err(Failure::new(ExitCode::Invalid, message))
@@ -121,9 +127,10 @@ fn open_base(args: &Merge, parts: &Parts, reporter: &mut Reporter) -> Result<Bas
 }
 
 /// The run's template, and the tokens that end its turns. A base without a usable tokenizer can be merged all the same.
-fn chat_settings(base: &BaseModel, template: Option<&Path>, reporter: &mut Reporter) -> Result<ChatSettings> {
+fn chat_settings(base: &BaseModel, parts: &Parts, reporter: &mut Reporter) -> Result<ChatSettings> {
+    let template = parts.chat_template.as_deref();
     match inputs::tokenizer(base, template) {
-        Ok(tokenizer) => inputs::chat_settings(template, &tokenizer),
+        Ok(tokenizer) => inputs::chat_settings(base, template, &parts.template_variables, &tokenizer),
         Err(failure) if template.is_some() => Err(failure),
         Err(failure) => {
             reporter.note(&format!("note: end tokens were not checked: {}", failure.message()));

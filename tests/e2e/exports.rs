@@ -94,6 +94,23 @@ fn template_and_end_tokens_of_a_run_go_into_its_exports() {
     check("of-adapter");
 }
 
+#[test]
+fn exported_templates_set_the_variables_of_the_recipe() {
+    let workshop = Workshop::new();
+    workshop.edit(
+        "recipe.toml",
+        "max_seq_len = 128",
+        "max_seq_len = 128\ntemplate_variables = { enable_thinking = false }",
+    );
+    run(workshop.home(), &["--progress", "none", "train", "recipe.toml", "--run-name", "a"]).expect(0);
+    run(workshop.home(), &["merge", "runs/a", "--out", "merged"]).expect(0);
+    let own = fs::read_to_string(workshop.path("base/chat_template.jinja")).unwrap();
+    for dir in ["runs/a/exports/adapter", "merged"] {
+        let exported = fs::read_to_string(workshop.path(dir).join("chat_template.jinja")).unwrap();
+        assert_eq!(exported, format!("{{% set enable_thinking = false %}}\n{own}"), "{dir}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn pipes_are_refused_as_templates_and_configurations() {
