@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! Responsible for: names, help and types of commands and options. What they do is in `commands`.
+//! Responsible for: names, help and types of commands and options. The commands are in `commands`.
 //! Must not depend on: anything that does work.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

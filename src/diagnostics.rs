@@ -1,6 +1,6 @@
-//! Errors as people see them.
+//! Errors as users see them.
 //!
-//! Responsible for: what a failed command prints; exit codes stand in `exit_code.rs`.
+//! Responsible for: the output of a failed command; exit codes are in `exit_code.rs`.
 //! Must not depend on: commands.
 
 use tonfall_recipes::Diagnostics;
@@ -12,7 +12,7 @@ use crate::exit_code::HasExitCode;
 
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
-/// What went wrong: at least one report.
+/// The failure of a command: at least one report.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) code: ExitCode,
@@ -70,7 +70,7 @@ impl From<Diagnostics> for Failure {
     }
 }
 
-/// A message with its mark, in the colours of [`Diagnostics::render`] if they are wanted.
+/// A message with its mark, in the colours of [`Diagnostics::render`] if `color` is set.
 fn paint(text: &str, color: bool) -> String {
     let [[error, end], [hint, _]] = if color { [ERROR, HINT] } else { [["", ""]; 2] };
     let mut lines = text.lines();
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_change_nothing_but_colours() {
+    fn colours_only_add_escapes() {
         let failure = Failure::new(ExitCode::Invalid, "no run at x\nhint: `tonfall runs` lists them");
         assert_eq!(failure.render(false, 80), "error: no run at x\nhint: `tonfall runs` lists them");
         let painted = failure.render(true, 80);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn several_failures_become_one_with_all_texts() {
+    fn combined_failures_keep_all_texts() {
         let all = Failure::all(vec![Failure::new(ExitCode::Refused, "one"), Failure::new(ExitCode::Invalid, "two")]);
         let all = all.expect("two failures");
         assert_eq!((all.code, all.message()), (ExitCode::Refused, "one".to_owned()));

@@ -1,8 +1,8 @@
 //! The exit code of every error.
 //!
-//! Responsible for: one exhaustive table from error types to exit codes. There is no wildcard and no fallback: an error
-//! type without a row can't become a [`crate::diagnostics::Failure`], and a new variant of one doesn't compile until it
-//! has its exit code here.
+//! Responsible for: one exhaustive table from error types to exit codes. It has no wildcard and no fallback. An error
+//! type without a row can't become a [`crate::diagnostics::Failure`]. A new variant doesn't compile until it has its
+//! exit code here.
 //! Must not depend on: how errors are printed, commands.
 
 use std::error::Error;
@@ -25,15 +25,15 @@ use tonfall_tui::picture::PictureError;
 
 use crate::hub::HubError;
 
-/// How a command ended. 4 is kept for the quality gate; interrupted runs end with 128 + the signal's number.
+/// The result of a command. 4 is reserved for the quality gate; interrupted runs end with 128 + the signal's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
     Done = 0,
-    /// A fault of the program.
+    /// A bug in tonfall.
     Unexpected = 1,
-    /// The command line or the environment asks for something that this machine or program can't do.
+    /// The command line or the environment requires something that this machine or program can't do.
     Usage = 2,
-    /// Recipe or data invalid, or a path leads nowhere.
+    /// Recipe or data is invalid, or a path doesn't exist.
     Invalid = 3,
     /// NaN or Inf.
     Diverged = 5,
@@ -267,7 +267,7 @@ exit_codes! {
         Self::Safetensors(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
         Self::OutputExists { .. } => Invalid,
-        // `tonfall merge` turns it into the code of the signal.
+        // `tonfall merge` replaces this with the exit code of the signal.
         Self::Interrupted => Unexpected,
         Self::NoSuchModule { .. }
         | Self::TiedHead
@@ -306,14 +306,14 @@ impl HasExitCode for io::Error {
     }
 }
 
-/// Results are written as JSON; they can't fail unless the program is wrong.
+/// Results are written as JSON. That fails only if the program has a bug.
 impl HasExitCode for serde_json::Error {
     fn exit_code(&self) -> ExitCode {
         Unexpected
     }
 }
 
-/// A path that leads nowhere is the recipe's or the command line's fault; everything else is the machine's.
+/// A path that doesn't exist is an error of the recipe or the command line; other errors are the machine's.
 fn of_io(error: &io::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Invalid,
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(io::Error::from(ErrorKind::NotFound).exit_code(), Invalid);
         assert_eq!(HubError::Name("x".to_owned()).exit_code(), Invalid);
         assert_eq!(LockError::Busy { run: "x".into() }.exit_code(), Busy);
-        // Once everything that nobody had thought of was a corrupt file.
+        // In an earlier version, errors without a rule of their own counted as corrupt files.
         assert_eq!(PictureError::Empty.exit_code(), Invalid);
         assert_eq!(PictureError::Draw("x".to_owned()).exit_code(), Unexpected);
         let read = OpenError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() };

@@ -1,8 +1,8 @@
 //! Whether a run fits into the memory of its device.
 //!
-//! Responsible for: the memory estimate of a plan with its opened inputs, and refusing a run that can't fit. The
-//! arithmetic is `tonfall_trainer::estimate`.
-//! Must not depend on: how it is shown.
+//! Responsible for: the memory estimate of a plan with its open inputs, and refusing a run that can't fit.
+//! `tonfall_trainer::estimate` computes the numbers.
+//! Must not depend on: how the estimate is shown.
 
 use tonfall_recipes::Plan;
 use tonfall_trainer::Compute;
@@ -18,7 +18,7 @@ pub(crate) fn estimated(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Resu
     Ok((workload, choice))
 }
 
-/// Micro-batch size and activations for `limit` bytes; with `None`, as the recipe asks.
+/// Micro-batch size and recomputation that fit in `limit` bytes; with `None`, the values of the recipe.
 pub(crate) fn choose(plan: &Plan, workload: &Workload, limit: Option<u64>) -> Choice {
     workload.choose(plan.training.micro_batch_size, workload.asked(), limit)
 }

@@ -1,8 +1,8 @@
 //! A small HTTP/1.1 server for one page.
 //!
-//! Responsible for: requests without a body, a bounded number of connections at once, and a deadline for each, so that
-//! slow or silent clients can't hold up others or use up threads.
-//! Must not depend on: what the page holds.
+//! Responsible for: requests without a body, a bounded number of simultaneous connections, and a deadline for each. So
+//! slow or silent clients can't delay others or use up threads.
+//! Must not depend on: the content of the page.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,21 +11,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A longer request head is refused.
+/// Maximum bytes of a request head; longer ones are refused.
 const MAX_HEAD: usize = 8 << 10;
-/// Bytes read and dropped after an answer, so that closing the connection doesn't reset it before the client has read.
+/// Bytes read and dropped after a response. Otherwise closing the connection would reset it before the client has read.
 const MAX_REST: usize = 64 << 10;
 
-/// What a server allows.
+/// Limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Connections at once; further ones get 503.
+    /// Simultaneous connections; further ones get 503.
     pub(crate) connections: usize,
-    /// From the connection to the end of the answer.
+    /// Time from the connection to the end of the response.
     pub(crate) deadline: Duration,
 }
 
-/// An answer to GET or HEAD.
+/// The response to GET or HEAD.
 pub(crate) struct Page {
     pub(crate) status: &'static str,
     pub(crate) content_type: &'static str,
@@ -38,7 +38,7 @@ impl Page {
     }
 }
 
-/// Answers requests until the listener fails. `page` gets the path without its query; it is called from several threads.
+/// Answers requests until the listener fails. `page` receives the path without its query. Several threads call it.
 pub(crate) fn serve(
     listener: &TcpListener,
     limits: Limits,
@@ -49,7 +49,7 @@ pub(crate) fn serve(
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
-            // The client has gone already, or the process is out of file handles for now.
+            // The client has closed the connection already, or the process has no free file handles at the moment.
             Err(error) if is_passing(&error) => {
                 thread::sleep(Duration::from_millis(50));
                 continue;
@@ -58,7 +58,7 @@ pub(crate) fn serve(
         };
         let place = Place::take(&open);
         if place.number > limits.connections {
-            // The kernel's send buffer holds this answer, so the accepting thread doesn't wait.
+            // This response fits in the kernel's send buffer, so the accepting thread doesn't wait.
             let _ = stream.set_nonblocking(true);
             let busy = Page::text("503 Service Unavailable", "too many connections; try again");
             let _ = (&stream).write_all(&head_and_body(&busy, true));
@@ -67,25 +67,25 @@ pub(crate) fn serve(
         let page = Arc::clone(&page);
         let work = move || {
             let _place = place;
-            // A client that is slow, gone or speaks something else gets no answer.
+            // A client that is too slow or has disconnected gets no response.
             let _ = answer(&Timed { stream, until: Instant::now() + limits.deadline }, &*page);
         };
-        // Without a thread to spare the connection is closed.
+        // If no thread can be started, the connection is closed.
         let _ = thread::Builder::new().name("http".to_owned()).spawn(work);
     }
 }
 
 fn is_passing(error: &io::Error) -> bool {
-    // EMFILE and ENFILE have no kind of their own.
+    // `ErrorKind` has no variants for EMFILE and ENFILE.
     let no_handles = matches!(error.raw_os_error(), Some(23 | 24));
     no_handles
         || matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
 }
 
-/// One of the connections that are open, until dropped.
+/// The slot of an open connection, until dropped.
 struct Place {
     open: Arc<AtomicUsize>,
-    /// From 1.
+    /// Counted from 1.
     number: usize,
 }
 
@@ -101,7 +101,7 @@ impl Drop for Place {
     }
 }
 
-/// A connection with a deadline over all reads and writes.
+/// A connection with one deadline for all reads and writes.
 struct Timed {
     stream: TcpStream,
     until: Instant,
@@ -159,7 +159,7 @@ fn answer(client: &Timed, page: &impl Fn(&str) -> Page) -> io::Result<()> {
     Ok(())
 }
 
-/// The request up to the empty line, at most [`MAX_HEAD`] bytes.
+/// The request up to the empty line; at most [`MAX_HEAD`] bytes.
 fn read_head(client: &Timed) -> io::Result<Vec<u8>> {
     let (mut head, mut buffer) = (Vec::new(), [0; 1024]);
     let is_whole =
@@ -229,23 +229,23 @@ mod tests {
     }
 
     #[test]
-    fn silent_clients_hold_nobody_up() {
+    fn silent_clients_do_not_delay_other_clients() {
         let address = start(LIMITS);
         let mut silent: Vec<TcpStream> = (0..5).map(|_| TcpStream::connect(address).expect("connected")).collect();
         for stream in &mut silent {
             stream.write_all(b"GET / HT").expect("sent");
         }
-        // None of the five has an answer yet, and none will before the deadline.
+        // None of the five has a response yet, and none will get one before the deadline.
         assert!(ask(address, b"GET /a HTTP/1.1\r\n\r\n").expect("answered").ends_with("/a\n"));
     }
 
     #[test]
-    fn more_connections_than_allowed_are_told_so() {
+    fn connections_above_the_limit_get_503() {
         let address = start(Limits { connections: 2, ..LIMITS });
         let silent = [(); 2].map(|()| TcpStream::connect(address).expect("connected"));
         assert!(ask(address, b"").expect("answered").starts_with("HTTP/1.1 503"));
         drop(silent);
-        // The places are free as soon as their threads have seen the end.
+        // A slot is free as soon as its thread has seen the end of its connection.
         while !ask(address, b"GET /b HTTP/1.1\r\n\r\n").is_ok_and(|answer| answer.ends_with("/b\n")) {
             thread::yield_now();
         }

@@ -3,7 +3,7 @@
 //! Responsible for: finding a snapshot in the local Hub cache, and downloading one if the recipe allows it.
 //! Must not depend on: the contents of the files. Pickles are never downloaded.
 //!
-//! The cache's layout and the environment variables are huggingface_hub's:
+//! Cache layout and environment variables are those of huggingface_hub:
 //! <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
 
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const MAIN: &str = "main";
 
-/// Why a model of the Hub can't be used.
+/// Why a model from the Hub can't be used.
 #[derive(Debug, Error)]
 pub(crate) enum HubError {
     #[error("`hf:{0}` is no model name; write hf:owner/name or hf:owner/name@revision")]
@@ -135,7 +135,7 @@ impl Hub {
         Self::from_variables(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// `HF_HUB_CACHE`, or `hub` in `HF_HOME`, or `huggingface/hub` in the user's cache.
+    /// Reads the variables. The cache is `HF_HUB_CACHE`, or `hub` in `HF_HOME`, or `huggingface/hub` in the user's cache.
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let home = || {
@@ -157,11 +157,11 @@ impl Hub {
         }
     }
 
-    /// The directory of a model: from the cache, or downloaded. `progress` receives the file's name, bytes done and bytes
-    /// in total, over all files.
+    /// The directory of a model: from the cache, or downloaded. `progress` receives the file's name, and the bytes done
+    /// and in total over all files.
     ///
     /// # Errors
-    /// When it is not complete in the cache and must not or can't be downloaded.
+    /// If the model is not complete in the cache, and a download is not allowed or fails.
     pub(crate) fn resolve(
         &self,
         name: &HubName,
@@ -234,7 +234,7 @@ impl Hub {
     }
 }
 
-/// The parts of a usable model that a snapshot lacks, as a sentence with the way out; `None` if it is complete.
+/// The files of a usable model that a snapshot lacks, as a sentence with a hint; `None` if it is complete.
 fn missing(snapshot: &Path) -> Option<String> {
     let has = |file: &str| snapshot.join(file).exists();
     let mut parts = Vec::new();
@@ -282,13 +282,13 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
-    /// Downloads files and checks their sizes and, for those in the Hub's large file storage, their SHA-256; returns the
-    /// snapshot's directory.
+    /// Downloads files and checks their sizes. Files in the Hub's large file storage are also checked by their SHA-256.
+    /// Returns the snapshot's directory.
     fn files(&mut self, files: &[String]) -> Result<PathBuf, HubError> {
         let mut expected = Vec::with_capacity(files.len());
         for file in files {
             let metadata = self.api.metadata(&self.repo.url(file)).map_err(|error| self.error(error))?;
-            // The commit and the etag become parts of paths inside the cache.
+            // Commit and etag become parts of paths inside the cache.
             let answer =
                 |what, value: &str| HubError::Answer { name: self.name.shown(), what, value: value.to_owned() };
             if metadata.commit_hash() != self.commit {
@@ -305,7 +305,7 @@ impl Fetch<'_> {
             let meter = Meter { file, done: &mut self.done, total: self.total, progress: &mut *self.progress };
             let path = self.repo.download_with_progress(file, meter).map_err(|error| self.error(error))?;
             if let Err(error) = self.check(file, &path, size, hash.as_deref()) {
-                // Otherwise the next run would take the damaged file from the cache.
+                // Otherwise the next run would use the damaged file from the cache.
                 let blob = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
                 for broken in [&path, &blob] {
                     fs::remove_file(broken).ok();
@@ -338,14 +338,14 @@ impl Fetch<'_> {
     }
 }
 
-/// The SHA-256 in the etag of a file in the Hub's large file storage (`X-Linked-Etag`). Other files have the id of a git
-/// object there, which is shorter.
+/// The SHA-256 in the etag of a file in the Hub's large file storage (`X-Linked-Etag`). For other files the etag is a
+/// git object id, which is shorter.
 fn sha256_of_etag(etag: &str) -> Option<String> {
     let is_sha256 = etag.len() == 64 && etag.chars().all(|c| c.is_ascii_hexdigit());
     is_sha256.then(|| etag.to_lowercase())
 }
 
-/// In hexadecimal digits.
+/// The digest as hexadecimal digits.
 fn sha256(path: &Path) -> std::io::Result<String> {
     let (mut file, mut digest, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
     loop {
@@ -356,7 +356,7 @@ fn sha256(path: &Path) -> std::io::Result<String> {
     }
 }
 
-/// Adds one file's bytes to the progress of all.
+/// Adds the bytes of one file to the progress over all files.
 struct Meter<'a> {
     file: &'a str,
     done: &'a mut u64,
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_decides_where_the_cache_is() {
+    fn environment_variables_set_the_cache_directory() {
         assert_eq!(hub(&[("HOME", "/h")]).cache, Path::new("/h/.cache/huggingface/hub"));
         assert_eq!(hub(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]).cache, Path::new("/x/huggingface/hub"));
         assert_eq!(hub(&[("HF_HOME", "/f")]).cache, Path::new("/f/hub"));
@@ -406,7 +406,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a test writes its own file")]
-    fn incomplete_snapshots_tell_what_is_missing() {
+    fn errors_of_incomplete_snapshots_name_missing_files() {
         let dir = tempfile::tempdir().expect("a directory");
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
         let has = |parts: &[&str]| {

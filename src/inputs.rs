@@ -33,14 +33,14 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// The memory of a run of `plan`; the memory that this process uses now counts as the program itself.
+    /// The memory workload of `plan`. The memory that this process uses now counts as that of the program itself.
     pub(crate) fn workload(&self, plan: &Plan, device: DeviceKind) -> Result<Workload> {
         let adapter = adapter_start(plan, None);
         Ok(Workload::new(plan, &self.base, &self.data, (&self.tokenizer, &self.prompts), device, 1, adapter)?)
     }
 
-    /// Checks everything that can be known before training, for `processes` that train together; the failure holds all
-    /// faults.
+    /// Checks everything that can be known before training, for `processes` processes that train together. The failure
+    /// lists all faults.
     pub(crate) fn preflight(&self, plan: &Plan, processes: usize) -> Result<RunLength> {
         preflight(plan, &self.base, &self.data, (&self.tokenizer, &self.prompts), processes).map_err(|faults| {
             let faults = faults.into_iter().map(Failure::from).collect();
@@ -48,18 +48,18 @@ impl Inputs {
         })
     }
 
-    /// How many steps the run has.
+    /// The number of steps of the run.
     pub(crate) fn length(&self, plan: &Plan, processes: usize) -> RunLength {
         RunLength::of(plan, Sampler::new(&self.data.train, plan, processes).steps_per_epoch())
     }
 }
 
-/// Opens everything; the failure holds all faults that could be found.
+/// Opens all inputs; the failure lists all faults that could be found.
 pub(crate) fn open(plan: &Plan, reporter: &mut Reporter) -> Result<Inputs> {
     open_at(plan, &Zoned::now(), reporter)
 }
 
-/// As [`open`]; `now` is the moment that `strftime_now` of a chat template returns.
+/// Like [`open`]; `now` is the time that `strftime_now` of a chat template returns.
 pub(crate) fn open_at(plan: &Plan, now: &Zoned, reporter: &mut Reporter) -> Result<Inputs> {
     let mut faults = Vec::new();
     let prompts =
@@ -97,7 +97,7 @@ fn kept<T>(result: Option<Result<T>>, faults: &mut Vec<Failure>) -> Option<T> {
     }
 }
 
-/// Opens the device that the user chose, with a note if another one is used.
+/// Opens the device that the user chose; prints a note if it opens another device.
 pub(crate) fn compute(choice: DeviceChoice, local_rank: usize, reporter: &mut Reporter) -> Result<Compute> {
     let compute = Compute::open(choice, local_rank)?;
     if let Some(notice) = compute.notice() {
@@ -155,18 +155,19 @@ pub(crate) fn prepared(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Re
     Ok(prepared)
 }
 
-/// The directory of prepared data: below `$TONFALL_CACHE_DIR`, else below the user's cache directory; `None` without a home.
+/// The directory of prepared data, in `$TONFALL_CACHE_DIR` or the user's cache directory; `None` without a home
+/// directory.
 fn cache_dir() -> Option<PathBuf> {
     let own = std::env::var_os("TONFALL_CACHE_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
     Some(own.or_else(|| Some(user_cache::directory(|name| std::env::var_os(name))?.join("tonfall")))?.join("datasets"))
 }
 
-/// The tokenizer of a base model, checked against it. `chat_template`, a file, replaces the template of the base.
+/// The tokenizer of a base model, checked against the base. The file `chat_template` replaces the base's template.
 pub(crate) fn tokenizer(base: &BaseModel, chat_template: Option<&Path>) -> Result<ChatTokenizer> {
     tokenizer_at(base, chat_template, None)
 }
 
-/// As [`tokenizer`]; `now` is the moment that `strftime_now` of the template returns, `None` for this one.
+/// Like [`tokenizer`]; `now` is the time that `strftime_now` of the template returns, `None` for the current time.
 fn tokenizer_at(base: &BaseModel, chat_template: Option<&Path>, now: Option<Zoned>) -> Result<ChatTokenizer> {
     let files = base.tokenizer()?;
     let others = files.other_templates.into_iter();
@@ -201,7 +202,7 @@ fn tokenizer_at(base: &BaseModel, chat_template: Option<&Path>, now: Option<Zone
     })?)
 }
 
-/// The source of a chat template that a recipe or an adapter brings.
+/// The source of a chat template from a recipe or an adapter.
 fn template_source(path: &Path) -> Result<String> {
     let bytes = read_text(path)?;
     String::from_utf8(bytes).map_err(|error| {

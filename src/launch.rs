@@ -1,7 +1,7 @@
 //! A run from its directory to its summary, for `train` and `resume`.
 //!
-//! Responsible for: event log, signals, the call of the trainer, and logging its failure.
-//! Must not depend on: recipes; the caller has made the plan and holds the lock.
+//! Responsible for: event log, signals, calling the trainer, and logging its failure.
+//! Must not depend on: recipes; the caller makes the plan and holds the lock.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) inputs: &'a Inputs,
     pub(crate) group: &'a mut Group,
     pub(crate) resume_from: Option<PathBuf>,
-    /// For the run's log.
+    /// Notices to log.
     pub(crate) notices: Vec<String>,
     pub(crate) grace: Duration,
 }
@@ -43,11 +43,11 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Trains while `lock`, the run's own, is held; returns the exit code.
+/// Trains while `lock`, the lock of `run`, is held. Returns the exit code.
 pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, reporter: &mut Reporter) -> Result<i32> {
     let plan = launch.plan;
     run.clear_stop_request()?;
-    // An earlier attempt may have been killed during its exports; they are written again.
+    // An earlier attempt may have been killed while it wrote exports; they are written again.
     for export in ["adapter", "merged", "model"] {
         durable::remove_dir(&run.exports().join(export))?;
     }
@@ -83,7 +83,7 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
     Ok(exit_code(outcome.stopped))
 }
 
-/// Trains with the first process, which logs the run; returns the exit code.
+/// Trains together with the first process, which logs the run. Returns the exit code.
 pub(crate) fn join_in(launch: Launch<'_>) -> Result<i32> {
     let signals = Signals::install(launch.grace)?;
     let stop = || signals.received().map(StopReason::Signal);
@@ -105,7 +105,7 @@ fn exit_code(stopped: Option<StopReason>) -> i32 {
 fn failed(failure: Failure, log: &mut EventLog) -> Failure {
     if failure.code != ExitCode::Diverged {
         let exit_code = failure.code.number() as u8;
-        // The disk may be the cause; the error itself is printed in any case.
+        // The disk may be the cause; the error itself is printed anyway.
         log.append(EventKind::Failed { message: failure.message(), exit_code }).ok();
     }
     failure

@@ -1,7 +1,7 @@
 //! How the dashboard looks in this terminal.
 //!
-//! Responsible for: colours, background and symbols, from options, environment and the terminal itself.
-//! Must not depend on: what is drawn.
+//! Responsible for: choosing colours, background and symbols from options, environment and terminal.
+//! Must not depend on: drawing.
 
 use std::io::{self, IsTerminal};
 
@@ -22,8 +22,8 @@ pub(crate) fn need_terminal(hint: &str) -> Result<()> {
     Ok(())
 }
 
-/// [`of_environment`]; if neither option nor `COLORFGBG` gives the background, the terminal is asked. One that does not
-/// answer counts as dark.
+/// [`of_environment`], but asks the terminal for the background if neither option nor `COLORFGBG` sets it. A terminal
+/// that doesn't answer counts as dark.
 pub(crate) fn of_terminal(args: &LookArgs, global: &Global) -> Look {
     let mut look = of_environment(args, global);
     let is_given = args.background != Background::Auto || std::env::var_os("COLORFGBG").is_some();
@@ -33,7 +33,7 @@ pub(crate) fn of_terminal(args: &LookArgs, global: &Global) -> Look {
     look
 }
 
-/// The look that environment variables and options give.
+/// The look that environment variables and options define.
 pub(crate) fn of_environment(args: &LookArgs, global: &Global) -> Look {
     let mut environment = Environment::of_process();
     if global.color == Color::Always {

@@ -1,7 +1,7 @@
 //! The command line of tonfall.
 //!
 //! Responsible for: parsing, dispatching, and the exit code. Each command is a file in `commands`.
-//! Must not depend on: tensors; nothing in this crate names one.
+//! Must not depend on: tensors; no module of this crate names one.
 
 mod allocator;
 mod args;
@@ -40,7 +40,7 @@ fn main() {
     allocator::keep_less();
     panic::set_hook(Box::new(|fault| {
         let text = fault.to_string();
-        // The training loop catches this one and reports it.
+        // The training loop catches this panic and reports it.
         if !tonfall_trainer::is_out_of_memory(&text) {
             output::note(&format!("error: unexpected: {text}\nhint: this is a bug in tonfall; please report it"));
         }
@@ -54,13 +54,13 @@ fn main() {
             output::painted_note(&failure.render(color, output::stderr_width()));
             failure.code.number()
         }
-        // The hook has printed the message.
+        // The panic hook has printed the message.
         Err(_) => ExitCode::Unexpected.number(),
     };
     process::exit(code);
 }
 
-/// Runs a command and returns the exit code; a failure has its own.
+/// Runs a command and returns its exit code; a failure has a code of its own.
 fn dispatch(cli: Cli) -> Result<i32> {
     let mut reporter = Reporter::new(&cli.global);
     let reporter = &mut reporter;

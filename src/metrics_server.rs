@@ -1,7 +1,7 @@
 //! Prometheus text over HTTP.
 //!
-//! Responsible for: `--metrics-addr`: the address, which is loopback unless `--metrics-public` is given, and the page. It
-//! reads event logs like any other viewer, so nothing here can delay or end a run.
+//! Responsible for: `--metrics-addr`: its address, which is loopback unless `--metrics-public` is set, and the page.
+//! The server reads event logs like any other viewer, so it can't delay or end a run.
 //! Must not depend on: the trainer.
 
 use std::net::TcpListener;
@@ -18,16 +18,16 @@ use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::http::{self, Limits, Page};
 use crate::output;
 
-/// Prometheus scrapes with one connection, and gives up after 10 s by default.
+/// Prometheus scrapes with one connection, and its default timeout is 10 s.
 const LIMITS: Limits = Limits { connections: 16, deadline: Duration::from_secs(10) };
 
-/// A socket that listens.
+/// A listening socket.
 pub(crate) struct MetricsServer {
     listener: TcpListener,
 }
 
 impl MetricsServer {
-    /// Listens at the address of `--metrics-addr`; `None` without it.
+    /// Listens on the address of `--metrics-addr`; `None` without this option.
     pub(crate) fn bind(args: &MetricsArgs) -> Result<Option<Self>> {
         let Some(address) = args.metrics_addr else { return Ok(None) };
         if !address.ip().is_loopback() && !args.metrics_public {
@@ -47,7 +47,7 @@ impl MetricsServer {
     /// Answers until the process ends.
     pub(crate) fn serve(self, scrape: Scrape) -> Result<()> {
         let scrape = Mutex::new(scrape);
-        // A panic while reading a log is reported by its thread; the next request reads on.
+        // The thread that panics while reading a log prints the panic; the next request continues to read.
         let read = move || scrape.lock().unwrap_or_else(PoisonError::into_inner).text();
         Ok(http::serve(&self.listener, LIMITS, move |path| match path {
             "/" | "/metrics" => Page { status: "200 OK", content_type: CONTENT_TYPE, body: read() },
@@ -55,7 +55,7 @@ impl MetricsServer {
         })?)
     }
 
-    /// Answers in a thread of its own.
+    /// Answers in a new thread.
     pub(crate) fn serve_beside(self, scrape: Scrape) -> Result<()> {
         let serve =
             move || self.serve(scrape).unwrap_or_else(|fault| output::note(&format!("warning: {}", fault.message())));
@@ -64,7 +64,7 @@ impl MetricsServer {
     }
 }
 
-/// The runs whose numbers are served.
+/// The runs whose metrics are served.
 pub(crate) struct Scrape {
     runs: Vec<Followed>,
     directory: Option<PathBuf>,
@@ -87,13 +87,13 @@ impl Scrape {
         Self { runs: runs.into_iter().map(Followed::new).collect(), directory: None }
     }
 
-    /// All runs of a directory, including later ones.
+    /// All runs of a directory, including runs created later.
     pub(crate) fn directory(path: &Path) -> Self {
         Self { runs: Vec::new(), directory: Some(path.to_owned()) }
     }
 
-    /// Prometheus text as of now. Only new lines of the logs are read. A run that can't be read is left out, with a warning
-    /// on stderr.
+    /// The current metrics as Prometheus text. Reads only new lines of the logs. A run that can't be read is left out,
+    /// with a warning on stderr.
     pub(crate) fn text(&mut self) -> String {
         if let Some(directory) = &self.directory {
             let found = RunDir::list(directory).unwrap_or_else(|fault| {
@@ -108,7 +108,7 @@ impl Scrape {
         }
         let mut rows = Vec::with_capacity(self.runs.len());
         for followed in &mut self.runs {
-            // The lock before the log: once it is free, the log is complete.
+            // The lock is checked before the log: once the lock is free, the log is complete.
             let held = match followed.run.is_held() {
                 Ok(held) => held,
                 Err(fault) => {

@@ -1,25 +1,25 @@
 //! The two streams of the program.
 //!
-//! Responsible for: data on stdout, everything else on stderr, escaping text from files, and streams that are closed.
-//! Must not depend on: what is printed.
+//! Responsible for: data on stdout, everything else on stderr, escaping text from files, and handling closed streams.
+//! Must not depend on: the content that is printed.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use tonfall_recipes::diagnostics::DEFAULT_WIDTH;
 use tonfall_recipes::printable::{escaped, escaped_json};
 
-/// Writes a line of data to stdout; control characters are escaped. A closed pipe is no error: its reader has what it
-/// wanted.
+/// Writes a line of data to stdout; control characters are escaped. A closed pipe is no error: its reader needs no more
+/// data.
 pub(crate) fn data(line: &str) -> io::Result<()> {
     painted(&escaped(line))
 }
 
-/// Writes a JSON value as a line to stdout; control characters inside its strings are escaped as JSON does.
+/// Writes a JSON value as a line to stdout; control characters inside its strings are escaped as in JSON.
 pub(crate) fn json(value: &serde_json::Value) -> io::Result<()> {
     painted(&escaped_json(&value.to_string()))
 }
 
-/// Writes a line with colours to stdout. The caller has escaped the text between them.
+/// Writes a line with colours to stdout. The caller escapes the text between the colours.
 pub(crate) fn painted(line: &str) -> io::Result<()> {
     ignore_closed_pipe(|stdout| {
         stdout.write_all(line.as_bytes())?;
@@ -27,8 +27,8 @@ pub(crate) fn painted(line: &str) -> io::Result<()> {
     })
 }
 
-/// Writes a piece of an answer to stdout as it comes, without a line feed. On a terminal control characters are escaped;
-/// a file or a program gets the text unchanged.
+/// Writes a piece of a generation to stdout immediately, without a line feed. On a terminal, control characters are
+/// escaped; a file or a program receives the text unchanged.
 pub(crate) fn piece(text: &str) -> io::Result<()> {
     ignore_closed_pipe(|stdout| match stdout.is_terminal() {
         true => stdout.write_all(escaped(text).as_bytes()),
@@ -49,13 +49,13 @@ pub(crate) fn note(line: &str) {
     painted_note(&escaped(line));
 }
 
-/// Writes a line of JSON to stderr; control characters inside its strings are escaped as JSON does.
+/// Writes a line of JSON to stderr; control characters inside its strings are escaped as in JSON.
 pub(crate) fn note_json(json: &str) {
     painted_note(&escaped_json(json));
 }
 
-/// Writes a line with colours to stderr. The caller has escaped the text between them. A closed stderr must never stop a
-/// run, so errors are dropped here and only here.
+/// Writes a line with colours to stderr. The caller escapes the text between the colours. A closed stderr must never
+/// stop a run, so this function, and no other, drops the error.
 pub(crate) fn painted_note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
@@ -86,7 +86,7 @@ pub(crate) fn escapes_welcome() -> bool {
     !no_color && !dumb
 }
 
-/// Columns of the terminal on stderr; [`DEFAULT_WIDTH`] when stderr is none.
+/// Columns of the terminal on stderr; [`DEFAULT_WIDTH`] if stderr is no terminal.
 pub(crate) fn stderr_width() -> usize {
     let size = terminal_size::terminal_size_of(io::stderr());
     size.map_or(DEFAULT_WIDTH, |(terminal_size::Width(columns), _)| usize::from(columns))

@@ -1,6 +1,7 @@
-//! Processes that train together, each started by a launcher with the same command.
+//! Processes that train together. A launcher starts each of them with the same command.
 //!
-//! Responsible for: connecting the processes, and opening the inputs so that only the first process downloads and prepares.
+//! Responsible for: connecting the processes, and opening the inputs in order: only the first process downloads and
+//! prepares.
 //! Must not depend on: how the processes were started.
 
 use jiff::Zoned;
@@ -12,7 +13,7 @@ use crate::diagnostics::Result;
 use crate::inputs::{self, Inputs};
 use crate::progress::Reporter;
 
-/// Waits for the other processes, if there are any, and opens the device of this one. Only the first process reports.
+/// Waits for the other processes, if there are any, and opens this process's device. Only the first process prints.
 pub(crate) fn meet(device: &DeviceArgs, reporter: &mut Reporter) -> Result<(Group, Compute)> {
     let Some(env) = DistributedEnv::from_env()? else {
         return Ok((Group::alone(), inputs::compute(device.device, 0, reporter)?));
@@ -27,8 +28,8 @@ pub(crate) fn meet(device: &DeviceArgs, reporter: &mut Reporter) -> Result<(Grou
     Ok((group, compute))
 }
 
-/// Opens the inputs of a plan, with `now` as the moment that a chat template may ask for; those of the first process first, which downloads and prepares for those that share its
-/// disk.
+/// Opens the inputs of a plan; `now` is the time that a chat template may print. The first process opens its inputs
+/// first: it downloads and prepares them for all processes that share its disk.
 pub(crate) fn open(plan: &Plan, now: &Zoned, group: &mut Group, reporter: &mut Reporter) -> Result<Inputs> {
     let first = group.is_first().then(|| inputs::open_at(plan, now, reporter)).transpose()?;
     group.agree("plan", plan.hash().as_bytes())?;

@@ -1,4 +1,4 @@
-//! Progress of a command.
+//! The progress of a command.
 //!
 //! Responsible for: showing events and phases on stderr as a bar, plain lines, or lines of JSON.
 //! Must not depend on: the source of the events.
@@ -18,7 +18,7 @@ use tonfall_trainer::Observation;
 use crate::args::{Global, LogFormat, ProgressMode};
 use crate::output;
 
-/// Least time between two plain lines of one phase.
+/// Minimum time between two plain lines of one phase.
 const PHASE_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ enum Style {
     Json,
 }
 
-/// Shows progress; each command makes one.
+/// Shows progress. Each command creates one.
 pub(crate) struct Reporter {
     style: Style,
     verbose: bool,
@@ -68,15 +68,15 @@ impl Reporter {
         self.style = Style::Silent;
     }
 
-    /// Whether the result is printed as JSON as well.
+    /// Whether the result is also printed as JSON.
     pub(crate) fn json(&self) -> bool {
         self.json
     }
 
-    /// Follows the event log of a run from its end, with a plain line every `log_every` steps.
+    /// Follows the event log of a run from its end, and prints a plain line every `log_every` steps.
     pub(crate) fn follow(&mut self, events: &Path, log_every: u64) {
         let mut reader = EventReader::new(events);
-        // Earlier attempts have shown their own events.
+        // Earlier attempts have shown their own events, so these are read and dropped.
         reader.poll().ok();
         self.log = Some(reader);
         self.steps = Some(Steps { total: 0, first: 0, log_every: log_every.max(1), since: Instant::now() });
@@ -89,7 +89,7 @@ impl Reporter {
         }
     }
 
-    /// Prints a line if `--verbose` is given.
+    /// Prints a line if `--verbose` is set.
     pub(crate) fn detail(&mut self, text: &str) {
         if self.verbose {
             self.note(text);
@@ -108,7 +108,7 @@ impl Reporter {
 
     /// Work outside training steps; a `total` of 0 means that it is unknown.
     pub(crate) fn phase(&mut self, name: &str, done: u64, total: u64) {
-        // Names hold names of files, which may come from a server.
+        // A phase's name contains file names, which may come from a server.
         let name = &escaped(name);
         match self.style {
             Style::Bar => self.phase_bar(name, done, total),
@@ -170,7 +170,7 @@ impl Reporter {
             }
             return;
         }
-        // The `Progress` observation of the same phase is shown instead.
+        // The `Progress` observation of the same phase is shown instead of this event.
         if matches!(kind, EventKind::Phase { .. }) {
             return;
         }
@@ -239,7 +239,7 @@ impl Reporter {
         let EventKind::Step { step, epoch, loss, lr, grad_norm, tokens_per_second, seconds, .. } = kind else { return };
         let Some(steps) = &mut self.steps else { return };
         if *step == steps.first + 1 {
-            // The time before the first step was spent on evaluation.
+            // The time before the first step was spent on evaluation, so it does not count.
             steps.since = Instant::now() - Duration::from_secs_f64(seconds.clamp(0.0, 1e6));
         }
         let done = step.saturating_sub(steps.first).max(1);

@@ -1,6 +1,6 @@
 //! The built-in recipe, and recipes from files.
 //!
-//! Responsible for: the word `quickstart` as a recipe, and turning recipe and overrides into a plan.
+//! Responsible for: the name `quickstart` as a recipe, and making a plan from recipe and overrides.
 //! Must not depend on: training.
 
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ macro_rules! embedded {
     };
 }
 
-/// The recipe and every file it names, by their paths relative to it.
+/// The recipe and every file that it names, by path relative to the recipe.
 const FILES: &[(&str, &[u8])] = embedded![
     "quickstart.toml",
     "quickstart/train.jsonl",
@@ -44,7 +44,7 @@ pub(crate) fn plan(args: &RecipeArgs) -> Result<(RecipeFile, Plan)> {
     Ok(RecipeFile::load(&path, &args.set)?)
 }
 
-/// Writes the embedded files into the user's cache unless they are there already; returns the recipe's path.
+/// Writes the embedded files into the user's cache if they are not there yet; returns the path of the recipe.
 fn unpack() -> Result<PathBuf> {
     let cache = user_cache::directory(|name| std::env::var_os(name)).unwrap_or_else(std::env::temp_dir);
     let directory = cache.join("tonfall").join(format!("{WORD}-{}", env!("CARGO_PKG_VERSION")));
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_recipe_is_complete_in_itself() {
+    fn every_file_of_the_recipe_is_embedded() {
         let folder = tempfile::tempdir().expect("a directory");
         for (name, bytes) in FILES {
             let path = folder.path().join(name);

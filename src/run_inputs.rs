@@ -1,8 +1,8 @@
-//! What a run reads, and whether a resumed run reads the same.
+//! The inputs of a run, and whether a resumed run has the same inputs.
 //!
-//! Responsible for: the fingerprints that `run.json` stores of everything that a plan names by path, and the comparison
-//! before a run goes on.
-//! Must not depend on: how the inputs are used.
+//! Responsible for: fingerprints of everything that a plan names by path, which `run.json` stores, and comparing them
+//! before a run continues.
+//! Must not depend on: the use of the inputs.
 
 use std::path::{Path, PathBuf};
 
@@ -16,14 +16,15 @@ use crate::inputs::Inputs;
 use crate::progress::Reporter;
 use crate::summary;
 
-/// Data files that are recorded one by one; more are recorded as one input, so that `run.json` stays small.
+/// Maximum number of data files that are recorded separately. More files are recorded as one input, so that `run.json`
+/// stays small.
 const NAMED_FILES: usize = 200;
-/// How the name of the run's own chat template begins.
+/// Prefix of the name of the run's own chat template.
 const TEMPLATE: &str = "chat template ";
-/// How the names of the files of `lora.init` begin.
+/// Prefix of the names of the files of `lora.init`.
 const ADAPTER: &str = "lora.init ";
 
-/// Fingerprints of all inputs; `adapter` is the directory `lora.init`, where the run still needs it.
+/// Fingerprints of all inputs; `adapter` is the directory `lora.init` if the run still needs it.
 pub(crate) fn fingerprints(plan: &Plan, inputs: &Inputs, adapter: Option<&Path>) -> Result<RunInputs> {
     let mut found = RunInputs::default();
     found.record("base config", inputs.base.config_fingerprint());
@@ -42,7 +43,7 @@ pub(crate) fn fingerprints(plan: &Plan, inputs: &Inputs, adapter: Option<&Path>)
     Ok(found)
 }
 
-/// The files of the tokenizer as they are. A GGUF file has its tokenizer in the header, which the config includes.
+/// Records the tokenizer's files byte for byte. A GGUF file has its tokenizer in the header, which the config includes.
 fn record_tokenizer(found: &mut RunInputs, plan: &Plan, base: &BaseModel) -> Result<()> {
     if base.kind() == BaseKind::Gguf {
         return Ok(());
@@ -59,7 +60,7 @@ fn record_tokenizer(found: &mut RunInputs, plan: &Plan, base: &BaseModel) -> Res
     Ok(())
 }
 
-/// Warns when the run's own chat template is not the one that it was started with.
+/// Warns if the run's own chat template is not the one of its first start.
 pub(crate) fn warn_of_changed_template(run: &RunDir, plan: &Plan, reporter: &mut Reporter) -> Result<()> {
     let (Some(path), Some(before)) = (&plan.data.chat_template, &run.info().inputs) else { return Ok(()) };
     let (name, mut now) = (format!("{TEMPLATE}{}", path.display()), RunInputs::default());
@@ -88,10 +89,10 @@ fn record_data(found: &mut RunInputs, sources: &[(PathBuf, [u8; 32])]) {
 }
 
 /// Compares the inputs of a run with those of its first start. Returns notices for the run's log: the changes that
-/// `accept` lets pass, or that there is nothing to compare with.
+/// `accept` allows, or that no fingerprints were stored.
 ///
 /// # Errors
-/// When an input has changed and `accept` is not set.
+/// If an input has changed and `accept` is false.
 pub(crate) fn compare(
     run: &RunDir,
     plan: &Plan,
@@ -106,7 +107,7 @@ pub(crate) fn compare(
         reporter.note(&format!("warning: {notice}"));
         return Ok(vec![notice.to_owned()]);
     };
-    // A checkpoint holds the adapter, so the one that it began with is not needed again.
+    // A checkpoint contains the adapter, so the adapter that the run started from is not needed again.
     let adapter = plan.lora.init.as_deref().filter(|_| checkpoint.is_none());
     let now = fingerprints(plan, inputs, adapter)?;
     let changes = before.changes(&now, |name| checkpoint.is_some() && name.starts_with(ADAPTER));

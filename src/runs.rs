@@ -1,6 +1,6 @@
 //! Runs named on the command line.
 //!
-//! Responsible for: finding runs, telling them from models, and the newest adapter of a run.
+//! Responsible for: finding runs, distinguishing them from models, and finding the newest adapter of a run.
 //! Must not depend on: training.
 
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::summary;
 /// The default `output_dir`.
 pub(crate) const DIRECTORY: &str = "runs";
 
-/// The run that `name` means, by path or by its name within `runs`.
+/// The run `name`: a path, or a name within `runs`.
 pub(crate) fn open(name: &Path) -> Result<RunDir> {
     let within = Path::new(DIRECTORY).join(name);
     match RunDir::open(name) {
@@ -33,7 +33,7 @@ pub(crate) fn open(name: &Path) -> Result<RunDir> {
     }
 }
 
-/// The runs that `names` mean; without names the newest run.
+/// The runs `names`; without names, the newest run.
 pub(crate) fn named_or_newest(names: &[PathBuf]) -> Result<Vec<RunDir>> {
     if !names.is_empty() {
         return names.iter().map(|name| open(name)).collect();
@@ -44,7 +44,7 @@ pub(crate) fn named_or_newest(names: &[PathBuf]) -> Result<Vec<RunDir>> {
     newest.map(|run| vec![run]).ok_or_else(none)
 }
 
-/// All runs of a directory, oldest first; unreadable ones are printed as warnings.
+/// All runs of a directory, oldest first; prints a warning for each unreadable run.
 pub(crate) fn all(directory: &Path) -> Result<Vec<RunDir>> {
     let found = RunDir::list(directory)?;
     for damaged in found.damaged {
@@ -53,7 +53,7 @@ pub(crate) fn all(directory: &Path) -> Result<Vec<RunDir>> {
     Ok(found.runs)
 }
 
-/// The run that `name` means; `None` if there is no such run, so that `name` may be a model or an adapter.
+/// The run `name`. `None` if there is no such run, because `name` may also be a model or an adapter.
 pub(crate) fn find(name: &Path) -> Result<Option<RunDir>> {
     let is_run = |path: &Path| !matches!(RunDir::open(path), Err(RunDirError::NotFound { .. }));
     match is_run(name) || is_run(&Path::new(DIRECTORY).join(name)) {
@@ -62,12 +62,12 @@ pub(crate) fn find(name: &Path) -> Result<Option<RunDir>> {
     }
 }
 
-/// The weights that a run made.
+/// The weights that a run has written.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Made {
     /// A PEFT adapter.
     Adapter(PathBuf),
-    /// A whole model.
+    /// A full model.
     Model(PathBuf),
 }
 

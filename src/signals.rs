@@ -1,7 +1,7 @@
 //! Signals while a run is training.
 //!
 //! Responsible for: turning SIGINT, SIGTERM and SIGHUP into a request to stop after the optimizer step, and for exiting
-//! at once on a second SIGINT or after the grace period.
+//! immediately on a second SIGINT or after the grace period.
 //! Must not depend on: the trainer, which polls [`Signals::received`].
 
 use std::io;
@@ -22,8 +22,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Handles signals from now on. The first signal is stored. A later SIGINT ends the process at once. After SIGTERM or
-    /// SIGHUP the process ends when `grace` is over, because a supervisor sends SIGKILL next.
+    /// Starts to handle signals. The first signal is stored. A later SIGINT ends the process immediately. After SIGTERM
+    /// or SIGHUP the process ends when `grace` is over, because a supervisor sends SIGKILL next.
     pub(crate) fn install(grace: Duration) -> io::Result<Self> {
         let received = Arc::new(AtomicI32::new(0));
         let mark = Arc::clone(&received);
@@ -52,8 +52,8 @@ impl Signals {
         Ok(Self { received })
     }
 
-    /// For work that stops between two pieces and removes what it wrote: the first signal only sets a mark, a second one
-    /// leaves at once.
+    /// For work that polls between its pieces and removes its output when it stops. The first signal is stored. A
+    /// second one ends the process immediately.
     pub(crate) fn stop_early() -> io::Result<Self> {
         let received = Arc::new(AtomicI32::new(0));
         let mark = Arc::clone(&received);
@@ -68,13 +68,13 @@ impl Signals {
         Ok(Self { received })
     }
 
-    /// The number of the first signal, if one has arrived.
+    /// The number of the first signal, if there was one.
     pub(crate) fn received(&self) -> Option<i32> {
         Some(self.received.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
 }
 
-/// The shell's exit code for a process that a signal ended.
+/// The shell's exit code for a process that was ended by a signal.
 pub(crate) fn exit_code(signal: i32) -> i32 {
     128 + signal
 }

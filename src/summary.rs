@@ -1,7 +1,7 @@
-//! The summary that is printed when a run is finished.
+//! The summary that is printed after a finished run.
 //!
-//! Responsible for: the figures before and after, the paths of the artefacts, and the next commands.
-//! Must not depend on: how the figures are measured.
+//! Responsible for: the metrics before and after training, the paths of the artefacts, and the next commands.
+//! Must not depend on: how the metrics are measured.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,13 +15,13 @@ use tonfall_runs::RunDir;
 use tonfall_runs::numbers::{bytes, duration};
 use tonfall_trainer::{EvalReport, Outcome};
 
-/// Generations that are shown before and after.
+/// Number of generations shown before and after training.
 const SHOWN_SAMPLES: usize = 3;
 
 /// Ranks that vLLM's `--max-lora-rank` accepts.
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 
-/// The summary of a finished run, for people or as one line of JSON.
+/// The summary of a finished run, as text or as one line of JSON.
 pub(crate) fn text(plan: &Plan, run: &RunDir, outcome: &Outcome, as_json: bool) -> String {
     match as_json {
         true => json!({
@@ -66,7 +66,7 @@ fn for_people(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
     parts.join("\n\n")
 }
 
-/// Loss and terms, before and after; `None` when nothing was measured.
+/// Loss and terms, before and after training; `None` if nothing was measured.
 fn table(before: &EvalReport, after: &EvalReport) -> Option<String> {
     let mut rows = Vec::new();
     if let (Some(before), Some(after)) = (before.loss, after.loss) {
@@ -92,7 +92,7 @@ fn table(before: &EvalReport, after: &EvalReport) -> Option<String> {
     Some(text)
 }
 
-/// The first prompts, with their generations before and after.
+/// The first prompts, with their generations before and after training.
 fn samples(before: &EvalReport, after: &EvalReport) -> Vec<String> {
     let shown = before.samples.iter().zip(&after.samples).take(SHOWN_SAMPLES);
     shown
@@ -168,19 +168,19 @@ fn serve(plan: &Plan, adapter: &Path, config: &AdapterConfig) -> String {
     line
 }
 
-/// A path as it is shown: relative to the working directory if it lies below.
+/// The path that is shown to users: relative to the working directory if the path is inside it.
 pub(crate) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let below = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
     below.unwrap_or(path).display().to_string()
 }
 
-/// The same as one word of a shell's command line.
+/// The same as one word of a shell command.
 pub(crate) fn in_shell(path: &Path) -> String {
     quoted(&shown(path))
 }
 
-/// A text as one word for a POSIX shell, in single quotes where it needs them.
+/// Text as one word for a POSIX shell, in single quotes if needed.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
@@ -194,7 +194,7 @@ mod tests {
     use super::quoted;
 
     #[test]
-    fn words_for_a_shell() {
+    fn paths_are_quoted_for_a_shell() {
         for plain in ["runs/a-1", "owner/name@v1.0", "tiny=runs/x"] {
             assert_eq!(quoted(plain), plain);
         }

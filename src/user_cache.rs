@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// `$XDG_CACHE_HOME`, else `~/.cache`, on every platform, as the Hugging Face libraries do. `None` without a home
-/// directory. As the specification says, an empty or relative `$XDG_CACHE_HOME` does not count
+/// `$XDG_CACHE_HOME`, or `~/.cache`, on every platform, like the Hugging Face libraries. `None` without a home
+/// directory. An empty or relative `$XDG_CACHE_HOME` is ignored, as the specification demands
 /// (<https://specifications.freedesktop.org/basedir-spec/latest/>).
 pub(crate) fn directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let given = |name| variable(name).map(PathBuf::from);
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relative_place_does_not_count() {
+    fn a_relative_cache_directory_is_ignored() {
         let with = |variables: &[(&str, &str)]| {
             let of =
                 |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));

@@ -1,8 +1,8 @@
-//! `tonfall train --watch`: the dashboard, and the trainer in a process of its own.
+//! `tonfall train --watch`: the dashboard, and the trainer in another process.
 //!
-//! Responsible for: signals and time for the dashboard, and starting the trainer so that the dashboard can't affect it: it
-//! has its own process group, and writing to a closed pipe does not end it.
-//! Must not depend on: what is drawn, training.
+//! Responsible for: signals and clock of the dashboard, and starting the trainer so that the dashboard can't affect it.
+//! The trainer has its own process group, and writing to a closed pipe does not end it.
+//! Must not depend on: drawing, training.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -28,14 +28,14 @@ use crate::quickstart;
 use crate::signals;
 use crate::summary;
 
-/// The last lines of the trainer's output; they are printed if it fails.
+/// Maximum number of stored lines of the trainer's output. They are printed if the trainer fails.
 const LINES: usize = 200;
-/// How long a dashboard may take to end after its terminal was closed.
+/// Time that the dashboard may take to end after its terminal was closed.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How long a trainer may take to end after its last event.
+/// Time that the trainer may take to end after its last event.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Time and signals.
+/// Signals and clock.
 pub(crate) struct Person {
     since: Instant,
     leave: Arc<AtomicBool>,
@@ -69,11 +69,11 @@ impl Host for Person {
     }
 }
 
-/// Trains in another process and shows the run. Returns the trainer's exit code when it has ended by the time the
-/// dashboard is left.
+/// Trains in another process and shows the run. If the trainer has ended before the dashboard is closed, returns its
+/// exit code.
 pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
     look::need_terminal("without --watch training needs no terminal")?;
-    // Faults of the recipe are printed before the dashboard opens and would hide them.
+    // Faults of the recipe are printed before the dashboard opens, because it would hide them.
     let (_, plan) = quickstart::plan(&args.recipe)?;
     let id = args.run_name.clone().unwrap_or_else(|| RunDir::free_id(&plan));
     let path = plan.output_dir.join(&id);
@@ -97,7 +97,7 @@ pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
     Ok(ended.unwrap_or(ExitCode::Done.number()))
 }
 
-/// The dashboard's view of a run that was just started.
+/// A run that was just started, as the dashboard sees it.
 struct Attended {
     person: Person,
     trainer: Mutex<Trainer>,
@@ -115,7 +115,7 @@ impl Host for Attended {
         self.person.now()
     }
 
-    /// Also when the trainer failed before it made a run.
+    /// Also true if the trainer failed before it created a run.
     fn should_leave(&self) -> bool {
         let gone =
             || !self.path.join("run.json").exists() && self.trainer(|trainer| trainer.code().is_some()) == Some(true);
@@ -144,13 +144,13 @@ impl Trainer {
         let mut arguments: Vec<OsString> =
             std::env::args_os().skip(1).filter(|argument| argument != "--watch").collect();
         if args.run_name.is_none() {
-            // Before a `--`: after it nothing is an option.
+            // Options go before a `--`: everything after it is an argument.
             let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
             arguments.splice(end..end, ["--run-name".into(), id.into()]);
         }
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Ctrl-C and SIGHUP go to the foreground group, which is the dashboard's.
+        // The terminal sends Ctrl-C and SIGHUP to the foreground group, which is the dashboard's.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn()?;
@@ -170,7 +170,7 @@ impl Trainer {
         let result = child.stdout.take().map(|mut stdout| {
             thread::spawn(move || {
                 let mut text = String::new();
-                // Text before a read error is still printed.
+                // Text that was read before an error is still printed.
                 let _ = stdout.read_to_string(&mut text);
                 text
             })
@@ -178,7 +178,7 @@ impl Trainer {
         Ok(Self { child, lines, result, talk })
     }
 
-    /// The exit code, once the process has ended; that of the shell for signals.
+    /// The exit code, once the process has ended; after a signal, the shell's exit code.
     fn code(&mut self) -> Option<i32> {
         let status = self.child.try_wait().ok().flatten()?;
         #[cfg(unix)]
@@ -188,7 +188,7 @@ impl Trainer {
         Some(status.code().or(signal.map(signals::exit_code)).unwrap_or(ExitCode::Unexpected.number()))
     }
 
-    /// The exit code. A trainer that made no run gets [`LAST_WORDS`] to end.
+    /// The exit code. A trainer without a run gets [`LAST_WORDS`] to end.
     fn ended(&mut self, has_run: bool) -> Option<i32> {
         let deadline = Instant::now() + if has_run { Duration::ZERO } else { LAST_WORDS };
         loop {
@@ -202,14 +202,14 @@ impl Trainer {
     /// Prints the trainer's result, and its messages if it failed.
     fn report(&mut self, code: i32) -> Result<()> {
         if let Some(talk) = self.talk.take() {
-            // A thread that panicked has no lines.
+            // The lines of a thread that panicked are lost.
             let _ = talk.join();
         }
         let result = self.result.take().and_then(|result| result.join().ok()).unwrap_or_default();
         if code != ExitCode::Done.number()
             && let Ok(lines) = self.lines.lock()
         {
-            // The trainer has escaped its output, and coloured it if asked to.
+            // The trainer has escaped its output, and coloured it if colours were requested.
             lines.iter().for_each(|line| output::painted_note(line));
         }
         if !result.trim().is_empty() {

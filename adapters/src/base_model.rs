@@ -1,7 +1,7 @@
-//! Base models: one way to read weights from every kind of file.
+//! Base models: a common way to read weights from all supported kinds of files.
 //!
 //! Responsible for: opening a Hugging Face directory or a GGUF file, checking every tensor against the description
-//! before any is read, and returning weights by their Hugging Face names.
+//! before any weight is read, and returning weights by their Hugging Face names.
 //! Must not depend on: the use of the weights.
 
 use std::borrow::Cow;
@@ -90,11 +90,11 @@ pub enum BaseError {
 pub struct HubOrigin {
     /// `owner/name`
     pub name: String,
-    /// Branch, tag or commit, if one was asked for.
+    /// Branch, tag or commit, if one was requested.
     pub revision: Option<String>,
 }
 
-/// How a base model is stored.
+/// The storage format of a base model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BaseKind {
     HuggingFace,
@@ -104,14 +104,14 @@ pub enum BaseKind {
 /// One weight of a base model.
 #[derive(Clone, Debug)]
 pub struct Weight<'a> {
-    /// Hugging Face's name.
+    /// The Hugging Face name.
     pub name: String,
     pub format: Format,
-    /// Output features; 1 for a vector.
+    /// Output features. 1 for a vector.
     pub rows: usize,
-    /// Input features; the length of a vector.
+    /// Input features. For a vector, its length.
     pub cols: usize,
-    /// As `tonfall_blocks::dequantize` reads them.
+    /// Bytes in the layout that `tonfall_blocks::dequantize` reads.
     pub bytes: Cow<'a, [u8]>,
 }
 
@@ -121,7 +121,7 @@ enum Source {
     Gguf(GgufFile),
 }
 
-/// A base model, opened and checked; its weights are read when asked for.
+/// A base model, opened and checked. Its weights are read on demand.
 #[derive(Debug)]
 pub struct BaseModel {
     path: PathBuf,
@@ -135,7 +135,7 @@ impl BaseModel {
     /// Opens a Hugging Face directory or a GGUF file.
     ///
     /// # Errors
-    /// When a part of it is damaged, unknown or contradictory; see the variants of [`BaseError`].
+    /// If a part is damaged, unknown or contradictory. See the variants of [`BaseError`].
     pub fn open(path: &Path) -> Result<Self, BaseError> {
         if path.is_dir() {
             return Self::open_directory(path);
@@ -176,11 +176,11 @@ impl BaseModel {
         })
     }
 
-    /// A model with the shape of a `config.json` and random BF16 weights, for benchmarks. Each weight is computed when it is
-    /// asked for and is the same every time. The model has no tokenizer and no side files.
+    /// A model with the shapes of a `config.json` and random BF16 weights, for benchmarks. Each weight is computed on
+    /// demand and is the same every time. The model has no tokenizer and no side files.
     ///
     /// # Errors
-    /// When the configuration can't be read or is not understood.
+    /// If the configuration can't be read or is not supported.
     pub fn random(config_path: &Path) -> Result<Self, BaseError> {
         let Some(config) = tokenizer_files::read_object(config_path)? else {
             return Err(BaseError::NotFound { path: config_path.to_owned() });
@@ -218,33 +218,33 @@ impl BaseModel {
         &self.path
     }
 
-    /// The same model with its name on the Hub, which adapters store instead of the path of a local cache.
+    /// Sets the model's name on the Hub. Adapters store this name instead of the path of a local cache.
     #[must_use]
     pub fn with_origin(mut self, origin: HubOrigin) -> Self {
         self.origin = Some(origin);
         self
     }
 
-    /// `base_model_name_or_path` of adapters: the name on the Hub, or the path as it was given.
+    /// The value of `base_model_name_or_path` in adapters: the name on the Hub, or the given path.
     #[must_use]
     pub fn name_or_path(&self) -> String {
         self.origin.as_ref().map_or_else(|| self.path.display().to_string(), |origin| origin.name.clone())
     }
 
-    /// `revision` of adapters.
+    /// The value of `revision` in adapters.
     #[must_use]
     pub fn revision(&self) -> Option<String> {
         self.origin.as_ref().and_then(|origin| origin.revision.clone())
     }
 
-    /// Names of all modules with weights, and `lm_head`, which a model has even if its head is the embedding.
+    /// Names of all modules with weights, and `lm_head`, which also exists if the head is tied to the embedding.
     #[must_use]
     pub fn modules(&self) -> BTreeSet<String> {
         let weights = self.weights.keys().filter_map(|name| Some(name.rsplit_once('.')?.0.to_owned()));
         weights.chain(["lm_head".to_owned()]).collect()
     }
 
-    /// Whether any weight is stored in quantised blocks.
+    /// Whether at least one weight is quantised.
     #[must_use]
     pub fn is_quantized(&self) -> bool {
         self.weights.values().any(|indexed| !indexed.format.is_dense())
@@ -256,13 +256,13 @@ impl BaseModel {
         self.description.tensors().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// Number format and shape of a weight, without reading it.
+    /// Format and shape of a weight. The weight is not read.
     #[must_use]
     pub fn weight_format(&self, name: &str) -> Option<(Format, Shape)> {
         self.weights.get(name).map(|indexed| (indexed.format, indexed.shape))
     }
 
-    /// Bytes of all weights in their stored formats.
+    /// Total size of all weights in bytes, in their stored formats.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         let bytes = |indexed: &IndexedTensor| {
@@ -272,9 +272,9 @@ impl BaseModel {
         self.weights.values().map(bytes).sum()
     }
 
-    /// A weight by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`). Borrowed from the memory map, except
-    /// for q and k of GGUF's `llama` (rows brought back into Hugging Face's order) and bitsandbytes' weights (parts
-    /// joined).
+    /// A weight by its Hugging Face name (`model.layers.3.self_attn.q_proj.weight`). Borrowed from the memory map, with
+    /// two exceptions: q and k of GGUF's `llama` (their rows are reordered), and weights of bitsandbytes (their parts
+    /// are joined).
     ///
     /// # Errors
     /// [`BaseError::NoSuchWeight`].
@@ -300,8 +300,8 @@ impl BaseModel {
         Ok(Weight { name: name.to_owned(), format: indexed.format, rows, cols, bytes })
     }
 
-    /// Drops the pages of the weights read so far from memory; they stay readable. For callers that convert the weights
-    /// one by one and keep their own copy.
+    /// Releases the memory pages of the weights that were read so far. The weights stay readable. For callers that
+    /// convert weights one by one and keep their own copies.
     pub fn release_pages(&self) {
         match &self.source {
             Source::HuggingFace { files, .. } => {
@@ -311,10 +311,10 @@ impl BaseModel {
         }
     }
 
-    /// The tokenizer; converted from the metadata for a GGUF file.
+    /// The tokenizer. For a GGUF file, it is converted from the metadata.
     ///
     /// # Errors
-    /// When it is missing, damaged or of an unknown kind.
+    /// If the tokenizer is missing, damaged or of an unknown kind.
     pub fn tokenizer(&self) -> Result<TokenizerFiles, BaseError> {
         Ok(match &self.source {
             Source::HuggingFace { .. } => tokenizer_files::read(&self.path)?,
@@ -322,20 +322,20 @@ impl BaseModel {
         })
     }
 
-    /// The dense format in which a merged or fully trained model is written unless another is asked for: that of the
-    /// embedding, or F16 where that is quantised (its 11 bits of precision hold more of a block's values than BF16's 8).
+    /// The default dense format of a merged or fully trained model: that of the embedding, or F16 if the embedding is
+    /// quantised. F16's 11 bits of precision represent more values of a quantised block than BF16's 8 bits.
     #[must_use]
     pub fn dense_format(&self) -> Format {
         let embedding = self.weights.get("model.embed_tokens.weight").map(|indexed| indexed.format);
         embedding.filter(|format| format.is_dense()).unwrap_or(Format::F16)
     }
 
-    /// The side files of an export with the chat settings of a run. Those of a Hugging Face directory are copied byte for
-    /// byte except for what the export changes; for a GGUF file they are made from its metadata. `dtype` is that of the
-    /// exported weights if it differs from the base's.
+    /// The side files of an export, with the chat settings of a run. Those of a Hugging Face directory are copied byte
+    /// for byte, except for changes by the export. Those of a GGUF file are made from its metadata. `dtype` is the
+    /// dtype of the exported weights, if it differs from that of the base.
     ///
     /// # Errors
-    /// When one can't be read or made.
+    /// If a side file can't be read or made.
     pub fn side_files(&self, dtype: Option<Format>, chat: &ChatSettings) -> Result<SideFiles, BaseError> {
         let mut files = match &self.source {
             Source::HuggingFace { config, .. } => {
@@ -355,10 +355,10 @@ impl BaseModel {
         Ok(SideFiles { files, notices })
     }
 
-    /// The files that an adapter's directory needs for servers; see [`ChatSettings::adapter_files`].
+    /// The files that servers need in an adapter's directory. See [`ChatSettings::adapter_files`].
     ///
     /// # Errors
-    /// When a side file of the base can't be read or made.
+    /// If a side file of the base can't be read or made.
     pub fn adapter_files(&self, chat: &ChatSettings) -> Result<Vec<SideFile>, BaseError> {
         let own = self.side_files(None, &ChatSettings::default())?;
         Ok(chat.adapter_files(&own.files, &self.description))
@@ -372,8 +372,8 @@ impl BaseModel {
         }
     }
 
-    /// A fingerprint of the configuration: `config.json` and the end tokens of `generation_config.json`, or GGUF's whole
-    /// header, which includes the tokenizer. The path has no influence.
+    /// A fingerprint of the configuration: `config.json` and the end tokens of `generation_config.json`, or the whole
+    /// header of a GGUF file, including its tokenizer. It doesn't depend on the path.
     #[must_use]
     pub fn config_fingerprint(&self) -> String {
         match &self.source {
@@ -391,8 +391,9 @@ impl BaseModel {
         }
     }
 
-    /// A fingerprint of all tensors of the files: of every byte up to 1 GiB, of samples of each tensor above. A scaled,
-    /// retrained or replaced tensor shows in both; single values that change between two samples do not.
+    /// A fingerprint of all tensors. Up to 1 GiB, every byte is hashed. Above, samples of each tensor are hashed. A
+    /// scaled, retrained or replaced tensor changes the fingerprint in both cases. A single changed value between two
+    /// samples doesn't.
     #[must_use]
     pub fn weights_fingerprint(&self) -> String {
         let tensors: Vec<(String, &[u8])> = match &self.source {
@@ -404,7 +405,7 @@ impl BaseModel {
                     .map(|(name, entry, bytes)| (format!("{name} {} {:?}", entry.dtype.name(), entry.shape), bytes))
                     .collect()
             }
-            // Types and shapes are in the header.
+            // The headers, which are part of `config_fingerprint`, contain types and shapes.
             Source::Gguf(gguf) => {
                 gguf.tensors.iter().map(|(name, tensor)| (name.clone(), gguf.bytes(tensor))).collect()
             }

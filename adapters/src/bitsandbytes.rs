@@ -1,8 +1,8 @@
-//! Reading base models in bitsandbytes' 4-bit format.
+//! Reads base models in the 4-bit format of bitsandbytes.
 //!
-//! A weight `X.weight` is accompanied by `X.weight.absmax`, `.quant_map`, `.nested_absmax`, `.nested_quant_map` and
-//! `.quant_state.bitsandbytes__nf4`, a JSON text. Supported is the format of QLoRA: NF4, blocks of 64, scales
-//! quantised a second time in blocks of 256.
+//! A weight `X.weight` has the companions `X.weight.absmax`, `.quant_map`, `.nested_absmax`, `.nested_quant_map` and
+//! `.quant_state.bitsandbytes__nf4` (a JSON text). Only the format of QLoRA is supported: NF4 with block size 64, and
+//! double quantisation of the scales in blocks of 256.
 //! Must not depend on: model families.
 
 use std::ops::Range;
@@ -60,7 +60,7 @@ struct QuantState {
 const STATE: &str = ".quant_state.bitsandbytes__";
 const COMPANIONS: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
 
-/// The weight to which a companion tensor belongs; `None` for other tensors.
+/// The weight to which a companion tensor belongs. `None` for other tensors.
 pub(crate) fn owner(name: &str) -> Option<&str> {
     if let Some((owner, _)) = name.split_once(STATE) {
         return Some(owner);
@@ -68,8 +68,8 @@ pub(crate) fn owner(name: &str) -> Option<&str> {
     COMPANIONS.iter().find_map(|suffix| name.strip_suffix(suffix))
 }
 
-/// Refuses every quantisation but bitsandbytes' 4 bits, by `quantization_config` in `config.json`. An empty table means no
-/// quantisation; some programs leave one in the configuration of a merged model.
+/// Refuses all quantisation methods except bitsandbytes' 4 bits, by `quantization_config` in `config.json`. An empty
+/// object means no quantisation: some programs leave one in the configuration of a merged model.
 pub(crate) fn check_method(path: PathBuf, config: &Map<String, Value>) -> Result<(), BitsAndBytesError> {
     let empty = |value: &&Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
     let Some(quantization) = config.get("quantization_config").filter(|value| !empty(value)) else { return Ok(()) };
@@ -85,7 +85,7 @@ pub(crate) fn check_method(path: PathBuf, config: &Map<String, Value>) -> Result
     }
 }
 
-/// Finds the parts of the weight `name`; `None` if it is not quantised.
+/// Finds the parts of the weight `name`. `None` if it is not quantised.
 pub(crate) fn find(file: &SafetensorsFile, name: &str, shape: Shape) -> Result<Option<Nf4Parts>, BitsAndBytesError> {
     let prefix = format!("{name}{STATE}");
     let Some((state_name, state)) =
@@ -143,7 +143,7 @@ pub(crate) fn find(file: &SafetensorsFile, name: &str, shape: Shape) -> Result<O
 }
 
 impl Nf4Parts {
-    /// The parts in one buffer, as [`tonfall_blocks::Format::Nf4`] lays them out.
+    /// Joins the parts in one buffer, in the layout of [`tonfall_blocks::Format::Nf4`].
     pub(crate) fn pack(&self, file: &SafetensorsFile) -> Vec<u8> {
         let nested: Vec<f32> = floats(file.file.slice(&self.nested_absmax)).collect();
         let (codes, absmax) = (file.file.slice(&self.codes), file.file.slice(&self.absmax));
@@ -152,8 +152,8 @@ impl Nf4Parts {
     }
 }
 
-/// bitsandbytes recomputes the dynamic map on every machine, and PyTorch's `linspace` differs in the last places
-/// between processors. That is far below the resolution of the scales.
+/// bitsandbytes recomputes the dynamic map on every machine, and the last bits of PyTorch's `linspace` differ between
+/// processors. The difference is far below the resolution of the scales.
 fn within_two_places(a: f32, b: f32) -> bool {
     a == b || a.to_bits().abs_diff(b.to_bits()) <= 2
 }

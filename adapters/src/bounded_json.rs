@@ -1,7 +1,7 @@
-//! JSON maps and lists with a limit on their entries, so that a small file can't fill the memory.
+//! JSON maps and lists with a maximum number of entries, so that a small file can't exhaust the memory.
 //!
-//! A map's entry takes up to ten times the memory of its text; the limits are far above what real files hold.
-//! Must not depend on: what the entries mean.
+//! An entry of a map takes up to ten times the memory of its text. The limits are far above those of known files.
+//! Must not depend on: the meaning of the entries.
 
 use std::collections::BTreeMap;
 use std::fmt;

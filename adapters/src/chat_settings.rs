@@ -1,6 +1,6 @@
-//! The conversation settings of an exported model: its chat template and the tokens at which servers stop.
+//! The chat settings of an exported model: its chat template, and the tokens at which servers stop.
 //!
-//! Responsible for: changing the side files of a base so that servers write and end turns as in training.
+//! Responsible for: changing the side files of a base so that servers format and end turns in the same way as training.
 //! Must not depend on: weights, how a template is rendered.
 
 use serde_json::{Map, Value};
@@ -13,20 +13,21 @@ pub const TEMPLATE_FILE: &str = "chat_template.jinja";
 pub const GENERATION_FILE: &str = "generation_config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// How a run wrote conversations, where that differs from its base.
+/// The chat settings of a run that differ from its base.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChatSettings {
-    /// Jinja source that replaces all chat templates of the base; `None` keeps them.
+    /// Jinja source that replaces all chat templates of the base. `None` keeps them.
     pub template: Option<String>,
     /// Tokens that end a turn.
     pub end_tokens: Vec<u32>,
 }
 
 impl ChatSettings {
-    /// Changes the side files of an exported model; returns notices for the user.
+    /// Changes the side files of an exported model. Returns notices for the user.
     ///
-    /// A template of the run's own goes into `chat_template.jinja` and, for older loaders, into `tokenizer_config.json`.
-    /// End tokens that are missing in `eos_token_id` of `generation_config.json` are added: servers stop at those alone.
+    /// A template of the run is written to `chat_template.jinja` and, for older loaders, to `tokenizer_config.json`.
+    /// Missing end tokens are added to `eos_token_id` in `generation_config.json`, because servers stop only at these
+    /// tokens.
     pub fn apply(&self, files: &mut Vec<SideFile>, model: &ModelDescription) -> Vec<String> {
         if let Some(template) = &self.template {
             let named = format!("{TEMPLATE_DIRECTORY}/");
@@ -60,8 +61,8 @@ impl ChatSettings {
         )]
     }
 
-    /// The files of an adapter's directory that servers need besides the adapter: the run's own template, and a
-    /// `generation_config.json` if the one of the base lacks an end token.
+    /// The files that servers need in an adapter's directory, in addition to the adapter: the template of the run, and
+    /// a `generation_config.json` if that of the base lacks an end token.
     #[must_use]
     pub fn adapter_files(&self, base_files: &[SideFile], model: &ModelDescription) -> Vec<SideFile> {
         let template = self
@@ -75,7 +76,7 @@ impl ChatSettings {
         template.into_iter().chain(generation).collect()
     }
 
-    /// The configuration with the end tokens that it lacks, and those tokens; `None` if it lacks none.
+    /// The configuration with the missing end tokens added, and those tokens. `None` if no end token is missing.
     fn generation_config(
         &self,
         existing: Option<Map<String, Value>>,

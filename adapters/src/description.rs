@@ -1,14 +1,14 @@
-//! A decoder as plain data: the sizes and switches that describe every family.
+//! A decoder model as plain data: the sizes and switches of every family.
 //!
-//! Responsible for: [`ModelDescription`], the tensors that follow from it and the rotary frequencies.
-//! Must not depend on: the source of the numbers (`families`, `gguf`), tensors' bytes.
+//! Responsible for: [`ModelDescription`], the tensors that it implies, and the rotary frequencies.
+//! Must not depend on: the source of the numbers (`families`, `gguf`), the bytes of tensors.
 
 use serde::{Deserialize, Serialize};
 
-/// Layers that a model may have: far above every real one.
+/// Maximum number of layers, far above every known model.
 pub(crate) const MAX_LAYERS: usize = 10_000;
 
-/// Model families that a description can express.
+/// The supported model families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
@@ -27,7 +27,7 @@ pub enum Family {
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     Silu,
-    /// GELU's approximation by tanh.
+    /// GELU with the tanh approximation.
     GeluTanh,
 }
 
@@ -38,7 +38,7 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
-/// How rotary frequencies are stretched for longer contexts.
+/// Scaling of the rotary frequencies for longer contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "snake_case")]
 pub enum RopeScaling {
@@ -60,36 +60,36 @@ pub struct ModelDescription {
     pub head_dim: usize,
     pub rms_norm_eps: f64,
     pub rope: Rope,
-    /// Of the layers with a window, where they have their own.
+    /// For layers with a sliding window, if they have their own settings.
     pub local_rope: Option<Rope>,
     pub max_position_embeddings: usize,
-    /// The head is the embedding.
+    /// Whether the head (`lm_head`) shares the weight of the embedding.
     pub tie_word_embeddings: bool,
-    /// Biases of q, k and v.
+    /// Whether q, k and v have biases.
     pub attention_bias: bool,
-    /// Bias of o.
+    /// Whether o has a bias.
     pub output_bias: bool,
-    /// Biases of gate, up and down.
+    /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
-    /// RMSNorm over each head of q and k.
+    /// Whether RMSNorm is applied to each head of q and k.
     pub qk_norm: bool,
-    /// RMSNorm over the outputs of attention and MLP, before the residual addition.
+    /// Whether RMSNorm is applied to the outputs of attention and MLP, before the residual addition.
     pub output_norms: bool,
-    /// Norms multiply by their weight + 1.
+    /// Whether norms multiply by weight + 1.
     pub unit_offset: bool,
     pub activation: Activation,
-    /// Token embeddings are multiplied by this.
+    /// Factor on token embeddings.
     pub embedding_scale: Option<f64>,
-    /// Scores are divided by the root of this; `None`: of `head_dim`.
+    /// Attention scores are divided by the square root of this. `None`: of `head_dim`.
     pub query_pre_attn_scalar: Option<f64>,
-    /// Scores of attention are soft-capped at this: `cap · tanh(score / cap)`.
+    /// Soft cap of attention scores: `cap · tanh(score / cap)`.
     pub attn_logit_softcapping: Option<f64>,
     /// Soft cap of the logits.
     pub final_logit_softcapping: Option<f64>,
-    /// For each layer, how many of the latest positions a token sees (itself included); `None`: all.
+    /// For each layer: the number of latest positions that a token attends to, including itself. `None`: all.
     pub layer_windows: Vec<Option<usize>>,
     pub bos_token_id: Option<u32>,
-    /// Every token that ends a generation.
+    /// All tokens that end a generation.
     pub eos_token_ids: Vec<u32>,
 }
 
@@ -105,7 +105,7 @@ pub struct Sizes {
     pub head_dim: usize,
 }
 
-/// Shape of a tensor: a vector, or a matrix of rows (output features) and columns (input features).
+/// Shape of a tensor: a vector, or a matrix `[out_features, in_features]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Vector(usize),
@@ -113,7 +113,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// Rows and columns; a vector is one row.
+    /// Rows and columns. A vector is one row.
     #[must_use]
     pub fn rows_cols(self) -> (usize, usize) {
         match self {
@@ -166,7 +166,7 @@ impl ModelDescription {
         }
     }
 
-    /// Names (Hugging Face's) and shapes of all tensors of the model, in the order of the forward pass.
+    /// Hugging Face names and shapes of all tensors of the model, in the order of the forward pass.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Shape)> {
         use Shape::{Matrix, Vector};
@@ -208,7 +208,7 @@ impl ModelDescription {
         tensors
     }
 
-    /// Rotary frequencies, `head_dim / 2` of them, in radians a position, as transformers computes them
+    /// Rotary frequencies in radians per position, `[head_dim / 2]`. Computed like in transformers
     /// (`modeling_rope_utils.py`): f32 operations on f32 powers.
     #[must_use]
     pub fn inv_freq(&self, rope: &Rope) -> Vec<f32> {
@@ -222,13 +222,13 @@ impl ModelDescription {
             .collect()
     }
 
-    /// Factor on the products of queries and keys.
+    /// The factor on attention scores (q·k).
     #[must_use]
     pub fn attention_scale(&self) -> f64 {
         self.query_pre_attn_scalar.unwrap_or(self.head_dim as f64).sqrt().recip()
     }
 
-    /// The factor of sine and cosine; 1 for every supported scaling.
+    /// The factor on sine and cosine. It is 1 for every supported scaling.
     #[must_use]
     pub fn attention_factor(&self) -> f32 {
         1.0
@@ -236,7 +236,7 @@ impl ModelDescription {
 }
 
 impl RopeScaling {
-    /// The stretched frequency.
+    /// The scaled frequency.
     pub(crate) fn apply(self, frequency: f32) -> f32 {
         match self {
             Self::None => frequency,

@@ -1,32 +1,32 @@
-//! A name for the exact weights of a base model, quick enough to compute at every start.
+//! A fingerprint of the exact weights of a base model. It is fast enough to compute at every start.
 //!
-//! Responsible for: hashing all bytes of small models and samples of large ones, on all threads, with the same result
-//! whatever their number.
-//! Must not depend on: what the tensors mean.
+//! Responsible for: hashing all bytes of small models and samples of large models, on all threads. The result doesn't
+//! depend on the number of threads.
+//! Must not depend on: the meaning of the tensors.
 //!
-//! Up to [`WHOLE`] bytes, every byte is hashed. Above, from each tensor its first and last 4 KiB and 64 KiB of every
-//! 16 MiB: half a GiB of a model of 140 GB. A scaled, retrained or replaced tensor differs in its samples; an edit of a
-//! few values between them does not show.
+//! Up to [`WHOLE`] bytes, every byte is hashed. Above this size, the samples of each tensor are its first and last 4
+//! KiB, and 64 KiB of every 16 MiB: half a GiB for a model of 140 GB. A scaled, retrained or replaced tensor changes
+//! its samples. A change of a few values between two samples is not detected.
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 use tonfall_durable::hex;
 
-/// Models with at most so many bytes of tensors are hashed whole.
+/// Maximum size in bytes of models that are hashed completely.
 const WHOLE: u64 = 1 << 30;
-/// Bytes at both ends of a tensor that are always hashed.
+/// Number of bytes at the start and at the end of a tensor that are always hashed.
 const END: usize = 4 << 10;
-/// Bytes that one thread hashes at a time.
+/// Number of bytes that one thread hashes at once.
 const PIECE: usize = 1 << 20;
-/// Bytes of a sample, and the distance from one to the next.
+/// Size of a sample in bytes, and distance between the starts of two samples.
 const SAMPLE: usize = 64 << 10;
 const DISTANCE: usize = 16 << 20;
-/// Pieces after which the pages that were read are released.
+/// Number of pieces after which the read pages are released.
 const BAND: usize = 64;
 
-/// The fingerprint of tensors, given by name and bytes: `sha256:…`, or `sha256-sampled:…` for a large model. `release`
-/// gives the memory of the pages read so far back to the system.
+/// The fingerprint of tensors (name, bytes): `sha256:…`, or `sha256-sampled:…` for a large model. `release` must
+/// release the memory pages that were read so far.
 pub(crate) fn of_tensors(tensors: &[(String, &[u8])], release: impl Fn()) -> String {
     of_tensors_up_to(WHOLE, tensors, release)
 }
@@ -51,7 +51,7 @@ fn of_tensors_up_to(whole: u64, tensors: &[(String, &[u8])], release: impl Fn())
     format!("{}:{}", if is_whole { "sha256" } else { "sha256-sampled" }, hex(&digest.finalize()))
 }
 
-/// The fingerprint of something that is hashed whole: a configuration, a header.
+/// The fingerprint of bytes that are hashed completely, such as a configuration or a header.
 pub(crate) fn of_bytes(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_model_is_hashed_whole() {
+    fn every_byte_of_a_small_model_is_hashed() {
         let before = of(WHOLE, &tensors());
         assert!(before.starts_with("sha256:"), "{before}");
         for at in [0, 1_234_567, 20 << 20, (40 << 20) - 1] {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn scaled_and_replaced_tensors_of_a_large_model_show() {
+    fn scaled_and_replaced_tensors_of_a_large_model_change_the_fingerprint() {
         let before = of(0, &tensors());
         assert!(before.starts_with("sha256-sampled:"), "{before}");
         assert_eq!(of(0, &tensors()), before);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_threads_changes_nothing() {
+    fn the_fingerprint_does_not_depend_on_the_number_of_threads() {
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             pool.install(|| of(WHOLE, &tensors()))

@@ -1,4 +1,4 @@
-//! Finding values that are not finite, in memory and in the bytes of dense tensors.
+//! Finds values that are not finite, in memory and in the bytes of dense tensors.
 //!
 //! Must not depend on: the source of the values.
 
@@ -23,13 +23,14 @@ impl fmt::Display for NotFinite {
     }
 }
 
-/// The first value that is not finite, in rows of `columns` values of which the first has the number `first_row`.
+/// The first value that is not finite. `values` are rows of `columns` values, and `first_row` is the index of the first
+/// row.
 pub(crate) fn in_values(values: &[f32], columns: usize, first_row: usize) -> Option<NotFinite> {
     let at = values.iter().position(|value| !value.is_finite())?;
     Some(NotFinite { value: values[at], row: first_row + at / columns, column: at % columns })
 }
 
-/// The same in the bytes of a tensor; `None` for dtypes other than F32, F16 and BF16.
+/// Like [`in_values`], for the bytes of a tensor. `None` also for dtypes other than F32, F16 and BF16.
 pub(crate) fn in_bytes(bytes: &[u8], dtype: Dtype, columns: usize) -> Option<NotFinite> {
     let format = match dtype {
         Dtype::F32 => Format::F32,
@@ -48,7 +49,7 @@ mod tests {
     use crate::safetensors_writer::encode;
 
     #[test]
-    fn the_first_bad_value_is_found_in_every_dense_dtype() {
+    fn the_first_non_finite_value_is_found_in_every_dense_dtype() {
         let mut values = vec![1.5f32; 3 * 5000];
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
             assert_eq!(in_bytes(&encode(&values, dtype), dtype, 5000), None);

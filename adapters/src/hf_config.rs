@@ -1,8 +1,8 @@
-//! Writing a `config.json` and a `generation_config.json` for a described model, as transformers reads them.
+//! Writes `config.json` and `generation_config.json` for a model description, in the format of transformers.
 //!
-//! Every configuration has both spellings of the keys that transformers 5 renamed: `rope_parameters` besides `rope_theta`
-//! and `rope_scaling`, `dtype` besides `torch_dtype`. Loaders that know one spelling only would silently use their
-//! defaults for the other.
+//! Every configuration has both spellings of the keys that transformers 5 renamed: `rope_parameters` in addition to
+//! `rope_theta` and `rope_scaling`, and `dtype` in addition to `torch_dtype`. Loaders that know only one spelling would
+//! silently use their defaults for the other one.
 //! Must not depend on: the source of the description.
 
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ use tonfall_blocks::Format;
 use crate::description::{Activation, Family, ModelDescription, RopeScaling};
 use crate::families;
 
-/// transformers' name of a dense format.
+/// The name of a dense format in transformers.
 pub(crate) fn dtype_name(format: Format) -> &'static str {
     match format {
         Format::F16 => "float16",
@@ -113,8 +113,8 @@ fn rope_keys(model: &ModelDescription) -> Vec<(&'static str, Value)> {
     keys
 }
 
-/// The `config.json` of a base, for an export of dense weights: without `quantization_config`, with both spellings.
-/// `dtype` is that of the weights if it differs from the base's, `stored` the base's own.
+/// The `config.json` of a base, for an export with dense weights: without `quantization_config`, with both spellings.
+/// `dtype` is the dtype of the exported weights if it differs from the base, `stored` that of the base.
 pub(crate) fn exported(
     config: &Map<String, Value>,
     model: &ModelDescription,
@@ -141,7 +141,7 @@ pub(crate) fn exported(
     map
 }
 
-/// `generation_config.json`: the tokens that end a generation.
+/// `generation_config.json`, with the tokens that end a generation.
 pub(crate) fn generation_json(model: &ModelDescription, pad: Option<u32>) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("bos_token_id".to_owned(), model.bos_token_id.into());
@@ -150,7 +150,7 @@ pub(crate) fn generation_json(model: &ModelDescription, pad: Option<u32>) -> Map
     map
 }
 
-/// One id is written as a number, as in most files, several as a list.
+/// One id is written as a number, as in most files. Several ids are written as a list.
 pub(crate) fn ids(ids: &[u32]) -> Value {
     match ids {
         [] => Value::Null,
@@ -159,7 +159,7 @@ pub(crate) fn ids(ids: &[u32]) -> Value {
     }
 }
 
-/// Indented JSON with a final newline.
+/// Indented JSON with a final line break.
 pub(crate) fn pretty(map: &Map<String, Value>) -> Vec<u8> {
     let mut text = serde_json::to_string_pretty(map).unwrap_or_else(|_| unreachable!("a map of values is JSON"));
     text.push('\n');

@@ -1,7 +1,7 @@
 //! Weight *files*: base models as Hugging Face directories and GGUF files, PEFT adapters, merged models. Plain CPU code
 //! over memory-mapped files.
 //!
-//! Responsible for: reading and checking weight files, writing them durably and reading them back.
+//! Responsible for: reading and checking weight files, writing them durably, and verifying them by reading them back.
 //! Must not depend on: a tensor framework, polars, the terminal.
 
 mod base_model;

@@ -1,6 +1,6 @@
-//! Weight files mapped into memory.
+//! Memory-mapped weight files.
 //!
-//! Responsible for: the read-only map and giving its pages back.
+//! Responsible for: the read-only map, and releasing its pages.
 //! Must not depend on: any file format.
 
 use std::ops::{Deref, Range};
@@ -10,7 +10,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::regular_file::{self, OpenError, refuse_pickle_content, refuse_pickle_name};
 
-/// A read-only memory map. The file must not be shortened while it is open, as for every program that maps files.
+/// A read-only memory map. The file must not be truncated while it is open, as in every program that maps files.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     path: PathBuf,
@@ -19,13 +19,13 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     /// # Errors
-    /// When the file can't be read, is no regular file, or is a pickle by name or by content.
+    /// If the file can't be read, is not a regular file, or is a pickle by name or content.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         refuse_pickle_name(path)?;
         let (file, _) = regular_file::open(path)?;
         #[expect(unsafe_code, reason = "memory maps have no safe constructor")]
-        // SAFETY: the map is read-only and private to this process; every read goes through bounds-checked slices.
-        // If another process shortens the file meanwhile, reads fail with SIGBUS; they never read foreign memory.
+        // SAFETY: the map is read-only and private to this process. Every read goes through bounds-checked slices. If
+        // another process truncates the file, reads fail with SIGBUS; they never read foreign memory.
         let map = unsafe { Mmap::map(&file) };
         let map = map.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
         refuse_pickle_content(path, &map)?;
@@ -37,15 +37,15 @@ impl MappedFile {
         &self.path
     }
 
-    /// Drops the pages read so far from memory, so that converted weights do not count twice. Later reads load the pages
-    /// from the file again. Systems without this advice keep the pages.
+    /// Releases the memory pages that were read so far, so that converted weights don't take memory twice. Later reads
+    /// load the pages from the file again. On systems without this advice, the pages are kept.
     pub(crate) fn release_pages(&self) {
         #[expect(unsafe_code, reason = "advice that drops pages has no safe form")]
-        // SAFETY: the map is read-only and backed by a file, so dropped pages come back with the same bytes.
+        // SAFETY: the map is read-only and backed by a file, so dropped pages are reloaded with the same bytes.
         let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
-    /// A part that was checked against the file's length when the file was opened.
+    /// The bytes of a range that was checked against the file's length when the file was opened.
     #[must_use]
     pub(crate) fn slice(&self, range: &Range<usize>) -> &[u8] {
         &self.map[range.clone()]

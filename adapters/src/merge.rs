@@ -1,6 +1,6 @@
-//! Merging a LoRA adapter into its base: W + s·B·A in f32, rounded once.
+//! Merges a LoRA adapter into its base: W + s·B·A in f32, rounded once.
 //!
-//! Responsible for: writing the merged model file by file with bounded memory, and comparing it after reading it back.
+//! Responsible for: writing the merged model file by file with bounded memory, and verifying it by reading it back.
 //! Must not depend on: training, a tensor framework.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
 use crate::safetensors_writer::{Planned, PlannedFile, Sink, dtype_of, encode, first_overflow, lay_out};
 use crate::tokenizer_files::SideFile;
 
-/// Why a merge failed. Nothing is left at the output path then.
+/// Why a merge failed. Nothing is left at the output path after an error.
 #[derive(Debug, Error)]
 pub enum MergeError {
     #[error(transparent)]
@@ -74,12 +74,12 @@ pub enum MergeError {
     ReadBack { path: PathBuf, name: String },
 }
 
-/// How the merged model is written.
+/// Settings of a merged model.
 #[derive(Clone, Debug)]
 pub struct MergeOptions {
-    /// Largest file, if the base's own layout of files is not kept.
+    /// Maximum size of a file in bytes, if the base's division into files is not kept.
     pub max_shard_bytes: u64,
-    /// Another dtype than the base's: F32, F16 or BF16.
+    /// The dtype of the merged model: F32, F16 or BF16. `None`: the base's dense format.
     pub dtype: Option<Format>,
     pub chat: ChatSettings,
 }
@@ -90,30 +90,30 @@ impl Default for MergeOptions {
     }
 }
 
-/// A finished merge.
+/// The result of a merge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MergeReport {
     /// Weight files, then side files.
     pub files: Vec<String>,
     pub tensors: usize,
-    /// Tensors of which at least one value differs from the base's.
+    /// Number of tensors with at least one value that differs from the base.
     pub changed_tensors: usize,
     pub changed_values: u64,
-    /// Bytes of all tensors.
+    /// Total size of all tensors in bytes.
     pub bytes: u64,
     /// Notices for the user.
     pub notices: Vec<String>,
 }
 
-/// Receives bytes done and bytes in total; writing and comparing count the same. `Break` stops the merge, which removes
-/// everything it wrote.
+/// Receives the bytes done and the total bytes. Writing and verifying count equally. `Break` stops the merge, which
+/// then removes everything that it has written.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
 /// Merges `adapter` into `base` and writes a Hugging Face directory to `out`, which must not exist yet.
 ///
-/// A dense Hugging Face base keeps its names, dtypes, shards, index and side files. A quantised base is written dense,
-/// with a configuration made for it. Memory stays at a few tens of MB and two tensors, whatever the model's size. Values
-/// that are not finite are never written.
+/// A dense Hugging Face base keeps its names, dtypes, shards, index and side files. A quantised base is written in a
+/// dense dtype, with a new configuration. Memory: a few tens of MB and two tensors, independent of the model's size.
+/// Values that are not finite are never written.
 ///
 /// # Errors
 /// See [`MergeError`].
@@ -161,7 +161,7 @@ pub fn merge(
     })
 }
 
-/// Writes a side file and, if its name contains one, its directory.
+/// Writes a side file. If its name contains a directory, the directory is created.
 pub(crate) fn write_side_file(dir: &Path, file: &SideFile) -> Result<(), DurableError> {
     let path = dir.join(&file.name);
     path.parent().map_or(Ok(()), durable::create_dir_all)?;
@@ -176,7 +176,7 @@ struct Delta<'a> {
 }
 
 impl Delta<'_> {
-    /// Adds rows `first_row …` of s·B·A to `values`, whole rows of `cols` values.
+    /// Adds rows of s·B·A, from `first_row` on, to `values`, which are whole rows of `cols` values.
     fn add_to(&self, values: &mut [f32], first_row: usize, cols: usize) {
         let rank = self.a.shape[0];
         values.par_chunks_mut(cols).enumerate().for_each(|(number, row)| {
@@ -194,7 +194,7 @@ impl Delta<'_> {
     }
 }
 
-/// The adapter's matrices by the name of the weight that they change.
+/// The adapter's matrices, by the name of the weight that they change.
 fn deltas<'a>(base: &BaseModel, adapter: &'a Adapter) -> Result<BTreeMap<String, Delta<'a>>, MergeError> {
     let mut deltas = BTreeMap::new();
     for (module, (a, b)) in adapter.pairs() {
@@ -215,7 +215,7 @@ fn deltas<'a>(base: &BaseModel, adapter: &'a Adapter) -> Result<BTreeMap<String,
     Ok(deltas)
 }
 
-/// The files to be written.
+/// The files to write.
 struct Plan {
     files: Vec<PlannedFile>,
     side_files: Vec<SideFile>,
@@ -238,7 +238,7 @@ impl Plan {
         Ok(Self { files: files.collect(), side_files: side.files, dtype, notices: side.notices })
     }
 
-    /// All weights in one dense dtype, in files of our own layout.
+    /// All weights in one dense dtype, with a new division into files.
     fn dense(base: &BaseModel, options: &MergeOptions) -> Result<Self, MergeError> {
         let format = options.dtype.unwrap_or_else(|| base.dense_format());
         let dtype = dtype_of(format).ok_or(MergeError::Format { format })?;
@@ -272,7 +272,7 @@ fn index_file(bytes: Vec<u8>) -> SideFile {
     SideFile { name: crate::weight_files::INDEX_FILE.to_owned(), bytes }
 }
 
-/// Values that are converted at a time.
+/// Number of values that are converted at once.
 const BAND: usize = 1 << 21;
 
 struct Work<'a> {
@@ -281,7 +281,7 @@ struct Work<'a> {
     done: u64,
     total: u64,
     progress: Progress<'a>,
-    /// Values that differ from the base's, by tensor.
+    /// Number of values that differ from the base, by tensor.
     changes: BTreeMap<String, u64>,
 }
 
@@ -289,7 +289,7 @@ impl Work<'_> {
     /// Passes the merged bytes of one tensor to the sink.
     fn stream(&mut self, tensor: &Planned, sink: Sink<'_>) -> Result<(), MergeError> {
         let Ok(weight) = self.base.weight(&tensor.name) else {
-            // Known buffers and a tied head's copy are no weights; they are copied.
+            // Known buffers and the copy of a tied head are not weights. They are copied.
             let bytes = self.base.weight_files().and_then(|files| {
                 let (file, entry) = files.find(&tensor.name)?;
                 Some(files.files[file].1.bytes(entry))
@@ -302,7 +302,7 @@ impl Work<'_> {
             }
             return self.bands(&weight, tensor, sink, |_, _| {});
         };
-        // The borrow of `self.deltas` ends here: a delta is three words.
+        // Copied, so that `self.deltas` is no longer borrowed.
         let delta = Delta { a: delta.a, b: delta.b, scale: delta.scale };
         let mut changed = 0;
         let cols = weight.cols;
@@ -317,7 +317,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Converts a weight band by band; `edit` gets the values of some rows and the number of the first.
+    /// Converts a weight in bands of rows. `edit` receives the values of a band and the index of its first row.
     fn bands(
         &mut self,
         weight: &Weight<'_>,
@@ -347,7 +347,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Passes the bytes of a tensor that stays as it is.
+    /// Passes the bytes of an unchanged tensor to the sink.
     fn copy(&mut self, bytes: &[u8], tensor: &Planned, sink: Sink<'_>) -> Result<(), MergeError> {
         let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
         match finite::in_bytes(bytes, tensor.dtype, columns) {
@@ -367,7 +367,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Computes every tensor of a written file again and compares.
+    /// Recomputes every tensor of a written file and compares it with the file.
     fn verify(&mut self, dir: &Path, file: &PlannedFile) -> Result<(), MergeError> {
         let path = dir.join(&file.name);
         let written = SafetensorsFile::open(&path)?;

@@ -1,9 +1,9 @@
-//! Names of weights: Hugging Face's and GGUF's, and names of tensors that may be in a file without belonging to the model.
+//! Names of weights in Hugging Face and GGUF files, and names of tensors that don't belong to the model.
 //!
 //! Must not depend on: file formats.
 
-/// Parts of a layer: Hugging Face's name below `model.layers.N.` and GGUF's below `blk.N.`, without the suffix
-/// `.weight` or `.bias`.
+/// Names of a layer's modules without the suffix `.weight` or `.bias`: in Hugging Face after `model.layers.N.`, in GGUF
+/// after `blk.N.`.
 const LAYER: [(&str, &str); 11] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
@@ -21,7 +21,7 @@ const LAYER: [(&str, &str); 11] = [
 const OUTSIDE: [(&str, &str); 3] =
     [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
-/// GGUF's name of a weight. Unknown names stay unchanged.
+/// The GGUF name of a weight. Unknown names are returned unchanged.
 pub(crate) fn to_gguf(name: &str) -> String {
     let translated = || {
         let (module, suffix) = name.rsplit_once('.')?;
@@ -36,7 +36,7 @@ pub(crate) fn to_gguf(name: &str) -> String {
     translated().unwrap_or_else(|| name.to_owned())
 }
 
-/// Buffers that older software saved with the weights. Their values follow from the configuration.
+/// Whether the tensor is a buffer that older software saved with the weights. Its values follow from the configuration.
 pub(crate) fn is_rotary_buffer(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
 }

@@ -1,20 +1,20 @@
 //! Random weights, for benchmarks without a model.
 //!
-//! Responsible for: values with the magnitude of a trained model's, deterministic by name, computed quickly.
-//! Must not depend on: their use.
+//! Responsible for: values of the same magnitude as in a trained model, deterministic by name, computed quickly.
+//! Must not depend on: the use of the weights.
 
 use rayon::prelude::*;
 use tonfall_blocks::bf16_from_f32;
 
 use crate::description::Shape;
 
-/// Largest magnitude of a matrix' element: uniform values with a standard deviation of 0.02.
+/// Maximum absolute value of a matrix element. Uniform values in this range have a standard deviation of 0.02.
 const BOUND: f32 = 0.034_641;
 
-/// Words that a thread generates at a time.
+/// Number of words that a thread generates at once.
 const WORDS: usize = 1 << 16;
 
-/// A matrix of uniform values, a norm's weight of ones, or a bias of zeros, as little-endian BF16.
+/// Little-endian BF16 values: uniform for a matrix, ones for the weight of a norm, zeros for a bias.
 pub(crate) fn bf16(name: &str, shape: Shape) -> Vec<u8> {
     let (rows, cols) = shape.rows_cols();
     let constant = |value: f32| bf16_from_f32(value).to_le_bytes().repeat(cols);
@@ -30,7 +30,7 @@ fn seed(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Each byte of a SplitMix64 word selects one of 256 values, so a word gives eight elements.
+/// Each byte of a SplitMix64 word selects one of 256 values, so one word provides eight elements.
 fn uniform(seed: u64, len: usize) -> Vec<u8> {
     let value = |byte: usize| bf16_from_f32(BOUND * ((2 * byte) as f32 / 255.0 - 1.0)).to_le_bytes();
     let values: [[u8; 2]; 256] = std::array::from_fn(value);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn matrices_have_the_spread_of_trained_ones_and_differ_by_name() {
+    fn matrices_have_the_deviation_of_trained_ones_and_differ_by_name() {
         let shape = Shape::Matrix(129, 517);
         let first = values("model.layers.0.mlp.up_proj.weight", shape);
         let count = first.len() as f32;

@@ -1,7 +1,7 @@
-//! Opening the files that a user, or another file, names: regular files only, and text files of a bounded size.
+//! Opens files that a user or another file names. Accepts only regular files, and limits the size of text files.
 //!
 //! Responsible for: refusing FIFOs, sockets, devices and pickles before anything is read.
-//! Must not depend on: any file format besides the first bytes of a pickle.
+//! Must not depend on: any file format except the first bytes of a pickle.
 
 use std::fs::{self, File, FileType};
 use std::io::{self, Read as _};
@@ -29,18 +29,18 @@ pub enum OpenError {
     Pickle { path: PathBuf, what: &'static str },
 }
 
-/// Largest `tokenizer.json`, chat template or shard index. The largest of real models has about 35 MB.
+/// Maximum size in bytes of a `tokenizer.json`, chat template or shard index. The largest known one has about 35 MB.
 const TEXT_LIMIT: u64 = 256 << 20;
-/// Largest configuration. A parsed JSON value takes up to 48 bytes for 2 bytes of text, so this bounds the memory of a
-/// parsed configuration to about 100 MiB; real ones have at most 1.2 MB (Gemma 3's `tokenizer_config.json`).
+/// Maximum size in bytes of a configuration. A parsed JSON value takes up to 48 bytes for 2 bytes of text, so a parsed
+/// configuration takes at most about 100 MiB. Known ones have at most 1.2 MB (Gemma 3's `tokenizer_config.json`).
 pub(crate) const CONFIG_LIMIT: u64 = 4 << 20;
 
-/// Extensions of pickled weights.
+/// File extensions of pickled weights.
 const PICKLE_EXTENSIONS: [&str; 7] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle", "joblib"];
 
-/// Opens a regular file for reading; returns its length too.
+/// Opens a regular file for reading, and returns its length.
 ///
-/// The kind is checked before the file is opened: opening a FIFO waits for a writer.
+/// The file type is checked before the file is opened, because opening a FIFO would block until a writer opens it.
 ///
 /// # Errors
 /// [`OpenError::Io`] and [`OpenError::NotRegular`].
@@ -73,10 +73,10 @@ fn kind(_: FileType) -> &'static str {
     "something else"
 }
 
-/// Reads a text file that belongs to a model: shard index, tokenizer, chat template. At most 256 MiB.
+/// Reads a text file of a model: shard index, tokenizer, chat template. At most 256 MiB.
 ///
 /// # Errors
-/// When it can't be read, is no regular file or is too large.
+/// If the file can't be read, is not a regular file, or is too large.
 pub fn read_text(path: &Path) -> Result<Vec<u8>, OpenError> {
     read_up_to(path, TEXT_LIMIT)
 }
@@ -92,7 +92,7 @@ pub(crate) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>, OpenError> 
     Ok(bytes)
 }
 
-/// Refuses by extension, for files that need not be opened to be refused.
+/// Refuses a pickle by its extension, without opening the file.
 ///
 /// # Errors
 /// [`OpenError::Pickle`].
@@ -104,9 +104,9 @@ pub(crate) fn refuse_pickle_name(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Refuses by content. PyTorch writes either a bare pickle (from protocol 2 on it begins with 0x80 and the protocol's
-/// number) or a zip archive that holds one. A safetensors file may begin with the same two bytes, as the low bytes of its
-/// header's length, but then a `{` follows the length.
+/// Refuses a pickle by its content. PyTorch writes either a bare pickle (from protocol 2 on, it starts with 0x80 and
+/// the protocol number) or a zip archive with a pickle in it. A safetensors file may start with the same two bytes,
+/// because it starts with the length of its header. In that case, a `{` follows the length.
 ///
 /// # Errors
 /// [`OpenError::Pickle`].

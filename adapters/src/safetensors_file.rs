@@ -1,7 +1,7 @@
-//! Reading safetensors files: the header, checked in full before any value is used.
+//! Reads safetensors files. The header is checked completely before any value is used.
 //!
-//! Responsible for: the tensors of a file and the places of their bytes. Source: the format's description in the
-//! safetensors repository (8 bytes of header length, a JSON header, one buffer without gaps).
+//! Responsible for: the tensors of a file, and the places of their bytes. Source: the format's description in the
+//! safetensors repository (8 bytes for the length of the header, a JSON header, and a data section without gaps).
 //! Must not depend on: the meaning of the tensors.
 
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ pub enum SafetensorsError {
     Size { path: PathBuf, name: String, shape: Vec<usize>, dtype: Dtype, bytes: usize },
 }
 
-/// Element types of the format.
+/// The element types of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     Bool,
@@ -102,7 +102,7 @@ const DTYPES: [(&str, Dtype, usize); 15] = [
 ];
 
 impl Dtype {
-    /// As the header spells it.
+    /// The name in the header.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().0
@@ -124,29 +124,29 @@ impl Dtype {
 pub(crate) struct TensorEntry {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Its bytes in the file.
+    /// Byte range in the file.
     pub range: Range<usize>,
 }
 
-/// A file whose header has been checked, mapped into memory.
+/// A memory-mapped file with a checked header.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     pub(crate) file: MappedFile,
-    /// `__metadata__`.
+    /// The entry `__metadata__`.
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) tensors: BTreeMap<String, TensorEntry>,
 }
 
 impl SafetensorsFile {
     /// # Errors
-    /// A variant of [`SafetensorsError`] for each way in which the file can be wrong.
+    /// One variant of [`SafetensorsError`] for each possible fault.
     pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
         let file = MappedFile::open(path)?;
         let (metadata, tensors) = read_header(path, &file)?;
         Ok(Self { file, metadata, tensors })
     }
 
-    /// How many tensors there are.
+    /// Number of tensors.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tensors.len()
@@ -157,13 +157,13 @@ impl SafetensorsFile {
         self.tensors.is_empty()
     }
 
-    /// Dtype, shape and bytes (little-endian) of a tensor.
+    /// Dtype, shape and little-endian bytes of a tensor.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<(Dtype, &[usize], &[u8])> {
         self.tensors.get(name).map(|entry| (entry.dtype, &entry.shape[..], self.bytes(entry)))
     }
 
-    /// Drops the pages read so far from memory; they stay readable.
+    /// Releases the memory pages that were read so far. The data stays readable.
     pub fn release_pages(&self) {
         self.file.release_pages();
     }
@@ -174,7 +174,7 @@ impl SafetensorsFile {
         self.file.slice(&entry.range)
     }
 
-    /// Names in the order of the tensors in the file.
+    /// Tensor names, in the order of the file.
     #[must_use]
     pub(crate) fn names_in_file_order(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.tensors.iter().collect();
@@ -185,13 +185,13 @@ impl SafetensorsFile {
 
 type Tables = (BTreeMap<String, String>, BTreeMap<String, TensorEntry>);
 
-/// Tensors that a file may hold: more than any model has in one file, and few enough that a forged header takes less than
-/// 64 MiB of memory besides itself.
+/// Maximum number of tensors in a file. No model has as many in one file. A forged header with this number takes less
+/// than 64 MiB of memory in addition to its own size.
 const MAX_TENSORS: usize = 1 << 17;
 const MAX_METADATA: usize = 1 << 16;
 const MAX_DIMENSIONS: usize = 16;
 
-/// Checks a whole file image. Public to this crate for the tests with random bytes.
+/// Checks a whole file. Visible in the crate for the tests with random bytes.
 pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, SafetensorsError> {
     let path = || path.to_owned();
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
@@ -251,7 +251,7 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, Safetenso
     Ok((metadata, tensors.into_iter().map(entry).collect()))
 }
 
-/// The header in the order of the file. Names may repeat; a map would hide that.
+/// The header, in the order of the file. A list, because a map would hide duplicate names.
 struct Header {
     metadata: BTreeMap<String, String>,
     tensors: Vec<(String, RawTensor)>,
@@ -265,7 +265,7 @@ struct RawTensor {
     data_offsets: [u64; 2],
 }
 
-/// A dtype as the header spells it. Known ones take no memory of their own.
+/// The dtype in a header. Known dtypes take no heap memory.
 enum Spelling {
     Known(Dtype),
     Unknown(String),

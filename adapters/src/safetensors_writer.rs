@@ -1,4 +1,4 @@
-//! Writing safetensors files, tensor by tensor, so that no more than a part of one is in memory.
+//! Writes safetensors files in pieces, so that only a part of one tensor is in memory.
 //!
 //! Must not depend on: the meaning of the tensors.
 
@@ -12,7 +12,7 @@ use tonfall_durable::{self as durable, DurableError};
 
 use crate::safetensors_file::Dtype;
 
-/// A tensor to be written.
+/// A tensor to write.
 #[derive(Clone, Debug)]
 pub struct Planned {
     pub name: String,
@@ -26,25 +26,25 @@ impl Planned {
     }
 }
 
-/// A file to be written.
+/// A file to write.
 #[derive(Clone, Debug)]
 pub struct PlannedFile {
     pub name: String,
-    /// `__metadata__`.
+    /// The entry `__metadata__`.
     pub metadata: BTreeMap<String, String>,
     pub tensors: Vec<Planned>,
 }
 
-/// Receives the bytes of a tensor in pieces.
+/// Receives the bytes of a tensor, in pieces.
 pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), DurableError>;
 
 impl PlannedFile {
-    /// Writes the file durably. `fill` is called with the index of each tensor in turn and passes its little-endian bytes to
-    /// the sink.
+    /// Writes the file durably. `fill` is called with the index of each tensor, in order. It must pass the tensor's
+    /// little-endian bytes to the sink.
     ///
     /// # Errors
-    /// Those of `fill`, which include a full disk; and a tensor with fewer or more bytes than dtype and shape need.
-    /// No file is left then.
+    /// Errors of `fill` and of writing (such as a full disk), and a tensor whose number of bytes differs from its dtype
+    /// and shape. No file is left after an error.
     pub fn write<E: From<DurableError>>(
         &self,
         dir: &Path,
@@ -77,7 +77,7 @@ impl PlannedFile {
         }
     }
 
-    /// Length, JSON and spaces up to a multiple of 8, as the format has them.
+    /// The header of the format: its length, JSON, and spaces up to a multiple of 8 bytes.
     fn header(&self) -> Vec<u8> {
         let mut map = Map::new();
         if !self.metadata.is_empty() {
@@ -98,12 +98,12 @@ impl PlannedFile {
     }
 }
 
-/// `{"format": "pt"}`, without which transformers refuses a file.
+/// `{"format": "pt"}`. transformers refuses files without this entry.
 pub(crate) fn format_pt() -> BTreeMap<String, String> {
     BTreeMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
-/// The dtype of a dense format.
+/// The dtype of a dense format. `None` for quantised formats.
 pub(crate) fn dtype_of(format: Format) -> Option<Dtype> {
     match format {
         Format::F32 => Some(Dtype::F32),
@@ -113,7 +113,7 @@ pub(crate) fn dtype_of(format: Format) -> Option<Dtype> {
     }
 }
 
-/// Values in a dense dtype, each rounded to the nearest once.
+/// Converts values to a dense dtype. Each value is rounded once, to the nearest.
 pub(crate) fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     match dtype {
         Dtype::F16 => values.iter().flat_map(|value| f16_from_f32(*value).to_le_bytes()).collect(),
@@ -122,7 +122,7 @@ pub(crate) fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     }
 }
 
-/// The first value in the bytes of a tensor of a dense dtype.
+/// Decodes the first value in the bytes of a dense tensor.
 pub(crate) fn decode_one(bytes: &[u8], dtype: Dtype) -> f32 {
     match dtype {
         Dtype::F16 => f16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]])),
@@ -131,7 +131,7 @@ pub(crate) fn decode_one(bytes: &[u8], dtype: Dtype) -> f32 {
     }
 }
 
-/// The first finite value that has no finite neighbour in a dtype.
+/// The first finite value that would become infinite in `dtype`.
 pub(crate) fn first_overflow(values: &[f32], dtype: Dtype) -> Option<f32> {
     let largest = match dtype {
         Dtype::F16 => 65_504.0,
@@ -145,8 +145,8 @@ pub(crate) fn first_overflow(values: &[f32], dtype: Dtype) -> Option<f32> {
     values.iter().copied().find(|value| value.is_finite() && value.abs() > largest && rounds_up(value))
 }
 
-/// Distributes tensors over files of at most `max_shard_bytes` (a larger tensor gets a file of its own), with transformers'
-/// names; and the index if there are several files.
+/// Distributes tensors over files of at most `max_shard_bytes`, with transformers' names. A larger tensor gets its own
+/// file. Also returns the index, if there are several files.
 pub(crate) fn lay_out(tensors: Vec<Planned>, max_shard_bytes: u64) -> (Vec<PlannedFile>, Option<Vec<u8>>) {
     let mut shards: Vec<(u64, Vec<Planned>)> = Vec::new();
     for tensor in tensors {
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use crate::safetensors_file::SafetensorsFile;
 
-    /// Writes a tensor of two values and passes `bytes` for it.
+    /// Writes a tensor of two f32 values with the given bytes.
     fn written(dir: &Path, bytes: &[u8]) -> Result<(), DurableError> {
         let tensors = vec![Planned { name: "weight".to_owned(), dtype: Dtype::F32, shape: vec![2] }];
         let file = PlannedFile { name: "file".to_owned(), metadata: BTreeMap::new(), tensors };
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_a_tensor_of_another_length_leaves_nothing() {
+    fn written_tensors_are_read_back_and_a_wrong_length_leaves_no_file() {
         let dir = tempfile::tempdir().expect("a directory");
         for bytes in [&[1; 7][..], &[1; 9], &[]] {
             let error = written(dir.path(), bytes).expect_err("not eight bytes").to_string();

@@ -1,6 +1,7 @@
-//! Writing a whole model: the result of training without an adapter.
+//! Writes a whole model: the result of full fine-tuning, without an adapter.
 //!
-//! Responsible for: a Hugging Face directory from a description and values, compared after opening it again.
+//! Responsible for: writing a Hugging Face directory from a description and values, and verifying it by reading it
+//! back.
 //! Must not depend on: the source of the values.
 
 use std::error::Error;
@@ -49,10 +50,10 @@ pub enum SaveError {
     ReadBack { path: PathBuf, name: String },
 }
 
-/// Returns the values of a tensor by its Hugging Face name.
+/// Returns the values of a tensor, by its Hugging Face name.
 pub type Values<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<f32>, Box<dyn Error + Send + Sync>>;
 
-/// How a model is saved.
+/// Settings of a saved model.
 #[derive(Clone, Copy, Debug)]
 pub struct SaveOptions {
     /// F32, F16 or BF16.
@@ -60,15 +61,15 @@ pub struct SaveOptions {
     pub max_shard_bytes: u64,
 }
 
-/// Writes a model to `dir`, which must not exist yet or be empty. It appears there complete and compared, or not at all.
+/// Writes a model to `dir`, which must not exist yet or be empty. The directory appears complete and verified, or not
+/// at all.
 ///
-/// `values` is asked for each tensor by its Hugging Face name, one at a time and twice (for writing and for comparing), so
-/// that no more than one tensor is in memory.
-/// `side_files` (tokenizer, template, see [`BaseModel::side_files`]) are written next to the weights; their `config.json`
-/// is replaced by one made from the description.
+/// `values` is called twice for each tensor (for writing and for verifying), one tensor at a time, so only one tensor
+/// is in memory. `side_files` (tokenizer, template, see [`BaseModel::side_files`]) are written next to the weights.
+/// Their `config.json` is replaced by one that is made from the description.
 ///
 /// # Errors
-/// See [`SaveError`]. Nothing is left then.
+/// See [`SaveError`]. Nothing is left on disk after an error.
 pub fn save_model(
     dir: &Path,
     description: &ModelDescription,
@@ -114,7 +115,7 @@ pub fn save_model(
     Ok(scratch.publish()?)
 }
 
-/// Whether something is at the place of an export; an empty directory is replaced.
+/// Whether the destination of an export already exists. An empty directory doesn't count, because it is replaced.
 pub(crate) fn taken(path: &Path) -> bool {
     match std::fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_some(),

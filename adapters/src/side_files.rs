@@ -26,7 +26,7 @@ const NAMES: [&str; 11] = [
     "vocab.txt",
 ];
 
-/// Beginnings of the names of licences and terms, in lower case. They stay with the weights that they cover.
+/// Prefixes of the names of licences and terms of use, in lower case. These files are exported with the weights.
 const LICENCES: [&str; 10] = [
     "acceptable_use",
     "copying",
@@ -48,7 +48,7 @@ pub struct SideFiles {
     pub notices: Vec<String>,
 }
 
-/// Whether a file belongs next to a model's weights. `name` is relative to the model's directory, with `/`.
+/// Whether a file is a side file of a model. `name` is relative to the model's directory, with `/`.
 #[must_use]
 pub fn is_side_file(name: &str) -> bool {
     match name.split_once('/') {
@@ -78,7 +78,7 @@ pub(crate) fn read(dir: &Path) -> Result<Vec<SideFile>, OpenError> {
     names.into_iter().map(read).collect()
 }
 
-/// Makes the side files of a model that was read from a GGUF file.
+/// Makes the side files of a model from a GGUF file.
 pub(crate) fn make(model: &ModelDescription, tokenizer: &TokenizerFiles, dtype: Format) -> Vec<SideFile> {
     let file = |name: &str, bytes: Vec<u8>| SideFile { name: name.to_owned(), bytes };
     let mut config = config_json(model, dtype);
@@ -97,7 +97,7 @@ mod tests {
     use super::is_side_file;
 
     #[test]
-    fn licences_templates_and_tokenizers_belong_to_a_model_and_nothing_else_does() {
+    fn only_licences_templates_tokenizers_and_configurations_are_side_files() {
         for name in [
             "LICENSE",
             "LICENSE.txt",

@@ -1,4 +1,4 @@
-//! The place of each weight of a base model, found and checked before any is read.
+//! Finds the place of each weight of a base model, and checks it before any weight is read.
 //!
 //! Must not depend on: how the model was opened, the use of the weights.
 
@@ -16,19 +16,19 @@ use crate::names;
 use crate::safetensors_file::{Dtype, SafetensorsFile, TensorEntry};
 use crate::weight_files::WeightFiles;
 
-/// The weights by their Hugging Face names.
+/// Hugging Face name → place of the weight.
 pub(crate) type TensorIndex = BTreeMap<String, IndexedTensor>;
 
 /// The place of a weight.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// These bytes of file number `file`.
+    /// A byte range of file number `file`.
     Plain { file: usize, range: Range<usize> },
-    /// As `Plain`, with the rows of `heads` heads in GGUF's order for rotary embeddings.
+    /// Like `Plain`, but the rows of each of the `heads` heads are in GGUF's order for rotary embeddings.
     Permuted { file: usize, range: Range<usize>, heads: usize },
-    /// In the parts that bitsandbytes writes.
+    /// The parts that bitsandbytes writes.
     BitsAndBytes { file: usize, parts: Nf4Parts },
-    /// In no file: random values, computed when asked for.
+    /// In no file: random values, computed on demand.
     Random,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct IndexedTensor {
 /// Finds every weight of a Hugging Face directory.
 ///
 /// # Errors
-/// When a weight is missing, has another shape or an unusable type, or when a tensor belongs to no weight.
+/// If a weight is missing or has another shape or an unsupported type, or if a tensor doesn't belong to the model.
 pub(crate) fn in_directory(
     dir: &Path,
     files: &WeightFiles,
@@ -57,7 +57,7 @@ pub(crate) fn in_directory(
     Ok(weights)
 }
 
-/// Finds every weight of a GGUF file; `permuted`: the rows of q and k are in llama.cpp's order.
+/// Finds every weight of a GGUF file. `permuted`: whether the rows of q and k are in llama.cpp's order.
 ///
 /// # Errors
 /// As [`in_directory`].
@@ -69,7 +69,7 @@ pub(crate) fn in_gguf(
 ) -> Result<TensorIndex, BaseError> {
     let tensors = &file.tensors;
     let mut unknown: BTreeSet<&str> = tensors.keys().map(String::as_str).collect();
-    // The description's rotary scaling was read from it.
+    // `describe` has already read the rotary scaling from this tensor.
     unknown.remove("rope_freqs.weight");
     let mut weights = TensorIndex::new();
     for (name, shape) in description.tensors() {
@@ -95,7 +95,7 @@ pub(crate) fn in_gguf(
     }
 }
 
-/// A table for a model of random weights, all in BF16.
+/// The index of a model with random weights, all in BF16.
 pub(crate) fn at_random(description: &ModelDescription) -> TensorIndex {
     let indexed = |shape| IndexedTensor { format: Format::Bf16, shape, place: Place::Random };
     description.tensors().into_iter().map(|(name, shape)| (name, indexed(shape))).collect()
@@ -119,7 +119,7 @@ fn find_tensor(dir: &Path, files: &WeightFiles, name: &str, shape: Shape) -> Res
     Ok(IndexedTensor { format, shape, place: Place::Plain { file: number, range: entry.range.clone() } })
 }
 
-/// The number format of a tensor that can be used as a weight.
+/// The format of a dense tensor. `None` for other dtypes.
 pub(crate) fn dense_format(entry: &TensorEntry) -> Option<Format> {
     match entry.dtype {
         Dtype::F32 => Some(Format::F32),
@@ -146,7 +146,7 @@ fn unknown_tensor(path: &Path, name: &str, description: &ModelDescription) -> Ba
     BaseError::UnknownTensor { path: path.to_owned(), name: name.to_owned(), family: description.family }
 }
 
-/// Every tensor of the files must be part of the model, accompany a quantised one, or be known to have no influence.
+/// Checks that every tensor is a weight, belongs to a quantised weight, or is known to have no influence.
 fn refuse_unknown(
     dir: &Path,
     files: &WeightFiles,
@@ -172,9 +172,9 @@ fn refuse_unknown(
     Ok(())
 }
 
-/// Whether two tensors have the same shape and, whatever their dtypes, the same values.
+/// Whether two tensors have the same shape and the same values. Their dtypes may differ.
 fn same_values(files: &WeightFiles, first: &str, second: &str) -> bool {
-    /// Values that are decoded at a time.
+    /// Number of values that are decoded at once.
     const BAND: usize = 1 << 16;
     let tensor = |name| files.find(name).map(|(file, entry)| (entry, files.files[file].1.bytes(entry)));
     let (Some((a, a_bytes)), Some((b, b_bytes))) = (tensor(first), tensor(second)) else { return false };
@@ -195,7 +195,7 @@ fn same_values(files: &WeightFiles, first: &str, second: &str) -> bool {
     })
 }
 
-/// Heads of the tensors whose rows GGUF's `llama` interleaves.
+/// The number of heads of q and k, whose rows GGUF's `llama` interleaves. `None` for other tensors.
 fn rotary_heads(name: &str, description: &ModelDescription) -> Option<usize> {
     let module = name.rsplit_once('.')?.0;
     if module.ends_with("self_attn.q_proj") {
@@ -207,8 +207,8 @@ fn rotary_heads(name: &str, description: &ModelDescription) -> Option<usize> {
     }
 }
 
-/// Reorders rows (or a vector's elements) from GGUF's order to Hugging Face's: in each head GGUF interleaves the rows of
-/// the two halves, Hugging Face has one half after the other.
+/// Reorders rows (or elements of a vector) from GGUF's order to Hugging Face's. Within each head, GGUF interleaves the
+/// rows of both halves, while Hugging Face stores one half after the other.
 pub(crate) fn unpermute(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
     let row_bytes = bytes.len() / rows;
     let half = rows / heads / 2;

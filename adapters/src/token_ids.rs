@@ -1,4 +1,4 @@
-//! Ids of a few tokens in a `tokenizer.json`, without building the whole vocabulary in memory.
+//! Finds the ids of a few tokens in a `tokenizer.json`, without loading the whole vocabulary into memory.
 //!
 //! Must not depend on: the other parts of a tokenizer.
 
@@ -9,11 +9,11 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// The ids of the `wanted` tokens that the file has. As in the `tokenizers` library, an added token wins over an entry of
-/// the vocabulary.
+/// The ids of those `wanted` tokens that the file has. As in the `tokenizers` library, an added token takes precedence
+/// over an entry of the vocabulary.
 ///
 /// # Errors
-/// When the text is no JSON object of the expected form.
+/// If the text is not a JSON object of the expected form.
 pub(crate) fn find<'a>(json: &[u8], wanted: &[&'a str]) -> Result<BTreeMap<&'a str, u32>, serde_json::Error> {
     let mut found = Found { wanted, added: BTreeMap::new(), vocabulary: BTreeMap::new() };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
@@ -36,7 +36,7 @@ impl<'a> Found<'_, 'a> {
     }
 }
 
-/// Implements reading one level of the file: a visitor that gets maps and, where it can be one, a list.
+/// Defines a type that reads one level of the file: a visitor for maps, and for the lists that may replace them.
 macro_rules! level {
     ($name:ident, $expects:literal, $method:ident, |$self:ident, $map:ident| $body:block) => {
         struct $name<'f, 'w, 'a>(&'f mut Found<'w, 'a>);
@@ -61,7 +61,8 @@ macro_rules! level {
                 Ok(())
             }
 
-            /// The vocabulary of a Unigram model is a list; its special tokens are among the added ones.
+            /// The vocabulary of a Unigram model is a list. Its special tokens are also added tokens, so the list is
+            /// skipped.
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(())
@@ -140,7 +141,7 @@ mod tests {
     use super::find;
 
     #[test]
-    fn added_tokens_win_and_other_parts_are_skipped() {
+    fn added_tokens_take_precedence_and_other_parts_are_skipped() {
         let json = br#"{"version": "1.0", "normalizer": {"a": [1, 2]}, "model": {"type": "BPE", "vocab": {"a": 1, "b\u0063": 2},
             "merges": [["a", "b"]]}, "added_tokens": [{"id": 7, "content": "a", "special": true}, {"id": 8, "content": "x"}]}"#;
         let found = find(json, &["a", "bc", "missing"]).expect("read");

@@ -1,6 +1,6 @@
 //! The tokenizer of a base model: `tokenizer.json`, the chat templates and the special tokens.
 //!
-//! Must not depend on: GGUF (its conversion ends in [`TokenizerFiles`]), the tokenizers crate.
+//! Must not depend on: GGUF (its converter returns [`TokenizerFiles`]), the tokenizers crate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,28 +55,28 @@ pub struct TokenizerFiles {
     pub eos: Option<SpecialToken>,
     pub pad: Option<SpecialToken>,
     pub unk: Option<SpecialToken>,
-    /// End of a turn, where GGUF metadata name one.
+    /// End-of-turn token, if the GGUF metadata has one.
     pub eot: Option<SpecialToken>,
-    /// Whether to begin plain text with BOS; `None` if the configuration does not say.
+    /// Whether plain texts start with BOS. `None` if the configuration doesn't state it.
     pub add_bos: Option<bool>,
     pub add_eos: Option<bool>,
 }
 
-/// A chat template besides the default one.
+/// A chat template in addition to the default one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherTemplate {
     /// Its file, and its name in the file.
     pub place: String,
     /// Jinja source.
     pub source: String,
-    /// Whether it is used for conversations with tools only.
+    /// Whether it is only used for conversations with tools.
     pub with_tools: bool,
 }
 
 /// A file that belongs next to the weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SideFile {
-    /// Relative to the model's directory, with `/`.
+    /// Path relative to the model's directory, with `/`.
     pub name: String,
     pub bytes: Vec<u8>,
 }
@@ -121,18 +121,18 @@ pub(crate) fn read(dir: &Path) -> Result<TokenizerFiles, TokenizerError> {
     })
 }
 
-/// Where transformers stores the templates that have a name.
+/// The directory in which transformers stores named templates.
 pub(crate) const TEMPLATE_DIRECTORY: &str = "additional_chat_templates";
 
 struct NamedTemplate {
-    /// `default` or `tool_use`; transformers uses no other one by itself.
+    /// `default` or `tool_use`. transformers uses no other name automatically.
     name: &'static str,
     place: String,
     source: String,
 }
 
-/// The default template and the others. As in transformers, template files win over `chat_template` in
-/// `tokenizer_config.json`, which may hold several by name; `tool_use` is used for conversations with tools.
+/// The default template, and all others. As in transformers, template files take precedence over `chat_template` in
+/// `tokenizer_config.json`, which may contain several named templates. `tool_use` is used for conversations with tools.
 fn chat_templates(
     dir: &Path,
     config: &Map<String, Value>,
@@ -175,7 +175,7 @@ fn chat_templates(
     Ok((default, others))
 }
 
-/// Names of the files in [`TEMPLATE_DIRECTORY`], relative to the model's directory, sorted.
+/// The files in [`TEMPLATE_DIRECTORY`], relative to the model's directory, sorted.
 pub(crate) fn named_template_files(dir: &Path) -> Result<Vec<String>, OpenError> {
     let directory = dir.join(TEMPLATE_DIRECTORY);
     if !directory.is_dir() {
@@ -192,7 +192,7 @@ pub(crate) fn named_template_files(dir: &Path) -> Result<Vec<String>, OpenError>
     Ok(names)
 }
 
-/// A token is written as its text or as an object around it.
+/// The text of a token. A token is stored as a text, or as an object with a text.
 fn token_text(value: Option<&Value>) -> Option<String> {
     let text = match value? {
         Value::Object(object) => object.get("content")?,
@@ -201,7 +201,7 @@ fn token_text(value: Option<&Value>) -> Option<String> {
     text.as_str().map(str::to_owned)
 }
 
-/// The JSON object of a configuration; `None` if there is no such file.
+/// Reads the JSON object of a configuration. `None` if the file doesn't exist.
 pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError> {
     match path.exists() {
         true => Ok(Some(parse(path, &read_up_to(path, CONFIG_LIMIT)?)?)),
@@ -219,7 +219,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>, TokenizerError
 }
 
 impl TokenizerFiles {
-    /// `tokenizer_config.json` as transformers reads it, for tokenizers that were converted from a GGUF file.
+    /// `tokenizer_config.json` in the format of transformers, for a tokenizer that was converted from a GGUF file.
     pub(crate) fn config_json(&self, max_length: usize) -> Map<String, Value> {
         let text =
             |token: &Option<SpecialToken>| token.as_ref().map_or(Value::Null, |token| token.content.clone().into());

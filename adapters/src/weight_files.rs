@@ -1,6 +1,6 @@
 //! The weight files of a Hugging Face directory: one safetensors file, or shards with an index.
 //!
-//! Responsible for: finding the files, refusing shard names that leave the directory, and looking up tensors in all files.
+//! Responsible for: finding the files, refusing shard names outside the directory, and finding a tensor in all files.
 //! Must not depend on: the meaning of the tensors.
 
 use std::collections::BTreeMap;
@@ -16,10 +16,11 @@ use crate::safetensors_file::{SafetensorsError, SafetensorsFile, TensorEntry};
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Tensors that an index may list: twice those of the largest models, few enough to keep a forged index small in memory.
+/// Maximum number of tensors in an index: twice as many as the largest models have, so a forged index stays small in
+/// memory.
 const MAX_TENSORS: usize = 1 << 18;
 
-/// Why a directory's weight files can't be used.
+/// Why the weight files of a directory can't be used.
 #[derive(Debug, Error)]
 pub enum WeightFilesError {
     #[error(transparent)]
@@ -58,27 +59,27 @@ pub enum WeightFilesError {
 /// All weight files of a directory.
 #[derive(Debug)]
 pub(crate) struct WeightFiles {
-    /// File names and files.
+    /// File names and opened files.
     pub files: Vec<(String, SafetensorsFile)>,
-    /// The index as it is on disk.
+    /// The unchanged bytes of the index.
     pub index: Option<Vec<u8>>,
 }
 
-/// Tensor names and the shards that hold them.
+/// Tensor name → shard.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BoundedMap<MAX_TENSORS>,
 }
 
-/// The shards that an index names, each once, sorted.
+/// The shards of an index: unique and sorted.
 ///
 /// # Errors
-/// When the index can't be read, or a name is more than the name of a safetensors file.
+/// If the index can't be read, or if a shard's name is not a plain file name of a safetensors file.
 pub fn shard_names(index_path: &Path) -> Result<Vec<String>, WeightFilesError> {
     read_index(index_path).map(|(_, _, shards)| shards)
 }
 
-/// An index: its bytes, its entries, and its shards.
+/// Reads an index: its bytes, its entries, and its shards.
 fn read_index(path: &Path) -> Result<(Vec<u8>, Index, Vec<String>), WeightFilesError> {
     let bytes = read_text(path)?;
     let index: Index = serde_json::from_slice(&bytes)
@@ -99,10 +100,10 @@ fn read_index(path: &Path) -> Result<(Vec<u8>, Index, Vec<String>), WeightFilesE
 }
 
 impl WeightFiles {
-    /// Opens the shards that the index names, or the single file if there is no index.
+    /// Opens the shards of the index, or the single file if there is no index.
     ///
-    /// If both are there and the single file is not one of the index's shards, the directory holds two models. Transformers
-    /// would use the single file; here it is an error, see [`WeightFilesError::TwoModels`].
+    /// If both exist and the single file is not a shard of the index, the directory contains two models. transformers
+    /// would use the single file. Here it is an error, see [`WeightFilesError::TwoModels`].
     pub(crate) fn open(dir: &Path) -> Result<Self, WeightFilesError> {
         let index_path = dir.join(INDEX_FILE);
         let single = dir.join(SINGLE_FILE);
@@ -128,7 +129,7 @@ impl WeightFiles {
         Ok(opened)
     }
 
-    /// A tensor and the number of its file.
+    /// A tensor, and the index of its file.
     pub(crate) fn find(&self, name: &str) -> Option<(usize, &TensorEntry)> {
         let mut files = self.files.iter().enumerate();
         files.find_map(|(number, (_, file))| Some((number, file.tensors.get(name)?)))
@@ -138,7 +139,7 @@ impl WeightFiles {
         self.files.iter().flat_map(|(_, file)| file.tensors.keys().map(String::as_str))
     }
 
-    /// Index and shards must list the same tensors.
+    /// Checks that the index and the shards list the same tensors.
     fn compare(&self, path: &Path, index: &BTreeMap<String, String>) -> Result<(), WeightFilesError> {
         let files: BTreeMap<&str, &SafetensorsFile> =
             self.files.iter().map(|(name, file)| (name.as_str(), file)).collect();
@@ -160,7 +161,7 @@ impl WeightFiles {
     }
 }
 
-/// Names the pickle that is there instead.
+/// The error for a directory without weights. If there is a pickle instead, the error names it.
 fn no_weights(dir: &Path) -> WeightFilesError {
     let pickles =
         ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt", "model.ckpt"];

@@ -1,8 +1,8 @@
-//! The audit: problems of readable data, by rule.
+//! The audit: finds problems in data that was read without errors, rule by rule.
 //!
-//! Responsible for: findings, counted, with the first of each rule, and what the recipe's severities make of them. The
-//! rules themselves are in `audit/`.
-//! Must not depend on: files, how samples are made.
+//! Responsible for: counting findings, keeping the first ones of each rule, and grouping them by the recipe's
+//! severities. The modules in `audit/` implement the rules.
+//! Must not depend on: files, how samples are built.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) mod templates;
 pub(crate) mod terms;
 pub(crate) mod texts;
 
-/// Hits that are stored of each rule.
+/// Maximum number of stored hits for each rule.
 const SHOWN: usize = 5;
 
 /// The findings of the audit.
@@ -27,11 +27,11 @@ pub struct Findings(BTreeMap<AuditRule, Finding>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub count: u64,
-    /// The first ones.
+    /// The first hits.
     pub hits: Vec<Hit>,
 }
 
-/// A place and what is wrong there.
+/// The place of a finding, and its description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hit {
     pub path: PathBuf,
@@ -58,7 +58,7 @@ impl Findings {
         self.0.iter().map(|(rule, finding)| (*rule, finding))
     }
 
-    /// Findings of one severity as text, a rule a paragraph; empty without any.
+    /// The findings of one severity as text, one paragraph for each rule. Empty if there are none.
     pub fn of(&self, severity: Severity, audit: &AuditPlan) -> Vec<String> {
         let wanted = self.0.iter().filter(|(rule, _)| audit.severity(**rule) == severity);
         let text = |(rule, finding): (&AuditRule, &Finding)| {
@@ -73,12 +73,12 @@ impl Findings {
     }
 }
 
-/// The rule as a recipe writes it.
+/// The name of the rule in recipes.
 pub fn name(rule: AuditRule) -> String {
     serde_json::to_value(rule).ok().and_then(|name| Some(name.as_str()?.to_owned())).unwrap_or_default()
 }
 
-/// What a finding of the rule means, from the schema.
+/// The meaning of a finding of this rule, from the recipe schema.
 pub(crate) fn meaning(rule: AuditRule) -> &'static str {
     tonfall_recipes::schema::find(&format!("audit.{}", name(rule))).map_or("", |key| key.doc)
 }

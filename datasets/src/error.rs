@@ -1,7 +1,7 @@
-//! Everything that can be wrong with data, a tokenizer or a chat template, as text that names the place and the way out.
+//! Errors of data, tokenizers and chat templates. Each text names the place and the solution.
 //!
 //! Responsible for: the error types of this crate.
-//! Must not depend on: how any of it is found.
+//! Must not depend on: how errors are detected.
 
 use std::path::{Path, PathBuf};
 
@@ -57,7 +57,7 @@ pub enum DataError {
     #[error("the cache of prepared data: {0}")]
     Cache(#[from] tonfall_durable::DurableError),
 
-    /// Stops a reader that has returned enough rows.
+    /// Not a failure: stops a reader after it has returned enough rows.
     #[error("enough was read")]
     Enough,
 
@@ -77,7 +77,8 @@ pub enum DataError {
     #[error("{}: {why}", path.display())]
     Unreadable { path: PathBuf, why: String },
 
-    /// A row of a file: its line in JSON lines, CSV and TBX; its number from 1 in Parquet and JSON lists.
+    /// A fault in a row. `row` is the line in JSON lines, CSV and TBX, and the row number from 1 in Parquet and JSON
+    /// lists.
     #[error("{}:{row}: {fault}", path.display())]
     Row { path: PathBuf, row: u64, fault: RowFault },
 
@@ -94,7 +95,7 @@ pub enum DataError {
     #[error("`data.eval_fraction` = {fraction} of {rows} examples leaves one side empty; add rows or change it{hint}")]
     Split { fraction: f64, rows: usize, hint: &'static str },
 
-    /// A term base from which nothing is learned.
+    /// A term base without any task.
     #[error("{}:{row}: {why}; no row of this term base gives a task", path.display())]
     NoTask { path: PathBuf, row: u64, why: String },
 
@@ -109,13 +110,13 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// A fault in one row.
+    /// An error about one row.
     pub(crate) fn row(path: &Path, row: u64, fault: impl Into<RowFault>) -> Self {
         Self::Row { path: path.to_owned(), row, fault: fault.into() }
     }
 }
 
-/// What is wrong with one row.
+/// A fault in one row.
 #[derive(Debug, Error)]
 pub enum RowFault {
     #[error("{0}")]
@@ -217,7 +218,7 @@ pub enum TokenizerError {
     Decode(String),
 }
 
-/// Why a chat template can't be used, or refused a conversation. `place` is its file, if one is known.
+/// Why a chat template can't be used, or why it refused a conversation. `place` is its file, if known.
 #[derive(Debug, Error)]
 pub enum TemplateError {
     #[error("{place}, line {line}: {why}")]

@@ -1,7 +1,7 @@
 //! Data files → validated examples → rendered, tokenized and labelled → batches.
 //!
-//! Responsible for: everything between the files that a plan names and the token ids that a model computes. What crosses
-//! this room's door is plain data; polars, minijinja and tokenizers stay inside.
+//! Responsible for: all steps from the files of a plan to the token ids of a batch. The public API has only plain data
+//! types; the types of polars, minijinja and tokenizers stay inside this crate.
 //! Must not depend on: Burn, ratatui.
 
 mod audit;

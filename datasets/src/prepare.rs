@@ -1,10 +1,10 @@
-//! The whole way from a plan's files to labelled examples.
+//! Prepares the files of a plan: from files to labelled examples.
 //!
-//! Responsible for: reading in chunks and labelling them on all threads. What is decided over labelled rows lies in
-//! [`crate::prepare::collect`].
+//! Responsible for: reading rows in chunks, and labelling them on all threads. [`crate::prepare::collect`] decides
+//! which examples are kept.
 //! Must not depend on: tensors, terminals.
 //!
-//! The result depends on the plan, the files and the tokenizer; not on the number of threads.
+//! The result depends on the plan, the files and the tokenizer. It doesn't depend on the number of threads.
 
 pub(crate) mod batch;
 pub(crate) mod cache;
@@ -51,35 +51,35 @@ use crate::read::rows::{self, RawRow, Row};
 use crate::render::tokenizer::ChatTokenizer;
 use crate::stable_hash::stable_hash;
 
-/// Labelled examples.
+/// Labelled examples and their report.
 #[derive(Clone, Debug, Default)]
 pub struct PreparedDataset {
-    /// Those of an epoch: by the weights of their sources, one may come several times or not at all.
+    /// The examples of one epoch. By the weight of its source, an example may occur several times or not at all.
     pub train: Examples,
     pub eval: Examples,
     pub report: PrepareReport,
-    /// The files that it was made from, with their SHA-256.
+    /// The source files, with their SHA-256.
     pub sources: Vec<(PathBuf, [u8; 32])>,
 }
 
-/// How far the preparation is.
+/// Progress of the preparation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub phase: Phase,
-    /// Bytes of files, as `total`.
+    /// Bytes of files, like `total`.
     pub done: u64,
     pub total: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Looking for the data in the cache.
+    /// Hashing the files, to find the prepared data in the cache.
     Looking,
-    /// Reading, rendering, tokenizing, labelling.
+    /// Reading, rendering, tokenizing and labelling rows.
     Preparing,
 }
 
-/// A file with what is known of it beforehand.
+/// A file, with its layout, source and filter.
 pub(crate) struct Input {
     pub(crate) file: DataFile,
     pub(crate) layout: Layout,
@@ -87,11 +87,12 @@ pub(crate) struct Input {
     filter: Option<Filter>,
 }
 
-/// Reads, splits, renders, tokenizes, labels and audits the data of a plan. With `cache`, a directory, prepared data is
-/// kept there and found again.
+/// Reads, renders, tokenizes, labels, splits and audits the data of a plan. `cache` is a directory in which prepared
+/// data is stored and found again.
 ///
 /// # Errors
-/// Names file and row of what is wrong; also when the audit refuses the data, or nothing would be left to train on.
+/// If a file or a row is faulty (the error names the file and the row), if the audit has errors, or if no example is
+/// left.
 pub fn prepare(
     plan: &Plan,
     tokenizer: &ChatTokenizer,
@@ -111,7 +112,7 @@ pub fn prepare(
     }
     let (sink, uncached) = match Sink::new(cache.zip(key.as_deref())) {
         Ok(sink) => (sink, None),
-        // A home that can't be written is no reason not to train.
+        // A cache directory that isn't writable must not prevent training.
         Err(error) => (Sink::Memory(Vec::new(), Vec::new()), Some(error.to_string())),
     };
     let (terms, concepts) = term_bases::read(&inputs)?;
@@ -138,14 +139,14 @@ pub fn prepare(
         done += input.file.bytes;
     }
     progress(Progress { phase: Phase::Preparing, done: total, total });
-    // Nothing is stored under the hash of a file that is no longer what was hashed.
+    // If a file has changed after it was hashed, nothing may be stored under that hash.
     snapshots.iter().try_for_each(Snapshot::check_unchanged)?;
     inputs.iter().filter_map(|input| input.filter.as_ref()).try_for_each(Filter::check_seen)?;
     let (columns, index) = collector.finish()?;
     finish(plan, columns, index, sources())
 }
 
-/// What the audit's severities make of it.
+/// Returns the prepared data, or an error if the audit has findings of severity `error`.
 fn finish(
     plan: &Plan,
     columns: Columns,
@@ -173,11 +174,11 @@ struct Inputs {
     inputs: Vec<Input>,
     skipped: Vec<PathBuf>,
     other_side: Vec<PathBuf>,
-    /// Files of folders and patterns that have no rows.
+    /// Files without rows that were found in folders or by patterns.
     empty: Vec<PathBuf>,
 }
 
-/// Every file of every source, with its format.
+/// Finds all files of all sources, and their formats.
 fn inputs(plan: &Plan) -> Result<Inputs, DataError> {
     let mut all = Inputs::default();
     for source in plan.sources() {
@@ -191,7 +192,7 @@ fn inputs(plan: &Plan) -> Result<Inputs, DataError> {
         let mut first_empty = None;
         for file in files {
             let layout = match Layout::resolve(&file, &source, &also_read) {
-                // Writers of many parts leave some empty.
+                // Programs that write many parts often leave some of them empty.
                 Err(DataError::Empty { path }) if file.found => {
                     first_empty.get_or_insert_with(|| path.clone());
                     all.empty.push(path);
@@ -211,10 +212,10 @@ fn inputs(plan: &Plan) -> Result<Inputs, DataError> {
     Ok(all)
 }
 
-/// The cache's key: everything that the examples depend on.
+/// The cache key: a hash of everything that the examples depend on.
 fn key(plan: &Plan, snapshots: &[Snapshot], tokenizer: &ChatTokenizer) -> String {
     let mut data = plan.data.clone();
-    // These choose among prepared examples, or where they are stored.
+    // These settings change how the prepared examples are used and cached, not the examples themselves.
     (data.shuffle, data.cache, data.packing) = (true, true, tonfall_recipes::plan::Packing::Off);
     let dropping: Vec<AuditRule> = plan.audit.dropping().collect();
     let declared = serde_json::to_vec(&(&data, &plan.source, &plan.template, plan.seed, &dropping)).unwrap_or_default();
@@ -238,7 +239,7 @@ fn snapshots(inputs: &[Input], progress: &(dyn Fn(Progress) + Sync)) -> Result<V
     Ok(snapshots)
 }
 
-/// Does what can be done to rows independently, on all threads.
+/// Processes rows independently of each other, on all threads.
 struct Workers<'a> {
     options: LabelOptions,
     seed: u64,
@@ -262,7 +263,7 @@ impl<'a> Workers<'a> {
         }
     }
 
-    /// The rows of a chunk, in order.
+    /// Labels the rows of a chunk. The order of rows is kept.
     fn work(&self, chunk: Vec<RawRow>, file: usize, input: &Input) -> Vec<Outcome> {
         let outcomes = chunk.into_par_iter().map(|row| {
             let number = row.number;
@@ -281,7 +282,7 @@ impl<'a> Workers<'a> {
         let built = build(row, &input.layout, &input.source, &self.tasks, key)?;
         let own_terms = input.layout.format.format == DataFormat::Terminology;
         let examples = built.samples.iter().map(|original| {
-            // The audit sees the texts that are trained.
+            // The audit checks the texts that are trained, so without dropped thinking blocks.
             let sample = &match self.options.thinking {
                 Thinking::Drop => Cow::Owned(thinking::dropped(original)),
                 Thinking::Keep | Thinking::Mask => Cow::Borrowed(original),
@@ -292,7 +293,7 @@ impl<'a> Workers<'a> {
             let mut used: Vec<usize> = answers.flat_map(|(_, text)| self.terms.used(text)).collect();
             used.sort_unstable();
             used.dedup();
-            // A task about a term may name the forbidden one.
+            // A term task may name the forbidden term.
             let forbidden = self.terms.forbidden(&used, input.source.language.as_deref()).filter(|_| !own_terms);
             findings.extend(forbidden.map(|detail| (AuditRule::ForbiddenTerm, detail)));
             let labelled = mask::label_sample(original, tokenizer, self.options)?;

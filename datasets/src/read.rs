@@ -1,7 +1,7 @@
 //! Data files → rows.
 //!
-//! Responsible for: finding the files of a source, reading each of them row by row, and filtering rows.
-//! Must not depend on: what a row means (`formats`), tokenizers, templates.
+//! Responsible for: finding the files of a source, reading each file row by row, and filtering rows.
+//! Must not depend on: the meaning of a row (`formats`), tokenizers, templates.
 
 pub(crate) mod cells;
 pub(crate) mod delimited;

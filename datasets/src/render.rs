@@ -1,7 +1,7 @@
 //! Samples → text → token ids, and token ids → text.
 //!
 //! Responsible for: chat templates, the tokenizer, the fast BPE encoder.
-//! Must not depend on: files of data, polars.
+//! Must not depend on: data files, polars.
 
 mod containers;
 pub(crate) mod encoder;

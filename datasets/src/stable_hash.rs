@@ -1,10 +1,10 @@
-//! The hash that decides the split and the choice of task templates.
+//! The hash for the split and for the choice of task templates.
 //!
-//! Responsible for: the same 64 bits for the same values in every release of Rust and of this program, on every platform,
-//! so that a run of an older build can be resumed with the same split.
+//! Responsible for: returning the same 64 bits for the same values in every release of Rust and of this program, on
+//! every platform, so that a resumed run of an older build has the same split.
 //!
-//! SipHash-1-3 with a key of zeros: the function behind std's `DefaultHasher` up to Rust 1.95, which std may change at any
-//! time. Runs of builds that used `DefaultHasher` have these values.
+//! The hash is SipHash-1-3 with a zero key. std's `DefaultHasher` uses the same function up to Rust 1.95, but std may
+//! change it at any time. Builds that used `DefaultHasher` have the same values.
 
 use std::hash::Hash;
 
@@ -25,9 +25,9 @@ mod tests {
 
     use super::*;
 
-    /// Values that `DefaultHasher` of Rust 1.95 gave. A change here changes the split of every resumed run.
+    /// The values of `DefaultHasher` in Rust 1.95. A change would change the split of every resumed run.
     #[test]
-    fn the_values_of_earlier_builds() {
+    fn the_hash_equals_that_of_earlier_builds() {
         assert_eq!(stable_hash((42_u64, 0_u64, 1_u64)), ROW);
         assert_eq!(stable_hash((0_u64, 7_u64)), UNIT);
         assert_eq!(stable_hash("handover"), CONCEPT);
@@ -39,7 +39,7 @@ mod tests {
     const CONCEPT: u64 = 7_723_863_667_065_907_634;
     const TEMPLATE: u64 = 14_625_846_434_884_105_478;
 
-    /// Templates are chosen by the kind's number: new kinds go to the end.
+    /// Templates are chosen by the number of their kind, so new kinds must be added at the end.
     #[test]
     fn kinds_keep_their_numbers() {
         use TemplateKind::{Context, Contrast, Correction, Definition, Rewrite, Usage, Write};

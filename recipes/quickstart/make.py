@@ -1,9 +1,9 @@
-"""Makes the quickstart's files from the tables in world/: always the same bytes for the same tables.
+"""Generates the quickstart's files from the tables in world/. The output depends on the tables only, byte for byte.
 
     python make.py        needs Python ≥ 3.11 and the package `tokenizers`
 
-Written beside this file and committed: train.jsonl, eval.jsonl, prompts.jsonl.
-Written under build/ and never committed: corpus.jsonl, corpus_eval.jsonl, init/ (the untrained base).
+Written next to this file and committed: train.jsonl, eval.jsonl, prompts.jsonl.
+Written to build/ and never committed: corpus.jsonl, corpus_eval.jsonl, init/ (the untrained base).
 """
 
 import json

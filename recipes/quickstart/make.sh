@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Remakes the quickstart's base from nothing: tables → data → pre-training by tonfall itself → base/.
+# Regenerates the quickstart's base model: tables → data → pre-training by tonfall → base/.
 #
 #     TONFALL=target/release/tonfall PYTHON=python3 recipes/quickstart/make.sh
 #

@@ -1,6 +1,6 @@
 //! Numbers with nouns.
 //!
-//! Responsible for: "1 step" and "12,345 steps". Must not depend on: what is counted.
+//! Responsible for: "1 step" and "12,345 steps". Must not depend on: the counted things.
 
 /// `count` with thousands separators, and `noun` in the singular or plural.
 ///

@@ -1,8 +1,8 @@
 //! Faults that point into a text.
 //!
-//! Responsible for: what a fault says, where it points, and how all faults of a text are printed. The excerpts are drawn
-//! by `annotate-snippets`, rustc's renderer; `docs/adr/0013` has the reasons.
-//! Must not depend on: what the text means, terminals. Colour and width are the caller's decision.
+//! Responsible for: the texts and places of faults, and printing all faults of a text. `annotate-snippets`, rustc's
+//! renderer, draws the excerpts; `docs/adr/0013` has the reasons.
+//! Must not depend on: the meaning of the text, terminals. The caller chooses colour and width.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use annotate_snippets::{AnnotationKind, Element, Level, Origin, Renderer, Snippe
 
 use crate::printable::{escaped, is_unsafe};
 
-/// How bad it is.
+/// The severity of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Error,
@@ -28,12 +28,12 @@ pub enum Source {
     Override(String),
 }
 
-/// Place of a fault.
+/// The place of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Index into [`Diagnostics::sources`].
     pub source: usize,
-    /// Byte range in its text.
+    /// Byte range in the source's text.
     pub span: Range<usize>,
 }
 
@@ -49,13 +49,13 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// What is wrong.
     pub message: String,
-    /// Text at the place itself: best of all, the fix.
+    /// Label at the place: ideally the fix.
     pub label: Option<String>,
-    /// `None` when the fault is that something is missing.
+    /// `None` if something is missing from the text.
     pub place: Option<Place>,
-    /// A second place that takes part in the fault, and its label.
+    /// A second place that is part of the fault, and its label.
     pub context: Option<Box<(Place, String)>>,
-    /// How to go on, when it needs a line of its own.
+    /// How to continue, if this needs its own line.
     pub hint: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub struct Diagnostics {
     pub items: Vec<Diagnostic>,
 }
 
-/// Columns of a terminal of unknown width; longer lines of a recipe are shown in part.
+/// Columns assumed for a terminal of unknown width. Longer lines of a recipe are shown in part.
 pub const DEFAULT_WIDTH: usize = 140;
 
 /// Escapes around the word "hint", in the colours of the renderer.
@@ -106,7 +106,7 @@ impl Diagnostics {
         Self { sources: vec![file], items }
     }
 
-    /// The faults, one paragraph each, for a terminal of `width` columns. Every line ends with a line feed.
+    /// All faults, one paragraph each, for a terminal of `width` columns. Every line ends with a line feed.
     pub fn render(&self, color: bool, width: usize) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() }.term_width(width);
         let [hint_on, hint_off] = if color { HINT } else { ["", ""] };
@@ -122,7 +122,7 @@ impl Diagnostics {
             let report = [level.primary_title(escaped(&item.message)).elements(self.excerpts(item))];
             out.push_str(&renderer.render(&report));
             out.push('\n');
-            // A hint that several faults share is shown once, after the last of them.
+            // A hint that several faults share is printed once, after the last of them.
             let again = self.items[index + 1..].iter().any(|later| later.hint == item.hint);
             if let Some(hint) = item.hint.as_ref().filter(|_| !again) {
                 out.push_str(&format!("{hint_on}hint{hint_off}: {}\n", escaped(hint)));
@@ -131,7 +131,7 @@ impl Diagnostics {
         out
     }
 
-    /// The parts of the sources that a fault points at; without a place, the name of the file.
+    /// The excerpts of the sources that show a fault; without a place, the file name.
     fn excerpts(&self, item: &Diagnostic) -> Vec<Element<'static>> {
         let label = item.label.as_deref().unwrap_or_default();
         let primary = item.place.as_ref().map(|place| (AnnotationKind::Primary, place, label));
@@ -156,7 +156,7 @@ impl Diagnostics {
             let snippet = Snippet::source(shown(&text)).annotations(annotations);
             elements.push(Element::from(match source {
                 Source::File { name, .. } => snippet.path(escaped(name).into_owned()),
-                // The excerpt begins with `--set`, so it needs no place above it.
+                // The excerpt begins with `--set`, so no place is printed above it.
                 Source::Override(_) if elements.is_empty() => snippet.line_numbering(false),
                 Source::Override(_) => snippet.line_numbering(false).path("command line"),
             }));
@@ -173,14 +173,14 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// Text without the unsafe characters that the renderer passes through.
+/// The text without the unsafe characters that the renderer passes through.
 fn shown(text: &str) -> String {
     let replaced = |c: char| is_unsafe(c) && !c.is_ascii();
     text.chars().map(|c| if replaced(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// The place of `span` within [`shown`] text. The renderer panics on spans after the end or inside a character, so they
-/// are moved to the nearest character before.
+/// The place of `span` in the text returned by [`shown`]. The renderer panics on spans after the end or inside a
+/// character, so both ends are moved to the nearest character boundary before them.
 fn shown_span(text: &str, span: Range<usize>) -> Range<usize> {
     let start = text.floor_char_boundary(span.start);
     let end = text.floor_char_boundary(span.end).max(start);

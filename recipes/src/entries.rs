@@ -13,13 +13,13 @@ use crate::values::Given;
 /// Paths of keys, such as `lora.rank` or `source[0].files`, and their values.
 pub(crate) type Entries<'a> = Vec<(String, Given<'a>)>;
 
-/// The entries of a recipe, and faults after which the rest is still readable.
+/// The entries of a recipe, and faults that leave the rest of the recipe readable.
 pub(crate) fn parse(source: &str) -> Result<(Entries<'_>, Vec<Diagnostic>), Vec<Diagnostic>> {
     let (document, errors) = DeTable::parse_recoverable(source);
     if errors.is_empty() {
         return Ok(flatten(document.get_ref(), 0));
     }
-    // After a syntax error other faults would be guesses, so only syntax errors are reported, all of them.
+    // After a syntax error, other faults would be guesses. So only syntax errors are reported, all of them.
     let fault = |error: &toml::de::Error| {
         let place = Place::new(0, error.span().unwrap_or(source.len()..source.len()));
         Diagnostic::error("this is not TOML").at(place).label(error.message())
@@ -27,7 +27,7 @@ pub(crate) fn parse(source: &str) -> Result<(Entries<'_>, Vec<Diagnostic>), Vec<
     Err(errors.iter().map(fault).collect())
 }
 
-/// The entries of a document, and faults for everything that no recipe can contain.
+/// The entries of a document, and a fault for each thing that no recipe can contain.
 pub(crate) fn flatten<'a>(document: &DeTable<'a>, source: usize) -> (Entries<'a>, Vec<Diagnostic>) {
     let (mut entries, mut faults) = (Entries::new(), Vec::new());
     let mut tables = vec![(String::new(), document)];
@@ -71,7 +71,7 @@ pub(crate) fn flatten<'a>(document: &DeTable<'a>, source: usize) -> (Entries<'a>
     (entries, faults)
 }
 
-/// A key that contains a dot must not look like a key in a table.
+/// Quotes a key that contains a dot, because it would look like a key in a table.
 fn bare_or_quoted(key: &str) -> String {
     let is_bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     if is_bare { key.to_owned() } else { format!("{key:?}") }

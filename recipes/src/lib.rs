@@ -1,4 +1,4 @@
-//! Declaration of a run, as plain data.
+//! The declaration of a run, as plain data.
 //!
 //! Responsible for: turning the text of a recipe into a validated, immutable, hashed [`Plan`].
 //! Must not depend on: run directories, tensors, data frames, terminals.

@@ -1,7 +1,7 @@
 //! `--set key=value`.
 //!
 //! Responsible for: parsing an override as a line of TOML, or, if that fails, as a key and an unquoted text.
-//! Must not depend on: which keys exist, except for which of them hold texts.
+//! Must not depend on: which keys exist, except for the keys that hold text.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::entries::{self, Entries};
 use crate::schema::{self, Kind};
 use crate::values::Given;
 
-/// The entries of one override; `source` is its index among the sources of faults.
+/// The entries of one override; `source` is its index in `Diagnostics::sources`.
 pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec<Diagnostic>> {
     let fault = |message: &str, place, label: &str| vec![Diagnostic::error(message).at(place).label(label)];
     let whole = || Place::new(source, 0..text.len());
@@ -30,7 +30,7 @@ pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec
     let (key, value) = (text[..equals].trim(), text[equals + 1..].trim());
     let is_bare =
         |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-    // A value that begins like TOML is TOML with a mistake in it, not an unquoted text.
+    // A value that begins like TOML is TOML with a syntax error, not unquoted text.
     if !key.split('.').all(is_bare) || value.is_empty() || value.starts_with(['"', '\'', '[', '{']) {
         let place = error.span().map_or_else(whole, |span| Place::new(source, span));
         return Err(fault("an override is one `key=value`, the value in TOML", place, error.message()));
@@ -45,7 +45,7 @@ pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec
     Ok(vec![(key.to_owned(), given)])
 }
 
-/// `--set name=2026` means a text: a number or a date for a key that holds texts is taken as written.
+/// Restores the text of a value such as `--set name=2026`: a number or a date for a key that holds text.
 fn restore_text<'a>(path: &str, given: &mut Given<'a>, text: &'a str) {
     let holds_number = |kind| matches!(kind, Kind::Bool | Kind::Integer(..) | Kind::Number(..));
     let is_scalar = !matches!(given.value, DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_));

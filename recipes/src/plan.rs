@@ -1,7 +1,7 @@
-//! A run as it was declared, with every value set.
+//! A resolved run declaration: every value is set.
 //!
-//! Responsible for: the fields of a plan. [`crate::recipe::RecipeFile::plan`] makes a plan from a recipe; a plan never
-//! changes afterwards.
+//! Responsible for: the fields of a plan. [`crate::recipe::RecipeFile::plan`] creates a plan from a recipe. A plan
+//! never changes after that.
 //! Must not depend on: recipes, files on disk, the text of `plan.toml` (that is `plan/stored.rs`).
 
 mod stored;
@@ -66,14 +66,14 @@ pub struct DataPlan {
     pub train: Vec<PathBuf>,
     /// Empty if there are no separate files for the eval split.
     pub eval: Vec<PathBuf>,
-    /// Fraction of `train` to hold out, chosen by the seed; 0 if `eval` isn't empty.
+    /// Fraction of `train` that is held out, chosen by the seed; 0 if `eval` isn't empty.
     pub eval_fraction: f64,
-    /// Which rows the split by `eval_fraction` keeps on one side. Plans of builds without this key split row by row.
+    /// The rows that the split by `eval_fraction` keeps together. Plans of builds without this key split row by row.
     pub split_by: SplitBy,
     pub format: DataFormat,
     /// Column names of `train` and `eval` by field of the format.
     pub columns: BTreeMap<String, String>,
-    /// Rows, summed over all sources.
+    /// Faulty rows that are allowed, summed over all sources.
     pub max_bad_rows: u64,
     pub train_on: TrainOn,
     pub thinking: Thinking,
@@ -81,7 +81,7 @@ pub struct DataPlan {
     pub chat_template: Option<PathBuf>,
     /// Further variables of the chat template, by name.
     pub template_variables: BTreeMap<String, Variable>,
-    /// Tokens.
+    /// Maximum length of a sequence in tokens.
     pub max_seq_len: usize,
     pub overflow: Overflow,
     pub packing: Packing,
@@ -105,13 +105,13 @@ pub struct SourcePlan {
     pub weight: f64,
     /// ISO 639 code.
     pub language: Option<String>,
-    /// ISO 639 code. A plan without it has the hash that builds without this key gave it.
+    /// ISO 639 code. A plan without this value has the same hash as in builds without this key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub translate_from: Option<String>,
     pub no_answer: Option<String>,
 }
 
-/// A table `[[template]]`. `{name}` in its texts is replaced by that field of a row.
+/// A table `[[template]]`. Each `{name}` in its texts is replaced by that field of the row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TemplatePlan {
@@ -128,12 +128,13 @@ pub struct TemplatePlan {
 pub struct AuditPlan(BTreeMap<AuditRule, Severity>);
 
 impl AuditPlan {
-    /// What a finding of `rule` means. A plan of a build that did not have the rule warns: the run began without it.
+    /// The severity of a finding of `rule`. If the plan's build did not have the rule, a finding is a warning, because
+    /// the run began without the rule.
     pub fn severity(&self, rule: AuditRule) -> Severity {
         self.0.get(&rule).copied().unwrap_or(Severity::Warn)
     }
 
-    /// The rules whose findings leave examples out.
+    /// The rules that drop the examples they find.
     pub fn dropping(&self) -> impl Iterator<Item = AuditRule> {
         self.0.iter().filter(|(_, severity)| **severity == Severity::Drop).map(|(rule, _)| *rule)
     }
@@ -169,31 +170,31 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingPlan {
-    /// Passes over the data; `None`: `max_steps` alone decides.
+    /// Passes over the data; `None` if only `max_steps` limits the run.
     pub epochs: Option<f64>,
-    /// Optimizer steps. The run ends at whichever of `epochs` and `max_steps` comes first.
+    /// Maximum optimizer steps. The run ends at the first of `epochs` and `max_steps`.
     pub max_steps: Option<u64>,
-    /// Sequences.
+    /// Sequences per micro-batch.
     pub micro_batch_size: usize,
     pub gradient_accumulation_steps: usize,
     pub learning_rate: f64,
     pub schedule: Schedule,
     pub warmup_ratio: f64,
-    /// Optimizer steps; takes precedence over `warmup_ratio`.
+    /// Optimizer steps of warm-up; takes precedence over `warmup_ratio`.
     pub warmup_steps: Option<u64>,
     pub optimizer: OptimizerKind,
     pub weight_decay: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub epsilon: f64,
-    /// 0 turns clipping off.
+    /// Maximum gradient norm; 0 turns clipping off.
     pub max_grad_norm: f64,
     pub recompute: Recompute,
-    /// Upper limit in GiB on the device; `None` for the free memory.
+    /// Upper limit in GiB on the device; `None` for all free memory.
     pub max_memory: Option<f64>,
     /// Bit-identical results in every run on one device.
     pub deterministic: bool,
-    /// Optimizer steps.
+    /// Optimizer steps between log lines.
     pub log_every: u64,
     /// Optimizer steps between checkpoints; 0 saves only at the end.
     pub save_every: u64,
@@ -218,7 +219,7 @@ pub struct ExportPlan {
     pub merged: bool,
 }
 
-/// The defaults are those of the schema.
+/// Implements `Default` with the defaults of the schema.
 macro_rules! default_from_schema {
     ($($plan:ty = $table:literal),*) => {$(
         impl Default for $plan {
@@ -278,7 +279,7 @@ impl From<Base> for String {
     }
 }
 
-/// In the form of a recipe.
+/// Written as in a recipe.
 impl fmt::Display for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -302,28 +303,28 @@ choices! {
     Quantization {
         /// NF4 in blocks of 64, with double quantization.
         Nf4,
-        /// The block formats of a GGUF file.
+        /// The blocks of a GGUF file, as stored.
         Native,
-        /// Dense base.
+        /// Stored unquantized.
         None
     }
     /// The trained parameters.
     AdapterKind { Lora, Full }
     /// Format of the rows.
     DataFormat {
-        /// Recognized by the columns.
+        /// Detected from the columns.
         Auto, Messages, Sharegpt, Alpaca, PromptCompletion, Text, Preference, Style, Terminology
     }
-    /// The split that data belongs to.
+    /// The split that the data belongs to.
     Split { Train, Eval }
-    /// What stays on one side of the split by `eval_fraction`.
+    /// The unit that the split by `eval_fraction` keeps together.
     SplitBy {
         /// Equal and nearly equal examples.
         Similar,
         /// The examples of one row.
         Row
     }
-    /// The task that is made of a row of style or terms.
+    /// The task made from a row of style or terms.
     TemplateKind { Rewrite, Write, Usage, Correction, Definition, Contrast, Context, Translation }
     /// Handling of the thinking blocks of a reasoning model.
     Thinking { Keep, Drop, Mask }
@@ -331,7 +332,7 @@ choices! {
     Packing {
         /// One example.
         Off,
-        /// Several examples, each its own segment in attention.
+        /// Several examples. Attention treats each as its own segment.
         BestFit
     }
     /// Rules of the audit.
@@ -340,19 +341,19 @@ choices! {
         BrokenReasoning, Duplicates, NearDuplicates, Leakage, EmptyText,
         LongText, Mojibake, Language, UnusedTerm, ForbiddenTerm, UnknownStatus, PersonalData, Secrets
     }
-    /// What a finding means.
+    /// The consequence of a finding.
     Severity {
         Error,
         Warn,
-        /// The example is left out, and counted.
+        /// The example is dropped and counted.
         Drop,
         Off
     }
-    /// Which tokens have a label.
+    /// The tokens that have a label.
     TrainOn { Assistant, LastAssistant, All }
-    /// What becomes of a row that is longer than `max_seq_len`. `Split` cuts plain texts into several examples.
+    /// The treatment of a row longer than `max_seq_len`. `Split` cuts plain text into several examples.
     Overflow { Error, Drop, Truncate, Split }
-    /// How the optimizer keeps what it remembers of each trained value.
+    /// The optimizer, and the format of its state.
     OptimizerKind {
         /// AdamW, both moments in f32.
         Adamw,
@@ -360,11 +361,11 @@ choices! {
         #[serde(rename = "adamw_8bit")]
         Adamw8bit
     }
-    /// Course of the learning rate after the warm-up.
+    /// The learning-rate schedule after warm-up.
     Schedule { Cosine, Linear, Constant }
     /// Whether activations are recomputed in the backward pass.
     Recompute {
-        /// If memory is short.
+        /// Recompute if memory is short.
         Auto,
         On,
         /// Recompute, and store layer inputs in host memory.
@@ -394,7 +395,7 @@ pub enum TargetModules {
     List(Vec<String>),
 }
 
-/// [`TargetModules`] in a recipe.
+/// The TOML form of [`TargetModules`].
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum WordOrList {
@@ -427,7 +428,7 @@ impl From<TargetModules> for WordOrList {
 }
 
 impl TargetModules {
-    /// The names of the list; none for `all-linear`.
+    /// The names of the list; empty for `all-linear`.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let names: &[String] = match self {
             Self::AllLinear => &[],
@@ -436,7 +437,7 @@ impl TargetModules {
         names.iter().map(String::as_str)
     }
 
-    /// The entry that selects the linear layer `module`, say `model.layers.0.self_attn.q_proj`.
+    /// The entry that selects the linear layer `module`, for example `model.layers.0.self_attn.q_proj`.
     pub fn matching(&self, module: &str) -> Option<&str> {
         let is_match =
             |name: &&str| module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));

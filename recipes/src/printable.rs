@@ -1,4 +1,4 @@
-//! Text from files, made safe to print.
+//! Escaping text from files before printing.
 //!
 //! Responsible for: escaping characters that move the cursor, change colours or reorder text on a terminal.
 //! Must not depend on: where the text is printed.
@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// `text` with every unsafe character escaped as Python writes it: `\x1b`, `\u202e`. Line feeds and tabs stay.
+/// `text` with every unsafe character escaped like in Python: `\x1b`, `\u202e`. Line feeds and tabs are unchanged.
 ///
 /// ```
 /// assert_eq!(tonfall_recipes::printable::escaped("a\u{1b}[2J\r\n"), "a\\x1b[2J\\x0d\n");
@@ -28,8 +28,8 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// JSON text with every unsafe character as `\u00XX`. JSON has such characters only inside strings, so the value stays
-/// the same.
+/// JSON text with every unsafe character as `\u00XX`. JSON has such characters only inside strings, so the value is
+/// unchanged.
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     if !json.contains(is_unsafe) {
         return Cow::Borrowed(json);

@@ -1,7 +1,7 @@
 //! From the text of a recipe to a plan, or to all of its faults.
 //!
-//! Responsible for: parsing, overrides, unknown and missing keys, and putting the plan together.
-//! Must not depend on: which values a key accepts (`values.rs`), which values contradict each other (`rules.rs`).
+//! Responsible for: parsing, overrides, unknown and missing keys, and building the plan.
+//! Must not depend on: the values that a key accepts (`values.rs`), values that contradict each other (`rules.rs`).
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -18,10 +18,10 @@ use crate::suggest;
 use crate::synonyms::Meaning;
 use crate::values::{self, Folders};
 
-/// A recipe is written by hand.
+/// Maximum bytes of a recipe. Recipes are written by hand.
 const MAX_RECIPE: u64 = 1 << 20;
 
-/// The name that `tonfall init` gives to a recipe.
+/// The file name that `tonfall init` uses for a recipe.
 pub const FILE_NAME: &str = "recipe.toml";
 
 /// The text of a recipe and its path. Paths in the text are relative to the folder of `path`.
@@ -57,7 +57,7 @@ impl RecipeFile {
         }
     }
 
-    /// Reads a recipe and makes its plan.
+    /// Reads a recipe and creates its plan.
     ///
     /// # Errors
     /// All of its faults.
@@ -70,7 +70,7 @@ impl RecipeFile {
     /// The plan of this recipe. `overrides` (`key=value`) replace its values.
     ///
     /// # Errors
-    /// All faults of the recipe and the overrides. If either is no TOML, only that.
+    /// All faults of the recipe and the overrides. After a TOML syntax error, only the syntax errors.
     pub fn plan(&self, overrides: &[String]) -> Result<Plan, Diagnostics> {
         let plan = self.make_plan(overrides);
         plan.map_err(|mut items| {
@@ -87,11 +87,11 @@ impl RecipeFile {
         let (mut entries, mut faults) = entries::parse(&self.source)?;
         for (index, text) in overrides.iter().enumerate() {
             match overrides::parse(text, index + 1) {
-                // An override replaces a known key. An unknown key in the recipe stays a fault.
+                // An override replaces a known key. An unknown key in the recipe is still a fault.
                 Ok(given) => {
                     let list = |path: &str| path.split_once('[').map(|(list, _)| list.to_owned());
                     entries.retain(|(path, _)| {
-                        // A list is replaced as a whole.
+                        // An override of a list replaces the whole list.
                         let replaced =
                             |other: &str| other == path || list(path).is_some_and(|l| list(other) == Some(l));
                         let known = schema::find(path).is_some() || schema::item(path).is_some();
@@ -144,7 +144,7 @@ impl RecipeFile {
     fn folders(&self) -> Result<(PathBuf, PathBuf), Vec<Diagnostic>> {
         let fault = |error| vec![Diagnostic::error(format!("can't determine the current directory: {error}"))];
         let recipe = path::absolute(&self.path).map_err(fault)?;
-        // `café/../recipe.toml` lies in a folder with a UTF-8 name, even if `café` is Latin-1.
+        // Resolves paths such as `café/../recipe.toml` with a Latin-1 `café`: the folder's real path may be UTF-8.
         let recipe = if recipe.to_str().is_none() { recipe.canonicalize().unwrap_or(recipe) } else { recipe };
         let current = path::absolute(".").map_err(fault)?;
         Ok((recipe.parent().unwrap_or(&recipe).to_owned(), current))
@@ -153,14 +153,14 @@ impl RecipeFile {
 
 fn unknown_key(path: &str, place: Place) -> Diagnostic {
     let in_file = place.source == 0;
-    // The place shows which item of a list it is.
+    // The place shows the index in the list, so the name is enough.
     let plain = path.split_once('.').and_then(|(table, name)| Some(format!("{}.{name}", schema::item(table)?.0)));
     let path = plain.as_deref().unwrap_or(path);
     let fault = Diagnostic::error(format!("unknown key `{path}`")).at(place);
     let fault = fault.hint("`tonfall check --keys` lists every key");
     let table = |path: &str| path.rsplit_once('.').map_or("", |(table, _)| table).to_owned();
     match suggest::key(path) {
-        // In the file the table is a header; after `--set` it is part of the key.
+        // In the file, the table is a header; after `--set`, it is part of the key.
         Some(Meaning::Key(meant)) if in_file && table(meant) == table(path) => {
             fault.label(format!("did you mean `{}`?", meant.rsplit('.').next().unwrap_or(meant)))
         }
@@ -171,7 +171,7 @@ fn unknown_key(path: &str, place: Place) -> Diagnostic {
     }
 }
 
-/// How to go on when there is no recipe at `path`.
+/// A hint if there is no readable recipe at `path`.
 fn unreadable_hint(path: &Path, kind: ErrorKind) -> Option<String> {
     match kind {
         ErrorKind::IsADirectory => Some(format!("this is a directory; is {} meant?", path.join(FILE_NAME).display())),

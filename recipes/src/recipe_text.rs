@@ -1,13 +1,13 @@
-//! Recipes and their reference, written from the schema.
+//! Recipes and their reference, generated from the schema.
 //!
 //! Responsible for: the commented recipe of `tonfall init` and the table of keys in the documentation.
-//! Must not depend on: anything but the schema.
+//! Must not depend on: other modules than the schema.
 
 use toml::Value;
 
 use crate::schema::{Key, KeyDefault, LISTS, TABLES, table};
 
-/// A recipe with every key. Those in `values` (path and value) are set, the others are comments with their default.
+/// A recipe with every key. The keys in `values` (path and value) are set; the others are comments with their default.
 ///
 /// ```
 /// let recipe = tonfall_recipes::recipe_text::commented_recipe(&[("lora.rank", 8.into())]);

@@ -1,7 +1,7 @@
-//! Rules across keys.
+//! Rules that involve several keys.
 //!
-//! Responsible for: values that are valid alone and contradict each other. A key without effect is a contradiction too:
-//! nothing in a recipe is ignored.
+//! Responsible for: values that are valid alone but contradict each other. A key without effect is a contradiction too:
+//! no key of a recipe is ignored.
 //! Must not depend on: the syntax of values.
 
 use toml::Value;
@@ -13,7 +13,7 @@ use crate::settings::Settings;
 /// Keys that have no effect if another key has a certain value.
 struct WithoutEffect {
     when: &'static str,
-    /// `None`: any value.
+    /// The value of the other key; `None` for any value.
     is: Option<&'static str>,
     keys: &'static [&'static str],
     because: &'static str,
@@ -34,7 +34,7 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
     },
 ];
 
-/// Every contradiction.
+/// All contradictions of a recipe.
 pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     let mut faults = without_effect(settings);
     let rules = [
@@ -55,7 +55,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     faults
 }
 
-/// Sets values that depend on other keys: full training writes no adapter, and a run without a length is one epoch.
+/// Sets values that depend on other keys: full training writes no adapter, and a run without a length has one epoch.
 pub(crate) fn settle(plan: &mut Plan) {
     if plan.training.max_steps.is_none() {
         plan.training.epochs.get_or_insert(1.0);
@@ -130,7 +130,7 @@ fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
     let sources = settings.tables("source").into_iter();
     let held_out = sources.map(|(prefix, _)| format!("{prefix}split")).any(|split| is(settings, &split, "eval"));
     let nothing = !held_out && !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
-    // A faulty split was reported before.
+    // A faulty value was reported before.
     let known = settings.value("data.eval").is_some() && settings.value("data.eval_fraction").is_some();
     (number(settings, "evaluation.every") > 0.0 && nothing && known).then(|| {
         fault(settings, &["evaluation.every"], "`evaluation.every` needs something to evaluate")
@@ -173,7 +173,7 @@ fn something_to_train_on(settings: &Settings) -> Option<Diagnostic> {
     })
 }
 
-/// Every task but a context has an answer.
+/// Every template needs an answer, except those of kind `context`.
 fn templates_have_answers(settings: &Settings) -> Vec<Diagnostic> {
     let templates = settings.tables("template").into_iter();
     let faults = templates.filter_map(|(prefix, _)| {
@@ -230,7 +230,7 @@ fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
     .collect()
 }
 
-/// A fault at the value of the first of `keys` that is written; the second one is shown as well.
+/// A fault at the value of the first of `keys` that is set; the second one is shown as context.
 fn fault(settings: &Settings, keys: &[&str], message: &str) -> Diagnostic {
     let mut places = keys.iter().filter_map(|key| Some(settings.explicit(key)?.place.clone()));
     let place: Option<Place> = places.next();
@@ -249,7 +249,7 @@ fn has_items(settings: &Settings, path: &str) -> bool {
     settings.value(path).is_some_and(|value| value.as_array().is_some_and(|items| !items.is_empty()))
 }
 
-/// 0 if it is unset or faulty.
+/// The number of a key; 0 if it is unset or faulty.
 fn number(settings: &Settings, path: &str) -> f64 {
     match settings.value(path) {
         Some(Value::Float(number)) => number,

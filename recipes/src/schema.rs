@@ -2,8 +2,9 @@
 //!
 //! Responsible for: [`KEYS`]. Validation, suggestions, defaults, the commented recipe of `tonfall init`, the reference
 //! in the documentation and the comments of `plan.toml` all use it. A new key is a row here and a field in `plan.rs`.
-//! Its default also applies to the plans of earlier versions, so it must be what these versions did.
-//! Must not depend on: how recipes are parsed, which values contradict each other (that is `rules.rs`).
+//! Its default also applies to plans of earlier versions. So the default must be the behaviour of these versions, or
+//! [`EARLIER`] needs a row.
+//! Must not depend on: how recipes are parsed, values that contradict each other (that is `rules.rs`).
 
 use std::fmt;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
@@ -28,7 +29,7 @@ impl Key {
         self.path.split_once('.').unwrap_or(("", self.path))
     }
 
-    /// The value that a plan without this key has: the default, and for files that need not be set an empty list.
+    /// The value of this key in a plan that lacks it: the default; for file lists that may be unset, an empty list.
     pub(crate) fn plan_default(&self) -> Option<Value> {
         match (self.kind, self.default) {
             (Kind::Files, KeyDefault::Unset(_)) => Some(Value::Array(Vec::new())),
@@ -36,8 +37,7 @@ impl Key {
         }
     }
 
-    /// The value in the plan of a build that did not have this key: what that build did. It is the default unless
-    /// [`EARLIER`] has another one.
+    /// The behaviour of builds without this key, as a value: the default unless [`EARLIER`] has another value.
     pub(crate) fn earlier_value(&self) -> Option<Value> {
         match EARLIER.iter().find(|(path, _)| *path == self.path) {
             Some((_, text)) => Some(parse(text)),
@@ -45,12 +45,12 @@ impl Key {
         }
     }
 
-    /// Whether a plan may be without a value of this key.
+    /// Whether a plan may have no value for this key.
     pub(crate) fn is_optional(&self) -> bool {
         matches!(self.default, KeyDefault::Unset(_))
     }
 
-    /// The default, for keys with a fixed one.
+    /// The default of a key that has a constant default.
     pub fn default_value(&self) -> Option<Value> {
         match self.default {
             KeyDefault::Value(text) => Some(parse(text)),
@@ -72,32 +72,32 @@ pub enum Kind {
     Name,
     /// A model: a directory, a GGUF file or a name on the Hub.
     Base,
-    /// One or several of: a file, a directory, a glob pattern such as `letters/*.jsonl`.
+    /// One or several files, directories or glob patterns such as `letters/*.jsonl`.
     Files,
     /// `{ field = "column" }`.
     Columns,
-    /// `{ name = value }`, each value a truth value, a number, a text or a list of texts.
+    /// `{ name = value }`: each value is a boolean, a number, a string or a list of strings.
     Variables,
-    /// A path of a file that exists.
+    /// The path of an existing file.
     File,
-    /// The path of a directory that exists.
+    /// The path of an existing directory.
     Directory,
-    /// The path of a directory that will be created, relative to the current directory.
+    /// The path of a directory to create, relative to the current directory.
     NewDirectory,
     /// `"all-linear"` or a list of module names.
     Modules,
 }
 
-/// The value of a key that a recipe doesn't set.
+/// The value of a key that the recipe doesn't set.
 #[derive(Clone, Copy, Debug)]
 pub enum KeyDefault {
-    /// The recipe must set it; an example.
+    /// No default: the recipe must set the key. The text is an example.
     Required(&'static str),
     /// A value, in TOML.
     Value(&'static str),
-    /// Nothing; an example.
+    /// No value. The text is an example.
     Unset(&'static str),
-    /// Derived from something else, which the text names.
+    /// Derived from another value, which the text names.
     Derived(&'static str),
 }
 
@@ -106,12 +106,12 @@ use Kind::{
     Base, Bool, Choice, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text, Variables,
 };
 
-/// A larger number of steps, tokens or sequences is a typing mistake.
+/// Upper limit for steps, tokens and sequences; a larger number is a typing mistake.
 const MANY: i64 = 1_000_000_000;
 const NOT_NEGATIVE: Kind = Number(Included(0.0), Unbounded);
 const POSITIVE: Kind = Number(Excluded(0.0), Unbounded);
 const SHARE: Kind = Number(Included(0.0), Excluded(1.0));
-/// Of a rule about single examples, which can be left out.
+/// Severities of a rule about single examples, which can be dropped.
 const SEVERITY: Kind = Choice(&["error", "warn", "drop", "off"]);
 const NOTICE: Kind = Choice(&["error", "warn", "off"]);
 const FORMATS: Kind = Choice(&[
@@ -126,7 +126,7 @@ const FORMATS: Kind = Choice(&[
     "terminology",
 ]);
 
-/// The tables of a recipe, in the order in which they are written, each with a description.
+/// The tables of a recipe in the order in which they are written, with their descriptions.
 pub const TABLES: [(&str, &str); 10] = [
     ("", "the run"),
     ("adapter", "the trained parameters"),
@@ -143,10 +143,10 @@ pub const TABLES: [(&str, &str); 10] = [
     ("export", "files written at the end"),
 ];
 
-/// The tables that a recipe writes as `[[name]]`, any number of times.
+/// The tables that a recipe writes as `[[name]]`; each may occur several times.
 pub const LISTS: [&str; 2] = ["source", "template"];
 
-/// Keys that came after version 0.1.0 with a default that changes what a run does, and what 0.1.0 did.
+/// Keys added after version 0.1.0 whose default changes the behaviour of a run, with the value that matches 0.1.0.
 const EARLIER: [(&str, &str); 4] = [
     ("data.split_by", "\"row\""),
     ("audit.messages_left_out", "\"warn\""),
@@ -257,7 +257,7 @@ pub static KEYS: &[Key] = &[
     Key { path: "export.merged", kind: Bool, default: Is("false"), doc: "write the merged model as safetensors" },
 ];
 
-/// The row of a key. A key of a list has the index of its item: `source[0].files`.
+/// The row of a key. The key of a list item has an index: `source[0].files`.
 pub fn find(path: &str) -> Option<&'static Key> {
     let (table, name) = path.split_once('.').unwrap_or(("", path));
     let table = match item(table) {
@@ -268,19 +268,19 @@ pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.split() == (table, name))
 }
 
-/// The list and the index of `source[0]`.
+/// List and index of an item such as `source[0]`.
 pub(crate) fn item(table: &str) -> Option<(&'static str, usize)> {
     let (name, number) = table.strip_suffix(']')?.split_once('[')?;
     let list = LISTS.into_iter().find(|list| *list == name)?;
     Some((list, number.parse().ok()?))
 }
 
-/// The rows of a table, `""` for the top level.
+/// The rows of a table; `""` is the top level.
 pub fn table(name: &str) -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(move |key| key.split().0 == name)
 }
 
-/// The part of a plan for this table, with defaults.
+/// The part of a plan for a table, with all defaults.
 pub(crate) fn defaults<T: DeserializeOwned>(name: &str) -> T {
     let values = table(name).filter_map(|key| Some((key.split().1.to_owned(), key.default_value()?)));
     values.collect::<Table>().try_into().expect("a test reads the defaults of every table")
@@ -291,7 +291,7 @@ fn parse(text: &str) -> Value {
     document["v"].clone()
 }
 
-/// The values in words, to follow "must be".
+/// The accepted values in words, after "must be".
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_stands_in_a_known_table_once_and_has_a_valid_default() {
+    fn every_key_is_in_a_known_table_once_and_has_a_valid_default() {
         for (index, key) in KEYS.iter().enumerate() {
             assert!(TABLES.iter().any(|(name, _)| *name == key.split().0), "{}", key.path);
             assert!(KEYS[..index].iter().all(|other| other.path != key.path), "{} stands twice", key.path);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_stand_in_the_order_of_their_tables() {
+    fn keys_are_in_the_order_of_their_tables() {
         let order: Vec<_> = KEYS.iter().map(|key| TABLES.iter().position(|(name, _)| *name == key.split().0)).collect();
         assert!(order.is_sorted());
     }

@@ -1,7 +1,7 @@
-//! The keys that a recipe and its overrides set, checked one by one.
+//! The keys set by a recipe and its overrides, checked one by one.
 //!
-//! Responsible for: values by path, defaults for the others, and the plan that follows.
-//! Must not depend on: how recipes are parsed, which values contradict each other (that is `rules.rs`).
+//! Responsible for: values by path, defaults for unset keys, and building the plan.
+//! Must not depend on: how recipes are parsed, values that contradict each other (that is `rules.rs`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::schema::{self, Kind, TABLES};
 /// A key that a recipe or an override sets.
 #[derive(Debug)]
 pub(crate) struct Setting {
-    /// `None` if it is faulty; the fault was reported.
+    /// `None` if it is faulty; the fault has been reported.
     pub(crate) value: Option<Value>,
     /// Place of the key.
     pub(crate) key: Place,
@@ -24,7 +24,7 @@ pub(crate) struct Setting {
     pub(crate) place: Place,
 }
 
-/// What a recipe and its overrides set, checked key by key.
+/// All keys set by a recipe and its overrides, checked one by one.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     /// By path as written: `lora.rank`, `source[0].files`.
@@ -34,7 +34,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Adds a key that was set.
+    /// Adds a key.
     pub(crate) fn insert(&mut self, path: String, setting: Setting) {
         self.keys.insert(path, setting);
     }
@@ -49,7 +49,7 @@ impl Settings {
         self.keys.get(path)
     }
 
-    /// The prefix of the keys of a table; for a list, one prefix per item.
+    /// The key prefix of a table; for a list, the prefix of each item.
     pub(crate) fn tables(&self, table: &'static str) -> Vec<(String, Option<&Place>)> {
         match (table, schema::LISTS.contains(&table)) {
             ("", _) => vec![(String::new(), None)],
@@ -69,7 +69,7 @@ impl Settings {
         }
     }
 
-    /// The plan. Every key was checked against the schema, which a test compares with the plan.
+    /// Builds the plan. Every key was checked against the schema; a test compares schema and plan.
     pub(crate) fn into_plan(self, run_name: &str, current: &Path) -> Plan {
         let mut plan = Table::new();
         for (table, _) in TABLES {

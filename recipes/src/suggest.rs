@@ -8,23 +8,23 @@ use strsim::damerau_levenshtein;
 use crate::schema;
 use crate::synonyms::{self, Meaning};
 
-/// What `path` was probably meant to be: another trainer's name of a key, or a key of a similar name.
+/// The probable meaning of the unknown key `path`: another trainer's name for one of our keys, or a misspelling.
 pub(crate) fn key(path: &str) -> Option<Meaning> {
     let name = path.rsplit('.').next().unwrap_or(path);
-    // A name that exists in another table is ours, whatever other trainers mean by it.
+    // If another table has this name, the key is ours, even if other trainers use the name too.
     let ours = schema::KEYS.iter().any(|key| key.split().1 == name);
     let synonym = if ours { None } else { synonyms::key(name) };
     synonym.or_else(|| similar(path).map(Meaning::Key))
 }
 
-/// The table that `name` was probably meant to be.
+/// The table whose name is most similar to `name`.
 pub(crate) fn table(name: &str) -> Option<&'static str> {
     let names = schema::TABLES.iter().map(|(name, _)| *name).filter(|name| !name.is_empty());
     synonyms::table(name).or_else(|| word(name, names))
 }
 
-/// The key most like `path`: a similar name in its table, the same name in another table, a similar one there, or the same
-/// name in a table of a similar name.
+/// The key most similar to `path`. Candidates: a similar name in its table, the same name in another table, a similar
+/// name in another table, the same name in a table of a similar name.
 fn similar(path: &str) -> Option<&'static str> {
     let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
     let keys = schema::KEYS.iter();
@@ -49,11 +49,11 @@ pub fn word<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<
     ranked.min().map(|(_, other)| other)
 }
 
-/// How many slips of a finger lie between two words, when that is few for their length. Case and the kind of dash are no
-/// difference, nor is being a part of a longer word (`steps` in `max_steps`).
+/// The edit distance between two words, if it is small for their length. Case and the kind of dash don't count. A word
+/// that is part of a longer word (`steps` in `max_steps`) is similar too.
 fn distance(word: &str, other: &str) -> Option<usize> {
     let word = word.to_lowercase().replace('-', "_");
-    // No key is that long, and the comparison takes time proportional to the product of the lengths.
+    // No key is longer, and the comparison takes time proportional to the product of both lengths.
     if word.len() > 64 {
         return None;
     }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_found_where_they_belong() {
+    fn suggestions_name_the_right_table() {
         let key = |path| match key(path) {
             Some(Meaning::Key(key)) => key,
             other => panic!("{path}: {other:?}"),

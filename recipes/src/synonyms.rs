@@ -1,22 +1,22 @@
-//! Other trainers' names for what a recipe says.
+//! Other trainers' names for our keys.
 //!
-//! Responsible for: one table from names of Hugging Face `TrainingArguments`, PEFT, TRL, Axolotl, LLaMA-Factory and Unsloth
-//! to our keys. Must not depend on: how an unknown key is reported.
+//! Responsible for: one table that maps names of Hugging Face `TrainingArguments`, PEFT, TRL, Axolotl, LLaMA-Factory
+//! and Unsloth to our keys. Must not depend on: how an unknown key is reported.
 
-/// What another trainer's key corresponds to.
+/// Our equivalent of another trainer's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// The same setting under our name.
     Key(&'static str),
-    /// A setting that is written differently here: what to write.
+    /// The same setting in another form. The text is the form to write.
     Write(&'static str),
-    /// A setting that this program does not have: why.
+    /// A setting that tonfall doesn't have. The text is the reason.
     Remove(&'static str),
 }
 
 use Meaning::{Key, Remove, Write};
 
-/// Names in lower case with underscores, each once.
+/// Names in lower case with underscores. Each name occurs once.
 #[rustfmt::skip]
 const SYNONYMS: &[(&[&str], Meaning)] = &[
     (&["model", "model_name", "model_id", "model_path", "model_name_or_path", "base_model", "pretrained_model_name_or_path"], Key("base")),
@@ -83,7 +83,7 @@ const TABLES: &[(&[&str], &str)] = &[
     (&["output", "save"], "export"),
 ];
 
-/// What `name`, a key of another trainer without its table, corresponds to.
+/// Our equivalent of `name`, another trainer's key without its table.
 pub(crate) fn key(name: &str) -> Option<Meaning> {
     let name = normalised(name);
     SYNONYMS.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, meaning)| *meaning)
@@ -105,7 +105,7 @@ mod tests {
     use crate::schema;
 
     #[test]
-    fn every_synonym_leads_to_a_key_that_exists_and_stands_once() {
+    fn every_synonym_is_unique_and_names_an_existing_key() {
         let mut seen = std::collections::BTreeSet::new();
         for (names, meaning) in SYNONYMS {
             if let Key(key) = meaning {

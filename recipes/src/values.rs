@@ -1,6 +1,6 @@
 //! Checking one value against its row of the schema.
 //!
-//! Responsible for: types, ranges, choices and paths. The result has the form that the plan needs.
+//! Responsible for: types, ranges, choices and paths. Returns values in the form that the plan needs.
 //! Must not depend on: other keys (that is `rules.rs`).
 
 use std::ops::{Bound, RangeBounds};
@@ -13,7 +13,7 @@ use crate::diagnostics::{Diagnostic, Place};
 use crate::schema::{Key, KeyDefault, Kind};
 use crate::suggest;
 
-/// Folders that relative paths start from.
+/// The folders that relative paths are resolved against.
 pub(crate) struct Folders<'a> {
     /// The folder of the recipe.
     pub(crate) recipe: &'a Path,
@@ -30,7 +30,7 @@ pub(crate) struct Given<'a> {
     pub(crate) place: Place,
 }
 
-/// The value of `key` in the form of the plan, or its faults. A list may have a fault for each item.
+/// The value of `key` in the form of the plan, or its faults. Each item of a list may have its own fault.
 pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Result<Value, Vec<Diagnostic>> {
     let place = &given.place;
     let one = |checked: Result<Value, Diagnostic>| checked.map_err(|fault| vec![fault]);
@@ -99,11 +99,11 @@ fn columns(key: &Key, place: &Place, columns: &DeTable<'_>) -> Result<Value, Vec
     if faults.is_empty() { Ok(Value::Table(values)) } else { Err(faults) }
 }
 
-/// Names that a chat template gets from tonfall itself.
+/// Names of chat template variables that tonfall sets itself.
 const RESERVED: [&str; 8] =
     ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token"];
 
-/// Truth values, numbers, texts and lists of texts by name; all faults at once.
+/// Template variables by name: booleans, numbers, strings and lists of strings. Reports all faults at once.
 fn variables(key: &Key, place: &Place, variables: &DeTable<'_>) -> Result<Value, Vec<Diagnostic>> {
     let (mut values, mut faults) = (Table::new(), Vec::new());
     for (name, written) in variables {
@@ -132,7 +132,7 @@ fn variables(key: &Key, place: &Place, variables: &DeTable<'_>) -> Result<Value,
     if faults.is_empty() { Ok(Value::Table(values)) } else { Err(faults) }
 }
 
-/// Every item of a list of texts; all faults at once.
+/// Checks every item of a list of strings; reports all faults at once.
 fn list(
     key: &Key,
     place: &Place,
@@ -157,7 +157,7 @@ fn list(
 fn integer(key: &Key, place: &Place, written: &DeInteger<'_>, min: i64, max: i64) -> Result<Value, Diagnostic> {
     match i64::from_str_radix(written.as_str(), written.radix()) {
         Ok(number) if (min..=max).contains(&number) => Ok(Value::Integer(number)),
-        // A number beyond 64 bits is in no range.
+        // A number of more than 64 bits is out of every range.
         _ => Err(out_of_range(key, place, &written.to_string())),
     }
 }
@@ -178,7 +178,7 @@ fn number(
         _ => return Err(wrong_type(key, place, value)),
     };
     match number {
-        // An unbounded range includes infinity, which no key accepts.
+        // An unbounded range includes infinity, but no key accepts infinity.
         Some(number) if number.is_finite() && (min, max).contains(&number) => Ok(Value::Float(number)),
         _ => Err(out_of_range(key, place, &written)),
     }
@@ -255,7 +255,8 @@ fn existing(
     Err(Diagnostic::error(why).at(place.clone()).label(format!("looked for {}", path.display())))
 }
 
-/// The absolute path of `text` in `folder`, without `..` where that changes nothing. It need not exist.
+/// The absolute path of `text` in `folder`. `..` is removed where this doesn't change the path's meaning. The path need
+/// not exist.
 fn absolute(key: &Key, place: &Place, text: &str, folder: &Path) -> Result<Value, Diagnostic> {
     if text.is_empty() {
         return Err(out_of_range(key, place, "an empty text"));
@@ -267,7 +268,7 @@ fn absolute(key: &Key, place: &Place, text: &str, folder: &Path) -> Result<Value
     })
 }
 
-/// `a/b/../c` as `a/c`, unless `b` is a symbolic link: its parent is another folder than `a`.
+/// Simplifies `a/b/../c` to `a/c`, unless `b` is a symbolic link: then `..` is the parent of the link's target.
 fn without_parents(path: &Path) -> PathBuf {
     let mut shorter = PathBuf::new();
     for part in path.components() {

@@ -1,4 +1,4 @@
-//! Recipes: what they resolve to, and what their faults look like.
+//! Plans and faults of whole recipes.
 
 #![expect(clippy::disallowed_methods, reason = "tests write their own files")]
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tonfall_recipes::plan::{AdapterKind, Quantization, TargetModules};
 use tonfall_recipes::{Plan, RecipeFile};
 
-/// A folder with a base and data, and the outcome of a recipe in it; faults with the folder's path cut out.
+/// The outcome of a recipe in a folder with a base and data. Faults don't have the folder's path.
 fn resolve(text: &str, overrides: &[&str]) -> Result<Plan, String> {
     let folder = tempfile::tempdir().expect("temporary directory");
     for file in ["base", "base.gguf", "train.jsonl", "eval.jsonl"] {
@@ -86,13 +86,13 @@ fn a_key_in_the_wrong_table_is_found() {
 }
 
 #[test]
-fn broken_toml_is_shown_where_it_breaks() {
+fn toml_syntax_errors_are_shown_at_their_place() {
     let fault = resolve("base = \"base\nquantization = 1\n", &[]).expect_err("not TOML");
     assert!(fault.contains("not TOML") && fault.contains("House Style.toml:1:"), "{fault}");
 }
 
 #[test]
-fn overrides_win_and_may_be_bare_words() {
+fn overrides_win_and_may_be_unquoted() {
     let plan = resolve(SHORTEST, &["quantization=none", "training.max_steps=7", "lora.target_modules=[\"q_proj\"]"]);
     let plan = plan.expect("valid");
     assert_eq!((plan.quantization, plan.training.max_steps), (Quantization::None, Some(7)));
@@ -116,7 +116,7 @@ fn keys_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn a_plan_survives_its_file_and_its_hash_tells_it_apart() {
+fn plans_round_trip_and_their_hashes_differ() {
     let plan = resolve(SHORTEST, &["training.max_steps=7", "training.learning_rate=1"]).expect("valid");
     let text = plan.to_toml();
     assert!(text.contains("\nlearning_rate = 1.0  # peak of the schedule\n"), "{text}");

@@ -74,17 +74,17 @@ fn open(args: &Chat, reporter: &mut Reporter) -> Result<Conversation> {
     Ok(Conversation { session, tokenizer, sampling, voices })
 }
 
-/// What a conversation needs.
+/// The inputs of a conversation.
 struct Located {
     base: BaseModel,
     adapter: Option<peft::Adapter>,
     quantization: Quantization,
-    /// Replaces the template of the base.
+    /// Replaces the base's template.
     chat_template: Option<PathBuf>,
     template_variables: BTreeMap<String, Variable>,
 }
 
-/// Base, quantization and chat template of a run, or a model with those of its files.
+/// Base, quantization and chat template of a run, or of a model as its files define them.
 fn locate(args: &Chat, reporter: &mut Reporter) -> Result<Located> {
     let given = args.adapter.as_deref().map(peft::read).transpose()?;
     let Some(run) = runs::find(args.model.as_ref())? else {
@@ -112,7 +112,7 @@ fn locate(args: &Chat, reporter: &mut Reporter) -> Result<Located> {
     Ok(Located { base, adapter, quantization, chat_template, template_variables })
 }
 
-/// The quantization that keeps the numbers of the files: native blocks for GGUF, NF4 for a quantised directory.
+/// The quantization that keeps the stored numbers: native blocks for GGUF, NF4 for a quantized directory.
 fn as_stored(base: &BaseModel) -> Quantization {
     match base.kind() {
         BaseKind::Gguf => Quantization::Native,
@@ -131,7 +131,7 @@ impl Conversation {
         let mut lines = io::stdin().lock().lines();
         loop {
             if asks {
-                // The sign is for people and not data, so it goes to stderr and only to a terminal.
+                // The prompt sign is not data, so it goes to stderr, and only to a terminal.
                 io::stderr().write_all(b"> ").and_then(|()| io::stderr().flush())?;
             }
             let Some(line) = lines.next() else { return Ok(()) };

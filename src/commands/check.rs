@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Check, reporter: &mut Reporter) -> Result<()> {
     Ok(())
 }
 
-/// Every key of a recipe with its values and its default, a line each.
+/// Every key of a recipe with its values and its default, one per line.
 fn keys() -> String {
     let width = KEYS.iter().map(|key| key.path.len()).max().unwrap_or(0);
     let default = |key: &Key| match key.default {
@@ -46,7 +46,7 @@ fn keys() -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What the recipe amounts to, a line a topic.
+/// The settings that the recipe resolves to, one topic per line.
 fn report(plan: &Plan, inputs: &Inputs, length: &RunLength, choice: &Choice) -> String {
     let model = inputs.base.description();
     let kind = match inputs.base.kind() {

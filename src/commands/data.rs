@@ -1,6 +1,6 @@
-//! `tonfall data RECIPE`: the data as a model will see it.
+//! `tonfall data RECIPE`: the data as the model will see it.
 //!
-//! Responsible for: the report of a preparation, and examples with the tokens with loss marked.
+//! Responsible for: the report on the prepared data, and examples with the tokens with loss marked.
 
 use std::io::IsTerminal;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Data, reporter: &mut Reporter) -> Result<()> {
 /// An example of `--show`.
 struct Shown {
     file: String,
-    /// Line or row, as the file counts them.
+    /// Number of the line or row in its file.
     row: u64,
     tokens: usize,
     trained_tokens: usize,
@@ -62,7 +62,7 @@ impl Shown {
         })
     }
 
-    /// Text with loss is green, or stands in ⟦…⟧ without colours. Control characters of the data are escaped.
+    /// Text with loss is green, or in ⟦…⟧ without colours. Control characters of the data are escaped.
     fn text(&self, color: bool) -> String {
         let (open, close) = if color { ("\u{1b}[32m", "\u{1b}[0m") } else { ("⟦", "⟧") };
         let text = |stretch: &Stretch| match stretch.trained {
@@ -87,7 +87,7 @@ impl Shown {
     }
 }
 
-/// The report for people.
+/// The report as text.
 fn text(plan: &Plan, report: &PrepareReport, sampler: &Sampler) -> String {
     let mut lines = vec![report.to_string().trim_end().to_owned()];
     if report.cached {
@@ -108,7 +108,7 @@ fn text(plan: &Plan, report: &PrepareReport, sampler: &Sampler) -> String {
     lines.join("\n")
 }
 
-/// The whole report; with `--show` also examples.
+/// The report as JSON, with the examples of `--show`.
 fn json(plan: &Plan, report: &PrepareReport, sampler: &Sampler, shown: &[Shown]) -> Result<Value> {
     let mut value = serde_json::to_value(report)?;
     if let Some(object) = value.as_object_mut() {

@@ -1,6 +1,6 @@
 //! `tonfall doctor`: tests the devices of this machine.
 //!
-//! Responsible for: printing the trainer's findings. Fails if a device that is present computes wrongly.
+//! Responsible for: printing the trainer's results. Fails if a device that is present computes wrong results.
 
 use serde_json::json;
 use tonfall_trainer::doctor::{State, examine};

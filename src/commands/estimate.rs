@@ -1,6 +1,7 @@
-//! `tonfall estimate RECIPE`: the memory that a run needs, by part, and what models of other sizes would need.
+//! `tonfall estimate RECIPE`: the memory that a run needs, by part, and the memory that models of other sizes would
+//! need.
 //!
-//! Responsible for: the tables and the JSON. The arithmetic is `tonfall_trainer::estimate`.
+//! Responsible for: the tables and the JSON. `tonfall_trainer::estimate` computes the numbers.
 
 use serde_json::json;
 use tonfall_recipes::Plan;

@@ -1,7 +1,8 @@
-//! `tonfall init DIR --base MODEL --data FILE`: a commented recipe that fits the base and the data.
+//! `tonfall init DIR --base MODEL --data FILE`: writes a commented recipe that fits the base and the data.
 //!
-//! Responsible for: the values that can be read from both, paths relative to the recipe, and printing what `tonfall check`
-//! will report. Faulty data never prevents the recipe: it is what the faults are mended in. The text is the schema's own.
+//! Responsible for: the values that follow from base and data, paths relative to the recipe, and printing the faults
+//! that `tonfall check` will report. The recipe is written even if the data is faulty, because the faults are fixed
+//! there. Keys and comments come from the schema.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -21,10 +22,10 @@ use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::progress::Reporter;
 use crate::{inputs, output, summary};
 
-/// Share of the rows that is held out when there are enough of them.
+/// Fraction of the rows to hold out if there are enough rows.
 const HELD_OUT: f64 = 0.1;
 const ENOUGH_ROWS: usize = 50;
-/// `data.max_seq_len` is at least this, for longer rows that are added later.
+/// Minimum of `data.max_seq_len`, for longer rows that are added later.
 const SHORTEST: usize = 128;
 
 pub(crate) fn run(args: &Init, reporter: &mut Reporter) -> Result<()> {
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &Init, reporter: &mut Reporter) -> Result<()> {
         let source = commented_recipe(&values(args, &named, &base, max_seq_len, hold_out)?);
         Ok(RecipeFile { path: path.clone(), source })
     };
-    // The first pass finds the longest row, so nothing may be too long for it.
+    // The first pass finds the longest row, so its `max_seq_len` is the base model's context length.
     let seen = lenient(&recipe(Some(context), false)?, &tokenizer, reporter)?;
     let max_seq_len = seen.as_ref().map(|seen| {
         let longest = seen.report.longest as usize;
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &Init, reporter: &mut Reporter) -> Result<()> {
     let plan = written.plan(&[])?;
     written.source = header(model, seen.as_ref()) + &written.source;
 
-    // The second pass does what `check` will do.
+    // The second pass finds the faults that `check` will report.
     let faults = inputs::data(&plan, &tokenizer, reporter).err();
     durable::create_dir_all(&args.dir)?;
     durable::write_file(&path, written.source.as_bytes())?;
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &Init, reporter: &mut Reporter) -> Result<()> {
     Ok(())
 }
 
-/// The values of a recipe that follow from base and data.
+/// The recipe's values that follow from base and data.
 fn values(
     args: &Init,
     named: &Base,
@@ -101,7 +102,7 @@ fn values(
     Ok(values)
 }
 
-/// Prepares the data with every audit rule off and any number of faulty rows; `None` if that fails as well.
+/// Prepares the data with every audit rule off and any number of faulty rows; `None` if that fails too.
 fn lenient(recipe: &RecipeFile, tokenizer: &ChatTokenizer, reporter: &mut Reporter) -> Result<Option<PreparedDataset>> {
     let rules = KEYS.iter().filter(|key| key.split().0 == "audit").map(|key| format!("{}=off", key.path));
     let any = ["data.max_bad_rows=1000000000", "data.overflow=truncate", "data.cache=false"].map(str::to_owned);
@@ -135,7 +136,7 @@ fn is_pattern(path: &Path) -> bool {
     path.to_string_lossy().contains(['*', '?', '['])
 }
 
-/// A recipe is UTF-8, and so are the paths in it.
+/// The path as UTF-8, which a recipe requires.
 fn text(path: PathBuf) -> Result<String> {
     path.into_os_string().into_string().map_err(|path| {
         let message = format!("{} is not UTF-8, so a recipe can't name it; rename it or use a link", path.display());
@@ -143,12 +144,12 @@ fn text(path: PathBuf) -> Result<String> {
     })
 }
 
-/// `target` as a path from `folder`, if the two share a directory other than the root; otherwise absolute. `folder` need not
-/// exist.
+/// The path of `target` relative to `folder` if the two share a directory other than the root; otherwise absolute.
+/// `folder` need not exist.
 fn relative(folder: &Path, target: &Path) -> io::Result<PathBuf> {
     let target = std::path::absolute(target)?;
     let folder = std::path::absolute(folder)?;
-    // `..` leads elsewhere after a symbolic link, so both are resolved as far as they exist.
+    // After a symbolic link, `..` is another directory. So both paths are resolved as far as they exist.
     let from = resolved(&folder)?;
     let to = match target.parent().zip(target.file_name()) {
         Some((parent, name)) => resolved(parent)?.join(name),

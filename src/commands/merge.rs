@@ -1,4 +1,4 @@
-//! `tonfall merge RUN|ADAPTER --out DIR`: an adapter and its base as one model.
+//! `tonfall merge RUN|ADAPTER --out DIR`: merges an adapter into its base model.
 //!
 //! Responsible for: finding adapter, base and chat template. `tonfall_adapters::merge` merges and compares.
 
@@ -21,7 +21,7 @@ use crate::runs::{self, Made};
 use crate::signals::{self, Signals};
 use crate::summary;
 
-/// What a merge needs; `None` where it has to be given or is the base's own.
+/// The inputs of a merge. `None`: the user must name it, or the base's own is used.
 struct Parts {
     adapter: Adapter,
     base: Option<Base>,
@@ -31,7 +31,7 @@ struct Parts {
     template_variables: BTreeMap<String, Variable>,
 }
 
-/// Returns the exit code: 0, or that of the signal that stopped the merge.
+/// Returns the exit code: 0, or the code of the signal that stopped the merge.
 pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<i32> {
     if args.out.exists() {
         let message = format!("{} exists already; give a new directory", args.out.display());
@@ -88,7 +88,7 @@ fn parts(args: &Merge) -> Result<Parts> {
     }
 }
 
-/// The base that an adapter names: a path if there is something, otherwise a name on the Hub.
+/// The base that an adapter names: a path if it exists, otherwise a name on the Hub.
 fn named_base(name: &str, config: &AdapterConfig) -> Base {
     let hub_name = match &config.revision {
         Some(revision) => format!("{name}@{revision}"),
@@ -126,7 +126,7 @@ fn open_base(args: &Merge, parts: &Parts, reporter: &mut Reporter) -> Result<Bas
     }
 }
 
-/// The run's template, and the tokens that end its turns. A base without a usable tokenizer can be merged all the same.
+/// The run's template, and the tokens that end its turns. A base without a usable tokenizer can still be merged.
 fn chat_settings(base: &BaseModel, parts: &Parts, reporter: &mut Reporter) -> Result<ChatSettings> {
     let template = parts.chat_template.as_deref();
     match inputs::tokenizer(base, template) {

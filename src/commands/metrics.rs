@@ -1,6 +1,6 @@
 //! `tonfall metrics [RUN…]`: the metrics of runs for Prometheus and TensorBoard.
 //!
-//! Responsible for: which runs, and where their metrics go; the formats are in `tonfall_tui`.
+//! Responsible for: selecting the runs and the destination of their metrics; `tonfall_runs::exporters` has the formats.
 
 use std::path::Path;
 use std::thread;
@@ -16,7 +16,7 @@ use crate::diagnostics::{Failure, Result};
 use crate::metrics_server::{MetricsServer, Scrape};
 use crate::{output, runs, summary};
 
-/// How often the logs of live runs are read.
+/// Interval between two reads of the logs of live runs.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &Metrics) -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Metrics) -> Result<()> {
     Ok(output::data(Scrape::runs(runs).text().trim_end())?)
 }
 
-/// Whether lock and log of a run can be read. One that can't be read is a warning and does not hide the others.
+/// Whether lock and log of a run can be read. An unreadable run is a warning, and the other runs are still exported.
 fn is_readable(run: &RunDir) -> bool {
     let begun = || Ok::<_, Failure>((run.is_held()?, EventReader::new(run.events()).scan_some(1, |_| {})?));
     begun().map_err(|fault| output::note(&format!("warning: {}", fault.message()))).is_ok()
@@ -56,7 +56,8 @@ fn tensorboard_files(runs: &[RunDir], directory: &Path, follow: bool) -> Result<
     for run in runs {
         let folder = directory.join(run.id());
         durable::create_dir_all(&folder)?;
-        // TensorBoard finds files by `tfevents` in their name. The name is fixed, so a second export replaces the first.
+        // TensorBoard finds files by `tfevents` in their name. The name is constant, so a second export replaces the
+        // first.
         let mut file = AppendFile::open(&folder.join("events.out.tfevents.0000000000.tonfall"), 0)?;
         let mut reader = EventReader::new(run.events());
         let mut start = None;
@@ -67,7 +68,7 @@ fn tensorboard_files(runs: &[RunDir], directory: &Path, follow: bool) -> Result<
     loop {
         let mut alive = false;
         for export in &mut exports {
-            // The lock before the log: once it is free, the log is complete.
+            // The lock is checked before the log: once the lock is free, the log is complete.
             alive |= export.run.is_held()?;
             export.append_new()?;
         }

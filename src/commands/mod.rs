@@ -1,4 +1,4 @@
-//! One file per command. Commands don't import each other; code that several need stands beside this folder.
+//! One file per command. Commands don't import each other; code that several commands need is in the parent module.
 
 pub(crate) mod chat;
 pub(crate) mod check;

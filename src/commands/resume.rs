@@ -1,7 +1,7 @@
 //! `tonfall resume RUN`: continue an interrupted run.
 //!
-//! Responsible for: locking the run, finding the newest checkpoint that verifies, naming those that do not, and refusing
-//! to continue with other inputs than those of the first start.
+//! Responsible for: locking the run, finding the newest checkpoint that verifies, naming those that don't, and refusing
+//! to continue if the inputs changed since the first start.
 
 use tonfall_runs::checkpoint_dir::latest_verified;
 use tonfall_runs::{RunLock, RunState};
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Resume, reporter: &mut Reporter) -> Result<i32> {
     let run = runs::open(&args.run)?;
     let place = summary::shown(run.path());
     let (mut group, compute) = processes::meet(&args.device, reporter)?;
-    // Locked before anything is read: until the first step no other process can change log or checkpoints.
+    // The lock is acquired before anything is read. So no other process can change log or checkpoints meanwhile.
     let lock = group.is_first().then(|| RunLock::acquire(run.path())).transpose()?;
     if lock.is_some() && run.logged_state()? == RunState::Finished {
         let message = format!("the run {place} is finished\nhint: `tonfall train` begins a new one");

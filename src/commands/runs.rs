@@ -1,6 +1,6 @@
-//! `tonfall runs`: all runs of a directory.
+//! `tonfall runs`: lists all runs of a directory.
 //!
-//! Responsible for: a line per run, from its lock and its event log.
+//! Responsible for: one line per run, from its lock and its event log.
 
 use serde_json::json;
 use tonfall_runs::{RunDir, Status, Summary};
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Runs) -> Result<()> {
     Ok(())
 }
 
-/// A header and a line per run; empty without runs.
+/// A header and one line per run; empty if there are no runs.
 fn table(rows: &[Row<'_>]) -> Vec<String> {
     let Some(width) = rows.iter().map(|row| row.run.id().len()).max() else { return Vec::new() };
     let line = |id: &str, state: &str, step: &str, numbers: [&str; 3], verdict: &str| {

@@ -1,7 +1,7 @@
-//! `tonfall train RECIPE`: a new run.
+//! `tonfall train RECIPE`: starts a new run.
 //!
-//! Responsible for: recipe → plan → open inputs → run directory. Nothing is written until all inputs were opened and
-//! everything that `tonfall check` checks holds.
+//! Responsible for: recipe → plan → open inputs → run directory. Nothing is written before all inputs are open and pass
+//! all checks of `tonfall check`.
 
 use jiff::Zoned;
 use tonfall_runs::{RunDir, RunLock, StartedWith};

@@ -1,6 +1,6 @@
-//! Faulty data files, each with the error that it gives. All of them end with exit code 3.
+//! Faulty data files and their errors. All of them end with exit code 3.
 //!
-//! The errors are one snapshot. Every file is generated here.
+//! One snapshot has all errors. Every file is generated here.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ struct Bad {
     fault: &'static str,
     file: &'static str,
     bytes: Vec<u8>,
-    /// Further keys of the recipe.
+    /// Additional keys of the recipe.
     set: &'static [&'static str],
 }
 
@@ -24,12 +24,12 @@ fn bad(fault: &'static str, file: &'static str, bytes: impl Into<Vec<u8>>) -> Ba
     Bad { fault, file, bytes: bytes.into(), set: &[] }
 }
 
-/// JSONL whose third line is faulty.
+/// JSONL with a faulty third line.
 fn line(fault: &'static str, line: impl AsRef<[u8]>) -> Bad {
     bad(fault, "rows.jsonl", [conversations(2).as_bytes(), line.as_ref(), b"\n"].concat())
 }
 
-/// JSONL in another format than `messages`; the recipe names the format.
+/// JSONL in another format than `messages`, which the recipe names.
 fn row(fault: &'static str, set: &'static [&'static str], row: &str) -> Bad {
     Bad { set, ..bad(fault, "rows.jsonl", format!("{row}\n")) }
 }
@@ -40,7 +40,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     packer.finish().unwrap()
 }
 
-/// TBX with this inside its body.
+/// TBX with `body` inside its body element.
 fn tbx(body: &str) -> String {
     format!("<tbx type=\"TBX-Basic\" style=\"dca\" xml:lang=\"en\">\n<text><body>\n{body}\n</body></text></tbx>")
 }
@@ -150,7 +150,7 @@ fn other_files() -> Vec<Bad> {
     let at = footer.len() - 8;
     footer[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut count = tables.clone();
-    // The number of values that the page states.
+    // The number of values in the page header.
     let page = count.iter().position(|byte| *byte == 0x2c).unwrap() + 2;
     count[page] = 0x7e;
     vec![
@@ -281,7 +281,7 @@ fn every_bad_file_is_named_with_its_fault() {
 }
 
 #[test]
-fn concepts_that_refer_to_each_other_are_read_once() {
+fn mutually_referring_concepts_are_read_once() {
     let workshop = Workshop::new();
     let concept = |id: &str, other: &str, text: &str| {
         format!(

@@ -1,6 +1,6 @@
-//! Faulty input: each kind with its exit code and its error.
+//! Faulty input: the exit code and the error of each kind.
 //!
-//! The texts are snapshots. Paths of temporary directories are replaced by `[dir]`.
+//! Errors are snapshots. Paths of temporary directories are replaced with `[dir]`.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::program::{Finished, run};
 use crate::tiny_model::{self, HIDDEN, Noise, Workshop, conversations, safetensors, tensors};
 
-/// Compares what went to stderr with the stored text of this name.
+/// Compares stderr with the snapshot `name`.
 fn assert_text(name: &str, workshop: &Workshop, finished: &Finished) {
     let home = workshop.home().display().to_string();
     let resolved = fs::canonicalize(workshop.home()).unwrap().display().to_string();
@@ -20,7 +20,7 @@ fn assert_text(name: &str, workshop: &Workshop, finished: &Finished) {
     });
 }
 
-/// `tonfall check` with this exit code and text.
+/// Runs `tonfall check`, and compares exit code and stderr.
 fn check(name: &str, workshop: &Workshop, code: i32) {
     assert_text(name, workshop, &run(workshop.home(), &["check", "recipe.toml"]).expect(code));
     assert!(!workshop.path("runs").exists(), "nothing is written for a recipe that can't run");
@@ -103,7 +103,7 @@ fn shard_index_that_points_outside() {
 #[test]
 fn pickle_renamed_to_safetensors() {
     let workshop = Workshop::new();
-    // What `torch.save` begins with, in its older form: protocol 2, then a magic number.
+    // The first bytes of older `torch.save` files: protocol 2, then a magic number.
     let mut pickle = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.".to_vec();
     pickle.resize(4096, 0);
     fs::write(workshop.path("base/model.safetensors"), pickle).unwrap();
@@ -241,14 +241,14 @@ fn chat_with_nothing() {
     assert_text("chat_with_nothing", &workshop, &finished);
 }
 
-/// A limit on file sizes replaces a full disk: the write that crosses it fails in the same way.
+/// A limit on the file size replaces a full disk: the write that exceeds it fails in the same way.
 #[cfg(target_os = "linux")]
 #[test]
 fn disk_full_at_save() {
     use std::process::Command;
 
     let workshop = Workshop::new();
-    // Blocks of 1024 bytes; bash ignores the signal, so that the write itself fails.
+    // Blocks of 1024 bytes. bash ignores the signal, so the write itself fails.
     let script = "trap '' XFSZ; ulimit -f 16; exec \"$0\" --progress none train recipe.toml --run-name full";
     let mut command = Command::new("bash");
     command.args(["-c", script, env!("CARGO_BIN_EXE_tonfall")]).current_dir(workshop.home());

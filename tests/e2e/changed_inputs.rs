@@ -1,4 +1,4 @@
-//! Resuming a run whose base, data or other inputs are not those that it was started with.
+//! Resuming a run whose base, data or other inputs have changed since its first start.
 
 use std::fs;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use tonfall_adapters::peft;
 use crate::program::{Finished, run, tonfall, wait_until};
 use crate::tiny_model::{Workshop, conversations};
 
-/// Trains ten epochs of the recipe with more `args` and stops by request once `step` steps are saved.
+/// Trains ten epochs of the recipe with the additional `args`, and requests a stop once `step` steps are saved.
 fn stop_after(workshop: &Workshop, step: u64, args: &[&str]) {
     let mut command = tonfall(workshop.home());
     command.args(["train", "recipe.toml", "--run-name", "a", "--set", "training.epochs=10"]);
@@ -37,7 +37,7 @@ fn edit_run(workshop: &Workshop, change: impl FnOnce(&mut serde_json::Map<String
 }
 
 #[test]
-fn a_resume_names_what_changed_and_goes_on_only_knowingly() {
+fn resume_names_changed_inputs_and_continues_only_with_accept_changes() {
     let workshop = Workshop::new();
     stop_after(&workshop, 1, &[]);
     type Change = fn(&Workshop);
@@ -88,7 +88,7 @@ fn a_resume_names_what_changed_and_goes_on_only_knowingly() {
 }
 
 #[test]
-fn a_run_of_a_build_without_fingerprints_goes_on() {
+fn a_run_without_fingerprints_can_be_resumed() {
     let workshop = Workshop::new();
     stop_after(&workshop, 1, &[]);
     edit_run(&workshop, |info| {
@@ -100,7 +100,7 @@ fn a_run_of_a_build_without_fingerprints_goes_on() {
 }
 
 #[test]
-fn a_run_is_not_finished_by_taking_its_rows_away() {
+fn a_run_with_fewer_rows_is_not_resumed_as_finished() {
     let workshop = Workshop::new();
     stop_after(&workshop, 12, &[]);
     edit_run(&workshop, |info| drop(info.remove("inputs").unwrap()));
@@ -109,9 +109,9 @@ fn a_run_is_not_finished_by_taking_its_rows_away() {
     assert!(refused.contains("the run has 10 steps"), "{refused}");
 }
 
-/// The template is rendered with the date that `run.json` stores, whatever today is.
+/// The template is rendered with the date in `run.json`, not with today's date.
 #[test]
-fn a_template_that_asks_for_the_date_gets_that_of_the_first_start() {
+fn strftime_now_returns_the_date_of_the_first_start() {
     let workshop = Workshop::new();
     let template = fs::read_to_string(workshop.path("base/chat_template.jinja")).unwrap();
     let fault = "{% if strftime_now('%Y') == '1999' %}{{ raise_exception('it is 1999') }}{% endif %}";
@@ -127,7 +127,7 @@ fn a_template_that_asks_for_the_date_gets_that_of_the_first_start() {
 }
 
 #[test]
-fn the_first_adapter_is_not_needed_once_a_checkpoint_holds_one() {
+fn lora_init_is_not_needed_after_the_first_checkpoint() {
     let workshop = Workshop::new();
     run(workshop.home(), &["train", "recipe.toml", "--run-name", "first"]).expect(0);
     let init = workshop.path("init");
@@ -143,13 +143,13 @@ fn the_first_adapter_is_not_needed_once_a_checkpoint_holds_one() {
 }
 
 #[test]
-fn another_first_adapter_is_noticed_while_it_is_needed() {
+fn a_changed_lora_init_is_reported_before_the_first_checkpoint() {
     let workshop = Workshop::new();
     run(workshop.home(), &["train", "recipe.toml", "--run-name", "first"]).expect(0);
     fs::rename(workshop.path("runs/first/exports/adapter"), workshop.path("init")).unwrap();
     workshop.edit("recipe.toml", "rank = 4\nalpha = 8\n", "init = \"init\"\n");
     run(workshop.home(), &["train", "recipe.toml", "--run-name", "a"]).expect(0);
-    // As if the run had been killed before its first checkpoint.
+    // Simulates a kill before the first checkpoint.
     fs::remove_dir_all(workshop.path("runs/a/checkpoints")).unwrap();
     fs::remove_file(workshop.path("runs/a/events.jsonl")).unwrap();
     workshop.edit("init/adapter_config.json", "\"lora_alpha\": 8", "\"lora_alpha\": 16");

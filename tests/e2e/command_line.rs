@@ -1,4 +1,4 @@
-//! Commands that need no model, output streams, colours and usage errors.
+//! Commands that need no model; output streams, colours and usage errors.
 
 use std::process::Stdio;
 
@@ -72,7 +72,7 @@ fn doctor_tests_the_cpu_and_lists_the_other_devices() {
 #[test]
 fn a_missing_device_is_refused_before_anything_is_written() {
     let home = tempfile::tempdir().unwrap();
-    // Number 99 is absent on every machine, whatever this program was built with.
+    // No machine has device 99, whatever devices this build supports.
     let refused = run(home.path(), &["train", "quickstart", "--device", "cuda:99"]).expect(2);
     assert!(refused.stderr.contains("cuda:99"), "{}", refused.stderr);
     assert!(!home.path().join("runs").exists());

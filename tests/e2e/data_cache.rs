@@ -1,4 +1,4 @@
-//! The cache of prepared data after a preparation was killed.
+//! The cache of prepared data after a killed preparation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn leftovers_of_a_killed_preparation_are_removed_by_the_next_one() {
     let mut at_work = tonfall(workshop.home()).args(large).stderr(std::process::Stdio::null()).spawn().unwrap();
     wait_until("tokens on the disk", || !unfinished(&cache).is_empty());
 
-    // Another preparation beside it leaves it alone.
+    // A preparation that runs at the same time is not removed.
     run(workshop.home(), &["data", "recipe.toml"]).expect(0);
     let left = unfinished(&cache);
     assert_eq!(left.len(), 1, "it is still at work");

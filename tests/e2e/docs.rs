@@ -1,4 +1,4 @@
-//! The documents are true: commands and options exist, the table of keys is complete, links have targets.
+//! Checks the documents: commands and options exist, the table of keys is complete, links have targets.
 
 use std::fs;
 use std::path::Path;
@@ -71,7 +71,7 @@ fn every_command_in_the_documents_exists() {
 }
 
 #[test]
-fn the_table_of_keys_is_the_schemas() {
+fn the_table_of_keys_equals_the_schema() {
     let text = read("docs/recipes.md");
     assert!(
         text.contains(key_reference().trim()),

@@ -1,5 +1,5 @@
-//! A run's metrics for other tools: pictures, TensorBoard, Prometheus. `.ci/run quickstart` reads them with the tools'
-//! own readers.
+//! The metrics of a run for other tools: pictures, TensorBoard, Prometheus. `.ci/run quickstart` also reads them with
+//! the tools' own readers.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,7 +17,7 @@ fn trained() -> Workshop {
 }
 
 #[test]
-fn curves_become_pictures() {
+fn plot_writes_pictures() {
     let workshop = trained();
     run(workshop.home(), &["plot", "short", "--out", "loss.svg"]).expect(0);
     let svg = fs::read_to_string(workshop.path("loss.svg")).unwrap();
@@ -29,7 +29,7 @@ fn curves_become_pictures() {
 }
 
 #[test]
-fn event_files_are_replaced_and_not_doubled() {
+fn a_second_export_replaces_the_event_files() {
     let workshop = trained();
     let files = |home: &Path| {
         let told = run(home, &["metrics", "short", "--tensorboard", "logs"]).expect(0).stderr;
@@ -42,7 +42,7 @@ fn event_files_are_replaced_and_not_doubled() {
     assert_eq!((first.len(), files(workshop.home()).1), (1, first));
 }
 
-/// A server that ends with the test.
+/// A server that is stopped when the test ends.
 struct Server(Child);
 
 impl Drop for Server {

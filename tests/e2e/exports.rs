@@ -1,4 +1,4 @@
-//! What a run exports: configurations that are true, templates and end tokens that go with the model.
+//! The exports of a run: correct configurations, chat templates and end tokens.
 
 use std::fs;
 use std::path::Path;
@@ -16,9 +16,9 @@ fn adapter_config(workshop: &Workshop, name: &str) -> Value {
     read_json(&workshop.path("runs").join(name).join("exports/adapter/adapter_config.json"))
 }
 
-/// PEFT refuses a list with a regular expression in it, and loads the base that the configuration names.
+/// PEFT refuses a list that contains a regular expression, and loads the base that the configuration names.
 #[test]
-fn an_adapters_configuration_says_what_its_tensors_are() {
+fn the_exported_adapter_config_matches_its_tensors() {
     let workshop = Workshop::new();
     let train = |name: &str, sets: &[&str]| {
         let mut args = vec!["--progress", "none", "train", "recipe.toml", "--run-name", name];
@@ -29,7 +29,7 @@ fn an_adapters_configuration_says_what_its_tensors_are() {
     train("first", &[one, "lora.rank=12", "export.merged=false"]);
     assert_eq!(adapter_config(&workshop, "first")["target_modules"], json!(["model.layers.0.self_attn.q_proj"]));
 
-    // The adapter at `lora.init` decides both.
+    // The adapter at `lora.init` sets both values.
     workshop.edit("recipe.toml", "rank = 4\nalpha = 8\n", "");
     for (name, targets) in [("regex", json!(".*q_proj")), ("all", json!("all-linear")), ("null", json!(null))] {
         let init = workshop.path("init");
@@ -51,19 +51,19 @@ fn an_adapters_configuration_says_what_its_tensors_are() {
         assert!(Path::new(base).ends_with("base") && config["revision"].is_null(), "{config}");
         assert_eq!((&config["lora_dropout"], &config["r"]), (&json!(0.1), &json!(12)));
         assert!(config["layers_to_transform"].is_null() && config["exclude_modules"].is_null());
-        // The rank of the adapter, not that of the recipe.
+        // The rank is the adapter's, not the recipe's.
         assert!(done.stdout.contains("--max-lora-rank 16 "), "{}", done.stdout);
     }
-    // The export alone finds its base.
+    // The exported adapter names its base.
     run(workshop.home(), &["merge", "runs/regex/exports/adapter", "--out", "merged"]).expect(0);
 }
 
-/// Turns end with `<|endoftext|>` in it, where the base stops at `<|im_end|>`.
+/// Ends turns with `<|endoftext|>`; the base model stops at `<|im_end|>`.
 const HOUSE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}: {{ message.content }}<|endoftext|>\n\
     {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}";
 
 #[test]
-fn template_and_end_tokens_of_a_run_go_into_its_exports() {
+fn exports_have_the_template_and_end_tokens_of_the_run() {
     let workshop = Workshop::new();
     fs::rename(workshop.path("base"), workshop.path("my base")).unwrap();
     workshop.edit("recipe.toml", "base = \"base\"", "base = \"my base\"");
@@ -88,7 +88,7 @@ fn template_and_end_tokens_of_a_run_go_into_its_exports() {
     check("runs/a/exports/merged");
     run(workshop.home(), &["merge", "runs/a", "--out", "of run"]).expect(0);
     check("of run");
-    // A bare adapter brings its template along, even where the recipe's is gone.
+    // An exported adapter has its template, even if the recipe's file no longer exists.
     fs::remove_file(workshop.path("house.jinja")).unwrap();
     run(workshop.home(), &["merge", "runs/a/exports/adapter", "--out", "of-adapter"]).expect(0);
     check("of-adapter");
@@ -127,10 +127,10 @@ fn pipes_are_refused_as_templates_and_configurations() {
     refused("house.jinja", "\nchat_template = \"house.jinja\"", 3, "must be the path of a file");
 }
 
-/// An interrupted merge leaves its scratch directory only if it is killed; the next one removes it.
+/// A merge that stops normally removes its scratch directory. After a kill, the next merge removes it.
 #[cfg(unix)]
 #[test]
-fn leftovers_of_a_killed_merge_are_swept() {
+fn leftovers_of_a_killed_merge_are_removed() {
     let workshop = Workshop::new();
     run(workshop.home(), &["--progress", "none", "train", "recipe.toml", "--run-name", "a"]).expect(0);
     let left = workshop.path(".tonfall-scratch-0123456789abcdef");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::program::{run, tonfall};
 use crate::tiny_model::{Workshop, conversations};
 
-/// A folder as people have it: two rows twice, a column that is always null, and a README beside the data.
+/// A realistic data folder: two duplicate rows, a column that is always null, and a README file.
 fn real_data(workshop: &Workshop) {
     let rows = conversations(60);
     let again: String = rows.lines().take(2).map(|row| format!("{row}\n")).collect();
@@ -18,7 +18,7 @@ fn real_data(workshop: &Workshop) {
 }
 
 #[test]
-fn init_writes_a_recipe_for_real_data_and_tells_what_check_will_find() {
+fn init_writes_a_recipe_for_real_data_and_prints_the_faults_that_check_reports() {
     let workshop = Workshop::new();
     real_data(&workshop);
     let init = ["init", "my-style", "--base", "base", "--data", "data"];
@@ -55,7 +55,7 @@ fn init_writes_a_recipe_for_real_data_and_tells_what_check_will_find() {
 }
 
 #[test]
-fn init_writes_a_recipe_for_data_that_is_faulty() {
+fn init_writes_a_recipe_for_faulty_data() {
     let broken = conversations(2) + "{\"messages\": [}\n";
     for (name, text) in
         [("broken.jsonl", broken.as_str()), ("unknown.jsonl", "{\"a\": 1, \"b\": 2}\n"), ("empty.jsonl", "")]
@@ -76,7 +76,7 @@ fn init_writes_a_recipe_for_data_that_is_faulty() {
     assert!(!workshop.path("new").exists());
 }
 
-/// ESC `[2J` clears the screen, U+009B is CSI in one character, U+202E writes from right to left.
+/// ESC `[2J` clears the screen; U+009B is CSI in one character; U+202E reverses the text direction.
 const HOSTILE: &str = "clear\u{1b}[2J\u{9b}2J and turn\u{202e}\u{7f}";
 
 fn is_harmless(text: &str) -> bool {
@@ -84,7 +84,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 #[test]
-fn text_of_data_reaches_the_terminal_escaped() {
+fn data_is_escaped_on_the_terminal() {
     let workshop = Workshop::new();
     let row = json!({"messages": [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}]});
     fs::write(workshop.path("train.jsonl"), format!("{row}\n") + &conversations(3)).unwrap();
@@ -104,7 +104,7 @@ fn text_of_data_reaches_the_terminal_escaped() {
     assert!(examples.iter().any(|example| text(example).contains(HOSTILE)), "the text itself is unchanged");
     assert!(examples.iter().all(|example| example["tokens"].as_u64() > example["trained_tokens"].as_u64()));
 
-    // An error that quotes the data.
+    // This error quotes the data.
     let row = json!({"conversations": [{"from": HOSTILE, "value": "a"}]});
     fs::write(workshop.path("train.jsonl"), format!("{row}\n")).unwrap();
     let refused = run(workshop.home(), &["check", "recipe.toml"]).expect(3);
@@ -112,7 +112,7 @@ fn text_of_data_reaches_the_terminal_escaped() {
 }
 
 #[test]
-fn keys_are_listed_only_when_asked_for() {
+fn keys_are_listed_only_with_the_option() {
     let workshop = Workshop::new();
     workshop.edit("recipe.toml", "rank = 4", "rnak = 4");
     assert_eq!(run(workshop.home(), &["check", "recipe.toml"]).expect(3).stdout, "");
@@ -125,10 +125,10 @@ fn keys_are_listed_only_when_asked_for() {
     assert!(directory.contains("hint: this is a directory; is ./recipe.toml meant?"), "{directory}");
 }
 
-/// Linux file names are bytes. A recipe is UTF-8, so what needs a plan refuses such a directory and names it.
+/// Linux file names are bytes, but a recipe is UTF-8. Commands that need a plan refuse such a directory and name it.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_working_directory_that_is_not_utf8_is_no_panic() {
+fn a_non_utf8_working_directory_causes_no_panic() {
     use std::os::unix::ffi::OsStrExt;
 
     let workshop = Workshop::new();

@@ -1,5 +1,5 @@
-//! The direction of dependence between the crates of the workspace, as `docs/architecture.md` draws it, and between the
-//! files of the binary.
+//! Dependencies between the crates of the workspace, as drawn in `docs/architecture.md`, and between the files of the
+//! binary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// For each crate: the workspace crates it may name, and what must not be in its dependency tree at all.
+/// For each crate: the workspace crates that it may depend on, and families that must not be in its dependency tree.
 const CRATES: [(&str, &[&str], &[&str]); 10] = [
     ("tonfall-durable", &[], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     ("tonfall-recipes", &["tonfall-durable"], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
@@ -39,7 +39,7 @@ const CRATES: [(&str, &[&str], &[&str]); 10] = [
     ),
 ];
 
-/// What a crate must not name itself, though a crate that it depends on may bring it.
+/// Families that a crate must not depend on directly. They may be in its dependency tree through other crates.
 const NOT_DIRECTLY: [(&str, &[&str]); 2] =
     [("tonfall", &["burn", "polars", "tonfall-kernels", "tonfall-blocks"]), ("tonfall-trainer", &["polars"])];
 
@@ -51,7 +51,7 @@ struct Graph {
 impl Graph {
     fn load() -> Self {
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-        // Only this platform: the crates of others need not be on this machine.
+        // Only this platform: crates of other platforms may not be installed.
         let version = Command::new("rustc").arg("-vV").output().unwrap();
         let version = String::from_utf8(version.stdout).unwrap();
         let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
@@ -91,13 +91,13 @@ impl Graph {
     }
 }
 
-/// `burn` stands for burn-tensor and all other crates of the family.
+/// `burn` means burn-tensor and all other crates of the family.
 fn belongs_to(name: &str, family: &str) -> bool {
     name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
 #[test]
-fn every_crate_sees_only_what_lies_below_it() {
+fn every_crate_depends_only_on_the_crates_below_it() {
     let graph = Graph::load();
     for (name, may_name, must_not_see) in CRATES {
         for dep in graph.direct(name).iter().filter(|dep| dep.starts_with("tonfall")) {
@@ -117,14 +117,14 @@ fn every_crate_sees_only_what_lies_below_it() {
 }
 
 #[test]
-fn the_walk_over_the_graph_finds_what_is_there() {
+fn the_dependency_search_finds_existing_dependencies() {
     let graph = Graph::load();
     let trainer = graph.closure("tonfall-trainer");
     assert!(trainer.contains("polars-parquet") && trainer.contains("burn"), "the test would pass on an empty graph");
     assert!(belongs_to("burn-tensor", "burn") && !belongs_to("burnish", "burn"));
 }
 
-/// Code that several commands need stands beside the folder `commands`, not in one of them.
+/// Code that several commands need must be outside of the folder `commands`.
 #[test]
 fn commands_do_not_import_commands() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,4 +1,4 @@
-//! `base = "hf:owner/name"` against a small server on the loopback interface.
+//! `base = "hf:owner/name"` with a small server on the loopback interface.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use crate::tiny_model::Workshop;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// Serves a directory as the Hub serves the model acme/tiny.
+/// Serves a directory like the Hub serves the model acme/tiny.
 struct Server {
     address: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -23,7 +23,7 @@ impl Server {
         Self::start_with(model, commit, false)
     }
 
-    /// `damage`: weights arrive with one bit flipped.
+    /// If `damage`, one bit of the weights is flipped.
     fn start_with(model: PathBuf, commit: &'static str, damage: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -43,7 +43,7 @@ impl Server {
     }
 }
 
-/// Answers one request and closes; returns the path that was asked for.
+/// Answers one request and closes the connection; returns the requested path.
 fn serve(mut stream: TcpStream, model: &Path, commit: &str, damage: bool) -> String {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
@@ -64,7 +64,7 @@ fn serve(mut stream: TcpStream, model: &Path, commit: &str, damage: bool) -> Str
         let from: usize = from.parse().unwrap();
         let to = to.parse().map_or(bytes.len(), |to: usize| (to + 1).min(bytes.len()));
         let etag = path.replace('/', "-");
-        // Files in the large file storage are named by their SHA-256.
+        // The etag of files in the large file storage is their SHA-256.
         let linked = match name.ends_with(".safetensors") {
             true => format!("X-Linked-Etag: \"{}\"\r\n", tonfall_durable::hex(&Sha256::digest(&bytes))),
             false => String::new(),
@@ -90,7 +90,7 @@ fn response(status: &str, extra: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// A workshop whose recipe names acme/tiny instead of its own base.
+/// A workshop whose recipe names acme/tiny instead of its local base.
 fn workshop(allow_download: bool) -> Workshop {
     let workshop = Workshop::new();
     let base = format!("base = \"hf:acme/tiny\"\nallow_download = {allow_download}");
@@ -154,7 +154,7 @@ fn a_server_can_not_write_outside_the_cache() {
 }
 
 #[test]
-fn a_model_that_is_not_there_names_the_server() {
+fn the_error_for_a_missing_model_names_the_server() {
     let workshop = workshop(true);
     workshop.edit("recipe.toml", "acme/tiny", "acme/absent");
     let server = Server::start(workshop.path("base"), COMMIT);
@@ -189,7 +189,7 @@ fn two_models_in_one_repository_are_refused_before_the_weights_are_fetched() {
 }
 
 #[test]
-fn an_incomplete_snapshot_says_what_is_there_and_what_is_missing() {
+fn the_error_for_an_incomplete_snapshot_names_present_and_missing_files() {
     let workshop = workshop(false);
     let model = workshop.path("hf/hub/models--acme--tiny");
     let snapshot = model.join("snapshots").join(COMMIT);
@@ -223,7 +223,7 @@ fn an_adapter_keeps_the_name_and_the_revision_of_its_base() {
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
     assert_eq!((&config["base_model_name_or_path"], &config["revision"]), (&"acme/tiny".into(), &"v1".into()));
 
-    // A merge of the bare adapter finds the base in the cache, and says which one it wants where there is none.
+    // A merge of the exported adapter finds the base in the cache. If it is not there, the error names the base.
     let merge = ["merge", "runs/a/exports/adapter", "--out", "merged"];
     with_hub(&merge).expect(0);
     std::fs::remove_dir_all(workshop.path("merged")).unwrap();

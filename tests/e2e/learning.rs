@@ -1,4 +1,4 @@
-//! A run learns from whatever it is given, and what could not learn is refused before anything is written.
+//! A run trains on any valid input. Input that can't train is refused before anything is written.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn numbers(events: &[Value], key: &str) -> Vec<f64> {
     events.iter().map(|event| event[key].as_f64().unwrap()).collect()
 }
 
-/// `check` and `train` refuse with the same code and text, and nothing is written.
+/// `check` and `train` refuse the input with the same exit code and error, and write nothing.
 fn refused(workshop: &Workshop, code: i32, args: &[&str], part: &str) {
     let checked = run(workshop.home(), &[&["check", "recipe.toml"], args].concat()).expect(code).stderr;
     let trained = train(workshop, "a", args).expect(code).stderr;
@@ -31,7 +31,7 @@ fn refused(workshop: &Workshop, code: i32, args: &[&str], part: &str) {
 }
 
 #[test]
-fn three_rows_are_learned() {
+fn three_rows_are_trained() {
     let workshop = Workshop::new();
     fs::write(workshop.path("three.jsonl"), conversations(3)).unwrap();
     run(workshop.home(), &["init", "mine", "--base", "base", "--data", "three.jsonl"]).expect(0);
@@ -42,7 +42,7 @@ fn three_rows_are_learned() {
         let mut b = adapter.tensors.iter().filter(|tensor| tensor.name.ends_with("lora_B.weight"));
         b.all(|tensor| tensor.values.iter().any(|value| *value != 0.0))
     };
-    // As it comes: one optimizer step.
+    // With the defaults, the run has one optimizer step.
     run(workshop.home(), &[&start[..], &["one"]].concat()).expect(0);
     let rates = numbers(&events(&workshop, "one", "step"), "lr");
     assert!(rates == [1e-2] && b_matrices_changed("one"), "{rates:?}");
@@ -57,7 +57,7 @@ fn three_rows_are_learned() {
 }
 
 #[test]
-fn check_tells_what_ends_the_run() {
+fn check_prints_what_ends_the_run() {
     let workshop = Workshop::new();
     let steps = |set: &[&str]| {
         let text = run(workshop.home(), &[&["check", "recipe.toml"], set].concat()).expect(0).stdout;
@@ -120,7 +120,7 @@ fn a_held_out_prompt_that_fills_the_context_is_refused_by_check() {
     refused(&workshop, 3, &[], "the held-out prompt \"word word");
 }
 
-/// One value of a weight, by its name and place.
+/// Changes one value of a weight.
 fn damage(workshop: &Workshop, name: &str, at: usize, value: f32) {
     let path = workshop.path("base/model.safetensors");
     let mut file = fs::read(&path).unwrap();
@@ -151,7 +151,7 @@ fn weights_that_are_not_finite_are_named() {
     }
 }
 
-/// The best evaluation has a checkpoint, whether it is one on the way or the last, and without `save_every`.
+/// The best evaluation has a checkpoint, with and without `save_every`, at a middle step or the last one.
 #[test]
 fn the_best_evaluation_has_a_checkpoint() {
     let workshop = Workshop::new();
@@ -165,7 +165,7 @@ fn the_best_evaluation_has_a_checkpoint() {
     };
     train(&workshop, "last", &["--set", "evaluation.every=2"]).expect(0);
     assert_eq!((lowest("last"), best("last").as_str()), (6, "step-000006\n"));
-    // A learning rate that spoils what the first steps learned.
+    // A learning rate that undoes the first steps.
     let spoils = ["--set", "training.learning_rate=0.3", "--set", "training.schedule=\"constant\""];
     train(&workshop, "early", &[&spoils[..], &["--set", "evaluation.every=1"]].concat()).expect(0);
     let step = lowest("early");
@@ -179,7 +179,7 @@ fn the_best_evaluation_has_a_checkpoint() {
 fn an_unfinished_run_says_which_checkpoint_is_used() {
     let workshop = Workshop::new();
     train(&workshop, "a", &[]).expect(0);
-    // As if the process had been killed before the end.
+    // Simulates a kill before the end of the run.
     let events = workshop.path("runs/a/events.jsonl");
     let log = fs::read_to_string(&events).unwrap();
     let kept: Vec<&str> = log.lines().filter(|line| !line.contains("\"kind\":\"finished\"")).collect();

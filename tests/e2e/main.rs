@@ -1,7 +1,7 @@
 //! End-to-end tests of the binary.
 //!
-//! Responsible for: exit codes, texts and files, as a user at a shell sees them. Everything runs in temporary directories,
-//! without network, GPU or Python.
+//! Responsible for: exit codes, texts and files, as a user of a shell sees them. All tests run in temporary
+//! directories, without network, GPU or Python.
 #![expect(clippy::unwrap_used, reason = "a test panics on purpose")]
 #![expect(clippy::disallowed_methods, reason = "tests write their own files")]
 

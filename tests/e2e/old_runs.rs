@@ -1,5 +1,5 @@
-//! Runs of earlier versions, `tests/fixtures/runs`: every later version lists, draws, resumes, merges and chats with
-//! them.
+//! Runs of earlier versions, in `tests/fixtures/runs`. Every later version must be able to list, draw, resume and merge
+//! them and chat with them.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -15,7 +15,7 @@ const RUNS: [(&str, &str, &str); 3] = [
     ("interrupted", "interrupted", "INTERRUPTED"),
 ];
 
-/// A copy of the fixtures, in which tonfall is started.
+/// A copy of the fixtures, which is the working directory of tonfall.
 fn copy() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     copy_tree(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/runs"), dir.path());
@@ -38,7 +38,7 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Everything that is there, with no word about damage.
+/// The command succeeded and reports no damage.
 fn without_complaint(finished: Finished) -> Finished {
     let finished = finished.expect(0);
     for word in ["damaged", "warning", "newer"] {
@@ -68,7 +68,7 @@ fn old_runs_are_listed_and_drawn() {
 }
 
 #[test]
-fn old_runs_can_be_talked_with_and_merged() {
+fn old_runs_can_be_chatted_with_and_merged() {
     let dir = copy();
     for (name, ..) in RUNS {
         let chat = ["chat", name, "--prompt", "Where is my lamp?", "--max-new-tokens", "4"];
@@ -90,12 +90,12 @@ fn an_old_run_is_resumed_and_saves_checkpoints_that_belong_to_it() {
     let resume = ["--progress", "plain", "resume", "interrupted"];
     let resumed = run(dir.path(), &resume).expect(0).stderr;
     assert!(resumed.contains("from step 5") && !resumed.contains("damaged"), "{resumed}");
-    // The old version stored no fingerprints, so the inputs can't be compared; that is the only warning.
+    // The old version stored no fingerprints, so the inputs can't be compared. That is the only warning.
     assert!(resumed.contains("stored no fingerprints") && resumed.matches("warning").count() == 1, "{resumed}");
     let state = state(dir.path(), "interrupted");
     assert_eq!((&state["state"], &state["attempt"]), (&"finished".into(), &2.into()));
     assert_eq!(state["step"], state["total_steps"]);
-    // The newest checkpoint is found by the hash that the old version wrote.
+    // The newest checkpoint is found by the plan hash of the old version.
     fs::remove_dir_all(dir.path().join("runs/interrupted/exports/adapter")).unwrap();
     without_complaint(run(dir.path(), &["merge", "interrupted", "--out", "merged"]));
     assert_eq!(run(dir.path(), &resume).expect(3).stderr.matches("is finished").count(), 1);
@@ -103,7 +103,7 @@ fn an_old_run_is_resumed_and_saves_checkpoints_that_belong_to_it() {
 }
 
 #[test]
-fn a_plan_with_keys_of_a_newer_version_is_no_damage() {
+fn a_plan_with_keys_of_a_newer_version_is_not_damaged() {
     let dir = copy();
     let run_dir = dir.path().join("runs/finished");
     let edit = |file: &str, from: &str, to: &str| {

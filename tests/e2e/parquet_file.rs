@@ -1,4 +1,4 @@
-//! A Parquet file of one column of texts, written by hand: apache/parquet-format's `parquet.thrift` in Thrift's compact
+//! Writes a Parquet file with one column of strings: `parquet.thrift` of apache/parquet-format in Thrift's compact
 //! protocol.
 
 /// A Thrift value.

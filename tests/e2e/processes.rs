@@ -1,4 +1,4 @@
-//! Several processes that train one model, started as torchrun starts them.
+//! Several processes that train one model, started like torchrun starts them.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,12 +9,12 @@ use serde_json::Value;
 use crate::program::{Finished, run, tonfall, wait_until};
 use crate::tiny_model::Workshop;
 
-/// The micro-batches of a step that one process computes; in the recipe it is 2.
+/// The micro-batches that one process computes per step; 2 in the recipe.
 const ACCUMULATION: &str = "training.gradient_accumulation_steps";
 
-/// Starts `size` processes with torchrun's variables; each gets `args`, the last one `last` instead.
+/// Starts `size` processes with torchrun's variables. Each gets `args`, but the last one gets `last`.
 fn start(workshop: &Workshop, size: usize, args: &[&str], last: &[&str]) -> Vec<Child> {
-    // A port that was free a moment ago.
+    // A port that was free just now.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let (size_text, one) = (size.to_string(), |rank: usize| if rank + 1 == size { last } else { args });
     let process = |rank: usize| {
@@ -47,9 +47,9 @@ fn assert_close(got: &[f64], want: &[f64]) {
     }
 }
 
-/// The recipe has dropout and a last step that is too small for four processes.
+/// The recipe has dropout, and its last step has too few examples for four processes.
 #[test]
-fn the_losses_are_those_of_one_process_with_the_summed_batch() {
+fn several_processes_have_the_losses_of_one_process_with_the_whole_batch() {
     for size in [2, 3, 4] {
         let workshop = Workshop::new();
         let summed = format!("{ACCUMULATION}={size}");
@@ -122,9 +122,9 @@ fn a_process_that_dies_ends_the_others_and_is_named() {
     assert!(listed.contains("failed"), "{listed}");
 }
 
-/// The first process saves the steps that were done, although no checkpoint was due.
+/// The first process saves the completed steps, although no checkpoint was due.
 #[test]
-fn what_was_learned_is_saved_when_a_process_dies() {
+fn completed_steps_are_saved_when_a_process_dies() {
     let workshop = Workshop::new();
     workshop.edit("recipe.toml", "save_every = 2", "save_every = 0");
     let args = train("a", &["--set", "training.epochs=200"]);

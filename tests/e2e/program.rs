@@ -20,7 +20,7 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// The result, or a panic that shows everything.
+    /// Returns the result if the exit code is `code`, otherwise panics with the whole output.
     pub(crate) fn expect(self, code: i32) -> Self {
         let Self { code: found, stdout, stderr } = &self;
         assert_eq!(*found, code, "exit code\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
@@ -43,7 +43,7 @@ pub(crate) fn run(home: &Path, args: &[&str]) -> Finished {
     tonfall(home).args(args).output().unwrap().into()
 }
 
-/// Waits until `done`, at most a minute.
+/// Waits until `done` returns true, for at most a minute.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {

@@ -44,7 +44,7 @@ fn a_term_base_becomes_usage_correction_definition_and_contrast() {
 #[test]
 fn a_list_in_two_languages_needs_no_settings() {
     let workshop = Workshop::new();
-    // As a spreadsheet writes it: a byte order mark, semicolons, CRLF.
+    // The format of a spreadsheet's CSV export: byte order mark, semicolons, CRLF.
     let rows: String = (0..40).map(|index| format!("guest word {index};Gastwort {index}\r\n")).collect();
     std::fs::write(workshop.path("terms.csv"), format!("\u{feff}en;de\r\n{rows}")).unwrap();
     run(workshop.home(), &["init", "mine", "--base", "base", "--data", "terms.csv"]).expect(0);
@@ -59,7 +59,7 @@ fn a_list_in_two_languages_needs_no_settings() {
 }
 
 #[test]
-fn documents_precede_questions_and_may_lack_the_answer() {
+fn documents_come_before_questions_and_may_lack_the_answer() {
     let shown = shown_and_trained("documents.toml");
     for part in ["From our books: Teapots: white, black.\n\nDo you have a green teapot?", "⟦That is not in our books"]
     {
@@ -80,7 +80,7 @@ fn packing_changes_no_loss_and_no_gradient() {
         let step = events.find(|event| event["kind"] == "step").unwrap();
         ["loss", "grad_norm", "tokens"].map(|key| step[key].as_f64().unwrap())
     };
-    // All 39 examples in one step: packed, and each alone.
+    // One step has all 39 examples, packed or one per sequence.
     let packed = step("packed", &["training.micro_batch_size=8"]);
     let alone = ["data.packing=off", "training.micro_batch_size=1", "training.gradient_accumulation_steps=64"];
     let alone = step("alone", &alone);

@@ -1,4 +1,4 @@
-//! Run directories in places and states that they are not meant for.
+//! Run directories in unusual places and states.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn trained(name: &str) -> Workshop {
     workshop
 }
 
-/// Takes the end off a finished run: it is interrupted then.
+/// Removes the end from the log of a finished run, so that it counts as interrupted.
 fn without_end(run_dir: &Path) {
     let text = fs::read_to_string(run_dir.join("events.jsonl")).unwrap();
     let end = text.trim_end().rfind('\n').unwrap() + 1;
@@ -33,9 +33,9 @@ fn an_unreadable_run_does_not_hide_the_others() {
     assert!(exported.stderr.contains("odd/events.jsonl") && workshop.path("logs/good").is_dir(), "{}", exported.stderr);
 }
 
-/// What an attempt that was killed while it exported leaves is no export.
+/// If an attempt is killed during its exports, their files don't count as an export.
 #[test]
-fn an_export_of_an_unfinished_run_does_not_count() {
+fn the_export_of_an_unfinished_run_is_not_used() {
     let workshop = trained("a");
     let run_dir = workshop.path("runs/a");
     let exported = run(workshop.home(), &["merge", "a", "--out", "exported"]).expect(0);
@@ -53,7 +53,7 @@ fn an_export_of_an_unfinished_run_does_not_count() {
 }
 
 #[test]
-fn an_empty_folder_is_no_export() {
+fn an_empty_export_directory_is_not_used() {
     let workshop = trained("a");
     for file in fs::read_dir(workshop.path("runs/a/exports/adapter")).unwrap() {
         fs::remove_file(file.unwrap().path()).unwrap();
@@ -70,7 +70,7 @@ fn resume_locks_before_it_reads() {
     let plan = workshop.path("runs/a/plan.toml");
     let text = fs::read(&plan).unwrap();
     fs::remove_file(&plan).unwrap();
-    // Reading waits until the plan is written.
+    // Opening the plan waits until the test writes to the pipe.
     assert!(Command::new("mkfifo").arg(&plan).status().unwrap().success());
     let mut resuming = tonfall(workshop.home()).args(["--progress", "none", "resume", "a"]).spawn().unwrap();
     let lock = fs::File::open(workshop.path("runs/a/run.lock")).unwrap();
@@ -80,7 +80,7 @@ fn resume_locks_before_it_reads() {
     assert!(resuming.wait().unwrap().success());
 }
 
-/// A plan holds its paths as UTF-8.
+/// A plan stores its paths as UTF-8.
 #[cfg(unix)]
 #[test]
 fn a_working_directory_that_is_not_utf_8() {
@@ -104,7 +104,7 @@ fn a_working_directory_that_is_not_utf_8() {
     start(&["--progress", "none", "train", "../recipe.toml", "--set", &elsewhere, "--run-name", "a"]).expect(0);
     assert!(start(&["runs", "../runs"]).expect(0).stdout.contains("finished"));
 
-    // Nor can paths in a recipe be relative to such a folder.
+    // Paths in a recipe can't be relative to such a folder either.
     fs::copy(workshop.path("recipe.toml"), folder.join("recipe.toml")).unwrap();
     let refused = start(&["check", "recipe.toml"]).expect(3).stderr;
     assert!(refused.contains("`base` is a path below a folder whose name is not UTF-8"), "{refused}");
@@ -112,7 +112,7 @@ fn a_working_directory_that_is_not_utf_8() {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
-fn a_file_system_without_locks_is_named_and_nothing_is_left() {
+fn a_file_system_without_locks_is_reported_and_nothing_is_left() {
     let workshop = trained("a");
     without_end(&workshop.path("runs/a"));
     let library = workshop.path("libno_locks.so");

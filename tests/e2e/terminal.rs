@@ -1,6 +1,6 @@
-//! The dashboard on a real terminal, which is tmux.
+//! The dashboard on a real terminal (tmux).
 //!
-//! `.ci/run terminal` runs these tests. `cargo test` lists them as ignored, because not every machine has tmux.
+//! `.ci/run terminal` runs these tests. For `cargo test` they are ignored, because not every machine has tmux.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,14 +63,14 @@ impl Tmux {
         self.command(&["resize-window", "-x", &width.to_string(), "-y", &height.to_string()]);
     }
 
-    /// The terminal is the shell's again: its old screen, its settings, its cursor.
+    /// The terminal is restored for the shell: its screen, its settings, its cursor.
     fn is_restored(&self, settings: &str) {
         assert_eq!(self.settings(), settings);
         let state = self.command(&["display-message", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag}"]);
         assert_eq!(state.trim(), "0 1 0", "no alternate screen, a cursor, no mouse");
     }
 
-    /// What `stty` says.
+    /// The output of `stty`.
     fn settings(&self) -> String {
         let file = self.home.join("settings");
         self.enters("stty -g > settings.new; clear; mv settings.new settings");
@@ -83,7 +83,7 @@ impl Tmux {
 
 impl Drop for Tmux {
     fn drop(&mut self) {
-        // A server that is gone already needs no end.
+        // The server may have ended already.
         let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).stderr(Stdio::null()).status();
     }
 }
@@ -141,11 +141,11 @@ fn state(home: &Path) -> Value {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
-fn a_live_run_is_shown_and_so_is_its_kill() {
+fn a_live_run_and_its_kill_are_shown() {
     let mut long = LongRun::start();
     let (tmux, settings) = terminal(long.workshop.home());
     tmux.enters("$tonfall watch long");
-    // What stands last in the frame: a screen may be read while it is drawn.
+    // The last text of the frame: tmux may return a screen that is drawn in part.
     let first = tmux.waits_for("tok/s");
     assert!(first.contains("RUNNING") && first.contains("eta"), "{first}");
     let step = |screen: &str| screen.split("step ").nth(1).and_then(|rest| rest.split('/').next()?.parse::<u64>().ok());
@@ -231,10 +231,10 @@ fn no_color_means_no_color() {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
-fn a_light_terminal_gets_dark_colours() {
+fn a_light_background_gets_dark_colours() {
     let workshop = finished();
     let (tmux, settings) = terminal(workshop.home());
-    // The colour of the curve, from the 256: blue on light, sky on dark.
+    // The colour of the curve among the 256 colours: blue on light, sky blue on dark.
     let curve = |number: u8| {
         let screen = tmux.command(&["capture-pane", "-e", "-p"]);
         screen.contains(&format!("38;5;{number}m"))
@@ -268,7 +268,7 @@ fn a_panic_restores_the_terminal() {
 
 #[test]
 #[ignore = "needs tmux: `.ci/run terminal`"]
-fn training_outlives_the_viewer_that_started_it() {
+fn training_continues_after_its_dashboard_is_closed() {
     let workshop = long();
     let (tmux, settings) = terminal(workshop.home());
     tmux.enters("$tonfall train recipe.toml --run-name long --watch");

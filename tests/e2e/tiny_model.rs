@@ -1,6 +1,6 @@
 //! A generated base model of a few kilobytes: a Llama with two small layers and a byte-level tokenizer.
 //!
-//! Its weights are pseudo-random. Its answers make no sense, but it trains like any other model.
+//! Its weights are pseudo-random. Its generations make no sense, but it trains like any other model.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +18,7 @@ const VOCABULARY: usize = 256 + SPECIAL.len();
 pub(crate) const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
     {{ message.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// A directory with a tiny base model, data and a recipe that trains six steps.
+/// A directory with a tiny base model, data, and a recipe that trains for six steps.
 pub(crate) struct Workshop {
     dir: tempfile::TempDir,
 }
@@ -44,7 +44,7 @@ impl Workshop {
         self.dir.path().join(name)
     }
 
-    /// Replaces a part of a text file that must be there.
+    /// Replaces `from` in a text file; panics if the file doesn't contain it.
     pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
         let text = fs::read_to_string(self.path(name)).unwrap();
         assert!(text.contains(from), "{name} holds no {from:?}");
@@ -83,7 +83,7 @@ max_new_tokens = 8
 merged = true
 "#;
 
-/// JSONL with conversations about things that the training data doesn't have.
+/// JSONL with conversations about topics that the training data doesn't have.
 fn held_out() -> String {
     let mut rows = String::new();
     for thing in ["mirror", "table", "carpet", "clock"] {
@@ -150,7 +150,7 @@ pub(crate) fn write_model(dir: &Path) {
     fs::write(dir.join("model.safetensors"), safetensors(&tensors(), &mut Noise(1))).unwrap();
 }
 
-/// A safetensors file with f32 values: norms are one, everything else is noise.
+/// A safetensors file with f32 values: norms are 1, all other weights are noise.
 pub(crate) fn safetensors(tensors: &[(String, Vec<usize>)], noise: &mut Noise) -> Vec<u8> {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for (name, shape) in tensors {
@@ -180,9 +180,9 @@ impl Noise {
     }
 }
 
-/// A byte-level tokenizer without merges: one token a byte, then the special tokens.
+/// A byte-level tokenizer without merges: one token per byte, then the special tokens.
 fn tokenizer() -> Value {
-    // GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100 on.
+    // GPT-2's alphabet: printable bytes map to themselves, the others to characters from U+0100 on.
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut vocabulary = serde_json::Map::new();
     let mut next = 0x100;

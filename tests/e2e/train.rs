@@ -12,7 +12,7 @@ use crate::tiny_model::Workshop;
 
 const ADAPTER: &str = "exports/adapter/adapter_model.safetensors";
 
-/// Trains the workshop's recipe to its end.
+/// Trains the workshop's recipe to the end.
 fn trained(name: &str) -> Workshop {
     let workshop = Workshop::new();
     run(workshop.home(), &["train", "recipe.toml", "--run-name", name]).expect(0);
@@ -86,13 +86,13 @@ fn a_run_writes_events_checkpoints_and_exports() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_bytes() {
+fn the_same_seed_writes_the_same_bytes() {
     let (one, two) = (trained("a"), trained("a"));
     let bytes = |workshop: &Workshop| fs::read(workshop.path("runs/a").join(ADAPTER)).unwrap();
     assert_eq!(bytes(&one), bytes(&two));
 }
 
-/// Every reduction has a fixed order, however many threads compute it.
+/// Every reduction has a fixed order, for any number of threads.
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let workshop = Workshop::new();
@@ -223,7 +223,7 @@ fn a_killed_run_loses_only_the_steps_after_its_checkpoint() {
     });
 }
 
-/// With rank 128 the tensors have at least 4,096 elements; smaller ones keep f32 moments.
+/// With rank 128, the tensors have at least 4,096 elements. Smaller tensors have f32 moments.
 #[test]
 fn eight_bit_moments_survive_a_stop() {
     let workshop = Workshop::new();
@@ -278,7 +278,7 @@ fn a_run_has_one_writer_and_survives_a_closed_stderr() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over() {
+fn a_damaged_checkpoint_is_skipped() {
     let workshop = Workshop::new();
     workshop.edit("recipe.toml", "save_every = 2", "save_every = 1");
     let mut child = start(&workshop, "a");
@@ -313,11 +313,11 @@ fn a_run_killed_after_its_exports_finishes() {
 }
 
 #[test]
-fn divergence_ends_with_5() {
+fn divergence_exits_with_5() {
     let workshop = Workshop::new();
     workshop.edit("recipe.toml", "learning_rate = 1e-2", "learning_rate = 10.0\nmax_grad_norm = 0.0\nepochs = 50");
     workshop.edit("recipe.toml", "epochs = 1\n", "");
-    // Weights near the largest number that f32 has.
+    // Weights near the largest f32 number.
     let path = workshop.path("base/model.safetensors");
     let mut file = fs::read(&path).unwrap();
     let header = 8 + u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
@@ -377,7 +377,7 @@ fn merge_equals_the_merged_export() {
     run(workshop.home(), &["chat", "one", "--prompt", "Hello?", "--max-new-tokens", "4"]).expect(0);
 }
 
-/// The workshop's recipe for training every weight.
+/// Changes the workshop's recipe to full training.
 fn train_every_weight(workshop: &Workshop) {
     let recipe = fs::read_to_string(workshop.path("recipe.toml")).unwrap();
     let start = recipe.find("[lora]").unwrap();
@@ -396,9 +396,9 @@ fn full_training_writes_a_model() {
     run(workshop.home(), &["chat", "runs/a", "--prompt", "Hello?", "--max-new-tokens", "4"]).expect(0);
 }
 
-/// Gemma's norms multiply by 1 + the stored weight, frozen or trained.
+/// Gemma's norms multiply by 1 + the stored weight, both frozen and trained.
 #[test]
-fn a_trained_gemma_has_its_norms_as_they_are_stored() {
+fn a_trained_gemma_stores_its_norms_without_the_offset() {
     let workshop = Workshop::new();
     workshop.edit("base/config.json", "LlamaForCausalLM", "GemmaForCausalLM");
     workshop.edit("base/config.json", "\"model_type\":\"llama\"", "\"model_type\":\"gemma\"");

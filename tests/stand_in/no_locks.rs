@@ -1,4 +1,4 @@
-//! `flock` on a file system without locks, for LD_PRELOAD.
+//! A replacement for `flock` that behaves like a file system without locks, for LD_PRELOAD.
 
 const ENOLCK: i32 = 37;
 
@@ -6,10 +6,10 @@ unsafe extern "C" {
     fn __errno_location() -> *mut i32;
 }
 
-/// Fails as NFS without a lock daemon does.
+/// Fails like NFS without a lock daemon.
 #[unsafe(no_mangle)]
 pub extern "C" fn flock(_file: i32, _operation: i32) -> i32 {
-    // SAFETY: glibc returns the place of this thread's errno.
+    // SAFETY: glibc returns a pointer to this thread's errno.
     unsafe { *__errno_location() = ENOLCK };
     -1
 }

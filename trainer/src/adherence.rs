@@ -1,7 +1,7 @@
 //! Terminology adherence: whether a text uses the expected terms and no forbidden ones.
 //!
-//! Responsible for: which terms of a held-out prompt its generation uses, and counts over all prompts. `tonfall_terms`
-//! decides what a use is. Must not depend on: models.
+//! Responsible for: finding the terms that a generation uses, and counts over all held-out prompts. `tonfall_terms`
+//! decides what counts as a use. Must not depend on: models.
 
 use tonfall_terms::{Case, Matcher, Term, TermsError};
 
@@ -9,7 +9,7 @@ use tonfall_terms::{Case, Matcher, Term, TermsError};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Adherence {
     pub prompts: usize,
-    /// Terms that were expected, over all prompts.
+    /// Expected terms, over all prompts.
     pub expected: usize,
     /// Expected terms that were used.
     pub expected_used: usize,
@@ -20,7 +20,7 @@ pub struct Adherence {
 }
 
 impl Adherence {
-    /// Share of expected terms that were used, 0 to 1; 1 without expected terms.
+    /// Fraction of the expected terms that were used, 0 to 1; 1 if no terms were expected.
     pub fn rate(&self) -> f64 {
         match self.expected {
             0 => 1.0,
@@ -38,10 +38,10 @@ impl Adherence {
     }
 }
 
-/// For each of `terms`: whether `text` uses it as whole words, in any case, without endings.
+/// For each of `terms`: whether `text` uses the term as whole words, in any case, without inflected forms.
 ///
 /// # Errors
-/// When there are more terms than can be looked for at once.
+/// If there are too many terms for one matcher.
 pub(crate) fn used(text: &str, terms: &[String]) -> Result<Vec<bool>, TermsError> {
     let matcher = Matcher::new(terms.iter().map(|text| Term { text, language: None }), Case::Any)?;
     let mut used = vec![false; terms.len()];

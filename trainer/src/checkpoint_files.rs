@@ -1,9 +1,9 @@
 //! Saving and restoring the state of a training run.
 //!
-//! Responsible for: the files inside a checkpoint directory and what they mean.
-//! Must not depend on: how a directory becomes durable (that is `tonfall_runs::checkpoint_dir`).
+//! Responsible for: the files in a checkpoint directory and their meaning.
+//! Must not depend on: durable publishing of the directory (that is `tonfall_runs::checkpoint_dir`).
 //!
-//! A checkpoint holds exact f32 values: a resumed run computes the same bits as an uninterrupted one.
+//! A checkpoint stores exact f32 values, so a resumed run computes the same bits as an uninterrupted run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,34 +22,34 @@ use crate::params::ParamStore;
 const WEIGHTS: &str = "trainable.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
-/// PyTorch's names of the first and the second moment.
+/// PyTorch's names for the first and second moment.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
-/// The state of a run, besides tensors.
+/// The state of a run, except its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TrainerState {
-    /// Optimizer steps done.
+    /// Completed optimizer steps.
     pub step: u64,
-    /// Updates of the optimizer.
+    /// Optimizer updates.
     pub optimizer_steps: u64,
     pub tokens: u64,
     pub trained_tokens: u64,
-    /// Processes that train together; their number decides which examples a step has.
+    /// Number of processes that train together. It determines the examples of each step.
     #[serde(default = "one")]
     pub processes: usize,
     /// Seconds spent in training steps, over all attempts.
     pub seconds: f64,
-    /// Lowest loss on the eval split so far and its step.
+    /// Lowest loss on the eval split so far, and its step.
     pub best: Option<(f64, u64)>,
     /// The evaluation before the first step.
     pub before: Option<EvalReport>,
-    /// Sequences of a micro-batch; fewer than in the plan if memory was short. A resumed run keeps the number, since the
-    /// rounding of gradient sums depends on it. `None` before the run began.
+    /// Sequences per micro-batch; fewer than in the plan if memory was short. A resumed run keeps this number, because
+    /// the rounding of gradient sums depends on it. `None` before the first step.
     #[serde(default)]
     pub micro_batch_size: Option<usize>,
 }
 
-/// Checkpoints from before there were several processes.
+/// The default for checkpoints of builds that had only one process.
 fn one() -> usize {
     1
 }
@@ -78,8 +78,8 @@ pub(crate) fn read_state(dir: &Path) -> Result<TrainerState, TrainError> {
     serde_json::from_slice(&text).map_err(|error| mismatch(error.to_string()))
 }
 
-/// Restores the tensors that [`write`] wrote; `state` is that of the same checkpoint. Names and shapes of the parameters
-/// must be those of the run.
+/// Restores the tensors that [`write`] wrote. `state` is the state of the same checkpoint. Names and shapes of the
+/// parameters must match the run.
 pub(crate) fn read_tensors(
     dir: &Path,
     state: &TrainerState,
@@ -129,7 +129,7 @@ pub(crate) fn read_tensors(
     Ok(())
 }
 
-/// Names of the tensors of a parameter's moments.
+/// Tensor names of a parameter's moments.
 fn names(param: &str, moments: &Moments<2>) -> Vec<String> {
     let parts: &[&str] = match moments {
         Moments::Full(_) => &[""],
@@ -138,10 +138,10 @@ fn names(param: &str, moments: &Moments<2>) -> Vec<String> {
     MOMENTS.iter().flat_map(|moment| parts.iter().map(move |part| format!("{param}.{moment}{part}"))).collect()
 }
 
-/// A tensor to be written.
+/// A tensor to write.
 struct Stored<'a> {
     planned: Planned,
-    /// Reads it from the device.
+    /// Reads the tensor from the device.
     read: Box<dyn Fn() -> Result<TensorData, ExecutionError> + 'a>,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Stored<'a> {
         Self { planned, read: Box::new(|| Ok(tensor.clone().try_into_data()?.convert::<u32>())) }
     }
 
-    /// The tensors of a parameter's moments.
+    /// The moments of a parameter as tensors.
     fn moments(param: &str, moments: &'a Moments<2>) -> Vec<Self> {
         let mut names = names(param, moments).into_iter();
         let mut name = || names.next().unwrap_or_default();

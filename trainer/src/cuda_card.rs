@@ -1,11 +1,12 @@
 //! Memory and peak speed of an NVIDIA GPU.
 //!
-//! Responsible for: the memory that the driver reports, and the peak from the data sheets. Must not depend on: models, Burn.
+//! Responsible for: the memory that the driver reports, and the peak speed from the data sheets. Must not depend on:
+//! models, Burn.
 
 use cudarc::driver::CudaContext;
 
-/// bf16 matrix products with f32 accumulation in TFLOP/s, without sparsity, by words in the name of the GPU; the first match
-/// counts. From NVIDIA's data sheets.
+/// TFLOP/s of bf16 matrix products (GEMM) with f32 accumulation, without sparsity, by a word in the GPU's name. The
+/// first match counts. From NVIDIA's data sheets.
 const PEAK_TFLOPS: [(&str, f64); 8] = [
     ("B200", 2250.0),
     ("H200", 989.4),
@@ -17,7 +18,7 @@ const PEAK_TFLOPS: [(&str, f64); 8] = [
     ("L4", 121.0),
 ];
 
-/// Peak floating-point operations a second of a known GPU.
+/// Peak floating-point operations per second of a known GPU.
 pub(crate) fn peak_flops(name: &str) -> Option<f64> {
     let words: Vec<&str> = name.split([' ', '-', ',']).collect();
     let is = |known: &str| known.split(' ').all(|word| words.contains(&word));

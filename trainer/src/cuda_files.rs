@@ -1,11 +1,11 @@
-//! The files of CUDA that are opened at run time.
+//! The CUDA files that are opened at run time.
 //!
-//! Responsible for: checking that the driver, NVRTC, cuBLASLt and the headers for compiling kernels are installed, before
-//! anything panics. Must not depend on: devices, models.
+//! Responsible for: checking, before anything panics, that the driver, NVRTC, cuBLASLt and the headers for compiling
+//! kernels are installed. Must not depend on: devices, models.
 
 use std::path::{Path, PathBuf};
 
-/// What is missing and how to install it.
+/// A missing file and how to install it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub why: String,
@@ -18,7 +18,7 @@ impl Fault {
     }
 }
 
-/// The directory of the toolkit: `CUDA_PATH`, or one of the usual places, which are those that CubeCL tries.
+/// The directory of the toolkit: `CUDA_PATH`, or one of the default directories that CubeCL tries too.
 #[must_use]
 pub fn toolkit() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CUDA_PATH") {
@@ -31,10 +31,10 @@ pub fn toolkit() -> Option<PathBuf> {
 /// Checks everything that a kernel needs.
 ///
 /// # Errors
-/// The first thing that is missing.
+/// The first missing file.
 #[expect(unsafe_code, reason = "opening a shared library runs its initialisers")]
 pub fn check() -> Result<(), Fault> {
-    // SAFETY: these are the libraries that computing would open anyway; they are only opened and closed.
+    // SAFETY: computing would open the same libraries; they are only opened and closed.
     let libraries = unsafe {
         [
             (

@@ -15,7 +15,7 @@ use crate::memory;
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU if this program supports it and this machine has one, the CPU otherwise.
+    /// A GPU if this program supports it and this machine has one; otherwise the CPU.
     #[default]
     Auto,
     Cpu,
@@ -84,7 +84,7 @@ impl DeviceKind {
         }
     }
 
-    /// The kind with the dtype of activations, for people.
+    /// The kind and the dtype of activations, as shown to users.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -95,7 +95,7 @@ impl DeviceKind {
     }
 }
 
-/// Bytes that CUDA is assumed to use in addition to a process's buffers: context, kernels, the workspace of cuBLASLt.
+/// Bytes that CUDA is assumed to use besides a process's buffers: context, kernels, workspace of cuBLASLt.
 pub(crate) const CUDA_CONTEXT: u64 = 512 << 20;
 
 /// A device and the dtype of activations on it.
@@ -132,11 +132,11 @@ impl Compute {
         }
     }
 
-    /// Opens a device. `auto` falls back to the CPU, with a notice if this program supports GPUs. `local_rank` is added to the
-    /// index of a CUDA device, so that processes that share a machine use different GPUs.
+    /// Opens a device. `auto` falls back to the CPU, with a notice if this program supports GPUs. `local_rank` is added
+    /// to the index of a CUDA device, so that processes that share a machine use different GPUs.
     ///
     /// # Errors
-    /// When the device is not available, this program was built without it, or `TONFALL_CPU` names instructions that the
+    /// If the device is not available, this program was built without it, or `TONFALL_CPU` names instructions that the
     /// processor lacks.
     pub fn open(choice: DeviceChoice, local_rank: usize) -> Result<Self, DeviceError> {
         cpu_level().map_err(DeviceError::Instructions)?;
@@ -162,14 +162,14 @@ impl Compute {
         Self { name: format!("{name}, f32"), dtype: DType::F32, ..self }
     }
 
-    /// The same device with deterministic computation (`training.deterministic`): no reduction in an order that depends on
-    /// timing, no kernel chosen by timing. The CPU is always deterministic.
+    /// The same device with deterministic computation (`training.deterministic`): no reduction in an order that depends
+    /// on timing, no kernel chosen by timing. The CPU is always deterministic.
     #[must_use]
     pub fn deterministic(self, wanted: bool) -> Self {
         Self { deterministic: wanted, ..self }
     }
 
-    /// Whether a repeated run gives the same bits.
+    /// Whether repeated runs have the same bits.
     #[must_use]
     pub fn is_deterministic(&self) -> bool {
         self.deterministic || self.kind == DeviceKind::Cpu
@@ -180,7 +180,7 @@ impl Compute {
         self.kind
     }
 
-    /// Bytes that a run may use on this device in total: what it uses already and what is free. `None` if not known.
+    /// Total bytes that a run may use on this device: the bytes in use and the free bytes. `None` if unknown.
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         match self.kind {
@@ -199,20 +199,21 @@ impl Compute {
         Some(beside + self.device.memory_pool_usage()?.bytes_reserved)
     }
 
-    /// Allocates a buffer of the largest size of a step once. The pages of a GPU's memory pools are as large as the largest
-    /// buffer so far: if that were allocated last, the driver would hold smaller and larger pages at the same time.
+    /// Allocates a buffer of a step's largest size once. The page size of a GPU's memory pools is the size of the
+    /// largest buffer so far. If that buffer were allocated last, the driver would hold smaller and larger pages at the
+    /// same time.
     pub(crate) fn expect_buffer(&self, bytes: u64) {
         if self.kind == DeviceKind::Cuda {
             drop(Tensor::<1>::zeros([bytes as usize / size_of::<f32>()], (&self.device, DType::F32)));
         }
     }
 
-    /// Memory of a device that has its own, in bytes; `None` if not known.
+    /// Total bytes of a device that has its own memory; `None` if unknown.
     pub(crate) fn own_memory(&self) -> Option<u64> {
         Some(self.card_memory()?.1)
     }
 
-    /// Floating-point operations a second of the device in its dtype, if its data sheet is known.
+    /// Peak floating-point operations per second of the device in its dtype, if its data sheet is known.
     pub(crate) fn peak_flops(&self) -> Option<f64> {
         match self.dtype {
             #[cfg(feature = "cuda")]
@@ -221,7 +222,7 @@ impl Compute {
         }
     }
 
-    /// Free and total memory of a GPU, in bytes. Not known for Vulkan.
+    /// Free and total memory of a GPU, in bytes. `None` on Vulkan.
     fn card_memory(&self) -> Option<(u64, u64)> {
         match self.kind {
             #[cfg(feature = "cuda")]
@@ -230,7 +231,7 @@ impl Compute {
         }
     }
 
-    /// The device and its dtype, for people.
+    /// The device and its dtype, as shown to users.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -291,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_are_read_as_they_are_written() {
+    fn device_choices_round_trip() {
         for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3), DeviceChoice::Vulkan] {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
@@ -303,7 +304,7 @@ mod tests {
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn a_program_without_cuda_says_how_to_build_one() {
+    fn builds_without_cuda_print_how_to_build_with_cuda() {
         let error = Compute::open(DeviceChoice::Cuda(0), 0).expect_err("no CUDA").to_string();
         assert!(error.contains("--features cuda"), "{error}");
         assert_eq!(Compute::open(DeviceChoice::Auto, 0).expect("the CPU").notice(), None);

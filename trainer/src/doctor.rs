@@ -1,7 +1,7 @@
 //! The report of `tonfall doctor`.
 //!
-//! Responsible for: listing every device that this program can use, running one operation on each, and naming what is
-//! missing for the others and how to install it.
+//! Responsible for: listing every device that this program can use, running one operation on each, and naming the
+//! missing parts of the others and how to install them.
 //! Must not depend on: models, terminals.
 
 use burn::tensor::{Tensor, TensorData};
@@ -25,7 +25,7 @@ pub struct Finding {
 /// The state of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// A test computation gave the right result.
+    /// A test computation had the right result.
     Works,
     /// The device is not available, or this program was built without it.
     Absent,
@@ -33,7 +33,7 @@ pub enum State {
     Faulty,
 }
 
-/// Opens every device and computes on it once.
+/// Opens every device and runs one computation on it.
 #[must_use]
 pub fn examine() -> Vec<Finding> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -59,7 +59,7 @@ fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
 
-/// The finding about a device after a product with an NF4 matrix.
+/// The finding about a device, after a matrix product with an NF4 matrix.
 fn used(what: &'static str, compute: &Compute, text: &str) -> Finding {
     match probe(compute) {
         Ok(()) => Finding { what, state: State::Works, text: text.to_owned(), remedy: None },
@@ -72,7 +72,7 @@ fn used(what: &'static str, compute: &Compute, text: &str) -> Finding {
     }
 }
 
-/// Multiplies by an NF4 matrix and compares the result with that of the host.
+/// Multiplies by an NF4 matrix and compares the result with the host's.
 fn probe(compute: &Compute) -> Result<(), String> {
     const TOKENS: usize = 32;
     const SIZE: usize = 64;

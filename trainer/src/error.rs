@@ -116,7 +116,7 @@ fn did_you_mean(meant: &str) -> String {
     if meant.is_empty() { String::new() } else { format!(" (did you mean {meant}?)") }
 }
 
-/// What can be done with an adapter on the head.
+/// How to continue with an adapter that has LoRA on the head.
 fn head_remedy(tied: bool) -> &'static str {
     match tied {
         true => {
@@ -127,7 +127,7 @@ fn head_remedy(tied: bool) -> &'static str {
     }
 }
 
-/// The needed memory by part, and the available memory.
+/// Needed memory by part, and available memory.
 fn shortage(needed: &Estimate, limit: Option<u64>) -> String {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let parts = needed.at_peak().filter(|part| part.bytes > 0);

@@ -1,7 +1,7 @@
 //! Evaluation: loss on held-out examples and adherence on held-out prompts.
 //!
-//! Responsible for: measuring a model; nothing is judged here.
-//! Must not depend on: optimisation, run directories.
+//! Responsible for: measuring a model, without a verdict.
+//! Must not depend on: optimization, run directories.
 
 use serde::{Deserialize, Serialize};
 use tonfall_datasets::{Batch, ChatTokenizer, DataError, Examples, HeldOutPrompt};
@@ -12,19 +12,19 @@ use crate::generate::{Sampling, generate};
 use crate::micro_batch;
 use crate::model::Decoder;
 
-/// What one evaluation measured.
+/// The results of one evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
-    /// Mean loss a trained token on the eval split; `None` without one.
+    /// Mean loss per token with loss on the eval split; `None` without eval split.
     pub loss: Option<f64>,
-    /// Trained tokens of the eval split.
+    /// Tokens with loss in the eval split.
     pub tokens: u64,
     /// `None` without held-out prompts.
     pub adherence: Option<Adherence>,
     pub samples: Vec<Sample>,
 }
 
-/// One generation, and which terms it uses.
+/// A generation and the terms that it uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub prompt: String,
@@ -36,10 +36,11 @@ pub struct Sample {
     pub violations: Vec<String>,
 }
 
-/// Mean loss and number of trained tokens over `examples`, `micro_batch_size` at a time; `None` without examples.
+/// Mean loss and number of tokens with loss over `examples`, `micro_batch_size` examples at a time; `None` without
+/// examples.
 ///
 /// # Errors
-/// When an example is missing.
+/// If an example is missing.
 pub(crate) fn loss(
     model: &Decoder,
     examples: &Examples,
@@ -57,10 +58,10 @@ pub(crate) fn loss(
     Ok((tokens > 0).then(|| (sum / tokens as f64, tokens)))
 }
 
-/// Generates greedily for every prompt and counts terms.
+/// Generates greedily for every prompt and counts the used terms.
 ///
 /// # Errors
-/// When a prompt can't be rendered, or is longer than the model's context.
+/// If a prompt can't be rendered or is longer than the model's context.
 pub(crate) fn adherence(
     model: &Decoder,
     tokenizer: &ChatTokenizer,
@@ -84,7 +85,7 @@ pub(crate) fn adherence(
     Ok((counts, samples))
 }
 
-/// The terms that `text` uses, or those that it doesn't use.
+/// If `is_used`, the terms that `text` uses; otherwise, the terms that it doesn't use.
 fn with_use(text: &str, terms: &[String], is_used: bool) -> Result<Vec<String>, TrainError> {
     let used = used(text, terms).map_err(DataError::from)?;
     Ok(terms.iter().zip(used).filter(|(_, used)| *used == is_used).map(|(term, _)| term.clone()).collect())

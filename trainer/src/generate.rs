@@ -1,6 +1,6 @@
 //! Text generation with a key/value cache.
 //!
-//! Responsible for: choosing the next token, greedily or by sampling, until a stop token or the limit.
+//! Responsible for: choosing the next token, greedily or by sampling, up to a stop token or the limit.
 //! Must not depend on: tokenizers, terminals.
 
 use tonfall_kernels::philox::Philox;
@@ -9,34 +9,34 @@ use crate::error::TrainError;
 use crate::lora::values;
 use crate::model::Decoder;
 
-/// Philox stream of sampling.
+/// Philox stream for sampling.
 const SAMPLING_STREAM: u64 = u64::from_le_bytes(*b"sampling");
 
-/// How the next token is chosen.
+/// Sampling settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
     /// 0 selects the most likely token.
     pub temperature: f32,
     /// Samples from the `top_k` most likely tokens.
     pub top_k: Option<usize>,
-    /// Samples from the most likely tokens that have this share of the probability (Holtzman et al. 2019).
+    /// Samples from the most likely tokens whose probabilities sum to `top_p` (Holtzman et al. 2019).
     pub top_p: Option<f32>,
     pub max_new_tokens: usize,
     pub seed: u64,
 }
 
 impl Sampling {
-    /// The most likely token at every step.
+    /// Selects the most likely token at every step.
     pub fn greedy(max_new_tokens: usize) -> Self {
         Self { temperature: 0.0, top_k: None, top_p: None, max_new_tokens, seed: 0 }
     }
 }
 
-/// Continues `prompt`; the returned tokens include neither the prompt nor the stop token.
-/// `on_token` receives each token. Generation also ends at the model's context length.
+/// Continues `prompt`. The returned tokens include neither the prompt nor the stop token. `on_token` receives each
+/// token. Generation also ends at the model's context length.
 ///
 /// # Errors
-/// When the prompt is empty or fills the context, or the device fails.
+/// If the prompt is empty or fills the context, or if the device fails.
 pub(crate) fn generate(
     model: &Decoder,
     with_adapter: bool,

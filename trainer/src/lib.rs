@@ -1,7 +1,7 @@
-//! Training, evaluation and generation: everything that computes with a model.
+//! Training, evaluation and generation: all computation with a model.
 //!
-//! Responsible for: the decoder, LoRA, the optimisation loop, checkpoints, evaluation, generation.
-//! Must not depend on: terminals, file formats, polars, ratatui. Burn lives here and in `tonfall_kernels`.
+//! Responsible for: the decoder, LoRA, the optimization loop, checkpoints, evaluation, generation.
+//! Must not depend on: terminals, file formats, polars, ratatui. Only this crate and `tonfall_kernels` use Burn.
 
 mod adherence;
 mod checkpoint_files;

@@ -1,7 +1,8 @@
-//! LoRA adapters on a decoder: created, loaded, written.
+//! LoRA adapters on a decoder: creating, loading, exporting.
 //!
-//! Responsible for: which linear layers get an adapter, its initial values and its exchange with PEFT's files.
-//! Must not depend on: optimisation, the PEFT file format itself (that is `tonfall_adapters::peft`).
+//! Responsible for: selecting the linear layers that get an adapter, its initial values, and conversion from and to
+//! PEFT's tensors.
+//! Must not depend on: optimization, the PEFT file format itself (that is `tonfall_adapters::peft`).
 
 use std::collections::BTreeMap;
 
@@ -18,11 +19,11 @@ use crate::estimate::linear_shapes;
 use crate::model::{Decoder, LoraSite, Matrix};
 use crate::params::{Param, ParamStore};
 
-/// Philox stream of the initial values, apart from every dropout and shuffle stream.
+/// Philox stream for initial values, different from every dropout and shuffle stream.
 const INIT_STREAM: u64 = u64::from_le_bytes(*b"lorainit");
-/// The output head, which can have no adapter while it is trained.
+/// The output head. It can't have a trained adapter.
 const HEAD: &str = "lm_head";
-/// Modules that an error names; the others are counted.
+/// Maximum number of modules that an error names; the others are counted.
 const NAMED: usize = 3;
 
 /// The modules that can have an adapter, with the shapes `[out_features, in_features]` of their weights.
@@ -33,7 +34,7 @@ fn adaptable(model: &ModelDescription) -> Vec<(String, [usize; 2])> {
 }
 
 /// # Errors
-/// When a target selects no linear layer of the model's blocks.
+/// If a target selects no linear layer of the model's blocks.
 pub(crate) fn check_targets(model: &ModelDescription, targets: &TargetModules) -> Result<(), TrainError> {
     let modules = adaptable(model);
     let selects = |name: &str| {
@@ -54,7 +55,7 @@ pub(crate) fn check_targets(model: &ModelDescription, targets: &TargetModules) -
 }
 
 /// # Errors
-/// When the adapter has modules or shapes that the model has not.
+/// If the adapter has modules or shapes that the model doesn't have.
 pub(crate) fn check_existing(model: &ModelDescription, adapter: &Adapter) -> Result<(), TrainError> {
     let shapes: BTreeMap<String, [usize; 2]> = adaptable(model).into_iter().collect();
     let pairs = adapter.pairs();
@@ -76,7 +77,7 @@ pub(crate) fn check_existing(model: &ModelDescription, adapter: &Adapter) -> Res
     Ok(())
 }
 
-/// The first names of a list, and how many there are besides.
+/// The first names of a list, and the number of the others.
 fn shortened(names: &[String]) -> String {
     let first: Vec<String> = names.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
     match names.len().saturating_sub(NAMED) {
@@ -85,10 +86,10 @@ fn shortened(names: &[String]) -> String {
     }
 }
 
-/// Adds a fresh adapter: A uniform in ±1/√in_features (Kaiming with a = √5, as PEFT and `nn.Linear` do), B zero.
+/// Adds a new adapter: A uniform in ±1/√in_features (Kaiming with a = √5, as in PEFT and `nn.Linear`), B zero.
 ///
 /// # Errors
-/// As [`check_targets`].
+/// Like [`check_targets`].
 pub(crate) fn attach_new(model: &mut Decoder, plan: &LoraPlan, seed: u64, device: &Device) -> Result<(), TrainError> {
     check_targets(&model.description, &plan.target_modules)?;
     let mut generator = Philox::new(seed, INIT_STREAM);
@@ -103,7 +104,7 @@ pub(crate) fn attach_new(model: &mut Decoder, plan: &LoraPlan, seed: u64, device
 /// Adds an adapter with the values of a PEFT adapter.
 ///
 /// # Errors
-/// As [`check_existing`].
+/// Like [`check_existing`].
 pub(crate) fn attach_existing(
     model: &mut Decoder,
     adapter: &Adapter,
@@ -118,8 +119,8 @@ pub(crate) fn attach_existing(
     })
 }
 
-/// PEFT's configuration of the adapter on `model`: the modules that have one, and the base of this run. Rank, alpha and
-/// rsLoRA are those of the adapter at `lora.init`, if training began with one; its other settings are not taken over.
+/// PEFT's configuration of the adapter on `model`, with the modules that have an adapter and the base of this run. If
+/// training started from `lora.init`, rank, alpha and rsLoRA are that adapter's; its other settings are dropped.
 pub(crate) fn config(
     model: &Decoder,
     plan: &LoraPlan,
@@ -145,7 +146,7 @@ pub(crate) fn config(
 /// The adapter as PEFT's tensors, with its configuration.
 ///
 /// # Errors
-/// When the device fails.
+/// If the device fails.
 pub(crate) fn export(model: &Decoder, config: AdapterConfig) -> Result<Adapter, TrainError> {
     let tensor = |param: &Param| {
         let name = format!("{}.weight", param.name);
@@ -155,7 +156,7 @@ pub(crate) fn export(model: &Decoder, config: AdapterConfig) -> Result<Adapter, 
     Ok(Adapter { config, tensors })
 }
 
-/// Values of a tensor, read from the device.
+/// Values of a tensor, copied from the device.
 pub(crate) fn values<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, TrainError> {
     let data = tensor.clone().try_into_data().map_err(|error| TrainError::Device(error.to_string()))?;
     data.convert::<f32>().try_to_vec::<f32>().map_err(|error| TrainError::Device(format!("{error:?}")))
@@ -166,7 +167,7 @@ fn scale(plan: &LoraPlan) -> f32 {
     (plan.alpha / if plan.use_rslora { rank.sqrt() } else { rank }) as f32
 }
 
-/// The values that a module's adapter begins with: A `[r, in]`, B `[out, r]`, and r; `None` where it gets none.
+/// Initial values of a module's adapter: A `[r, in]`, B `[out, r]`, and r; `None` for a module without adapter.
 type Initial = Option<(Vec<f32>, Vec<f32>, usize)>;
 
 fn attach(
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_that_select_nothing_are_named_with_what_was_meant() {
+    fn targets_that_select_nothing_get_a_suggestion() {
         let check = |names: &[&str]| {
             let targets = TargetModules::List(names.iter().map(|name| (*name).to_owned()).collect());
             check_targets(&model(), &targets).map_err(|error| error.to_string())

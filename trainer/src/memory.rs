@@ -1,18 +1,19 @@
-//! Memory as the operating system reports it.
+//! Memory, as the operating system reports it.
 //!
-//! Responsible for: the memory that this process uses, and how much more it may allocate: free memory, the limits of
-//! control groups (containers, batch systems) and of the process.
-//! Must not depend on: what the memory is used for.
+//! Responsible for: the memory that this process uses, and how much more it may allocate. Limits are free memory,
+//! control groups (containers, batch systems) and the process's own limit.
+//! Must not depend on: the use of the memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Highest resident set size of this process so far, in bytes (Linux: `VmHWM`); `None` on other systems.
+/// Peak resident set size of this process, in bytes (Linux: `VmHWM`); `None` on other systems.
 pub fn peak_rss() -> Option<u64> {
     field(Path::new("/proc/self/status"), "VmHWM:")
 }
 
-/// Resident set size of this process in bytes (Linux: `VmRSS`), including pages of mapped files; `None` on other systems.
+/// Resident set size of this process in bytes (Linux: `VmRSS`), including pages of mapped files; `None` on other
+/// systems.
 pub fn rss() -> Option<u64> {
     field(Path::new("/proc/self/status"), "VmRSS:")
 }
@@ -22,19 +23,19 @@ pub fn total() -> Option<u64> {
     field(Path::new("/proc/meminfo"), "MemTotal:")
 }
 
-/// Bytes that this process may still allocate: the least of the machine's free memory (`MemAvailable`), the remainder of
-/// each control group of the process, and its limit on addresses (`ulimit -v`). `None` if nothing is known.
+/// Bytes that this process may still allocate: the minimum of the machine's free memory (`MemAvailable`), the remainder
+/// of each of its control groups, and its address space limit (`ulimit -v`). `None` if nothing is known.
 pub fn available() -> Option<u64> {
     available_below(Path::new("/"))
 }
 
-/// [`available`] with another root of `/proc` and `/sys`.
+/// [`available`] with the directory `root` instead of `/`.
 fn available_below(root: &Path) -> Option<u64> {
     let free = field(&root.join("proc/meminfo"), "MemAvailable:");
     free.into_iter().chain(control_groups(root)).chain(address_space(root)).min()
 }
 
-/// The bytes that follow `name` in a file of lines such as `MemTotal:  8123456 kB`.
+/// The bytes after `name` in a file of lines such as `MemTotal:  8123456 kB`.
 fn field(file: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -42,14 +43,14 @@ fn field(file: &Path, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// A version of control groups: the place of its memory controller and the names of its files.
+/// A version of control groups: the directory of its memory controller and the names of its files.
 struct ControlGroups {
     /// The controllers in a line of `/proc/self/cgroup`: `0::/path`, `4:memory:/path`.
     controllers: &'static str,
     mount: &'static str,
     limit: &'static str,
     used: &'static str,
-    /// In `memory.stat`: file pages that the kernel reclaims when memory is needed.
+    /// Key in `memory.stat`: file pages that the kernel reclaims when memory is needed.
     reclaimable: &'static str,
 }
 
@@ -71,8 +72,8 @@ const CONTROL_GROUPS: [ControlGroups; 2] = [
     },
 ];
 
-/// The remainder of each control group, from the process's own up to the root. Inside a container the path may be that of
-/// the host; the files of the group are at the mount point then, where the search ends.
+/// The remainder of each control group, from the process's own group up to the root. In a container, the path may be a
+/// path on the host. Then the group's files are at the mount point, where the search ends.
 fn control_groups(root: &Path) -> Vec<u64> {
     let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut left = Vec::new();
@@ -92,11 +93,11 @@ fn control_groups(root: &Path) -> Vec<u64> {
 }
 
 impl ControlGroups {
-    /// The remainder of the group in `dir`; `None` without a limit.
+    /// The remainder of the group in `dir`; `None` if it has no limit.
     fn left(&self, dir: &Path) -> Option<u64> {
         let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-        // "max" (v2) and the largest page-aligned number (v1) mean that there is no limit.
+        // "max" (v2) and the largest page-aligned number (v1) mean no limit.
         let limit = number(self.limit).filter(|limit| *limit < i64::MAX as u64 / 2)?;
         let stat = read("memory.stat").unwrap_or_default();
         let reclaimable = stat.lines().find_map(|line| line.strip_prefix(self.reclaimable)?.trim().parse::<u64>().ok());
@@ -105,7 +106,7 @@ impl ControlGroups {
     }
 }
 
-/// The remainder of the limit on the process's addresses; `None` without a limit.
+/// The remainder of the process's address space limit; `None` if it has no limit.
 fn address_space(root: &Path) -> Option<u64> {
     let limits = fs::read_to_string(root.join("proc/self/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
@@ -117,7 +118,7 @@ fn address_space(root: &Path) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A root with the files that are given.
+    /// A root directory with the given files.
     fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a directory");
         for (path, text) in files {
@@ -131,14 +132,14 @@ mod tests {
     const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:  8000 kB\nMemAvailable:    6000 kB\n");
 
     #[test]
-    fn this_process_is_measured() {
+    fn the_memory_of_this_process_is_measured() {
         let (peak, now) = (peak_rss().expect("Linux"), rss().expect("Linux"));
         assert!(peak >= now && now > 1 << 20, "{now} of at most {peak} bytes");
         assert!(available().expect("Linux") <= total().expect("Linux"));
     }
 
     #[test]
-    fn without_limits_free_memory_counts() {
+    fn free_memory_is_the_limit_without_other_limits() {
         assert_eq!(available_below(system(&[MEMINFO]).path()), Some(6000 * 1024));
         assert_eq!(available_below(system(&[]).path()), None);
         let unlimited =

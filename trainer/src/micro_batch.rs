@@ -3,10 +3,11 @@
 //! Responsible for: the forward and backward pass, plain or with recomputation layer by layer.
 //! Must not depend on: the optimizer, the loop, files.
 //!
-//! With recomputation the forward pass saves the input of each block and nothing else. The backward pass runs each block
-//! again, alone and tracked, from the last to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>). The output
-//! of a recomputed block is not needed, so its last matrix product is left out. For long contexts, block inputs can be
-//! stored in host memory. All modes compute the same operations in the same order: losses and gradients are bit-identical.
+//! With recomputation, the forward pass saves only the input of each block. The backward pass runs each block again
+//! with tracking, from the last block to the first (Chen et al. 2016, <https://arxiv.org/abs/1604.06174>). It does not
+//! need the output of a recomputed block, so it skips the block's last matrix product. For long contexts, block inputs
+//! can be stored in host memory. All modes compute the same operations in the same order: losses and gradients are
+//! bit-identical.
 
 use burn::tensor::Tensor;
 use serde::Serialize;
@@ -39,14 +40,14 @@ pub(crate) fn loss(model: &Decoder, batch: &Batch, with_adapter: bool) -> f64 {
     scalar(&linear_cross_entropy(hidden, model.head(&binding), &targets(batch)))
 }
 
-/// What the forward pass saves for the backward pass, in decreasing order of device memory.
+/// The activations that the forward pass saves for the backward pass, in decreasing order of device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Activations {
     /// All activations, except LoRA inputs that are cheap to recompute (see `tonfall_kernels::Rematerialized`).
     Kept,
     /// The input of each block; the other activations are recomputed.
     Recomputed,
-    /// The same, with block inputs stored in host memory.
+    /// Like `Recomputed`, with block inputs stored in host memory.
     Offloaded,
 }
 
@@ -58,17 +59,17 @@ impl Activations {
     }
 }
 
-/// How a micro-batch is run for training.
+/// How to run a micro-batch in training.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TrainingPass {
-    /// Factor on the loss before the backward pass: 1 / trained tokens of the optimizer step.
+    /// Factor on the loss before the backward pass: 1 / tokens with loss of the optimizer step.
     pub scale: f32,
     pub activations: Activations,
     pub dropout: DropoutKey,
 }
 
-/// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses, `[1]`. Does not wait
-/// for the device.
+/// Adds the gradients of `scale · loss` to `sums` and returns the unscaled sum of the token losses, `[1]`. Does not
+/// wait for the device.
 pub(crate) fn accumulate(model: &Decoder, batch: &Batch, training: TrainingPass, sums: &mut GradientSums) -> Tensor<1> {
     let segments = self_segments(&batch.segment_lengths);
     let documents = Documents { positions: &batch.position_ids, segments: &segments, dropout: Some(training.dropout) };
@@ -135,7 +136,7 @@ fn recomputed(
 }
 
 /// Runs a part of the model with tracking, then the backward pass from the scalar that `forward` returns. Returns the
-/// gradient of the input and the second value of `forward`.
+/// gradient of the input, and the second value of `forward`.
 fn backward<'a, T>(
     x: Hidden,
     params: &'a ParamStore,

@@ -3,9 +3,9 @@
 //! Responsible for: the update of one optimizer step and the optimizer's state.
 //! Must not depend on: the backward pass, schedules.
 //!
-//! Decoupled weight decay (Loshchilov & Hutter 2017, <https://arxiv.org/abs/1711.05101>) as `torch.optim.AdamW` computes
-//! it, in f32, with moments in f32 or, on request, in a byte each as bitsandbytes keeps them. Gradients are clipped by their
-//! norm as one vector, as `torch.nn.utils.clip_grad_norm_` does.
+//! Decoupled weight decay (Loshchilov & Hutter 2017, <https://arxiv.org/abs/1711.05101>), computed in f32 like
+//! `torch.optim.AdamW`. Moments are f32 or, on request, 8-bit as in bitsandbytes. The norm of all gradients together is
+//! clipped, like in `torch.nn.utils.clip_grad_norm_`.
 
 use burn::tensor::Tensor;
 use tonfall_kernels::{AdamW as Settings, MOMENT_BLOCK, Moment8, Moments, Update, resident, update};
@@ -13,15 +13,15 @@ use tonfall_recipes::plan::{OptimizerKind, TrainingPlan};
 
 use crate::params::{GradientSums, ParamStore, StepReadback};
 
-/// Parameters with fewer elements keep moments in f32, as in bitsandbytes.
+/// Parameters with fewer elements have f32 moments, as in bitsandbytes.
 const LEAST_IN_BYTES: usize = 4096;
 
-/// Whether the moments of a parameter with so many elements are stored in one byte each.
+/// Whether each moment of a parameter with `elements` elements is stored in one byte.
 fn in_bytes(kind: OptimizerKind, elements: usize) -> bool {
     kind == OptimizerKind::Adamw8bit && elements >= LEAST_IN_BYTES
 }
 
-/// Bytes of both moments of a parameter with so many elements.
+/// Bytes of both moments of a parameter with `elements` elements.
 pub(crate) fn moment_bytes(kind: OptimizerKind, elements: usize) -> u64 {
     let each = match in_bytes(kind, elements) {
         true => elements.div_ceil(MOMENT_BLOCK) * (MOMENT_BLOCK + size_of::<f32>()),
@@ -35,14 +35,14 @@ pub(crate) fn moment_bytes(kind: OptimizerKind, elements: usize) -> u64 {
 pub(crate) struct Optimizer {
     settings: Settings,
     max_grad_norm: f64,
-    /// In the order of the parameter store.
+    /// One entry per parameter, in the order of the parameter store.
     pub moments: Vec<Moments<2>>,
     /// Number of updates.
     pub steps: u64,
 }
 
 impl Optimizer {
-    /// A fresh optimizer: all moments zero.
+    /// A new optimizer: all moments are zero.
     pub(crate) fn new(params: &ParamStore, plan: &TrainingPlan) -> Self {
         let settings = Settings {
             lr: 0.0,
@@ -62,8 +62,8 @@ impl Optimizer {
         Self { settings, max_grad_norm: plan.max_grad_norm, moments, steps: 0 }
     }
 
-    /// Updates every parameter that has a gradient, and reads back the sum of `losses`, `[1]` each, and the gradient norm.
-    /// Nothing is updated when the norm is not finite.
+    /// Updates every parameter that has a gradient. Reads back the sum of `losses`, `[1]` each, and the gradient norm.
+    /// Updates nothing if the norm is not finite.
     pub(crate) fn step(
         &mut self,
         params: &mut ParamStore,
@@ -114,10 +114,10 @@ mod tests {
         (bytemuck::pod_collect_to_vec(tensor.data()), tensor.shape().to_vec())
     }
 
-    /// Twenty steps of torch's AdamW with the learning rates of transformers' schedules and with clipping
+    /// Twenty steps of torch's AdamW with clipping and the learning rates of transformers' schedules
     /// (`tests/reference/make_adamw.py`).
     #[test]
-    fn twenty_steps_are_those_of_torch() {
+    fn twenty_steps_equal_torch() {
         let (bytes, device) = (fixture("adamw.safetensors"), Device::flex());
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
         let record: Value = serde_json::from_slice(&fixture("adamw.json")).expect("JSON");
@@ -141,7 +141,8 @@ mod tests {
             let mut optimizer = Optimizer::new(&params, &plan);
             for step in 0..total_steps {
                 let theirs = |step: u64| record["learning_rates"][name][step as usize].as_f64().expect("a rate");
-                // Transformers' warm-up begins at zero; ours is one step ahead, so that no step is wasted.
+                // The warm-up of transformers begins at zero; ours is one step earlier, so that the first step trains
+                // too.
                 let same = if step < warmup_steps { step + 1 } else { step };
                 assert!((rate.at(step) - theirs(same)).abs() < 1e-12, "{name} step {step}: rate");
                 let mut sums = GradientSums::new(&params);
@@ -169,11 +170,11 @@ mod tests {
         }
     }
 
-    /// Each of five steps of bitsandbytes' AdamW8bit on the CPU, from its state before to its state after
-    /// (`tests/reference/make_adamw8.py`). Its processor version takes the nearest value of a map roughly, so codes are not
-    /// compared with its own; that ours are the nearest is tested where they are made.
+    /// Five steps of bitsandbytes' AdamW8bit on the CPU, each from its state before the step to its state after the
+    /// step (`tests/reference/make_adamw8.py`). The CPU version of bitsandbytes rounds to the nearest value of a map
+    /// only roughly. So its codes are not compared; the tests of our quantization check that our codes are the nearest.
     #[test]
-    fn steps_with_moments_in_bytes_are_those_of_bitsandbytes() {
+    fn steps_with_8_bit_moments_equal_bitsandbytes() {
         let (bytes, device) = (fixture("adamw8.safetensors"), Device::flex());
         let file = SafeTensors::deserialize(&bytes).expect("safetensors");
         let record: Value = serde_json::from_slice(&fixture("adamw8.json")).expect("JSON");

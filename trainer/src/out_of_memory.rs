@@ -1,21 +1,21 @@
-//! Out-of-memory errors, in the form in which each device reports them.
+//! Out-of-memory errors, in each device's form.
 //!
-//! Responsible for: recognising them, and converting them to an error that the training loop can handle.
-//! Must not depend on: what was computed.
+//! Responsible for: recognizing them, and converting them to an error that the training loop can handle.
+//! Must not depend on: the failed computation.
 //!
-//! CubeCL stores a failed allocation with its buffer. The error surfaces as a panic of Burn when a result computed from the
-//! buffer is read: in a training step, the loss or the gradient norm. On the CPU, a failed allocation ends the process;
-//! there, the estimate is compared with the free memory instead.
+//! CubeCL stores a failed allocation with its buffer. Burn panics when a result computed from the buffer is read: in a
+//! training step, the loss or the gradient norm. On the CPU, a failed allocation ends the process. Therefore the
+//! estimate is compared with the free memory there.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::TrainError;
 
-/// The texts of CubeCL 0.11 (`cubecl_runtime::server::{IoError, LaunchError}`); Burn passes on no error type.
+/// Texts of CubeCL 0.11 (`cubecl_runtime::server::{IoError, LaunchError}`). Burn passes on no error type.
 const TEXTS: [&str; 3] = ["out of device memory", "out-of-memory error", "can't allocate buffer of size"];
 
-/// Whether the text of an error or a panic is that of a device out of memory.
+/// Whether the text of an error or a panic reports that a device is out of memory.
 #[must_use]
 pub fn is_out_of_memory(text: &str) -> bool {
     TEXTS.iter().any(|known| text.contains(known))
@@ -40,7 +40,7 @@ fn text(unwound: &(dyn Any + Send)) -> Option<&str> {
     unwound.downcast_ref::<String>().map(String::as_str).or_else(|| unwound.downcast_ref::<&str>().copied())
 }
 
-/// The line of the error, without the backtrace.
+/// The line with the error, without the backtrace.
 fn brief(text: &str) -> String {
     text.lines().find(|line| is_out_of_memory(line)).unwrap_or(text).trim().to_owned()
 }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn other_panics_and_errors_stay_what_they_are() {
+    fn other_panics_and_errors_are_unchanged() {
         assert!(catch_unwind(|| caught("index out of bounds")).is_err());
         assert!(matches!(catch::<()>(|| Err(TrainError::Device("lost".into()))), Err(TrainError::Device(_))));
         assert!(matches!(catch(|| Ok(3)), Ok(3)));

@@ -1,7 +1,7 @@
 //! The trainable tensors of a model, and their gradients.
 //!
 //! Responsible for: one ordered store of all trainable tensors, autodiff leaves for a tracked pass, and gradient sums.
-//! Must not depend on: which module a tensor belongs to, or how it is updated.
+//! Must not depend on: the module that a tensor belongs to, the update of a tensor.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,18 +16,19 @@ pub(crate) struct ParamId(usize);
 /// One trainable tensor.
 #[derive(Debug)]
 pub(crate) struct Param {
-    /// Hugging Face name of the tensor, for a LoRA matrix the module's name plus `.lora_A` or `.lora_B`.
+    /// Hugging Face name of the tensor. For a LoRA matrix, the module's name plus `.lora_A` or `.lora_B`.
     pub name: String,
-    /// Value, f32, without autodiff. A vector of length `n` is kept as `[1, n]`.
+    /// Value, f32, without autodiff. A vector of length `n` is stored as `[1, n]`.
     pub value: Tensor<2>,
-    /// A copy of the value in the dtype of matrix products; `None` where that is f32.
+    /// A copy of the value in the dtype of matrix products; `None` if that is f32.
     pub copy: Option<Tensor<2>>,
-    /// Shape as it is written to files.
+    /// Shape in files.
     pub shape: Vec<usize>,
 }
 
 impl Param {
-    /// Whether AdamW's weight decay applies: to matrices, not to norms and biases, as in transformers' `Trainer`.
+    /// Whether AdamW's weight decay applies. It applies to matrices, not to norms and biases, as in transformers'
+    /// `Trainer`.
     pub(crate) fn is_matrix(&self) -> bool {
         self.shape.len() > 1
     }
@@ -57,17 +58,17 @@ fn resident_copy(value: &Tensor<2>, dtype: DType) -> Tensor<2> {
 #[derive(Debug, Default)]
 pub(crate) struct ParamStore {
     params: Vec<Param>,
-    /// The dtype of the copies; `None` without copies.
+    /// The dtype of the copies; `None` if there are none.
     copies: Option<DType>,
 }
 
 impl ParamStore {
-    /// A store that keeps copies of its values for matrix products in `dtype`.
+    /// A store that also has copies of its values in `dtype`, for matrix products.
     pub(crate) fn for_products_in(dtype: DType) -> Self {
         Self { params: Vec::new(), copies: Some(dtype).filter(|dtype| *dtype != DType::F32) }
     }
 
-    /// Adds a tensor and returns the handle by which modules refer to it.
+    /// Adds a tensor and returns its handle for modules.
     pub(crate) fn register(&mut self, name: impl Into<String>, value: Tensor<2>, shape: Vec<usize>) -> ParamId {
         let copy = self.copies.map(|dtype| resident_copy(&value, dtype));
         self.params.push(Param { name: name.into(), value, copy, shape });
@@ -103,17 +104,17 @@ pub(crate) struct Binding<'a> {
 }
 
 impl<'a> Binding<'a> {
-    /// A pass that needs no gradients.
+    /// A pass without gradients.
     pub(crate) fn untracked(store: &'a ParamStore) -> Self {
         Self { store, leaves: None }
     }
 
-    /// A pass whose parameters become leaves when they are used first.
+    /// A pass with gradients. Its parameters become leaves at their first use.
     pub(crate) fn tracked(store: &'a ParamStore) -> Self {
         Self { store, leaves: Some(RefCell::default()) }
     }
 
-    /// The value of a parameter within this pass.
+    /// The value of a parameter in this pass.
     pub(crate) fn get(&self, id: ParamId) -> Tensor<2> {
         let value = || self.store.get(id).factor();
         match &self.leaves {
@@ -122,7 +123,7 @@ impl<'a> Binding<'a> {
         }
     }
 
-    /// Adds the gradients of every leaf that this pass used to `sums`.
+    /// Adds the gradients of all leaves that this pass used to `sums`.
     pub(crate) fn collect(self, gradients: &mut Gradients, sums: &mut GradientSums) {
         for (id, leaf) in self.leaves.into_iter().flat_map(RefCell::into_inner) {
             if let Some(gradient) = leaf.grad_remove(gradients) {
@@ -132,7 +133,7 @@ impl<'a> Binding<'a> {
     }
 }
 
-/// The numbers that are read back from the device after a step.
+/// The numbers read back from the device after a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct StepReadback {
     /// Sum of the token losses.
@@ -142,8 +143,9 @@ pub(crate) struct StepReadback {
 }
 
 impl StepReadback {
-    /// The sum of `losses`, `[1]` each, and the norm from its partial sums of squares, both summed in f64. Everything is read
-    /// in one transfer, so that all work of a step is enqueued before the host waits. Errors of the device surface here.
+    /// The sum of `losses`, `[1]` each, and the norm from partial sums of squares, both summed in f64. All numbers are
+    /// read in one transfer, so all work of a step is enqueued before the host waits. Errors of the device surface
+    /// here.
     pub(crate) fn of(losses: Vec<Tensor<1>>, square_sums: Option<Tensor<1>>) -> Self {
         let count = losses.len();
         let due = losses.into_iter().chain(square_sums);
@@ -164,7 +166,7 @@ impl GradientSums {
         Self { sums: vec![None; store.count()] }
     }
 
-    /// Adds a gradient shaped like its parameter.
+    /// Adds a gradient with the shape of its parameter.
     pub(crate) fn add(&mut self, id: ParamId, gradient: Tensor<2>) {
         let slot = &mut self.sums[id.0];
         *slot = Some(match slot.take() {
@@ -173,7 +175,7 @@ impl GradientSums {
         });
     }
 
-    /// Mutable sums, in the order of the store.
+    /// The sums, mutable, in the order of the store.
     pub(crate) fn slots(&mut self) -> &mut [Option<Tensor<2>>] {
         &mut self.sums
     }
@@ -191,7 +193,7 @@ mod tests {
     use tonfall_kernels::square_sums;
 
     #[test]
-    fn what_is_read_is_the_sum_of_the_losses_and_the_norm_over_all_gradients() {
+    fn readback_is_the_loss_sum_and_the_norm_over_all_gradients() {
         let device = Device::flex();
         let row = |values: [f32; 2]| Tensor::<2>::from_data([values], &device);
         let mut store = ParamStore::default();
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn products_find_the_value_in_their_type() {
+    fn matrix_products_use_the_copy_in_their_dtype() {
         let device = Device::flex();
         for dtype in [DType::F32, DType::BF16] {
             let mut store = ParamStore::for_products_in(dtype);

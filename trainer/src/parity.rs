@@ -1,8 +1,8 @@
 //! Replaying a reference run step by step.
 //!
-//! Responsible for: reading the files of `tests/reference/real_reference.py`, computing the same steps, and measuring the
-//! distance. Used by the tests and by `examples/parity.rs`.
-//! Must not depend on: the training loop (the steps are given), bounds (the caller decides what is close enough).
+//! Responsible for: reading the files of `tests/reference/real_reference.py`, computing the same steps, and measuring
+//! the differences. Used by the tests and by `examples/parity.rs`.
+//! Must not depend on: the training loop (the files define the steps), bounds (the caller decides how close is enough).
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub enum ParityError {
     Peft(#[from] tonfall_adapters::peft::PeftError),
 }
 
-/// A text and the reference's logits.
+/// A text and its logits from the reference.
 #[derive(Debug)]
 pub struct ReferenceText {
     pub name: String,
@@ -42,11 +42,11 @@ pub struct ReferenceText {
     pub logits: Vec<f32>,
 }
 
-/// Distance between two sets of logits.
+/// Difference between two sets of logits.
 #[derive(Clone, Copy, Debug)]
 pub struct LogitDifference {
     pub largest: f64,
-    /// Positions at which the most likely token differs.
+    /// Number of positions with another most likely token.
     pub other_argmax: usize,
 }
 
@@ -57,7 +57,7 @@ pub struct Replay {
     pub losses: Vec<(f64, f64)>,
     /// Our gradient norm and the reference's, by step.
     pub grad_norms: Vec<(f64, f64)>,
-    /// The adapter tensor with the largest relative Frobenius distance, and that distance.
+    /// The adapter tensor with the largest relative Frobenius distance, and the distance.
     pub worst: (String, f64),
     pub adapter: Adapter,
 }
@@ -84,7 +84,7 @@ struct Sequence {
 /// Reads `text{i}.input_ids` and `text{i}.logits`.
 ///
 /// # Errors
-/// When the file isn't what the script writes.
+/// If the file doesn't have the format that the script writes.
 pub fn reference_logits(path: &Path) -> Result<Vec<ReferenceText>, ParityError> {
     let fail = |why: String| ParityError::Reference { path: path.to_owned(), why };
     let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
@@ -101,7 +101,7 @@ pub fn reference_logits(path: &Path) -> Result<Vec<ReferenceText>, ParityError> 
     names.into_iter().map(text).collect()
 }
 
-/// Measures logits `[tokens, vocab]` against the reference's.
+/// Compares logits `[tokens, vocab]` with the reference's.
 pub fn compare_logits(ours: &[f32], theirs: &[f32], vocab: usize) -> LogitDifference {
     let argmax = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
     let differences = ours.iter().zip(theirs).map(|(a, b)| f64::from((a - b).abs()));
@@ -112,10 +112,10 @@ pub fn compare_logits(ours: &[f32], theirs: &[f32], vocab: usize) -> LogitDiffer
     }
 }
 
-/// Computes the steps of `folder/steps.json` from `folder/init` and compares with `folder/final`.
+/// Computes the steps of `folder/steps.json` from `folder/init` and compares the result with `folder/final`.
 ///
 /// # Errors
-/// When the reference can't be read or a step fails.
+/// If the reference can't be read or a step fails.
 pub fn replay(
     base: &BaseModel,
     quantization: Quantization,
@@ -176,10 +176,10 @@ fn worst_tensor(ours: &Adapter, theirs: &Adapter) -> Result<(String, f64), Strin
     Ok(worst)
 }
 
-/// Writes `input_ids` (i64 `[tokens]`) and `logits` (f32 `[tokens, vocab]`) for the reference to check.
+/// Writes `input_ids` (i64 `[tokens]`) and `logits` (f32 `[tokens, vocab]`), which the reference checks.
 ///
 /// # Errors
-/// When the file can't be written.
+/// If the file can't be written.
 pub fn write_logits(path: &Path, ids: &[u32], logits: &[f32], vocab: usize) -> Result<(), ParityError> {
     let fail = |why: String| ParityError::Reference { path: path.to_owned(), why };
     let wide: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
@@ -198,14 +198,14 @@ pub fn write_logits(path: &Path, ids: &[u32], logits: &[f32], vocab: usize) -> R
 pub struct LoraGradients {
     /// Mean over the predicted tokens.
     pub loss: f64,
-    /// Name without PEFT's prefix, and values shaped like the tensor.
+    /// Name without PEFT's prefix, and values in the tensor's shape.
     pub tensors: Vec<(String, Vec<f32>)>,
 }
 
-/// Loss of `ids` with labels = ids under an adapter, and the gradient of every adapter tensor.
+/// Loss of `ids` with an adapter, where labels equal `ids`, and the gradient of every adapter tensor.
 ///
 /// # Errors
-/// When the adapter doesn't fit the base.
+/// If the adapter doesn't fit the base.
 pub fn lora_gradients(
     base: &BaseModel,
     adapter: &Adapter,

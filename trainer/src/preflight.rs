@@ -1,7 +1,8 @@
-//! Everything that can be known about a run before it has a directory, besides its memory.
+//! Everything that can be known about a run before its directory exists, except its memory.
 //!
-//! Responsible for: the checks that `tonfall check` and `tonfall train` share, so that what passes one passes the other.
-//! Must not depend on: devices; nothing is loaded.
+//! Responsible for: the checks that `tonfall check` and `tonfall train` share. If one of them passes, the other passes
+//! too.
+//! Must not depend on: devices; no weights are loaded.
 
 use std::path::Path;
 
@@ -14,10 +15,10 @@ use crate::error::TrainError;
 use crate::lora;
 use crate::run_length::RunLength;
 
-/// The length of the run, for `processes` that train together.
+/// Checks a run and returns its length, for `processes` processes that train together.
 ///
 /// # Errors
-/// Everything that would end the run for reasons that are known now.
+/// Everything that is known now and would end the run later.
 pub fn preflight(
     plan: &Plan,
     base: &BaseModel,
@@ -38,7 +39,7 @@ pub fn preflight(
 }
 
 /// # Errors
-/// When an example is longer than the model's context.
+/// If an example is longer than the model's context.
 pub(crate) fn check_context(data: &PreparedDataset, model: &ModelDescription) -> Result<(), TrainError> {
     let context = model.max_position_embeddings;
     let longest = data.train.lengths().into_iter().chain(data.eval.lengths()).max();
@@ -49,7 +50,7 @@ pub(crate) fn check_context(data: &PreparedDataset, model: &ModelDescription) ->
 }
 
 /// # Errors
-/// When a held-out prompt is empty or leaves no room for a generation.
+/// If a held-out prompt is empty or leaves no tokens of the context for a generation.
 fn check_prompts(
     tokenizer: &ChatTokenizer,
     prompts: &[HeldOutPrompt],
@@ -67,7 +68,7 @@ fn check_prompts(
 }
 
 /// # Errors
-/// When an adapter can't be put on the model: the one at `init`, or a new one on the plan's target modules.
+/// If the model can't have the adapter: the one at `init`, or a new one on the plan's target modules.
 fn check_adapter(plan: &Plan, init: Option<&Path>, model: &ModelDescription) -> Result<(), TrainError> {
     match (plan.adapter.kind, init) {
         (AdapterKind::Full, _) => Ok(()),

@@ -1,7 +1,7 @@
-//! How many optimizer steps a run has.
+//! The number of optimizer steps of a run.
 //!
-//! Responsible for: `epochs`, `max_steps` and the warm-up as numbers of steps, what ends the run, and refusing a run in
-//! which nothing could be learned.
+//! Responsible for: converting `epochs`, `max_steps` and warm-up to numbers of steps, naming the key that ends the run,
+//! and refusing a run that can't train.
 //! Must not depend on: tensors, files.
 
 use std::fmt;
@@ -22,14 +22,14 @@ pub struct RunLength {
 }
 
 impl RunLength {
-    /// Of a plan whose data has `steps_per_epoch` optimizer steps an epoch.
+    /// The length of a run of `plan` whose data has `steps_per_epoch` optimizer steps per epoch.
     #[must_use]
     pub fn of(plan: &Plan, steps_per_epoch: u64) -> Self {
         let (epochs, max_steps) = (plan.training.epochs, plan.training.max_steps);
         let epochs = if max_steps.is_none() { epochs.or(Some(1.0)) } else { epochs };
         let by_epochs = epochs.map(|epochs| (epochs * steps_per_epoch as f64).ceil() as u64);
         let steps = by_epochs.into_iter().chain(max_steps).min().unwrap_or(1).max(1);
-        // As transformers rounds, but at least one step follows the warm-up.
+        // Rounded up like in transformers, but at least one step follows the warm-up.
         let by_ratio = ((plan.training.warmup_ratio * steps as f64).ceil() as u64).min(steps - 1);
         let warmup_steps = plan.training.warmup_steps.unwrap_or(by_ratio);
         Self { steps, steps_per_epoch, warmup_steps, epochs, max_steps }
@@ -46,7 +46,7 @@ impl RunLength {
     }
 
     /// # Errors
-    /// When the warm-up is not shorter than the run, or every learning rate is zero in f32.
+    /// If the warm-up is not shorter than the run, or every learning rate is zero in f32.
     pub fn check(&self, plan: &Plan) -> Result<(), TrainError> {
         let rate = plan.training.learning_rate;
         if rate as f32 == 0.0 {
@@ -59,7 +59,7 @@ impl RunLength {
     }
 }
 
-/// The number of steps, and which key sets it.
+/// The number of steps, and the key that sets it.
 impl fmt::Display for RunLength {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn whichever_ends_first_is_named() {
+    fn the_key_that_ends_the_run_is_named() {
         let text = |epochs, max_steps| length(epochs, max_steps, 3).to_string();
         let fifty = "50 optimizer steps: `training.max_steps` ends the run, after 16.67 epochs of 3 steps";
         assert_eq!(text(None, Some(50)), fifty);

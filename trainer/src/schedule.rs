@@ -2,9 +2,9 @@
 //!
 //! Responsible for: the learning rate of a step as a pure function.
 //!
-//! Warm-up step `i` of `n`, counted from 1, has `i / n` of the peak, so that no step has a rate of zero. After the warm-up
-//! the rates are those of transformers' `get_{constant,linear,cosine}_schedule_with_warmup`, whose warm-up begins at zero:
-//! there, the first optimizer step changes nothing.
+//! Warm-up step `i` of `n`, counted from 1, has `i / n` of the peak, so no step has a learning rate of zero. After the
+//! warm-up, the rates are those of transformers' `get_{constant,linear,cosine}_schedule_with_warmup`. The warm-up of
+//! transformers begins at zero: its first optimizer step changes nothing.
 
 use tonfall_recipes::plan::Schedule;
 
@@ -18,7 +18,7 @@ pub(crate) struct LearningRate {
 }
 
 impl LearningRate {
-    /// The learning rate of optimizer step `step`, counted from 0. Above zero for every step of the run.
+    /// The learning rate of optimizer step `step`, counted from 0. Positive for every step of the run.
     pub(crate) fn at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
@@ -45,7 +45,7 @@ mod tests {
         (0..6).map(|step| rate.at(step)).collect()
     }
 
-    /// After the warm-up: values of transformers' schedulers for warm-up 2 of 6 steps.
+    /// After the warm-up: values of transformers' schedulers with 2 warm-up steps of 6 steps.
     #[test]
     fn schedules_are_those_of_transformers_after_the_warm_up() {
         assert_eq!(rates(Schedule::Constant), [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]);
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn no_step_is_wasted() {
+    fn every_step_has_a_positive_learning_rate() {
         for schedule in SCHEDULES {
             for total_steps in 1..40 {
                 for warmup_steps in 0..total_steps {

@@ -21,10 +21,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Loads a base model onto a device; `progress` receives the number of blocks loaded and of all blocks.
+    /// Loads a base model onto a device; `progress` receives the number of loaded blocks and of all blocks.
     ///
     /// # Errors
-    /// When a weight can't be read or is not finite.
+    /// If a weight can't be read or is not finite.
     pub fn load(
         base: &BaseModel,
         quantization: Quantization,
@@ -36,18 +36,18 @@ impl Session {
         Ok(Self { model, compute: compute.clone() })
     }
 
-    /// Puts an adapter on the base.
+    /// Adds an adapter to the base.
     ///
     /// # Errors
-    /// When the adapter was made for another model, or has LoRA on `lm_head`.
+    /// If the adapter was made for another model, or has LoRA on `lm_head`.
     pub fn attach(&mut self, adapter: &Adapter) -> Result<(), TrainError> {
         attach_existing(&mut self.model, adapter, 0.0, &self.compute.device)
     }
 
-    /// Continues `prompt`; see [`Sampling`]. The returned tokens contain neither the prompt nor the stop token.
+    /// Continues `prompt`; see [`Sampling`]. The returned tokens include neither the prompt nor the stop token.
     ///
     /// # Errors
-    /// When the prompt is empty or fills the context.
+    /// If the prompt is empty or fills the context.
     pub fn generate(
         &self,
         with_adapter: bool,
@@ -62,7 +62,7 @@ impl Session {
     /// Logits of every position, row-major `[ids.len(), vocab_size]`, f32.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub fn logits(&self, ids: &[u32], with_adapter: bool) -> Result<Vec<f32>, TrainError> {
         values(&self.model.logits(ids, with_adapter))
     }

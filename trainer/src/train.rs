@@ -35,35 +35,35 @@ use crate::preflight::check_context;
 use crate::run_length::RunLength;
 use crate::schedule::LearningRate;
 
-/// Time between two progress events of one phase, at least.
+/// Minimum time between two progress events of one phase.
 const PHASE_INTERVAL: Duration = Duration::from_secs(1);
 
 const IDLE_OFFLOAD: &str = "`training.recompute = \"offload\"` is the same as \"on\" here: it needs a CUDA GPU";
 
-/// Everything a run needs.
+/// The inputs of a run.
 pub struct Job<'a> {
     pub compute: &'a Compute,
     pub plan: &'a Plan,
     pub base: &'a BaseModel,
     pub tokenizer: &'a ChatTokenizer,
-    /// The run's own chat template and the tokens that end a turn, for the exports.
+    /// For the exports: the run's own chat template and the tokens that end a turn.
     pub chat: &'a ChatSettings,
     pub data: &'a PreparedDataset,
     pub prompts: &'a [HeldOutPrompt],
     /// The processes that train together.
     pub group: &'a mut Group,
-    /// Where the first process logs the run; `None` in the others.
+    /// The log of the run, in the first process; `None` in the others.
     pub record: Option<Record<'a>>,
     /// A verified checkpoint of this run.
     pub resume_from: Option<PathBuf>,
-    /// Bytes that the run may use in total, where they are known; called before the run and before every optimizer step.
-    /// [`Compute::memory`] returns what is available.
+    /// Returns the total bytes that the run may use, if known. Called before the run and before every optimizer step.
+    /// [`Compute::memory`] returns the available bytes.
     pub memory: &'a dyn Fn() -> Option<u64>,
     /// Called after every optimizer step.
     pub stop: &'a dyn Fn() -> Option<StopReason>,
 }
 
-/// Where a run is logged, and the observer of its events.
+/// The log of a run, and the observer of its events.
 pub struct Record<'a> {
     /// Created and locked by the caller.
     pub run: &'a RunDir,
@@ -72,7 +72,8 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// An error is not reported here: a disk that takes no event takes none of the results either, and that error is.
+    /// A failed append is ignored: if the disk can't store this event, it can't store the results either, and that
+    /// error is returned.
     fn phase(&mut self, phase: Phase, done: u64, total: u64) {
         let kind = EventKind::Phase { phase, done, total };
         if self.log.append(kind.clone()).is_ok() {
@@ -90,7 +91,7 @@ pub enum StopReason {
     Requested,
 }
 
-/// What a run reports to its caller.
+/// A report from a run to its caller.
 #[derive(Debug)]
 pub enum Observation<'a> {
     /// An event that has just been written to the event log.
@@ -105,7 +106,7 @@ pub enum Observation<'a> {
 /// The results of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// `Some` when the run was interrupted: its checkpoint is saved and nothing is exported.
+    /// `Some` if the run was interrupted: its checkpoint is saved, and nothing is exported.
     pub stopped: Option<StopReason>,
     pub step: u64,
     pub total_steps: u64,
@@ -113,22 +114,22 @@ pub struct Outcome {
     pub tokens: u64,
     pub before: Option<EvalReport>,
     pub after: Option<EvalReport>,
-    /// The PEFT adapter, or the model's directory in full training.
+    /// The PEFT adapter; in full training, the model's directory.
     pub artefact: Option<PathBuf>,
     pub merged: Option<PathBuf>,
-    /// What the exports changed of the base's files.
+    /// Changes that the exports made to the base's files.
     pub notices: Vec<String>,
     pub peak_rss_bytes: Option<u64>,
-    /// The highest use after a step of this attempt, on an accelerator with its own memory.
+    /// The highest use after a step of this attempt; `None` without an accelerator with its own memory.
     pub peak_accelerator_bytes: Option<u64>,
-    /// The predicted peak of memory: the accelerator's where there is one.
+    /// The predicted peak memory: the accelerator's if there is one.
     pub predicted_bytes: u64,
-    /// Of the adapter; `None` in full training.
+    /// Rank of the adapter; `None` in full training.
     pub rank: Option<usize>,
 }
 
-/// Trains according to the plan. Processes that train together all call this; the first one evaluates, saves and exports
-/// while the others wait for it in the next step.
+/// Trains according to the plan. All processes that train together call this. The first one evaluates, saves and
+/// exports; the others wait for it in the next step.
 ///
 /// # Errors
 /// Any [`TrainError`]; the checkpoints written so far stay valid.
@@ -265,7 +266,7 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// The first events of an attempt.
+    /// Logs the first events of an attempt.
     fn announce(&mut self, notices: Vec<String>) -> Result<(), TrainError> {
         let report = &self.job.data.report;
         let data = EventKind::Data {
@@ -308,8 +309,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Trains until the last step or a stop. When another process is gone or memory is short, the steps done so far are
-    /// saved before the error is returned.
+    /// Trains until the last step or a stop. If another process has ended or memory is short, saves the completed steps
+    /// before it returns the error.
     fn steps(&mut self) -> Result<Option<StopReason>, TrainError> {
         let result = self.train_to_the_end();
         let whole_step = matches!(&result, Err(TrainError::Group(_) | TrainError::OutOfMemory { .. }));
@@ -319,7 +320,7 @@ impl<'a> Run<'a> {
         result
     }
 
-    /// A stop saves a checkpoint first.
+    /// Trains until the last step or a stop. Saves a checkpoint before a stop.
     fn train_to_the_end(&mut self) -> Result<Option<StopReason>, TrainError> {
         let training = &self.job.plan.training;
         let (save_every, eval_every) = (training.save_every, self.job.plan.evaluation.every);
@@ -348,7 +349,7 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
-    /// Whether the run has to stop here. All processes stop after the same step, whichever of them received the request.
+    /// Whether the run must stop here. All processes stop after the same step, even if only one received the request.
     fn stop(&mut self) -> Result<Option<StopReason>, TrainError> {
         let code = match (self.job.stop)() {
             None => 0,
@@ -363,13 +364,13 @@ impl<'a> Run<'a> {
         Ok(codes.into_iter().find(|code| *code != 0.0).map(reason))
     }
 
-    /// One optimizer step, in smaller micro-batches when memory runs out.
+    /// One optimizer step. Uses smaller micro-batches if memory runs out.
     fn step(&mut self) -> Result<(), TrainError> {
         self.stay_within_memory()?;
         let started = Instant::now();
         let (batches, read, sums) = loop {
             let computed = out_of_memory::catch(|| self.compute());
-            // All processes have the same micro-batch size, so all of them shrink it when one runs out of memory.
+            // All processes have the same micro-batch size. So all of them reduce it if one runs out of memory.
             let short = matches!(computed, Err(TrainError::DeviceMemory(_)));
             let anywhere = self.job.group.gather(f64::from(u8::from(short)))?.contains(&1.0);
             match computed {
@@ -406,13 +407,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Computes this process's micro-batches of the step and reads loss and gradient norm back. Errors of the device surface
-    /// in that reading, before anything is updated. A single process has made its update then; one of several returns its
-    /// gradients, which are still to be summed.
+    /// Computes this process's micro-batches of the step, and reads back loss and gradient norm. Errors of the device
+    /// surface in that read, before anything is updated. A single process also makes its update. One of several
+    /// processes returns its gradients instead, which must still be summed.
     fn compute(&mut self) -> Result<(Vec<Batch>, StepReadback, Option<GradientSums>), TrainError> {
         let batches = self.sampler.optimizer_step(self.state.step, &self.job.data.train)?;
         let (losses, sums) = self.gradients(&batches);
-        // An error comes again in the next step, where it ends the run.
+        // An error occurs again in the next step and ends the run there.
         self.model.look_ahead(|| self.next_tokens().ok().flatten());
         Ok(match self.job.group.size() {
             1 => (batches, self.optimize(sums, losses), None),
@@ -420,7 +421,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Losses and gradients of this process's micro-batches, divided by the trained tokens of all processes.
+    /// Losses and gradients of this process's micro-batches, divided by the tokens with loss of all processes.
     fn gradients(&self, batches: &[Batch]) -> (Vec<Tensor<1>>, GradientSums) {
         let trained: usize = batches.iter().map(Batch::trained_tokens).sum();
         let mut sums = GradientSums::new(&self.model.params);
@@ -451,8 +452,8 @@ impl<'a> Run<'a> {
         self.optimizer.step(&mut self.model.params, sums, losses, self.learning_rate.at(self.state.step))
     }
 
-    /// Mean loss of a trained token and norm of the gradients, over all processes. Makes the update of several processes
-    /// from the sum of their gradients.
+    /// Mean loss per token with loss, and norm of the gradients, over all processes. With several processes, makes the
+    /// update from the sum of their gradients.
     fn together(
         &mut self,
         StepReadback { loss, mut norm }: StepReadback,
@@ -501,7 +502,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Reports progress outside optimizer steps: the begin and one event a second to the log, every call to the observer.
+/// Reports progress outside optimizer steps. The log gets the beginning and one event per second; the observer gets
+/// every call.
 fn progress(record: &mut Option<Record<'_>>, phase: Phase) -> impl FnMut(u64, u64) {
     if let Some(record) = record {
         record.phase(phase, 0, 0);
@@ -517,8 +519,8 @@ fn progress(record: &mut Option<Record<'_>>, phase: Phase) -> impl FnMut(u64, u6
     }
 }
 
-/// The directory of the adapter that a run starts from: its checkpoint, once there is one, otherwise `lora.init`. `None`
-/// when the adapter is new or every weight is trained.
+/// The directory of the adapter that a run starts from: its checkpoint if there is one, otherwise `lora.init`. `None`
+/// for a new adapter or full training.
 #[must_use]
 pub fn adapter_start<'a>(plan: &'a Plan, resume_from: Option<&'a Path>) -> Option<&'a Path> {
     let init = plan.lora.init.as_deref().filter(|_| plan.adapter.kind == AdapterKind::Lora)?;

@@ -1,8 +1,8 @@
 //! Benchmarks of a device: training steps on random tokens, and single matrix products.
 //!
-//! Responsible for: optimizer steps on documents of given lengths, each timed from its first operation until its loss and
-//! gradient norm are on the host. Used by `examples/gpu_suite.rs`.
-//! Must not depend on: runs, recipes, how the figures are used.
+//! Responsible for: optimizer steps on documents of given lengths. Each step is timed from its first operation until
+//! its loss and gradient norm are on the host. Used by `examples/gpu_suite.rs`.
+//! Must not depend on: runs, recipes, the use of the measurements.
 
 use std::time::Instant;
 
@@ -26,19 +26,19 @@ use crate::{estimate, flops, lora};
 #[derive(Clone, Debug)]
 pub struct Workload {
     pub quantization: Quantization,
-    /// Rank of an adapter on all linear layers.
+    /// Rank of the adapters on all linear layers.
     pub rank: usize,
-    /// Tokens of each document of a micro-batch; a step is one micro-batch.
+    /// Tokens of each document of a micro-batch. A step has one micro-batch.
     pub documents: Vec<usize>,
     pub steps: u64,
     pub activations: Activations,
     pub seed: u64,
 }
 
-/// Figures that are known before the first step.
+/// Numbers known before the first step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Loaded {
-    /// Floating-point operations of a token of training.
+    /// Floating-point operations per token of training.
     pub flops_per_token: f64,
     /// Predicted peak of device memory.
     pub predicted_bytes: u64,
@@ -48,17 +48,17 @@ pub struct Loaded {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     pub seconds: f64,
-    /// Mean over the trained tokens.
+    /// Mean over the tokens with loss.
     pub loss: f64,
     pub grad_norm: f64,
     /// Bytes in use after the step, on a device with its own memory.
     pub held_bytes: Option<u64>,
 }
 
-/// Loads `base`, calls `loaded`, then computes the steps and calls `each` after every step.
+/// Loads `base`, calls `loaded`, then computes the steps and calls `each` after each of them.
 ///
 /// # Errors
-/// When a weight can't be read, or when a loss or a norm is not finite.
+/// If a weight can't be read, or when a loss or a norm is not finite.
 pub fn train(
     base: &BaseModel,
     workload: &Workload,
@@ -126,20 +126,20 @@ pub fn train(
     Ok(())
 }
 
-/// The implementation of a matrix product.
+/// An implementation of matrix products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// The one that training uses.
+    /// The implementation that training uses.
     Tonfall,
     /// Burn's own matmul, for comparison.
     Burn,
 }
 
-/// Seconds of one matrix product `[m, k] · [k, n]` of random matrices in the dtype of activations, for each of `rounds`
-/// rounds of `repeats` products. A warm-up round before them is not returned.
+/// Seconds per matrix product `[m, k] · [k, n]` of random matrices in the dtype of activations. One number for each of
+/// `rounds` rounds of `repeats` products. A warm-up round before them is not returned.
 ///
 /// # Errors
-/// When the device fails.
+/// If the device fails.
 pub fn product(
     compute: &Compute,
     engine: Engine,

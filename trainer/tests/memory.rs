@@ -1,4 +1,4 @@
-//! Memory: what a run does when there is less than it would like.
+//! The behaviour of a run that has too little memory.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tonfall_trainer::{Compute, DeviceKind, Group, Job, Observation, Outcome, Rec
 
 const GIB: f64 = (1 << 30) as f64;
 
-/// A recipe on the quickstart's base and letters, and all that it names.
+/// A recipe that uses the quickstart's base model and data, and the opened inputs.
 struct Workshop {
     _folder: tempfile::TempDir,
     recipe: RecipeFile,
@@ -66,7 +66,7 @@ impl Workshop {
         RunDir::create(&self.plan, &self.recipe, &[], Some(name)).expect("a run")
     }
 
-    /// Trains; `memory` is told how many steps are done and what was predicted last.
+    /// Trains; `memory` receives the number of completed steps and the latest prediction.
     fn train(
         &self,
         run: &RunDir,
@@ -130,7 +130,7 @@ fn adapter(run: &RunDir) -> Vec<u8> {
     std::fs::read(run.exports().join("adapter/adapter_model.safetensors")).expect("an adapter")
 }
 
-/// Memory that is enough until two steps are done, and then too little for what is predicted.
+/// Enough memory until two steps are done, then one byte less than the prediction with its reserve of 10 %.
 fn short_after_two(done: u64, predicted: u64) -> Option<u64> {
     (done == 2).then(|| predicted + predicted / 10 - 1)
 }
@@ -138,7 +138,7 @@ fn short_after_two(done: u64, predicted: u64) -> Option<u64> {
 const FOUR: &str = "micro_batch_size = 4\nrecompute = \"off\"\n";
 
 #[test]
-fn smaller_micro_batches_learn_the_same_and_resume_as_they_were() {
+fn smaller_micro_batches_train_the_same_and_keep_their_size_on_resume() {
     let workshop = Workshop::new(FOUR);
     let whole = workshop.create("whole");
     let (outcome, whole_events) = workshop.train(&whole, None, &|_, _| None, 9);
@@ -169,7 +169,7 @@ fn smaller_micro_batches_learn_the_same_and_resume_as_they_were() {
 }
 
 #[test]
-fn at_the_floor_the_run_saves_and_says_what_is_missing() {
+fn a_run_that_can_not_shrink_further_saves_and_reports_the_shortage() {
     let workshop = Workshop::new("micro_batch_size = 1\nrecompute = \"on\"\n");
     let run = workshop.create("run");
     let (outcome, _) = workshop.train(&run, None, &|done, _| (done == 2).then_some(1 << 20), 9);
@@ -190,7 +190,7 @@ fn a_run_that_cannot_fit_does_not_begin() {
 }
 
 #[test]
-fn recomputation_comes_before_smaller_micro_batches_and_the_recipes_limit_before_the_systems() {
+fn recomputation_is_tried_before_smaller_micro_batches_and_max_memory_overrides_the_system() {
     let workshop = Workshop::new("micro_batch_size = 4\n");
     let workload = workshop.workload(DeviceKind::Cpu);
     let needed = |size, activations| workload.estimate(size, activations).peak();
@@ -213,7 +213,7 @@ fn recomputation_comes_before_smaller_micro_batches_and_the_recipes_limit_before
 }
 
 #[test]
-fn what_the_recipe_says_of_recomputation_stays() {
+fn an_explicit_recompute_setting_is_kept() {
     let asked = [
         ("auto", Kept, Offloaded),
         ("off", Kept, Kept),
@@ -241,8 +241,8 @@ fn every_size_class_grows_with_its_parameters() {
             assert!(four_bits[0] < next[0] && pair[0].dense[0] < pair[1].dense[0], "{}", pair[1].class);
         }
         let eight = classes.iter().find(|class| class.class == "Llama-3.1-8B").expect("8B");
-        // 7.0 billion values in NF4 with double quantisation, 1.05 billion in bf16; 16.06 GB dense. Of these, a GPU doesn't
-        // hold the embeddings.
+        // 7.0 billion values in NF4 with double quantization, 1.05 billion in bf16; 16.06 GB dense. On a GPU, the
+        // embeddings are not on the device.
         let elsewhere = if device == DeviceKind::Cpu { 0 } else { 1_050_673_152 };
         assert!((8.0e9..8.1e9).contains(&(eight.parameters as f64)));
         assert!(eight.dense[0] > 16_060_000_000 - elsewhere);

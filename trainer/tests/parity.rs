@@ -1,5 +1,6 @@
-//! The decoder and its training steps against transformers and peft, on stored fixtures
-//! (`tests/reference/make_families.py`, `make_gguf_model.py`, `make_bnb_checkpoint.py`, `real_reference.py --random-ids`).
+//! Compares the decoder and its training steps with transformers and PEFT, on stored fixtures
+//! (`tests/reference/make_families.py`, `make_gguf_model.py`, `make_bnb_checkpoint.py`,
+//! `real_reference.py --random-ids`).
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
-/// The CPU, or the device that `TONFALL_TEST_DEVICE` names.
+/// The CPU, or the device in `TONFALL_TEST_DEVICE`.
 fn compute() -> Compute {
     let choice = std::env::var("TONFALL_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
     Compute::open(choice.parse().expect("a device"), 0).expect("the device of TONFALL_TEST_DEVICE").in_f32()
@@ -25,7 +26,7 @@ fn base(family: &str) -> BaseModel {
     BaseModel::open(&fixtures().join("families").join(family)).expect("a base model")
 }
 
-/// What the reference computed for a family.
+/// The reference's results for a family.
 struct Expected {
     bytes: Vec<u8>,
 }
@@ -94,10 +95,10 @@ fn logits_of_every_family_equal_transformers() {
     }
 }
 
-/// Mixed GGUF blocks kept as they are (`native`) and widened, bitsandbytes' packed weights kept as they are: each computes
-/// with exactly the values that the reference dequantised.
+/// GGUF blocks of several formats, stored natively and dequantized, and bitsandbytes' packed weights stored unchanged.
+/// Each model computes with exactly the values that the reference dequantized.
 #[test]
-fn quantised_files_compute_what_their_values_say() {
+fn quantized_files_compute_with_their_dequantized_values() {
     let cases = [
         ("gguf/model.gguf", "gguf", Quantization::Native),
         ("gguf/model.gguf", "gguf", Quantization::None),
@@ -116,7 +117,7 @@ fn quantised_files_compute_what_their_values_say() {
 }
 
 #[test]
-fn a_sharded_base_is_the_same_model() {
+fn a_sharded_base_equals_the_single_file() {
     let ids = Expected::of("llama").ids("text1.input_ids");
     let logits = |family: &str| {
         let session = Session::load(&base(family), Quantization::None, &compute(), &mut |_, _| ()).expect("loads");

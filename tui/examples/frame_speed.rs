@@ -1,4 +1,4 @@
-//! `frame_speed RUN`: the time to read the log of a run and to draw a frame, as JSON. `benches/dashboard.py` uses it.
+//! `frame_speed RUN`: prints the time to read a run's log and to draw a frame, as JSON. `benches/dashboard.py` uses it.
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
 
 use std::env;

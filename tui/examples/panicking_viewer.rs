@@ -1,5 +1,5 @@
-//! `panicking_viewer RUN`: a dashboard whose clock panics after a second. The terminal test checks that the terminal is
-//! restored.
+//! `panicking_viewer RUN`: a dashboard whose clock panics after one second. The terminal test checks that the terminal
+//! is restored.
 
 use std::cell::Cell;
 use std::env;

@@ -1,6 +1,6 @@
 //! The state of a dashboard.
 //!
-//! Responsible for: the data to be drawn and values derived from it: rows of the table, compared runs, remaining time.
+//! Responsible for: the data to draw, and values derived from it: rows of the table, compared runs, remaining time.
 //! Must not depend on: updates, drawing.
 
 use ratatui::layout::Rect;
@@ -54,7 +54,7 @@ pub(crate) enum Mode {
     },
 }
 
-/// The whole state.
+/// The state of a dashboard.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) look: Look,
@@ -104,7 +104,7 @@ impl App {
         self.runs.get(self.selected)
     }
 
-    /// The history of the selected run.
+    /// The history of the selected run, if it was read.
     pub(crate) fn data(&self) -> Option<&RunData> {
         self.run()?.data.as_deref()
     }
@@ -122,7 +122,7 @@ impl App {
             words.iter().all(|word| text.contains(word))
         };
         let mut rows: Vec<usize> = (0..self.runs.len()).filter(|index| passes(&self.runs[*index])).collect();
-        // Runs without a start time are the newest.
+        // A run without a start time counts as the newest.
         let key = |index: &usize| (self.runs[*index].created.is_empty(), &self.runs[*index].created);
         rows.sort_by(|a, b| key(b).cmp(&key(a)).then(a.cmp(b)));
         rows

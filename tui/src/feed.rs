@@ -1,7 +1,7 @@
-//! From run directories to messages.
+//! Reads run directories and sends messages to the dashboard.
 //!
 //! Responsible for: the list of followed runs, the order of polling, and stop requests.
-//! Must not depend on: terminals, drawing, how a run is read (that is [`tonfall_runs::follow`]).
+//! Must not depend on: terminals, drawing, reading a run (that is [`tonfall_runs::follow`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tonfall_runs::numbers::counted;
 use crate::app::App;
 use crate::update::{Message, update};
 
-/// Rounds between two polls of a run that is only a line in the table, and between two listings of the directory.
+/// Rounds between two polls of a run that is only a row of the table, and between two listings of the directory.
 const SLOW: u64 = 16;
 
 /// All runs of a dashboard, with the same indices as in the state.

@@ -19,7 +19,7 @@ pub(crate) enum Effect {
     RequestStop { run: usize },
 }
 
-/// Lines per wheel step, and per page.
+/// Lines per wheel step and per page.
 const WHEEL: isize = 3;
 const PAGE: isize = 10;
 /// Maximum characters of a text field.
@@ -68,7 +68,7 @@ fn edit(text: &mut String, key: KeyEvent) {
     }
 }
 
-/// Whether a character may be added: not a control character, and not beyond the longest text.
+/// Whether a character may be added: no control character, and the text is not at its maximum length.
 fn accepts(text: &str, char: char) -> bool {
     text.len() < LONGEST && !is_unsafe(char)
 }
@@ -143,7 +143,7 @@ fn say(app: &mut App, text: &str) {
     app.notice = Some((app.clock, text.to_owned()));
 }
 
-/// One step back: closes what was opened last.
+/// One step back: leaves the full-screen panel, else the zoom, else the filter, else focuses the loss.
 fn back(app: &mut App) {
     if app.alone {
         app.alone = false;
@@ -192,7 +192,7 @@ fn select(app: &mut App, by: isize) {
     show(app, rows[at.saturating_add_signed(by).min(last)]);
 }
 
-/// A newly selected run is shown in its current state, so the screen is no longer frozen.
+/// Selects a run. Its current state is shown, so the screen is no longer frozen.
 fn show(app: &mut App, run: usize) {
     if run != app.selected {
         (app.selected, app.frozen) = (run, None);
@@ -239,9 +239,9 @@ pub(crate) fn mouse(app: &mut App, event: MouseEvent) {
     }
 }
 
-/// The run in row `row` of the screen.
+/// The run in row `row` of the terminal.
 fn run_at(app: &App, area: Rect, row: u16) -> Option<usize> {
-    // Below the frame and the header of the table.
+    // The first run is below the border and the header of the table.
     let line = row.checked_sub(area.y + 2).filter(|_| row + 1 < area.bottom())?;
     app.rows().get(first_row(app, area) + usize::from(line)).copied()
 }

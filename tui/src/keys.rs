@@ -1,6 +1,6 @@
 //! Key bindings.
 //!
-//! Responsible for: the table of bindings. Dispatch, help page and footer are made from it.
+//! Responsible for: the table of bindings, from which dispatch, help page and footer are generated.
 //! Must not depend on: how an action is performed.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -77,7 +77,7 @@ macro_rules! bindings {
 
 use Key::{Char, Code, Ctrl};
 
-/// Every binding, in the order of the help page.
+/// All bindings, in the order of the help page.
 pub(crate) const BINDINGS: &[Binding] = bindings![
     "q" [Char('q'), Ctrl('c')] Action::Quit, "leave; the run goes on", foot "leave";
     "?" [Char('?')] Action::Help, "this page", foot "help";
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_lists_them_all() {
+    fn the_document_lists_all_bindings() {
         let document = include_str!("../../docs/dashboard.md");
         let table: String =
             BINDINGS.iter().map(|binding| format!("| `{}` | {} |\n", binding.shown, binding.help)).collect();

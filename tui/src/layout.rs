@@ -51,7 +51,7 @@ impl Panel {
     }
 }
 
-/// Smaller terminals get one line.
+/// Minimum width and height for panels; smaller terminals get one line.
 const SMALLEST: (u16, u16) = (60, 16);
 const MEDIUM: (u16, u16) = (120, 40);
 const LARGE: (u16, u16) = (200, 40);
@@ -110,7 +110,7 @@ fn large(body: Rect) -> Vec<(Panel, Rect)> {
 }
 
 impl Screen {
-    /// The panels, or none on one line.
+    /// The panels; none in the one-line layout.
     pub(crate) fn panels(&self) -> &[(Panel, Rect)] {
         match self {
             Self::OneLine(_) => &[],
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panel_without_a_place_is_shown_when_it_is_asked_for() {
+    fn a_hidden_panel_is_shown_when_selected() {
         let area = Rect::new(0, 0, 80, 24);
         for panel in Panel::ALL {
             let screen = divide(area, panel, false);

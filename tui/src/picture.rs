@@ -1,7 +1,7 @@
 //! Loss curves as image files.
 //!
-//! Responsible for: the curves of runs as SVG or PNG, with an embedded font, so that every machine draws the same
-//! image.
+//! Responsible for: drawing the curves of runs as SVG or PNG with an embedded font, so that every machine draws the
+//! same image.
 //! Must not depend on: installed fonts, terminals.
 
 use std::sync::OnceLock;
@@ -18,10 +18,10 @@ use tonfall_runs::{EventReader, RunDir};
 use crate::plot::Plot;
 use crate::theme::PRINT;
 
-/// The family name of the font, also in the SVG.
+/// The family name of the font, which the SVG uses too.
 const FONT: &str = "sans-serif";
 const SIZE: (u32, u32) = (1000, 560);
-/// Maximum points of a curve. With more, each column keeps its minimum and maximum.
+/// Maximum points of a curve. If there are more, each column keeps its minimum and maximum.
 const COLUMNS: usize = 1500;
 /// Fraction of the height that stays empty above and below.
 const MARGIN: f64 = 0.05;
@@ -40,7 +40,7 @@ pub enum PictureError {
 /// The curves of runs as an SVG document.
 ///
 /// # Errors
-/// When a log can't be read or holds nothing to draw.
+/// If a log can't be read or has no values to draw.
 pub fn svg(runs: &[RunDir]) -> Result<String, PictureError> {
     let curves = read(runs)?;
     let mut text = String::new();
@@ -51,7 +51,7 @@ pub fn svg(runs: &[RunDir]) -> Result<String, PictureError> {
 /// The curves of runs as a PNG file.
 ///
 /// # Errors
-/// When a log can't be read or holds nothing to draw.
+/// If a log can't be read or has no values to draw.
 pub fn png(runs: &[RunDir]) -> Result<Vec<u8>, PictureError> {
     let curves = read(runs)?;
     let mut pixels = vec![255; SIZE.0 as usize * SIZE.1 as usize * 3];
@@ -64,7 +64,7 @@ pub fn png(runs: &[RunDir]) -> Result<Vec<u8>, PictureError> {
     Ok(bytes)
 }
 
-/// The curves of a run, in pieces with gaps between them.
+/// The curves of a run, split at gaps.
 struct Curves {
     id: String,
     raw: Vec<Vec<(f64, f64)>>,
@@ -101,7 +101,7 @@ fn spans<const N: usize>(series: &Series<N>, index: usize) -> impl ExactSizeIter
     })
 }
 
-/// The points in pieces between gaps. With more points than columns, only the minimum and maximum of each column.
+/// The points, split at gaps. If there are more points than columns, only the minimum and maximum of each column.
 fn pieces(spans: impl ExactSizeIterator<Item = (f64, f64, f64)>) -> Vec<Vec<(f64, f64)>> {
     let group = spans.len().div_ceil(COLUMNS).max(1);
     let (mut pieces, mut piece) = (Vec::new(), Vec::new());

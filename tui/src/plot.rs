@@ -40,7 +40,7 @@ impl Plot {
         self.smoothing = (self.smoothing + 1) % SMOOTHINGS.len();
     }
 
-    /// Switches the axis and shows the whole run, because a range of one axis has no meaning on another.
+    /// Switches to the next axis and shows the whole run, because a range of one axis has no meaning on another.
     pub(crate) fn next_axis(&mut self) {
         let at = Axis::ALL.iter().position(|axis| *axis == self.axis).unwrap_or(0);
         self.axis = Axis::ALL[(at + 1) % Axis::ALL.len()];
@@ -75,7 +75,8 @@ impl Plot {
         (self.span, self.end) = (1.0, None);
     }
 
-    /// Zooms around the position `around`, a fraction of the visible part. At the right edge the newest step stays visible.
+    /// Zooms around `around`, a fraction of the visible part. If the right edge is visible, the newest step stays
+    /// visible.
     pub(crate) fn zoom(&mut self, factor: f64, around: f64) {
         let (start, end) = self.window();
         let fixed = start + (end - start) * around;

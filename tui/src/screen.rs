@@ -1,7 +1,7 @@
 //! The terminal.
 //!
-//! Responsible for: setting the terminal up and restoring it, also after a panic.
-//! Must not depend on: what is drawn.
+//! Responsible for: setting up the terminal and restoring it, also after a panic.
+//! Must not depend on: drawing.
 
 use std::io::{self, Stdout, stdout};
 use std::panic;
@@ -35,7 +35,8 @@ impl Screen {
                 return Err(error);
             }
         };
-        // The message of a panic would be lost on the alternate screen.
+        // A panic message would be lost on the alternate screen, so the terminal is restored before the message is
+        // printed.
         let hook: Arc<Hook> = panic::take_hook().into();
         let before = Arc::clone(&hook);
         panic::set_hook(Box::new(move |info| {
@@ -49,7 +50,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
-        // The hook can't be changed while unwinding. The process ends then anyway.
+        // The hook can't be changed during unwinding. The process ends in this case anyway.
         if !std::thread::panicking() {
             let before = Arc::clone(&self.hook);
             panic::set_hook(Box::new(move |info| before(info)));

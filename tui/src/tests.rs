@@ -1,4 +1,4 @@
-//! Frames of every state in every size, and that nothing a log or a person does ends in a panic.
+//! Frames of every state in every size. No log and no input may cause a panic.
 
 mod frames;
 mod nonsense;

@@ -1,14 +1,14 @@
 //! Colours and characters.
 //!
-//! Responsible for: the style of each role on this terminal: true colour, 256 colours, 16 colours or none, on a dark or a
-//! light background, in braille, blocks or ASCII. The colours are those of Okabe and Ito (2008), which people with common
-//! kinds of colour blindness can distinguish. No information is in colour alone.
+//! Responsible for: the style of each role on this terminal. A terminal has true colour, 256 colours, 16 colours or
+//! none; a dark or a light background; braille, blocks or ASCII. The colours are from Okabe and Ito (2008); people with
+//! common kinds of colour blindness can distinguish them. No information is in colour alone.
 //! Must not depend on: panels.
 
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::border;
 
-/// Number of colours.
+/// Number of colours of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     Mono,
@@ -17,7 +17,7 @@ pub enum Depth {
     Rgb,
 }
 
-/// Characters that curves are drawn with.
+/// The characters that draw curves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symbols {
     /// 2 × 4 dots per character.
@@ -82,7 +82,7 @@ impl Environment {
 }
 
 impl Look {
-    /// The capabilities of a terminal, by its environment.
+    /// The look that fits a terminal, by its environment variables.
     pub fn detect(environment: &Environment) -> Self {
         let Environment { no_color, term, colorterm, colorfgbg, locale } = environment;
         let term = term.as_deref().unwrap_or_default();
@@ -99,10 +99,10 @@ impl Look {
             locale.contains("utf-8") || locale.contains("utf8")
         };
         let symbols = match locale {
-            // Without a locale, UTF-8 is the best guess.
+            // Without a locale, UTF-8 is assumed.
             Some(locale) if !utf8(locale) => Symbols::Ascii,
             _ if term == "dumb" => Symbols::Ascii,
-            // The Linux console has blocks but no braille.
+            // The Linux console has block characters but no braille.
             _ if term == "linux" => Symbols::Block,
             _ => Symbols::Braille,
         };
@@ -125,7 +125,7 @@ impl Look {
         }
         match role {
             Role::Plain => plain,
-            // In some palettes bright black equals the background.
+            // In some palettes, bright black equals the background.
             Role::Faint | Role::Border if self.depth == Depth::Ansi16 => plain.add_modifier(Modifier::DIM),
             Role::Faint | Role::Border => plain.fg(self.grey()),
             Role::Strong => plain.add_modifier(Modifier::BOLD),
@@ -179,7 +179,7 @@ impl Look {
     }
 }
 
-/// A colour for each depth.
+/// The colour of a role at each depth.
 #[derive(Clone, Copy)]
 struct Paint {
     rgb: [u8; 3],
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_known_by_its_environment() {
+    fn the_environment_determines_the_look() {
         let look = |depth, light, symbols| Look { depth, light, symbols };
         let table = [
             (vec![], look(Depth::Ansi16, false, Symbols::Braille)),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn without_colours_there_are_none() {
+    fn mono_styles_have_no_colours() {
         let look = Look { depth: Depth::Mono, light: false, symbols: Symbols::Braille };
         let roles = [Role::Faint, Role::Curve(3), Role::Eval, Role::Good, Role::Bad, Role::Hit, Role::Violation];
         assert!(roles.map(|role| look.style(role)).iter().all(|style| style.fg.is_none() && style.bg.is_none()));

@@ -1,6 +1,7 @@
 //! Changing the state.
 //!
-//! Responsible for: `update`, which applies news, keys and mouse events to the state. Pure: no clock, files or terminal.
+//! Responsible for: `update`, which applies news, keys and mouse events to the state. Pure: no clock, files or
+//! terminal.
 //! Must not depend on: the source of news.
 
 use ratatui::crossterm::event::{KeyEvent, KeyEventKind, MouseEvent};
@@ -15,12 +16,12 @@ use crate::input::{self, Effect};
 /// Seconds for which a message is displayed.
 const NOTICE_SECONDS: f64 = 8.0;
 
-/// An input of the dashboard.
+/// An input to the dashboard.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The time in seconds; only differences count.
     Tick(f64),
-    /// A run was found. Its index is the number of runs before it.
+    /// A run was found. Its index is the number of runs found before it.
     Found(String),
     /// News of a run, by index.
     News(usize, News),

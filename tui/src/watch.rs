@@ -23,7 +23,7 @@ use crate::view::view;
 
 /// Interval between polls.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Seconds after which a screen without news is drawn again, for countdowns.
+/// Seconds after which the screen is drawn again without news, for countdowns.
 const REDRAW: f64 = 1.0;
 
 /// Why the dashboard can't be shown.
@@ -43,12 +43,12 @@ pub struct Watch {
     pub look: Look,
 }
 
-/// The environment of a dashboard.
+/// The clock and signals of a dashboard.
 pub trait Host {
     /// Time in seconds; only differences count.
     fn now(&self) -> f64;
 
-    /// Whether the dashboard has to close, for example after a signal.
+    /// Whether the dashboard must close, for example after a signal.
     fn should_leave(&self) -> bool {
         false
     }
@@ -62,7 +62,7 @@ pub trait Host {
 /// Shows runs on the terminal until the user quits. The runs are not affected.
 ///
 /// # Errors
-/// When the terminal can't be used. Logs that can't be read are shown as such.
+/// If the terminal can't be used. Logs that can't be read are reported on the screen.
 pub fn watch(what: &Watch, host: &dyn Host) -> Result<(), WatchError> {
     let (mut app, mut feeds) = begin(what);
     let mut screen = Screen::take()?;
@@ -106,7 +106,7 @@ pub fn watch(what: &Watch, host: &dyn Host) -> Result<(), WatchError> {
     }
 }
 
-/// A snapshot of runs, to be drawn as text.
+/// A snapshot of runs, which can be drawn as text.
 #[derive(Debug)]
 pub struct Still {
     app: App,
@@ -120,7 +120,7 @@ impl Still {
         Self { app }
     }
 
-    /// One frame as text, `width` × `height` characters at most.
+    /// One frame as text, at most `width` × `height` characters.
     pub fn draw(&mut self, width: u16, height: u16) -> String {
         text(&self.frame(width, height))
     }
@@ -140,14 +140,14 @@ fn begin(what: &Watch) -> (App, Feeds) {
     (app, feeds)
 }
 
-/// Draws into memory.
+/// Draws a frame in memory.
 pub(crate) fn draw(app: &App, width: u16, height: u16) -> Buffer {
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
     let Ok(_) = terminal.draw(|frame| view(app, frame));
     terminal.backend().buffer().clone()
 }
 
-/// The characters of a frame, without its colours and without spaces at the ends of lines.
+/// The characters of a frame, without colours and without spaces at line ends.
 pub(crate) fn text(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width).max(1);
     let row = |cells: &[ratatui::buffer::Cell]| cells.iter().map(|cell| cell.symbol()).collect::<String>();

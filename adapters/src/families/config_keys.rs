@@ -1,7 +1,7 @@
-//! Reading a `config.json` so that no key is ignored by accident.
+//! Reads a `config.json` in a way that no key is ignored by accident.
 //!
 //! Responsible for: typed access, the table of keys without influence, the table of keys with a single supported value,
-//! and refusing all others. Must not depend on: a particular family.
+//! and refusing all other keys. Must not depend on: a particular family.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -40,8 +40,8 @@ pub enum ConfigError {
     Sizes { path: PathBuf, reason: String },
 }
 
-/// Keys without influence on the values of a forward pass: bookkeeping, generation defaults, tokens that the tokenizer
-/// defines, the choice of a kernel. The context length is `max_position_embeddings`; its copies are not read.
+/// Keys without influence on a forward pass: bookkeeping, generation defaults, tokens that the tokenizer defines, the
+/// choice of a kernel. The context length is read from `max_position_embeddings`; its copies are not read.
 const WITHOUT_INFLUENCE: [&str; 84] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -129,7 +129,7 @@ const WITHOUT_INFLUENCE: [&str; 84] = [
     "auto_map",
 ];
 
-/// Keys with a single supported value: the one that the decoder computes.
+/// The supported value of a key with a single supported value, which is the one that the decoder computes.
 fn only_value(key: &str) -> Option<Value> {
     Some(match key {
         "hidden_act" | "hidden_activation" => json!("silu"),
@@ -153,10 +153,10 @@ fn only_value(key: &str) -> Option<Value> {
     })
 }
 
-/// One JSON object of a configuration. A key that was read counts as understood.
+/// One JSON object of a configuration. Tracks which keys were read.
 pub(crate) struct Config<'a> {
     path: &'a Path,
-    /// Name of the object in the file with a final dot; empty for the file's own object.
+    /// Path of the object in the file, with a final dot. Empty for the top-level object.
     prefix: String,
     values: &'a Map<String, Value>,
     read: BTreeSet<String>,
@@ -175,7 +175,7 @@ impl<'a> Config<'a> {
         self.values.contains_key(key)
     }
 
-    /// The value, unless it is absent or null.
+    /// The value. `None` if it is absent or null.
     fn get(&mut self, key: &str) -> Option<&'a Value> {
         self.read.insert(key.to_owned());
         self.values.get(key).filter(|value| !value.is_null())
@@ -201,9 +201,9 @@ impl<'a> Config<'a> {
         value.ok_or_else(missing)
     }
 
-    /// A positive size.
+    /// A positive integer.
     pub(super) fn optional_usize(&mut self, key: &str) -> Result<Option<usize>, ConfigError> {
-        // Far above every model, far below the overflow of any product of two.
+        // Far above every model, and small enough that the product of two sizes can't overflow.
         const LARGEST: u64 = 1 << 28;
         let convert = |value: &Value| value.as_u64().filter(|size| (1..=LARGEST).contains(size));
         Ok(self.typed(key, "a positive integer", convert)?.map(|size| size as usize))
@@ -214,7 +214,7 @@ impl<'a> Config<'a> {
         self.required(key, value)
     }
 
-    /// The keys that every family has; the rest as in Llama 2.
+    /// Reads the keys that every family has. All other settings are those of Llama 2.
     pub(super) fn decoder(&mut self, family: Family, rope: Rope) -> Result<ModelDescription, ConfigError> {
         let num_attention_heads = self.usize("num_attention_heads")?;
         let hidden_size = self.usize("hidden_size")?;
@@ -239,7 +239,7 @@ impl<'a> Config<'a> {
         })
     }
 
-    /// `num_hidden_layers`, bounded because every layer is listed by name before the weights are read.
+    /// `num_hidden_layers`. It is limited because every layer is listed by name before the weights are read.
     pub(super) fn layers(&mut self) -> Result<usize, ConfigError> {
         const KEY: &str = "num_hidden_layers";
         match self.usize(KEY)? {
@@ -278,7 +278,7 @@ impl<'a> Config<'a> {
         self.required(key, value)
     }
 
-    /// A name that, if present, must be one of the supported ones.
+    /// A name that, if present, must be one of `names`.
     pub(super) fn one_of(&mut self, key: &str, names: &[&str]) -> Result<(), ConfigError> {
         match self.optional_string(key)? {
             Some(name) if !names.contains(&name.as_str()) => {
@@ -288,7 +288,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// The value of a soft cap; null means none.
+    /// The value of a soft cap. Null means no cap.
     pub(super) fn soft_cap(&mut self, key: &str, default: Option<f64>) -> Result<Option<f64>, ConfigError> {
         if self.has(key) { self.optional_f64(key) } else { Ok(default) }
     }
@@ -306,7 +306,7 @@ impl<'a> Config<'a> {
         Ok(self.typed(key, "a token id", convert)?.flatten())
     }
 
-    /// One id or a list of them.
+    /// One id, or a list of ids.
     pub(super) fn token_ids(&mut self, key: &str) -> Result<Vec<u32>, ConfigError> {
         if self.values.get(key).is_some_and(Value::is_array) {
             let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -330,7 +330,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// `layer_types`, if present, must be `full_attention` for all layers.
+    /// Checks that `layer_types`, if present, is `full_attention` for all layers.
     pub(super) fn full_attention_only(&mut self, layers: usize) -> Result<(), ConfigError> {
         match self.layer_types(layers)? {
             Some(types) if types.contains(&true) => {
@@ -340,7 +340,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Qwen's windows: `use_sliding_window` enables them, `layer_types` or `max_window_layers` selects the layers.
+    /// Qwen's windows. `use_sliding_window` enables them, and `layer_types` or `max_window_layers` selects the layers.
     pub(super) fn upper_layer_windows(&mut self, layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
         let used = self.bool_or("use_sliding_window", false)?;
         let size = self.optional_usize("sliding_window")?.unwrap_or(4096);
@@ -357,7 +357,8 @@ impl<'a> Config<'a> {
         Ok(types.into_iter().map(|sliding| sliding.then_some(size)).collect())
     }
 
-    /// Gemma's windows: `sliding_window` for the sliding layers of `layer_types`, or of `slides` if that key is missing.
+    /// Gemma's windows: `sliding_window` for the sliding layers in `layer_types` or, without that key, for those of
+    /// `slides`.
     pub(super) fn windows_by_type(
         &mut self,
         layers: usize,
@@ -375,7 +376,7 @@ impl<'a> Config<'a> {
         Ok(types.into_iter().map(|sliding| size.filter(|_| sliding)).collect())
     }
 
-    /// Whether each layer slides.
+    /// For each layer: whether it has a sliding window.
     fn layer_types(&mut self, layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
         let one = |value: &Value| match value.as_str()? {
             "full_attention" => Some(false),
@@ -389,7 +390,7 @@ impl<'a> Config<'a> {
         self.typed("layer_types", "full_attention or sliding_attention for each layer", all)
     }
 
-    /// Every key that was not read must be known to have no influence, or have its single supported value.
+    /// Checks every key that was not read: it must have no influence, or have its single supported value.
     pub(super) fn finish(&self) -> Result<(), ConfigError> {
         for (key, value) in self.values {
             if self.read.contains(key) || value.is_null() || WITHOUT_INFLUENCE.contains(&key.as_str()) {
@@ -410,7 +411,7 @@ impl<'a> Config<'a> {
         Ok(())
     }
 
-    /// Sizes that contradict each other.
+    /// Checks that the sizes don't contradict each other.
     pub(super) fn check_sizes(&self, model: &ModelDescription) -> Result<(), ConfigError> {
         let reason = if !model.num_attention_heads.is_multiple_of(model.num_key_value_heads) {
             format!(
@@ -426,7 +427,7 @@ impl<'a> Config<'a> {
     }
 }
 
-/// Equality of JSON values in which 1 and 1.0 are the same.
+/// Equality of JSON values. 1 and 1.0 are equal.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a == b,

@@ -1,4 +1,4 @@
-//! Gemma: Llama with a GeGLU MLP, scaled embeddings, and norms that store their weight - 1.
+//! Gemma: Llama with a GeGLU MLP, scaled embeddings, and norms that store their weight minus 1.
 
 use super::config_keys::{Config, ConfigError};
 use crate::description::{Activation, Family, ModelDescription, Rope};
@@ -9,7 +9,7 @@ pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, Conf
     Ok(ModelDescription { num_key_value_heads, ..every_generation(config, Family::Gemma, rope)? })
 }
 
-/// The settings that all generations share.
+/// The settings that all Gemma generations share.
 pub(super) fn every_generation(
     config: &mut Config<'_>,
     family: Family,
@@ -17,7 +17,7 @@ pub(super) fn every_generation(
 ) -> Result<ModelDescription, ConfigError> {
     let plain = config.decoder(family, rope)?;
     let bias = config.bool_or("attention_bias", false)?;
-    // Configurations of the first generation have "gelu" but mean the tanh approximation; transformers reads them so.
+    // Configurations of the first generation have "gelu" but mean the tanh approximation. transformers does the same.
     config.one_of("hidden_act", &["gelu_pytorch_tanh", "gelu"])?;
     config.one_of("hidden_activation", &["gelu_pytorch_tanh"])?;
     Ok(ModelDescription {

@@ -1,5 +1,5 @@
-//! Gemma 2: Gemma with soft caps on scores and logits, norms on the outputs of attention and MLP, and a sliding window in
-//! every other layer, starting with the first.
+//! Gemma 2: like Gemma, but with soft caps on attention scores and logits, norms on the outputs of attention and MLP,
+//! and a sliding window in every second layer, starting with the first.
 
 use super::config_keys::{Config, ConfigError};
 use super::gemma::every_generation;

@@ -1,5 +1,5 @@
-//! The text models of Gemma 3: Gemma 2 with a norm over each head of q and k instead of the soft caps. Five of six layers
-//! have a sliding window and rotary settings of their own.
+//! The text models of Gemma 3: like Gemma 2, but with a norm over each head of q and k instead of the soft caps. Five
+//! of six layers have a sliding window and their own rotary settings.
 
 use super::config_keys::{Config, ConfigError};
 use super::gemma::every_generation;

@@ -6,7 +6,7 @@ use crate::description::{Family, ModelDescription};
 pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, ConfigError> {
     let rope = config.rope()?;
     let plain = config.decoder(Family::Mistral, rope)?;
-    // Transformers' default; a model without a window has null.
+    // transformers' default is 4096. A model without a window has null.
     let window = if config.has("sliding_window") { config.optional_usize("sliding_window")? } else { Some(4096) };
     Ok(ModelDescription {
         num_key_value_heads: config.usize_or("num_key_value_heads", 8)?,

@@ -1,7 +1,8 @@
-//! Families of models: from a `config.json` to a [`ModelDescription`].
+//! Model families: `config.json` → [`ModelDescription`].
 //!
-//! Responsible for: the table of known architectures, one file each, and refusing every unknown key that could change the
-//! mathematics. Must not depend on: weights.
+//! Responsible for: the table of known architectures (one file each), and refusing every unknown key that could change
+//! the model's mathematics. Must not depend on: weights.
+//!
 //! To add a family: one file with its mapping, one row in [`FAMILIES`], one variant of [`Family`], one fixture.
 
 mod config_keys;
@@ -65,10 +66,10 @@ pub(crate) fn known() -> String {
     FAMILIES.map(|row| row.model_type).join(", ")
 }
 
-/// Reads the object of a `config.json`.
+/// Describes the model of a `config.json`.
 ///
 /// # Errors
-/// [`ConfigError`], naming the file and the key.
+/// [`ConfigError`], which names the file and the key.
 pub(crate) fn describe(path: &Path, config: &Map<String, Value>) -> Result<ModelDescription, ConfigError> {
     let mut config = Config::new(path, config);
     let model_type = config.string("model_type")?;
@@ -87,7 +88,7 @@ pub(crate) fn describe(path: &Path, config: &Map<String, Value>) -> Result<Model
     Ok(description)
 }
 
-/// The ids in `eos_token_id` of a `generation_config.json`: tokens that end a generation, in addition to those of the
+/// The ids in `eos_token_id` of a `generation_config.json`. They end a generation, in addition to the ids in the
 /// configuration.
 pub(crate) fn end_tokens(path: &Path, generation: &Map<String, Value>) -> Result<Vec<u32>, ConfigError> {
     Config::new(path, generation).token_ids("eos_token_id")

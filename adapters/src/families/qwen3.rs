@@ -1,4 +1,5 @@
-//! Qwen 3, dense: a norm over each head of q and k instead of Qwen 2's biases, and heads of their own size.
+//! Qwen 3, dense: like Qwen 2, but with a norm over each head of q and k instead of the biases. `head_dim` is
+//! independent of the hidden size.
 
 use super::config_keys::{Config, ConfigError};
 use crate::description::{Family, ModelDescription};

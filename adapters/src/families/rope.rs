@@ -5,9 +5,9 @@ use serde_json::{Map, Value};
 use super::config_keys::{Config, ConfigError};
 use crate::description::{Rope, RopeScaling};
 
-/// transformers' default for a configuration without `rope_theta`.
+/// transformers' default if `rope_theta` is missing.
 const DEFAULT_THETA: f64 = 10_000.0;
-/// Its default for the full-attention layers of Gemma 3.
+/// transformers' default for the full-attention layers of Gemma 3.
 const DEFAULT_GLOBAL_THETA: f64 = 1_000_000.0;
 
 /// Rotary settings of full-attention layers and of sliding layers.
@@ -21,7 +21,7 @@ impl Config<'_> {
         let top_theta = self.optional_f64("rope_theta")?;
         let parameters = self.optional_object("rope_parameters")?;
         let scaling = self.optional_object("rope_scaling")?;
-        // As in transformers, a non-empty `rope_scaling` wins.
+        // As in transformers, a non-empty `rope_scaling` takes precedence.
         let (key, object) = match (scaling, parameters) {
             (Some(scaling), _) if !scaling.is_empty() => ("rope_scaling", scaling),
             (_, Some(parameters)) => ("rope_parameters", parameters),
@@ -37,8 +37,8 @@ impl Config<'_> {
         Ok(Rope { theta, scaling })
     }
 
-    /// Gemma 3's settings: `rope_parameters` by type of layer (transformers 5), or `rope_theta` and `rope_scaling`
-    /// for full-attention layers and `rope_local_base_freq` for sliding layers (older).
+    /// Gemma 3's settings. transformers 5: `rope_parameters` for each type of layer. Older: `rope_theta` and
+    /// `rope_scaling` for full-attention layers, and `rope_local_base_freq` for sliding layers.
     pub(super) fn ropes_by_type(&mut self) -> Result<RopesByType, ConfigError> {
         let parameters = self.optional_object("rope_parameters")?;
         let mut by_type = parameters.map(|object| self.nested("rope_parameters", object));
@@ -86,7 +86,7 @@ impl Config<'_> {
     }
 }
 
-/// Rotary settings in transformers 5's form.
+/// Rotary settings in the format of transformers 5.
 pub(crate) fn rope_parameters(rope: &Rope) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("rope_theta".to_owned(), rope.theta.into());

@@ -1,4 +1,4 @@
-//! Reading numbers and strings from a byte slice with every step checked.
+//! Reads numbers and strings from a byte slice. Every read is bounds-checked.
 //!
 //! Must not depend on: the meaning of the values.
 
@@ -9,7 +9,7 @@ pub(crate) struct Fault {
     pub reason: String,
 }
 
-/// A position in a file image.
+/// A read position in the bytes of a file.
 pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     offset: usize,
@@ -20,7 +20,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, offset: 0 }
     }
 
-    /// At an offset within the file.
+    /// Starts at an offset, which must be within the file.
     pub(crate) fn at(bytes: &'a [u8], offset: usize) -> Self {
         Self { bytes, offset }
     }
@@ -60,7 +60,7 @@ impl<'a> Cursor<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A count of things that take at least `smallest` bytes each: never more than the rest of the file can hold.
+    /// Reads a count of items of at least `smallest` bytes each. It can't exceed `limit` or the rest of the file.
     pub(crate) fn count(&mut self, smallest: usize, limit: usize, what: &str) -> Result<usize, Fault> {
         let fault = |reason| Fault { offset: self.offset, reason };
         let most = (self.remaining().saturating_sub(8) / smallest).min(limit);

@@ -1,6 +1,6 @@
-//! From GGUF metadata to a model description.
+//! GGUF metadata → model description.
 //!
-//! Responsible for: the table of known architectures, their keys, and refusing all others.
+//! Responsible for: the table of known architectures, their keys, and refusing unknown keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,24 +13,25 @@ pub(super) struct Architecture {
     name: &'static str,
     family: Family,
     qk_norm: bool,
-    /// Rows of q and k are interleaved for llama.cpp's rotary embedding.
+    /// Whether the rows of q and k are interleaved for llama.cpp's rotary embedding.
     permuted: bool,
 }
 
-/// `llama` is Mistral's architecture in GGUF as well; llama.cpp computes it without a sliding window, and so does this crate.
+/// In GGUF, Mistral models also have the architecture `llama`. llama.cpp computes them without a sliding window, and so
+/// does this crate.
 const ARCHITECTURES: [Architecture; 3] = [
     Architecture { name: "llama", family: Family::Llama, qk_norm: false, permuted: true },
     Architecture { name: "qwen2", family: Family::Qwen2, qk_norm: false, permuted: false },
     Architecture { name: "qwen3", family: Family::Qwen3, qk_norm: true, permuted: false },
 ];
 
-/// Keys below the architecture's name that may be present with the value 0.
+/// Keys with the architecture's prefix that may be present if their value is 0.
 const ONLY_ZERO: [&str; 2] = ["expert_count", "expert_used_count"];
 
-/// The architecture that the metadata name.
+/// The architecture in the metadata.
 ///
 /// # Errors
-/// When it is unknown, or the file is not a model.
+/// If the architecture is unknown, or if the file is not a model.
 pub(super) fn architecture(
     path: &Path,
     metadata: &BTreeMap<String, Value>,
@@ -47,7 +48,7 @@ pub(super) fn architecture(
     })
 }
 
-/// A description, and whether the rows of q and k are permuted.
+/// The description of the model, and whether the rows of q and k are permuted.
 pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), GgufError> {
     let (path, metadata) = (gguf.path(), &gguf.metadata);
     let architecture = architecture(path, metadata)?;
@@ -88,7 +89,8 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
         max_position_embeddings,
         tie_word_embeddings: !has("output.weight"),
         attention_bias: architecture.family == Family::Qwen2 || has("blk.0.attn_q.bias"),
-        // As in the configurations: one switch for all four projections, except in Qwen 2, where o has none.
+        // As in Hugging Face configurations: one switch for all four projections, except in Qwen 2, where o has no
+        // bias.
         output_bias: architecture.family != Family::Qwen2 && has("blk.0.attn_q.bias"),
         mlp_bias: has("blk.0.ffn_gate.bias"),
         qk_norm: architecture.qk_norm,
@@ -145,8 +147,8 @@ fn rope(keys: &mut Keys<'_>, gguf: &GgufFile, head_dim: usize) -> Result<Rope, G
     }
 }
 
-/// Converters store Llama 3's scaling as one divisor per frequency. All releases have the parameters 1, 4 and 8192, and the
-/// largest divisor is the factor; the divisors are recomputed from these and compared.
+/// Converters store Llama 3's rope scaling as one divisor per frequency. All releases have the parameters 1, 4 and
+/// 8192, and the largest divisor is the factor. The divisors are recomputed from these values and compared.
 fn llama3_scaling(theta: f64, head_dim: usize, factors: &[f32], original: Option<usize>) -> Option<RopeScaling> {
     let largest = factors.iter().copied().fold(1.0, f32::max);
     let scaling = RopeScaling::Llama3 {
@@ -164,7 +166,7 @@ fn llama3_scaling(theta: f64, head_dim: usize, factors: &[f32], original: Option
     fits.then_some(scaling)
 }
 
-/// The keys below the architecture's name.
+/// The metadata keys with the architecture's prefix.
 struct Keys<'a> {
     path: &'a Path,
     metadata: &'a BTreeMap<String, Value>,
@@ -202,7 +204,7 @@ impl<'a> Keys<'a> {
         value.ok_or_else(|| self.refuse(key, "it is missing".to_owned()))
     }
 
-    /// Numbers are stored as f32. Returns the shortest decimal that rounds to the stored number: the one its author wrote.
+    /// Reads a number, which is stored as f32. Returns the shortest decimal that rounds to it, as the author wrote it.
     fn optional_f32(&mut self, key: &str) -> Result<Option<f64>, GgufError> {
         let positive = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
         let number = self.typed(key, "a positive number", positive)?;

@@ -1,4 +1,4 @@
-//! Reading a GGUF file: metadata and the table of tensors, checked in full before any value is used.
+//! Reads a GGUF file: metadata and the table of tensors. Both are checked completely before any value is used.
 //!
 //! Source: the GGUF specification of the ggml repository (`docs/gguf.md`), versions 2 and 3.
 //! Must not depend on: the meaning of metadata and tensors.
@@ -60,24 +60,24 @@ pub enum GgufError {
     UnknownKey { path: PathBuf, key: String },
 }
 
-/// A tensor. Its shape is in Hugging Face's order, the reverse of the file's.
+/// A tensor. The shape is in Hugging Face's order, which is the reverse of the file's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GgufTensor {
     pub format: Format,
     pub shape: Vec<usize>,
-    /// Number of its file.
+    /// Index of the tensor's file in [`GgufFile::parts`].
     pub part: usize,
-    /// Its bytes in that file.
+    /// Byte range in that file.
     pub range: Range<usize>,
 }
 
-/// One file, or all parts of a split one.
+/// A GGUF model: a single file, or all parts of a split model.
 #[derive(Debug)]
 pub(crate) struct GgufFile {
     pub parts: Vec<MappedFile>,
-    /// Lengths of the parts' headers: offsets at which the tensors' data begin.
+    /// Offsets at which the tensor data of each part starts.
     pub data_starts: Vec<usize>,
-    /// Of the first part; the others hold tensors alone.
+    /// The metadata of the first part. The other parts have only tensors.
     pub metadata: BTreeMap<String, Value>,
     pub tensors: BTreeMap<String, GgufTensor>,
 }
@@ -96,10 +96,10 @@ const TYPES: [(u32, Format); 11] = [
     (30, Format::Bf16),
 ];
 
-/// Tensors that a file may hold: more than any model has.
+/// Maximum number of tensors in a file. No model has as many.
 const MAX_TENSORS: usize = 1 << 17;
 
-/// Names of types that are not supported, for the message.
+/// Names of unsupported types, for error messages.
 const OTHER_TYPES: [(u32, &str); 19] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
@@ -123,13 +123,13 @@ const OTHER_TYPES: [(u32, &str); 19] = [
 ];
 
 impl GgufFile {
-    /// Opens a file, and the other parts if it is one of a split file.
+    /// Opens a file. If it is part of a split model, also opens the other parts.
     ///
-    /// The architecture is checked before the tensors' types, so that a model of an unknown family is refused for that
-    /// and not for a quantisation that its family happens to use.
+    /// The architecture is checked before the tensor types. A model of an unknown family is therefore refused because
+    /// of its family, not because of its quantisation.
     ///
     /// # Errors
-    /// A variant of [`GgufError`] for each way in which the file can be wrong.
+    /// One variant of [`GgufError`] for each possible fault.
     pub(crate) fn open(path: &Path) -> Result<Self, GgufError> {
         let file = MappedFile::open(path)?;
         let header = Header::read(path, &file)?;
@@ -162,7 +162,7 @@ impl GgufFile {
         Ok(Self { parts, data_starts, metadata: metadata.unwrap_or_default(), tensors })
     }
 
-    /// Of the first part.
+    /// The path of the first part.
     pub(crate) fn path(&self) -> &Path {
         self.parts[0].path()
     }
@@ -172,7 +172,7 @@ impl GgufFile {
     }
 }
 
-/// The part of one file before the tensors' data.
+/// Everything in a file before the tensor data.
 pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, Value>,
     pub(super) tensors: Vec<TensorInfo>,
@@ -181,7 +181,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Checks the header of a file image.
+    /// Reads and checks the header.
     fn read(path: &Path, bytes: &[u8]) -> Result<Self, GgufError> {
         let owned = || path.to_owned();
         let damaged = |fault: Fault| GgufError::Damaged { path: owned(), offset: fault.offset, reason: fault.reason };
@@ -195,8 +195,8 @@ impl Header {
             version if matches!(version.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian { path: owned() }),
             version => return Err(GgufError::Version { path: owned(), version }),
         }
-        // A tensor needs a name's length, a dimension count, one dimension, a type and an offset; a key its length, a type
-        // and one byte.
+        // Minimum bytes of a tensor: length of the name, number of dimensions, one dimension, type and offset. Minimum
+        // bytes of a key: length, type and one byte of value.
         let tensor_count = cursor.count(32, MAX_TENSORS, "tensors").map_err(damaged)?;
         let key_count = cursor.count(13, 1 << 16, "metadata keys").map_err(damaged)?;
 
@@ -224,7 +224,7 @@ impl Header {
         Ok(Self { metadata, tensors: infos, alignment, data_start })
     }
 
-    /// Checks types, sizes and places of the tensors of part `part`.
+    /// Checks the types, sizes and places of the tensors. `part` is the index of the file.
     fn locate(&self, part: usize, file: &MappedFile) -> Result<BTreeMap<String, GgufTensor>, GgufError> {
         let path = file.path();
         let mut tensors = BTreeMap::new();
@@ -256,7 +256,7 @@ fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, G
 
 pub(super) struct TensorInfo {
     name: String,
-    /// In the file's order: the fastest varying first.
+    /// In the file's order: the fastest varying dimension first.
     dims: Vec<u64>,
     kind: u32,
     offset: u64,

@@ -1,21 +1,21 @@
-//! How text is split before byte-pair merging, by the name in `tokenizer.ggml.pre`.
+//! Pre-tokenization rules by their name in `tokenizer.ggml.pre`.
 //!
-//! Sources: the `tokenizer.json` of each family, and llama.cpp's table (`llama-vocab.cpp`), so that its server gives
-//! the same tokens. To add one: a row in [`PRE_TOKENIZERS`], with texts whose tokens are known in the tests.
+//! Sources: the `tokenizer.json` of each family, and llama.cpp's table (`llama-vocab.cpp`), so that llama.cpp's server
+//! produces the same tokens. To add a rule, add a row to [`PRE_TOKENIZERS`] and texts with known tokens to the tests.
 
 use serde_json::{Value, json};
 
-/// One rule.
+/// One pre-tokenization rule.
 pub(crate) struct PreTokenizer {
     /// Values of `tokenizer.ggml.pre`.
     pub names: &'static [&'static str],
-    /// Text is split at the matches of each expression in turn; each match becomes a piece.
+    /// The text is split by each expression in turn. Each match becomes a piece.
     pub splits: &'static [&'static str],
-    /// A piece that is a token is not merged.
+    /// Whether a piece that is a token is used without merging.
     pub ignore_merges: bool,
-    /// Unicode normalisation to NFC.
+    /// Whether texts are normalized to NFC.
     pub nfc: bool,
-    /// Whether to begin with BOS if the metadata do not say.
+    /// Whether texts start with BOS if the metadata doesn't state it.
     pub add_bos: bool,
 }
 
@@ -49,7 +49,7 @@ pub(crate) const PRE_TOKENIZERS: [PreTokenizer; 6] = [
         add_bos: false,
     },
     PreTokenizer { names: &["tekken"], splits: &[TEKKEN], ignore_merges: true, nfc: false, add_bos: true },
-    // llama.cpp's rule for files that name none.
+    // llama.cpp's rule for files without a name.
     PreTokenizer {
         names: &["default"],
         splits: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
@@ -59,19 +59,19 @@ pub(crate) const PRE_TOKENIZERS: [PreTokenizer; 6] = [
     },
 ];
 
-/// The rule of that name.
+/// The rule with this name.
 pub(crate) fn find(name: &str) -> Option<&'static PreTokenizer> {
     PRE_TOKENIZERS.iter().find(|row| row.names.contains(&name))
 }
 
-/// Every name, for messages.
+/// All names, for messages.
 pub(crate) fn names() -> String {
     let names: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|row| row.names).copied().collect();
     names.join(", ")
 }
 
 impl PreTokenizer {
-    /// As `tokenizer.json` has it: the splits, then bytes as printable characters.
+    /// The rule in the format of `tokenizer.json`: the splits, then a ByteLevel step.
     pub(crate) fn to_json(&self) -> Value {
         let split = |pattern: &&str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
         let mut steps: Vec<Value> = self.splits.iter().map(split).collect();

@@ -1,7 +1,7 @@
 //! Models that are split into several GGUF files: `NAME-00001-of-00003.gguf` and so on.
 //!
-//! Every part has the keys `split.no` and `split.count`; the first one has the model's metadata as well. Source: llama.cpp,
-//! `tools/gguf-split` and `llama_split_path`.
+//! Every part has the keys `split.no` and `split.count`. The first part also has the model's metadata. Source:
+//! llama.cpp, `tools/gguf-split` and `llama_split_path`.
 //! Must not depend on: how a part is read.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ const NUMBER: &str = "split.no";
 const COUNT: &str = "split.count";
 const TENSORS: &str = "split.tensors.count";
 
-/// The paths of all parts, if the file is one of several.
+/// The paths of all parts. `None` if the file is not part of a split model.
 pub(super) fn siblings(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<Option<Vec<PathBuf>>, GgufError> {
     let number = |key: &str| metadata.get(key).and_then(Value::as_u64);
     let Some(count) = number(COUNT).filter(|count| *count > 1) else { return Ok(None) };
@@ -45,7 +45,7 @@ pub(super) fn siblings(path: &Path, metadata: &BTreeMap<String, Value>) -> Resul
     Ok(Some(paths))
 }
 
-/// Opens all parts with `open` and checks that they belong together.
+/// Opens all parts with `open`, and checks that they belong together.
 pub(super) fn open(
     paths: &[PathBuf],
     open: impl Fn(&Path) -> Result<(MappedFile, Header), GgufError>,

@@ -1,8 +1,8 @@
-//! From GGUF's tokenizer metadata to a `tokenizer.json`.
+//! GGUF tokenizer metadata → `tokenizer.json`.
 //!
-//! Two models are known: `gpt2` (byte-level BPE with a list of merges) and `llama` (SentencePiece BPE with scores and
-//! byte fallback). Sources: the GGUF specification; llama.cpp's `llama-vocab.cpp`; transformers' converters for the
-//! form of `tokenizer.json`.
+//! Two models are supported: `gpt2` (byte-level BPE with a list of merges) and `llama` (SentencePiece BPE with scores
+//! and byte fallback). Sources: the GGUF specification, llama.cpp's `llama-vocab.cpp`, and transformers' converters for
+//! the format of `tokenizer.json`.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -39,17 +39,17 @@ pub enum GgufTokenizerError {
 
 use GgufTokenizerError as Error;
 
-/// Kinds in `tokenizer.ggml.token_type`.
+/// Token types in `tokenizer.ggml.token_type`.
 const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// Longest SentencePiece token in bytes: every way to split a token is tried.
+/// Maximum length of a SentencePiece token in bytes. It is limited because every split of a token is tried.
 const LONGEST_PIECE: usize = 256;
 
 struct Metadata<'a> {
     path: &'a Path,
-    /// The file's bytes, which hold the arrays.
+    /// The bytes of the file, which contain the arrays.
     file: &'a [u8],
     values: &'a BTreeMap<String, Value>,
 }
@@ -100,7 +100,7 @@ impl<'a> Metadata<'a> {
         self.values.get(key).and_then(Value::as_str)
     }
 
-    /// Converters write it for models with several templates.
+    /// The template for conversations with tools. Converters write it for models with several templates.
     fn tool_template(&self) -> Option<OtherTemplate> {
         const KEY: &str = "tokenizer.chat_template.tool_use";
         let source = self.string(KEY)?.to_owned();
@@ -115,7 +115,7 @@ impl<'a> Metadata<'a> {
         self.array(key)?.strings(self.file).ok_or_else(|| self.fault(key, "it must be a list of texts"))
     }
 
-    /// Without the list every token is a normal one.
+    /// The type of each token. Without the list, every token is a normal one.
     fn kinds(&self, count: usize) -> Result<Vec<u64>, Error> {
         const KEY: &str = "tokenizer.ggml.token_type";
         if !self.values.contains_key(KEY) {
@@ -147,7 +147,7 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// `tokenizer.json` without the parts that both models share, and whether to begin with BOS by default.
+/// The keys of `tokenizer.json` that depend on the model, and whether texts start with BOS by default.
 type Parts = (Map<String, Json>, bool);
 
 fn byte_level_bpe(metadata: &Metadata<'_>, vocab: &HashMap<&str, u32>) -> Result<Parts, Error> {
@@ -211,8 +211,9 @@ fn sentence_piece(
     Ok((parts, true))
 }
 
-/// SentencePiece merges the pair whose joined piece has the best score. The list of merges has every split of a piece into
-/// two others, best piece first and, for one piece, the longer first part first, in transformers' order.
+/// SentencePiece merges the pair whose joined piece has the best score. The list has every split of a piece into two
+/// other pieces, sorted by score. Splits of the same piece are sorted by the length of their first part, longest first,
+/// as in transformers.
 fn merges_from_scores(tokens: &[&str], scores: &[f64], vocab: &HashMap<&str, u32>) -> Vec<Json> {
     let mut merges = Vec::new();
     for (piece, score) in tokens.iter().zip(scores) {
@@ -248,7 +249,7 @@ fn bpe(vocab: &HashMap<&str, u32>, merges: Vec<Json>, unknown: Option<&str>, ign
     })
 }
 
-/// Control and user-defined tokens are matched literally in the text; control tokens are skipped when decoding.
+/// Control and user-defined tokens are matched literally. Control tokens are skipped in decoding.
 fn added_tokens(tokens: &[&str], kinds: &[u64]) -> Json {
     let added = |(id, (content, kind)): (usize, (&&str, &u64))| {
         matches!(*kind, UNKNOWN | CONTROL | USER_DEFINED).then(|| {
@@ -261,7 +262,7 @@ fn added_tokens(tokens: &[&str], kinds: &[u64]) -> Json {
     tokens.iter().zip(kinds).enumerate().filter_map(added).collect()
 }
 
-/// Adds BOS at the beginning and EOS at the end if the metadata ask for them.
+/// Adds BOS at the start and EOS at the end, if they are given.
 fn post_processor(bos: Option<&SpecialToken>, eos: Option<&SpecialToken>) -> Json {
     if bos.is_none() && eos.is_none() {
         return Json::Null;
@@ -283,7 +284,7 @@ fn post_processor(bos: Option<&SpecialToken>, eos: Option<&SpecialToken>) -> Jso
     json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens })
 }
 
-/// The keys in the order in which the library writes them.
+/// Sorts the keys in the order in which the `tokenizers` library writes them.
 fn in_order(mut parts: Map<String, Json>) -> Map<String, Json> {
     let mut map = Map::new();
     map.insert("version".to_owned(), "1.0".into());

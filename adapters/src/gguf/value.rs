@@ -4,13 +4,13 @@
 
 use super::cursor::{Cursor, Fault};
 
-/// Array elements that a file may have in all: twice those of the largest vocabularies with their merges and scores.
+/// Maximum number of array elements in a file: twice as many as the largest vocabularies with merges and scores have.
 pub(crate) const ELEMENT_BUDGET: usize = 1 << 21;
-/// Nesting of arrays, deeper than any in use.
+/// Maximum nesting depth of arrays. No known file is nested as deeply.
 const DEPTH_LIMIT: usize = 4;
 
-/// A value. Numbers of all widths are widened. Arrays stay in the file: they are checked when the file is opened and
-/// decoded when they are asked for.
+/// A value. Integers are widened to 64 bits, floats to f64. Arrays stay in the file: they are checked when the file is
+/// opened, and decoded on demand.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Unsigned(u64),
@@ -21,7 +21,7 @@ pub(crate) enum Value {
     Array(Array),
 }
 
-/// Where the elements of an array lie in its file.
+/// The place of an array's elements in its file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Array {
     /// Type of the elements.
@@ -32,14 +32,14 @@ pub(crate) struct Array {
 }
 
 impl Array {
-    /// The elements as strings; `None` if they are of another type.
+    /// The elements as strings. `None` if they have another type.
     pub(crate) fn strings<'a>(&self, file: &'a [u8]) -> Option<Vec<&'a str>> {
         let mut cursor = Cursor::at(file, self.start);
         let strings = (0..self.count).map(|_| cursor.string("an element").ok());
         if self.kind == STRING { strings.collect() } else { None }
     }
 
-    /// The elements as `convert` reads them; `None` if it refuses one.
+    /// The elements, converted by `convert`. `None` if `convert` returns `None` for one of them.
     pub(crate) fn numbers<T>(&self, file: &[u8], convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
         let mut cursor = Cursor::at(file, self.start);
         (0..self.count).map(|_| convert(&Value::read_kind(&mut cursor, self.kind, DEPTH_LIMIT, &mut 0).ok()?)).collect()
@@ -49,7 +49,7 @@ impl Array {
 const STRING: u32 = 8;
 
 impl Value {
-    /// Reads a value with its type. `budget` is the rest of [`ELEMENT_BUDGET`].
+    /// Reads a value and its type. `budget` is the remaining part of [`ELEMENT_BUDGET`].
     pub(crate) fn read(cursor: &mut Cursor<'_>, budget: &mut usize) -> Result<Self, Fault> {
         let kind = cursor.u32()?;
         Self::read_kind(cursor, kind, 0, budget)

@@ -1,4 +1,4 @@
-//! `adapter_config.json`: the keys of PEFT that vary here, and the values that all other keys must have.
+//! `adapter_config.json`: the PEFT keys that vary, and the supported values of all other keys.
 //!
 //! Must not depend on: tensors.
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::PeftError;
 
-/// The release of PEFT whose keys are written.
+/// The PEFT release whose keys are written.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// The settings that vary from adapter to adapter, with PEFT's names.
+/// The settings that vary between adapters, with PEFT's names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterConfig {
     pub base_model_name_or_path: Option<String>,
@@ -19,13 +19,13 @@ pub struct AdapterConfig {
     pub r: usize,
     pub lora_alpha: f64,
     pub lora_dropout: f64,
-    /// Sorted names or suffixes of modules. Of an adapter that was read, a regular expression is the only entry; the
-    /// tensors say which modules it holds.
+    /// Names or name suffixes of modules, sorted. If an adapter that was read has a regular expression, it is the only
+    /// entry; its modules are then known from the tensors.
     pub target_modules: Vec<String>,
     pub use_rslora: bool,
 }
 
-/// Keys that select modules or describe the training or the file. The tensors show which modules there are.
+/// Keys that select modules, or describe the training or the file. The modules are known from the tensors.
 const WITHOUT_INFLUENCE: [&str; 12] = [
     "auto_mapping",
     "eva_config",
@@ -41,11 +41,11 @@ const WITHOUT_INFLUENCE: [&str; 12] = [
     "task_type",
 ];
 
-/// A key with certain supported values.
+/// A key of which only some values are supported.
 struct CertainValues {
     key: &'static str,
     accepts: fn(&Value) -> bool,
-    /// The supported values, for the message.
+    /// The supported values, for error messages.
     supported: &'static str,
 }
 
@@ -62,7 +62,7 @@ const CERTAIN_VALUES: [CertainValues; 5] = [
     CertainValues { key: "alpha_pattern", accepts: is_off, supported: "{}: one alpha for all modules" },
 ];
 
-/// Keys of PEFT that switch on an unsupported feature.
+/// PEFT keys that enable an unsupported feature.
 const MUST_BE_OFF: [&str; 17] = [
     "alora_invocation_tokens",
     "arrow_config",
@@ -83,7 +83,7 @@ const MUST_BE_OFF: [&str; 17] = [
     "velora_config",
 ];
 
-/// Null, false or empty.
+/// Whether a value is null, false or empty.
 fn is_off(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -95,7 +95,7 @@ fn is_off(value: &Value) -> bool {
 }
 
 impl AdapterConfig {
-    /// The file's text, without PEFT's newest keys: older loaders refuse them.
+    /// The text of the file. PEFT's newest keys are omitted, because older loaders refuse them.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let pairs = [
@@ -174,7 +174,7 @@ impl AdapterConfig {
     }
 }
 
-/// Keys that are read into the struct.
+/// The keys that are read into [`AdapterConfig`].
 const READ: [&str; 7] =
     ["base_model_name_or_path", "lora_alpha", "lora_dropout", "r", "revision", "target_modules", "use_rslora"];
 
@@ -197,7 +197,7 @@ fn check_key(path: &Path, key: &str, value: &Value) -> Result<(), PeftError> {
     Err(PeftError::UnknownKey { path: path.to_owned(), key: key.to_owned(), found: value.to_string() })
 }
 
-/// Whole numbers as integers, as PEFT writes them and some loaders require.
+/// Writes a whole number as an integer, as PEFT does and some loaders require.
 fn shortest(number: f64) -> Value {
     match number.fract() == 0.0 && number.abs() < 1e15 {
         true => json!(number as i64),

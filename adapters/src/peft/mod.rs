@@ -1,6 +1,6 @@
-//! LoRA adapters as PEFT reads and writes them: `adapter_config.json` and `adapter_model.safetensors`.
+//! LoRA adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Responsible for: the two files, their checks, and comparing them after writing.
+//! Responsible for: reading, writing and checking both files, and verifying them by reading them back.
 //! Must not depend on: base models, training.
 
 mod config;
@@ -26,7 +26,7 @@ use crate::tokenizer_files::SideFile;
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
-/// PEFT's prefix of every module's name.
+/// PEFT's prefix of all module names.
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
@@ -73,7 +73,7 @@ pub enum PeftError {
 /// One matrix of an adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterTensor {
-    /// Without PEFT's prefix: `model.layers.0.self_attn.q_proj.lora_A.weight`.
+    /// The name without PEFT's prefix: `model.layers.0.self_attn.q_proj.lora_A.weight`.
     pub name: String,
     /// `[r, in_features]` for A, `[out_features, r]` for B.
     pub shape: [usize; 2],
@@ -88,19 +88,19 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// The modules that it changes (`model.layers.0.self_attn.q_proj`), in the order of their tensors.
+    /// The modules that the adapter changes (`model.layers.0.self_attn.q_proj`), in the order of their tensors.
     #[must_use]
     pub fn modules(&self) -> Vec<String> {
         self.tensors.iter().filter_map(|tensor| tensor.name.strip_suffix(A)).map(str::to_owned).collect()
     }
 
-    /// The tensors by their names without PEFT's prefix.
+    /// The tensors, by their names without PEFT's prefix.
     #[must_use]
     pub fn by_name(&self) -> BTreeMap<&str, &AdapterTensor> {
         self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect()
     }
 
-    /// A and B of each module.
+    /// A and B of each module, by the name of the module.
     #[must_use]
     pub fn pairs(&self) -> BTreeMap<&str, (&AdapterTensor, &AdapterTensor)> {
         let by_name = self.by_name();
@@ -118,7 +118,7 @@ impl Adapter {
         (self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank }) as f32
     }
 
-    /// Checks that the tensors are pairs of A and B of rank `r` with finite values.
+    /// Checks that the tensors are pairs of A and B with rank `r` and finite values.
     fn check(&self, path: &Path) -> Result<(), PeftError> {
         let fault = |name: &str, reason: String| {
             Err(PeftError::Tensor { path: path.to_owned(), name: name.to_owned(), reason })
@@ -158,11 +158,11 @@ impl Adapter {
     }
 }
 
-/// Writes an adapter to `dir`, which must not exist yet or be empty, together with further files (see
-/// [`crate::BaseModel::adapter_files`]). It appears there complete and compared bit by bit, or not at all.
+/// Writes an adapter and further files (see [`crate::BaseModel::adapter_files`]) to `dir`, which must not exist yet or
+/// be empty. The directory appears complete and verified bit by bit, or not at all.
 ///
 /// # Errors
-/// See [`PeftError`]. Nothing is left then.
+/// See [`PeftError`]. Nothing is left on disk after an error.
 pub fn write(dir: &Path, adapter: &Adapter, side_files: &[SideFile]) -> Result<(), PeftError> {
     adapter.check(&dir.join(TENSOR_FILE))?;
     if taken(dir) {
@@ -176,11 +176,11 @@ pub fn write(dir: &Path, adapter: &Adapter, side_files: &[SideFile]) -> Result<(
     Ok(scratch.publish()?)
 }
 
-/// Writes the two files of an adapter into a directory that is not finished yet, such as a checkpoint; then reads them
+/// Writes the two files of an adapter to a directory that is not complete yet, such as a checkpoint. Then reads them
 /// back and compares every bit.
 ///
 /// # Errors
-/// When the adapter is not one (see [`PeftError`]), can't be written, or reads back differently.
+/// If the adapter is invalid (see [`PeftError`]), can't be written, or differs when it is read back.
 pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
     let tensor_path = dir.join(TENSOR_FILE);
     adapter.check(&tensor_path)?;
@@ -218,7 +218,7 @@ pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
     }
 }
 
-/// Reads an adapter and checks it in full.
+/// Reads an adapter and checks it completely.
 ///
 /// # Errors
 /// See [`PeftError`].

@@ -1,13 +1,13 @@
-//! `target_modules` for the modules that an adapter holds.
+//! `target_modules` for the modules of an adapter.
 //!
-//! PEFT, and loaders that follow it, put LoRA on every module whose name is an entry or ends with `.` and an entry. An entry
-//! must therefore match the trained modules of the base and no other one.
+//! PEFT and compatible loaders apply LoRA to every module whose name equals an entry or ends with `.` and an entry. The
+//! entries must therefore match exactly the trained modules of the base.
 //! Must not depend on: tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The shortest entries that match the `trained` modules among `all` modules of the base: the last part of the name
-/// (`q_proj`) if every module of that name is trained, the full names otherwise. Sorted.
+/// (`q_proj`) if every module of that name is trained, otherwise the full name. Sorted.
 #[must_use]
 pub fn target_modules<'a>(trained: impl IntoIterator<Item = &'a str>, all: &BTreeSet<String>) -> Vec<String> {
     let trained: BTreeSet<&str> = trained.into_iter().collect();
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_for_all_modules_or_are_full() {
+    fn an_entry_is_a_last_part_or_a_full_name() {
         let modules = all();
         let every =
             |part: &str| modules.iter().map(String::as_str).filter(|name| name.ends_with(part)).collect::<Vec<_>>();
@@ -51,7 +51,7 @@ mod tests {
         let mut some = every("k_proj");
         some.push("model.layers.1.self_attn.q_proj");
         assert_eq!(target_modules(some, &modules), ["k_proj", "model.layers.1.self_attn.q_proj"]);
-        // Every entry matches exactly what was trained, by PEFT's rule.
+        // By PEFT's rule, the entries match exactly the trained modules.
         let trained = ["model.layers.1.self_attn.q_proj", "model.layers.11.self_attn.k_proj"];
         let entries = target_modules(trained, &modules);
         let matched = modules

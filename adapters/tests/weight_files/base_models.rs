@@ -1,4 +1,4 @@
-//! The families' fixtures, opened.
+//! Opening the fixtures of all families.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ fn open(family: &str) -> BaseModel {
 }
 
 #[test]
-fn every_family_opens_as_it_is() {
+fn every_family_opens_with_its_description() {
     let llama = open("llama");
     let description = llama.description();
     assert_eq!((description.family, llama.kind()), (Family::Llama, BaseKind::HuggingFace));
@@ -46,7 +46,7 @@ fn every_family_opens_as_it_is() {
 }
 
 #[test]
-fn generations_of_gemma_open_as_they_are() {
+fn every_gemma_version_opens_with_its_description() {
     let gemma = open("gemma");
     let description = gemma.description();
     assert_eq!((description.family, description.activation), (Family::Gemma, Activation::GeluTanh));
@@ -71,7 +71,7 @@ fn generations_of_gemma_open_as_they_are() {
 }
 
 #[test]
-fn releases_of_gemma_leave_out_what_is_usual_and_say_some_things_twice() {
+fn gemma_configurations_may_omit_defaults_and_repeat_keys() {
     let gemma2 = copy_of("gemma2");
     edit_json(gemma2.path(), "config.json", |config| {
         config.insert("hidden_act".into(), "gelu_pytorch_tanh".into());
@@ -82,7 +82,7 @@ fn releases_of_gemma_leave_out_what_is_usual_and_say_some_things_twice() {
         });
     });
     assert_eq!(BaseModel::open(gemma2.path()).unwrap().description(), open("gemma2").description());
-    // Caps are those of the release where the file says nothing, and none where it says null.
+    // Without the key, the caps are those of the release; with `null` there are none.
     edit_json(gemma2.path(), "config.json", |config| {
         config.remove("attn_logit_softcapping");
         config.insert("final_logit_softcapping".into(), serde_json::Value::Null);
@@ -129,7 +129,7 @@ fn weights_are_borrowed_from_the_file_and_have_the_described_shapes() {
 }
 
 #[test]
-fn shards_hold_the_same_model() {
+fn a_sharded_model_equals_the_single_file() {
     let (single, sharded) = (open("llama"), open("llama_sharded"));
     assert_eq!(single.description(), sharded.description());
     for name in single.weight_names() {
@@ -157,7 +157,7 @@ fn the_fingerprints_follow_the_content_and_not_the_path() {
 }
 
 #[test]
-fn old_and_new_rotary_keys_say_the_same() {
+fn old_and_new_rotary_keys_are_equivalent() {
     let copy = copy_of("llama");
     edit_json(copy.path(), "config.json", |config| {
         let parameters = config.remove("rope_parameters").unwrap();
@@ -204,7 +204,7 @@ fn generation_config_adds_end_tokens() {
 }
 
 #[test]
-fn shapes_know_their_rows() {
+fn shapes_compute_their_rows() {
     assert_eq!(Shape::Vector(5).rows_cols(), (1, 5));
     assert_eq!(Shape::Matrix(5, 3).dims(), [5, 3]);
 }

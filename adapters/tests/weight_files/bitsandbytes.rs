@@ -1,4 +1,4 @@
-//! bitsandbytes' 4-bit checkpoints as a base, made from the fixture with its numbers.
+//! bitsandbytes' 4-bit checkpoints as a base model, generated from the fixture's numbers.
 
 use std::ops::ControlFlow;
 
@@ -13,7 +13,7 @@ use crate::files::{copy_of, edit_json, f32_bytes, fixture, safetensors_of, value
 
 type Tensors = Vec<(String, &'static str, Vec<usize>, Vec<u8>)>;
 
-/// The tied llama with its linear layers as bitsandbytes stores them.
+/// The tied Llama fixture with linear layers in bitsandbytes' format.
 fn quantised() -> (TempDir, Tensors) {
     let dir = copy_of("llama_tied");
     let model = BaseModel::open(dir.path()).unwrap();
@@ -52,7 +52,7 @@ fn open((dir, tensors): &(TempDir, Tensors)) -> Result<BaseModel, BaseError> {
 }
 
 #[test]
-fn weights_are_what_bitsandbytes_stored() {
+fn weights_equal_the_values_that_bitsandbytes_stored() {
     let source = BaseModel::open(&fixture("families/llama_tied")).unwrap();
     let model = open(&quantised()).unwrap();
     assert!(model.is_quantized());
@@ -64,9 +64,9 @@ fn weights_are_what_bitsandbytes_stored() {
     assert_eq!(values(&model, "model.norm.weight"), values(&source, "model.norm.weight"));
 }
 
-/// The fixture's parts, which bitsandbytes itself wrote, in a checkpoint of one matrix's shape.
+/// A checkpoint with one matrix, whose parts bitsandbytes itself wrote.
 #[test]
-fn bitsandbytes_own_parts_give_its_own_values() {
+fn parts_written_by_bitsandbytes_dequantize_to_its_values() {
     let file = std::fs::read(fixture("nf4.safetensors")).unwrap();
     let fixture = SafeTensors::deserialize(&file).unwrap();
     let part = |name: &str| fixture.tensor(&format!("square.{name}")).unwrap();
@@ -107,7 +107,7 @@ fn bitsandbytes_own_parts_give_its_own_values() {
 }
 
 #[test]
-fn variants_that_are_not_supported() {
+fn unsupported_variants_are_refused() {
     let cases: [(&str, &str, &str); 3] = [
         (r#""quant_type":"nf4""#, r#""quant_type":"fp4""#, "fp4"),
         (r#""blocksize":64"#, r#""blocksize":32"#, "block size is 32"),
@@ -132,7 +132,7 @@ fn variants_that_are_not_supported() {
 }
 
 #[test]
-fn parts_that_are_damaged() {
+fn damaged_parts_are_refused() {
     for part in [".absmax", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4"] {
         let mut made = quantised();
         made.1.retain(|(name, ..)| name != &format!("model.layers.1.mlp.up_proj.weight{part}"));

@@ -1,5 +1,5 @@
-//! Hugging Face directories that are damaged, forged or of an unknown kind: one test for each way, none of which may
-//! panic, allocate what a header claims, or be ignored.
+//! Hugging Face directories that are damaged, forged or of an unknown kind. Each kind has a test. No file may cause a
+//! panic or an allocation of the size that a header claims, and no damage may be ignored.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::files::{assert_refused, copy_of, edit_json, f32_bytes, safetensors, t
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// Opens a copy of the llama fixture whose weight file was replaced.
+/// Opens a copy of the Llama fixture whose weight file is replaced.
 fn open_with(weights: &[u8]) -> Result<BaseModel, BaseError> {
     let dir = copy_of("llama");
     std::fs::write(dir.path().join(WEIGHTS), weights).unwrap();
@@ -29,7 +29,7 @@ macro_rules! assert_safetensors {
 }
 
 #[test]
-fn a_header_of_two_to_the_sixty() {
+fn a_header_length_of_two_to_the_sixty_is_refused() {
     let mut bytes = original();
     bytes[..8].copy_from_slice(&(1u64 << 60).to_le_bytes());
     assert_safetensors!(bytes, SafetensorsError::HeaderLength { claimed: 0x1000_0000_0000_0000, .. });
@@ -47,14 +47,14 @@ fn cut_off_anywhere() {
 }
 
 #[test]
-fn bytes_that_belong_to_nobody() {
+fn bytes_outside_of_all_tensors_are_refused() {
     let mut bytes = original();
     bytes.push(0);
     assert_safetensors!(bytes, SafetensorsError::Trailing { extra: 1, .. });
 }
 
 #[test]
-fn a_header_that_is_no_header() {
+fn invalid_headers_are_refused() {
     assert_safetensors!(safetensors(&json!([1, 2]), &[]), SafetensorsError::Header { .. });
     let mut bytes = original();
     bytes[9] = 0xff;
@@ -67,7 +67,7 @@ fn a_header_that_is_no_header() {
 }
 
 #[test]
-fn offsets_that_lie() {
+fn wrong_offsets_are_refused() {
     let edit = |begin: u64, end: u64| {
         let (mut header, data) = take_apart(&original());
         header["model.norm.weight"]["data_offsets"] = json!([begin, end]);
@@ -83,21 +83,21 @@ fn offsets_that_lie() {
 }
 
 #[test]
-fn shapes_that_overflow() {
+fn overflowing_shapes_are_refused() {
     let (mut header, data) = take_apart(&original());
     header["model.norm.weight"]["shape"] = json!([1u64 << 63, 1u64 << 63]);
     assert_safetensors!(safetensors(&header, &data), SafetensorsError::Size { .. });
 }
 
 #[test]
-fn an_unknown_dtype() {
+fn an_unknown_dtype_is_refused() {
     let (mut header, data) = take_apart(&original());
     header["model.norm.weight"]["dtype"] = json!("F4_E2M1");
     assert_safetensors!(safetensors(&header, &data), SafetensorsError::Dtype { .. });
 }
 
 #[test]
-fn a_dtype_that_is_no_weight() {
+fn an_integer_dtype_is_refused() {
     let (mut header, data) = take_apart(&original());
     header["model.norm.weight"]["dtype"] = json!("I16");
     let error = open_with(&safetensors(&header, &data)).unwrap_err();
@@ -105,7 +105,7 @@ fn a_dtype_that_is_no_weight() {
 }
 
 #[test]
-fn a_pickle_by_name_and_by_content() {
+fn pickles_are_refused_by_name_and_by_content() {
     let dir = copy_of("llama");
     let weights = dir.path().join(WEIGHTS);
     for (content, what) in
@@ -123,7 +123,7 @@ fn a_pickle_by_name_and_by_content() {
 fn a_header_whose_length_begins_like_a_pickle_is_read() {
     let (header, data) = take_apart(&original());
     let mut text = header.to_string();
-    // 0x0280 … 0x0580 followed by zeros: the same first bytes as pickle protocols 2 to 5.
+    // 0x0280 … 0x0580 followed by zeros: the first bytes of pickle protocols 2 to 5.
     let len = (text.len() / 256 + 1) * 256;
     let len = (len..).find(|len| matches!(len.to_le_bytes(), [0x80, 2..=255, ..])).unwrap();
     text.extend(std::iter::repeat_n(' ', len - text.len()));
@@ -132,7 +132,7 @@ fn a_header_whose_length_begins_like_a_pickle_is_read() {
 }
 
 #[test]
-fn shards_that_leave_their_directory() {
+fn shards_outside_of_their_directory_are_refused() {
     for shard in ["../model-00001-of-00004.safetensors", "/etc/passwd", "a/../../b.safetensors", ".."] {
         let dir = copy_of("llama_sharded");
         edit_json(dir.path(), "model.safetensors.index.json", |index| {
@@ -146,7 +146,7 @@ fn shards_that_leave_their_directory() {
 
 #[cfg(unix)]
 #[test]
-fn shards_may_be_links_to_another_disk() {
+fn shards_may_be_links() {
     let outside = copy_of("llama_sharded");
     let dir = copy_of("llama_sharded");
     let shard = "model-00001-of-00004.safetensors";
@@ -174,7 +174,7 @@ fn the_hub_cache_links_into_its_own_blobs() {
 }
 
 #[test]
-fn an_index_and_shards_that_disagree() {
+fn an_index_that_contradicts_its_shards_is_refused() {
     let dir = copy_of("llama_sharded");
     edit_json(dir.path(), "model.safetensors.index.json", |index| {
         index["weight_map"]["model.invented.weight"] = json!("model-00001-of-00004.safetensors");
@@ -192,13 +192,13 @@ fn an_index_and_shards_that_disagree() {
 }
 
 #[test]
-fn a_single_file_beside_an_index_is_one_model_too_many() {
+fn a_single_file_next_to_an_index_is_refused() {
     let dir = copy_of("llama_sharded");
     std::fs::copy(copy_of("llama").path().join(WEIGHTS), dir.path().join(WEIGHTS)).unwrap();
     let error = BaseModel::open(dir.path()).unwrap_err();
     assert!(matches!(error, BaseError::WeightFiles(WeightFilesError::TwoModels { .. })), "{error:?}");
 
-    // An index over the single file is fine.
+    // An index that names the single file is valid.
     let dir = copy_of("llama");
     let names = BaseModel::open(dir.path()).unwrap().weight_names();
     let map: serde_json::Map<_, _> = names.into_iter().map(|name| (name, json!(WEIGHTS))).collect();
@@ -226,9 +226,9 @@ fn pipes_are_refused() {
     assert_refused(std::path::Path::new("/dev/null"), &["not a base model"]);
 }
 
-/// Two million entries took 643 MiB.
+/// Without a limit, two million entries used 643 MiB.
 #[test]
-fn headers_with_too_many_entries() {
+fn headers_with_too_many_entries_are_refused() {
     let tensors: String =
         (0..140_000).map(|i| format!(r#""t{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}},"#)).collect();
     let metadata = |count: usize| -> String { (0..count).map(|i| format!(r#""k{i}":"","#)).collect() };
@@ -256,7 +256,7 @@ fn headers_with_too_many_entries() {
 }
 
 #[test]
-fn a_shard_that_is_missing() {
+fn a_missing_shard_is_named() {
     let dir = copy_of("llama_sharded");
     std::fs::remove_file(dir.path().join("model-00002-of-00004.safetensors")).unwrap();
     let error = BaseModel::open(dir.path()).unwrap_err();
@@ -288,13 +288,13 @@ fn tensors_that_are_missing_unknown_or_misshapen() {
 }
 
 #[test]
-fn buffers_of_older_software_are_known() {
+fn buffers_of_older_transformers_versions_are_ignored() {
     let bytes = with_tensor(&original(), "model.layers.0.self_attn.rotary_emb.inv_freq", "F32", &[8], &[0; 32]);
     assert!(open_with(&bytes).is_ok());
 }
 
 #[test]
-fn a_tied_head_may_be_there_but_must_be_the_embedding() {
+fn a_stored_tied_head_must_equal_the_embeddings() {
     let dir = copy_of("llama_tied");
     let path = dir.path().join(WEIGHTS);
     let bytes = std::fs::read(&path).unwrap();
@@ -318,7 +318,7 @@ fn a_tied_head_may_be_there_but_must_be_the_embedding() {
 }
 
 #[test]
-fn what_is_no_model_at_all() {
+fn paths_without_a_model_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     assert_refused(dir.path(), &["config.json"]);
     assert_refused(&dir.path().join("nowhere"), &["nowhere", "no such file"]);
@@ -331,7 +331,7 @@ fn what_is_no_model_at_all() {
 }
 
 #[test]
-fn configurations_that_change_the_mathematics() {
+fn configurations_that_change_the_computation_are_refused() {
     let cases = [
         ("model_type", json!("mixtral"), "mixtral"),
         ("model_type", json!(null), "`model_type` is missing"),
@@ -368,7 +368,7 @@ fn configurations_that_change_the_mathematics() {
 }
 
 #[test]
-fn configurations_of_gemma_that_change_the_mathematics() {
+fn gemma_configurations_that_change_the_computation_are_refused() {
     let cases = [
         ("gemma", "hidden_act", json!("silu"), "supported is gelu_pytorch_tanh or gelu"),
         ("gemma2", "hidden_activation", json!("gelu"), "supported is gelu_pytorch_tanh"),
@@ -396,7 +396,7 @@ fn configurations_of_gemma_that_change_the_mathematics() {
 }
 
 #[test]
-fn keys_with_the_one_known_value_are_fine() {
+fn keys_with_their_only_supported_value_are_accepted() {
     let dir = copy_of("llama");
     edit_json(dir.path(), "config.json", |config| {
         config.insert("rope_interleaved".into(), false.into());
@@ -412,7 +412,7 @@ fn keys_with_the_one_known_value_are_fine() {
 }
 
 #[test]
-fn a_configuration_that_is_no_json() {
+fn a_configuration_that_is_not_json_is_refused() {
     let dir = copy_of("llama");
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": \"llama\",").unwrap();
     assert_refused(dir.path(), &["config.json", "line 1"]);
@@ -439,14 +439,14 @@ proptest! {
         prop_assert!(open_with(&bytes).is_err());
     }
 
-    /// Random JSON-like headers with a true length.
+    /// Random JSON-like headers with their correct length.
     #[test]
     fn random_headers_are_refused(text in r#"[{}\[\]",:0-9a-zA-Z_ ]{0,200}"#, data in prop::collection::vec(any::<u8>(), 0..64)) {
         let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &data].concat();
         prop_assert!(open_with(&bytes).is_err());
     }
 
-    /// A good file with some bytes changed opens or is refused; whatever opens can be read.
+    /// A valid file with some changed bytes is opened or refused. If it is opened, it can be read.
     #[test]
     fn changed_bytes_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), header_only: bool) {
         let mut bytes = original();

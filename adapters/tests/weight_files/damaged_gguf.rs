@@ -24,13 +24,13 @@ fn of_bytes(bytes: &[u8]) -> GgufError {
 }
 
 #[test]
-fn the_undamaged_file_opens() {
+fn the_undamaged_file_can_be_opened() {
     let (_dir, path) = llama().write();
     BaseModel::open(&path).unwrap();
 }
 
 #[test]
-fn other_files_and_versions() {
+fn other_files_and_versions_are_refused() {
     assert!(matches!(of_bytes(b"GGML"), GgufError::Magic { .. }));
     assert!(matches!(of_bytes(b""), GgufError::Magic { .. }));
     let with_version = |version: u32| refusal(&Gguf { version, ..llama() });
@@ -43,13 +43,13 @@ fn other_files_and_versions() {
 }
 
 #[test]
-fn a_pickle_renamed_to_gguf() {
+fn a_pickle_renamed_to_gguf_is_refused() {
     let (_dir, path) = write(b"\x80\x04\x95rest of it");
     assert_refused(&path, &["pickle", "save_pretrained"]);
 }
 
 #[test]
-fn counts_beyond_the_file() {
+fn counts_larger_than_the_file_are_refused() {
     for counts in [(1 << 60, 1), (1, 1 << 60), (u64::MAX, u64::MAX)] {
         let error = refusal(&Gguf { counts: Some(counts), ..llama() });
         assert!(matches!(error, GgufError::Damaged { .. }), "{error:?}");
@@ -59,7 +59,7 @@ fn counts_beyond_the_file() {
 }
 
 #[test]
-fn lengths_beyond_the_file() {
+fn lengths_larger_than_the_file_are_refused() {
     let huge_text = Meta([&8u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat());
     let list =
         |kind: u32, count: u64| Meta([&9u32.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes()].concat());
@@ -70,7 +70,7 @@ fn lengths_beyond_the_file() {
 }
 
 #[test]
-fn arrays_within_arrays_have_an_end() {
+fn deeply_nested_arrays_are_refused() {
     let mut value = 9u32.to_le_bytes().to_vec();
     for _ in 0..100_000 {
         value.extend(9u32.to_le_bytes());
@@ -81,7 +81,7 @@ fn arrays_within_arrays_have_an_end() {
 }
 
 #[test]
-fn values_that_are_none() {
+fn invalid_values_are_refused() {
     let boolean = Meta([&7u32.to_le_bytes()[..], &[2]].concat());
     assert!(matches!(refusal(llama().set("general.name", boolean)), GgufError::Damaged { .. }));
     let kind = Meta(13u32.to_le_bytes().to_vec());
@@ -91,7 +91,7 @@ fn values_that_are_none() {
 }
 
 #[test]
-fn keys_and_tensors_that_stand_there_twice() {
+fn duplicate_keys_and_tensors_are_refused() {
     let mut gguf = llama();
     gguf.metadata.push(("llama.block_count".to_owned(), u32(1)));
     assert!(matches!(refusal(&gguf), GgufError::DuplicateKey { key, .. } if key == "llama.block_count"));
@@ -101,7 +101,7 @@ fn keys_and_tensors_that_stand_there_twice() {
 }
 
 #[test]
-fn an_alignment_that_is_none() {
+fn invalid_alignments_are_refused() {
     for value in [u32(0), u32(33), text("32")] {
         let error = refusal(llama().set("general.alignment", value));
         assert!(matches!(error, GgufError::Metadata { .. }), "{error:?}");
@@ -109,7 +109,7 @@ fn an_alignment_that_is_none() {
 }
 
 #[test]
-fn tensors_that_lie() {
+fn wrong_tensor_headers_are_refused() {
     let edit = |edit: fn(&mut Gguf)| {
         let mut gguf = llama();
         edit(&mut gguf);
@@ -125,13 +125,13 @@ fn tensors_that_lie() {
     assert!(matches!(error, GgufError::Damaged { .. }), "{error:?}");
     let error = edit(|gguf| gguf.tensor("token_embd.weight").dims[0] *= 2);
     assert!(matches!(&error, GgufError::Tensor { reason, .. } if reason.contains("overlaps")), "{error:?}");
-    // A row of 64 values is no whole block of 256.
+    // A row of 64 values is not a multiple of a block of 256.
     let error = edit(|gguf| gguf.tensor("token_embd.weight").kind = 14);
     assert!(matches!(&error, GgufError::Tensor { reason, .. } if reason.contains("Q6_K")), "{error:?}");
 }
 
 #[test]
-fn types_that_are_not_supported() {
+fn unsupported_types_are_refused() {
     for (kind, name) in [(9, "Q8_1"), (10, "Q2_K"), (23, "IQ4_XS"), (77, "number 77")] {
         let mut gguf = llama();
         gguf.tensor("token_embd.weight").kind = kind;
@@ -140,7 +140,7 @@ fn types_that_are_not_supported() {
     }
 }
 
-/// Otherwise a user would look for another quantisation, which never helps.
+/// Otherwise users would try another quantization, which can't help.
 #[test]
 fn the_architecture_is_checked_before_the_types() {
     let mut gguf = llama();
@@ -150,7 +150,7 @@ fn the_architecture_is_checked_before_the_types() {
 }
 
 #[test]
-fn parts_of_a_split_file_that_do_not_fit() {
+fn split_files_whose_parts_do_not_match_are_refused() {
     let refused = |edit: fn(&mut [Gguf; 2]), rename: fn(&std::path::Path), expected: &str| {
         let mut parts = crate::files::gguf::split_in_two(&llama());
         edit(&mut parts);
@@ -181,7 +181,7 @@ fn cut_off_anywhere() {
 }
 
 #[test]
-fn architectures_and_keys_that_are_not_known() {
+fn unknown_architectures_and_keys_are_refused() {
     let cases = [
         ("general.architecture", text("gemma3"), "\"gemma3\" is not supported; the known ones are llama, qwen2, qwen3"),
         ("general.type", text("adapter"), "not a model"),
@@ -226,7 +226,7 @@ fn tensors_that_are_missing_unknown_or_misshapen() {
 }
 
 #[test]
-fn rotary_factors_of_another_kind() {
+fn unsupported_rotary_factors_are_refused() {
     let mut gguf = llama();
     let mut factors = gguf.tensors[0].clone();
     factors.name = "rope_freqs.weight".to_owned();
@@ -238,7 +238,7 @@ fn rotary_factors_of_another_kind() {
 }
 
 proptest! {
-    /// Random bytes behind a true magic and version.
+    /// Random bytes after a correct magic number and version.
     #[test]
     fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let bytes = [&b"GGUF\x03\0\0\0"[..], &bytes].concat();
@@ -246,7 +246,7 @@ proptest! {
         prop_assert!(BaseModel::open(&path).is_err());
     }
 
-    /// A good file with some bytes changed opens or is refused; whatever opens can be read.
+    /// A valid file with some changed bytes is opened or refused. If it is opened, it can be read.
     #[test]
     fn changed_bytes_never_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), header_only: bool,

@@ -1,4 +1,4 @@
-//! Models as GGUF files: the same weights as the Hugging Face directory that they were made from.
+//! GGUF models: their weights equal those of the Hugging Face directory that they were converted from.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ fn family(name: &str) -> BaseModel {
 }
 
 #[test]
-fn llama_rows_come_back_in_hugging_faces_order() {
+fn llama_rows_are_read_in_hugging_face_order() {
     let source = family("llama_tied");
     let (_dir, path) = of_model(&source, "llama", true).write();
     let model = BaseModel::open(&path).unwrap();
@@ -31,7 +31,7 @@ fn llama_rows_come_back_in_hugging_faces_order() {
 }
 
 #[test]
-fn qwen_rows_are_left_where_they_are() {
+fn qwen_rows_are_not_permuted() {
     for (name, architecture) in [("qwen2", "qwen2"), ("qwen3", "qwen3")] {
         let source = family(name);
         let (_dir, path) = of_model(&source, architecture, false).write();
@@ -44,7 +44,7 @@ fn qwen_rows_are_left_where_they_are() {
 }
 
 #[test]
-fn llama_biases_are_brought_back_as_well() {
+fn llama_biases_are_read_in_hugging_face_order() {
     let source = family("llama_tied");
     let mut gguf = of_model(&source, "llama", true);
     for layer in 0..2 {
@@ -55,7 +55,7 @@ fn llama_biases_are_brought_back_as_well() {
     }
     let (_dir, path) = gguf.write();
     let model = BaseModel::open(&path).unwrap();
-    // Heads of 16: GGUF's first two elements are the first of each half.
+    // A head has size 16. GGUF interleaves its two halves, so the first two elements are the first of each half.
     let k = values(&model, "model.layers.0.self_attn.k_proj.bias");
     assert_eq!(k[..3], [0.0, 2.0, 4.0]);
     assert_eq!(k[8..11], [1.0, 3.0, 5.0]);
@@ -85,7 +85,7 @@ fn blocks_stay_in_their_format() {
     }
 }
 
-/// llama.cpp falls back to Q5_0 and Q5_1 where rows are no multiple of 256.
+/// llama.cpp uses Q5_0 and Q5_1 if the row length is not a multiple of 256.
 #[test]
 fn five_bit_blocks_are_read() {
     let source = family("llama_tied");
@@ -103,7 +103,7 @@ fn five_bit_blocks_are_read() {
 }
 
 #[test]
-fn a_split_file_is_the_same_model_whichever_part_is_named() {
+fn any_part_of_a_split_file_opens_the_whole_model() {
     let source = family("llama_tied");
     let dir = crate::files::gguf::write_parts(&crate::files::gguf::split_in_two(&of_model(&source, "llama", true)));
     let mut fingerprints = Vec::new();

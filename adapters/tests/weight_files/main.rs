@@ -1,4 +1,4 @@
-//! Tests of the crate's public face: real fixtures, files that are damaged on purpose, and what is written read back.
+//! Tests of the crate's public API: fixtures, files damaged on purpose, and files written and read back.
 #![expect(clippy::unwrap_used, reason = "a test panics on purpose")]
 #![expect(clippy::disallowed_methods, reason = "tests damage files as they like")]
 #![expect(unreachable_pub, reason = "the modules of one program")]

@@ -1,4 +1,4 @@
-//! Merged models: values, files, refusals.
+//! Merged models: values, files, errors.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn expected(base: &BaseModel, adapter: &Adapter, name: &str) -> Vec<f64> {
 }
 
 #[test]
-fn a_dense_base_keeps_its_files_names_and_dtypes() {
+fn a_merged_dense_base_keeps_file_names_and_dtypes() {
     for family in ["llama", "llama_sharded"] {
         let (base, adapter, dir) = (base(family), trained(), tempfile::tempdir().unwrap());
         let out = dir.path().join("merged");
@@ -56,7 +56,8 @@ fn a_dense_base_keeps_its_files_names_and_dtypes() {
             assert_eq!(model.weight(&name).unwrap().format, Format::Bf16);
             let exact = expected(&base, &adapter, &name);
             for (found, exact) in values(&model, &name).into_iter().zip(exact) {
-                // Rounded once: at most half a place of bf16, plus f32's noise on ties.
+                // The result is rounded once: an error of at most half a unit in the last place of bf16, plus f32
+                // rounding on ties.
                 let bound = exact.abs() / 256.0 * 1.001 + 1e-9;
                 assert!((f64::from(found) - exact).abs() <= bound, "{name}: {found} is not {exact}");
             }
@@ -79,7 +80,7 @@ fn a_dense_base_keeps_its_files_names_and_dtypes() {
 }
 
 #[test]
-fn rslora_is_honoured() {
+fn rslora_scales_the_merge() {
     let (base, mut adapter, dir) = (base("llama"), trained(), tempfile::tempdir().unwrap());
     adapter.config.use_rslora = true;
     let options = MergeOptions { dtype: Some(Format::F32), ..MergeOptions::default() };
@@ -119,7 +120,7 @@ fn a_gguf_base_becomes_a_hugging_face_directory() {
 }
 
 #[test]
-fn another_dtype_is_written_throughout_and_said_in_the_configuration() {
+fn another_dtype_applies_to_all_weights_and_the_configuration() {
     let (base, adapter, dir) = (base("llama_sharded"), trained(), tempfile::tempdir().unwrap());
     let out = dir.path().join("m");
     run(&base, &adapter, &out, &MergeOptions { dtype: Some(Format::F16), ..MergeOptions::default() }).unwrap();
@@ -134,7 +135,7 @@ fn config_of(dir: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap()
 }
 
-/// Loaders that know one spelling silently take their default for the other: mlx-lm a `rope_theta` of 10,000.
+/// A loader that knows one spelling silently uses its default for the other: mlx-lm uses a `rope_theta` of 10,000.
 #[test]
 fn configurations_have_both_spellings_of_rope_and_dtype() {
     let dir = tempfile::tempdir().unwrap();
@@ -165,7 +166,7 @@ fn configurations_have_both_spellings_of_rope_and_dtype() {
             assert_eq!(config["rope_local_base_freq"].as_f64(), local["rope_theta"].as_f64());
         }
 
-        // A base in the old spelling gets the new one, and is the same model.
+        // A base model with the old spelling gets the new one, and the model is the same.
         let copy = copy_of(family);
         std::fs::write(copy.path().join("config.json"), {
             let mut old = config.clone();
@@ -191,7 +192,7 @@ fn configurations_have_both_spellings_of_rope_and_dtype() {
 }
 
 #[test]
-fn the_runs_template_and_end_tokens_go_into_the_merged_model() {
+fn the_merged_model_has_the_runs_template_and_end_tokens() {
     let copy = copy_of("llama");
     let write = |name: &str, text: &str| std::fs::write(copy.path().join(name), text).unwrap();
     std::fs::create_dir(copy.path().join("additional_chat_templates")).unwrap();
@@ -215,12 +216,12 @@ fn the_runs_template_and_end_tokens_go_into_the_merged_model() {
     let notice = "generation_config.json: end token 7 added to `eos_token_id`";
     assert!(report.notices.iter().any(|found| found.starts_with(notice)), "{:?}", report.notices);
 
-    // The directory of an adapter gets the two files as well.
+    // The directory of an adapter gets both files too.
     let files = base.adapter_files(&chat).unwrap();
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     assert_eq!(names, ["chat_template.jinja", "generation_config.json"]);
 
-    // Nothing is changed, and nothing said, if the base agrees.
+    // If the base has the same end tokens, nothing is changed and no notice is returned.
     let chat = ChatSettings { template: None, end_tokens: vec![2] };
     assert!(base.adapter_files(&chat).unwrap().is_empty());
     let out = copy.path().join("second");
@@ -230,7 +231,7 @@ fn the_runs_template_and_end_tokens_go_into_the_merged_model() {
         assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(copy.path().join(name)).unwrap(), "{name}");
     }
 
-    // Without a generation_config.json of the base there is one afterwards.
+    // If the base has no generation_config.json, the merged model gets one.
     std::fs::remove_file(copy.path().join("generation_config.json")).unwrap();
     let chat = ChatSettings { template: None, end_tokens: vec![7] };
     let out = copy.path().join("third");
@@ -261,7 +262,7 @@ fn values_that_are_not_finite_are_named_and_never_written() {
         let text = error.to_string();
         assert!(text.contains(tensor) && text.contains("NaN") && text.contains(place), "{text}");
     }
-    // Finite matrices whose product overflows f32.
+    // The matrices are finite, but their product overflows f32.
     let mut adapter = trained();
     adapter.tensors.iter_mut().for_each(|tensor| tensor.values.fill(3e37));
     let error = run(&base("llama"), &adapter, &out, &MergeOptions::default()).unwrap_err();
@@ -323,7 +324,7 @@ fn an_adapter_without_effect_is_an_error() {
     let out = dir.path().join("m");
     let error = run(&base, &adapter, &out, &MergeOptions::default()).unwrap_err();
     assert!(matches!(error, MergeError::NoEffect { dtype: "BF16" }), "{error:?}");
-    // So small that rounding to the base's dtype swallows it.
+    // The adapter is so small that rounding to the base's dtype removes it.
     for tensor in adapter.tensors.iter_mut().filter(|tensor| tensor.name.contains("lora_B")) {
         tensor.values.fill(1e-30);
     }
@@ -345,7 +346,7 @@ fn values_beyond_the_dtype_are_an_error() {
 }
 
 #[test]
-fn adapters_of_other_models_and_taken_places_are_refused() {
+fn adapters_of_other_models_and_existing_directories_are_refused() {
     let (model, dir) = (base("llama"), tempfile::tempdir().unwrap());
     let refusal =
         |adapter: &Adapter| run(&model, adapter, &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
@@ -369,7 +370,7 @@ fn adapters_of_other_models_and_taken_places_are_refused() {
 }
 
 #[test]
-fn side_files_are_carried_byte_for_byte_and_model_cards_are_not() {
+fn side_files_are_copied_byte_for_byte_except_model_cards() {
     let copy = copy_of("llama");
     let carried = [
         "LICENSE",
@@ -395,7 +396,7 @@ fn side_files_are_carried_byte_for_byte_and_model_cards_are_not() {
 }
 
 #[test]
-fn buffers_of_older_software_are_carried() {
+fn buffers_of_older_transformers_versions_are_copied() {
     let copy = copy_of("llama");
     let path = copy.path().join("model.safetensors");
     let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
@@ -435,7 +436,7 @@ fn a_quantised_base_is_written_dense_with_a_notice() {
 }
 
 #[test]
-fn errors_of_the_base_are_passed_on() {
+fn errors_of_the_base_are_returned() {
     let copy = copy_of("llama");
     let base = BaseModel::open(copy.path()).unwrap();
     std::fs::remove_dir_all(copy.path()).unwrap();
@@ -444,9 +445,9 @@ fn errors_of_the_base_are_passed_on() {
     assert!(matches!(error, MergeError::Base(BaseError::Open(_))), "{error:?}");
 }
 
-/// LoRA on the head: merged where the base has a head of its own, refused by name where it is tied.
+/// LoRA on the head is merged if the base has its own head. If the head is tied, the error names it.
 #[test]
-fn an_adapter_on_the_head_needs_a_head_of_its_own() {
+fn lora_on_the_head_needs_an_untied_head() {
     let on_the_head = |base: &BaseModel| {
         let mut adapter = trained();
         let [a, b] = ["lora_A", "lora_B"].map(|matrix| format!("model.layers.0.self_attn.q_proj.{matrix}.weight"));

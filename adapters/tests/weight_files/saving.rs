@@ -1,4 +1,4 @@
-//! Whole models, saved and opened again.
+//! Saving full models and opening them again.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ fn options(dtype: Format, max_shard_bytes: u64) -> SaveOptions {
 }
 
 #[test]
-fn every_family_comes_back_as_it_was() {
+fn every_family_round_trips() {
     for family in FAMILIES {
         let source = BaseModel::open(&fixture("families").join(family)).unwrap();
         for (dtype, shard) in [(Format::F32, 5_000_000_000), (Format::Bf16, 20_000)] {
@@ -38,7 +38,7 @@ fn every_family_comes_back_as_it_was() {
 }
 
 #[test]
-fn side_files_are_carried_but_the_configuration_is_made() {
+fn side_files_are_copied_and_the_configuration_is_generated() {
     let source = BaseModel::open(&fixture("families/llama")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| SideFile { name: name.to_owned(), bytes: b"{\"carried\": true}".to_vec() };
@@ -53,7 +53,7 @@ fn side_files_are_carried_but_the_configuration_is_made() {
 }
 
 #[test]
-fn values_that_make_no_model_are_refused() {
+fn weights_that_are_no_valid_model_are_refused() {
     let source = BaseModel::open(&fixture("families/llama_tied")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let save = |dtype, edit: fn(&mut Vec<f32>)| {

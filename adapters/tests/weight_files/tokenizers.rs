@@ -1,4 +1,4 @@
-//! Tokenizers of directories and of GGUF metadata.
+//! Tokenizers from directories and from GGUF metadata.
 
 use serde_json::{Value, json};
 use tonfall_adapters::{BaseModel, ChatSettings, SpecialToken, TokenizerFiles};
@@ -89,7 +89,7 @@ fn sentence_piece_from_gguf() {
         (&model["byte_fallback"], &model["fuse_unk"], &model["unk_token"]),
         (&true.into(), &true.into(), &"<unk>".into())
     );
-    // Best piece first; of the ways to make one, the longer first part first.
+    // Merges are ordered by the score of their result. For equal results, the longer first part comes first.
     assert_eq!(model["merges"], json!([["a", "b"], ["▁", "a"], ["▁a", "b"], ["▁", "ab"]]));
     assert_eq!(json["normalizer"]["normalizers"][0]["type"], "Prepend");
 
@@ -101,7 +101,7 @@ fn sentence_piece_from_gguf() {
 }
 
 #[test]
-fn tokenizers_that_are_refused() {
+fn unsupported_tokenizers_are_refused() {
     let cases: [(&str, crate::files::gguf::Meta, &str); 8] = [
         ("tokenizer.ggml.model", text("bert"), "\"bert\" is not supported"),
         ("tokenizer.ggml.pre", text("gemma9"), "\"gemma9\" is not known; known are gpt-2, smollm"),
@@ -125,7 +125,7 @@ fn tokenizers_that_are_refused() {
 }
 
 #[test]
-fn side_files_are_made_for_a_gguf_base() {
+fn a_gguf_base_gets_generated_side_files() {
     let (_dir, path) = gguf().write();
     let files = BaseModel::open(&path).unwrap().side_files(Some(Format::F16), &ChatSettings::default()).unwrap().files;
     let get = |name: &str| -> Value {

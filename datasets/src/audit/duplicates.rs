@@ -1,13 +1,14 @@
-//! Examples that are the same, or nearly.
+//! Detects equal and nearly equal examples.
 //!
-//! Responsible for: fingerprints of examples, and finding pairs among them.
-//! Must not depend on: what the texts are about.
+//! Responsible for: fingerprints of examples, and finding pairs of examples with matching fingerprints.
+//! Must not depend on: the meaning of texts.
 //!
-//! Two examples are the same if their tokens and labels are. They are nearly the same if their texts are, by MinHash
-//! (Broder, "On the resemblance and containment of documents", 1997) over shingles of three words, with banding (Indyk and
-//! Motwani, 1998): 8 bands of 4 hashes, of which 5 must agree. Texts with 95 % common shingles do so with a probability of
-//! 0.96, texts with 80 % of 0.19. A system message and tools belong to each shingle, because long ones that are shared say
-//! nothing: examples that differ in them are not nearly the same.
+//! Two examples are equal if their tokens and labels are equal. Near-duplicates are found by MinHash (Broder, "On the
+//! resemblance and containment of documents", 1997) over shingles of three words, with banding (Indyk and Motwani,
+//! 1998): 8 bands of 4 hashes, of which 5 must agree. Two texts with 95 % common shingles match with a probability of
+//! 0.96, two texts with 80 % match with a probability of 0.19. The system message and the tools are hashed into each
+//! shingle. Examples with different system messages or tools are therefore never near-duplicates, and a long shared
+//! system message doesn't make examples similar.
 
 use serde_json::Value;
 
@@ -20,22 +21,22 @@ const BANDS: usize = 8;
 const ROWS: usize = 4;
 const AGREE: usize = 5;
 const SHINGLE: usize = 3;
-/// Texts with fewer words are compared exactly only: one word more or less is all the difference there is.
+/// Texts with fewer words are only compared exactly, because a single word can be the whole difference.
 const WORDS: usize = 12;
-/// More long texts than this are compared exactly only; the report counts them. Each takes 36 bytes, others 8.
+/// Long texts above this number are only compared exactly, and the report counts them. Each takes 36 bytes, others 8.
 const COMPARED: usize = 2_000_000;
 
-/// What is stored of an example.
+/// The stored hashes of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
-    /// Of tokens and labels.
+    /// Hash of tokens and labels.
     exact: u64,
-    /// Of each band; `None` for a short text.
+    /// One hash for each band. `None` for a short text.
     bands: Option<[u32; BANDS]>,
 }
 
 impl Fingerprint {
-    /// Of a piece of a long text, which is compared exactly only.
+    /// The fingerprint of a piece of a long text. Pieces are only compared exactly.
     pub(crate) fn of_tokens(labelled: &Labelled) -> Self {
         Self { exact: exact(labelled), bands: None }
     }
@@ -69,7 +70,7 @@ pub(crate) fn fingerprint(sample: &Sample, labelled: &Labelled) -> Fingerprint {
     Fingerprint { exact: exact(labelled), bands: bands(&texts, context) }
 }
 
-/// The texts of a message: its content, then those in its other keys, such as reasoning and tool calls.
+/// The texts of a message: its content, then the texts in all other keys, such as reasoning and tool calls.
 fn said<'a>(message: &'a Message, texts: &mut Vec<&'a str>) {
     fn leaves<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
         match value {
@@ -84,7 +85,7 @@ fn said<'a>(message: &'a Message, texts: &mut Vec<&'a str>) {
     others.for_each(|(_, value)| leaves(value, texts));
 }
 
-/// The hashes of the bands of texts; `None` if they have too few words.
+/// The band hashes of texts. `None` if there are too few words.
 fn bands(texts: &[&str], context: u64) -> Option<[u32; BANDS]> {
     let (mut minima, mut window, mut words) = ([u32::MAX; BANDS * ROWS], [0_u64; SHINGLE], 0);
     for word in texts.iter().flat_map(|text| text.split(|c: char| !c.is_alphanumeric())).filter(|word| !word.is_empty())
@@ -95,7 +96,7 @@ fn bands(texts: &[&str], context: u64) -> Option<[u32; BANDS]> {
         if words >= SHINGLE {
             let shingle = window.iter().fold(context, |sum, word| sum.rotate_left(21) ^ word);
             for (index, minimum) in minima.iter_mut().enumerate() {
-                // A family of multiply-shift hashes (Dietzfelbinger et al. 1997): odd factors from SplitMix64.
+                // A family of multiply-shift hashes (Dietzfelbinger et al. 1997), with odd factors from SplitMix64.
                 *minimum = (*minimum).min((shingle.wrapping_mul(factor(index as u64)) >> 32) as u32);
             }
         }
@@ -104,7 +105,8 @@ fn bands(texts: &[&str], context: u64) -> Option<[u32; BANDS]> {
     (words >= WORDS).then(|| std::array::from_fn(|index| band(&minima[index * ROWS..][..ROWS])))
 }
 
-/// The hash of a word in lower case: one multiplication a character, as each word of all data is hashed.
+/// The hash of a word in lower case. Uses one multiplication for each character, because every word of the data is
+/// hashed.
 fn word_hash(word: &str) -> u64 {
     let mix = |hash: u64, c: char| (hash.rotate_left(5) ^ u64::from(c)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let hash = match word.is_ascii() {
@@ -114,12 +116,12 @@ fn word_hash(word: &str) -> u64 {
     hash ^ (hash >> 32)
 }
 
-/// An odd factor; constant, so it is computed once.
+/// An odd factor. The function is `const`, so factors are computed at compile time.
 const fn factor(index: u64) -> u64 {
     mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1
 }
 
-/// An example and an earlier one that it repeats.
+/// An example that repeats an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Repeat {
     pub(crate) example: u32,
@@ -131,14 +133,14 @@ pub(crate) struct Repeat {
 #[derive(Debug, Default)]
 pub(crate) struct Fingerprints {
     exact: Vec<u64>,
-    /// Example and bands, of long texts.
+    /// Long texts: the index of the example, and its bands.
     banded: Vec<(u32, [u32; BANDS])>,
-    /// Long texts beyond [`COMPARED`].
+    /// Number of long texts above [`COMPARED`].
     pub(crate) not_compared: u64,
 }
 
 impl Fingerprints {
-    /// Adds the next example's.
+    /// Adds the fingerprint of the next example.
     pub(crate) fn push(&mut self, fingerprint: Fingerprint) {
         let example = self.exact.len() as u32;
         self.exact.push(fingerprint.exact);
@@ -149,7 +151,7 @@ impl Fingerprints {
         }
     }
 
-    /// Each example that repeats an earlier one, once, in order.
+    /// Every example that repeats an earlier one. Each occurs once, in order.
     pub(crate) fn repeats(self) -> Vec<Repeat> {
         let Self { exact, mut banded, .. } = self;
         let mut found = Vec::new();
@@ -160,7 +162,7 @@ impl Fingerprints {
         }
         found.sort_unstable();
         banded.retain(|(example, _)| found.binary_search_by_key(example, |repeat| repeat.example).is_err());
-        // Replace each hash by the first example that has it.
+        // Replaces each band hash by the first example with the same hash in this band.
         let mut run_of: Vec<u32> = (0..banded.len() as u32).collect();
         for band in 0..BANDS {
             run_of.sort_unstable_by_key(|place| (banded[*place as usize].1[band], *place));
@@ -187,7 +189,7 @@ mod tests {
     use crate::formats::conversation::{Conversation, Message, Sample};
     use crate::label::mask::Labelled;
 
-    /// An example of one token a byte.
+    /// An example with one token for each byte.
     fn labelled(text: &str) -> Labelled {
         let ids = text.bytes().map(u32::from);
         Labelled { labels: ids.clone().map(|id| id as i32).collect(), input_ids: ids.collect(), ..Labelled::default() }
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_and_almost_the_same_are_found() {
+    fn equal_and_nearly_equal_examples_are_found() {
         let long: String = (0..200).map(|word| format!("word{word} ")).collect();
         let changed = long.replace("word30", "other");
         let different: String = (0..200).map(|word| format!("term{word} ")).collect();
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_and_system_messages_make_a_difference() {
+    fn examples_with_other_labels_or_system_messages_are_not_equal() {
         let long: String = (0..200).map(|word| format!("word{word} ")).collect();
         let talk = |system: &str| {
             let messages = [("system", system), ("user", "?"), ("assistant", long.as_str())];

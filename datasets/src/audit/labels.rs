@@ -1,4 +1,4 @@
-//! What rendering and labelling show: parts of a row that the chat template leaves out, answers without an end.
+//! Problems that rendering and labelling show, such as omitted messages and answers without an end token.
 //!
 //! Responsible for: findings in one labelled sample. Must not depend on: how samples are labelled.
 
@@ -9,7 +9,7 @@ use crate::formats::thinking;
 use crate::label::mask::Labelled;
 use crate::render::tokenizer::ChatTokenizer;
 
-/// What is wrong with a labelled sample, each kind of finding once.
+/// The findings in a labelled sample, at most one for each rule.
 pub(crate) fn inspect(sample: &Sample, labelled: &Labelled, tokenizer: &ChatTokenizer) -> Vec<(AuditRule, String)> {
     let mut findings = Vec::new();
     if let Some(token) = tokenizer.double_bos(&labelled.input_ids) {
@@ -38,7 +38,7 @@ pub(crate) fn inspect(sample: &Sample, labelled: &Labelled, tokenizer: &ChatToke
     findings
 }
 
-/// The first special token that the data itself has: the chat template writes its own.
+/// The first special token in the data itself. Only the chat template should write special tokens.
 fn special_token(sample: &Sample, tokenizer: &ChatTokenizer) -> Option<String> {
     let (speaker, token) = match sample {
         Sample::Text(text) => ("the text", tokenizer.special_in(tokenizer.without_ends(text)).next()?),
@@ -49,7 +49,7 @@ fn special_token(sample: &Sample, tokenizer: &ChatTokenizer) -> Option<String> {
         }
         Sample::Conversation(conversation) => conversation.messages.iter().find_map(|message| {
             let speaker = if message.is_assistant() { "an answer" } else { "a message" };
-            // Some tokenizers have thinking marks among their special tokens; in answers they are in place.
+            // In some tokenizers, thinking tags are special tokens. In answers they are allowed.
             let marks = |token: &&str| message.is_assistant() && thinking::is_mark(token);
             Some((speaker, tokenizer.special_in(&message.content).find(|token| !marks(token))?))
         })?,

@@ -1,6 +1,6 @@
-//! Chat templates of the base that are not used: servers and other trainers may use them.
+//! Compares the chat template with the other templates of the base, which servers and other trainers may use.
 //!
-//! Responsible for: conversations that another template writes differently. Must not depend on: tokenizing.
+//! Responsible for: conversations that another template writes differently. Must not depend on: tokenizers.
 
 use tonfall_recipes::plan::Thinking;
 
@@ -9,7 +9,7 @@ use crate::formats::thinking::drop_thoughts;
 use crate::render::template::{ChatTemplate, Rendering};
 use crate::render::tokenizer::ChatTokenizer;
 
-/// The difference of the first other template of the base that writes the sample differently.
+/// Describes the first difference between the chat template and another template of the base, for this sample.
 pub(crate) fn difference(sample: &Sample, tokenizer: &ChatTokenizer, thinking: Thinking) -> Option<String> {
     let template = tokenizer.template().filter(|_| !tokenizer.other_templates().is_empty())?;
     let mut conversation = match sample {
@@ -44,7 +44,7 @@ pub(crate) fn difference(sample: &Sample, tokenizer: &ChatTokenizer, thinking: T
     })
 }
 
-/// The whole conversation, and the text before its last answer.
+/// The rendered conversation, and the rendered prompt of its last answer.
 fn texts(template: &ChatTemplate, conversation: &Conversation) -> Result<[String; 2], String> {
     let conversation = template.forms().apply(conversation).map_err(|fault| fault.to_string())?;
     let messages = &conversation.messages;
@@ -53,6 +53,6 @@ fn texts(template: &ChatTemplate, conversation: &Conversation) -> Result<[String
         let tools = conversation.tools.as_ref();
         template.render(Rendering { messages, tools, add_generation_prompt }).map_err(|error| error.to_string())
     };
-    // Some templates refuse to begin with the assistant; then there is no prompt to compare.
+    // Some templates refuse a conversation that starts with the assistant. Then there is no prompt to compare.
     Ok([render(messages, false)?, render(&messages[..last], true).unwrap_or_default()])
 }

@@ -1,32 +1,32 @@
-//! Terms of the term bases in the answers that are trained.
+//! Searches the trained answers for the terms of term bases.
 //!
-//! Responsible for: which terms a text uses, and which of these are forbidden. Must not depend on: where terms come from.
+//! Responsible for: which terms a text uses, and which of them are forbidden. Must not depend on: the source of terms.
 
 use tonfall_terms::{Case, Matcher, Term, TermsError, language, uncovered};
 
 use crate::formats::entry::Entry;
 
-/// A longer text is no term but a sentence, and nobody repeats it in an answer.
+/// A text with more words is a sentence, not a term. It is not searched for.
 const WORDS: usize = 12;
 
-/// A term to look for.
+/// A term to search for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) term: String,
     pub(crate) language: String,
     pub(crate) role: Role,
-    /// Where the entry stands: index of the file among those of all sources, row.
+    /// The place of the entry: file index among the files of all sources, and row.
     pub(crate) place: (usize, u64),
 }
 
-/// What a term is to its term base.
+/// The role of a term in its term base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Answers should use it: its entry has examples, forbidden variants or translations.
+    /// Answers should use this term: its entry has examples, forbidden variants or translations.
     Preferred,
-    /// Its entry has a definition alone. The answer to the only question about it is the definition.
+    /// The entry has only a definition. Its only task asks for the definition, so no answer has to use the term.
     Defined,
-    /// With the preferred term, if there is one.
+    /// Holds the preferred term, if the entry has one.
     Forbidden(Option<String>),
 }
 
@@ -34,12 +34,12 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) wanted: Vec<Wanted>,
-    /// Texts that are too long to be terms.
+    /// Number of texts that are too long to be terms.
     pub(crate) long: u64,
     matcher: Matcher,
 }
 
-/// Gathers terms.
+/// Collects terms before the matcher is built.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     wanted: Vec<Wanted>,
@@ -47,7 +47,7 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    /// Adds what is to be looked for of an entry.
+    /// Adds the terms of an entry that are searched for.
     pub(crate) fn add(&mut self, entry: &Entry, place: (usize, u64)) {
         let has_answers = !(entry.examples.is_empty() && entry.forbidden.is_empty() && entry.translations.is_empty());
         let preferred = match (has_answers, &entry.definition) {
@@ -66,7 +66,7 @@ impl Gathered {
     }
 
     /// # Errors
-    /// When there are more terms than can be looked for at once.
+    /// If there are too many terms for one matcher.
     pub(crate) fn finish(self) -> Result<Terms, TermsError> {
         let Self { wanted, long } = self;
         let terms = wanted.iter().map(|wanted| Term { text: &wanted.term, language: Some(&wanted.language) });
@@ -76,7 +76,7 @@ impl Gathered {
 }
 
 impl Terms {
-    /// Indexes of the terms that a text uses, ascending; without forbidden ones inside of preferred ones.
+    /// Indexes of the terms in a text, ascending. Forbidden terms inside preferred ones are not included.
     pub(crate) fn used(&self, text: &str) -> Vec<usize> {
         let is_allowed = |index: usize| !matches!(self.wanted[index].role, Role::Forbidden(_));
         let all = self.matcher.hits(text);
@@ -88,8 +88,8 @@ impl Terms {
         used
     }
 
-    /// The first forbidden one among the terms that an answer uses, in words. In an answer whose `language` is known,
-    /// terms of other languages are only look-alikes.
+    /// Describes the first forbidden term among the terms of an answer. If the `language` of the answer is known, terms
+    /// of other languages are ignored: they only look alike.
     pub(crate) fn forbidden(&self, used: &[usize], language: Option<&str>) -> Option<String> {
         used.iter().map(|index| &self.wanted[*index]).find_map(|wanted| {
             let Role::Forbidden(instead) = &wanted.role else { return None };

@@ -1,4 +1,4 @@
-//! Problems of single texts: damage, emptiness, wrong languages, secrets.
+//! Problems of single texts: encoding damage, empty texts, wrong languages, secrets.
 //!
 //! Responsible for: findings in one sample. Must not depend on: other samples.
 
@@ -10,9 +10,9 @@ use tonfall_terms::language::primary;
 
 use crate::formats::conversation::{Message, Sample};
 
-/// Characters from which on a text is too long for a conversation.
+/// Texts with more bytes than this are reported as too long for a conversation.
 const LONG: usize = 1_000_000;
-/// Characters from which on a language can be recognised.
+/// Minimum number of characters for language detection.
 const ENOUGH: usize = 80;
 
 struct Pattern {
@@ -32,7 +32,7 @@ macro_rules! pattern {
 }
 
 static PATTERNS: [Pattern; 9] = [
-    // UTF-8 read as Latin-1 or Windows-1252: a lead byte and a continuation byte as two characters.
+    // UTF-8 decoded as Latin-1 or Windows-1252: the lead byte and the continuation byte become two characters.
     pattern!(
         Mojibake,
         "UTF-8 read as Latin-1",
@@ -48,7 +48,7 @@ static PATTERNS: [Pattern; 9] = [
     pattern!(Secrets, "a password", r#"(?i)\b(?:password|passwort|kennwort)\s*[:=]\s*[^\s"'{}<>]{6,}"#),
 ];
 
-/// What is wrong with a sample, each kind of finding once.
+/// The findings in a sample, at most one for each rule.
 pub(crate) fn inspect(sample: &Sample, language: Option<&str>) -> Vec<(AuditRule, String)> {
     let mut findings = Vec::new();
     for (speaker, text) in texts(sample) {
@@ -74,7 +74,7 @@ pub(crate) fn inspect(sample: &Sample, language: Option<&str>) -> Vec<(AuditRule
     findings
 }
 
-/// What a regular expression can't decide.
+/// Further conditions for a hit, which a regular expression can't express.
 fn is_real(pattern: &Pattern, text: &str, hit: &Match<'_>) -> bool {
     match pattern.what {
         "an IBAN" => is_iban(hit.as_str()),
@@ -83,7 +83,7 @@ fn is_real(pattern: &Pattern, text: &str, hit: &Match<'_>) -> bool {
     }
 }
 
-/// Whether a hit is the last letter of a word in capitals with punctuation after it, as in Portuguese “AMANHÃ”.
+/// Whether the hit is the last letter of an upper-case word before punctuation, as in Portuguese “AMANHÃ”.
 fn ends_a_word_in_capitals(text: &str, hit: &Match<'_>) -> bool {
     let before = text[..hit.start()].chars().next_back();
     let after = text[hit.end()..].chars().next();
@@ -92,7 +92,7 @@ fn ends_a_word_in_capitals(text: &str, hit: &Match<'_>) -> bool {
         && !after.is_some_and(char::is_alphabetic)
 }
 
-/// Secrets and personal data aren't repeated in reports.
+/// The text of a finding. Secrets and personal data are not repeated.
 fn shown(pattern: &Pattern, hit: &str) -> String {
     match pattern.rule {
         AuditRule::Mojibake => format!("{}: {hit}", pattern.what),
@@ -100,7 +100,7 @@ fn shown(pattern: &Pattern, hit: &str) -> String {
     }
 }
 
-/// Speakers and what they say. An empty turn that calls tools, or an empty result, says nothing.
+/// Roles and texts of a sample. Empty turns with tool calls and empty tool results are omitted.
 pub(crate) fn texts(sample: &Sample) -> Vec<(&str, &str)> {
     match sample {
         Sample::Text(text) => vec![("document", text)],
@@ -115,14 +115,14 @@ pub(crate) fn texts(sample: &Sample) -> Vec<(&str, &str)> {
     }
 }
 
-/// The language of a text if it is surely not `wanted`.
+/// The name of the text's language, if detection is reliable and the language is not `wanted`.
 fn other_language(text: &str, wanted: &str) -> Option<&'static str> {
     let found = whatlang::detect(text).filter(whatlang::Info::is_reliable)?.lang();
     let is_wanted = ISO_639.iter().find(|(short, _)| *short == primary(wanted))?.1 == found.code();
     (!is_wanted).then(|| found.eng_name())
 }
 
-/// ISO 639-1 and 639-3 codes of the languages that are recognised.
+/// ISO 639-1 and 639-3 codes of the languages that are detected.
 const ISO_639: [(&str, &str); 14] = [
     ("de", "deu"),
     ("en", "eng"),
@@ -140,7 +140,8 @@ const ISO_639: [(&str, &str); 14] = [
     ("tr", "tur"),
 ];
 
-/// ISO 13616: the number, with its first four characters at the end and letters as 10 to 35, is 1 modulo 97.
+/// ISO 13616: the first four characters are moved to the end, and letters are replaced by 10 to 35. The resulting
+/// number must be 1 modulo 97.
 fn is_iban(text: &str) -> bool {
     let plain: Vec<char> = text.chars().filter(|c| *c != ' ').collect();
     let rotated = plain.iter().skip(4).chain(plain.iter().take(4));
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_finds_its_kind_and_nothing_else() {
+    fn each_rule_finds_its_own_problem_and_nothing_else() {
         let key = "AKIA".to_owned() + "IOSFODNN7EXAMPLE";
         let pem = "-----BEGIN RSA PRIVATE".to_owned() + " KEY-----";
         let cases: [(&str, &[AuditRule]); 17] = [
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn another_language_is_told() {
+    fn an_answer_in_another_language_is_a_finding() {
         let english =
             "Thank you very much for your letter, which reached us yesterday. We will answer it within a week.";
         let german =
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn check_digits() {
+    fn ibans_are_checked_by_their_check_digits() {
         assert!(is_iban("GB82 WEST 1234 5698 7654 32") && is_iban("CH9300762011623852957"));
         assert!(!is_iban("GB82 WEST 1234 5698 7654 33") && !is_iban("DE00"));
     }

@@ -1,4 +1,4 @@
-//! The content of a message that is a list of parts.
+//! Message contents that are a list of parts.
 //!
 //! Responsible for: the text of such a list. Must not depend on: messages, chat templates.
 
@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use crate::formats::conversation::kind;
 
-/// The text of `parts`, one after another as chat templates write them, and the parts without keys that say nothing.
+/// Concatenates the texts of `parts`, as chat templates do. Also returns the parts with only their `type` and `text`.
 ///
 /// # Errors
-/// Names the first part that isn't text, such as an image.
+/// If a part isn't text, for example an image. The error names the first one.
 pub(crate) fn text_of(parts: Vec<Value>) -> Result<(String, Vec<Value>), String> {
     let texts = parts.into_iter().enumerate().map(|(index, part)| part_text(part).map_err(|why| (index, why)));
     let texts: Vec<String> =
@@ -18,7 +18,7 @@ pub(crate) fn text_of(parts: Vec<Value>) -> Result<(String, Vec<Value>), String>
     Ok((whole, texts.iter().map(|text| part(text)).collect()))
 }
 
-/// A text as a part.
+/// A content part with this text.
 pub(crate) fn part(text: &str) -> Value {
     Value::Object(Map::from_iter([("type".to_owned(), "text".into()), ("text".to_owned(), text.into())]))
 }

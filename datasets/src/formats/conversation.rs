@@ -1,6 +1,6 @@
 //! Samples: a conversation, a prompt with its completion, or a text.
 //!
-//! Responsible for: these types, reading messages from JSON, and what makes a sample valid.
+//! Responsible for: these types, reading messages from JSON, and validating samples.
 //! Must not depend on: file formats, templates, tokenizers.
 
 use serde_json::{Map, Value};
@@ -13,27 +13,27 @@ use crate::formats::thinking;
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// `system`, `user`, `assistant`, `tool`, or another name that the chat template may know.
+    /// `system`, `user`, `assistant`, `tool`, or another name that is passed to the chat template.
     pub role: String,
-    /// The text. Empty if the row has `null` or no content; of a list of parts, the text of all parts.
+    /// The text. Empty if the row has `null` or no content. For a list of parts: the texts of all parts, concatenated.
     pub content: String,
-    /// Every other key of the row's message. A `content` that is an empty text, null or a list of parts is kept here
-    /// under its own name: chat templates tell these apart.
+    /// All other keys of the message. A `content` that is an empty text, null or a list of parts is also stored here,
+    /// because chat templates treat these forms differently.
     pub fields: Map<String, Value>,
-    /// Whether the message carries loss where `data.train_on` allows it; `"train": false` in a row switches it off.
+    /// Whether the message has loss, if `data.train_on` includes it. `"train": false` in a row switches it off.
     pub trained: bool,
 }
 
 impl Message {
-    /// A message of plain text.
+    /// A message with a plain text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), fields: Map::new(), trained: true }
     }
 
-    /// Reads a message from JSON, as a row of data has it.
+    /// Reads a message from the JSON of a row.
     ///
     /// # Errors
-    /// When it is no object, or one of its keys has an impossible value.
+    /// If the value is not an object, or if a key has an invalid value.
     pub fn from_json(value: Value) -> Result<Self, RowFault> {
         match value {
             Value::Object(fields) => Ok(Self::from_fields(fields)?),
@@ -41,17 +41,17 @@ impl Message {
         }
     }
 
-    /// Whether the model itself speaks in it.
+    /// Whether this is a message of the model.
     pub fn is_assistant(&self) -> bool {
         self.role == "assistant"
     }
 
-    /// Its tool calls; empty without any.
+    /// The tool calls. Empty if there are none.
     pub(crate) fn tool_calls(&self) -> &[Value] {
         self.fields.get("tool_calls").and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// Replaces the text, in the form that `content` has: a text or a list with one part.
+    /// Replaces the text. A `content` that is a list becomes a list with one part.
     pub(crate) fn set_text(&mut self, text: impl Into<String>) {
         self.content = text.into();
         match self.fields.get_mut("content") {
@@ -63,7 +63,7 @@ impl Message {
     /// Reads a message from its keys.
     ///
     /// # Errors
-    /// When a key is missing or has an impossible value, such as a weight of 0.5.
+    /// If a key is missing or has an invalid value, such as a weight of 0.5.
     pub(crate) fn from_fields(mut fields: Map<String, Value>) -> Result<Self, String> {
         remove_absent(&mut fields);
         let role = match fields.shift_remove("role") {
@@ -90,7 +90,7 @@ impl Message {
                 text
             }
             Some(other) => return Err(format!("`content` is {}, not text, null or a list of parts", kind(other))),
-            // Some exports leave `content` out of a turn that only calls tools.
+            // Some exports omit `content` in turns that only call tools.
             None if calls_tools => String::new(),
             None => return Err(format!("no `content`; it has {}", keys(&fields))),
         };
@@ -105,8 +105,8 @@ impl Message {
     }
 }
 
-/// Removes keys that say nothing. Null means absent, as in Parquet, where each struct has every key; so do an empty list
-/// of tool calls and empty reasoning. `content` keeps its null, which chat templates ask about.
+/// Removes keys without a value: null (Parquet has every key in every struct), empty lists of tool calls, and empty
+/// reasoning. `content` keeps its null, because chat templates check for it.
 fn remove_absent(fields: &mut Map<String, Value>) {
     fields.retain(|key, value| match value {
         Value::Null => key == "content",
@@ -123,8 +123,8 @@ fn remove_absent(fields: &mut Map<String, Value>) {
     }
 }
 
-/// Makes `tool_calls` of the content of a message whose role says that it is a call:
-/// `{"name": …, "arguments": …}`, one or a list, as OpenAI's API has it.
+/// Converts a message whose role means a tool call: its content becomes `tool_calls`. The content is
+/// `{"name": …, "arguments": …}` or a list of these, as in OpenAI's API.
 fn call_from_text(role: &str, fields: &mut Map<String, Value>) -> Result<(), String> {
     if fields.contains_key("tool_calls") {
         return Ok(());
@@ -141,10 +141,10 @@ fn call_from_text(role: &str, fields: &mut Map<String, Value>) -> Result<(), Str
     Ok(())
 }
 
-/// The keys by which data sets and trainers switch the loss of a message on and off.
+/// The keys with which data sets and trainers switch the loss of a message on and off.
 const SWITCHES: [&str; 5] = ["train", "training", "loss", "weight", "loss_scale"];
 
-/// Takes the switches out of a message: `None` when it has none.
+/// Removes the loss switches of a message and returns their value. `None` if there is none.
 fn trained(fields: &mut Map<String, Value>) -> Result<Option<bool>, String> {
     let mut found: Option<(&str, bool)> = None;
     for key in SWITCHES {
@@ -183,7 +183,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Messages in order, and the tools that the assistant may call (JSON schemas, as the file has them).
+/// Messages in order, and the tools that the assistant may call (JSON schemas, unchanged from the file).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conversation {
     pub messages: Vec<Message>,

@@ -1,6 +1,6 @@
-//! A row of a term base → what it says of a concept.
+//! A row of a term base → the entries of a concept, one for each language.
 //!
-//! Responsible for: terms, variants and texts of a concept by language, and why a row may give no task.
+//! Responsible for: a concept's terms, variants and texts in each language, and the reason why a row has no task.
 //! Must not depend on: templates.
 
 use serde_json::Value;
@@ -14,17 +14,17 @@ use crate::read::term_status::Status;
 /// A concept in one language.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
-    /// The concept's name or number in the term base.
+    /// The concept's name or id in the term base.
     pub(crate) concept: Option<String>,
     pub(crate) language: String,
-    /// The preferred term; `None` if the term base only says what not to write.
+    /// The preferred term. `None` if the term base lists only forbidden terms.
     pub(crate) term: Option<String>,
     pub(crate) admitted: Vec<String>,
     pub(crate) forbidden: Vec<String>,
     pub(crate) definition: Option<String>,
     pub(crate) examples: Vec<String>,
     pub(crate) translations: Vec<Translation>,
-    /// Statuses of its terms that are not known; these terms count as admitted.
+    /// Unknown statuses of the entry's terms. These terms count as admitted.
     pub(crate) unknown_status: Vec<String>,
 }
 
@@ -34,11 +34,11 @@ pub(crate) struct Translation {
     pub(crate) language: String,
     pub(crate) term: String,
     pub(crate) forbidden: Vec<String>,
-    /// Sentences that say the same as those of the entry, one by one.
+    /// Translations of the entry's examples, in the same order.
     pub(crate) examples: Vec<String>,
 }
 
-/// Why a row of a term base gives no task. Such rows are counted.
+/// Why a row of a term base has no task. Such rows are counted.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum NoTask {
     #[error(
@@ -57,7 +57,7 @@ pub(crate) enum NoTask {
 }
 
 impl NoTask {
-    /// For counting.
+    /// The text under which such rows are counted.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Foreign { .. } => "terms in languages that the recipe doesn't ask for",
@@ -71,8 +71,8 @@ impl NoTask {
 }
 
 impl Entry {
-    /// The entries of a row: one, or one for each language of a table with a column for each. An entry without a
-    /// language is in the `wanted` one, or in English.
+    /// The entries of a row: one, or one for each language if the table has a column for each language. An entry
+    /// without a language gets `wanted`, or English if that is `None`.
     pub(crate) fn read(fields: Fields<'_>, wanted: Option<&str>) -> Result<Vec<Self>, RowFault> {
         let entries = match fields.languages() {
             [] => vec![Self::of_one_language(fields, wanted)?],
@@ -100,12 +100,12 @@ impl Entry {
             translations: translations(fields)?,
             unknown_status: fields.texts("unknown_status")?,
         };
-        // A concept may have no term; a row of a table must have one.
+        // A concept may have no term, but a table row must have one.
         if entry.term.is_none() && entry.forbidden.is_empty() && entry.concept.is_none() {
             fields.text("term")?;
             return Err(RowFault::EmptyText("term"));
         }
-        // In tables with a row for each term.
+        // Tables with a row for each term have a status column.
         if let Some(status) = fields.optional_text("status")?.and_then(stated) {
             match Status::parse(&status) {
                 Some(Status::Forbidden) => entry.forbidden.extend(entry.term.take()),
@@ -124,7 +124,7 @@ impl Entry {
                 Some(column) => fields.texts(column),
                 None => Ok(Vec::new()),
             };
-            // Of several terms in a cell, the first is the preferred one.
+            // If a cell has several terms, the first one is the preferred term.
             let mut terms = texts("term")?.into_iter();
             let term = terms.next();
             let entry = Self {
@@ -162,18 +162,18 @@ impl Entry {
         })
     }
 
-    /// Whether the entry is in a language that the recipe asks for.
+    /// Whether the entry is in the recipe's language. Always true if the recipe sets none.
     pub(crate) fn is_wanted(&self, wanted: Option<&str>) -> bool {
         wanted.is_none_or(|wanted| language::same(wanted, &self.language))
     }
 
-    /// What the entry is called in messages.
+    /// The name of the entry in messages.
     pub(crate) fn name(&self) -> String {
         let term = || self.term.as_ref().or(self.forbidden.first()).map(|term| format!("of \"{term}\""));
         self.concept.clone().or_else(term).unwrap_or_default()
     }
 
-    /// Names of the concept: its own, or else its terms in all languages. Rows that share one are about one concept.
+    /// The concept's name or, without one, its terms in all languages. Rows that share a name belong to one concept.
     pub(crate) fn names(&self) -> Vec<String> {
         if let Some(concept) = &self.concept {
             return vec![concept.clone()];

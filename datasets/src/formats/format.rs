@@ -1,7 +1,7 @@
-//! The formats, their fields, and which format a file has.
+//! The data formats, their fields, and format detection by column names.
 //!
-//! Responsible for: the table of formats, recognising one by its columns, and reading fields of a row by name.
-//! Must not depend on: what is made of the fields.
+//! Responsible for: the table of formats, detecting a file's format, and reading the fields of a row by name.
+//! Must not depend on: how samples are built from the fields.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,17 +17,17 @@ use crate::formats::term_columns::{LanguageColumns, TermColumns};
 use crate::read::files::{DataFile, Kind};
 use crate::read::rows::{self, Row};
 
-/// A format's row in the table.
+/// One entry of the table of formats.
 #[derive(Debug)]
 pub(crate) struct Format {
     pub(crate) format: DataFormat,
-    /// As a recipe writes it.
+    /// The name in recipes.
     pub(crate) name: &'static str,
     pub(crate) required: &'static [&'static str],
     optional: &'static [&'static str],
 }
 
-/// Documents of a question, as text or as a list.
+/// Fields with context documents for a prompt: one text or a list.
 pub(crate) const CONTEXT: [&str; 2] = ["context", "documents"];
 
 const FORMATS: &[Format] = &[
@@ -83,47 +83,47 @@ const FORMATS: &[Format] = &[
     },
 ];
 
-/// Other names of required fields that are common enough to be recognised.
+/// Common alternative names of required fields.
 const ALIASES: &[(DataFormat, &[(&str, &str)])] = &[
     (DataFormat::PromptCompletion, &[("prompt", "question"), ("completion", "answer")]),
     (DataFormat::PromptCompletion, &[("prompt", "prompt"), ("completion", "response")]),
     (DataFormat::Alpaca, &[("instruction", "instruction"), ("output", "response")]),
 ];
 
-/// The formats with the columns by which they are recognised, as a sentence.
+/// All formats with their required columns, for error messages.
 pub(crate) fn known() -> String {
     let names = FORMATS.iter().map(|format| format!("{} ({})", format.name, format.required.join(", ")));
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// A file's format, and where its fields are.
+/// The format of a file, and the columns of its fields.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) format: &'static Format,
     kind: Kind,
-    /// Columns by field, as far as they have other names.
+    /// Field → column. Only fields whose column has another name.
     columns: BTreeMap<String, String>,
-    /// The columns of each language, in a list of terms that has such columns.
+    /// The columns of each language, if the file is a term list with columns for several languages.
     languages: Vec<LanguageColumns>,
-    /// The columns of the file; of JSON, those of its first rows.
+    /// The columns of the file. For JSON: the keys of the first rows.
     pub(crate) present: Vec<String>,
-    /// Columns that something reads, whether the file has them or not.
+    /// Columns that are read, even if the file doesn't have them.
     pub(crate) read: Vec<String>,
-    /// Columns that nothing reads.
+    /// Columns of the file that are not read.
     pub(crate) unused: Vec<String>,
 }
 
 impl Layout {
-    /// The format that the recipe names or, for `auto`, the only one that the file's columns allow. `also_read` are columns
-    /// that are read besides those of the format.
+    /// Returns the format that the recipe sets. For `auto`, returns the only format that fits the file's columns.
+    /// `also_read` lists columns that are read in addition to the format's fields.
     ///
     /// # Errors
-    /// If no format fits, several do, or a column is missing.
+    /// If no format fits, if several formats fit, or if a column is missing.
     pub(crate) fn resolve(file: &DataFile, source: &SourcePlan, also_read: &[String]) -> Result<Self, DataError> {
         Self::choose(&file.path, file.kind, rows::columns(file)?, source, also_read)
     }
 
-    /// The same for a file with the columns that are `present`.
+    /// Like [`Layout::resolve`], for a file with the columns `present`.
     pub(crate) fn choose(
         path: &Path,
         kind: Kind,
@@ -134,7 +134,7 @@ impl Layout {
         let column = |field: &str| source.columns.get(field).map_or(field, String::as_str).to_owned();
         let fits = |format: &&Format| format.required.iter().all(|field| present.contains(&column(field)));
         let mut columns = source.columns.clone();
-        // A list of terms has columns of many names; it is one only if no other format fits.
+        // Term lists accept many column names, so they are tried only after all other formats.
         let terms = match kind {
             Kind::Tbx => TermColumns::default(),
             _ => TermColumns::find(&present, &source.columns),
@@ -178,12 +178,12 @@ impl Layout {
                 fields,
             });
         }
-        // A table with a column for each language has no column `term`, and a concept of TBX may have no term.
+        // A table with a column for each language has no column `term`, and a TBX concept may have no term.
         let is_required = kind != Kind::Tbx && terms.languages.is_empty();
         let required = format.required.iter().filter(|_| is_required).map(|field| (*field).to_owned());
         for field in required.chain(source.columns.keys().cloned()) {
             let column = column(&field);
-            // In JSON, a key that the first rows lack may come later; but required and mapped fields must be there.
+            // `present` has only the keys of the first JSON rows. Required and mapped fields must be among them.
             if !present.contains(&column) {
                 return Err(DataError::MissingColumn { path: path.to_owned(), column, field, present });
             }
@@ -195,7 +195,7 @@ impl Layout {
         Ok(Self { format, kind, columns, languages: terms.languages, present, read, unused })
     }
 
-    /// Required fields whose columns were recognised or mapped under another name, for people.
+    /// The fields that are read from a column with another name, as text for the report.
     pub(crate) fn renamed(&self) -> Vec<String> {
         self.columns
             .iter()
@@ -210,7 +210,8 @@ impl Layout {
     }
 }
 
-/// The only format whose fields are there in another case or under common other names, and these names by field.
+/// The only format whose required columns are found when case is ignored and aliases are allowed. Returns the format
+/// and a map of field → column.
 fn by_other_names(
     present: &[String],
     mapped: &BTreeMap<String, String>,
@@ -238,7 +239,7 @@ fn find(format: DataFormat) -> &'static Format {
     FORMATS.iter().find(|row| row.format == format).unwrap_or(&FORMATS[0])
 }
 
-/// A row, read by the names of the format's fields.
+/// A row whose values are read by field name.
 #[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
     row: &'a Row,
@@ -252,17 +253,17 @@ impl<'a> Fields<'a> {
         self.columns.get(field).map_or(field, String::as_str)
     }
 
-    /// The columns of each language, in a list of terms that has such columns.
+    /// The columns of each language, if the file is a term list with columns for several languages.
     pub(crate) fn languages(&self) -> &'a [LanguageColumns] {
         self.languages
     }
 
-    /// A value that is there and not null.
+    /// The value of a field. `None` if it is missing or null.
     pub(crate) fn value(&self, field: &'a str) -> Option<&'a Value> {
         self.row.get(self.column(field)).filter(|value| !value.is_null())
     }
 
-    /// A value that must be there.
+    /// The value of a required field.
     pub(crate) fn required(&self, field: &'a str) -> Result<&'a Value, RowFault> {
         let column = self.column(field);
         match self.row.get(column) {
@@ -275,13 +276,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text that must be there.
+    /// The text of a required field.
     pub(crate) fn text(&self, field: &'a str) -> Result<&'a str, RowFault> {
         let value = self.required(field)?;
         value.as_str().ok_or_else(|| self.no_text(field, value))
     }
 
-    /// A text that may be missing.
+    /// The text of an optional field.
     pub(crate) fn optional_text(&self, field: &'a str) -> Result<Option<&'a str>, RowFault> {
         match self.value(field) {
             None => Ok(None),
@@ -293,8 +294,8 @@ impl<'a> Fields<'a> {
         RowFault::Syntax(format!("column `{}` is {}, expected text", self.column(field), kind(value)))
     }
 
-    /// Several texts: a list or one text. In a cell of a table, the list is written as JSON or with `|` between the items;
-    /// `\|` is a `|` that belongs to an item.
+    /// The texts of a field: a list or one text. In a table, a cell holds a JSON list, or items separated by `|`. `\|`
+    /// is a literal `|`.
     pub(crate) fn texts(&self, field: &'a str) -> Result<Vec<String>, RowFault> {
         let Some(value) = self.listed(field) else { return Ok(Vec::new()) };
         match value.as_ref() {
@@ -310,7 +311,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A value that is there and not null. In a table, a text that is a JSON list is returned as the list.
+    /// The value of a field. In a table, a text that is a JSON list is parsed.
     pub(crate) fn listed(&self, field: &'a str) -> Option<Cow<'a, Value>> {
         let value = self.value(field)?;
         let text = value.as_str().filter(|text| self.kind.is_table() && text.trim_start().starts_with('['));
@@ -320,7 +321,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A list that must be there, or a text that is a JSON list.
+    /// The list of a required field. A text is parsed as a JSON list.
     pub(crate) fn list(&self, field: &'a str) -> Result<Vec<Value>, RowFault> {
         let parsed = match self.required(field)? {
             Value::Array(items) => return Ok(items.clone()),
@@ -334,7 +335,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// What a template may name: every text and number of the row, also under the format's names.
+    /// The values for template placeholders: all texts and numbers of the row, by column name and by field name.
     pub(crate) fn placeholders(&self) -> BTreeMap<&'a str, String> {
         let text = |value: &Value| match value {
             Value::String(text) => Some(text.clone()),
@@ -352,7 +353,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The items of a cell with `|` between them.
+/// Splits a cell at `|`.
 fn items(cell: &str) -> Vec<String> {
     let (mut items, mut item) = (Vec::new(), String::new());
     let mut characters = cell.chars().peekable();

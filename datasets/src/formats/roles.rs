@@ -1,19 +1,19 @@
-//! The names that data sets give to roles.
+//! Role names in data sets.
 //!
-//! Responsible for: one table of them, used for `role` as for ShareGPT's `from`. Must not depend on: messages.
+//! Responsible for: one table of names, used for `role` and for ShareGPT's `from`. Must not depend on: messages.
 
-/// What a name means.
+/// The meaning of a role name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// A role of chat templates.
+    /// A role that chat templates know.
     Role(&'static str),
-    /// The assistant calls a tool; the text is the call as JSON.
+    /// A tool call by the assistant. The text is the call as JSON.
     Call,
 }
 
 use Meaning::{Call, Role};
 
-/// Names in lower case. Others, such as `developer`, are left to the chat template.
+/// Names in lower case. Other names, such as `developer`, are passed to the chat template unchanged.
 const NAMES: &[(&str, Meaning)] = &[
     ("system", Role("system")),
     ("user", Role("user")),
@@ -32,7 +32,7 @@ const NAMES: &[(&str, Meaning)] = &[
     ("function_response", Role("tool")),
 ];
 
-/// The meaning of a name, in capitals or not.
+/// The meaning of a name. Case is ignored.
 pub(crate) fn meaning(name: &str) -> Option<Meaning> {
     let lower = name.to_lowercase();
     NAMES.iter().find(|(known, _)| *known == lower).map(|(_, meaning)| *meaning)

@@ -1,7 +1,7 @@
-//! Rows → samples: what each format says.
+//! Rows → samples, for each format.
 //!
-//! Responsible for: messages, ShareGPT, Alpaca, pairs, texts and preferences, and documents before a question. Style and
-//! terms are made in [`crate::formats::tasks`].
+//! Responsible for: messages, ShareGPT, Alpaca, prompt and completion, plain text, preferences, and context documents.
+//! [`crate::formats::tasks`] builds the samples of the formats style and terminology.
 //! Must not depend on: files, tokenizers.
 
 use std::collections::BTreeMap;
@@ -17,19 +17,19 @@ use crate::formats::roles;
 use crate::formats::tasks::Tasks;
 use crate::read::rows::Row;
 
-/// What a row gives.
+/// The result of building one row.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
     pub(crate) samples: Vec<Sample>,
-    /// Rows of one group go to one side of the split.
+    /// Rows of one group stay on the same side of the split.
     pub(crate) group: Option<String>,
-    /// Why there are no samples.
+    /// Why `samples` is empty.
     pub(crate) no_task: Option<NoTask>,
-    /// What is wrong with the row, whatever becomes of it.
+    /// Audit findings about the row, even if it has no samples.
     pub(crate) findings: Vec<(AuditRule, String)>,
 }
 
-/// The samples of a row. `key` decides what is chosen at random.
+/// Builds the samples of a row. `key` is the seed of random choices.
 pub(crate) fn build(
     row: &Row,
     layout: &Layout,
@@ -73,12 +73,12 @@ fn messages(list: Vec<Value>) -> Result<Vec<Message>, RowFault> {
     messages.collect()
 }
 
-/// Messages of a prompt: what is to be learned is the answer to it, not those that it holds.
+/// Marks prompt messages as not trained. Only the answer to the prompt carries loss, not assistant messages within it.
 fn given(messages: &mut [Message]) {
     messages.iter_mut().filter(|message| message.is_assistant()).for_each(|message| message.trained = false);
 }
 
-/// A list of tools; tables often keep it as a string of JSON.
+/// A list of tools. Tables often store it as a JSON string.
 fn tools(fields: Fields<'_>) -> Result<Option<Value>, RowFault> {
     let list = match fields.value("tools") {
         None => return Ok(None),
@@ -118,7 +118,8 @@ fn sharegpt(fields: Fields<'_>) -> Result<Conversation, RowFault> {
     Ok(Conversation { messages: turns, tools: tools(fields)? })
 }
 
-/// Puts the text of a column `system` before the messages. A row may have it in both places if it is the same.
+/// Inserts the text of a `system` column as the first message. If the row already has a system message, both must be
+/// equal.
 fn with_system(turns: &mut Vec<Message>, fields: Fields<'_>) -> Result<(), RowFault> {
     let Some(system) = fields.optional_text("system")?.filter(|text| !text.trim().is_empty()) else { return Ok(()) };
     match turns.first().filter(|first| first.role == "system") {
@@ -146,7 +147,7 @@ fn talk(system: Option<&str>, user: String, assistant: String, tools: Option<Val
     Conversation { messages: system.into_iter().chain(turns).collect(), tools }
 }
 
-/// A prompt and its completion: two texts or two lists of messages.
+/// A prompt and its completion: two texts, or two lists of messages.
 fn pair(fields: Fields<'_>, source: &SourcePlan) -> Result<Sample, RowFault> {
     let prompt = fields.required("prompt")?;
     if prompt.is_array() {
@@ -171,7 +172,7 @@ fn pair(fields: Fields<'_>, source: &SourcePlan) -> Result<Sample, RowFault> {
     Ok(Sample::Conversation(talk(system, prompt, completion, tools)))
 }
 
-/// The chosen answer; what was rejected teaches nothing here.
+/// Trains on the chosen answer. The rejected answer is used only to find the prompt that both answers share.
 fn preference(fields: Fields<'_>) -> Result<Conversation, RowFault> {
     let as_messages = |field, role: &str| match fields.required(field)? {
         Value::Array(list) => messages(list.clone()),
@@ -183,7 +184,7 @@ fn preference(fields: Fields<'_>) -> Result<Conversation, RowFault> {
         None => Vec::new(),
     };
     let chosen = as_messages("chosen", "assistant")?;
-    // Some files repeat the prompt in the answer, others have it only there.
+    // In some files the answers repeat the prompt. In others the prompt is only in the answers.
     let shared = |left: &[Message], right: &[Message]| left.iter().zip(right).take_while(|(a, b)| a == b).count();
     let repeated = shared(&turns, &chosen);
     let prompt = if turns.is_empty() { shared(&chosen, &rejected) } else { turns.len() };
@@ -193,7 +194,7 @@ fn preference(fields: Fields<'_>) -> Result<Conversation, RowFault> {
     Ok(Conversation { messages: turns, tools: tools(fields)? })
 }
 
-/// Puts a row's documents before its last question.
+/// Inserts the row's context documents before the last user message.
 fn with_context(
     mut conversation: Conversation,
     fields: Fields<'_>,
@@ -252,7 +253,7 @@ fn with_context(
     Ok(conversation)
 }
 
-/// A text, or an object with a text and perhaps a title.
+/// A text, or an object with a text and an optional title.
 fn document(item: &Value) -> Option<String> {
     if let Some(text) = item.as_str() {
         return Some(text.to_owned());

@@ -1,7 +1,7 @@
-//! Rows of style and of terms → tasks to learn from.
+//! Rows of the formats style and terminology → prompts and answers.
 //!
-//! Responsible for: templates with `{names}`, and which one a row gets. [`crate::formats::term_tasks`] decides what an
-//! entry of a term base can be asked.
+//! Responsible for: templates with `{placeholders}`, and choosing a template for each row.
+//! [`crate::formats::term_tasks`] decides which tasks an entry of a term base has.
 //! Must not depend on: files, tokenizers.
 
 use std::collections::BTreeMap;
@@ -17,15 +17,15 @@ use crate::formats::samples::Built;
 use crate::formats::term_tasks::{ABOUT_TERMS, is_target, situations};
 use crate::stable_hash::stable_hash;
 
-/// The templates of a recipe, and the built-in ones for kinds that the recipe has none of.
+/// The templates of a recipe. If a recipe defines no template of a kind, the built-in templates are used.
 #[derive(Clone, Debug)]
 pub(crate) struct Tasks {
     templates: Vec<TemplatePlan>,
-    /// Kinds of tasks about terms that are made.
+    /// The kinds of term tasks that are built.
     about_terms: Vec<TemplateKind>,
 }
 
-/// Kind, language, question, answer.
+/// Kind, language, user message, assistant message.
 type OwnTemplate = (TemplateKind, &'static str, &'static str, Option<&'static str>);
 
 #[rustfmt::skip]
@@ -53,7 +53,7 @@ const OWN: &[OwnTemplate] = &[
 ];
 
 impl Tasks {
-    /// The recipe's templates. Where it has some about terms, only those kinds of tasks are made.
+    /// If the recipe has templates for term tasks, only tasks of these kinds are built.
     pub(crate) fn new(templates: &[TemplatePlan]) -> Self {
         let has = |kind: &TemplateKind| templates.iter().any(|template| template.kind == *kind);
         let chosen: Vec<TemplateKind> = ABOUT_TERMS.into_iter().filter(has).collect();
@@ -70,7 +70,7 @@ impl Tasks {
         }
     }
 
-    /// One of the templates of `kind` that fit the language and name nothing but `available`, by `key`.
+    /// Chooses by `key` a template of `kind` that fits the language and has no placeholders other than `available`.
     pub(crate) fn pick(
         &self,
         kind: TemplateKind,
@@ -78,7 +78,7 @@ impl Tasks {
         key: u64,
         available: &[&str],
     ) -> Option<&TemplatePlan> {
-        // If the language is not known, the built-in templates are English.
+        // Without a language, English is assumed.
         let language = primary(language.unwrap_or("en"));
         let fits = |template: &&TemplatePlan| {
             template.kind == kind
@@ -93,7 +93,8 @@ impl Tasks {
         (!fitting.is_empty()).then(|| fitting[(hash % fitting.len() as u64) as usize])
     }
 
-    /// A pair of neutral and styled text is a rewriting task, a styled text alone a writing task.
+    /// A row with a neutral and a styled text becomes a rewriting task. A row with only a styled text becomes a writing
+    /// task.
     pub(crate) fn style(&self, fields: Fields<'_>, language: Option<&str>, key: u64) -> Result<Built, RowFault> {
         if fields.text("styled")?.trim().is_empty() {
             return Err(RowFault::EmptyText("styled"));
@@ -108,7 +109,7 @@ impl Tasks {
         Ok(Built { samples: vec![sample], ..Built::default() })
     }
 
-    /// Everything that can be asked about a row of a term base, or why that is nothing.
+    /// All tasks of a term base row, or the reason why there are none.
     pub(crate) fn terms(&self, fields: Fields<'_>, source: &SourcePlan, key: u64) -> Result<Built, RowFault> {
         let wanted = source.language.as_deref();
         let entries = Entry::read(fields, wanted)?;
@@ -135,7 +136,7 @@ impl Tasks {
         Ok(built)
     }
 
-    /// Why nothing is asked about a row; `None` if the row of another language asks for its term.
+    /// Why a row has no task. `None` if another language's row has a task with this row's term.
     fn why_nothing(&self, entries: &[Entry], source: &SourcePlan) -> Option<NoTask> {
         let concept = || entries.first().map(Entry::name).unwrap_or_default();
         let Some(entry) = entries.iter().find(|entry| entry.is_wanted(source.language.as_deref())) else {
@@ -153,7 +154,8 @@ impl Tasks {
         }
     }
 
-    /// A sample with a template in one of `languages`, by the key, or else in English.
+    /// A sample with a template in one of `languages`, chosen by `key`. Translation tasks fall back to English
+    /// templates.
     fn sample_in(
         &self,
         kind: TemplateKind,
@@ -177,7 +179,7 @@ impl Tasks {
         let template = self.pick(kind, language, key, &values.keys().copied().collect::<Vec<_>>())?;
         let mut values = values.clone();
         if kind == TemplateKind::Translation {
-            // `{into}` is the name of a language in the language of the template.
+            // `{into}` and `{from}` become language names, written in the language of the template.
             let reader = template.language.as_deref().unwrap_or("en");
             for name in ["from", "into"] {
                 values.entry(name).and_modify(|tag| *tag = language::name(tag, reader));
@@ -192,7 +194,7 @@ impl Tasks {
     }
 }
 
-/// Every name in the templates: columns of a row, and fields that tasks fill in.
+/// All placeholders in the templates: columns of a row, and values that tasks add.
 pub(crate) fn names_in(templates: &[TemplatePlan]) -> Vec<String> {
     let texts = templates.iter().flat_map(|template| {
         [Some(&template.user), template.assistant.as_ref(), template.system.as_ref()].into_iter().flatten()
@@ -200,7 +202,7 @@ pub(crate) fn names_in(templates: &[TemplatePlan]) -> Vec<String> {
     texts.flat_map(|text| names(text)).map(str::to_owned).collect()
 }
 
-/// The names in a template.
+/// The placeholders in a template.
 fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name).filter(|name| is_name(name))
 }
@@ -209,7 +211,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'))
 }
 
-/// A template with its names replaced; a name without a value, and braces around other things, stay.
+/// Replaces the placeholders of a template. Placeholders without a value and other text in braces stay unchanged.
 pub(crate) fn fill(template: &str, values: &BTreeMap<&str, String>) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;

@@ -1,33 +1,33 @@
-//! Columns of term lists, by the names that people give them.
+//! Column names of term lists.
 //!
-//! Responsible for: other names of the fields of a term base (`Benennung`, `Synonyms`), and tables with a column for each
+//! Responsible for: alternative names of term base fields (`Benennung`, `Synonyms`), and tables with a column for each
 //! language (`en`, `de`, `Forbidden DE`). Must not depend on: cells.
 
 use std::collections::BTreeMap;
 
 use tonfall_terms::language;
 
-/// The columns of one language in a table that has one for each.
+/// The columns of one language, in a table with columns for several languages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LanguageColumns {
-    /// As the table writes it.
+    /// The language as the column name spells it.
     pub(crate) language: String,
-    /// Columns by field.
+    /// Field → column.
     pub(crate) columns: BTreeMap<&'static str, String>,
 }
 
-/// What the columns of a table say, if it is a list of terms.
+/// The columns of a table that were recognised as term base fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TermColumns {
-    /// Columns by field, as far as they have other names.
+    /// Field → column. Only fields whose column has another name.
     pub(crate) columns: BTreeMap<String, String>,
-    /// At least two languages with a column of terms, or none.
+    /// Either empty, or at least two languages with a term column each.
     pub(crate) languages: Vec<LanguageColumns>,
-    /// Columns that say something of terms, but not of which language.
+    /// Columns with a term base field, but without the language that they belong to.
     pub(crate) unclear: Vec<String>,
 }
 
-/// Names of each field, in small letters, words parted by single spaces.
+/// Names of each field: lower case, words separated by single spaces.
 const NAMES: &[(&str, &[&str])] = &[
     (
         "term",
@@ -88,14 +88,14 @@ const NAMES: &[(&str, &[&str])] = &[
     ("status", &["status", "term status", "administrative status", "benennungsstatus"]),
 ];
 
-/// Fields that a language may have columns of.
+/// The fields that may have a column for each language.
 const OF_A_LANGUAGE: [&str; 5] = ["term", "forbidden", "admitted", "definition", "examples"];
 
-/// Columns of numbers are called like the codes of Indonesian and Norwegian. A recipe's `columns` can still name these.
+/// `id` and `no` usually name a number column, not Indonesian or Norwegian. `columns` in a recipe can still map them.
 const NO_LANGUAGES: [&str; 2] = ["id", "no"];
 
 impl TermColumns {
-    /// Looks through the columns that are `present`; `named` are those of a recipe, by field or language.
+    /// Recognises the columns `present`. `named` is the recipe's `columns`: field or language → column.
     pub(crate) fn find(present: &[String], named: &BTreeMap<String, String>) -> Self {
         let taken: Vec<&String> = named.values().collect();
         let mut found = Self::default();
@@ -125,7 +125,7 @@ impl TermColumns {
         found
     }
 
-    /// The first column for a field of a language counts.
+    /// Adds a column. If a language has several columns for a field, the first one is used.
     fn put(&mut self, tag: &str, field: &'static str, column: &str) {
         let place = self.languages.iter().position(|known| known.language.eq_ignore_ascii_case(tag));
         let place = place.unwrap_or_else(|| {
@@ -136,20 +136,20 @@ impl TermColumns {
     }
 }
 
-/// The field that a column is called after.
+/// The field with this column name.
 fn field(column: &str) -> Option<&'static str> {
     let words = words(column).join(" ");
     NAMES.iter().find(|(_, names)| names.contains(&words.as_str())).map(|(field, _)| *field)
 }
 
-/// Language and field of a column such as `de`, `Deutsch`, `en-US`, `forbidden_de` or `Benennung (DE)`.
+/// The language and field of a column such as `de`, `Deutsch`, `en-US`, `forbidden_de` or `Benennung (DE)`.
 fn of_a_language(column: &str) -> Option<(String, &'static str)> {
     let is_language = |tag: &str| language::is_known(tag) && !NO_LANGUAGES.contains(&tag.to_lowercase().as_str());
     if is_language(column) {
         return Some((column.trim().to_owned(), "term"));
     }
     let words = words(column);
-    // The language stands first or last, perhaps with a region.
+    // The language is the first or the last part of the name, with or without a region.
     let splits = (1..words.len()).flat_map(|at| {
         let (first, last) = words.split_at(at);
         [(first, last), (last, first)]
@@ -162,7 +162,7 @@ fn of_a_language(column: &str) -> Option<(String, &'static str)> {
     found.next()
 }
 
-/// Words in small letters, in one normal form.
+/// The words of a column name: lower case, Unicode-normalized.
 fn words(column: &str) -> Vec<String> {
     let column = tonfall_terms::normalized(column, tonfall_terms::Case::Any);
     let words = column.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
@@ -187,21 +187,21 @@ mod tests {
     }
 
     #[test]
-    fn a_column_for_each_language() {
+    fn a_table_may_have_a_column_for_each_language() {
         assert_eq!(languages(&["en", "de"], &[]), ["en=en", "de=de"]);
         assert_eq!(languages(&["id", "EN", "de-DE", "no"], &[]), ["EN=EN", "de-DE=de-DE"]);
         assert_eq!(languages(&["Deutsch", "Englisch", "Anmerkung"], &[]), ["Deutsch=Deutsch", "Englisch=Englisch"]);
         assert_eq!(languages(&["Benennung (DE)", "term_en"], &[]), ["de=Benennung (DE)", "en=term_en"]);
         assert_eq!(languages(&["Begriff", "Deutsch", "English"], &[]), ["Deutsch=Deutsch", "English=English"]);
         assert_eq!(languages(&["Quelle", "Ziel"], &[("en", "Quelle"), ("de", "Ziel")]), ["de=Ziel", "en=Quelle"]);
-        // One language alone is no list, and a column `term` says what the terms are.
+        // One language alone is no term list, and a column `term` makes the table a list of one language.
         for columns in [&["de", "definition"][..], &["term", "en", "de"], &["text", "prompt"], &["id", "no"]] {
             assert!(languages(columns, &[]).is_empty(), "{columns:?}");
         }
     }
 
     #[test]
-    fn columns_of_a_language() {
+    fn a_language_may_have_columns_for_several_fields() {
         let found = find(&["en", "de", "de_forbidden", "Synonyms EN", "definition", "Beispiel (de-AT)"], &[]);
         let [english, german] = &found.languages[..] else { panic!("{found:?}") };
         assert_eq!(
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_of_fields() {
+    fn fields_are_recognised_by_alternative_names() {
         let found = find(&["Benennung", "Definition", "Verbotene Benennungen", "Synonyme", "Sprache", "Nummer"], &[]);
         let expected = [
             ("admitted", "Synonyme"),
@@ -225,7 +225,7 @@ mod tests {
             found.columns.iter().map(|(field, column)| (field.as_str(), column.as_str())).collect::<Vec<_>>(),
             expected
         );
-        // A column with the field's own name goes first, and what a recipe names is left alone.
+        // A column with the field's own name takes precedence, and the recipe's mapping is not overridden.
         assert!(find(&["term", "Benennung"], &[]).columns.is_empty());
         assert!(find(&["Term", "x"], &[("term", "x")]).columns.is_empty());
     }

@@ -1,7 +1,7 @@
-//! What a term base's entry can be asked.
+//! The tasks of a term base entry.
 //!
-//! Responsible for: the situations of an entry (a sentence to correct, a term to translate) with the values that templates
-//! name. Must not depend on: templates, files.
+//! Responsible for: the situations of an entry (for example a sentence to correct, or a term to translate), each with
+//! its placeholder values. Must not depend on: templates, files.
 
 use tonfall_recipes::plan::{AuditRule, SourcePlan, TemplateKind};
 use tonfall_terms::{Case, Matcher, Replacer, Term, language, uncovered};
@@ -9,7 +9,7 @@ use tonfall_terms::{Case, Matcher, Replacer, Term, language, uncovered};
 use crate::error::RowFault;
 use crate::formats::entry::{Entry, Translation};
 
-/// Tasks about terms, in the order in which they are made.
+/// Kinds of term tasks, in the order in which they are built.
 pub(crate) const ABOUT_TERMS: [TemplateKind; 5] = [
     TemplateKind::Usage,
     TemplateKind::Correction,
@@ -18,24 +18,24 @@ pub(crate) const ABOUT_TERMS: [TemplateKind; 5] = [
     TemplateKind::Translation,
 ];
 
-/// A question that can be asked.
+/// One task, before a template is chosen.
 #[derive(Debug)]
 pub(crate) struct Situation {
     pub(crate) kind: TemplateKind,
-    /// Languages that the question may be in, any of which will do.
+    /// The languages in which the prompt may be written.
     pub(crate) languages: Vec<String>,
-    /// What the names in a template stand for. Those of languages (`from`, `into`) are tags here.
+    /// Placeholder values. `from` and `into` hold language tags here.
     pub(crate) values: Vec<(&'static str, String)>,
 }
 
-/// All situations of an entry, and what is wrong with its texts.
+/// All situations of an entry, and the audit findings about its texts.
 #[derive(Debug, Default)]
 pub(crate) struct Situations {
     pub(crate) all: Vec<Situation>,
     pub(crate) findings: Vec<(AuditRule, String)>,
 }
 
-/// What can be asked about an entry, in the order of `kinds`.
+/// The situations of an entry, in the order of `kinds`.
 pub(crate) fn situations(entry: &Entry, kinds: &[TemplateKind], source: &SourcePlan) -> Result<Situations, RowFault> {
     let mut situations = Situations::default();
     let Some(term) = &entry.term else { return Ok(situations) };
@@ -60,7 +60,7 @@ pub(crate) fn situations(entry: &Entry, kinds: &[TemplateKind], source: &SourceP
     Ok(situations)
 }
 
-/// Each example with each forbidden variant in the place of the term.
+/// Each example, with each forbidden variant in place of the term.
 fn corrections(entry: &Entry, term: &str) -> Result<Vec<Vec<(&'static str, String)>>, RowFault> {
     let replacer = Replacer::new(term, &entry.language)?;
     let pairs = entry.forbidden.iter().flat_map(|other| entry.examples.iter().map(move |text| (other, text)));
@@ -72,7 +72,7 @@ fn corrections(entry: &Entry, term: &str) -> Result<Vec<Vec<(&'static str, Strin
     Ok(wrong.collect())
 }
 
-/// The terms of an entry, and its examples, into each language that the recipe asks for.
+/// Translations of the entry's terms and examples into each language that the recipe selects.
 fn translations(entry: &Entry, term: &str, source: &SourcePlan, situations: &mut Situations) -> Result<(), RowFault> {
     let from = source.translate_from.as_deref();
     if from.is_some_and(|from| !language::same(from, &entry.language)) {
@@ -83,7 +83,7 @@ fn translations(entry: &Entry, term: &str, source: &SourcePlan, situations: &mut
         for text in entry.term.iter().chain(&entry.admitted) {
             pairs.push((text, &other.term));
         }
-        // Sentences are translations of each other only where a row says so, one by one.
+        // Examples are paired by position, so both languages must have the same number of examples.
         if entry.examples.len() == other.examples.len() {
             let terms = std::iter::once(&other.term).chain(&other.forbidden);
             let terms = terms.map(|text| Term { text, language: Some(&other.language) });
@@ -120,7 +120,7 @@ fn translations(entry: &Entry, term: &str, source: &SourcePlan, situations: &mut
     Ok(())
 }
 
-/// Whether the rows of other languages ask for the term of an entry.
+/// Whether rows of other languages have translation tasks with this entry's term as the answer.
 pub(crate) fn is_target(entry: &Entry, source: &SourcePlan) -> bool {
     let from = source.translate_from.as_deref();
     entry.translations.iter().any(|other| {
@@ -129,7 +129,8 @@ pub(crate) fn is_target(entry: &Entry, source: &SourcePlan) -> bool {
     })
 }
 
-/// One translation for each language other than the entry's: of several regions the wanted one, or else the first.
+/// One translation for each other language. If a language has several regions, the wanted region is used, or else the
+/// first one.
 fn targets<'a>(entry: &'a Entry, wanted: Option<&str>) -> Vec<&'a Translation> {
     let mut targets: Vec<&Translation> = Vec::new();
     for other in &entry.translations {

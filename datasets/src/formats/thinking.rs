@@ -1,4 +1,4 @@
-//! Thinking blocks of reasoning models: `<think>…</think>` in a text, `reasoning_content` beside it.
+//! Thinking blocks of reasoning models: `<think>…</think>` in the text, or a key such as `reasoning_content`.
 //!
 //! Responsible for: removing thinking blocks from messages, and finding them in texts. Must not depend on: tokenizers.
 
@@ -6,20 +6,20 @@ use std::ops::Range;
 
 use crate::formats::conversation::{Message, Sample};
 
-/// How thinking blocks begin and end in the texts of the families that have them.
+/// Opening and closing thinking tags of all supported model families.
 const MARKS: [(&str, &str); 4] = [
     ("<think>", "</think>"),
     ("<|channel|>analysis<|message|>", HARMONY_END),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
 ];
-/// In the Harmony format this token ends every message, not thinking blocks alone.
+/// In the Harmony format this token ends every message, not only thinking blocks.
 const HARMONY_END: &str = "<|end|>";
 
-/// Keys of a message that hold its reasoning.
+/// Message keys that hold reasoning.
 pub(crate) const KEYS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
-/// The reasoning of a message, in its text and beside it.
+/// The reasoning of a message, from its text and from its keys.
 pub(crate) fn thoughts(message: &Message) -> Vec<&str> {
     let inside = spans(&message.content).into_iter().map(|span| {
         let text = &message.content[span];
@@ -31,7 +31,7 @@ pub(crate) fn thoughts(message: &Message) -> Vec<&str> {
     inside.chain(beside).map(str::trim).filter(|text| !text.is_empty()).collect()
 }
 
-/// Removes the thinking blocks of an assistant's message.
+/// Removes the thinking blocks of an assistant message.
 pub(crate) fn drop_thoughts(message: &mut Message) {
     if !message.is_assistant() {
         return;
@@ -52,7 +52,7 @@ pub(crate) fn drop_thoughts(message: &mut Message) {
     message.set_text(content);
 }
 
-/// A sample without the thinking blocks of its answers.
+/// The sample without the thinking blocks of its answers.
 pub(crate) fn dropped(sample: &Sample) -> Sample {
     let mut sample = sample.clone();
     match &mut sample {
@@ -67,7 +67,7 @@ pub(crate) fn dropped(sample: &Sample) -> Sample {
     sample
 }
 
-/// Where thinking blocks are in a text, marks included. A block without an end reaches to the end of the text.
+/// The ranges of thinking blocks in a text, including their tags. A block without a closing tag ends with the text.
 fn spans(text: &str) -> Vec<Range<usize>> {
     let (mut spans, mut at) = (Vec::new(), 0);
     while let Some((start, open, close)) = first_opening(&text[at..]) {
@@ -79,8 +79,8 @@ fn spans(text: &str) -> Vec<Range<usize>> {
     spans
 }
 
-/// The thinking blocks of the answer at `range` of a rendered text. If the text before it ends with an opening mark (some
-/// templates end their generation prompt with one), the answer begins inside a block.
+/// The thinking blocks of the answer at `range` of a rendered text. If the text before the answer ends with an opening
+/// tag (some generation prompts do), the answer starts inside a block.
 pub(crate) fn within(text: &str, range: &Range<usize>) -> Vec<Range<usize>> {
     let answer = &text[range.clone()];
     let begun = opened(&text[..range.start]).and_then(|close| Some(answer.find(close)? + close.len()));
@@ -91,27 +91,27 @@ pub(crate) fn within(text: &str, range: &Range<usize>) -> Vec<Range<usize>> {
     first.into_iter().chain(others).collect()
 }
 
-/// The mark that would close the block which the end of `prompt` opens.
+/// The closing tag of the block that the end of `prompt` opens.
 fn opened(prompt: &str) -> Option<&'static str> {
     let prompt = prompt.trim_end();
     MARKS.iter().find(|(open, _)| prompt.ends_with(open)).map(|(_, close)| *close)
 }
 
-/// Whether a token is one of the marks.
+/// Whether a token is a thinking tag.
 pub(crate) fn is_mark(token: &str) -> bool {
     MARKS.iter().any(|(open, close)| token == *open || token == *close)
 }
 
-/// A mark without its other half.
+/// A thinking tag without its counterpart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
     NeverClosed(&'static str),
-    /// Right if the generation prompt opens the block.
+    /// Correct if the generation prompt opens the block.
     NeverOpened(&'static str),
 }
 
 impl Broken {
-    /// Whether `prompt`, the rendered text before the answer, has the other half.
+    /// Whether `prompt`, the rendered text before the answer, has the missing tag.
     pub(crate) fn is_mended_by(self, prompt: &str) -> bool {
         matches!(self, Self::NeverOpened(close) if opened(prompt) == Some(close))
     }
@@ -124,7 +124,7 @@ impl Broken {
     }
 }
 
-/// The first mark of an answer that lacks its other half.
+/// The first thinking tag of an answer without its counterpart.
 pub(crate) fn broken(answer: &str) -> Option<Broken> {
     let mut rest = answer;
     loop {
@@ -144,12 +144,12 @@ pub(crate) fn broken(answer: &str) -> Option<Broken> {
     }
 }
 
-/// The first opening mark: where it is, the mark, and the mark that closes it.
+/// The first opening tag: its offset, the tag, and its closing tag.
 fn first_opening(text: &str) -> Option<(usize, &'static str, &'static str)> {
     MARKS.iter().filter_map(|(open, close)| Some((text.find(open)?, *open, *close))).min()
 }
 
-/// `ranges` without the parts that `holes` cover; both ascending.
+/// `ranges` without the parts that `holes` cover. Both must be ascending.
 pub(crate) fn without(ranges: &[Range<usize>], holes: &[Range<usize>]) -> Vec<Range<usize>> {
     let mut left = Vec::new();
     for range in ranges {
@@ -173,7 +173,7 @@ mod tests {
     use crate::formats::conversation::Message;
 
     #[test]
-    fn thoughts_are_found_and_taken_out() {
+    fn thinking_blocks_are_found_and_removed() {
         let mut message = Message::new("assistant", "<think>\nhm\n</think>\n\nYes. <think>so</think> Done.");
         message.fields.insert("reasoning_content".to_owned(), "because".into());
         assert_eq!(thoughts(&message), ["hm", "so", "because"]);
@@ -186,12 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn marks_without_their_other_half_are_found() {
+    fn tags_without_their_counterpart_are_found() {
         assert_eq!(broken("<think>a</think> b [THINK]c[/THINK]"), None);
         assert_eq!(broken("<think>a"), Some(Broken::NeverClosed("<think>")));
         assert_eq!(broken("a</think>b <think>c"), Some(Broken::NeverOpened("</think>")));
         assert_eq!(broken("<think>a</think></think>"), Some(Broken::NeverOpened("</think>")));
-        // In Harmony, <|end|> ends answers too.
+        // In Harmony, <|end|> also ends answers.
         assert_eq!(broken("<|channel|>analysis<|message|>a<|end|>b<|end|>"), None);
         assert!(Broken::NeverOpened("</think>").is_mended_by("<|assistant|><think>\n"));
         assert!(!Broken::NeverClosed("<think>").is_mended_by("<think>"));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_have_holes() {
+    fn holes_are_cut_out_of_ranges() {
         assert_eq!(spans("<think>a</think><think>b"), [0..16, 16..24]);
         assert_eq!(without(&[0..10, 20..30], &[2..4, 8..22, 30..40]), [0..2, 4..8, 22..30]);
         assert_eq!(without(&[5..6, 8..9], &[]), [5..6, 8..9]);

@@ -1,23 +1,24 @@
-//! Which tokens carry loss.
+//! Decides which tokens have loss.
 //!
 //! Responsible for: a sample → token ids and labels. Must not depend on: files, batches.
 //!
-//! A conversation is rendered once, and that text is tokenized once: training sees the same tokens as a server. The
-//! assistant's turns are byte ranges of that text:
+//! A conversation is rendered once, and the text is tokenized once, so training sees the same tokens as inference. The
+//! assistant's turns are byte ranges of this text:
 //!
-//! 1. The template's own `{% generation %}` blocks, if it has any. Otherwise:
-//! 2. A turn starts where the rendering of all messages before it, with the generation prompt, ends. If that rendering
-//!    is no prefix of the whole text (some prompts open a thinking block, say), a marker replaces the answer, and the turn
-//!    starts at the marker. Both renderings must be equal up to there.
-//! 3. A turn ends with its end token. If the rendering that stops after this message is a prefix of the whole text, the
-//!    end token is at its end. Otherwise the marker's rendering gives it, if it goes on after the answer as the whole text
-//!    does.
+//! 1. If the template has `{% generation %}` blocks, the turns are these blocks. Otherwise:
+//! 2. A turn starts at the end of the rendering of all previous messages with the generation prompt. That
+//!    rendering must be a prefix of the whole text. If it is not (for example because the prompt opens a thinking
+//! block), the conversation is rendered with a marker in place of the answer, and the turn starts at the marker. Both
+//!    renderings must be equal up to that point.
+//! 3. A turn ends with its end token. If the rendering up to and including this message is a prefix of the whole text,
+//!    the end token is at its end. Otherwise the end is found in the rendering with the marker, if it continues after
+//!    the answer in the same way as the whole text.
 //!
-//! If neither holds, the row is refused: a range is never guessed. The end token is trained, so that the model learns to
-//! stop. The line break that templates write after it is not.
+//! If neither holds, the row is refused: a range is never guessed. The end token is trained, so that the model learns
+//! to stop. The line break that templates write after the end token is not trained.
 //!
-//! A token that is partly inside a trained range is not trained: at inference its first half belongs to the prompt. Such
-//! tokens are counted.
+//! A token that is only partly inside a trained range is not trained, because its first part belongs to the prompt at
+//! inference. Such tokens are counted.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -33,29 +34,29 @@ use crate::render::encoder::Encoded;
 use crate::render::template::{ChatTemplate, Rendering, Seen};
 use crate::render::tokenizer::ChatTokenizer;
 
-/// Label of a token without loss, as in PyTorch and transformers.
+/// The label of a token without loss, as in PyTorch and transformers.
 pub const IGNORED: i32 = -100;
 
-/// A sample as token ids with one label each (its own id, or [`IGNORED`]); labels are not shifted.
+/// Token ids and labels of a sample. A label is the token's own id, or [`IGNORED`]. Labels are not shifted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labelled {
     pub input_ids: Vec<u32>,
     pub labels: Vec<i32>,
-    /// Tokens across the border of a trained range, not trained.
+    /// Number of tokens that are partly inside a trained range. They are not trained.
     pub straddling: usize,
-    /// Trained turns without an end token, so that the model doesn't learn to stop there.
+    /// Number of trained turns without an end token. The model doesn't learn to stop after them.
     pub unterminated: usize,
-    /// Thinking blocks that the chat template leaves out, as many templates do in earlier turns.
+    /// Number of thinking blocks that the chat template does not write. Many templates omit them in earlier turns.
     pub thoughts_left_out: usize,
-    /// Tools that the row offers or calls and that the chat template leaves out.
+    /// Tools that the row offers or calls but the chat template does not write.
     pub tools_left_out: Vec<String>,
-    /// Messages that the chat template leaves out: index and role.
+    /// Messages that the chat template does not write: index and role.
     pub messages_left_out: Vec<(usize, String)>,
-    /// The first thinking mark of an answer that lacks its other half, described.
+    /// Description of the first opening or closing thinking tag without its counterpart in an answer.
     pub broken_reasoning: Option<String>,
 }
 
-/// Which tokens are trained.
+/// Settings that decide which tokens are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabelOptions {
     pub train_on: TrainOn,
@@ -69,7 +70,7 @@ impl From<&DataPlan> for LabelOptions {
 }
 
 impl Labelled {
-    /// Labels `encoded` by the byte ranges that are trained.
+    /// Labels the tokens that are completely inside the byte ranges `trained`.
     fn new(encoded: Encoded, trained: &[Range<usize>]) -> Self {
         let mut straddling = 0;
         let labels = encoded.ids.iter().zip(&encoded.ranges).map(|(&id, token)| {
@@ -89,7 +90,7 @@ impl Labelled {
     }
 }
 
-/// Ids are below the size of a vocabulary, which fits in 31 bits.
+/// Token ids are below the vocabulary size, which fits in 31 bits.
 fn label(id: u32) -> i32 {
     i32::try_from(id).unwrap_or(IGNORED)
 }
@@ -97,7 +98,7 @@ fn label(id: u32) -> i32 {
 /// Tokenizes and labels a sample.
 ///
 /// # Errors
-/// When the template refuses it, or the trained part can't be located exactly.
+/// If the template refuses the sample, or if the trained part can't be located exactly.
 pub fn label_sample(sample: &Sample, tokenizer: &ChatTokenizer, options: LabelOptions) -> Result<Labelled, RowFault> {
     match (sample, tokenizer.template()) {
         (Sample::Conversation(conversation), Some(template)) => {
@@ -116,7 +117,7 @@ pub fn label_sample(sample: &Sample, tokenizer: &ChatTokenizer, options: LabelOp
     }
 }
 
-/// A text without a template: trained from byte `start` on, closed by the end-of-sequence token.
+/// Labels a text without a chat template. It is trained from byte `start`, and an end-of-sequence token is appended.
 fn label_plain(text: &str, start: usize, tokenizer: &ChatTokenizer) -> Result<Labelled, RowFault> {
     let encoded = tokenizer.encode_ranges(text)?;
     let mut labelled = Labelled::default();
@@ -184,7 +185,8 @@ fn label_conversation(
     Ok(labelled)
 }
 
-/// A template that fails on a message without text fails because of it: few say so.
+/// If a template fails and a message has no text, the error names this message. Few templates name the cause
+/// themselves.
 fn with_null_content(fault: RowFault, conversation: &Conversation) -> RowFault {
     let null = conversation.messages.iter().position(|message| {
         message.content.is_empty() && message.fields.get("content").is_none_or(serde_json::Value::is_null)
@@ -197,21 +199,21 @@ fn with_null_content(fault: RowFault, conversation: &Conversation) -> RowFault {
     }
 }
 
-/// Finds the assistant's turns in a rendered conversation.
+/// Locates the assistant's turns in a rendered conversation.
 struct Turns<'a> {
     conversation: &'a Conversation,
     seen: Seen,
     template: &'a ChatTemplate,
-    /// Texts of the tokens that end a turn.
+    /// The texts of the end-of-turn tokens.
     stops: Vec<String>,
 }
 
-/// A rendered text and the turns that are trained.
+/// A rendered text, and the ranges of its trained turns.
 struct Located {
     text: String,
     /// Byte ranges, ascending.
     trained: Vec<Range<usize>>,
-    /// How many of these have no end token.
+    /// Number of trained turns without an end token.
     unterminated: usize,
 }
 
@@ -220,7 +222,7 @@ impl Turns<'_> {
         Rendering { messages, tools: self.conversation.tools.as_ref(), add_generation_prompt }
     }
 
-    /// The first `count` messages.
+    /// Renders the first `count` messages.
     fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String, RowFault> {
         Ok(self.template.render_seen(&self.seen, count, add_generation_prompt)?)
     }
@@ -234,7 +236,7 @@ impl Turns<'_> {
         messages.filter(|(_, message)| message.is_assistant()).map(|(index, _)| index)
     }
 
-    /// Everything but the turns that the row excludes.
+    /// Trains the whole text except the turns that the row excludes.
     fn whole(&self) -> Result<Located, RowFault> {
         let text = self.render(self.conversation.messages.len(), false)?;
         let mut untrained = Vec::new();
@@ -250,13 +252,14 @@ impl Turns<'_> {
         Ok(Located { text, trained: thinking::without(slice::from_ref(&whole), &untrained), unterminated: 0 })
     }
 
-    /// By the template's own `{% generation %}` blocks.
+    /// Locates turns by the template's `{% generation %}` blocks.
     fn marked(&self, train_on: TrainOn) -> Result<Located, RowFault> {
         let (text, mut ranges) = self.template.render_marked(self.rendering(&self.conversation.messages, false))?;
         let last = self.assistant_turns().next_back();
         let wanted = |turn: usize| self.trained(turn) && (train_on != TrainOn::LastAssistant || Some(turn) == last);
         if !self.assistant_turns().all(wanted) {
-            // A block belongs to the last turn that starts before the block ends: some begin with the prompt's line break.
+            // A block may start with the line break of the prompt. It belongs to the last turn that starts before the
+            // block's end.
             let starts: Result<Vec<(usize, bool)>, RowFault> =
                 self.assistant_turns().map(|turn| Ok((self.start(turn, &text)?, wanted(turn)))).collect();
             let starts = starts?;
@@ -268,7 +271,7 @@ impl Turns<'_> {
         Ok(Located { text, trained: ranges, unterminated })
     }
 
-    /// By rendering parts of the conversation.
+    /// Locates turns by rendering parts of the conversation.
     fn located(&self, train_on: TrainOn) -> Result<Located, RowFault> {
         let text = self.render(self.conversation.messages.len(), false)?;
         let (mut ranges, mut unterminated): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
@@ -288,9 +291,9 @@ impl Turns<'_> {
         Ok(Located { text, trained: ranges, unterminated })
     }
 
-    /// Where the answer `turn` starts in `text`.
+    /// The offset in `text` at which the answer `turn` starts.
     fn start(&self, turn: usize, text: &str) -> Result<usize, RowFault> {
-        // Some templates refuse a conversation without a single message, or one that ends with this role.
+        // Some templates refuse a conversation without messages, or one that ends with this role.
         if let Ok(prompt) = self.render(turn, true)
             && text.starts_with(&prompt)
         {
@@ -302,9 +305,9 @@ impl Turns<'_> {
         }
     }
 
-    /// The text before and after the answer `turn`, whatever the answer says.
+    /// The text before and after the answer `turn`, rendered with a marker in place of the answer.
     fn around(&self, turn: usize) -> Result<(String, String), RowFault> {
-        // Two noncharacters of Unicode: no text contains them by accident, and one that does is refused below.
+        // Two Unicode noncharacters. Texts don't contain them by accident; if one does, it is refused below.
         const MARKER: &str = "\u{FDD0}\u{FDD1}";
         let mut messages = self.conversation.messages.clone();
         messages[turn].set_text(MARKER);
@@ -315,7 +318,7 @@ impl Turns<'_> {
         }
     }
 
-    /// Where it ends, and whether an end token closes it.
+    /// The offset at which the turn ends, and whether it ends with an end token.
     fn end(&self, turn: usize, start: usize, text: &str) -> Result<(usize, bool), RowFault> {
         let whole;
         let through = if turn + 1 == self.conversation.messages.len() {
@@ -331,7 +334,8 @@ impl Turns<'_> {
                 None => (start + answer.trim_end().len(), false),
             });
         }
-        // Later messages change how this turn is written (earlier thinking blocks are dropped, say), but not what follows it.
+        // Later messages change this turn (for example, the template drops earlier thinking blocks), but not the text
+        // after it.
         let (_, after) = self.around(turn)?;
         let calls_tools = !self.conversation.messages[turn].tool_calls().is_empty();
         let closing = |stop: &String| match calls_tools {
@@ -354,7 +358,7 @@ impl Turns<'_> {
         }
     }
 
-    /// The end of the end token that closes `turn`; blanks and further end tokens may follow it.
+    /// The offset after the turn's first end token in the final run of end tokens and white space.
     fn closing(&self, turn: &str) -> Option<usize> {
         let (mut rest, mut end) = (turn.trim_end(), None);
         while let Some(stop) = self.stops.iter().find(|stop| rest.ends_with(stop.as_str())) {

@@ -1,7 +1,7 @@
-//! What of a conversation the chat template doesn't write.
+//! Detects the parts of a conversation that the chat template does not write.
 //!
-//! Responsible for: messages, tools, tool calls and reasoning without a trace in the rendered text. Must not depend on:
-//! tokenizers, what is trained.
+//! Responsible for: finding messages, tools, tool calls and reasoning without a trace in the rendered text.
+//! Must not depend on: tokenizers, which tokens are trained.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use crate::formats::conversation::{Conversation, Message};
 use crate::formats::thinking;
 use crate::render::template::{ChatTemplate, Rendering};
 
-/// Parts of a conversation that the template leaves out.
+/// Parts of a conversation that the template does not write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LeftOut {
     /// Indexes of messages.
     pub(crate) messages: Vec<usize>,
-    /// Names of tools that are offered or called, in the order of the alphabet.
+    /// Names of offered or called tools, sorted.
     pub(crate) tools: Vec<String>,
-    /// Thinking blocks.
+    /// Number of thinking blocks.
     pub(crate) thoughts: usize,
 }
 
@@ -35,14 +35,14 @@ fn render(template: &ChatTemplate, messages: &[Message], tools: Option<&Value>) 
     template.render(Rendering { messages, tools, add_generation_prompt: false }).ok()
 }
 
-/// Messages whose content has no trace in `text`.
+/// Indexes of the messages whose content has no trace in `text`.
 fn messages(conversation: &Conversation, template: &ChatTemplate, text: &str) -> Vec<usize> {
     let messages = conversation.messages.iter().enumerate();
     let said: Vec<(usize, &str)> = messages
         .map(|(index, message)| (index, message.content.trim()))
         .filter(|(_, content)| !content.is_empty())
         .collect();
-    // Nearly always the contents follow one another in the text.
+    // Nearly always, all contents occur in the text one after another.
     let mut at = 0;
     let in_order = said.iter().all(|(_, content)| {
         let found = word(&text[at..], content).map(|found| at + found + content.len());
@@ -52,20 +52,21 @@ fn messages(conversation: &Conversation, template: &ChatTemplate, text: &str) ->
     if in_order {
         return Vec::new();
     }
-    // Others are written in another form, such as JSON, or not at all: marks in their place show which.
+    // Other contents are written in another form, for example as JSON, or not at all. To find out, the conversation is
+    // rendered with a unique marker in place of each content.
     let mark = |index: usize| format!("TRACE{index}ECART");
     let mut marked = conversation.messages.clone();
     said.iter().for_each(|(index, _)| marked[*index].set_text(mark(*index)));
     let written = render(template, &marked, conversation.tools.as_ref());
     let is_left_out = |(index, content): &&(usize, &str)| match &written {
         Some(written) => !written.contains(&mark(*index)),
-        // A template that looks into contents refuses marks.
+        // A template that inspects contents may refuse the markers.
         None => !text.contains(content),
     };
     said.iter().filter(is_left_out).map(|(index, _)| *index).collect()
 }
 
-/// Where `content` is in `text`, not as a part of a longer word.
+/// The offset of `content` in `text`. A match inside a longer word doesn't count.
 fn word(text: &str, content: &str) -> Option<usize> {
     let joins = |left: Option<char>, right: Option<char>| {
         left.zip(right).is_some_and(|(left, right)| left.is_ascii_alphanumeric() && right.is_ascii_alphanumeric())
@@ -78,7 +79,7 @@ fn word(text: &str, content: &str) -> Option<usize> {
     })
 }
 
-/// The tools that the text is the same without.
+/// The tools without which the template renders the same text.
 fn tools(conversation: &Conversation, template: &ChatTemplate, text: &str) -> Vec<String> {
     let name = |tool: &Value| Some(tool.get("function").unwrap_or(tool).get("name")?.as_str()?.to_owned());
     let is_same = |messages: &[Message], tools| render(template, messages, tools).is_some_and(|other| other == text);

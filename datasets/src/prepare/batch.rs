@@ -1,4 +1,4 @@
-//! Examples and batches of examples.
+//! Examples and batches.
 //!
 //! Responsible for: concatenating examples without padding, and choosing the examples of each optimizer step.
 //! Must not depend on: files, tokenizers, tensors.
@@ -12,12 +12,12 @@ use crate::prepare::packing::{Sequences, best_fit_decreasing};
 use crate::prepare::permutation::Permutation;
 use crate::prepare::store::Examples;
 
-/// Where an example comes from.
+/// The origin of an example.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     /// Index among [`PrepareReport::files`](crate::PrepareReport).
     pub file: usize,
-    /// In JSON lines, CSV and TBX its line; in Parquet and JSON lists its number, from 1.
+    /// The line in JSON lines, CSV and TBX. The number of the row, from 1, in Parquet and JSON lists.
     pub row: u64,
 }
 
@@ -25,18 +25,18 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
     pub input_ids: Vec<u32>,
-    /// One a token: its own id, or [`IGNORED`]. Not shifted.
+    /// One label for each token: its own id, or [`IGNORED`]. Not shifted.
     pub labels: Vec<i32>,
     pub source: Source,
 }
 
 impl Example {
-    /// An example that comes from no file.
+    /// An example without a source file.
     pub fn new(input_ids: Vec<u32>, labels: Vec<i32>) -> Self {
         Self { input_ids, labels, source: Source::default() }
     }
 
-    /// Tokens with loss. The first token has none, because nothing predicts it.
+    /// Number of tokens with loss. The first token never has loss, because no token precedes it.
     pub fn trained_tokens(&self) -> usize {
         trained_tokens(&self.labels)
     }
@@ -46,21 +46,21 @@ fn trained_tokens(labels: &[i32]) -> usize {
     labels.iter().skip(1).filter(|label| **label != IGNORED).count()
 }
 
-/// A micro-batch: examples one after another, without padding. Each is a segment of its own; a segment's tokens must
-/// attend to nothing outside of it.
+/// A micro-batch: concatenated examples, without padding. Each example is a segment, and attention must not cross
+/// segments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Length: all tokens of the micro-batch, as `labels` and `position_ids`.
+    /// `[tokens]`: all tokens of the micro-batch. `labels` and `position_ids` have the same length.
     pub input_ids: Vec<u32>,
     pub labels: Vec<i32>,
-    /// From 0 in every segment.
+    /// Positions, starting at 0 in each segment.
     pub position_ids: Vec<u32>,
-    /// Tokens of each segment; they sum up to the length.
+    /// Number of tokens of each segment. The sum is the length of `input_ids`.
     pub segment_lengths: Vec<usize>,
 }
 
 impl Batch {
-    /// Lays examples one after another.
+    /// Concatenates examples.
     pub fn new(examples: impl Iterator<Item = Example>) -> Self {
         let mut batch = Self::default();
         for example in examples {
@@ -72,16 +72,16 @@ impl Batch {
         batch
     }
 
-    /// The examples at `indexes`, laid one after another.
+    /// Concatenates the examples at `indexes`.
     ///
     /// # Errors
-    /// When one of them is missing.
+    /// If an index is out of range.
     pub fn of(examples: &Examples, indexes: impl Iterator<Item = usize>) -> Result<Self, DataError> {
         let found = indexes.map(|index| examples.get(index)).collect::<Result<Vec<_>, _>>()?;
         Ok(Self::new(found.into_iter()))
     }
 
-    /// Targets after the shift: labels that aren't ignored, without each segment's first.
+    /// Number of tokens with loss after the shift: labels that aren't ignored, without the first label of each segment.
     pub fn trained_tokens(&self) -> usize {
         let mut rest = self.labels.as_slice();
         let segments = self.segment_lengths.iter().map(|&length| {
@@ -93,18 +93,18 @@ impl Batch {
     }
 }
 
-/// The most that any of several batches holds; each number may be another one's.
+/// Element-wise maximum over batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Largest {
     pub tokens: usize,
-    /// Tokens that the model is trained to predict.
+    /// Tokens with loss.
     pub trained: usize,
     /// Tokens of the longest example.
     pub example: usize,
 }
 
 impl Largest {
-    /// Of batches, each given by the indexes of its examples.
+    /// `batches` holds the indexes of the examples of each batch.
     pub fn of(examples: &Examples, batches: impl Iterator<Item = Vec<usize>>) -> Self {
         let (tokens, trained) = (examples.lengths(), examples.trained_lengths());
         let sum =
@@ -116,20 +116,20 @@ impl Largest {
         })
     }
 
-    /// Of all examples in order, `size` at a time.
+    /// Over consecutive batches of `size` examples, in order.
     pub fn in_order(examples: &Examples, size: usize) -> Self {
         let (count, size) = (examples.len(), size.max(1));
         Self::of(examples, (0..count).step_by(size).map(|start| (start..count.min(start + size)).collect()))
     }
 }
 
-/// Which examples each optimizer step gets. An epoch's order depends on the seed and the epoch alone, so that resuming
-/// needs no more than the number of the step.
+/// Chooses the examples of each optimizer step. The order of an epoch depends only on the seed and the epoch, so a
+/// resumed run needs only its step number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampler {
-    /// Examples that share a sequence; what is shuffled.
+    /// Examples packed into sequences. The sequences are shuffled.
     sequences: Sequences,
-    /// Share of the sequences' room that tokens fill, when examples are packed.
+    /// With packing: the fraction of the sequences' capacity that is filled with tokens.
     efficiency: Option<f64>,
     seed: u64,
     shuffle: bool,
@@ -137,13 +137,14 @@ pub struct Sampler {
     per_step: usize,
 }
 
-/// Steps of which every micro-batch is looked at for the largest one.
+/// Up to this number of steps, every micro-batch is checked to find the largest one.
 const LISTED_STEPS: u64 = 100_000;
-/// What the shuffle of epochs is called among the uses of the seed.
+/// The random stream of the shuffle.
 const EPOCH_STREAM: u64 = 0;
 
 impl Sampler {
-    /// The sampler that a plan asks for, for `processes` that train together: each has the plan's accumulation to do.
+    /// The sampler of a plan. `processes` is the number of data-parallel processes. Each process runs the plan's number
+    /// of accumulation steps.
     pub fn new(examples: &Examples, plan: &Plan, processes: usize) -> Self {
         let training = &plan.training;
         let lengths = examples.lengths();
@@ -167,34 +168,34 @@ impl Sampler {
         }
     }
 
-    /// Optimizer steps in an epoch; the last one may be smaller.
+    /// Optimizer steps in an epoch. The last step may have fewer sequences.
     pub fn steps_per_epoch(&self) -> u64 {
         self.sequences.len().div_ceil(self.per_step) as u64
     }
 
-    /// Sequences in an epoch: examples, or what they are packed into.
+    /// Sequences in an epoch. Without packing, each example is one sequence.
     pub fn sequences(&self) -> usize {
         self.sequences.len()
     }
 
-    /// Share of the sequences' room that tokens fill, when examples are packed.
+    /// With packing: the fraction of the sequences' capacity that is filled with tokens.
     pub fn packing_efficiency(&self) -> Option<f64> {
         self.efficiency
     }
 
-    /// Sequences computed at once.
+    /// Sequences in a micro-batch.
     pub fn micro_batch_size(&self) -> usize {
         self.micro_batch_size
     }
 
-    /// The same optimizer steps in micro-batches of `size` sequences, as many of them as that takes.
+    /// Changes the micro-batch size. The optimizer steps keep their examples, in more or fewer micro-batches.
     #[must_use]
     pub fn in_micro_batches_of(self, size: usize) -> Self {
         Self { micro_batch_size: size.max(1), ..self }
     }
 
-    /// The largest micro-batch of the first `steps` optimizer steps. Of a run of very many steps, an upper bound: the
-    /// longest sequences in one micro-batch.
+    /// The largest micro-batch of the first `steps` optimizer steps. If there are very many steps, this is an upper
+    /// bound: the longest sequences in one micro-batch.
     pub fn largest_micro_batch(&self, examples: &Examples, steps: u64) -> Largest {
         if steps <= LISTED_STEPS {
             return Largest::of(examples, (0..steps).flat_map(|step| self.indexes(step)));
@@ -211,7 +212,7 @@ impl Sampler {
         Largest { tokens: longest(&tokens), trained: longest(&trained), example }
     }
 
-    /// Indexes of the examples of an optimizer step (counted from 0 over all epochs), micro-batch by micro-batch.
+    /// The indexes of the examples of an optimizer step, for each micro-batch. Steps count from 0 over all epochs.
     pub fn indexes(&self, step: u64) -> Vec<Vec<usize>> {
         let count = self.sequences.len();
         if count == 0 {
@@ -226,10 +227,10 @@ impl Sampler {
         micro_batches.map(|places| places.iter().flat_map(sequence).map(|index| *index as usize).collect()).collect()
     }
 
-    /// The micro-batches of an optimizer step. `examples` are those that the sampler was made for.
+    /// The micro-batches of an optimizer step. `examples` must be those that the sampler was created for.
     ///
     /// # Errors
-    /// When an example is missing.
+    /// If an example is missing.
     pub fn optimizer_step(&self, step: u64, examples: &Examples) -> Result<Vec<Batch>, DataError> {
         let batch = |micro: Vec<usize>| Batch::of(examples, micro.into_iter());
         self.indexes(step).into_iter().map(batch).collect()
@@ -260,10 +261,10 @@ mod tests {
     }
 
     #[test]
-    fn segments_lie_one_after_another() {
+    fn examples_are_concatenated_as_segments() {
         let examples = [
             Example::new(vec![5, 6, 7], vec![-100, 6, 7]),
-            // A trained first token is no target: nothing stands before it.
+            // The first token is not a target even if it has a label, because no token precedes it.
             Example::new(vec![8, 9], vec![8, 9]),
         ];
         let batch = Batch::new(examples.iter().cloned());
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_sees_every_example_once_and_the_next_in_another_order() {
+    fn an_epoch_has_every_example_once_and_the_next_epoch_another_order() {
         let sampler = sampler(11, 2, 2);
         assert_eq!(sampler.steps_per_epoch(), 3);
         let epoch = |first: u64| (first..first + 3).flat_map(|step| sampler.indexes(step).concat()).collect::<Vec<_>>();
@@ -286,7 +287,7 @@ mod tests {
             order.sort_unstable();
             assert_eq!(order, (0..11).collect::<Vec<_>>());
         }
-        // The last step keeps what is left.
+        // The last step has the remaining examples.
         assert_eq!(sampler.indexes(2).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
     }
 
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_batch_is_that_of_the_steps_that_are_done() {
+    fn the_largest_micro_batch_is_that_of_the_given_steps() {
         let lengths = [2, 9, 3, 4, 5];
         let examples: Examples = lengths.iter().map(|&len| Example::new(vec![1; len], vec![1; len])).collect();
         let sampler = Sampler { shuffle: false, ..sampler(5, 2, 1) };

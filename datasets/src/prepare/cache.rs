@@ -1,11 +1,12 @@
-//! Prepared data on disk, under a key of everything that it depends on.
+//! The cache of prepared data on disk.
 //!
-//! Responsible for: the key, writing in one step, verifying before use, keeping the number of entries small, and removing
-//! what killed preparations left. Must not depend on: how data is prepared.
+//! Responsible for: the cache key, atomic writes, verification before use, limits on the number and size of entries,
+//! and removing the leftovers of killed preparations. Must not depend on: how data is prepared.
 //!
-//! An entry is a directory of columns (native byte order), `index.json` and, written last, `MANIFEST.json` with the size
-//! and the SHA-256 of each. What doesn't verify is removed and made again. Tokens and places are written while data is
-//! prepared, so that memory doesn't grow with them.
+//! The key is a hash of everything that the prepared data depends on. An entry is a directory of columns (native byte
+//! order), `index.json` and `MANIFEST.json`. The manifest is written last and has the size and SHA-256 of each file. An
+//! entry that fails verification is removed and prepared again. Tokens and entries are written to disk during
+//! preparation, so memory doesn't grow with them.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -22,11 +23,11 @@ use crate::error::DataError;
 use crate::prepare::report::PrepareReport;
 use crate::prepare::store::{Column, Columns, Entry};
 
-/// Changes with every change of what is stored or of how data is prepared.
+/// Increase this when the stored data or the way it is prepared changes.
 const VERSION: &str = "tonfall data 5";
-/// Entries that are kept, the most recently used ones.
+/// Maximum number of entries. The most recently used ones are kept.
 const KEPT: usize = 16;
-/// Bytes that entries may take together; the newest entry is kept whatever its size.
+/// Maximum total size of all entries in bytes. The newest entry is always kept.
 const KEPT_BYTES: u64 = 32 << 30;
 const TOKENS: &str = "tokens.bin";
 const ENTRIES: &str = "examples.bin";
@@ -35,21 +36,21 @@ const INDEX: &str = "index.json";
 const MANIFEST: &str = "MANIFEST.json";
 const FILES: [&str; 4] = [TOKENS, ENTRIES, ORDER, INDEX];
 
-/// Everything about prepared data but its columns.
+/// All prepared data except the columns.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Index {
-    /// How much of the order is an epoch; the rest is held out.
+    /// Number of examples at the start of the order that form an epoch. The rest is held out.
     pub(crate) epoch: usize,
     pub(crate) report: PrepareReport,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {
-    /// Of each of [`FILES`]: bytes and SHA-256.
+    /// Size in bytes and SHA-256 of each of [`FILES`].
     files: Vec<(u64, String)>,
 }
 
-/// The key of everything that `parts` hold.
+/// The cache key: a hash of all `parts`, the format version and the byte order.
 pub(crate) fn key(parts: &[&[u8]]) -> String {
     let mut digest = Sha256::new();
     let order = if cfg!(target_endian = "big") { "big" } else { "little" };
@@ -66,10 +67,10 @@ pub(crate) fn hash_file(path: &Path) -> Result<[u8; 32], DataError> {
     Ok(hashed?.1)
 }
 
-/// Where examples go while data is prepared.
+/// The destination of examples during preparation.
 pub(crate) enum Sink {
     Memory(Vec<u32>, Vec<Entry>),
-    /// A directory that will be an entry of the cache.
+    /// A scratch directory that becomes a cache entry.
     Disk(Box<Disk>),
 }
 
@@ -79,16 +80,16 @@ pub(crate) struct Disk {
     place: Place,
 }
 
-/// Where an entry is made.
+/// The scratch directory of an entry, and its final path.
 struct Place {
     scratch: ScratchDir,
     entry: PathBuf,
-    /// Until the entry is published.
+    /// Held until the entry is published.
     _lock: Option<ScratchLock>,
 }
 
 impl Sink {
-    /// A new entry of the cache, or memory without one.
+    /// Creates a new cache entry. Without a cache, examples stay in memory.
     pub(crate) fn new(cache: Option<(&Path, &str)>) -> Result<Self, DataError> {
         let Some((folder, key)) = cache else { return Ok(Self::Memory(Vec::new(), Vec::new())) };
         durable::create_dir_all(folder)?;
@@ -100,7 +101,7 @@ impl Sink {
         Ok(Self::Disk(Box::new(Disk { tokens, entries, place: Place { scratch, entry, _lock: lock } })))
     }
 
-    /// Takes the tokens of an example, and where they lie.
+    /// Appends the tokens of an example and its entry.
     pub(crate) fn push(&mut self, words: &[u32], example: Entry) -> Result<(), DataError> {
         match self {
             Self::Memory(tokens, entries) => {
@@ -117,7 +118,7 @@ impl Sink {
         Ok(())
     }
 
-    /// All examples were taken: places can be looked up from now on.
+    /// Flushes all examples, so that their entries can be read.
     pub(crate) fn close(self) -> Result<Closed, DataError> {
         let disk = match self {
             Self::Memory(tokens, entries) => {
@@ -140,22 +141,22 @@ fn create(path: &Path) -> Result<BufWriter<File>, DataError> {
     Ok(BufWriter::with_capacity(1 << 20, file))
 }
 
-/// All examples, without an order yet.
+/// All examples, before their order is known.
 pub(crate) struct Closed {
-    /// Those in memory.
+    /// Empty if the examples are on disk.
     tokens: Vec<u32>,
     pub(crate) entries: Column<Entry>,
     place: Option<Place>,
 }
 
 impl Closed {
-    /// Everything, in its place.
+    /// Writes the order and the index, and publishes the entry.
     pub(crate) fn finish(self, order: Vec<u32>, index: &Index) -> Result<Columns, DataError> {
         let Self { tokens, entries, place } = self;
         let Some(Place { scratch, entry, _lock }) = place else {
             return Ok(Columns { tokens: Column::Memory(tokens), entries, order: Column::Memory(order) });
         };
-        // Some systems rename no directory in which a file is mapped.
+        // Some systems can't rename a directory with a mapped file.
         drop(entries);
         let json = |error: serde_json::Error| DataError::Io { path: entry.clone(), source: error.into() };
         durable::write_file(&scratch.path().join(ORDER), bytemuck::cast_slice(&order))?;
@@ -163,7 +164,7 @@ impl Closed {
         let described = FILES.iter().map(|name| describe(&scratch.path().join(name)));
         let manifest = Manifest { files: described.collect::<Result<_, DataError>>()? };
         durable::write_file(&scratch.path().join(MANIFEST), &serde_json::to_vec(&manifest).map_err(json)?)?;
-        // Another process may have been quicker; then its entry, which is the same, is taken.
+        // If another process has published the same entry first, that entry is used.
         if let Err(error) = scratch.publish()
             && open(&entry)?.is_none()
         {
@@ -176,7 +177,7 @@ impl Closed {
     }
 }
 
-/// Bytes and SHA-256 of a file.
+/// Size in bytes and SHA-256 of a file.
 fn describe(path: &Path) -> Result<(u64, String), DataError> {
     let metadata = std::fs::metadata(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     Ok((metadata.len(), hex(&hash_file(path)?)))
@@ -190,18 +191,18 @@ fn columns(entry: &Path) -> Result<Columns, DataError> {
     })
 }
 
-/// The entry of `key`, if there is one that verifies.
+/// Loads the entry of `key`, if it exists and verifies.
 pub(crate) fn load(folder: &Path, key: &str) -> Result<Option<(Columns, Index)>, DataError> {
     let entry = folder.join(key);
     if !entry.exists() {
         return Ok(None);
     }
     let Some(index) = open(&entry)? else {
-        // Whatever lies there is damaged, or of a process that was killed.
+        // The entry is damaged, or its process was killed.
         durable::remove_dir(&entry)?;
         return Ok(None);
     };
-    // The time of the last use is what pruning goes by; a cache that can't be touched is still a cache.
+    // Pruning sorts entries by this time. A cache whose times can't be set remains usable.
     File::open(entry.join(MANIFEST)).and_then(|file| file.set_modified(std::time::SystemTime::now())).ok();
     let columns = columns(&entry)?;
     match columns.is_consistent() && index.epoch <= columns.order.len() {
@@ -213,7 +214,7 @@ pub(crate) fn load(folder: &Path, key: &str) -> Result<Option<(Columns, Index)>,
     }
 }
 
-/// The index of an entry whose files are those of its manifest.
+/// The index of an entry whose files match its manifest.
 fn open(entry: &Path) -> Result<Option<Index>, DataError> {
     let Ok(manifest) = std::fs::read(entry.join(MANIFEST)) else { return Ok(None) };
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&manifest) else { return Ok(None) };
@@ -238,15 +239,15 @@ fn map<T: Pod>(path: &Path) -> Result<Column<T>, DataError> {
     if file.metadata().map_err(io)?.len() == 0 {
         return Ok(Column::default());
     }
-    // SAFETY: entries are written under another name, published whole and never changed; pruning unlinks files, which
-    // leaves what is mapped. Somebody who overwrites a file of the cache by hand changes what is trained, not more:
-    // every value of a `Pod` is valid.
+    // SAFETY: entries are written under another name, published whole and never changed. Pruning unlinks files, which
+    // keeps existing maps valid. If a user overwrites a cache file by hand, only the training data changes: every bit
+    // pattern of a `Pod` type is valid.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
     Ok(Column::Mapped(map, PhantomData))
 }
 
-/// Removes the entries that were not used for longest, until [`KEPT`] entries of [`KEPT_BYTES`] are left. An entry that
-/// can't be removed stays; the next preparation tries again.
+/// Removes the least recently used entries until at most [`KEPT`] entries and [`KEPT_BYTES`] bytes are left. If an
+/// entry can't be removed, the next preparation tries again.
 fn prune(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     let used = |path: &Path| std::fs::metadata(path.join(MANIFEST)).and_then(|metadata| metadata.modified()).ok();
@@ -259,7 +260,7 @@ fn prune(folder: &Path) {
     }
 }
 
-/// How many of the entries with these sizes, the most recently used first, fit the limits.
+/// How many entries fit the limits. `sizes` starts with the most recently used entry.
 fn kept(sizes: &[u64], count: usize, bytes: u64) -> usize {
     let mut sum = 0_u64;
     let fits = |size: &&u64| {
@@ -269,7 +270,7 @@ fn kept(sizes: &[u64], count: usize, bytes: u64) -> usize {
     sizes.iter().take(count).take_while(fits).count().max(sizes.len().min(1))
 }
 
-/// Bytes of an entry's files.
+/// Total size of an entry's files in bytes.
 fn bytes(entry: &Path) -> u64 {
     let size = |name: &&str| std::fs::metadata(entry.join(name)).map_or(0, |metadata| metadata.len());
     FILES.iter().map(size).sum()
@@ -280,7 +281,7 @@ mod tests {
     use super::kept;
 
     #[test]
-    fn entries_are_kept_by_number_and_by_bytes_and_the_newest_always() {
+    fn entries_are_limited_by_count_and_bytes_but_the_newest_is_always_kept() {
         assert_eq!(kept(&[1, 2, 3], 2, 100), 2);
         assert_eq!(kept(&[1, 2, 3], 16, 3), 2);
         assert_eq!(kept(&[9, 1], 16, 3), 1);

@@ -1,11 +1,11 @@
-//! Decisions over labelled rows, in their order.
+//! Collects labelled rows in the order of the files, and decides which examples are kept.
 //!
-//! Responsible for: `overflow`, `max_bad_rows`, rules that drop, and counting everything that happens to a row. The split
-//! and the weights are decided in [`crate::prepare::order`], repeats in [`crate::prepare::similar`].
+//! Responsible for: `overflow`, `max_bad_rows`, audit rules that drop examples, and all counts of the report.
+//! [`crate::prepare::order`] decides the split and the weights, [`crate::prepare::similar`] handles repeats.
 //! Must not depend on: tokenizers, threads.
 //!
-//! Memory holds 16 bytes for each example, 36 more for each of the first two million long ones, and at the end 11 for their
-//! order and 13 for each that repeats another. Tokens are written to disk as they come.
+//! Memory: 16 bytes for each example, 36 more for each of the first two million long examples. At the end, 11 bytes for
+//! each example's order and 13 for each repeat. Tokens are written to disk immediately.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ use crate::prepare::similar;
 use crate::prepare::store::{Columns, Entry, word};
 use crate::stable_hash::stable_hash;
 
-/// Faulty rows that the report quotes.
+/// Number of faulty rows that the report quotes.
 const FAULTS_SHOWN: usize = 10;
 
 /// The result of a row.
@@ -39,9 +39,9 @@ pub(crate) struct Outcome {
 pub(crate) struct Prepared {
     pub(crate) group: Option<u64>,
     pub(crate) examples: Vec<PreparedExample>,
-    /// Why a row of a term base has none.
+    /// Why a row of a term base has no examples.
     pub(crate) no_task: Option<NoTask>,
-    /// Of the row itself.
+    /// Findings about the row as a whole.
     pub(crate) findings: Vec<(AuditRule, String)>,
 }
 
@@ -49,25 +49,25 @@ pub(crate) struct PreparedExample {
     pub(crate) labelled: Labelled,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) findings: Vec<(AuditRule, String)>,
-    /// Indexes of the terms that its answers use.
+    /// Indexes of the terms in its trained answers.
     pub(crate) terms: Vec<usize>,
 }
 
-/// Decides over labelled rows, in order, and counts.
+/// Takes labelled rows in order, keeps or drops their examples, and counts.
 pub(crate) struct Collector<'a> {
     plan: &'a Plan,
     inputs: &'a [Input],
     terms: &'a Terms,
     sink: Sink,
     pub(crate) report: PrepareReport,
-    /// Of each example: what it stays together with in the split.
+    /// For each example: its unit. Examples with the same unit stay on one side of the split.
     units: Vec<u64>,
     fingerprints: Fingerprints,
     used: Vec<bool>,
-    /// Of each file: the first row of a term base that gives no task although the recipe asks for its language.
+    /// For each file: the first term base row in the recipe's language that has no task.
     no_task: Vec<Option<(u64, NoTask)>>,
     faulty: u64,
-    /// File, row and tokens of the first example that is too long, and how many there are.
+    /// The first example that is too long (file, row, tokens), and the number of such examples.
     too_long: Option<(usize, u64, usize, usize)>,
     position: u64,
 }
@@ -215,7 +215,7 @@ impl<'a> Collector<'a> {
             labelled.input_ids.iter().zip(&labelled.labels).map(|(id, label)| word(*id, *label)).collect();
         self.sink.push(&words, Entry::new(&words, self.position, Source { file, row: number }))?;
         self.position += words.len() as u64;
-        // All examples of one row stay on one side.
+        // All examples of a row stay on one side of the split.
         self.units.push(group.unwrap_or_else(|| stable_hash((file as u64, number))));
         self.fingerprints.push(fingerprint);
         let report = &mut self.report;
@@ -225,7 +225,7 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Splits, weighs, and audits all examples together.
+    /// Splits, applies the weights, and runs the audit rules that compare all examples.
     pub(crate) fn finish(mut self) -> Result<(Columns, Index), DataError> {
         if let Some((file, row, tokens, count)) = self.too_long {
             let (limit, rows) = (self.plan.data.max_seq_len, self.report.rows as usize);
@@ -266,7 +266,7 @@ impl<'a> Collector<'a> {
         let wanted_eval = data.eval_fraction > 0.0 || shares.iter().any(|share| share.eval);
         let missing = [("train on", train.is_empty()), ("evaluate on", wanted_eval && eval.is_empty())];
         for (what, _) in missing.into_iter().filter(|(_, missing)| *missing) {
-            // Findings that are errors explain it better.
+            // Findings that are errors explain the cause better.
             if report.findings.of(Severity::Error, audit).is_empty() {
                 return Err(DataError::NothingLeft { what, why: why_nothing(&report) });
             }
@@ -292,7 +292,7 @@ impl<'a> Collector<'a> {
         Ok((closed.finish(train, &index)?, index))
     }
 
-    /// A file without rows is an error if the recipe names it or no other file has rows, otherwise a note.
+    /// A file without rows is an error if the recipe names the file or if no file has rows. Otherwise it is reported.
     fn empty_files(&mut self) -> Result<(), DataError> {
         let nothing = self.report.rows == 0;
         for (file, input) in self.report.files.iter().zip(self.inputs).filter(|(file, _)| file.rows == 0) {
@@ -305,7 +305,7 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// The reason of examples that a rule of the audit drops, as the report has it.
+/// The reason in the report for examples that an audit rule drops.
 fn by_rule(rule: AuditRule) -> String {
     format!("{BY_RULE}{}", crate::audit::name(rule))
 }
@@ -322,7 +322,7 @@ fn why_nothing(report: &PrepareReport) -> String {
     }
 }
 
-/// How many examples a file gave, and what they are for.
+/// The number of examples of a file, and how they are used.
 fn share((report, input): (&FileReport, &Input)) -> Share {
     let source = &input.source;
     Share { examples: report.kept as usize, eval: source.split == Split::Eval, weight: source.weight }
@@ -346,8 +346,8 @@ fn count(report: &mut PrepareReport, entries: &[Entry], dropped: &[bool]) {
     }
 }
 
-/// Pieces of at most `limit` tokens. Each begins with the last token of the one before it, so that every token but the
-/// first is predicted once.
+/// Splits a text into pieces of at most `limit` tokens. Each piece starts with the last token of the previous piece, so
+/// every token except the first is predicted once.
 fn pieces(text: Labelled, limit: usize) -> Vec<Labelled> {
     let step = limit.saturating_sub(1).max(1);
     let starts = (0..text.input_ids.len().saturating_sub(1)).step_by(step);
@@ -364,7 +364,7 @@ fn pieces(text: Labelled, limit: usize) -> Vec<Labelled> {
     starts.map(piece).collect()
 }
 
-/// Targets after the shift.
+/// Number of tokens with loss, after the shift.
 fn trained(labelled: &Labelled) -> usize {
     labelled.labels.iter().skip(1).filter(|label| **label != IGNORED).count()
 }

@@ -1,21 +1,21 @@
-//! Which rows of term bases are about the same concept.
+//! Groups rows of term bases by concept.
 //!
-//! Responsible for: joining rows that share a name, so that the split keeps a concept on one side.
-//! Must not depend on: what a row says.
+//! Responsible for: a union-find over concept names, so that the split keeps a concept on one side.
+//! Must not depend on: the content of a row.
 
 use std::collections::BTreeMap;
 
 use crate::stable_hash::stable_hash;
 
-/// Concepts by their names, which are kept as hashes: 16 bytes a name.
+/// Union-find over hashed names: 16 bytes for each name.
 #[derive(Debug, Default)]
 pub(crate) struct Concepts {
-    /// Another name of the same concept, nearer to the first one. The first one leads to itself.
+    /// Name → parent. A root is its own parent.
     before: BTreeMap<u64, u64>,
 }
 
 impl Concepts {
-    /// Notes that all names mean one concept.
+    /// Merges all names into one concept.
     pub(crate) fn join(&mut self, names: &[String]) {
         let mut names = names.iter().map(stable_hash);
         let Some(first) = names.next() else { return };
@@ -26,7 +26,7 @@ impl Concepts {
         }
     }
 
-    /// The number of the concept with this name, the same for all names that were joined.
+    /// The id of the concept with this name. All merged names have the same id.
     pub(crate) fn of(&self, name: &str) -> u64 {
         let mut name = stable_hash(name);
         while let Some(before) = self.before.get(&name).filter(|before| **before != name) {
@@ -35,7 +35,7 @@ impl Concepts {
         name
     }
 
-    /// Makes every name lead to the first one at once.
+    /// Makes the root the direct parent of every name (path compression).
     pub(crate) fn settle(&mut self) {
         let names: Vec<u64> = self.before.keys().copied().collect();
         for name in names {
@@ -43,7 +43,7 @@ impl Concepts {
         }
     }
 
-    /// The first name of a concept. All names on the way to it lead to it from now on.
+    /// Finds the root of a name, and makes it the direct parent of all names on the path.
     fn first(&mut self, name: u64) -> u64 {
         let mut first = name;
         while let Some(before) = self.before.get(&first).filter(|before| **before != first) {
@@ -63,7 +63,7 @@ mod tests {
     use super::Concepts;
 
     #[test]
-    fn names_that_rows_share_are_one_concept() {
+    fn rows_that_share_a_name_are_one_concept() {
         let mut concepts = Concepts::default();
         let mut join = |names: &[&str]| concepts.join(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         join(&["en:guest", "de:gast"]);

@@ -1,7 +1,7 @@
-//! Which examples are trained, which are held out, and how often each comes in an epoch.
+//! The split into training and held-out examples, and how often each example occurs in an epoch.
 //!
-//! Responsible for: the split by a fraction, and the weights of sources, both by the seed alone.
-//! Must not depend on: what is in the examples.
+//! Responsible for: the split by a fraction, and the weights of sources. Both depend only on the seed.
+//! Must not depend on: the content of examples.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use tonfall_recipes::plan::SplitBy;
 use crate::error::DataError;
 use crate::prepare::permutation::{Permutation, mix};
 
-/// The streams of the seed for the split and for the choice by weights.
+/// Separate random streams for the split and for the weights.
 const SPLIT_STREAM: u64 = 1;
 const WEIGHT_STREAM: u64 = 2;
 
-/// The examples of one file, which follow one another.
+/// The examples of one file. They have consecutive indexes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Share {
     pub(crate) examples: usize,
     pub(crate) eval: bool,
-    /// How often an example comes in an epoch; a fraction is a chance.
+    /// How often an example occurs in an epoch. The fractional part is the share of examples that occur once more.
     pub(crate) weight: f64,
 }
 
-/// Whether each example is held out: those of files for evaluation, and a fraction of the others. `units` has the unit of
-/// each example; the examples of one unit stay on one side.
+/// Returns for each example whether it is held out: all examples of evaluation files, and a fraction of the others.
+/// `units` has the unit of each example. All examples of a unit stay on one side.
 ///
 /// # Errors
-/// When the fraction leaves nothing on one side.
+/// If the fraction leaves one side empty.
 pub(crate) fn split(
     units: &[u64],
     shares: &[Share],
@@ -40,7 +40,7 @@ pub(crate) fn split(
     if fraction <= 0.0 {
         return Ok(held_out);
     }
-    // Units in an order that the seed decides.
+    // Sorts the units in an order that depends on the seed.
     let place = |unit: u64| mix(mix(seed ^ mix(SPLIT_STREAM)) ^ unit);
     let mut places: Vec<u64> =
         units.iter().zip(&held_out).filter(|(_, eval)| !**eval).map(|(unit, _)| place(*unit)).collect();
@@ -52,7 +52,7 @@ pub(crate) fn split(
             (wanted < places.len()).then(|| places[..wanted].to_vec())
         }
         SplitBy::Similar => {
-            // Units differ in size: those that fit into the wanted number of examples.
+            // Units differ in size, so only units that fit in the remaining number of examples are chosen.
             let mut left = ((places.len() as f64 * fraction).round() as usize).max(1);
             let mut chosen = Vec::new();
             for unit in places.chunk_by(|one, other| one == other).filter(|unit| unit.len() < places.len()) {
@@ -82,16 +82,16 @@ pub(crate) fn split(
 /// Indexes of examples.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Order {
-    /// Of one epoch.
+    /// The examples of one epoch.
     pub(crate) train: Vec<u32>,
     pub(crate) eval: Vec<u32>,
 }
 
-/// Repeats or leaves out examples by the weights of their files. `held_out` and `dropped` are of each example.
+/// Repeats or omits examples by the weights of their files. `held_out` and `dropped` have one value for each example.
 pub(crate) fn order(held_out: &[bool], dropped: &[bool], shares: &[Share], seed: u64) -> Order {
     let eval = (0_u32..).zip(held_out).filter(|(_, eval)| **eval).map(|(index, _)| index).collect();
     let mut trained: Vec<(u32, u16)> = Vec::with_capacity(held_out.len());
-    // Examples by the fraction of their weight; the rounded number of them comes once more.
+    // Examples by the fractional part of their weight. That share of them, rounded, occurs once more.
     let mut by_fraction: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
     let weights = shares.iter().flat_map(|share| std::iter::repeat_n(share.weight, share.examples));
     let excluded = held_out.iter().zip(dropped).map(|(eval, dropped)| *eval || *dropped);
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn units_of_one_example_are_split_as_before() {
+    fn units_of_one_example_are_split_the_same_by_row_and_by_similarity() {
         let units: Vec<u64> = (0..40).map(|index| index * index).collect();
         assert_eq!(both(&units, 0.25, SplitBy::Similar, 7), both(&units, 0.25, SplitBy::Row, 7));
     }
 
     #[test]
     fn a_large_unit_is_not_held_out_for_a_small_fraction() {
-        // Eighty examples that are nearly the same, and twenty others.
+        // 80 nearly equal examples, and 20 others.
         let units: Vec<u64> = (0..100).map(|index| if index < 80 { 0 } else { index }).collect();
         for seed in 0..20 {
             let eval = both(&units, 0.1, SplitBy::Similar, seed).eval;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_on_the_side_that_the_recipe_says() {
+    fn files_are_on_the_side_that_the_recipe_sets() {
         let shares = [(2, false, 2.0), (3, true, 1.0), (1, false, 1.0)];
         let shares = shares.map(|(examples, eval, weight)| Share { examples, eval, weight });
         let held_out = split(&[0, 1, 2, 3, 4, 5], &shares, 0.0, SplitBy::Similar, 7).expect("no split");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_repeat_and_leave_out() {
+    fn weights_repeat_and_omit_examples() {
         let train = |weight| order(&[false; 10], &[false; 10], &[Share { examples: 10, eval: false, weight }], 7).train;
         assert_eq!([1.0, 2.0, 0.5, 1.25].map(|weight| train(weight).len()), [10, 20, 5, 13]);
         let mut twice = train(2.0);

@@ -1,24 +1,24 @@
-//! Which examples share a sequence.
+//! Packing: assigns examples to sequences.
 //!
 //! Responsible for: best-fit decreasing bin packing. Must not depend on: tokens, tensors.
 //!
 //! Johnson, Demers, Ullman, Garey and Graham, "Worst-Case Performance Bounds for Simple One-Dimensional Packing
-//! Algorithms" (1974). Each example stays a segment of its own: attention does not cross segments, and positions start
-//! at 0 in each, so packing changes only the speed.
+//! Algorithms" (1974). Each example remains a separate segment: attention does not cross segments, and the positions of
+//! each segment start at 0. Packing therefore changes only the speed.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// Lists of examples, as indexes; ascending within a list.
+/// The indexes of the examples in each sequence, ascending within a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sequences {
     members: Vec<u32>,
-    /// Where each list ends among the members.
+    /// Where each sequence ends in `members`.
     ends: Vec<u32>,
 }
 
 impl Sequences {
-    /// Each example alone.
+    /// One example in each sequence.
     pub(crate) fn alone(count: usize) -> Self {
         Self { members: (0..count as u32).collect(), ends: (1..=count as u32).collect() }
     }
@@ -27,7 +27,7 @@ impl Sequences {
         self.ends.len()
     }
 
-    /// The list at `index`, which must be below the length.
+    /// The examples of the sequence at `index`, which must be below [`Sequences::len`].
     pub(crate) fn get(&self, index: usize) -> &[u32] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.members[start as usize..self.ends[index] as usize]
@@ -39,14 +39,14 @@ impl Sequences {
     }
 }
 
-/// Sequences that hold at most `capacity` tokens each. An example that is longer gets a sequence of its own. Depends on
-/// the lengths alone.
+/// Packs examples into sequences of at most `capacity` tokens. A longer example gets its own sequence. The result
+/// depends only on the lengths.
 pub(crate) fn best_fit_decreasing(lengths: &[usize], capacity: usize) -> Sequences {
     let mut order: Vec<u32> = (0..lengths.len() as u32).collect();
     order.sort_by_key(|index| (Reverse(lengths[*index as usize]), *index));
-    // The sequence of each example, and how many there are.
+    // The sequence of each example, and the number of sequences.
     let (mut sequence_of, mut count) = (vec![0_u32; lengths.len()], 0);
-    // Free tokens → sequences that have so many.
+    // Free tokens → sequences with that many free tokens.
     let mut free: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
     for index in order {
         let length = lengths[index as usize];
@@ -78,7 +78,7 @@ pub(crate) fn best_fit_decreasing(lengths: &[usize], capacity: usize) -> Sequenc
         members[*place as usize] = example;
         *place += 1;
     }
-    // Each list is full: where the next example would go is where it ends.
+    // All members are placed, so `next` now holds the end of each sequence.
     Sequences { members, ends: next }
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::best_fit_decreasing;
 
     #[test]
-    fn the_tightest_gap_is_filled() {
+    fn an_example_goes_into_the_fullest_sequence_that_fits() {
         // 7, 6, 3, 3, 1 into 10: 7 + 3, 6 + 3 + 1.
         let packed =
             |lengths: &[usize]| best_fit_decreasing(lengths, 10).iter().map(<[u32]>::to_vec).collect::<Vec<_>>();
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_realistic_mix_is_packed_tightly() {
-        // Lengths of a geometric distribution with a mean of about 400, as conversations have.
+        // Geometrically distributed lengths with a mean of about 400 tokens, as in typical conversations.
         let mut state = 7_u64;
         let mut random = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -114,7 +114,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_example_comes_once_and_fits(
+        fn every_example_occurs_once_and_fits(
             lengths in prop::collection::vec(1_usize..60, 0..200), capacity in 1_usize..64,
         ) {
             let sequences = best_fit_decreasing(&lengths, capacity);

@@ -1,11 +1,12 @@
-//! Random orders that depend only on a seed.
+//! Random permutations that depend only on a seed.
 //!
-//! Responsible for: a permutation of `0..len` that computes each element on its own, so that a resumed run needs only the
-//! number of its step. Must not depend on: what is ordered, threads.
+//! Responsible for: a permutation of `0..len` that computes each element separately. A resumed run therefore needs only
+//! its step number. Must not depend on: what is permuted, threads.
 //!
-//! A Feistel network over the smallest even number of bits that holds `len`, walked until the number is below `len`
-//! again (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Rounds mix with the finaliser of SplitMix64
-//! (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014). Not secret, just well mixed.
+//! A Feistel network over the smallest even number of bits that holds `len`. The network is applied repeatedly until
+//! the result is below `len` (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The
+//! round function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
+//! Generators", 2014). The permutation is well mixed, but not cryptographically secure.
 
 const ROUNDS: u64 = 6;
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -19,7 +20,7 @@ pub(crate) struct Permutation {
 }
 
 impl Permutation {
-    /// The permutation that belongs to a seed, a stream (what it is for) and an index in it (such as an epoch).
+    /// Arguments: the seed, a stream (one for each use of the seed) and an index in the stream (for example the epoch).
     pub(crate) fn new(len: usize, seed: u64, stream: u64, index: u64) -> Self {
         let len = len as u64;
         let bits = 64 - len.saturating_sub(1).leading_zeros();
@@ -33,7 +34,7 @@ impl Permutation {
         let mut number = place as u64;
         loop {
             number = self.encipher(number);
-            // The walk ends at the latest where it began, which is below `len`.
+            // The loop ends: the cycle returns at the latest to its start, which is below `len`.
             if number < self.len {
                 return number as usize;
             }
@@ -67,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_number_comes_once(len in 1_usize..600, seed: u64, epoch in 0_u64..1000) {
+        fn every_number_occurs_once(len in 1_usize..600, seed: u64, epoch in 0_u64..1000) {
             let permutation = Permutation::new(len, seed, 1, epoch);
             let mut numbers: Vec<usize> = (0..len).map(|place| permutation.at(place)).collect();
             numbers.sort_unstable();
@@ -76,13 +77,13 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_first_release() {
+    fn the_permutation_is_pinned() {
         let order =
             |seed, epoch| (0..10).map(|place| Permutation::new(10, seed, 0, epoch).at(place)).collect::<Vec<_>>();
         assert_eq!(order(7, 0), order(7, 0));
         assert_ne!(order(7, 0), order(7, 1));
         assert_ne!(order(7, 0), order(8, 0));
-        // Pinned: a change here would change what every resumed run sees.
+        // Pinned: a change would change the order of data in every resumed run.
         assert_eq!(order(7, 0), PINNED);
     }
 

@@ -1,4 +1,4 @@
-//! The result of preparing data, counted.
+//! The counts of a preparation.
 //!
 //! Responsible for: the report and its text. Must not depend on: how the data is prepared.
 
@@ -15,20 +15,20 @@ use crate::audit::{self, Findings};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
     pub path: PathBuf,
-    /// The format that was read or recognised, as the recipe names it.
+    /// The format that was set or detected, as named in recipes.
     pub format: String,
     pub rows: u64,
-    /// Rows for which the source's filter wasn't true.
+    /// Rows for which the source's filter was not true.
     pub filtered: u64,
-    /// Faulty rows, left out by `max_bad_rows`.
+    /// Faulty rows that `max_bad_rows` allows.
     pub faulty: u64,
-    /// Examples.
+    /// Number of examples.
     pub kept: u64,
     pub tokens: u64,
     pub trained_tokens: u64,
-    /// Columns that nothing was read from.
+    /// Columns that were not read.
     pub unused_columns: Vec<String>,
-    /// Fields that the file has under another name, as ``prompt = `question` ``.
+    /// Fields that are read from a column with another name, as ``prompt = `question` ``.
     #[serde(default)]
     pub renamed: Vec<String>,
 }
@@ -37,64 +37,64 @@ pub struct FileReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrepareReport {
     pub rows: u64,
-    /// Before weights.
+    /// Before weights are applied.
     pub train_examples: u64,
     pub eval_examples: u64,
-    /// Examples in an epoch, after weights.
+    /// Examples in an epoch, after weights are applied.
     pub epoch_examples: u64,
-    /// Examples left out, by reason.
+    /// Number of dropped examples, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Examples cut to `max_seq_len`.
+    /// Examples truncated to `max_seq_len`.
     pub truncated: u64,
     pub tokens: u64,
     pub trained_tokens: u64,
-    /// Tokens of the longest example that was kept, after cutting.
+    /// Tokens of the longest example, after truncation.
     pub longest: u64,
-    /// Examples by length: the key is the smallest power of two that is not below the tokens.
+    /// Number of examples by length. The key is the number of tokens, rounded up to a power of two.
     pub lengths: BTreeMap<u64, u64>,
-    /// Examples with a trained turn that no end token closes.
+    /// Examples with a trained turn that has no end token.
     pub unterminated: u64,
-    /// Tokens across the border of a trained range, without loss.
+    /// Tokens that are partly inside a trained range. They have no loss.
     pub straddling: u64,
-    /// Thinking blocks that the chat template leaves out.
+    /// Thinking blocks that the chat template does not write.
     pub thoughts_left_out: u64,
-    /// The first faulty rows that were left out.
+    /// The first faulty rows.
     pub faults: Vec<String>,
-    /// Texts cut into several examples of `max_seq_len` tokens.
+    /// Texts that were split into several examples of at most `max_seq_len` tokens.
     #[serde(default)]
     pub split: u64,
-    /// Entries of folders that are no data: files of other kinds, documents and descriptions next to data, hidden entries.
+    /// Folder entries that are not data: files of other kinds, documents and descriptions next to data, hidden entries.
     pub skipped_files: Vec<PathBuf>,
-    /// Files of folders that belong to the other side of the split by their names (`test.jsonl` in `data.train`).
+    /// Files in folders whose name assigns them to the other side of the split (`test.jsonl` in `data.train`).
     #[serde(default)]
     pub other_side_files: Vec<PathBuf>,
-    /// Files of folders and patterns that have no rows.
+    /// Files without rows that were found in folders or by patterns.
     #[serde(default)]
     pub empty_files: Vec<PathBuf>,
     pub files: Vec<FileReport>,
     pub findings: Findings,
-    /// Examples beyond the number that is compared for near-duplicates.
+    /// Long examples above the limit, which were not compared for near-duplicates.
     pub not_compared: u64,
-    /// Terms that have only a definition and that no answer uses.
+    /// Terms that have only a definition and occur in no answer.
     pub defined_only: u64,
-    /// Texts of term bases that are too long to be looked for in answers.
+    /// Texts in term bases that are too long to search for in answers.
     pub long_terms: u64,
-    /// Why nothing is kept in the cache, when it was to be.
+    /// Why the prepared data was not cached although a cache was requested.
     #[serde(skip)]
     pub uncached: Option<String>,
     /// The part of `tokenizer.json` that the fast encoder doesn't support.
     #[serde(skip)]
     pub slow_tokenizer: Option<String>,
-    /// Whether it was found in the cache.
+    /// Whether the prepared data was found in the cache.
     #[serde(skip)]
     pub cached: bool,
 }
 
-/// How reasons of `dropped` begin that are rules of the audit.
+/// Prefix of the reasons in `dropped` that are audit rules.
 pub(crate) const BY_RULE: &str = "audit.";
 
 impl PrepareReport {
-    /// Warnings: counts with their meaning.
+    /// Warnings: the counts that are not zero, each with its meaning.
     pub fn notes(&self) -> Vec<String> {
         let examples = |count| counted(count, "example");
         let notes = [
@@ -147,7 +147,7 @@ impl PrepareReport {
         dropped.chain(faulty).chain(notes).chain(listed).chain(uncached).chain(slow).collect()
     }
 
-    /// The meaning of a rule and its first finding.
+    /// The meaning of a rule, and its first finding.
     fn first(&self, rule: &str) -> String {
         let finding = self.findings.iter().find(|(other, _)| audit::name(*other) == rule);
         let Some((rule, hit)) = finding.and_then(|(rule, finding)| Some((rule, finding.hits.first()?))) else {
@@ -157,7 +157,7 @@ impl PrepareReport {
     }
 }
 
-/// A count with the first paths.
+/// A count, and the first paths.
 fn shortened(paths: &[PathBuf], note: &str) -> String {
     const SHOWN: usize = 5;
     let names: Vec<String> = paths.iter().take(SHOWN).map(|path| path.display().to_string()).collect();

@@ -1,4 +1,4 @@
-//! Examples that repeat others: on which side of the split they go, and what the audit says of them.
+//! Examples that repeat others: their side of the split, and the audit findings about them.
 //!
 //! Responsible for: keeping repeats together, and the findings `duplicates`, `near_duplicates` and `leakage`.
 //! Must not depend on: how repeats are recognised.
@@ -9,8 +9,8 @@ use tonfall_recipes::plan::AuditRule;
 
 use crate::audit::duplicates::Repeat;
 
-/// Gives examples that repeat each other the same unit, so that a split keeps them on one side. `units` has the unit of
-/// each example.
+/// Assigns the same unit to examples that repeat each other, so that a split keeps them on one side. `units` has the
+/// unit of each example.
 pub(crate) fn join(units: &mut [u64], repeats: &[Repeat]) {
     let mut parents: HashMap<u64, u64> = HashMap::new();
     fn root(parents: &mut HashMap<u64, u64>, unit: u64) -> u64 {
@@ -18,7 +18,7 @@ pub(crate) fn join(units: &mut [u64], repeats: &[Repeat]) {
         while let Some(parent) = parents.get(&top).filter(|parent| **parent != top) {
             top = *parent;
         }
-        // Every unit on the way gets the root as its parent.
+        // Path compression: makes the root the direct parent of every unit on the path.
         while let Some(parent) = parents.insert(below, top).filter(|parent| *parent != below) {
             below = parent;
         }
@@ -42,14 +42,14 @@ pub(crate) struct Found {
     pub(crate) example: u32,
     pub(crate) of: u32,
     pub(crate) exact: bool,
-    /// The one of both to leave out: never a held-out one.
+    /// The example to drop. It is never held out.
     pub(crate) surplus: u32,
 }
 
-/// What the audit finds, with `held_out` for each example. Held-out examples may repeat each other.
+/// The audit findings about repeats. Held-out examples may repeat each other.
 pub(crate) fn findings(repeats: &[Repeat], held_out: &[bool]) -> Vec<Found> {
     let is_held = |example: u32| held_out[example as usize];
-    // Of equal examples, all are compared with the first; the first held-out one stands for all of them.
+    // Equal examples are all compared with the first one. The first held-out one is reported for all of them.
     let mut held: HashMap<u32, u32> = HashMap::new();
     for Repeat { example, of, exact } in repeats {
         for member in [*of, *example].into_iter().filter(|member| is_held(*member) && (*exact || member == of)) {
@@ -88,8 +88,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_never_held_out() {
-        // 0 to 2 are equal, 2 is held out; 4 is nearly 3, 5 nearly 0.
+    fn a_surplus_example_is_never_held_out() {
+        // 0, 1 and 2 are equal, and 2 is held out. 4 nearly repeats 3, and 5 nearly repeats 0.
         let repeats = [repeat(1, 0, true), repeat(2, 0, true), repeat(4, 3, false), repeat(5, 0, false)];
         let found = findings(&repeats, &[false, false, true, false, false, false]);
         let shown: Vec<_> = found.iter().map(|found| (found.rule, found.example, found.of, found.surplus)).collect();

@@ -1,10 +1,10 @@
-//! A data file as it was when its preparation began.
+//! The state of a data file when its preparation starts.
 //!
-//! Responsible for: the SHA-256 of each file, and noticing that a file changed while it was read.
-//! Must not depend on: what is in the files.
+//! Responsible for: the SHA-256 of each file, and detecting that a file changed while it was read.
+//! Must not depend on: the content of files.
 //!
-//! Size and times of modification tell a change without a second reading. A file that was modified shortly before its
-//! snapshot is hashed again, since a second change may have left the same times.
+//! Changes are detected by size and modification time, without reading the file again. A file that was modified shortly
+//! before its snapshot is hashed again, because a second change may keep the same modification time.
 
 use std::fs::Metadata;
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 use crate::error::DataError;
 use crate::prepare::cache::hash_file;
 
-/// Times of modification closer to the snapshot than this may stay the same through a further change.
+/// If a file was modified less than this before its snapshot, a further change may keep the same modification time.
 const RECENT: Duration = Duration::from_secs(2);
 
-/// What was known of a file before it was read.
+/// The state of a file before it was read.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) path: PathBuf,
@@ -25,12 +25,12 @@ pub(crate) struct Snapshot {
     is_recent: bool,
 }
 
-/// What tells a changed file from the same one.
+/// Size and times, which differ if the file was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
     bytes: u64,
     modified: Option<SystemTime>,
-    /// Seconds and nanoseconds of the last change of the inode, which programs can't set.
+    /// Seconds and nanoseconds of the last inode change. Programs can't set this time.
     #[cfg(unix)]
     changed: (i64, i64),
 }
@@ -52,7 +52,7 @@ impl Snapshot {
     /// Hashes a file.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// If the file can't be read.
     pub(crate) fn take(path: PathBuf) -> Result<Self, DataError> {
         let metadata = metadata(&path)?;
         let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
@@ -61,7 +61,7 @@ impl Snapshot {
     }
 
     /// # Errors
-    /// [`DataError::Changed`] when the file is no longer the one of the snapshot.
+    /// [`DataError::Changed`] if the file differs from the snapshot.
     pub(crate) fn check_unchanged(&self) -> Result<(), DataError> {
         let same = Stamp::of(&metadata(&self.path)?) == self.stamp
             && (!self.is_recent || hash_file(&self.path)? == self.sha256);
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_the_same_length_is_noticed() {
+    fn a_change_that_keeps_size_and_modification_time_is_detected() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("train.jsonl");
         std::fs::write(&path, "{\"text\": \"a\"}\n").expect("written");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_grows_is_noticed() {
+    fn a_file_that_grows_is_detected() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("train.jsonl");
         std::fs::write(&path, "a\n").expect("written");

@@ -1,7 +1,7 @@
 //! Prepared examples: columns of tokens, positions and order, in memory or mapped from files.
 //!
 //! Responsible for: the storage of a token (its id and a bit for "has loss"), and access to examples by index.
-//! Must not depend on: how examples were made, what is computed with them.
+//! Must not depend on: how examples are prepared, how they are trained.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
@@ -14,32 +14,32 @@ use crate::error::DataError;
 use crate::label::mask::IGNORED;
 use crate::prepare::batch::{Example, Source};
 
-/// The bit of a token with loss. Token ids are below the vocabulary size, which fits in 31 bits.
+/// Set in the word of a token with loss. Token ids are below the vocabulary size, which fits in 31 bits.
 const TRAINED: u32 = 1 << 31;
 
-/// The position of an example among all tokens, as stored in files.
+/// One example in the token column, as stored in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Entry {
-    /// Index of its first token.
+    /// Index of the example's first token.
     pub(crate) start: u64,
     pub(crate) row: u64,
     pub(crate) tokens: u32,
-    /// Tokens with loss. The first token has none, because nothing predicts it.
+    /// Number of tokens with loss. The first token never has loss, because no token precedes it.
     pub(crate) trained: u32,
-    /// Index among the files of all sources.
+    /// Index of the file among the files of all sources.
     pub(crate) file: u64,
 }
 
 impl Entry {
-    /// The entry of an example with these words; `start` is the index of the first one.
+    /// `words` are the example's words, and `start` is the index of the first one.
     pub(crate) fn new(words: &[u32], start: u64, source: Source) -> Self {
         let trained = words.iter().skip(1).filter(|word| *word & TRAINED != 0).count();
         Self { start, row: source.row, tokens: words.len() as u32, trained: trained as u32, file: source.file as u64 }
     }
 }
 
-/// Values of one kind, one after another.
+/// A column of values of one type, in memory or mapped from a file.
 #[derive(Debug)]
 pub(crate) enum Column<T> {
     Memory(Vec<T>),
@@ -58,24 +58,25 @@ impl<T: Pod> Deref for Column<T> {
     fn deref(&self) -> &[T] {
         match self {
             Self::Memory(values) => values,
-            // A map begins at a page, and its length was checked; on another byte order the cache has another key.
+            // A map starts at a page boundary, and `is_consistent` checked the lengths. Another byte order has another
+            // key.
             Self::Mapped(map, _) => bytemuck::try_cast_slice(map).unwrap_or_default(),
         }
     }
 }
 
-/// Everything that is prepared.
+/// All prepared data.
 #[derive(Debug, Default)]
 pub(crate) struct Columns {
-    /// Of all examples, in the order of `entries`.
+    /// The tokens of all examples, in the order of `entries`.
     pub(crate) tokens: Column<u32>,
     pub(crate) entries: Column<Entry>,
-    /// Indexes of examples: those of an epoch, then those that are held out.
+    /// Indexes of examples: first those of an epoch, then the held-out ones.
     pub(crate) order: Column<u32>,
 }
 
 impl Columns {
-    /// Whether every place of the order names an example, and every example lies within the tokens.
+    /// Whether every index of the order is valid, and every example is within the tokens.
     pub(crate) fn is_consistent(&self) -> bool {
         let is_inside = |entry: &Entry| {
             entry.start.checked_add(u64::from(entry.tokens)).is_some_and(|end| end <= self.tokens.len() as u64)
@@ -85,16 +86,16 @@ impl Columns {
     }
 }
 
-/// A token and whether it is trained, as one word.
+/// A token id and its "has loss" bit, as one word.
 pub(crate) fn word(id: u32, label: i32) -> u32 {
     if label == IGNORED { id } else { id | TRAINED }
 }
 
-/// Examples in an order; one may come several times.
+/// A sequence of examples. An example may occur several times.
 #[derive(Clone, Debug, Default)]
 pub struct Examples {
     columns: Arc<Columns>,
-    /// Of the order.
+    /// The part of the order that belongs to this sequence.
     range: Range<usize>,
 }
 
@@ -103,7 +104,7 @@ impl Examples {
         Self { columns, range }
     }
 
-    /// How many there are.
+    /// Number of examples.
     pub fn len(&self) -> usize {
         self.range.len()
     }
@@ -124,7 +125,7 @@ impl Examples {
     /// The example at `index`.
     ///
     /// # Errors
-    /// When there is none.
+    /// If `index` is out of range.
     pub fn get(&self, index: usize) -> Result<Example, DataError> {
         let found = self.entry(index).and_then(|entry| Some((entry, self.words(entry)?)));
         let (entry, words) = found.ok_or(DataError::MissingExample { index, count: self.len() })?;
@@ -136,17 +137,17 @@ impl Examples {
         })
     }
 
-    /// All of them, in order. Columns are checked when they are opened ([`Columns::is_consistent`]), so none is missing.
+    /// Iterates over all examples. [`Columns::is_consistent`] checks columns when they are opened, so none is missing.
     pub fn iter(&self) -> impl Iterator<Item = Example> + '_ {
         (0..self.len()).filter_map(|index| self.get(index).ok())
     }
 
-    /// Tokens of each.
+    /// Number of tokens of each example.
     pub fn lengths(&self) -> Vec<usize> {
         (0..self.len()).filter_map(|index| Some(self.entry(index)?.tokens as usize)).collect()
     }
 
-    /// Tokens of each that the model is trained to predict.
+    /// Number of tokens with loss of each example.
     pub fn trained_lengths(&self) -> Vec<usize> {
         (0..self.len()).filter_map(|index| Some(self.entry(index)?.trained as usize)).collect()
     }

@@ -1,6 +1,6 @@
-//! The entries of all term bases, read before everything else: the audit looks for their terms in all other rows.
+//! Reads all term bases before all other rows, because the audit searches other rows for their terms.
 //!
-//! Responsible for: that first pass. Must not depend on: what tasks are made of entries.
+//! Responsible for: this first pass. Must not depend on: the tasks of entries.
 
 use tonfall_recipes::plan::DataFormat;
 
@@ -11,8 +11,8 @@ use crate::prepare::Input;
 use crate::prepare::concepts::Concepts;
 use crate::read::rows;
 
-/// The terms in the languages that the recipe asks for, and which rows are about the same concept. Faulty rows are left
-/// to the second pass, which reports them.
+/// Reads the terms in the recipe's languages, and groups rows by concept. Faulty rows are skipped here; the second pass
+/// reports them.
 pub(crate) fn read(inputs: &[Input]) -> Result<(Terms, Concepts), DataError> {
     let (mut terms, mut concepts) = (Gathered::default(), Concepts::default());
     for (index, input) in inputs.iter().enumerate() {

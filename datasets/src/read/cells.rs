@@ -1,6 +1,6 @@
-//! Cells of Arrow arrays as JSON.
+//! Converts the cells of Arrow arrays to JSON.
 //!
-//! Responsible for: which column types are read, and rows by column name. Must not depend on: where the arrays came from.
+//! Responsible for: the supported column types, and rows by column name. Must not depend on: the source of the arrays.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
@@ -38,7 +38,7 @@ impl Column {
     }
 }
 
-/// A row; a null is kept as one.
+/// Converts a row. Nulls are kept.
 pub(crate) fn row(columns: &[Column], index: usize) -> Result<Row, RowFault> {
     let cells = columns.iter().map(|column| {
         let value = column.cell(index).map_err(|why| RowFault::Syntax(format!("column `{}`: {why}", column.name)))?;
@@ -47,7 +47,7 @@ pub(crate) fn row(columns: &[Column], index: usize) -> Result<Row, RowFault> {
     cells.collect()
 }
 
-/// Whether cells of this type have a form in JSON.
+/// Whether cells of this type can be converted to JSON.
 pub(crate) fn is_readable(dtype: &ArrowDataType) -> bool {
     use ArrowDataType as D;
     match dtype {
@@ -73,14 +73,14 @@ pub(crate) fn is_readable(dtype: &ArrowDataType) -> bool {
         | D::Timestamp(..)
         | D::Time32(_)
         | D::Time64(_) => true,
-        // Wider ones don't fit in 128 bits.
+        // More than 38 digits don't fit in 128 bits.
         D::Decimal(digits, _) => *digits <= 38,
         _ => false,
     }
 }
 
-/// A cell as JSON. A table has every key in every struct, so a null in a struct means that the key is absent; only
-/// `content` keeps its null, because chat templates ask for it.
+/// Converts a cell. Every struct of a table has every key, so a null in a struct means that the key is absent. Only
+/// `content` keeps its null, because chat templates check for it.
 fn json(array: &dyn Array, index: usize) -> Result<Value, String> {
     use ArrowDataType as D;
     if array.dtype() == &D::Null || array.is_null(index) {
@@ -137,7 +137,7 @@ fn number<T: NativeType>(array: &dyn Array, index: usize) -> Result<T, String> {
     Ok(of::<PrimitiveArray<T>>(array)?.value(index))
 }
 
-/// Writers without a type for text store it as bytes.
+/// Some writers have no text type and store texts as bytes.
 fn text(bytes: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         format!("bytes that are not UTF-8, invalid at offset {}; write it as text", error.valid_up_to())
@@ -145,7 +145,7 @@ fn text(bytes: &[u8]) -> Result<Value, String> {
     Ok(text.into())
 }
 
-/// Seconds and nanoseconds.
+/// Seconds and the remaining nanoseconds.
 fn seconds(value: i64, unit: TimeUnit) -> (i64, i32) {
     let per_second: i64 = match unit {
         TimeUnit::Second => 1,

@@ -1,7 +1,8 @@
 //! CSV and TSV (RFC 4180), as spreadsheets write them.
 //!
-//! Responsible for: records as rows of text. Cells stay texts (`007` is no number); an empty cell is null.
-//! Must not depend on: what a row means.
+//! Responsible for: records as rows of text. Cells stay texts (`007` is not converted to a number), and an empty cell
+//! is null.
+//! Must not depend on: the meaning of a row.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
@@ -13,19 +14,19 @@ use crate::error::{DataError, RowFault};
 use crate::read::files::{DataFile, Kind};
 use crate::read::rows::{Chunks, Content, Row};
 
-/// A longer record is a quote that is never closed.
+/// Maximum size of a record in bytes. A longer record usually has a quote without its closing quote.
 const RECORD_BYTES: u64 = 64 << 20;
 
 /// The names in the header.
 ///
 /// # Errors
-/// Also if the file is empty.
+/// If the header can't be read, or if the file is empty.
 pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
     let names = open(file)?.1;
     if names.is_empty() { Err(DataError::Empty { path: file.path.clone() }) } else { Ok(names) }
 }
 
-/// The records of a file, and the names in its header.
+/// Opens a file. Returns a reader for its records, and the names in its header.
 #[expect(clippy::type_complexity, reason = "the reader depends on the file's compression")]
 fn open(file: &DataFile) -> Result<(csv::Reader<Watched<Box<dyn BufRead + Send>>>, Vec<String>), DataError> {
     let unreadable = |why: String| DataError::Unreadable { path: file.path.clone(), why };
@@ -44,7 +45,7 @@ fn open(file: &DataFile) -> Result<(csv::Reader<Watched<Box<dyn BufRead + Send>>
     let header = reader.headers().map_err(|error| unreadable(format!("the header: {}", describe(&error))))?;
     let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
     reader.get_mut().records.pop_front();
-    // Columns without a name, such as the index that pandas writes, are never read.
+    // Columns without a name are never read. pandas writes such a column for its index.
     let twice = |(index, name): &(usize, &String)| !name.is_empty() && names[..*index].contains(name);
     if let Some((index, name)) = names.iter().enumerate().find(twice) {
         return Err(unreadable(format!("the header has `{name}` twice, the second time as column {}", index + 1)));
@@ -52,20 +53,20 @@ fn open(file: &DataFile) -> Result<(csv::Reader<Watched<Box<dyn BufRead + Send>>
     Ok((reader, names))
 }
 
-/// The delimiter that Excel's first line `sep=;` states, and the length of this line in bytes.
+/// Excel's first line `sep=;`: the delimiter that it states, and the length of the line in bytes.
 fn separator_line(beginning: &[u8]) -> Option<(u8, usize)> {
     let end = beginning.iter().position(|byte| *byte == b'\n')?;
     let line = beginning[..end].trim_ascii_end();
     let line = line.strip_prefix(b"\"").and_then(|line| line.strip_suffix(b"\"")).unwrap_or(line);
     match line.strip_prefix(b"sep=").or_else(|| line.strip_prefix(b"SEP=")) {
         Some([delimiter]) if delimiter.is_ascii() => Some((*delimiter, end + 1)),
-        // The tab was taken for white space.
+        // `trim_ascii_end` has removed the tab.
         Some([]) if beginning[..end].contains(&b'\t') => Some((b'\t', end + 1)),
         _ => None,
     }
 }
 
-/// Every record after the header, with the line on which it begins.
+/// Reads every record after the header. The number of a row is the line on which its record starts.
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
     let unreadable = |why: String| DataError::Unreadable { path: file.path.clone(), why };
     let (mut reader, names) = open(file)?;
@@ -118,37 +119,38 @@ fn row(names: &[String], record: &StringRecord) -> Row {
     named.map(|(name, cell)| (name.clone(), value(cell))).collect()
 }
 
-/// Input that limits the size of a record and notes where records begin. csv's own positions are wrong after `\r\n` and
-/// blank lines; it takes text after a closing quote without a word, and the end of the file for the end of a quote.
+/// A reader that limits the size of a record and tracks the lines on which records start. The positions of the crate
+/// `csv` are wrong after `\r\n` and blank lines. It also accepts two faults without an error: text after a closing
+/// quote, and an open quote at the end of the file.
 struct Watched<R> {
     input: R,
     left: u64,
     delimiter: u8,
     place: Place,
     line: u64,
-    /// Line of the last quote that was opened.
+    /// The line of the last opening quote.
     opened: u64,
     after_return: bool,
     ended: bool,
-    /// Records that began in what was read, and that csv has not returned yet.
+    /// Records that have started, but that `csv` has not returned yet.
     records: VecDeque<Begun>,
 }
 
 #[derive(Clone, Copy)]
 struct Begun {
     line: u64,
-    /// Line of the first text after a closing quote.
+    /// The line of the first text after a closing quote.
     fault: Option<u64>,
 }
 
-/// What the next byte continues.
+/// The position of the next byte in the grammar.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     BeforeRecord,
     BeforeCell,
     Cell,
     Quoted,
-    /// After a quote in a quoted cell: the first of two, or the closing one.
+    /// After a quote in a quoted cell: either the closing quote, or the first of two quotes.
     Quote,
 }
 
@@ -167,7 +169,7 @@ impl<R> Watched<R> {
         }
     }
 
-    /// The line of a quote that is still open at the end of the file.
+    /// The line of the quote that is still open at the end of the file.
     fn unclosed(&self) -> Option<u64> {
         (self.ended && self.place == Place::Quoted).then_some(self.opened)
     }
@@ -196,7 +198,7 @@ impl<R> Watched<R> {
             }
             _ => Place::Cell,
         };
-        // `\r\n` is one end of a line.
+        // `\r\n` is a single line end.
         self.line += u64::from(byte == b'\r' || (byte == b'\n' && !self.after_return));
         self.after_return = byte == b'\r';
     }
@@ -215,7 +217,7 @@ impl<R: Read> Read for Watched<R> {
     }
 }
 
-/// The most frequent delimiter of the first line, outside of quotes.
+/// The most frequent delimiter in the first line, outside of quotes.
 fn most_frequent(beginning: &[u8]) -> u8 {
     let (mut counts, mut quoted) = ([(b',', 0), (b';', 0), (b'\t', 0)], false);
     for byte in beginning.iter().take_while(|byte| **byte != b'\n') {
@@ -224,7 +226,7 @@ fn most_frequent(beginning: &[u8]) -> u8 {
             *count += usize::from(!quoted && delimiter == byte);
         }
     }
-    // The first one if several are equally frequent.
+    // If several are equally frequent, the first one.
     counts.iter().rev().max_by_key(|(_, count)| *count).map_or(b',', |(delimiter, _)| *delimiter)
 }
 

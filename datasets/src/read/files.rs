@@ -1,7 +1,7 @@
-//! One file with data: its kind, its compression, and how it is opened.
+//! One data file: its kind, its compression, and how to open it.
 //!
-//! Responsible for: refusing files that are not read, and a byte order mark at the beginning of text.
-//! [`crate::read::folder`] decides which files a source has. Must not depend on: what is in the files.
+//! Responsible for: refusing unsupported files, and skipping a byte order mark at the start of a text.
+//! [`crate::read::folder`] decides which files a source has. Must not depend on: the content of files.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,34 +9,34 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DataError;
 
-/// A file with data.
+/// A data file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DataFile {
     pub(crate) path: PathBuf,
     pub(crate) kind: Kind,
     compression: Compression,
-    /// On disk.
+    /// Size on disk.
     pub(crate) bytes: u64,
-    /// Found in a folder or by a pattern, not named by the recipe: such a file may be empty.
+    /// Whether the file was found in a folder or by a pattern, and not named by the recipe. Such a file may be empty.
     pub(crate) found: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// One JSON object a line, or one list of objects.
+    /// One JSON object per line, or one list of objects.
     Json,
     Parquet,
-    /// The delimiter is a comma, a semicolon or a tab: the most frequent one in the header.
+    /// The delimiter is the most frequent one in the header: a comma, a semicolon or a tab.
     Csv,
     Tsv,
     /// TermBase eXchange, ISO 30042.
     Tbx,
-    /// One text a file.
+    /// The whole file is one text.
     Text,
 }
 
 impl Kind {
-    /// Whether rows are cells under a header, so that lists are written as text.
+    /// Whether the file is a table. Cells of tables hold lists as text.
     pub(crate) fn is_table(self) -> bool {
         matches!(self, Self::Parquet | Self::Csv | Self::Tsv)
     }
@@ -55,7 +55,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("md", Kind::Text),
 ];
 
-/// Files that people have and that are not read, with the way to convert them.
+/// Common kinds of files that are not supported, with advice how to convert them.
 const OTHERS: &[(&[&str], &str)] = &[
     (&["xlsx", "xls", "xlsm", "ods", "numbers"], "a spreadsheet is not read; save the sheet as CSV (UTF-8)"),
     (
@@ -85,14 +85,14 @@ enum Compression {
 }
 
 impl DataFile {
-    /// A file of a known kind.
+    /// A file of a supported kind.
     ///
     /// # Errors
-    /// If it is not there, not a regular file, or of a kind that is not read.
+    /// If it doesn't exist, is not a regular file, or is of an unsupported kind.
     pub(crate) fn new(path: PathBuf) -> Result<Self, DataError> {
         let metadata = std::fs::metadata(&path).map_err(|source| DataError::Io { path: path.clone(), source })?;
         let unreadable = |path, why: &str| Err(DataError::Unreadable { path, why: why.to_owned() });
-        // Data is read more than once, and opening a pipe would wait for a writer.
+        // Data is read more than once, and opening a pipe would block until a writer opens it.
         if !metadata.is_file() {
             return unreadable(path, "a pipe or a device is no data file; write its content to a file first");
         }
@@ -111,12 +111,12 @@ impl DataFile {
         Ok(Self { path, kind, compression, bytes: metadata.len(), found: false })
     }
 
-    /// The same for a file that was found in a folder or by a pattern.
+    /// Like [`DataFile::new`], for a file that was found in a folder or by a pattern.
     pub(crate) fn found(path: PathBuf) -> Result<Self, DataError> {
         Ok(Self { found: true, ..Self::new(path)? })
     }
 
-    /// Its content, uncompressed and without a byte order mark.
+    /// Opens the file: decompressed, and without a byte order mark.
     pub(crate) fn open(&self) -> Result<Box<dyn BufRead + Send>, DataError> {
         let file = File::open(&self.path).map_err(|error| self.fault(error))?;
         let mut content: Box<dyn BufRead + Send> = match self.compression {
@@ -133,7 +133,7 @@ impl DataFile {
         Ok(content)
     }
 
-    /// Everything in it as text in UTF-8, up to `limit` bytes.
+    /// The whole content as UTF-8 text, up to `limit` bytes.
     pub(crate) fn text(&self, limit: u64) -> Result<String, DataError> {
         String::from_utf8(self.content(limit)?).map_err(|error| {
             let offset = error.utf8_error().valid_up_to();
@@ -142,7 +142,7 @@ impl DataFile {
         })
     }
 
-    /// Everything in it, up to `limit` bytes.
+    /// The whole content, up to `limit` bytes.
     pub(crate) fn content(&self, limit: u64) -> Result<Vec<u8>, DataError> {
         let mut bytes = Vec::new();
         let read = self.open()?.take(limit + 1).read_to_end(&mut bytes);
@@ -154,10 +154,10 @@ impl DataFile {
         Ok(bytes)
     }
 
-    /// Why reading failed. A damaged archive is another fault than a failing disk.
+    /// Converts a read error. A damaged compressed file is distinguished from a failing disk.
     pub(crate) fn fault(&self, source: io::Error) -> DataError {
         let path = self.path.clone();
-        // Errors of the operating system have a number, errors of the decoders have none.
+        // Errors of the operating system have an error number. Errors of the decompressors have none.
         match (self.compression, source.raw_os_error()) {
             (Compression::Gzip, None) => {
                 DataError::Unreadable { path, why: format!("damaged gzip ({source}); make it again with gzip") }
@@ -169,7 +169,7 @@ impl DataFile {
         }
     }
 
-    /// Whether the bytes on disk are those that are read.
+    /// Whether the file is not compressed.
     pub(crate) fn is_plain(&self) -> bool {
         self.compression == Compression::None
     }
@@ -179,7 +179,7 @@ fn extension(path: &Path) -> Option<String> {
     Some(path.extension()?.to_str()?.to_ascii_lowercase())
 }
 
-/// The kind that a file's name states, if it is one that is read.
+/// The kind that the file's name states, if it is supported.
 pub(crate) fn kind_of(path: &Path) -> Option<Kind> {
     kind(path).map(|(kind, _)| kind)
 }

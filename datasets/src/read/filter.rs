@@ -1,7 +1,7 @@
-//! Which rows of a source are used: an SQL expression over its columns.
+//! Filters the rows of a source by an SQL expression over its columns.
 //!
-//! Responsible for: the expression as nodes, and the columns that it reads. [`crate::read::filter_syntax`] parses it,
-//! [`crate::read::filter_value`] evaluates it. Must not depend on: where rows come from.
+//! Responsible for: the nodes of an expression, and the columns that it reads. [`crate::read::filter_syntax`] parses
+//! it, [`crate::read::filter_value`] evaluates it. Must not depend on: the source of rows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,11 +21,11 @@ pub(crate) struct Filter {
     text: Arc<str>,
     expression: Arc<Node>,
     columns: Arc<[String]>,
-    /// Whether any row had the column, by the order of `columns`.
+    /// For each of `columns`: whether any row had the column.
     seen: Arc<[AtomicBool]>,
 }
 
-/// A part of an expression.
+/// A node of the expression tree.
 #[derive(Debug)]
 pub(super) enum Node {
     /// Index among the filter's columns.
@@ -44,7 +44,7 @@ pub(super) enum Node {
     Between(Box<Node>, Box<Node>, Box<Node>),
     Matches(Box<Node>, Regex),
     Call(Function, Vec<Node>),
-    /// The second value tells whether a value that can't be cast is null instead of an error.
+    /// If the last value is true (`TRY_CAST`), a value that can't be cast becomes null instead of an error.
     Cast(Box<Node>, Type, bool),
 }
 
@@ -81,7 +81,7 @@ pub(super) enum Function {
     Coalesce,
 }
 
-/// Functions by name, with the number of their arguments; None is any number.
+/// Functions by name, with their number of arguments. `None`: any number.
 pub(super) const FUNCTIONS: &[(&str, Function, Option<usize>)] = &[
     ("length", Function::Length, Some(1)),
     ("char_length", Function::Length, Some(1)),
@@ -107,7 +107,7 @@ pub(super) enum Type {
 
 impl Filter {
     /// # Errors
-    /// If the text is no SQL expression, has a part that is not supported, or is never true or false.
+    /// If the text is not an SQL expression, has an unsupported part, or can never be true or false.
     pub(crate) fn new(text: &str) -> Result<Self, DataError> {
         let fault = |why: String| DataError::Filter { filter: text.to_owned(), why };
         let (expression, columns) = filter_syntax::parse(text).map_err(fault)?;
@@ -122,15 +122,15 @@ impl Filter {
         })
     }
 
-    /// The columns that it reads.
+    /// The columns that the filter reads.
     pub(crate) fn columns(&self) -> &[String] {
         &self.columns
     }
 
-    /// Compares its columns with those of a file.
+    /// Compares the filter's columns with those of a file.
     ///
     /// # Errors
-    /// If a table lacks a column. In JSON a key may come in a later row, so there only a misspelt key is an error.
+    /// If a table lacks a column. In JSON a later row may have the key, so only a key that looks misspelt is an error.
     pub(crate) fn check(&self, kind: Kind, present: &[String]) -> Result<(), DataError> {
         for column in self.columns.iter().filter(|column| !present.contains(column)) {
             let similar = suggest::word(column, present.iter().map(String::as_str));
@@ -148,7 +148,7 @@ impl Filter {
     }
 
     /// # Errors
-    /// If a column was in none of the rows that were tested.
+    /// If no tested row had one of the columns.
     pub(crate) fn check_seen(&self) -> Result<(), DataError> {
         match self.columns.iter().zip(self.seen.iter()).find(|(_, seen)| !seen.load(Ordering::Relaxed)) {
             None => Ok(()),
@@ -159,10 +159,10 @@ impl Filter {
         }
     }
 
-    /// Whether the expression is true for a row. False and unknown (null) are the same here.
+    /// Whether the expression is true for a row. False and unknown (null) both return false.
     ///
     /// # Errors
-    /// If the row holds values that can't be compared.
+    /// If the row has values that can't be compared.
     pub(crate) fn keep(&self, row: &Row) -> Result<bool, RowFault> {
         let column = |index: usize| {
             let cell = row.get(&self.columns[index]);
@@ -178,7 +178,7 @@ impl Filter {
 }
 
 impl Node {
-    /// Whether it can be true or false, as far as its kind tells.
+    /// Whether the node can be true or false, judged by its kind.
     fn may_be_truth(&self) -> bool {
         match self {
             Self::Arithmetic(..) | Self::Concatenate(..) => false,
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions() {
+    fn expressions_are_evaluated_as_in_sql() {
         let row = json!({
             "rating": 4, "score": 0.5, "text": "Dear guest,\n50% off", "language": "de", "good": true, "missing": null,
             "count": "12", "flag": "false", "day": "2026-11-30", "name of it": "x", "big": 9_007_199_254_740_993_i64,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_neither_true_nor_false() {
+    fn unknown_values_follow_three_valued_logic() {
         let row = json!({"a": null, "b": 1});
         let cases = [
             ("a = 1", false),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
+    fn unsupported_expressions_are_errors_that_name_the_cause() {
         let row = json!({"a": "text", "b": 1, "list": [1]});
         let cases = [
             ("rating >=", "the filter `rating >=` can't be used"),

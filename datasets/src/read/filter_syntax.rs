@@ -1,39 +1,41 @@
-//! SQL expressions of filters: text → tokens → nodes.
+//! Parses the SQL expressions of filters: text → tokens → nodes.
 //!
-//! Responsible for: the grammar, and naming what is not supported. A complete SQL parser would be a tenth of the
-//! program's build for these few rules. Must not depend on: values of rows.
+//! Responsible for: the grammar, and errors that name unsupported parts. Must not depend on: values of rows.
 //!
-//! Precedence, from weak to strong, as in SQL: `OR`, `AND`, `NOT`, comparisons and predicates, `+ - ||`, `* / %`, signs, `::`.
+//! A complete SQL parser would take a tenth of the program's build time for this small grammar.
+//!
+//! Precedence from weak to strong, as in SQL: `OR`, `AND`, `NOT`, comparisons and predicates, `+ - ||`, `* / %`, signs,
+//! `::`.
 
 use regex::{Regex, RegexBuilder};
 
 use crate::read::filter::{Comparison, FUNCTIONS, Node, Operation, Type};
 use crate::read::filter_value::{self as value, Cell};
 
-/// Parentheses, signs and `NOT`s inside of each other.
+/// Maximum nesting depth of parentheses, signs and `NOT`s.
 const DEPTH: usize = 64;
-/// Operators of a filter; a chain of them is evaluated recursively.
+/// Maximum number of operators in a filter. A chain of operators is evaluated recursively.
 const OPERATORS: usize = 500;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
     Number(String),
     Text(String),
-    /// A word outside of quotes: a keyword, a function or a column.
+    /// A word without quotes: a keyword, a function or a column.
     Word(String),
-    /// A name in double quotes or backticks: always a column.
+    /// A name in double quotes or backticks. Always a column.
     Quoted(String),
     Symbol(&'static str),
     End,
 }
 
-/// Longer symbols come before their beginnings.
+/// A symbol must come before all of its prefixes.
 const SYMBOLS: [&str; 23] = [
     "!~*", "<>", "<=", ">=", "!=", "==", "||", "::", "!~", "~*", "~", "=", "<", ">", "+", "-", "*", "/", "%", "(", ")",
     ",", ";",
 ];
 
-/// Words that are no columns outside of quotes.
+/// Words that name a column only in quotes.
 const RESERVED: [&str; 21] = [
     "and", "or", "not", "in", "between", "like", "ilike", "rlike", "regexp", "is", "null", "true", "false", "escape",
     "as", "case", "select", "exists", "any", "all", "from",
@@ -50,7 +52,7 @@ const COMPARISONS: [(&str, Comparison); 8] = [
     (">=", Comparison::GreaterOrEqual),
 ];
 
-/// Operators of regular expressions: the symbol, whether it is negated, whether case is ignored.
+/// Operators for regular expressions: the symbol, whether it is negated, whether case is ignored.
 const MATCHES: [(&str, bool, bool); 4] =
     [("~", false, false), ("~*", false, true), ("!~", true, false), ("!~*", true, true)];
 
@@ -73,7 +75,7 @@ const TYPES: &[(&str, Type)] = &[
     ("bool", Type::Boolean),
 ];
 
-/// An expression and the columns that it names, in the order of their first use.
+/// Parses an expression. Also returns the columns that it names, in the order of their first use.
 pub(super) fn parse(text: &str) -> Result<(Node, Vec<String>), String> {
     let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0, operators: 0, columns: Vec::new() };
     let node = parser.or()?;
@@ -111,7 +113,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     Ok(tokens)
 }
 
-/// What stands in quotes, where two quotes are one, and the length with the quotes.
+/// The text in quotes, where two quotes mean one, and the length including the quotes.
 fn quoted(text: &str, quote: char) -> Result<(String, usize), String> {
     let (mut inner, mut characters) = (String::new(), text.char_indices().skip(1).peekable());
     while let Some((at, character)) = characters.next() {
@@ -150,7 +152,7 @@ struct Parser {
 }
 
 impl Parser {
-    /// The next token; the last one is the end.
+    /// The next token. After the last token, always [`Token::End`].
     fn peek(&self) -> &Token {
         &self.tokens[self.at.min(self.tokens.len() - 1)]
     }
@@ -177,7 +179,7 @@ impl Parser {
         if self.symbol(symbol) { Ok(()) } else { Err(format!("`{symbol}` is expected before {}", shown(self.peek()))) }
     }
 
-    /// Counts an operator.
+    /// Counts an operator, and checks the limit.
     fn operator(&mut self) -> Result<(), String> {
         self.operators += 1;
         if self.operators > OPERATORS { Err(format!("it has more than {OPERATORS} operators")) } else { Ok(()) }
@@ -352,7 +354,7 @@ impl Parser {
         }))
     }
 
-    /// A function whose opening parenthesis was read.
+    /// Parses a function call after its opening parenthesis.
     fn call(&mut self, name: &str) -> Result<Node, String> {
         if name == "cast" || name == "try_cast" {
             let node = self.nested(Self::or)?;
@@ -373,7 +375,7 @@ impl Parser {
         Ok(Node::Call(*function, arguments))
     }
 
-    /// Expressions up to a closing parenthesis, at least one.
+    /// Parses one or more expressions up to a closing parenthesis.
     fn list(&mut self) -> Result<Vec<Node>, String> {
         let mut items = vec![self.nested(Self::or)?];
         while self.symbol(",") {
@@ -404,7 +406,7 @@ impl Parser {
         }
     }
 
-    /// The pattern of LIKE: `%` is any text, `_` any character.
+    /// Converts the pattern of LIKE to a regular expression: `%` matches any text, `_` any character.
     fn like(&mut self, any_case: bool) -> Result<Regex, String> {
         let pattern = self.pattern()?;
         let mut escape = '\\';
@@ -450,7 +452,7 @@ fn unsupported(what: &str) -> String {
     )
 }
 
-/// A token in a message.
+/// A token as text, for errors.
 fn shown(token: &Token) -> String {
     match token {
         Token::Number(text) | Token::Word(text) => format!("`{text}`"),

@@ -1,7 +1,7 @@
-//! Values of a filter's expression for one row.
+//! Evaluates the expression of a filter for one row.
 //!
-//! Responsible for: comparison, arithmetic and SQL's three truth values. A text in a table is compared with a number as the
-//! number that it spells, because CSV has no numbers. Must not depend on: how the expression was written.
+//! Responsible for: comparison, arithmetic and SQL's three-valued logic. A text of a row is converted to a number when
+//! it is compared with one, because CSV has no number type. Must not depend on: the syntax of expressions.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -11,18 +11,18 @@ use serde_json::Value;
 use crate::formats::conversation::kind;
 use crate::read::filter::{Comparison, Function, Node, Operation, Type};
 
-/// A value.
+/// A value of an expression.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell<'a> {
     Null,
     Bool(bool),
     Int(i128),
     Float(f64),
-    /// A text of a row, with the column's name for errors if it is a column's value as it stands.
+    /// A text of a row. Has the column's name, for errors, if it is the unchanged value of a column.
     Text(Cow<'a, str>, Option<&'a str>),
-    /// A text in the expression; it is never taken for a number.
+    /// A text literal in the expression. It is never converted to a number.
     Literal(String),
-    /// A list or an object: the column's name and what it holds.
+    /// A list or an object: the column's name, and the type of the value.
     Other(&'a str, &'static str),
 }
 
@@ -54,7 +54,7 @@ impl Truth {
     }
 }
 
-/// Truth of a value.
+/// The truth value of a cell.
 pub(super) fn truth(cell: &Cell<'_>) -> Result<Truth, String> {
     match cell {
         Cell::Null => Ok(Truth::Unknown),
@@ -176,7 +176,7 @@ fn text<'c>(cell: &'c Cell<'_>) -> Result<Option<&'c str>, String> {
     }
 }
 
-/// The number of a cell; a text of a row is read as one.
+/// The number of a cell. A text of a row is parsed.
 fn numeric(cell: &Cell<'_>) -> Result<Cell<'static>, String> {
     match cell {
         Cell::Int(number) => Ok(Cell::Int(*number)),
@@ -208,7 +208,7 @@ fn compare(comparison: Comparison, left: &Cell<'_>, right: &Cell<'_>) -> Result<
             _ => Some(Ordering::Less),
         },
         (left, right) if is_number(left) || is_number(right) => order_of_numbers(&numeric(left)?, &numeric(right)?),
-        // Two columns of CSV: numbers if both are.
+        // Two texts of a row, for example from CSV: compared as numbers if both are numbers.
         (Cell::Text(left, _), Cell::Text(right, _)) => match (number(left), number(right)) {
             (Some(left), Some(right)) => order_of_numbers(&left, &right),
             _ => Some(left.as_ref().cmp(right.as_ref())),
@@ -235,7 +235,7 @@ fn order_of_numbers(left: &Cell<'_>, right: &Cell<'_>) -> Option<Ordering> {
     }
 }
 
-/// Integers stay integers, except for a division with a remainder. Dividing by zero gives null.
+/// Integers stay integers, except in a division with a remainder. Division by zero returns null.
 fn arithmetic(operation: Operation, left: &Cell<'_>, right: &Cell<'_>) -> Result<Cell<'static>, String> {
     if *left == Cell::Null || *right == Cell::Null {
         return Ok(Cell::Null);
@@ -296,7 +296,7 @@ fn call<'a>(function: Function, arguments: Vec<Cell<'a>>) -> Result<Cell<'a>, St
 }
 
 fn cast<'a>(cell: Cell<'a>, to: Type) -> Result<Cell<'a>, String> {
-    // A literal is cast like any other text.
+    // A literal is cast in the same way as any other text.
     let cell = if let Cell::Literal(text) = cell { owned(text) } else { cell };
     Ok(match (to, &cell) {
         (_, Cell::Null) => Cell::Null,

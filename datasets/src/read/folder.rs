@@ -1,7 +1,7 @@
-//! Which files a source has.
+//! Finds the files of a source.
 //!
-//! Responsible for: files, folders and patterns → files in a fixed order; which files of a folder are data, and which of
-//! them are held out. Must not depend on: what is in the files.
+//! Responsible for: expanding files, folders and patterns into files in a fixed order; which files of a folder are
+//! data, and which of them are held out. Must not depend on: the content of files.
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,13 @@ use crate::read::files::{DataFile, Kind, kind_of};
 #[derive(Debug, Default)]
 pub(crate) struct Expanded {
     pub(crate) files: Vec<DataFile>,
-    /// Files and hidden entries of folders that are no data.
+    /// Files and hidden entries of folders that are not data.
     pub(crate) skipped: Vec<PathBuf>,
-    /// Files that belong to the other side of the split by their names.
+    /// Files whose name assigns them to the other side of the split.
     pub(crate) other_side: Vec<PathBuf>,
 }
 
-/// Names of texts that accompany data. In a folder they are never data.
+/// Names of documents that accompany data. In folders, these are never data.
 const DOCUMENTS: [&str; 12] = [
     "readme",
     "license",
@@ -36,18 +36,18 @@ const DOCUMENTS: [&str; 12] = [
     "datasheet",
 ];
 
-/// Descriptions that the `datasets` library writes next to data.
+/// Description files that the `datasets` library writes next to data.
 const DESCRIPTIONS: [&str; 4] = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 
 const TRAIN_NAMES: [&str; 2] = ["train", "training"];
 const EVAL_NAMES: [&str; 7] = ["test", "testing", "eval", "evaluation", "validation", "valid", "val"];
-/// Names that mean held-out data only as a whole name: `dev` is often something else.
+/// Names that mean held-out data only as a whole name, because `dev` often has another meaning.
 const EVAL_WHOLE_NAMES: [&str; 2] = ["dev", "heldout"];
 
-/// The files that `patterns` mean for one side of the split. Those of a folder or a pattern are in the order of their names.
+/// Expands `patterns` to the files of one side of the split. Files of a folder or a pattern are sorted by name.
 ///
 /// # Errors
-/// If a file is not there or is not read, or a folder or a pattern has no data.
+/// If a file doesn't exist or is of an unsupported kind, or if a folder or a pattern has no data.
 pub(crate) fn expand(patterns: &[PathBuf], split: Split) -> Result<Expanded, DataError> {
     let mut all = Expanded::default();
     for pattern in patterns {
@@ -89,7 +89,7 @@ fn folder(folder: &Path, split: Split, all: &mut Expanded) -> Result<(), DataErr
         .any(|(path, kind)| kind.is_some_and(|kind| kind != Kind::Text) && !is_description(path));
     let is_data = |path: &Path, kind: Option<Kind>| match kind {
         None => false,
-        // Next to tables, texts describe them.
+        // Text files next to tables describe the tables.
         Some(Kind::Text) => !has_tables && !is_document(path),
         Some(_) => !is_description(path),
     };
@@ -112,15 +112,15 @@ fn folder(folder: &Path, split: Split, all: &mut Expanded) -> Result<(), DataErr
     Ok(())
 }
 
-/// The side of the split that each file belongs to by its name. Names count only if they tell two sides apart: a folder
-/// of one side is data as a whole.
+/// The side of the split that each file name states. Names count only if they assign files to both sides. Otherwise the
+/// whole folder is data.
 fn sides(folder: &Path, files: &[PathBuf]) -> Vec<Option<Split>> {
     let clear: Vec<Option<Split>> =
         files.iter().map(|path| side(path.strip_prefix(folder).unwrap_or(path), false)).collect();
     let likely: Vec<Option<Split>> =
         files.iter().map(|path| side(path.strip_prefix(folder).unwrap_or(path), true)).collect();
     let both = |sides: &[Option<Split>]| sides.contains(&Some(Split::Train)) && sides.contains(&Some(Split::Eval));
-    // `letters_train.jsonl` means a side only where every file has one.
+    // `letters_train.jsonl` states a side only if all other files state one too.
     if likely.iter().all(Option::is_some) && both(&likely) {
         likely
     } else if both(&clear) {
@@ -130,8 +130,8 @@ fn sides(folder: &Path, files: &[PathBuf]) -> Vec<Option<Split>> {
     }
 }
 
-/// The side that a name states: as the name of a folder or the whole name of a file apart from the numbers of its parts
-/// (`train-00000-of-00002.parquet`); if `likely`, also as the first or last word of the name.
+/// The side that a path states. It counts as the name of a folder, or as the whole name of a file without part numbers
+/// (`train-00000-of-00002.parquet`). With `likely`, it also counts as the first or last word of the file name.
 fn side(path: &Path, likely: bool) -> Option<Split> {
     let mut names: Vec<String> = path.iter().map(|name| name.to_string_lossy().to_lowercase()).collect();
     let file = names.pop()?;
@@ -155,7 +155,7 @@ fn side(path: &Path, likely: bool) -> Option<Split> {
     .or_else(|| names.iter().rev().find_map(|name| side_of(name, true)))
 }
 
-/// What `Dataset.save_to_disk` writes is Arrow files with a description.
+/// Refuses the output of `Dataset.save_to_disk`: Arrow files with a description.
 fn refuse_saved_dataset(folder: &Path, found: &[PathBuf]) -> Result<(), DataError> {
     let has = |name: &str| found.iter().any(|path| path.file_name().is_some_and(|own| own == name));
     let has_arrow = found.iter().any(|path| path.extension().is_some_and(|extension| extension == "arrow"));
@@ -182,8 +182,8 @@ fn is_description(path: &Path) -> bool {
     path.file_name().is_some_and(|name| DESCRIPTIONS.iter().any(|known| name == *known))
 }
 
-/// Files below `folder` in the order of their names; hidden entries and what is no file go to `skipped`. Links to folders
-/// are not followed, so that there are no cycles.
+/// Finds the files in `folder`, sorted by name. Hidden entries and entries that are not files go to `skipped`. Links to
+/// folders are not followed, to avoid cycles.
 fn walk(folder: &Path, found: &mut Vec<PathBuf>, skipped: &mut Vec<PathBuf>) -> Result<(), DataError> {
     let io = |source| DataError::Io { path: folder.to_owned(), source };
     let mut entries = std::fs::read_dir(folder).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
@@ -212,7 +212,7 @@ mod tests {
 
     use super::expand;
 
-    /// The names of the files for training and for evaluation, and of those that are no data.
+    /// The files for training, the files for evaluation, and the skipped files.
     fn names(files: &[&str]) -> Result<[String; 3], String> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for file in files {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_from_a_hub() {
+    fn a_folder_from_a_hub_is_split_by_names() {
         let files = [
             "README.md",
             "LICENSE.txt",
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn sides_are_told_apart_by_names() {
+    fn names_decide_the_side_of_files() {
         let sides = |files: &[&str]| {
             let [train, eval, _] = names(files).expect("data");
             (train, eval)
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(sides(&parts), pair(&parts[..2].join(" "), parts[2]));
         assert_eq!(sides(&["train/a.jsonl", "dev/a.jsonl"]), pair("train/a.jsonl", "dev/a.jsonl"));
         assert_eq!(sides(&["train_sft.jsonl", "test_sft.jsonl"]), pair("train_sft.jsonl", "test_sft.jsonl"));
-        // Names that don't tell two sides apart mean nothing.
+        // Names count only if they assign files to both sides.
         assert_eq!(sides(&["test-drive.jsonl", "voyage.jsonl"]).0, "test-drive.jsonl voyage.jsonl");
         assert_eq!(sides(&["test.jsonl"]), pair("test.jsonl", "test.jsonl"));
         assert_eq!(
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_data_where_there_are_no_tables() {
+    fn texts_are_data_if_there_are_no_tables() {
         let [train, _, skipped] = names(&["README.md", "a.txt", "b.md", "notes.docx"]).expect("data");
         assert_eq!((train.as_str(), skipped.as_str()), ("a.txt b.md", "README.md notes.docx"));
         let [train, _, skipped] = names(&["a.csv", "b.txt"]).expect("data");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dataset_saved_to_disk_is_named_with_the_way_out() {
+    fn a_dataset_saved_to_disk_is_an_error_that_names_the_solution() {
         let error = names(&[
             "dataset_dict.json",
             "train/data-00000-of-00001.arrow",

@@ -1,7 +1,7 @@
-//! JSON: one object a line, or one list of objects.
+//! JSON: one object per line, or one list of objects.
 //!
-//! Responsible for: splitting a file into lines or into the elements of its list, and parsing each as strictly as a table
-//! needs it: UTF-8, objects, no key twice, no nesting beyond serde_json's limit. Must not depend on: what a row means.
+//! Responsible for: splitting a file into lines or list elements, and strict parsing: valid UTF-8, objects only, no
+//! duplicate keys, nesting up to serde_json's limit. Must not depend on: the meaning of a row.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -14,10 +14,10 @@ use crate::error::{DataError, RowFault};
 use crate::read::files::DataFile;
 use crate::read::rows::{Chunks, Content, Row};
 
-/// The limit for a line and for an element of a list.
+/// Maximum size of a line or a list element, in bytes.
 const ROW_BYTES: u64 = 64 << 20;
 
-/// Every row of a file. A file that begins with `[` is a list, whatever its name is.
+/// Reads every row of a file. A file that starts with `[` is a list, whatever its name is.
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
     let (mut reader, io) = (file.open()?, |error| file.fault(error));
     let first = reader.fill_buf().map_err(io)?.iter().copied().find(|byte| !byte.is_ascii_whitespace());
@@ -27,7 +27,7 @@ pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataE
     }
 }
 
-/// Every line that isn't blank.
+/// Reads every line that isn't blank.
 pub(crate) fn lines(
     mut reader: impl BufRead,
     io: &dyn Fn(io::Error) -> DataError,
@@ -53,7 +53,7 @@ pub(crate) fn lines(
     Ok(())
 }
 
-/// Every element of a list that is the whole content, one at a time, so that the list may be larger than memory.
+/// Reads every element of a list, one at a time, so that the list may be larger than memory.
 pub(crate) fn elements(
     path: &Path,
     mut reader: impl BufRead,
@@ -95,16 +95,16 @@ pub(crate) fn elements(
     }
 }
 
-/// Finds where the elements of a list end, without parsing them.
+/// Finds the ends of list elements without parsing them.
 #[derive(Default)]
 struct Splitter {
     place: Place,
     element: Vec<u8>,
-    /// Brackets and braces that are open inside of the element.
+    /// Number of open brackets and braces in the element.
     depth: usize,
     in_text: bool,
     escaped: bool,
-    /// Whether the list has an element or a comma already.
+    /// Whether an element or a comma has been read.
     begun: bool,
 }
 
@@ -119,12 +119,12 @@ enum Place {
 enum Event {
     Element(Vec<u8>),
     TooLong,
-    /// Something other than white space after the list.
+    /// Text after the end of the list.
     Trailing,
 }
 
 impl Splitter {
-    /// Takes bytes up to the next event, and returns how many.
+    /// Reads bytes up to the next event. Returns the number of bytes read.
     fn advance(&mut self, bytes: &[u8]) -> (usize, Option<Event>) {
         for (index, byte) in bytes.iter().enumerate() {
             let used = index + 1;
@@ -171,14 +171,14 @@ impl Splitter {
     }
 }
 
-/// One line or element as an object.
+/// Parses a line or an element as an object.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Row, RowFault> {
     let text = std::str::from_utf8(bytes).map_err(|error| RowFault::Encoding { column: error.valid_up_to() + 1 })?;
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
         let why = format!("a zero byte at column {}; the file is damaged, or no text", at + 1);
         return Err(RowFault::Syntax(why));
     }
-    // The end of the line is no second line.
+    // Without the line break, so that serde_json doesn't report errors in line 2.
     match serde_json::from_str(text.trim_ascii_end()) {
         Ok(Strict(Value::Object(row))) => Ok(row),
         Ok(Strict(other)) => {
@@ -198,7 +198,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Row, RowFault> {
     }
 }
 
-/// A value in which no object has a key twice.
+/// A JSON value without duplicate keys in its objects.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

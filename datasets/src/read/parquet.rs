@@ -1,6 +1,6 @@
-//! Parquet through polars' reader. polars stays in this module and in [`crate::read::cells`].
+//! Reads Parquet with polars. Only this module and [`crate::read::cells`] use polars.
 //!
-//! Responsible for: rows of a table, one slice of a row group at a time. Must not depend on: what a row means.
+//! Responsible for: the rows of a table, one slice of a row group at a time. Must not depend on: the meaning of a row.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -25,12 +25,12 @@ use crate::read::files::DataFile;
 use crate::read::parquet_headers;
 use crate::read::rows::{Chunks, Content};
 
-/// At most so many rows are in memory at once,
+/// Maximum number of rows in memory.
 const SLICE_ROWS: u64 = 1 << 14;
-/// and at most so many bytes, by the average size of a row group's rows.
+/// Maximum number of bytes in memory, estimated by the average row size of a row group.
 const SLICE_BYTES: u64 = 64 << 20;
 
-/// Every row; with `wanted`, only these columns are decoded.
+/// Reads every row. With `wanted`, only these columns are decoded.
 pub(crate) fn read(file: &DataFile, wanted: Option<&[String]>, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
     let path = &file.path;
     let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted.iter().any(|column| column == name));
@@ -60,7 +60,7 @@ pub(crate) fn columns(path: &Path) -> Result<Vec<String>, DataError> {
     Ok(metadata.schema().fields().iter().map(|field| field.name().to_owned()).collect())
 }
 
-/// The footer, after the lengths that the file states were checked.
+/// Reads the footer, after the lengths in the file are checked.
 fn metadata(path: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Result<FileMetadata, DataError> {
     let io = |source| DataError::Io { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(io)?;
@@ -71,7 +71,7 @@ fn metadata(path: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Result<FileMetadat
     guarded(path, || read_metadata(&mut file).map_err(|error| error.to_string()))
 }
 
-/// A file with the columns that are wanted of it.
+/// A mapped file, and the fields of its wanted columns.
 struct Table {
     bytes: Buffer<u8>,
     metadata: FileMetadata,
@@ -96,7 +96,7 @@ impl Table {
         Ok(Self { bytes: map(path)?, metadata, fields })
     }
 
-    /// How many rows of a row group are decoded at once.
+    /// The number of rows of a row group that are decoded at once.
     fn slice_rows(&self, group: &RowGroupMetadata) -> usize {
         let columns = self.fields.iter().filter_map(|field| group.columns_under_root_iter(&field.name)).flatten();
         let bytes: u64 = columns.map(|column| u64::try_from(column.uncompressed_size()).unwrap_or(0)).sum();
@@ -104,7 +104,7 @@ impl Table {
         (SLICE_BYTES / bytes_of_row.max(1)).clamp(1, SLICE_ROWS) as usize
     }
 
-    /// Some rows of a row group.
+    /// Decodes `rows` of a row group.
     fn columns(&self, path: &Path, group: &RowGroupMetadata, rows: &Range<usize>) -> Result<Vec<Column>, DataError> {
         let decoded = self.fields.iter().map(|field| {
             let column = guarded(path, || {
@@ -146,8 +146,8 @@ impl Table {
     }
 }
 
-/// A column as Arrow has it: by what Parquet itself states. The Arrow schema that some writers add would make dictionaries
-/// of texts. None for a group without columns.
+/// The Arrow field of a column, derived only from the Parquet schema. The Arrow schema that some writers add would turn
+/// texts into dictionaries. `None` for a group without columns.
 fn arrow_field(column: &ParquetType) -> Option<Field> {
     let (_, mut field) = parquet_to_arrow_schema(std::slice::from_ref(column)).into_iter().next()?;
     field.dtype = match column {
@@ -162,7 +162,7 @@ fn arrow_field(column: &ParquetType) -> Option<Field> {
     Some(field)
 }
 
-/// A map is stored as a list of pairs.
+/// Replaces maps by lists of pairs, which is how they are stored.
 fn maps_as_lists(dtype: ArrowDataType) -> ArrowDataType {
     let inner = |mut field: Field| {
         field.dtype = maps_as_lists(field.dtype);
@@ -181,13 +181,13 @@ fn maps_as_lists(dtype: ArrowDataType) -> ArrowDataType {
 fn map(path: &Path) -> Result<Buffer<u8>, DataError> {
     let io = |source| DataError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
-    // SAFETY: the bytes are only read. If another process changes them meanwhile, other values are decoded or the decoder
-    // reports damage; a file that is made shorter ends the process, as with every reader that maps files.
+    // SAFETY: the bytes are only read. If another process changes them, the decoder returns other values or reports
+    // damage. If the file is truncated, the process ends with a signal, as in every program that maps files.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
     Ok(Buffer::from_owner(map))
 }
 
-/// Runs polars. A panic caused by a damaged file becomes an error and prints nothing.
+/// Runs polars code. A panic caused by a damaged file becomes an error and prints nothing.
 fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -209,7 +209,7 @@ fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, String>) -> Result<T,
     }
 }
 
-/// The beginning of a message that may be pages long.
+/// The first line of a message, limited in length.
 fn first_line(message: &str) -> String {
     const SHOWN: usize = 200;
     let line = message.lines().next().unwrap_or_default();
@@ -219,5 +219,5 @@ fn first_line(message: &str) -> String {
     }
 }
 
-/// How many threads run [`guarded`].
+/// Number of threads that run [`guarded`].
 static GUARDED: AtomicUsize = AtomicUsize::new(0);

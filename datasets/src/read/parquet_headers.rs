@@ -1,9 +1,9 @@
-//! The lengths that a Parquet file states, checked before anything is allocated for them.
+//! Checks the lengths in a Parquet file before anything is allocated for them.
 //!
 //! Responsible for: refusing files whose footer or page headers state more than the file can hold. polars trusts these
 //! lengths, and a failed allocation ends the process. Must not depend on: polars.
 //!
-//! The layout is that of the format's specification (apache/parquet-format, `parquet.thrift`), encoded in Thrift's
+//! The layout follows the specification of the format (apache/parquet-format, `parquet.thrift`), encoded in Thrift's
 //! compact protocol (apache/thrift, `thrift-compact-protocol.md`).
 
 use std::fs::File;
@@ -12,11 +12,11 @@ use std::path::Path;
 
 use crate::error::DataError;
 
-/// Values per byte of the file that a column may state. Run lengths make values cheap, but not free.
+/// Maximum number of values that a column may state for each byte of the file. Run-length encoding makes values small.
 const VALUES_PER_BYTE: i64 = 64;
-/// Bytes that one byte of a compressed page may expand to.
+/// Maximum number of bytes to which one byte of a compressed page may expand.
 const EXPANSION: i64 = 1024;
-/// Smaller pages are not refused, however much they expand.
+/// Pages up to this size in bytes are accepted, whatever their expansion.
 const SMALL_PAGE: i64 = 1 << 20;
 const SCHEMA_DEPTH: usize = 32;
 const THRIFT_DEPTH: usize = 16;
@@ -25,7 +25,7 @@ const MAGIC: &[u8; 4] = b"PAR1";
 /// Checks the footer, and the pages of the columns that `wanted` accepts.
 ///
 /// # Errors
-/// When the file isn't Parquet, or states more than it can hold.
+/// If the file isn't Parquet, or states more than it can hold.
 pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), DataError> {
     let unreadable =
         |why: &str| DataError::Unreadable { path: path.to_owned(), why: format!("damaged Parquet: {why}") };
@@ -52,7 +52,7 @@ pub(crate) fn check(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), Da
     Ok(())
 }
 
-/// Walks the flattened tree of columns: as many children as stated, and not too deep.
+/// Checks the flattened tree of columns: every node has as many children as stated, and the tree is not too deep.
 fn check_schema(footer: &Thrift) -> Result<(), &'static str> {
     let mut open: Vec<i64> = Vec::new();
     let elements = footer.list(2);
@@ -76,14 +76,14 @@ fn check_schema(footer: &Thrift) -> Result<(), &'static str> {
     if open.is_empty() { Ok(()) } else { Err("its columns don't form a tree") }
 }
 
-/// A file that is read piece by piece.
+/// A file that is read in pieces.
 struct Window {
     file: File,
     len: u64,
 }
 
 impl Window {
-    /// At most `size` bytes from `start` on; fewer at the end of the file.
+    /// Reads up to `size` bytes from `start`.
     fn read(&mut self, start: u64, size: u64) -> std::io::Result<Vec<u8>> {
         let size = size.min(self.len.saturating_sub(start));
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
@@ -92,15 +92,15 @@ impl Window {
         Ok(bytes)
     }
 
-    /// Walks the pages of a column.
+    /// Checks all pages of a column.
     fn check_column(&mut self, column: &Thrift) -> std::io::Result<Result<(), &'static str>> {
         let len = i64::try_from(self.len).unwrap_or(i64::MAX);
         let (values, size) = (column.int(5).unwrap_or(-1), column.int(7).unwrap_or(-1));
-        // A row group without rows has no pages, and its offsets mean nothing.
+        // A row group without rows has no pages, and its offsets are undefined.
         if values == 0 {
             return Ok(Ok(()));
         }
-        // If there is a dictionary, it lies before the data. Writers without one may state 0.
+        // The dictionary page, if there is one, comes before the data pages. Some writers state 0 if there is none.
         let data = column.int(9).unwrap_or(-1);
         let start = column.int(11).filter(|dictionary| *dictionary > 0 && *dictionary < data).unwrap_or(data);
         if values < 0 || start < 4 || size < 0 || start > len || size > len - start {
@@ -144,7 +144,7 @@ impl Window {
     }
 
     fn page_header(&mut self, at: u64) -> std::io::Result<Option<(Thrift, usize)>> {
-        // Nearly all headers are short; statistics can make one long.
+        // Nearly all headers are short, but statistics can make a header long.
         for size in [4 << 10, 1 << 20] {
             let bytes = self.read(at, size)?;
             let mut rest = bytes.as_slice();
@@ -162,12 +162,12 @@ enum Thrift {
     Bytes(Vec<u8>),
     List(Vec<Thrift>),
     Struct(Vec<(i64, Thrift)>),
-    /// Truth values and floats, which state no lengths.
+    /// Booleans and floats, which have no lengths to check.
     Other,
 }
 
 impl Thrift {
-    /// Decodes a struct and moves `input` to the first byte after it. Allocations are bounded by the input's length.
+    /// Decodes a struct and advances `input` to the first byte after it. Allocations are limited by the input's length.
     fn decode(input: &mut &[u8]) -> Option<Self> {
         Self::value(input, 12, 0)
     }
@@ -191,7 +191,7 @@ impl Thrift {
             9 | 10 => {
                 let head = take(input, 1)?[0];
                 let count = if head >> 4 == 15 { varint(input)? } else { u64::from(head >> 4) };
-                // Every element takes a byte at least; truth values take one here, unlike in a struct.
+                // Every element takes at least one byte. Unlike in a struct, a boolean in a list takes one byte.
                 if count > input.len() as u64 {
                     return None;
                 }

@@ -1,6 +1,7 @@
-//! Held-out prompts: the model answers them before and after training; each may name terms that an answer should use or avoid.
+//! Held-out prompts: the model generates answers to them before and after training. Each prompt may list terms that an
+//! answer should use or avoid.
 //!
-//! Responsible for: reading `evaluation.prompts`, one JSON object a line:
+//! Responsible for: reading `evaluation.prompts`, one JSON object per line:
 //! `{"prompt": "…" | "messages": […], "expect": ["term", …], "avoid": ["term", …]}`.
 //! Must not depend on: how answers are generated.
 
@@ -21,7 +22,7 @@ pub struct HeldOutPrompt {
 }
 
 impl HeldOutPrompt {
-    /// The last message, as it is shown to people.
+    /// The text of the last message, for display.
     pub fn text(&self) -> String {
         self.messages.last().map(|message| message.content.clone()).unwrap_or_default()
     }
@@ -48,7 +49,7 @@ struct RowMessage {
 /// Reads held-out prompts.
 ///
 /// # Errors
-/// Names the file and line of the first row that isn't a prompt.
+/// If a row isn't a prompt. The error names the file and the line.
 pub fn read_prompts(path: &Path) -> Result<Vec<HeldOutPrompt>, DataError> {
     let text = std::fs::read_to_string(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

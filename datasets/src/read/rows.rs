@@ -1,6 +1,6 @@
-//! Files → rows, a chunk at a time, so that a file may be larger than memory.
+//! Files → rows, in chunks, so that a file may be larger than memory.
 //!
-//! Responsible for: one shape for the rows of every kind of file. Must not depend on: what a row means.
+//! Responsible for: a common type for the rows of all kinds of files. Must not depend on: the meaning of a row.
 
 use serde_json::{Map, Value};
 
@@ -8,12 +8,12 @@ use crate::error::{DataError, RowFault};
 use crate::read::files::{DataFile, Kind};
 use crate::read::{delimited, jsonl, parquet, tbx};
 
-/// A row as its file has it, by column.
+/// A row: column → value, unchanged from the file.
 pub(crate) type Row = Map<String, Value>;
 
-/// A row that may still have to be parsed.
+/// A row that may not be parsed yet.
 pub(crate) struct RawRow {
-    /// In JSON lines, CSV and TBX its line; in Parquet and JSON lists its number, from 1.
+    /// The line in JSON lines, CSV and TBX. The number of the row, from 1, in Parquet and JSON lists.
     pub(crate) number: u64,
     pub(crate) content: Content,
 }
@@ -26,7 +26,7 @@ pub(crate) enum Content {
 }
 
 impl RawRow {
-    /// The row, parsed.
+    /// Parses the row.
     pub(crate) fn parse(self) -> Result<Row, RowFault> {
         match self.content {
             Content::Json(bytes) => jsonl::parse(&bytes),
@@ -35,7 +35,7 @@ impl RawRow {
         }
     }
 
-    /// Bytes of the file that it takes, or about as many.
+    /// The approximate size of the row in the file, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.content {
             Content::Json(bytes) => bytes.len() as u64,
@@ -54,14 +54,14 @@ fn text_bytes(value: &Value) -> u64 {
     }
 }
 
-/// A chunk has at most so many rows,
+/// Maximum number of rows in a chunk.
 const CHUNK_ROWS: usize = 2048;
-/// and is complete when its rows take so many bytes.
+/// A chunk is complete when its rows have this many bytes.
 const CHUNK_BYTES: u64 = 8 << 20;
-/// The limit for files that are read as a whole.
+/// Maximum size in bytes of files that are read as a whole.
 pub(crate) const WHOLE_BYTES: u64 = 1 << 30;
 
-/// Collects rows and passes them on in chunks.
+/// Collects rows and passes them to a callback in chunks.
 pub(crate) struct Chunks<'a> {
     rows: Vec<RawRow>,
     bytes: u64,
@@ -86,7 +86,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Calls `each` with all rows of a file, in order. With `wanted`, a reader may leave out all other columns.
+/// Calls `each` with all rows of a file, in order. With `wanted`, a reader may skip all other columns.
 pub(crate) fn read(
     file: &DataFile,
     wanted: Option<&[String]>,
@@ -109,7 +109,7 @@ pub(crate) fn read(
 /// The columns of a file: those of a table, or the keys of its first rows.
 ///
 /// # Errors
-/// When the file can't be read or has no rows.
+/// If the file can't be read or has no rows.
 pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
     let mut columns: Vec<String> = match file.kind {
         Kind::Parquet => return parquet::columns(&file.path),
@@ -128,7 +128,7 @@ pub(crate) fn columns(file: &DataFile) -> Result<Vec<String>, DataError> {
         }
         columns.sort_unstable();
         columns.dedup();
-        // One chunk is enough.
+        // The first chunk is enough, so reading stops here.
         Err(DataError::Enough)
     };
     match read(file, None, &mut look) {

@@ -1,12 +1,12 @@
 //! TermBase eXchange (ISO 30042:2019 and its 2008 edition) → rows of terms.
 //!
-//! Responsible for: the XML of concepts, languages, terms and what is said of them; the dialects TBX-Core, TBX-Min and
-//! TBX-Basic in both styles (categories as elements, DCT, or as attributes, DCA), TBX-Min before 2019 (`<entry>`), and TBX
-//! of 2008 (`martif`). [`crate::read::tbx_concept`] makes rows of a concept.
-//! Must not depend on: what is made of a term.
+//! Responsible for: the XML of concepts, languages, terms and their data categories. Reads the dialects TBX-Core,
+//! TBX-Min and TBX-Basic in both styles (DCT: categories as elements; DCA: categories as attributes), TBX-Min before
+//! 2019 (`<entry>`), and TBX of 2008 (`martif`). [`crate::read::tbx_concept`] builds the rows of a concept.
+//! Must not depend on: how terms are used.
 //!
-//! Nothing outside the file is ever read. Entities that a document type declares are not expanded, so that a small file
-//! stays small; a text that uses one is refused. References between entries are not followed.
+//! Only the file itself is read. Entities of a document type declaration are not expanded, so a small file can't grow
+//! in memory; a text that uses such an entity is an error. References between entries are not followed.
 
 use std::path::Path;
 
@@ -20,23 +20,23 @@ use crate::read::rows::{Chunks, WHOLE_BYTES};
 use crate::read::tbx_concept::{Concept, is_read};
 use crate::read::xml_text;
 
-/// Elements inside of each other; TBX needs about ten.
+/// Maximum nesting depth of elements. TBX needs about ten levels.
 const DEPTH: usize = 64;
 
 const ROOTS: [&str; 2] = ["tbx", "martif"];
 const CONCEPTS: [&str; 3] = ["conceptentry", "termentry", "entry"];
 const LANGUAGES: [&str; 3] = ["langsec", "langset", "langgroup"];
-/// A `termGrp` of 2008 stands inside of an `ntig`, the `termGroup` of TBX-Min alone.
+/// `termGrp` (2008) is missing on purpose: it occurs only inside `ntig`. `termGroup` (TBX-Min) occurs alone.
 const TERMS: [&str; 4] = ["termsec", "tig", "ntig", "termgroup"];
 
-/// Every concept, a row for each of its languages; the number of a row is that of its line.
+/// Reads all concepts: one row for each language. The number of a row is its concept's line.
 pub(crate) fn read(file: &DataFile, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
     let text = xml_text::decode(file.content(WHOLE_BYTES)?);
     let text = text.map_err(|why| DataError::Unreadable { path: file.path.clone(), why })?;
     concepts(&file.path, &text, chunks)
 }
 
-/// The same of a text; `path` stands in errors. Nothing is given out before the whole text was read.
+/// Like [`read`], for a text. `path` is used in errors. No row is pushed before the whole text is parsed.
 pub(crate) fn concepts(path: &Path, text: &str, chunks: &mut Chunks<'_>) -> Result<(), DataError> {
     let mut lines = Lines { text, at: 0, line: 1 };
     let mut reader = Reader::from_str(text);
@@ -66,30 +66,30 @@ pub(crate) fn concepts(path: &Path, text: &str, chunks: &mut Chunks<'_>) -> Resu
     Ok(())
 }
 
-/// What is known of a document while it is read.
+/// The state of the parser.
 #[derive(Default)]
 struct Document {
-    /// Names of the elements that are open.
+    /// Names of the open elements.
     open: Vec<String>,
     closed: bool,
     concept: Option<Open>,
-    /// With the byte at which each begins.
+    /// Finished concepts, each with its byte offset.
     concepts: Vec<(u64, Concept)>,
     text: Option<Text>,
 }
 
-/// The concept that is open.
+/// The open concept.
 struct Open {
     at: u64,
-    /// Number of elements open around it.
+    /// Number of open elements around it.
     depth: usize,
     concept: Concept,
 }
 
-/// The text of an element that says something, with that of all elements inside it.
+/// The text of an open element with a data category, including the text of its child elements.
 struct Text {
     category: String,
-    /// Number of elements open around it.
+    /// Number of open elements around it.
     depth: usize,
     text: String,
 }
@@ -121,7 +121,7 @@ impl Document {
 
     fn start(&mut self, tag: &BytesStart<'_>, at: u64) -> Result<(), String> {
         let name = String::from_utf8(tag.local_name().as_ref().to_vec()).map_err(|error| error.to_string())?;
-        // An attribute that stands twice is found only by looking at all.
+        // The parser detects a repeated attribute only if all attributes are read.
         tag.attributes().try_for_each(|attribute| attribute.map(drop)).map_err(|error| error.to_string())?;
         let element = name.to_lowercase();
         if self.open.is_empty() && !ROOTS.contains(&element.as_str()) {
@@ -130,7 +130,7 @@ impl Document {
         if self.open.len() >= DEPTH {
             return Err(format!("elements lie more than {DEPTH} deep"));
         }
-        // Elements inside a text are part of it.
+        // Child elements of a text belong to the text.
         if self.text.is_none() {
             if CONCEPTS.contains(&element.as_str()) && self.concept.is_none() {
                 let concept = Concept::new(attribute(tag, &["id", "xml:id"])?);
@@ -173,7 +173,7 @@ impl Document {
     }
 }
 
-/// The character of `&#252;`, or of one of XML's own five names.
+/// The character of a reference such as `&#252;`, or of one of XML's five predefined entities.
 fn resolved(reference: &BytesRef<'_>) -> Result<String, String> {
     let name = reference.decode().map_err(|error| error.to_string())?;
     let character = reference.resolve_char_ref().map_err(|error| error.to_string())?;
@@ -182,7 +182,7 @@ fn resolved(reference: &BytesRef<'_>) -> Result<String, String> {
     text.ok_or_else(|| format!("the entity &{name}; is not expanded; write its text instead"))
 }
 
-/// The value of the first of `names` that a tag has.
+/// The value of the first of `names` that the tag has.
 fn attribute(tag: &BytesStart<'_>, names: &[&str]) -> Result<Option<String>, String> {
     for name in names {
         if let Some(found) = tag.try_get_attribute(name).map_err(|error| error.to_string())? {
@@ -193,7 +193,7 @@ fn attribute(tag: &BytesStart<'_>, names: &[&str]) -> Result<Option<String>, Str
     Ok(None)
 }
 
-/// Lines of growing offsets.
+/// Line numbers of byte offsets. Fast if the offsets ascend.
 struct Lines<'a> {
     text: &'a str,
     at: usize,

@@ -1,7 +1,7 @@
 //! A concept of a term base → rows.
 //!
-//! Responsible for: which terms of a language are preferred, admitted and forbidden, and what the other languages call the
-//! concept. Must not depend on: XML, what is made of a row.
+//! Responsible for: which terms of a language are preferred, admitted and forbidden, and the terms of the other
+//! languages as translations. Must not depend on: XML, how rows are used.
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,10 @@ use crate::error::RowFault;
 use crate::read::rows::{Content, Row};
 use crate::read::term_status::Status;
 
-/// Languages of one concept. Each has a row that names all others, so that their number counts twice.
+/// Maximum number of languages of a concept. Each row lists all other languages, so the size of the rows is quadratic.
 const LANGUAGES: usize = 256;
 
-/// A data category, in small letters, and what it says.
+/// The meaning of a data category.
 #[derive(Clone, Copy, PartialEq)]
 enum Category {
     Term,
@@ -55,7 +55,7 @@ pub(crate) struct Concept {
     sections: Vec<Section>,
 }
 
-/// What a concept says in one language.
+/// The terms and texts of a concept in one language.
 #[derive(Default)]
 struct Section {
     language: Option<String>,
@@ -93,7 +93,8 @@ impl Concept {
         }
     }
 
-    /// Takes what a data category says of what was begun last. The first definition, subject field and status count.
+    /// Adds the text of a data category to the last term or section. The first definition, subject field and status are
+    /// kept.
     pub(crate) fn take(&mut self, name: &str, text: String) {
         let Some(category) = category(name).filter(|_| !text.is_empty()) else { return };
         let section = self.sections.last_mut();
@@ -118,7 +119,7 @@ impl Concept {
         }
     }
 
-    /// A row for each language that has a term, with the terms of the other languages in `translations`.
+    /// One row for each language that has a term. `translations` holds the terms of the other languages.
     pub(crate) fn rows(mut self) -> Vec<Content> {
         let concept = self.id.take();
         let shown = concept.clone().unwrap_or_else(|| "without an id".to_owned());
@@ -126,7 +127,7 @@ impl Concept {
         for section in &mut self.sections {
             section.terms.retain(|term| !term.text.is_empty());
         }
-        // Tools write a section for each language of the base, also where nobody has translated yet.
+        // Tools also write sections for languages that have no translation yet.
         self.sections.retain(|section| !section.terms.is_empty());
         if self.sections.is_empty() {
             return vec![Content::Row(Row::from_iter([("concept".to_owned(), json!(shown))]))];
@@ -184,7 +185,7 @@ impl Concept {
 }
 
 impl Section {
-    /// The preferred term, or else the first that isn't forbidden; other allowed ones; forbidden ones.
+    /// The preferred term, or else the first allowed one; the other allowed terms; the forbidden terms.
     fn by_status(&self) -> (Option<&Term>, Vec<&Term>, Vec<&Term>) {
         let (mut allowed, forbidden): (Vec<&Term>, Vec<&Term>) =
             self.terms.iter().partition(|term| term.status() != Status::Forbidden);

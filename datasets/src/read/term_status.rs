@@ -1,8 +1,8 @@
 //! The status of a term: preferred, admitted or forbidden.
 //!
-//! Responsible for: the words that term bases use for it. Must not depend on: files.
+//! Responsible for: the words that term bases use for a status. Must not depend on: files.
 
-/// What a term base says of a term.
+/// The status of a term in its term base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Preferred,
@@ -12,8 +12,8 @@ pub(crate) enum Status {
 
 use Status::{Admitted, Forbidden, Preferred};
 
-/// How a status begins, in small letters and without anything but letters: the picklists of the data category
-/// administrativeStatus (DatCatInfo 1962) and of TBX-Min, the words of terminology tools, states of a workflow.
+/// Prefixes of status texts, in lower case and reduced to letters. Sources: the picklists of the data category
+/// administrativeStatus (DatCatInfo 1962) and of TBX-Min, terms of terminology tools, and workflow states.
 const WORDS: &[(&str, Status)] = &[
     ("preferred", Preferred),
     ("standardized", Preferred),
@@ -77,8 +77,7 @@ const WORDS: &[(&str, Status)] = &[
 ];
 
 impl Status {
-    /// The status that a text states, in whatever case and spelling: `deprecatedTerm-admn-sts`, `Not Recommended`. `None`
-    /// for an unknown one.
+    /// Parses a status in any case and spelling: `deprecatedTerm-admn-sts`, `Not Recommended`. `None` if it is unknown.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = tonfall_terms::normalized(text, tonfall_terms::Case::Any);
         let letters: String = text.chars().filter(|c| c.is_alphabetic()).collect();

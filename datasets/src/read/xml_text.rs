@@ -1,22 +1,22 @@
 //! The bytes of an XML file → text.
 //!
-//! Responsible for: the encoding that a byte order mark, the first bytes or the XML declaration state.
-//! Must not depend on: what the XML says.
+//! Responsible for: the encoding, detected by a byte order mark, the first bytes or the XML declaration.
+//! Must not depend on: the content of the XML.
 
-/// Windows-1252 from 0x80 to 0x9f; the five unassigned bytes stand for themselves, as in browsers.
+/// Windows-1252 from 0x80 to 0x9f. The five unassigned bytes map to the code points of the same value, as in browsers.
 const WINDOWS_1252: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘', '’',
     '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
 ];
 
-/// What ISO 8859-15 has in other places than ISO 8859-1.
+/// The bytes at which ISO 8859-15 differs from ISO 8859-1.
 const LATIN_9: [(u8, char); 8] =
     [(0xa4, '€'), (0xa6, 'Š'), (0xa8, 'š'), (0xb4, 'Ž'), (0xb8, 'ž'), (0xbc, 'Œ'), (0xbd, 'œ'), (0xbe, 'Ÿ')];
 
-/// The text of an XML file, without a byte order mark.
+/// Decodes an XML file. A byte order mark is removed.
 ///
 /// # Errors
-/// A text that names the encoding or the offset of a byte that it doesn't have, and the way out.
+/// If the encoding is unknown or a byte is invalid. The text names the encoding or the byte offset, and the solution.
 pub(crate) fn decode(bytes: Vec<u8>) -> Result<String, String> {
     match bytes[..] {
         [0xff, 0xfe, ..] => return utf_16(&bytes[2..], u16::from_le_bytes),
@@ -37,7 +37,7 @@ pub(crate) fn decode(bytes: Vec<u8>) -> Result<String, String> {
             0x80..=0x9f => WINDOWS_1252[usize::from(byte - 0x80)],
             byte => char::from(byte),
         }),
-        // A file that is UTF-16 has no byte of its declaration where one-byte encodings have it.
+        // The declaration was found in single bytes, so the file can't be UTF-16.
         Some("utf-16" | "utf-16le" | "utf-16be") => {
             Err("the file declares UTF-16 and isn't; declare the encoding that it has".to_owned())
         }
@@ -45,7 +45,7 @@ pub(crate) fn decode(bytes: Vec<u8>) -> Result<String, String> {
     }
 }
 
-/// The encoding in `<?xml version="1.0" encoding="…"?>`, in small letters.
+/// The encoding in `<?xml version="1.0" encoding="…"?>`, in lower case.
 fn declared(bytes: &[u8]) -> Option<String> {
     let declaration = bytes.trim_ascii_start().strip_prefix(b"<?xml")?;
     let end = declaration.iter().take(256).position(|byte| *byte == b'>')?;
@@ -85,7 +85,7 @@ mod tests {
     use super::decode;
 
     #[test]
-    fn every_encoding_gives_the_same_text() {
+    fn every_encoding_decodes_to_the_same_text() {
         let text = |encoding: &str| format!("<?xml version='1.0' encoding='{encoding}'?><term>Größe</term>");
         let latin = |text: String| text.chars().map(|c| c as u8).collect::<Vec<u8>>();
         let wide = |text: String, unit: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_refused_with_a_way_out() {
+    fn other_encodings_are_errors_that_name_a_solution() {
         let refused = |bytes: &[u8], why: &str| {
             let error = decode(bytes.to_vec()).expect_err(why);
             assert!(error.contains(why), "{error} lacks {why}");

@@ -1,16 +1,16 @@
-//! Limits for lists and mappings that a chat template makes.
+//! Limits for lists and mappings that a chat template creates.
 //!
-//! Responsible for: charging fuel for containers that the template engine makes for free. Must not depend on: messages.
+//! Responsible for: consuming fuel for containers that are free in the template engine. Must not depend on: messages.
 //!
-//! The engine charges fuel for texts, list items and instructions. Three things cost it nothing, or too little:
+//! The engine consumes fuel for texts, list items and instructions. Three operations consume none, or too little:
 //!
-//! - `a + b` of lists is lazy. Forty doublings make a list of 2^40 items.
-//! - Slices are lazy. A slice of a slice of a slice takes time that grows with the square of the number of slices.
-//! - A list in a list in a list, some thousand deep, overflows the stack when it is compared, written or dropped.
+//! - `a + b` of lists is lazy. Forty doublings create a list of 2^40 items.
+//! - Slices are lazy. For nested slices, the time is quadratic in the nesting depth.
+//! - Lists nested some thousand levels deep overflow the stack when they are compared, written or dropped.
 //!
-//! The source of a template is therefore rewritten: expressions that make containers become arguments of a function that
-//! returns its argument and charges for it. Expressions that can only give a text or a number stay as they are, so that
-//! ordinary templates pay nothing.
+//! The source of a template is therefore rewritten. Expressions that create containers become arguments of a function
+//! that consumes fuel and returns its argument. Expressions that can only be a text or a number are not changed, so
+//! ordinary templates have no overhead.
 
 use minijinja::machinery::parse;
 use minijinja::syntax::SyntaxConfig;
@@ -18,18 +18,18 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde_json::Value as Json;
 
-/// Charges for a container that may hold others; a function and a filter.
+/// A function and a filter. Consumes fuel for a container that may hold other containers.
 const MADE: &str = "__tonfall_made";
-/// Charges for a sum of lists.
+/// Consumes fuel for a sum of lists.
 const SUM: &str = "__tonfall_sum";
-/// Charges for an object whose content can be changed later.
+/// Consumes fuel for an object whose content can be changed later.
 const OBJECT: &str = "__tonfall_object";
 
-/// Containers with others in them, and lazy ones, that one rendering may make. Some 4,000 in one another overflow a stack
-/// of 2 MiB when they are compared.
+/// Maximum number of nested and lazy containers that one rendering may create. About 4,000 levels of nesting overflow a
+/// stack of 2 MiB when the containers are compared.
 const CONTAINERS: u64 = 3000;
 
-/// Filters that give no new container, in the order of the alphabet.
+/// Filters that don't return a new container. Sorted.
 const PLAIN_FILTERS: [&str; 24] = [
     "abs",
     "capitalize",
@@ -56,7 +56,7 @@ const PLAIN_FILTERS: [&str; 24] = [
     "tojson",
     "trim",
 ];
-/// Methods that give no container, or one of texts alone, in the order of the alphabet.
+/// Methods that don't return a container, or only one of texts. Sorted.
 const PLAIN_METHODS: [&str; 20] = [
     "capitalize",
     "count",
@@ -79,7 +79,7 @@ const PLAIN_METHODS: [&str; 20] = [
     "title",
     "upper",
 ];
-/// Objects whose calls the engine compiles in a way of its own.
+/// Objects whose calls the engine compiles in a special way.
 const SPECIAL: [&str; 3] = ["loop", "self", "super"];
 
 /// Adds the functions that rewritten sources call.
@@ -104,12 +104,12 @@ pub(super) fn add_functions(environment: &mut Environment<'static>) {
     });
 }
 
-/// Fuel for one container: a share of all the fuel that the rendering began with.
+/// Fuel for one container: a fraction of the initial fuel of the rendering.
 fn container(state: &State) -> u64 {
     state.fuel_levels().map_or(0, |(consumed, remaining)| (consumed + remaining) / CONTAINERS)
 }
 
-/// Whether other containers are in it, or may be: what is lazy isn't looked into.
+/// Whether the value holds other containers. Lazy values are not evaluated and count as nested.
 fn is_nested(value: &Value) -> Result<bool, Error> {
     let is_container = |item: &Value| item.as_object().is_some();
     Ok(match value.kind() {
@@ -120,11 +120,11 @@ fn is_nested(value: &Value) -> Result<bool, Error> {
     })
 }
 
-/// `source` with calls around the expressions that make containers, and the byte ranges `bodies` of it as they are then.
-/// Lines stay where they are.
+/// Rewrites `source`: wraps the expressions that create containers in calls. The byte ranges `bodies` are adjusted to
+/// the rewritten source. Line numbers don't change.
 ///
 /// # Errors
-/// When the source is no template, or uses the names of the functions.
+/// If the source is not a template, or uses the reserved names of the functions.
 pub(super) fn charge(
     source: &str,
     syntax: SyntaxConfig,
@@ -137,12 +137,12 @@ pub(super) fn charge(
     let tree = serde_json::to_value(&tree).map_err(|error| Error::new(ErrorKind::SyntaxError, error.to_string()))?;
     let mut charges = Vec::new();
     find(&tree, &mut charges);
-    // What is inserted where. At one place calls close before others open, inner ones close first, outer ones open first.
+    // Insertions. At the same offset: closing before opening, inner closing first, outer opening first.
     let mut pieces: Vec<(usize, bool, usize, String)> = Vec::new();
     for Charge { start, end, by } in charges {
         let (before, after) = match by {
             By::Call(name) => (format!("{name}("), ")".to_owned()),
-            // Without parentheses of its own, a tuple would become several arguments.
+            // Without its own parentheses, a tuple would become several arguments.
             By::CallWithTuple => (format!("{MADE}(("), "))".to_owned()),
             By::Filter => (String::new(), format!("|{MADE}")),
         };
@@ -167,7 +167,7 @@ pub(super) fn charge(
     Ok(charged)
 }
 
-/// An expression to charge for.
+/// An expression to wrap.
 struct Charge {
     /// Byte range.
     start: usize,
@@ -175,16 +175,16 @@ struct Charge {
     by: By,
 }
 
-/// How it is charged.
+/// How an expression is wrapped.
 enum By {
     /// As the argument of a function.
     Call(&'static str),
     CallWithTuple,
-    /// By a further filter behind it: the range of a filter begins at its name.
+    /// By an additional filter after it, because the range of a filter starts at its name.
     Filter,
 }
 
-/// The expressions to charge for.
+/// Finds the expressions to wrap.
 fn find(node: &Json, charges: &mut Vec<Charge>) {
     match node {
         Json::Array(items) => items.iter().for_each(|item| find(item, charges)),
@@ -194,7 +194,7 @@ fn find(node: &Json, charges: &mut Vec<Charge>) {
             }
             for (name, field) in fields {
                 match (name.as_str(), field) {
-                    // Names that get a value.
+                    // Assignment targets.
                     ("target", _) => {}
                     ("assignments", Json::Array(pairs)) => pairs.iter().for_each(|pair| find(&pair[1], charges)),
                     _ => find(field, charges),
@@ -205,7 +205,7 @@ fn find(node: &Json, charges: &mut Vec<Charge>) {
     }
 }
 
-/// How an expression is charged, if it can give a container that no other charge covers.
+/// How an expression must be wrapped. `None` if it creates no container, or if another call already covers it.
 fn charge_of(node: &Json) -> Option<By> {
     let inner = &node["inner"][0];
     let made = |wanted: bool| wanted.then_some(By::Call(MADE));
@@ -216,7 +216,7 @@ fn charge_of(node: &Json) -> Option<By> {
         "List" | "Map" => made(!is_constant(node)),
         "Tuple" => (!is_constant(node)).then_some(By::CallWithTuple),
         "Slice" => made(true),
-        // The filter of a block has no expression of its own.
+        // A filter block has no expression of its own.
         "Filter" if inner["expr"].is_null() => None,
         "Filter" => (!PLAIN_FILTERS.contains(&name(&inner["name"]).as_str())).then_some(By::Filter),
         "Call" => {
@@ -238,7 +238,7 @@ fn charge_of(node: &Json) -> Option<By> {
     }
 }
 
-/// A sum with a text or a number among its terms is no list.
+/// Whether a sum has a text or a number among its terms. Then it is not a list.
 fn has_constant_term(node: &Json) -> bool {
     let inner = &node["inner"][0];
     match (node["expr"].as_str(), inner["op"].as_str()) {
@@ -258,8 +258,8 @@ fn is_constant(node: &Json) -> bool {
     }
 }
 
-/// The byte range of a node. The engine lets an attribute, item, slice or call of a longer chain begin at its own dot or
-/// bracket; here each begins where the chain does.
+/// The byte range of a node. In a chain, the engine starts an attribute, item, slice or call at its own dot or bracket.
+/// This function starts it at the start of the chain.
 fn place(node: &Json) -> Option<(usize, usize)> {
     let offset = |name: &str| usize::try_from(node["inner"][1][name].as_u64()?).ok();
     let (start, end) = (offset("start_offset")?, offset("end_offset")?);

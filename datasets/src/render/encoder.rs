@@ -1,12 +1,12 @@
-//! Byte-level BPE, fast: token ids and byte ranges straight from a text's bytes.
+//! A fast encoder for byte-level BPE: text → token ids and byte ranges.
 //!
-//! Responsible for: recognising each `tokenizer.json` that it encodes *exactly* like the crate `tokenizers`, and encoding
-//! with it. That crate stays the reference: it encodes for all other files, and tests compare both.
+//! Responsible for: detecting every `tokenizer.json` that this encoder encodes *exactly* like the crate `tokenizers`,
+//! and encoding with it. That crate remains the reference: it encodes for all other files, and tests compare both.
 //! Must not depend on: chat templates, datasets.
 //!
-//! Steps: added tokens are split off, those that match the raw text first. The steps of the pre-tokenizer split the rest
-//! into pieces. BPE merges each piece, or a cache has its tokens. Nothing is copied or aligned: with ByteLevel, a token is
-//! a range of the text's own bytes.
+//! Steps: first, added tokens are split off (those that match the raw text before the others). Then the steps of the
+//! pre-tokenizer split the rest into pieces. Finally, each piece is merged by BPE, or its tokens are taken from a
+//! cache. No text is copied or aligned: with ByteLevel, a token is a byte range of the text.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -23,30 +23,30 @@ mod pattern;
 use bpe::{Bpe, BpeFile, Words};
 use pattern::{GPT2, Splitter};
 
-/// Token ids, and the byte range of the text of each; a token that is a part of a character has the whole character.
+/// Token ids, and the byte range of each token. A token for a part of a character has the range of the whole character.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Encoded {
     pub(crate) ids: Vec<u32>,
     pub(crate) ranges: Vec<Range<usize>>,
 }
 
-/// A tokenizer all of whose steps are supported.
+/// The encoder of a tokenizer whose steps are all supported.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    /// Texts are normalized to NFC first.
+    /// Whether texts must be normalized to NFC.
     nfc: bool,
-    /// Added tokens that match the text as it is, and those that match it once it is normalized.
+    /// Added tokens that match the raw text, and added tokens that match the normalized text.
     added: [Option<Added>; 2],
     splitters: Vec<Splitter>,
     bpe: Bpe,
-    /// A cache for each thread.
+    /// One cache for each thread.
     words: Vec<Mutex<Words>>,
 }
 
 #[derive(Debug)]
 struct Added {
     automaton: AhoCorasick,
-    /// Id, and whether it includes the blanks before and after it.
+    /// The id, and whether the token includes the white space before (`lstrip`) and after (`rstrip`) it.
     tokens: Vec<(u32, bool, bool)>,
 }
 
@@ -59,10 +59,10 @@ struct File<'a> {
 }
 
 impl Encoder {
-    /// The encoder of a `tokenizer.json`, which has the tokens `added` to its vocabulary.
+    /// The encoder of a `tokenizer.json`. `added` are the tokens added to its vocabulary.
     ///
     /// # Errors
-    /// Names the part of the file that isn't supported.
+    /// If a part of the file isn't supported. The text names the part.
     pub(crate) fn new<'a>(json: &[u8], added: impl Iterator<Item = (u32, &'a AddedToken)>) -> Result<Self, String> {
         let file: File<'_> =
             serde_json::from_slice(json).map_err(|error| format!("a model that isn't BPE ({error})"))?;
@@ -85,7 +85,7 @@ impl Encoder {
         })
     }
 
-    /// Encodes a text. `None` if it must be normalized first or has bytes without a token: the reference does that.
+    /// Encodes a text. `None` if it is not in NFC or has bytes without a token. The reference encodes such texts.
     pub(crate) fn encode(&self, text: &str) -> Option<Encoded> {
         if self.nfc && !is_nfc(text) || !self.bpe.knows(text) {
             return None;
@@ -98,7 +98,8 @@ impl Encoder {
         Some(encoded)
     }
 
-    /// Splits off added tokens, set by set, and encodes the rest. `start` is the offset of `text` in the whole text.
+    /// Splits off the added tokens of each set, and encodes the rest. `start` is the offset of `text` in the whole
+    /// text.
     fn extract(&self, sets: &[Option<Added>], text: &str, start: usize, words: &mut Words, encoded: &mut Encoded) {
         let Some((set, rest)) = sets.split_first() else {
             return pattern::split(&self.splitters, text, start, &mut |piece, start| {
@@ -139,7 +140,7 @@ impl Added {
         Ok(Some(Self { automaton, tokens }))
     }
 
-    /// The tokens in a text: id, the range to split off, and the range of the token itself.
+    /// The added tokens in a text: id, the range to split off, and the range of the token itself.
     fn matches<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (u32, Range<usize>, Range<usize>)> + 'a {
         let mut previous = 0;
         self.automaton.find_iter(text).map(move |hit| {
@@ -157,7 +158,7 @@ impl Added {
     }
 }
 
-/// The steps of a pre-tokenizer. The last must be ByteLevel: then pieces consist of bytes.
+/// The steps of a pre-tokenizer. The last step must be ByteLevel, so that pieces consist of bytes.
 fn splitters(pre_tokenizer: Option<&Value>) -> Result<Vec<Splitter>, String> {
     let mut steps = match pre_tokenizer {
         Some(sequence) if kind(sequence) == "Sequence" => {
@@ -189,8 +190,8 @@ fn kind(value: &Value) -> &str {
     value["type"].as_str().unwrap_or("without a type")
 }
 
-/// Whether a text is surely in NFC, by the tables of `tokenizers`; newer tables have more characters.
+/// Whether a text is certainly in NFC, by the tables of `tokenizers`. Newer tables have more characters.
 fn is_nfc(text: &str) -> bool {
-    // Nothing below the combining marks changes.
+    // Characters before the combining marks are never changed.
     text.chars().all(|c| c < '\u{300}') || is_nfc_quick(text.chars()) == IsNormalized::Yes
 }

@@ -1,11 +1,13 @@
-//! Two forms of one thing: contents as text or as a list of parts, arguments of tool calls as an object or as JSON text.
+//! Alternative forms of message fields: contents are a text or a list of parts, arguments of tool calls are an object
+//! or a JSON text.
 //!
-//! Responsible for: which form a chat template writes, and giving it a conversation in that form. Must not depend on:
-//! tokenizers, what is trained.
+//! Responsible for: detecting the forms that a chat template supports, and converting a conversation to these forms.
+//! Must not depend on: tokenizers, which tokens are trained.
 //!
-//! Data sets have either form, and so do templates: `arguments | tojson` writes a text as a JSON string in a JSON string,
-//! `content + '<|im_end|>'` fails on a list. A form that a template writes right is never changed, so that texts are those
-//! of transformers. Which forms it writes right is found out once, with two small conversations.
+//! Data sets use both forms, and so do templates. For example, `arguments | tojson` writes a text as a JSON string in a
+//! JSON string, and `content + '<|im_end|>'` fails on a list. A form that the template writes correctly is never
+//! changed, so the text is the same as with transformers. The supported forms are detected once, with two small
+//! conversations.
 
 use std::borrow::Cow;
 
@@ -17,20 +19,20 @@ use crate::formats::conversation::{Conversation, Message};
 use crate::render::python;
 use crate::render::template::{ChatTemplate, Rendering};
 
-/// Which forms a template takes.
+/// The forms that a template supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Forms {
     content: Form,
     arguments: Form,
 }
 
-/// Which form of one thing a template takes.
+/// The form that a template supports for one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// The one that the data has.
+    /// The form of the data is kept.
     AsGiven,
     Text,
-    /// A list of parts; an object.
+    /// A list of parts, or an object.
     Structure,
 }
 
@@ -39,14 +41,14 @@ impl Form {
         match (writes_text, writes_structure) {
             (true, false) => Self::Text,
             (false, true) => Self::Structure,
-            // A template that writes neither fails on its own, with an error that says where.
+            // A template that writes neither form fails later with an error that names the line.
             (true, true) | (false, false) => Self::AsGiven,
         }
     }
 }
 
 impl Forms {
-    /// The forms that `template` takes.
+    /// Detects the forms that `template` supports.
     pub(crate) fn of(template: &ChatTemplate) -> Self {
         Self {
             content: Form::of(
@@ -60,10 +62,10 @@ impl Forms {
         }
     }
 
-    /// The conversation in the forms that the template takes.
+    /// Converts the conversation to the forms that the template supports.
     ///
     /// # Errors
-    /// When the template takes objects, and arguments are a text that is no JSON object.
+    /// If the template needs objects, and the arguments are a text that is not a JSON object.
     pub(crate) fn apply<'a>(&self, conversation: &'a Conversation) -> Result<Cow<'a, Conversation>, RowFault> {
         let mut changed = Cow::Borrowed(conversation);
         for (index, message) in conversation.messages.iter().enumerate() {
@@ -95,7 +97,7 @@ impl Forms {
     }
 }
 
-/// The JSON object that a text holds; an empty text stands for no arguments.
+/// Parses a text as a JSON object. An empty text means no arguments.
 fn parsed(text: &str) -> Option<Value> {
     match text.trim() {
         "" => Some(json!({})),
@@ -103,18 +105,18 @@ fn parsed(text: &str) -> Option<Value> {
     }
 }
 
-/// Does it write a question and an answer whose contents `form` makes?
+/// Whether the template writes a user and an assistant message whose contents have this form.
 fn writes_content(template: &ChatTemplate, form: impl Fn(&str) -> Value) -> bool {
     const TEXTS: [(&str, &str); 2] = [("user", "Zermatt?"), ("assistant", "Andermatt.")];
     let messages = TEXTS.map(|(role, text)| with(role, [("content", form(text))]));
     let written = render(template, &messages, None).unwrap_or_default();
-    // A list that is written as Python writes lists is not written right.
+    // A list written in Python's notation is not correct.
     TEXTS.iter().all(|(_, text)| written.contains(text)) && !written.contains("'text'")
 }
 
 const CITY_AS_TEXT: &str = r#"{"city": "Zermatt"}"#;
 
-/// Does it write a tool call with these arguments, so that `expected` is in the text?
+/// Whether the template writes a tool call with these arguments. Its text must contain `expected`.
 fn writes_arguments(template: &ChatTemplate, arguments: Value, expected: &str) -> bool {
     let call =
         json!([{"type": "function", "id": "call00001", "function": {"name": "weather", "arguments": arguments}}]);

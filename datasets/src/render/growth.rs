@@ -1,10 +1,10 @@
-//! Normalizers and decoders of a tokenizer, within limits.
+//! Limits for the normalizers and decoders of a tokenizer.
 //!
-//! Responsible for: refusing a `tokenizer.json` that makes texts grow without bounds, such as forty replacements of `e`
-//! by `ee`. Must not depend on: chat templates, how tokens are made.
+//! Responsible for: refusing a `tokenizer.json` that makes texts grow without limit, for example by replacing `e` with
+//! `ee` forty times. Must not depend on: chat templates, how tokens are made.
 //!
-//! Two limits: a single step writes at most [`STEP`] bytes in the place of what it matches, and after each step a text has
-//! at most [`GROWTH`] times its bytes. Together they bound the memory of a text by a multiple of its size.
+//! There are two limits. A single step writes at most [`STEP`] bytes for each match. After each step, a text has at
+//! most [`GROWTH`] times its original bytes. Together they limit the memory of a text to a multiple of its size.
 
 use std::cell::RefCell;
 
@@ -16,15 +16,15 @@ use tokenizers::{
     Decoder, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
 
-/// The tokenizer of the crate `tokenizers`, with steps that have limits.
+/// The tokenizer of the crate `tokenizers`, with limited steps.
 pub(crate) type Tokenizer =
     TokenizerImpl<ModelWrapper, LimitedNormalizer, PreTokenizerWrapper, PostProcessorWrapper, LimitedDecoder>;
 
-/// Bytes that a step may write in the place of a match. The steps of known models write at most 33 (NFKC).
+/// Maximum number of bytes that a step may write for a match. The steps of known models write at most 33 (NFKC).
 const STEP: usize = 64;
-/// How many times its bytes a text may have after a step,
+/// Maximum growth of a text, as a factor.
 const GROWTH: usize = 16;
-/// besides these.
+/// Bytes that a text may have in addition to the factor.
 const FREE: usize = 64 << 10;
 
 /// The normalizer of a `tokenizer.json`, step by step.
@@ -78,11 +78,11 @@ impl<'de> Deserialize<'de> for LimitedDecoder {
 }
 
 thread_local! {
-    /// Why the normalizer failed.
+    /// The last error of the normalizer on this thread.
     static FAILED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `encode` with the errors of the normalizer, which the crate `tokenizers` ignores.
+/// Runs `encode`, and returns errors of the normalizer. The crate `tokenizers` ignores them.
 pub(crate) fn with_errors<T>(encode: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     FAILED.take();
     let encoded = encode()?;
@@ -136,8 +136,8 @@ fn check_step(written: usize) -> Result<(), String> {
     }
 }
 
-/// Bytes of the longest text in the table of a `Precompiled` step: four bytes with the length of an index, the index,
-/// then texts that end with a zero (SentencePiece, `normalizer.cc`).
+/// The number of bytes of the longest text in the table of a `Precompiled` step. The table consists of the length of an
+/// index (four bytes), the index, and zero-terminated texts (SentencePiece, `normalizer.cc`).
 fn longest_entry(step: &serde_json::Value) -> usize {
     let table = step["precompiled_charsmap"].as_str().unwrap_or_default();
     let table = base64::engine::general_purpose::STANDARD.decode(table).unwrap_or_default();

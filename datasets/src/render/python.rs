@@ -1,8 +1,8 @@
-//! Python's way of writing values, which chat templates rely on.
+//! Python's notation of values, which chat templates rely on.
 //!
-//! Responsible for: JSON with the spaces of Python's `json.dumps`, values as Python's `str` writes them, string methods
-//! that minijinja's compatibility layer lacks, and JSON data as template values.
-//! Must not depend on: any one template.
+//! Responsible for: JSON with the spaces of Python's `json.dumps`, values in the notation of Python's `str`, string
+//! methods that minijinja's compatibility layer lacks, and JSON data as template values.
+//! Must not depend on: a particular template.
 
 use std::fmt::Write as _;
 
@@ -11,11 +11,11 @@ use minijinja::{Error, ErrorKind, Output, State, Value};
 
 use crate::formats::conversation::Message;
 
-/// Keys under which data sets keep the reasoning of an assistant; most templates read the first.
+/// Keys with the reasoning of an assistant message. Most templates read the first one.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// A message as a template value; adds its bytes to `size`. Reasoning is given under each name that templates read, as in
-/// transformers.
+/// Converts a message to a template value, and adds its bytes to `size`. Reasoning is passed under all names that
+/// templates read, as in transformers.
 pub(crate) fn message(message: &Message, size: &mut usize) -> Value {
     let fields = &message.fields;
     let reasoning = REASONING.iter().find_map(|key| fields.get(*key).filter(|value| !value.is_null()));
@@ -35,7 +35,7 @@ pub(crate) fn message(message: &Message, size: &mut usize) -> Value {
     Value::from_pairs(pairs)
 }
 
-/// JSON as a template value; adds its bytes to `size`. The order of keys is kept.
+/// Converts JSON to a template value, and adds its bytes to `size`. The order of keys is kept.
 pub(crate) fn value(json: &serde_json::Value, size: &mut usize) -> Value {
     *size += 8;
     match json {
@@ -91,26 +91,26 @@ pub(crate) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
     Ok(Value::from(writer.out))
 }
 
-/// JSON as `tojson` writes it.
+/// Writes JSON in the same notation as `tojson`.
 pub(crate) fn dumps(json: &serde_json::Value) -> String {
     let (item, key) = (", ".to_owned(), ": ".to_owned());
     let mut writer =
         Json { state: None, out: String::new(), charged: 0, indent: None, item, key, ascii: false, sort: false };
     match writer.value(&value(json, &mut 0), 0) {
         Ok(()) => writer.out,
-        // Only values that JSON lacks can't be written.
+        // Only values that don't exist in JSON can fail.
         Err(_) => json.to_string(),
     }
 }
 
-/// Depth of values that are written. JSON data is at most 128 deep.
+/// Maximum nesting depth of written values. JSON data has at most 128 levels.
 const DEPTH: usize = 256;
 
 struct Json<'a, 'b, 'c> {
-    /// What writing is charged to.
+    /// Fuel is consumed from this state.
     state: Option<&'a State<'b, 'c>>,
     out: String,
-    /// Bytes of `out` that are paid.
+    /// Bytes of `out` for which fuel was consumed.
     charged: usize,
     indent: Option<String>,
     item: String,
@@ -120,7 +120,7 @@ struct Json<'a, 'b, 'c> {
 }
 
 impl Json<'_, '_, '_> {
-    /// Pays for what was written since the last call: an eighth of a step for each byte.
+    /// Consumes fuel for the bytes written since the last call: 1/8 for each byte.
     fn charge(&mut self) -> Result<(), Error> {
         let fresh = self.out.len() - self.charged;
         self.charged = self.out.len();
@@ -230,8 +230,8 @@ fn json_key(key: &Value) -> String {
     }
 }
 
-/// A number as Python's `repr` writes it: the shortest digits that read back as the same value, with an exponent from
-/// 1e16 up and below 1e-4.
+/// A number in the notation of Python's `repr`: the shortest digits that parse to the same value, with an exponent for
+/// 1e16 and above and for values below 1e-4.
 fn number(value: &Value) -> String {
     let Some(float) = (!value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten() else {
         return value.to_string();
@@ -256,7 +256,7 @@ fn number(value: &Value) -> String {
     format!("{float:?}")
 }
 
-/// Writes `{{ value }}` as Python's `str` does.
+/// Writes `{{ value }}` in the notation of Python's `str`.
 pub(crate) fn format(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     let written = match value.as_str() {
         Some(text) => out.write_str(text),
@@ -275,12 +275,12 @@ pub(crate) fn text(state: &State, value: &Value) -> Result<String, Error> {
     }
 }
 
-/// Whether Python can iterate over it. (It can't over `None`.)
+/// Whether Python can iterate over the value. (It can't iterate over `None`.)
 pub(crate) fn is_iterable(value: &Value) -> bool {
     is_sequence(value) || value.kind() == ValueKind::Iterable
 }
 
-/// Whether it has a length and items in Python, as texts and mappings have.
+/// Whether the value has a length and items in Python, like texts and mappings.
 pub(crate) fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }
@@ -299,7 +299,7 @@ fn repr(state: &State, value: &Value, depth: usize) -> Result<String, Error> {
             number => number.to_owned(),
         },
         ValueKind::String => quoted(value.as_str().unwrap_or_default()),
-        // A sum of lists is an iterable to the template engine, and a list to Python.
+        // A sum of lists is an iterable in the template engine, but a list in Python.
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter()?.checked().map(|item| repr(state, &item?, depth + 1));
             let items: Vec<String> = items.collect::<Result<_, Error>>()?;
@@ -344,7 +344,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// Methods of Python's types: what the compatibility layer knows, and a few more on strings.
+/// Methods of Python's types: those of minijinja's compatibility layer, and some more for strings.
 pub(crate) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     let Some(text) = value.as_str() else {
         return minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args);

@@ -1,13 +1,13 @@
-//! An example as text for people.
+//! Shows an example as text.
 //!
-//! Responsible for: stretches of text with and without loss, special tokens visible. Must not depend on: terminals.
+//! Responsible for: runs of text with and without loss, with visible special tokens. Must not depend on: terminals.
 
 use crate::error::TokenizerError;
 use crate::label::mask::IGNORED;
 use crate::prepare::batch::Example;
 use crate::render::tokenizer::ChatTokenizer;
 
-/// Text of tokens that are all trained, or all not.
+/// The text of consecutive tokens that are either all trained or all not trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stretch {
     pub text: String,
@@ -15,10 +15,10 @@ pub struct Stretch {
     pub tokens: usize,
 }
 
-/// The stretches of an example.
+/// Splits an example at the borders of its trained ranges.
 ///
 /// # Errors
-/// When the tokenizer can't decode its own tokens.
+/// If the tokenizer can't decode the tokens.
 pub fn stretches(example: &Example, tokenizer: &ChatTokenizer) -> Result<Vec<Stretch>, TokenizerError> {
     let pairs: Vec<(u32, bool)> =
         example.input_ids.iter().zip(&example.labels).map(|(id, label)| (*id, *label != IGNORED)).collect();

@@ -1,8 +1,8 @@
-//! The base model's own chat template (Jinja), rendered as transformers renders it.
+//! The base model's chat template (Jinja), rendered in the same way as transformers renders it.
 //!
-//! Responsible for: the environment that such templates expect (trimmed blocks, loop controls, Python's string methods,
-//! `raise_exception`, `strftime_now`, `tojson`, `{% generation %}`), and limits: a template is foreign code.
-//! Must not depend on: tokenizers, what is done with the text.
+//! Responsible for: the environment that chat templates expect (trimmed blocks, loop controls, Python's string methods,
+//! `raise_exception`, `strftime_now`, `tojson`, `{% generation %}`), and limits, because a template is untrusted code.
+//! Must not depend on: tokenizers, how the text is used.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,30 +19,30 @@ use crate::formats::conversation::Message;
 use crate::render::forms::Forms;
 use crate::render::{containers, python};
 
-/// Fuel of one rendering, besides one for each byte of its input. An instruction costs 1, a byte written 1/64.
+/// Fuel of one rendering, in addition to one for each input byte. An instruction costs 1, a written byte 1/64.
 const FUEL: u64 = 1_000_000;
-/// Bytes that one rendering may write, besides eight for each byte of its input.
+/// Maximum output of one rendering in bytes, in addition to eight for each input byte.
 const OUTPUT: usize = 4 << 20;
-/// Depth of macros that call each other: enough for nested JSON schemas, and it fits the stack of a worker thread.
+/// Recursion limit of macros: enough for nested JSON schemas, and small enough for the stack of a worker thread.
 const RECURSION: usize = 100;
 /// The template's name in its environment.
 const NAME: &str = "chat_template";
-/// What errors call a template of which no file is known.
+/// The name of a template without a file, for errors.
 const PLACE: &str = "chat template";
 
 /// A compiled chat template.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// Special tokens by transformers' names (`bos_token`, …), as far as the tokenizer has them.
+    /// The tokenizer's special tokens, by transformers' names (`bos_token`, …).
     special: Vec<(&'static str, Value)>,
     /// Byte ranges of the bodies of `{% generation %}` blocks in the compiled source.
     generation: Vec<Range<usize>>,
     /// `data.template_variables`.
     variables: Vec<(String, Value)>,
-    /// What errors call it.
+    /// The template's name in errors.
     place: String,
-    /// Found when they are first needed.
+    /// Detected on first use.
     forms: OnceLock<Forms>,
 }
 
@@ -51,20 +51,20 @@ pub struct ChatTemplate {
 pub struct Rendering<'a> {
     pub messages: &'a [Message],
     pub tools: Option<&'a serde_json::Value>,
-    /// End with the opening of an assistant's turn.
+    /// Whether the text ends with the start of an assistant turn.
     pub add_generation_prompt: bool,
 }
 
 impl ChatTemplate {
-    /// Compiles `source`. `now` is the moment that `strftime_now` writes, the same for every row.
+    /// Compiles `source`. `now` is the time that `strftime_now` writes, the same for every row.
     ///
     /// # Errors
-    /// Names the line of a fault in the template.
+    /// If the template is faulty. The error names the line.
     pub fn new(source: &str, special: Vec<(&'static str, String)>, now: Zoned) -> Result<Self, TemplateError> {
         Self::from_file(PLACE.to_owned(), source, special, now)
     }
 
-    /// As [`new`](Self::new); errors call the template `place`.
+    /// Like [`new`](Self::new). Errors name the template `place`.
     pub(crate) fn from_file(
         place: String,
         source: &str,
@@ -102,7 +102,7 @@ impl ChatTemplate {
         Ok(Self { environment, special, generation, variables: Vec::new(), place, forms: OnceLock::new() })
     }
 
-    /// The same template with further variables.
+    /// Passes further variables to the template.
     #[must_use]
     pub fn with_variables(mut self, variables: &BTreeMap<String, Variable>) -> Self {
         self.variables = variables.iter().map(|(name, value)| (name.clone(), variable(value))).collect();
@@ -110,26 +110,26 @@ impl ChatTemplate {
         self
     }
 
-    /// The forms of contents and arguments that it takes.
+    /// The forms of contents and arguments that the template supports.
     pub(crate) fn forms(&self) -> Forms {
         *self.forms.get_or_init(|| Forms::of(self))
     }
 
-    /// Whether the template itself marks what the assistant generates.
+    /// Whether the template marks the assistant's text with `{% generation %}` blocks.
     pub fn has_generation_blocks(&self) -> bool {
         !self.generation.is_empty()
     }
 
-    /// The conversation as text.
+    /// Renders a conversation.
     ///
     /// # Errors
-    /// When the template refuses the conversation, fails, or exceeds its limits.
+    /// If the template refuses the conversation, fails, or exceeds its limits.
     pub fn render(&self, rendering: Rendering<'_>) -> Result<String, TemplateError> {
         let Rendering { messages, tools, add_generation_prompt } = rendering;
         self.render_seen(&Seen::new(messages, tools), messages.len(), add_generation_prompt)
     }
 
-    /// The first `count` messages as text.
+    /// Renders the first `count` messages.
     pub(crate) fn render_seen(
         &self,
         seen: &Seen,
@@ -139,10 +139,10 @@ impl ChatTemplate {
         self.run(seen, count, add_generation_prompt, |template, context| template.render(context))
     }
 
-    /// The conversation as text, with the byte ranges that `{% generation %}` blocks wrote, in order.
+    /// Renders a conversation. Also returns the byte ranges of the text in `{% generation %}` blocks, in order.
     ///
     /// # Errors
-    /// As [`render`](Self::render), and when a block writes through a macro, where its text can't be followed.
+    /// As [`render`](Self::render). Also if a block writes through a macro, because such text can't be located.
     pub fn render_marked(&self, rendering: Rendering<'_>) -> Result<(String, Vec<Range<usize>>), TemplateError> {
         let Rendering { messages, tools, add_generation_prompt } = rendering;
         let seen = Seen::new(messages, tools);
@@ -150,7 +150,7 @@ impl ChatTemplate {
             template.render_with_spans(context)
         })?;
         let mut marked: Vec<Range<usize>> = Vec::new();
-        // Ranges that touch belong to one block, unless another run of the template's text lies between.
+        // Adjacent ranges belong to the same block, unless another part of the template ran between them.
         let mut open = None;
         for span in spans {
             let source = span.source_range();
@@ -190,7 +190,7 @@ impl ChatTemplate {
         ]);
         let context = Value::from_pairs(context);
         let fault = |error: Error| fault(&self.place, &error);
-        // Fuel belongs to the environment. Its parts are reference-counted, so a clone is cheap.
+        // Fuel is a setting of the environment. Its parts are reference-counted, so cloning is cheap.
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + size as u64));
         let template = environment.get_template(NAME).map_err(fault)?;
@@ -203,7 +203,7 @@ impl ChatTemplate {
     }
 }
 
-/// A variable as a template value.
+/// Converts a variable to a template value.
 fn variable(value: &Variable) -> Value {
     match value {
         Variable::Bool(truth) => Value::from(*truth),
@@ -214,10 +214,10 @@ fn variable(value: &Variable) -> Value {
     }
 }
 
-/// A conversation as template values, made once for several renderings.
+/// A conversation as template values, converted once for several renderings.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    /// Each with its bytes, as `tools`.
+    /// Each value with its size in bytes.
     messages: Vec<(Value, usize)>,
     tools: (Value, usize),
 }
@@ -235,7 +235,7 @@ impl Seen {
     }
 }
 
-/// The result of a rendering.
+/// The output of a rendering.
 trait Rendered {
     fn text(&self) -> &str;
 }
@@ -257,8 +257,9 @@ impl Rendered for (String, Vec<minijinja::OutputSpan>) {
 #[error("{0}")]
 struct Raised(String);
 
-/// Turns `{% generation %}` blocks, which are transformers' own, into scoped blocks that write the same text. Returns the
-/// new source and the byte ranges of their bodies in it. Lines stay where they are, so that errors name the right ones.
+/// Replaces `{% generation %}` blocks, an extension of transformers, by scoped blocks that write the same text. Returns
+/// the new source and the byte ranges of the blocks' bodies. Line numbers don't change, so errors name the correct
+/// lines.
 fn scope_generation(source: &str, syntax: SyntaxConfig) -> Result<(String, Vec<Range<usize>>), Error> {
     let mut compiled = String::with_capacity(source.len());
     let (mut bodies, mut open) = (Vec::new(), Vec::new());
@@ -285,7 +286,7 @@ fn scope_generation(source: &str, syntax: SyntaxConfig) -> Result<(String, Vec<R
     Ok((compiled, bodies))
 }
 
-/// Distinguishes the causes that the template engine reports as one kind of error.
+/// Distinguishes causes that the template engine reports as the same kind of error.
 fn fault(place: &str, error: &Error) -> TemplateError {
     let place = place.to_owned();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);

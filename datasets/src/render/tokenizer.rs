@@ -1,11 +1,11 @@
-//! The base model's tokenizer together with its chat template.
+//! The tokenizer of a base model, and its chat template.
 //!
-//! Responsible for: text ↔ token ids, decoding while tokens arrive, prompts for generation, the tokens that end a turn.
-//! Must not depend on: datasets, where the files of a base lie.
+//! Responsible for: text ↔ token ids, streaming decoding, prompts for generation, the tokens that end a turn.
+//! Must not depend on: datasets, the files of a base.
 //!
-//! Token ids come from one tokenization of one text. Nothing is ever added by the tokenizer's own post-processor: chat
-//! templates write their special tokens themselves, and plain texts get theirs from [`ChatTokenizer::encode_plain`], so
-//! that no sequence begins with two.
+//! A text is tokenized once, as a whole. The tokenizer's own post-processor is removed, because it would add special
+//! tokens: chat templates write their special tokens themselves, and [`ChatTokenizer::encode_plain`] adds those of
+//! plain texts. Therefore no sequence starts with two of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,43 +21,43 @@ use crate::render::encoder::{Encoded, Encoder};
 use crate::render::growth::{self, Tokenizer};
 use crate::render::template::{ChatTemplate, Rendering};
 
-/// The tokenizer of a base model, from its files.
+/// The settings of a base model's tokenizer, from its files.
 #[derive(Clone, Debug, Default)]
 pub struct TokenizerSpec {
     /// The bytes of `tokenizer.json`.
     pub tokenizer_json: Vec<u8>,
-    /// Jinja source; `None` for a base without one.
+    /// Jinja source. `None` if the base has no chat template.
     pub chat_template: Option<String>,
-    /// What errors call the chat template, such as its file; `None` for "chat template".
+    /// The name of the chat template in errors, such as its file. `None`: "chat template".
     pub template_place: Option<String>,
-    /// Further templates of the base, which the audit compares.
+    /// Other chat templates of the base, which the audit compares with this one.
     pub other_templates: Vec<OtherTemplate>,
     pub bos_token: Option<String>,
     pub eos_token: Option<String>,
     pub pad_token: Option<String>,
     pub unk_token: Option<String>,
-    /// Begin plain texts (those without a chat template) with `bos_token`.
+    /// Whether plain texts (those without a chat template) start with `bos_token`.
     pub add_bos: bool,
-    /// Further tokens that end an answer, such as the list `eos_token_id` of `generation_config.json`.
+    /// Further tokens that end an answer, for example from `eos_token_id` in `generation_config.json`.
     pub stop_ids: Vec<u32>,
-    /// Rows of the base's embedding; every token id must be below.
+    /// Number of rows of the base's embedding. Every token id must be below it.
     pub vocab_size: usize,
-    /// The moment that `strftime_now` writes; `None` for the one in which the tokenizer is made.
+    /// The time that `strftime_now` writes. `None`: the time at which the tokenizer is created.
     pub now: Option<Zoned>,
 }
 
 /// A chat template of the base that is not used.
 #[derive(Clone, Debug)]
 pub struct OtherTemplate {
-    /// Its file, for people.
+    /// Its file, for display.
     pub place: String,
     /// Jinja source.
     pub source: String,
-    /// Whether it is meant for conversations with tools only.
+    /// Whether it is only used for conversations with tools.
     pub with_tools: bool,
 }
 
-/// Another template, compiled, or the reason why it can't be.
+/// Another template, compiled, or the reason why it can't be compiled.
 #[derive(Clone, Debug)]
 pub(crate) struct Other {
     pub(crate) place: String,
@@ -68,9 +68,9 @@ pub(crate) struct Other {
 /// A tokenizer and the chat template of its base model.
 #[derive(Clone, Debug)]
 pub struct ChatTokenizer {
-    /// The reference: decodes, and encodes texts that `encoder` can't.
+    /// The reference: decodes, and encodes texts that `encoder` does not support.
     tokenizer: Arc<Tokenizer>,
-    /// The fast encoder, or which part of `tokenizer.json` it doesn't model.
+    /// The fast encoder, or the part of `tokenizer.json` that it does not support.
     encoder: Result<Arc<Encoder>, String>,
     template: Option<ChatTemplate>,
     others: Vec<Other>,
@@ -79,7 +79,7 @@ pub struct ChatTokenizer {
     pad: Option<u32>,
     add_bos: bool,
     stop_ids: Vec<u32>,
-    /// Finds the special tokens in a text; `None` without any.
+    /// Finds the special tokens in a text. `None` if there are no special tokens.
     special: Option<Arc<AhoCorasick>>,
     fingerprint: [u8; 32],
 }
@@ -88,12 +88,12 @@ impl ChatTokenizer {
     /// Reads the tokenizer and compiles the template.
     ///
     /// # Errors
-    /// When either is faulty, a special token is unknown, or an id has no embedding in the base.
+    /// If one of them is faulty, a special token is unknown, or a token id has no embedding in the base.
     pub fn new(spec: TokenizerSpec) -> Result<Self, DataError> {
         let fingerprint = fingerprint(&spec);
         let mut tokenizer =
             Tokenizer::from_bytes(&spec.tokenizer_json).map_err(|error| TokenizerError::Parse(error.to_string()))?;
-        // The file may carry settings from the base's own training, which would truncate, pad or extend texts.
+        // The file may contain settings from the base's own training that would truncate, pad or extend texts.
         tokenizer.with_truncation(None).map_err(|error| TokenizerError::Parse(error.to_string()))?;
         tokenizer.with_padding(None);
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
@@ -152,7 +152,7 @@ impl ChatTokenizer {
         })
     }
 
-    /// The same tokenizer; its chat templates get further variables (`data.template_variables`).
+    /// Passes further variables to the chat templates (`data.template_variables`).
     #[must_use]
     pub fn with_template_variables(mut self, variables: &BTreeMap<String, Variable>) -> Self {
         if variables.is_empty() {
@@ -172,13 +172,13 @@ impl ChatTokenizer {
         &self.fingerprint
     }
 
-    /// The part of `tokenizer.json` that the fast encoder doesn't model; the reference encodes, about ten times slower. `None`
-    /// with the fast encoder.
+    /// The part of `tokenizer.json` that the fast encoder does not support. Then the reference encodes, about ten times
+    /// slower. `None` if the fast encoder is used.
     pub fn slow_because(&self) -> Option<&str> {
         self.encoder.as_ref().err().map(String::as_str)
     }
 
-    /// A copy for one thread: threads that share an instance of the reference wait for each other.
+    /// A copy for one thread. Threads that share an instance of the reference would block each other.
     pub(crate) fn for_thread(&self) -> Self {
         let tokenizer = match &self.encoder {
             Ok(_) => self.tokenizer.clone(),
@@ -192,7 +192,7 @@ impl ChatTokenizer {
         self.template.as_ref()
     }
 
-    /// The base's templates besides that one.
+    /// The other chat templates of the base.
     pub(crate) fn other_templates(&self) -> &[Other] {
         &self.others
     }
@@ -207,58 +207,58 @@ impl ChatTokenizer {
         self.eos
     }
 
-    /// The padding token. Batches aren't padded; exports name it.
+    /// The padding token. Batches aren't padded, but exported configurations name it.
     pub fn pad(&self) -> Option<u32> {
         self.pad
     }
 
-    /// The tokens that end an answer, ascending: end of sequence, those that the base's files name, and the one that the chat
-    /// template writes after an assistant's turn.
+    /// The tokens that end an answer, ascending: end of sequence, the tokens in the base's files, and the token that
+    /// the chat template writes after an assistant turn.
     pub fn stop_ids(&self) -> Vec<u32> {
         self.stop_ids.clone()
     }
 
-    /// Token ids of a text. Special tokens in the text are recognised, none is added.
+    /// Encodes a text. Special tokens in the text are recognised. No special token is added.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// If the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         Ok(self.encode_ranges(text)?.ids)
     }
 
-    /// Token ids of a text that no template wrote: with `bos_token` where the base asks for it.
+    /// Encodes a text without a chat template. `bos_token` is prepended if the base requires it.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// If the tokenizer fails.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let ids = self.encode(text)?;
         Ok(self.plain_bos(&ids).into_iter().chain(ids).collect())
     }
 
-    /// The token that has to stand before a plain text: none where the text itself begins with it.
+    /// The token to prepend to a plain text. `None` if the text already starts with it.
     pub(crate) fn plain_bos(&self, ids: &[u32]) -> Option<u32> {
         self.bos().filter(|bos| self.add_bos && ids.first() != Some(bos))
     }
 
-    /// The name of the beginning-of-sequence token when `ids` begin with two of them.
+    /// The beginning-of-sequence token, if `ids` start with two of them.
     pub(crate) fn double_bos(&self, ids: &[u32]) -> Option<&str> {
         let (bos, name) = self.bos.as_ref()?;
         (ids.len() > 1 && ids[..2] == [*bos, *bos]).then_some(name)
     }
 
-    /// The special tokens in a text, as it would be read.
+    /// The special tokens in a text, as the tokenizer recognises them.
     pub(crate) fn special_in<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
         self.special.iter().flat_map(move |special| special.find_iter(text)).map(move |hit| &text[hit.range()])
     }
 
-    /// A plain text without the tokens that may stand at its beginning and its end.
+    /// A plain text without a beginning-of-sequence token at its start and an end-of-sequence token at its end.
     pub(crate) fn without_ends<'t>(&self, text: &'t str) -> &'t str {
         let text = self.bos.as_ref().and_then(|(_, bos)| text.strip_prefix(bos.as_str())).unwrap_or(text);
         let eos = self.eos.and_then(|eos| self.tokenizer.id_to_token(eos));
         eos.and_then(|eos| text.strip_suffix(eos.as_str())).unwrap_or(text)
     }
 
-    /// Token ids with the byte range of the text that each stands for.
+    /// Encodes a text. Also returns the byte range of each token.
     pub(crate) fn encode_ranges(&self, text: &str) -> Result<Encoded, TokenizerError> {
         match self.encoder.as_ref().ok().and_then(|encoder| encoder.encode(text)) {
             Some(encoded) => Ok(encoded),
@@ -266,13 +266,13 @@ impl ChatTokenizer {
         }
     }
 
-    /// As [`encode_ranges`](Self::encode_ranges), always by the crate `tokenizers`.
+    /// Like [`encode_ranges`](Self::encode_ranges), but always with the crate `tokenizers`.
     pub(crate) fn encode_by_reference(&self, text: &str) -> Result<Encoded, TokenizerError> {
         let encoding = growth::with_errors(|| self.tokenizer.encode(text, false));
         let encoding = encoding.map_err(|error| TokenizerError::Encode(error.to_string()))?;
         let added = self.tokenizer.get_added_vocabulary();
         let ranges = encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, &(start, end))| {
-            // Some special tokens swallow the blanks around them; what counts is where the token itself stands.
+            // Some special tokens include the white space around them. The range must be that of the token itself.
             match added.simple_id_to_token(*id).and_then(|token| Some(start + text.get(start..end)?.find(&token)?)) {
                 Some(inner) => inner..inner + added.simple_id_to_token(*id).map_or(0, |token| token.len()),
                 None => start..end,
@@ -281,32 +281,32 @@ impl ChatTokenizer {
         Ok(Encoded { ids: encoding.get_ids().to_vec(), ranges: ranges.collect() })
     }
 
-    /// Text of token ids, without special tokens.
+    /// Decodes token ids, without special tokens.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// If the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.tokenizer.decode(ids, true).map_err(|error| TokenizerError::Decode(error.to_string()))
     }
 
-    /// Text of token ids with special tokens visible.
+    /// Decodes token ids, with special tokens.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// If the tokenizer fails.
     pub fn decode_with_special(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.tokenizer.decode(ids, false).map_err(|error| TokenizerError::Decode(error.to_string()))
     }
 
-    /// Decodes token by token.
+    /// Starts a decoder that receives one token at a time.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
         DecodeStream { tokenizer: self, ids: Vec::new(), shown: 0 }
     }
 
-    /// Token ids of a conversation up to where the assistant's answer begins. Without a chat template the texts of the
-    /// messages follow one another, as in training.
+    /// Token ids of a conversation up to the start of the assistant's answer. Without a chat template, the texts of the
+    /// messages are concatenated, as in training.
     ///
     /// # Errors
-    /// When the template refuses the conversation.
+    /// If the template refuses the conversation.
     pub fn render_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, DataError> {
         let Some(template) = &self.template else {
             let text: String = messages.iter().map(|message| message.content.as_str()).collect();
@@ -325,28 +325,28 @@ impl ChatTokenizer {
     }
 }
 
-/// Decodes token by token, whole characters only.
+/// Decodes one token at a time, and returns only complete characters.
 pub struct DecodeStream<'a> {
     tokenizer: &'a ChatTokenizer,
-    /// Tokens since the last text was given out, behind those of that text (decoders look at what stands before).
+    /// The tokens of the last returned text, as context for the decoder, and all later tokens.
     ids: Vec<u32>,
     shown: usize,
 }
 
 impl DecodeStream<'_> {
-    /// Adds a token; gives the text that is complete with it.
+    /// Adds a token. Returns the text that is now complete, if any.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// If the tokenizer fails.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
         self.ids.push(id);
         self.advance(false)
     }
 
-    /// The text of tokens that never became whole characters, as replacement characters.
+    /// Returns the remaining text, with replacement characters for incomplete characters.
     ///
     /// # Errors
-    /// When the tokenizer fails.
+    /// If the tokenizer fails.
     pub fn finish(mut self) -> Result<Option<String>, TokenizerError> {
         self.advance(true)
     }
@@ -364,7 +364,7 @@ impl DecodeStream<'_> {
 }
 
 fn fingerprint(spec: &TokenizerSpec) -> [u8; 32] {
-    // A template that writes the date gives other texts tomorrow.
+    // A template that writes the date renders other texts on another day.
     let dated = spec.chat_template.as_ref().is_some_and(|template| template.contains("strftime_now"));
     let date = dated.then(|| spec.now.clone().unwrap_or_else(Zoned::now).date().to_string());
     let names = [&spec.bos_token, &spec.eos_token, &spec.pad_token, &spec.unk_token];
@@ -387,7 +387,7 @@ fn check_fit(tokenizer: &Tokenizer, vocab_size: usize) -> Result<(), TokenizerEr
     }
 }
 
-/// The special token that the template writes right after an assistant's last answer, if it writes one.
+/// The special token that the template writes directly after an assistant's last answer.
 fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
     const ANSWER: &str = "an answer";
     let messages = [Message::new("user", "a question"), Message::new("assistant", ANSWER)];

@@ -1,4 +1,4 @@
-//! The tokenizer itself: what it refuses, and text that arrives token by token.
+//! The tokenizer: which ones are refused, and streaming decoding.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -23,7 +23,7 @@ fn a_tokenizer_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn what_the_file_says_about_cutting_and_padding_is_not_done() {
+fn truncation_and_padding_settings_of_the_file_are_ignored() {
     let mut cutting = spec(None, None);
     let mut json: serde_json::Value = serde_json::from_slice(&cutting.tokenizer_json).expect("it is JSON");
     json["truncation"] = json!({"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
@@ -35,7 +35,7 @@ fn what_the_file_says_about_cutting_and_padding_is_not_done() {
 }
 
 #[test]
-fn a_tokenizer_that_makes_texts_explode_is_stopped() {
+fn a_tokenizer_that_expands_texts_without_limit_is_stopped() {
     let replace =
         |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"String": pattern}, "content": content});
     let with = |part: &str, steps: Vec<serde_json::Value>| {
@@ -61,13 +61,13 @@ fn a_tokenizer_that_makes_texts_explode_is_stopped() {
     for part in ["normalizer", "decoder"] {
         let error = with(part, vec![replace("e", &"e".repeat(100_000))]).expect_err("one step is enough").to_string();
         assert!(error.contains("a step writes 100000 bytes"), "{error}");
-        // As Llama 2 and Gemma have it.
+        // As in Llama 2 and Gemma.
         with(part, vec![replace(" ", "\u{2581}"), replace("\u{2581}", " ")]).expect("harmless");
     }
 }
 
 #[test]
-fn half_a_character_waits() {
+fn an_incomplete_character_is_returned_when_it_is_complete() {
     let tokenizer = chatml();
     let ids = tokenizer.encode("a🎈").expect("encodes");
     let mut stream = tokenizer.decode_stream();
@@ -82,7 +82,7 @@ fn half_a_character_waits() {
 
 proptest! {
     #[test]
-    fn a_stream_gives_the_whole_text(text in "\\PC{0,40}") {
+    fn a_stream_returns_the_whole_text(text in "\\PC{0,40}") {
         // Special tokens in the text, such as `<s>`, are decoded to nothing.
         let text = text.replace('<', "");
         let tokenizer = chatml();

@@ -1,4 +1,4 @@
-//! The fast encoder against the reference: the same ids and the same byte ranges, for every text.
+//! Compares the fast encoder with the reference: same ids and same byte ranges for every text.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const DEEPSEEK: [&str; 3] = [
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
 ];
 
-/// The tokenizer of the fixtures, made by the `tokenizers` library.
+/// The tokenizer of the fixtures, created with the `tokenizers` library.
 fn fixture() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/chat/tokenizer.json");
     serde_json::from_slice(&std::fs::read(path).expect("the repository's fixtures")).expect("JSON")
@@ -44,7 +44,7 @@ fn sequence(steps: Vec<Value>) -> Value {
     json!({"type": "Sequence", "pretokenizers": steps})
 }
 
-/// The fixture with the steps of real families.
+/// The fixture with the pre-tokenizers of real model families.
 fn families() -> Vec<ChatTokenizer> {
     let digits = |each: bool| json!({"type": "Digits", "individual_digits": each});
     let deepseek = DEEPSEEK.iter().map(|pattern| split(pattern)).chain([byte_level(false)]).collect();
@@ -69,7 +69,7 @@ fn families() -> Vec<ChatTokenizer> {
             added.push(json!({"id": first + added.len(), "content": content, "single_word": false, "lstrip": strips,
                               "rstrip": strips, "normalized": normalized, "special": !normalized}));
         };
-        // Of two that start at the same place the longer one counts; raw ones come before normalized ones.
+        // Of two tokens that start at the same offset, the longer one matches. Raw ones match before normalized ones.
         for (content, strips, normalized) in
             [("<a>", false, false), ("<a><b>", false, false), ("<mask>", true, false), ("the", false, true)]
         {
@@ -86,7 +86,7 @@ fn assert_same(tokenizer: &ChatTokenizer, text: &str) {
     assert_eq!(fast.expect("bytes are tokens"), reference.expect("bytes are tokens"), "{text:?}");
 }
 
-/// What texts are made of, besides whatever Unicode has.
+/// Building blocks of the test texts, in addition to random Unicode characters.
 const ATOMS: &str = "'s¦'LL¦'ſ¦don't¦ ¦  ¦\n¦\r\n¦\t¦\u{a0}¦\u{3000}¦\u{85}¦a¦the¦ the¦Haus¦1¦1234¦½¦٣¦日本語¦é¦e\u{301}¦ß¦K¦İ¦😀¦\
     👩\u{200d}👧¦!¦?!\n¦/¦\n\n   x¦हिन्दी¦العربية¦한국어¦\u{1100}\u{1161}¦\0¦\u{feff}¦\u{212b}¦<|im_start|>¦<|im_¦<|im_end|>¦<a>¦<a><b>¦\
     <mask>¦<ma¦aaaaaaaaaaaaaaaaaaaa¦\u{fffd}";
@@ -101,7 +101,7 @@ fn texts() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn the_fast_encoder_gives_what_the_reference_gives() {
+fn the_fast_encoder_equals_the_reference() {
     let families = families();
     proptest!(ProptestConfig::with_cases(512), |(text in texts())| {
         for tokenizer in &families {
@@ -111,7 +111,7 @@ fn the_fast_encoder_gives_what_the_reference_gives() {
 }
 
 #[test]
-fn long_words_and_the_quickstart_base_too() {
+fn long_words_and_the_quickstart_base_are_encoded_the_same() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/quickstart/base/tokenizer.json");
     let json = std::fs::read(path).expect("the repository's quickstart");
     let spec = TokenizerSpec { tokenizer_json: json, vocab_size: 4096, ..TokenizerSpec::default() };
@@ -124,9 +124,9 @@ fn long_words_and_the_quickstart_base_too() {
 }
 
 #[test]
-fn a_byte_without_a_token_goes_through_the_reference() {
+fn a_byte_without_a_token_is_encoded_by_the_reference() {
     let mut json = fixture();
-    // The character that stands for byte 4.
+    // The character that represents byte 4.
     json["model"]["vocab"].as_object_mut().expect("a table").shift_remove("Ą").expect("a token of its own");
     let tokenizer = tokenizer(&json);
     for text in ["a\u{4}b c", "a b c"] {
@@ -135,7 +135,7 @@ fn a_byte_without_a_token_goes_through_the_reference() {
 }
 
 #[test]
-fn a_text_to_be_normalized_goes_through_the_reference() {
+fn a_text_that_is_not_normalized_is_encoded_by_the_reference() {
     let mut json = fixture();
     json["normalizer"] = json!({"type": "NFC"});
     let tokenizer = tokenizer(&json);
@@ -143,7 +143,7 @@ fn a_text_to_be_normalized_goes_through_the_reference() {
 }
 
 #[test]
-fn what_is_not_modelled_is_named_and_left_to_the_reference() {
+fn unsupported_parts_are_named_and_left_to_the_reference() {
     type Change = (&'static str, Value, &'static str);
     let step = |step: Value| sequence(vec![step, byte_level(false)]);
     let added = |key: &str| {
@@ -162,7 +162,7 @@ fn what_is_not_modelled_is_named_and_left_to_the_reference() {
         ("/pre_tokenizer", prefixed, "ByteLevel with add_prefix_space"),
         ("/pre_tokenizer", step(json!({"type": "Whitespace"})), "the pre-tokenizer {\"type\":\"Whitespace\"}"),
         ("/pre_tokenizer", step(inverted), "the pre-tokenizer"),
-        // What a backtracking engine takes for something else, or where it looks around.
+        // Expressions with look-around, or with other matches in a backtracking engine.
         ("/pre_tokenizer", step(split(r"\p{L}++| ")), "the pre-tokenizer"),
         ("/pre_tokenizer", step(split(r"a(?=b)")), "the pre-tokenizer"),
         ("/pre_tokenizer", step(split(r"\bword\b")), "the pre-tokenizer"),

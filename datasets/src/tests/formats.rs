@@ -1,4 +1,4 @@
-//! What rows of each format become.
+//! Samples of the rows of each format.
 
 use serde_json::{Value, json};
 use tonfall_recipes::plan::{DataFormat, SourcePlan};
@@ -36,7 +36,7 @@ fn auto(row: Value) -> String {
 }
 
 #[test]
-fn conversations_of_every_kind() {
+fn every_conversation_format_is_read() {
     let turns = json!([{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]);
     assert_eq!(auto(json!({"conversations": turns, "system": "s"})), "system: s / user: a? / assistant: b");
     assert_eq!(auto(json!({"instruction": "i", "input": "x", "output": "o"})), "user: i\n\nx / assistant: o");
@@ -62,7 +62,7 @@ fn messages(row: Value) -> Result<Vec<crate::Message>, String> {
 }
 
 #[test]
-fn roles_have_many_names() {
+fn role_names_are_mapped() {
     let talk = |roles: [&str; 2]| {
         auto(json!({"messages": [{"role": roles[0], "content": "a"}, {"role": roles[1], "content": "b"}]}))
     };
@@ -100,7 +100,7 @@ fn null_and_empty_keys_are_absent() {
 }
 
 #[test]
-fn parts_of_text_are_text_and_others_are_refused() {
+fn parts_with_text_are_joined_and_others_are_refused() {
     let row = |parts: Value| json!({"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}], "context": "c"});
     let parts = json!([{"type": "text", "text": "Hi, ", "image_url": null}, {"type": "text", "text": "you"}]);
     assert_eq!(auto(row(parts)), "user: c\n\nHi, you / assistant: b");
@@ -111,7 +111,7 @@ fn parts_of_text_are_text_and_others_are_refused() {
 }
 
 #[test]
-fn a_message_is_switched_off_in_many_words() {
+fn the_loss_of_a_message_can_be_switched_off_by_several_keys() {
     let trained = |key: &str, value: Value| {
         let mut answer = json!({"role": "assistant", "content": "b"});
         answer[key] = value;
@@ -129,7 +129,7 @@ fn a_message_is_switched_off_in_many_words() {
 }
 
 #[test]
-fn a_column_with_the_system_message() {
+fn a_system_column_becomes_the_first_message() {
     let turns = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
     assert_eq!(auto(json!({"messages": turns, "system": "s"})), "system: s / user: a / assistant: b");
     assert_eq!(auto(json!({"messages": turns, "system": ""})), "user: a / assistant: b");
@@ -142,7 +142,7 @@ fn a_column_with_the_system_message() {
 }
 
 #[test]
-fn answers_that_a_prompt_holds_are_not_learned() {
+fn answers_within_a_prompt_are_not_trained() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let learned = |row: Value| {
         let rows = samples(&write(folder.path(), "data.jsonl", row.to_string()), &source(DataFormat::Auto));
@@ -159,7 +159,7 @@ fn answers_that_a_prompt_holds_are_not_learned() {
 }
 
 #[test]
-fn documents_stand_before_the_question() {
+fn documents_are_inserted_before_the_question() {
     let row = json!({"prompt": "How long?", "completion": "Two years.", "context": "The guarantee is two years."});
     assert_eq!(auto(row), "user: The guarantee is two years.\n\nHow long? / assistant: Two years.");
     let documents = json!([{"title": "T", "text": "a"}, "b"]);
@@ -172,7 +172,7 @@ fn documents_stand_before_the_question() {
 }
 
 #[test]
-fn style_is_rewriting_or_writing() {
+fn style_rows_become_rewriting_or_writing_tasks() {
     let pair = auto(json!({"neutral": "The parcel is late.", "styled": "Your handover is late, dear guest."}));
     assert!(pair.contains("The parcel is late.") && pair.ends_with("assistant: Your handover is late, dear guest."));
     assert!(auto(json!({"styled": "Welcome!", "topic": "a greeting"})).contains("a greeting"));
@@ -203,7 +203,7 @@ fn an_entry_of_a_term_base_becomes_tasks() {
 }
 
 #[test]
-fn tables_of_text() {
+fn tables_and_text_files_are_read() {
     let plain = source(DataFormat::Auto);
     let rows = talks("a.csv", "\u{feff}prompt;completion\n\"a;\n\"\"x\"\"\";007\n", &plain).expect("a table");
     assert_eq!(rows, [[("user".to_owned(), "a;\n\"x\"".to_owned()), ("assistant".to_owned(), "007".to_owned())]]);
@@ -225,7 +225,7 @@ const TBX: &str = r#"<?xml version="1.0"?>
  <langSec xml:lang="en"><termSec><term>guest</term></termSec></langSec>
 </conceptEntry></body></text></tbx>"#;
 
-/// The same in the other style, and as the edition of 2008 had it.
+/// The same term base in the DCT style, and in the edition of 2008.
 const STYLES: [&str; 2] = [
     r#"<tbx style="dct" type="TBX-Basic" xml:lang="en" xmlns:b="x"><text><body><conceptEntry id="c1">
     <langSec xml:lang="de"><b:definition>Wer &#38; was uns besucht.</b:definition>
@@ -238,7 +238,7 @@ const STYLES: [&str; 2] = [
 ];
 
 #[test]
-fn term_bases_of_every_dialect() {
+fn term_bases_of_every_dialect_are_read() {
     let german = SourcePlan { language: Some("de-CH".to_owned()), ..source(DataFormat::Auto) };
     let expected = talks("a.tbx", TBX, &german).expect("a term base");
     assert_eq!(expected.len(), 5);
@@ -254,7 +254,7 @@ fn term_bases_of_every_dialect() {
 }
 
 #[test]
-fn term_bases_that_are_none() {
+fn invalid_term_bases_are_refused() {
     let bomb: String = (0..9).map(|level| format!("<!ENTITY l{} \"&l{level};&l{level};\">", level + 1)).collect();
     let entry =
         "<conceptEntry id='a'><langSec xml:lang='de'><termSec><term>&l9;</term></termSec></langSec></conceptEntry>";

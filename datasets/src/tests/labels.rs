@@ -1,4 +1,4 @@
-//! Exactly which tokens are trained.
+//! Tests which tokens are trained.
 
 use tonfall_recipes::plan::{Thinking, TrainOn};
 
@@ -9,7 +9,7 @@ fn with_template(template: &str, eos: Option<&str>) -> ChatTokenizer {
     ChatTokenizer::new(spec(Some(template), eos)).expect("a sound tokenizer")
 }
 
-/// The trained stretches as text.
+/// The runs of trained tokens, as text.
 fn trained(tokenizer: &ChatTokenizer, labelled: &Labelled) -> Vec<String> {
     assert_eq!(labelled.input_ids.len(), labelled.labels.len());
     let mut stretches: Vec<Vec<u32>> = vec![Vec::new()];
@@ -38,7 +38,7 @@ const TALK: [(&str, &str); 5] =
     [("system", "Be kind."), ("user", "Grüezi?"), ("assistant", "Grüße 🎈."), ("user", "And?"), ("assistant", "Bye\n")];
 
 #[test]
-fn the_answers_and_their_end_tokens_are_trained_and_nothing_else() {
+fn only_answers_and_their_end_tokens_are_trained() {
     let tokenizer = chatml();
     let labelled = label(&tokenizer, &conversation(&TALK), TrainOn::Assistant);
     assert_eq!(trained(&tokenizer, &labelled), ["Grüße 🎈.<|im_end|>", "Bye\n<|im_end|>"]);
@@ -51,7 +51,7 @@ fn the_answers_and_their_end_tokens_are_trained_and_nothing_else() {
 }
 
 #[test]
-fn the_last_answer_alone_or_everything() {
+fn train_on_selects_the_last_answer_or_everything() {
     let tokenizer = chatml();
     let last = label(&tokenizer, &conversation(&TALK), TrainOn::LastAssistant);
     assert_eq!(trained(&tokenizer, &last), ["Bye\n<|im_end|>"]);
@@ -59,7 +59,7 @@ fn the_last_answer_alone_or_everything() {
     assert!(all.labels.iter().all(|label| *label != IGNORED));
 }
 
-/// The same conversation format, with the answers marked by the template.
+/// The same format as ChatML, with `{% generation %}` blocks around the answers.
 const MARKED: &str = "{% for message in messages %}{% if message.role == 'assistant' %}\
 <|im_start|>assistant\n{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}\
 {% else %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}\
@@ -73,34 +73,34 @@ fn generation_blocks_mark_the_same_tokens() {
     }
 }
 
-/// Drops what an earlier answer thought, as reasoning models' templates do.
+/// Removes the thinking blocks of earlier answers, like the templates of reasoning models.
 const FORGETFUL: &str = "{% for message in messages %}{% set content = message.content %}\
 {% if message.role == 'assistant' and not loop.last %}{% set content = content.split('</think>')[-1] %}{% endif %}\
 {{ '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 #[test]
-fn a_template_that_rewrites_earlier_turns_is_followed() {
+fn turns_are_located_in_a_template_that_changes_earlier_turns() {
     let tokenizer = with_template(FORGETFUL, Some("<|im_end|>"));
     let talk =
         [("user", "1?"), ("assistant", "<think>x</think>one"), ("user", "2?"), ("assistant", "<think>y</think>two")];
     let labelled = label(&tokenizer, &conversation(&talk), TrainOn::Assistant);
     assert_eq!(trained(&tokenizer, &labelled), ["one<|im_end|>", "<think>y</think>two<|im_end|>"]);
 
-    // An end token inside an answer is its own business.
+    // An end token inside an answer is part of the answer.
     let quoting =
         [("user", "1?"), ("assistant", "<think>x</think>say <|im_end|>."), ("user", "2?"), ("assistant", "two")];
     let labelled = label(&tokenizer, &conversation(&quoting), TrainOn::Assistant);
     assert_eq!(trained(&tokenizer, &labelled), ["say <|im_end|>.<|im_end|>", "two<|im_end|>"]);
 
-    // Without an end token there is nothing to find the end by.
+    // Without an end token, the end of the turn can't be located.
     let endless = with_template(&FORGETFUL.replace("<|im_end|>", ""), Some("</s>"));
     let refused = label_sample(&conversation(&talk), &endless, TrainOn::Assistant);
     assert!(matches!(refused, Err(RowFault::Turn { turn: 1, .. })), "{refused:?}");
 }
 
 #[test]
-fn a_generation_prompt_that_opens_a_thought_is_no_part_of_a_finished_turn() {
+fn a_thinking_tag_in_the_generation_prompt_is_no_part_of_a_finished_turn() {
     let template =
         CHATML.replace("'<|im_start|>assistant\\n' }}{% endif", "'<|im_start|>assistant\\n<think>' }}{% endif");
     let tokenizer = with_template(&template, Some("<|im_end|>"));
@@ -109,7 +109,7 @@ fn a_generation_prompt_that_opens_a_thought_is_no_part_of_a_finished_turn() {
 }
 
 #[test]
-fn an_answer_that_changes_what_stands_before_it_is_refused() {
+fn an_answer_that_changes_the_text_before_it_is_refused() {
     let template =
         "{% for message in messages %}{{ messages[-1].content | length ~ message.role ~ message.content }}{% endfor %}";
     let tokenizer = with_template(template, Some("</s>"));
@@ -125,20 +125,20 @@ fn a_turn_without_an_end_token_is_counted() {
     let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one!")]), TrainOn::Assistant);
     assert_eq!(trained(&tokenizer, &labelled), ["one!"]);
     assert_eq!(labelled.unterminated, 1);
-    // A full stop and the line break behind it are one token, half of it the template's: left out, and counted.
+    // A full stop and a line break are one token. The line break belongs to the template, so the token is not trained.
     let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one.")]), TrainOn::Assistant);
     assert_eq!((trained(&tokenizer, &labelled), labelled.straddling), (vec!["one".to_owned()], 1));
 }
 
 #[test]
-fn a_token_that_begins_in_the_prompt_is_not_trained() {
+fn a_token_that_starts_in_the_prompt_is_not_trained() {
     let tokenizer = chatml();
     let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "\none")]), TrainOn::Assistant);
     assert_eq!((trained(&tokenizer, &labelled), labelled.straddling), (vec!["one<|im_end|>".to_owned()], 1));
 }
 
 #[test]
-fn a_special_token_that_swallows_blanks_still_counts_as_the_end() {
+fn an_end_token_that_strips_white_space_is_trained() {
     let mut spec = spec(Some(CHATML), Some("<|im_end|>"));
     let mut json = tokenizer_json(&[]);
     for token in json["added_tokens"].as_array_mut().expect("a list") {
@@ -151,7 +151,7 @@ fn a_special_token_that_swallows_blanks_still_counts_as_the_end() {
 }
 
 #[test]
-fn further_end_tokens_behind_a_turn_are_not_part_of_it() {
+fn further_end_tokens_after_a_turn_are_not_trained() {
     let template = format!("{CHATML}{{% if not add_generation_prompt %}}</s>{{% endif %}}");
     let tokenizer = with_template(&template, Some("</s>"));
     let labelled = label(&tokenizer, &conversation(&[("user", "1?"), ("assistant", "one")]), TrainOn::Assistant);
@@ -159,7 +159,7 @@ fn further_end_tokens_behind_a_turn_are_not_part_of_it() {
 }
 
 #[test]
-fn a_turn_of_tool_calls_is_trained_too() {
+fn a_turn_of_tool_calls_is_trained() {
     let template = "{% for message in messages %}<|im_start|>{{ message.role + '\\n' }}{{ message.content or '' }}\
                     {% for call in message.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>\n{% endfor %}\
                     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -173,7 +173,7 @@ fn a_turn_of_tool_calls_is_trained_too() {
 }
 
 #[test]
-fn a_block_that_begins_within_the_prompt_belongs_to_the_turn_after_it() {
+fn a_block_that_starts_in_the_prompt_belongs_to_the_following_turn() {
     let template = "{% for message in messages %}<|im_start|>{{ message.role }}\
                     {% if message.role == 'assistant' %}{% generation %}{{ '\n' + message.content }}<|im_end|>{% endgeneration %}\
                     {% else %}{{ '\n' + message.content }}<|im_end|>{% endif %}{% endfor %}\
@@ -189,7 +189,7 @@ fn a_block_that_begins_within_the_prompt_belongs_to_the_turn_after_it() {
 }
 
 #[test]
-fn prompts_and_completions_are_a_conversation_where_there_is_a_template() {
+fn with_a_template_prompts_and_completions_are_conversations() {
     let tokenizer = chatml();
     let pair = Sample::PromptCompletion { prompt: "1?".to_owned(), completion: "one".to_owned() };
     let talk = conversation(&[("user", "1?"), ("assistant", "one")]);
@@ -197,7 +197,7 @@ fn prompts_and_completions_are_a_conversation_where_there_is_a_template() {
 }
 
 #[test]
-fn plain_texts_begin_and_end_once() {
+fn plain_texts_have_one_bos_and_one_eos() {
     let mut plain = spec(None, Some("</s>"));
     plain.add_bos = true;
     let tokenizer = ChatTokenizer::new(plain).expect("a sound tokenizer");
@@ -216,7 +216,7 @@ fn plain_texts_begin_and_end_once() {
 }
 
 #[test]
-fn what_a_base_lacks_is_said() {
+fn a_base_without_a_template_or_an_end_token_is_an_error() {
     let bare = ChatTokenizer::new(spec(None, None)).expect("a sound tokenizer");
     let talk = label_sample(&conversation(&[("assistant", "one")]), &bare, TrainOn::All);
     assert!(matches!(talk, Err(RowFault::NoTemplate)), "{talk:?}");
@@ -225,7 +225,7 @@ fn what_a_base_lacks_is_said() {
 }
 
 #[test]
-fn a_message_can_be_taken_out_of_the_loss() {
+fn a_message_can_be_excluded_from_the_loss() {
     let mut messages: Vec<Message> = TALK.iter().map(|(role, content)| Message::new(*role, *content)).collect();
     messages[2].trained = false;
     let sample = Sample::Conversation(Conversation { messages, tools: None });
@@ -239,7 +239,7 @@ fn a_message_can_be_taken_out_of_the_loss() {
 }
 
 #[test]
-fn thoughts_are_kept_dropped_or_masked() {
+fn thinking_blocks_are_kept_dropped_or_masked() {
     let tokenizer = chatml();
     let talk = conversation(&[("user", "1?"), ("assistant", "<think>hm</think>\n\none")]);
     let with = |thinking| {
@@ -263,14 +263,14 @@ fn tools_that_the_template_does_not_write_are_named() {
     let turns = [("user", "How many parcels?"), ("assistant", ""), ("tool", "4"), ("assistant", "Four")];
     let Sample::Conversation(mut talk) = conversation(&turns) else { panic!("a conversation") };
     talk.tools = Some(serde_json::json!([{"type": "function", "function": {"name": "count"}}, {"name": "parcels"}]));
-    // As where a row has `"content": ""`.
+    // As in a row with `"content": ""`.
     talk.messages[1].fields.insert("content".to_owned(), "".into());
     talk.messages[1].fields.insert("tool_calls".to_owned(), serde_json::json!([{"function": {"name": "weigh"}}]));
     let left_out = label(&chatml(), &Sample::Conversation(talk), TrainOn::Assistant).tools_left_out;
     assert_eq!(left_out, ["count", "parcels", "weigh"], "that the question names parcels is no trace of the tool");
 }
 
-/// Writes contents, tools and calls, arguments by `tojson`.
+/// Writes contents, tools and tool calls. Arguments are written with `tojson`.
 const WITH_TOOLS: &str = "{{ tools | tojson if tools else '' }}{% for message in messages %}\
 <|im_start|>{{ message.role + '\n' + message.content }}{% for call in message.tool_calls or [] %}\
 {{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}<|im_end|>\n{% endfor %}\
@@ -288,13 +288,13 @@ fn text_of(tokenizer: &ChatTokenizer, messages: &serde_json::Value) -> Result<St
 }
 
 #[test]
-fn arguments_have_the_form_that_the_template_writes() {
+fn arguments_are_converted_to_the_form_that_the_template_needs() {
     let talk = |arguments: serde_json::Value| {
         let call = serde_json::json!([{"type": "function", "function": {"name": "f", "arguments": arguments}}]);
         serde_json::json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": call}])
     };
     let (as_text, as_object) = (talk("{\"sku\":7}".into()), talk(serde_json::json!({"sku": 7})));
-    // One that wants objects, one that wants texts, one that takes both.
+    // One template needs objects, one needs texts, one accepts both.
     let wants_text = WITH_TOOLS.replace("arguments | tojson", "arguments + ''");
     let takes_both = WITH_TOOLS.replace(
         "{{ call.function.arguments | tojson }}",
@@ -324,7 +324,7 @@ fn arguments_have_the_form_that_the_template_writes() {
 }
 
 #[test]
-fn contents_have_the_form_that_the_template_writes() {
+fn contents_are_converted_to_the_form_that_the_template_needs() {
     let parts = serde_json::json!([
         {"role": "user", "content": [{"type": "text", "text": "Hi, "}, {"type": "text", "text": "you"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
@@ -348,7 +348,7 @@ fn contents_have_the_form_that_the_template_writes() {
 }
 
 #[test]
-fn a_template_that_can_not_write_null_says_which_message_has_it() {
+fn a_template_that_fails_on_null_content_names_the_message() {
     let call = serde_json::json!([{"type": "function", "function": {"name": "f", "arguments": {}}}]);
     let null = serde_json::json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": null, "tool_calls": call}]);
     let tokenizer = with_template(WITH_TOOLS, Some("<|im_end|>"));
@@ -381,10 +381,10 @@ fn messages_that_the_template_does_not_write_are_named() {
     ];
     assert_eq!(left_out(&strict, &turns), [(1, "usr".to_owned())]);
     assert!(left_out(CHATML, &turns).is_empty());
-    // Texts that are written in another form have a trace.
+    // Texts that are written in another form are found.
     let escaped = CHATML.replace("message['content']", "message['content'] | tojson");
     assert!(left_out(&escaped, &[("user", "a \"b\""), ("assistant", "Yes.")]).is_empty());
-    // A short text may be in the template's own words.
+    // A short text may also occur in the template's own text.
     let short = [("usr", "a"), ("user", "is it?"), ("assistant", "yes")];
     assert_eq!(left_out(&strict, &short), [(0, "usr".to_owned())]);
     let thoughtful = [("user", "1?"), ("assistant", "<think>hm</think>one"), ("user", "2?"), ("assistant", "two")];
@@ -392,7 +392,7 @@ fn messages_that_the_template_does_not_write_are_named() {
 }
 
 #[test]
-fn only_the_assistants_own_thinking_is_masked() {
+fn only_thinking_of_the_assistant_is_masked() {
     let tokenizer = chatml();
     let with = |tokenizer: &ChatTokenizer, turns: &[(&str, &str)], train_on| {
         let options = LabelOptions { train_on, thinking: Thinking::Mask };
@@ -403,7 +403,7 @@ fn only_the_assistants_own_thinking_is_masked() {
     assert_eq!(with(&tokenizer, &asked, TrainOn::Assistant), "It begins a thought.<|im_end|>");
     let all = with(&tokenizer, &asked, TrainOn::All);
     assert!(all.contains("What does <think> mean?") && !all.contains("hm") && all.contains("It begins"), "{all}");
-    // The prompt opens the block that the answer closes.
+    // The generation prompt opens the block, and the answer closes it.
     let opening = CHATML
         .replace(
             "message['role'] + '\\n' +",
@@ -418,7 +418,7 @@ fn only_the_assistants_own_thinking_is_masked() {
 }
 
 #[test]
-fn thinking_without_its_other_half_is_found() {
+fn thinking_tags_without_their_counterpart_are_found() {
     let broken = |tokenizer: &ChatTokenizer, answer: &str| {
         label(tokenizer, &conversation(&[("user", "1?"), ("assistant", answer)]), TrainOn::Assistant).broken_reasoning
     };

@@ -1,4 +1,4 @@
-//! What the room does as a whole, on files and tokenizers that the tests make.
+//! Tests of the whole crate, on files and tokenizers that the tests create.
 
 mod decoding;
 mod encoding;

@@ -17,7 +17,7 @@ pub(super) fn texts(texts: &[Option<&str>]) -> Box<dyn Array> {
     Utf8ViewArray::from_slice(texts).boxed()
 }
 
-/// A file with the columns of these row groups, and the Arrow schema that pyarrow and polars add.
+/// Writes a file with these row groups, including the Arrow schema that pyarrow and polars also write.
 pub(super) fn parquet(folder: &Path, name: &str, names: &[&str], groups: Vec<Vec<Box<dyn Array>>>) -> PathBuf {
     let fields =
         names.iter().zip(&groups[0]).map(|(name, column)| Field::new((*name).into(), column.dtype().clone(), true));
@@ -42,7 +42,7 @@ pub(super) fn parquet(folder: &Path, name: &str, names: &[&str], groups: Vec<Vec
     write(folder, name, writer.into_inner())
 }
 
-/// A column of lists of messages: role, content, and a number that only tools have.
+/// A column of lists of messages with role, content, and a number that only tool messages have.
 pub(super) fn message_lists(rows: &[&[(&str, Option<&str>)]]) -> Box<dyn Array> {
     let all: Vec<(&str, Option<&str>)> = rows.concat();
     let roles: Vec<Option<&str>> = all.iter().map(|(role, _)| Some(*role)).collect();

@@ -57,7 +57,7 @@ fn sources_have_filters_weights_and_sides() {
 }
 
 #[test]
-fn patterns_directories_and_packed_files() {
+fn patterns_folders_and_compressed_files_are_read() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::create_dir(folder.path().join("deep")).expect("made");
     write(folder.path(), "b.jsonl", conversations(2));
@@ -96,7 +96,7 @@ fn bad_rows_are_counted_up_to_a_limit() {
 }
 
 #[test]
-fn the_audit_names_its_rules() {
+fn audit_errors_name_the_rules() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let row = |prompt: &str, completion: &str| json!({"prompt": prompt, "completion": completion}).to_string() + "\n";
     let text =
@@ -124,7 +124,7 @@ fn the_audit_names_its_rules() {
 }
 
 #[test]
-fn what_is_held_out_is_not_trained_on() {
+fn held_out_examples_are_not_trained() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let train = write(folder.path(), "a.jsonl", pairs(5));
     let eval = write(folder.path(), "b.jsonl", pairs(2));
@@ -139,7 +139,7 @@ fn what_is_held_out_is_not_trained_on() {
 }
 
 #[test]
-fn what_a_rule_drops_is_counted_and_told_once() {
+fn dropped_examples_are_counted_and_reported_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let row = |prompt: &str, completion: &str| json!({"prompt": prompt, "completion": completion}).to_string() + "\n";
     let text = row("a", "b") + &row("a", "b") + &row("c", " ") + &row("a", "b") + &row("mail a.b@example.org", "e");
@@ -156,7 +156,7 @@ fn what_a_rule_drops_is_counted_and_told_once() {
     assert!(notes[1].starts_with("1 example dropped by audit.empty_text"), "{notes:?}");
     assert!(!data.report.to_string().contains("dropped"), "notes are printed on their own");
 
-    // What is dropped is part of the cache's key; what is a warning isn't.
+    // Rules that drop are part of the cache key. Rules that only warn are not.
     let cache = folder.path().join("cache");
     let cached = |plan: &Plan| prepare(plan, &chatml(), Some(&cache), &|_| ()).expect("sound").report.cached;
     assert!(!cached(&plan) && cached(&plan));
@@ -167,7 +167,7 @@ fn what_a_rule_drops_is_counted_and_told_once() {
 }
 
 #[test]
-fn the_same_example_is_one_with_the_same_tokens_and_labels() {
+fn only_examples_with_equal_tokens_and_labels_are_duplicates() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let talk = |system: &str, answer: serde_json::Value| {
         json!({"messages": [{"role": "system", "content": system}, {"role": "user", "content": "Open?"}, answer]})
@@ -208,13 +208,13 @@ fn equal_and_nearly_equal_rows_stay_on_one_side() {
     let eval: Vec<u64> = similar.eval.iter().map(|example| question(example.source.row)).collect();
     assert_eq!(eval.len(), 12);
     assert!(similar.train.iter().all(|example| !eval.contains(&question(example.source.row))));
-    // A plan that an older build wrote splits row by row, and finds the leak.
+    // Plans of older builds split by row, and the audit finds the leak.
     let row = prepared(&with(DataPlan { split_by: SplitBy::Row, ..data })).expect("60 rows");
     assert!(row.report.findings.get(AuditRule::Leakage).is_some());
 }
 
 #[test]
-fn tokens_of_the_template_in_texts_are_found() {
+fn special_tokens_in_texts_are_findings() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let found = |text: serde_json::Value| {
         let plan = with(plan(vec![write(folder.path(), "a.jsonl", text.to_string())]));
@@ -231,7 +231,7 @@ fn tokens_of_the_template_in_texts_are_found() {
 }
 
 #[test]
-fn messages_without_a_trace_are_an_error() {
+fn messages_that_the_template_omits_are_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let row = json!({"messages": [{"role": "usr", "content": "Open?"}, {"role": "assistant", "content": "Yes."}]});
     let template = CHATML.replace("in messages %}", "in messages if message.role in ['user', 'assistant'] %}");
@@ -242,7 +242,7 @@ fn messages_without_a_trace_are_an_error() {
 }
 
 #[test]
-fn two_beginnings_and_other_templates_are_findings() {
+fn a_double_bos_and_differing_templates_are_findings() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(folder.path(), "a.jsonl", conversations(3));
     let other = |source: String, with_tools| OtherTemplate { place: "other.json".to_owned(), source, with_tools };
@@ -257,18 +257,18 @@ fn two_beginnings_and_other_templates_are_findings() {
     let changed = other(CHATML.replace("im_start", "user"), false);
     let differs = found(CHATML, vec![changed.clone()]).expect_err("another text");
     assert!(differs.contains("other_template: 3") && differs.contains("by other.json \"user"), "{differs}");
-    // Where only the prompt is written differently, servers prompt differently.
+    // If another template writes only the prompt differently, servers would prompt differently.
     let prompt = other(CHATML.replace("<|im_start|>assistant", "<|assistant|>"), false);
     assert!(found(CHATML, vec![prompt]).expect_err("another prompt").contains("other_template: 3"));
     let faulty = found(CHATML, vec![other("{% for %}".to_owned(), false)]).expect_err("no template");
     assert!(faulty.contains("other.json can't write it: chat template, line 1"), "{faulty}");
-    // The same text by other means, and a template for tools where there are none.
+    // A template that renders the same text, and a template for tools although there are none.
     let same = other(format!("{{# a note #}}{CHATML}"), false);
     found(CHATML, vec![same, OtherTemplate { with_tools: true, ..changed }]).expect("no difference");
 }
 
 #[test]
-fn terms_are_split_by_concept_and_looked_for_elsewhere() {
+fn terms_are_split_by_concept_and_searched_in_other_rows() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let entry = |index: usize| {
         json!({"concept": index, "term": format!("guestword{index}"), "forbidden": [format!("badword{index}")],
@@ -296,20 +296,20 @@ fn terms_are_split_by_concept_and_looked_for_elsewhere() {
 }
 
 #[test]
-fn prepared_data_is_found_again_and_verified() {
+fn prepared_data_is_cached_and_verified() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(folder.path(), "a.jsonl", conversations(20));
     let cache = folder.path().join("cache");
     let plan = with(DataPlan { eval_fraction: 0.25, ..plan(vec![path.clone()]) });
     let prepared = |plan: &Plan| prepare(plan, &chatml(), Some(&cache), &|_| ()).expect("20 rows");
-    // Copies: what is mapped would change with the damage below.
+    // Copies the examples, because mapped files are damaged below.
     let all = |data: &PreparedDataset| (data.train.iter().collect::<Vec<_>>(), data.eval.iter().collect::<Vec<_>>());
     let data = prepared(&plan);
     let first = all(&data);
     assert!(!data.report.cached && data.report.uncached.is_none());
     let second = prepared(&plan);
     assert!(second.report.cached && all(&second) == first);
-    // Neither another order nor other severities are other data; another seed is.
+    // Shuffling and severities don't change the cache key. The seed does.
     let mut changed = plan.clone();
     changed.data.shuffle = false;
     assert!(prepared(&changed).report.cached);

@@ -1,4 +1,4 @@
-//! From files to examples: splits, limits, counts.
+//! From files to examples: splits, limits and counts.
 
 use tonfall_recipes::plan::{AuditRule, DataPlan, Overflow, Severity};
 
@@ -26,7 +26,8 @@ fn everything_is_counted() {
     assert_eq!(train[29].source.row, 30);
     let all = || train.iter().chain(&eval);
     assert_eq!(data.report.tokens, all().map(|example| example.input_ids.len() as u64).sum::<u64>());
-    // 1 + 2 + … + 30 letters and an end token each; 5 letters and an end token, less the first, which nothing predicts.
+    // The conversations have 1 + 2 + … + 30 letters and an end token each. The text has 5 letters and an end token,
+    // but its first token has no loss.
     assert_eq!(data.report.trained_tokens, 30 * 31 / 2 + 30 + 5);
     assert_eq!(data.report.longest, all().map(|example| example.input_ids.len() as u64).max().expect("some"));
     let shown = data.report.to_string();
@@ -93,7 +94,7 @@ fn a_row_without_a_trained_token_stops_the_run() {
 }
 
 #[test]
-fn the_first_fault_is_named_whatever_the_threads() {
+fn the_first_fault_is_reported_for_any_number_of_threads() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let refusing = super::tiny::CHATML.replace(
         "{% for message in messages %}",
@@ -110,7 +111,7 @@ fn the_first_fault_is_named_whatever_the_threads() {
 }
 
 #[test]
-fn a_split_that_leaves_nothing_is_refused() {
+fn a_split_with_an_empty_side_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let train = write(folder.path(), "train.jsonl", conversations(1));
     let error = prepared(&DataPlan { eval_fraction: 0.5, ..plan(vec![train]) }).expect_err("one row");
@@ -118,7 +119,7 @@ fn a_split_that_leaves_nothing_is_refused() {
 }
 
 #[test]
-fn progress_is_told_to_its_end() {
+fn progress_is_reported_to_the_end() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let train = write(folder.path(), "train.jsonl", conversations(200));
     let told = std::sync::Mutex::new(Vec::new());

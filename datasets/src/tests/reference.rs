@@ -1,4 +1,5 @@
-//! What transformers renders, tokenizes and labels (`tests/fixtures/chat`, made by `tests/reference/make_chat.py`).
+//! Compares rendering, token ids and labels with transformers (`tests/fixtures/chat`, created by
+//! `tests/reference/make_chat.py`).
 
 use std::path::Path;
 
@@ -29,7 +30,7 @@ fn messages(rows: &Value) -> Vec<Message> {
 }
 
 #[test]
-fn templates_render_mark_and_refuse_as_transformers_does() {
+fn templates_render_mark_and_refuse_like_transformers() {
     let fixture = json("templates.json");
     let special = || {
         let name = |name: &'static str| (name, fixture["special_tokens"][name].as_str().expect("a token").to_owned());

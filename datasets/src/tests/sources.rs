@@ -1,4 +1,4 @@
-//! Files: what is read exactly, and what is refused by name and line.
+//! Files: which ones are read, and which ones are refused with their name and line.
 
 use std::path::Path;
 
@@ -77,7 +77,7 @@ fn messages(row: &Row) -> &[crate::Message] {
 }
 
 #[test]
-fn rows_know_their_lines() {
+fn rows_have_their_line_numbers() {
     let text = "\n{\"text\": \"a\"}\r\n   \n{\"text\": \"b\", \"id\": 7}\n\n{\"id\": null, \"text\": \"c\\u00fc\"}";
     let rows = read_lines(text).expect("three rows");
     let found: Vec<_> = rows.iter().map(|row| (row.number, row.sample.clone())).collect();
@@ -86,7 +86,7 @@ fn rows_know_their_lines() {
 }
 
 #[test]
-fn what_no_table_holds_stays_as_it_is() {
+fn json_values_are_kept_unchanged() {
     let call = |arguments: serde_json::Value| json!([{"function": {"name": "f", "arguments": arguments}}]);
     let first = json!({"messages": [
         {"role": "user", "content": "?"},
@@ -112,7 +112,7 @@ fn what_no_table_holds_stays_as_it_is() {
                 }
                 _ => {}
             }
-            // Values, nulls, absences and the order of keys.
+            // Values, nulls, missing keys and the order of keys are unchanged.
             assert_eq!(json!(message.fields).to_string(), json!(source).to_string());
         }
     }
@@ -124,7 +124,7 @@ fn what_no_table_holds_stays_as_it_is() {
 }
 
 #[test]
-fn faulty_lines_are_named() {
+fn errors_name_the_faulty_line() {
     let good = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
     let deep = format!("{{\"messages\": null, \"x\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     let cases: Vec<(&[u8], &str)> = vec![
@@ -157,13 +157,13 @@ fn faulty_lines_are_named() {
 }
 
 #[test]
-fn numbers_are_never_turned_into_text() {
+fn numbers_are_not_converted_to_text() {
     let error = read_lines("{\"text\": \"a\"}\n{\"text\": 5}\n").expect_err("a number");
     assert!(error.to_string().contains("data.jsonl:2: ") && error.to_string().contains("expected text"), "{error}");
 }
 
 #[test]
-fn files_that_are_none_are_refused() {
+fn files_that_are_not_data_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let read = |path: &Path| read_with(&plan(Vec::new()), path).expect_err("no data").to_string();
     assert!(read(&folder.path().join("absent.jsonl")).contains("absent.jsonl: No such file"));
@@ -181,7 +181,7 @@ fn files_that_are_none_are_refused() {
 }
 
 #[test]
-fn the_format_is_recognised_or_asked_for() {
+fn the_format_is_detected_or_set_by_the_recipe() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let resolve = |names: &[&str], format| {
         let row: serde_json::Map<_, _> = names.iter().map(|name| ((*name).to_owned(), json!("x"))).collect();
@@ -208,7 +208,7 @@ fn the_format_is_recognised_or_asked_for() {
 }
 
 #[test]
-fn a_missing_column_is_named_with_those_that_are_there() {
+fn errors_about_a_missing_column_list_the_existing_ones() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(folder.path(), "a.jsonl", "{\"question\": \"a\", \"answer\": \"b\"}\n");
     let read = |columns: &[(&str, &str)]| {
@@ -225,7 +225,7 @@ fn a_missing_column_is_named_with_those_that_are_there() {
 }
 
 #[test]
-fn parquet_gives_the_same_rows() {
+fn parquet_has_the_same_rows() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let lists = message_lists(&[
         &[("user", Some("a")), ("assistant", Some("b"))],
@@ -236,7 +236,7 @@ fn parquet_gives_the_same_rows() {
     let rows = read_with(&plan(Vec::new()), &path).expect("two rows");
     assert_eq!(rows.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(messages(&rows[0]), [crate::Message::new("user", "a"), crate::Message::new("assistant", "b")]);
-    // A null means that there is no such key, except for `content`.
+    // A null means that the key is absent, except for `content`.
     assert_eq!(json!(messages(&rows[1])[1].fields), json!({"content": null, "count": 3}));
 }
 
@@ -264,7 +264,7 @@ fn faulty_parquet_is_refused() {
 }
 
 #[test]
-fn no_damaged_byte_of_parquet_ends_the_process() {
+fn damaged_parquet_never_ends_the_process() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let talk: &[(&str, Option<&str>)] =
         &[("user", Some("a question")), ("tool", None), ("assistant", Some("an answer"))];
@@ -277,7 +277,7 @@ fn no_damaged_byte_of_parquet_ends_the_process() {
             let mut bytes = whole.clone();
             bytes[at] ^= damage;
             let path = write(folder.path(), "damaged.parquet", bytes);
-            // Damage to a value goes unseen; to anything else it is an error that names the file.
+            // Damage to a value is not detected. All other damage must be an error that names the file.
             if let Err(error) = read_with(&plan(Vec::new()), &path) {
                 assert!(error.to_string().contains("damaged.parquet"), "{error}");
                 refused += 1;
@@ -296,7 +296,7 @@ proptest! {
 
     #[test]
     fn no_file_makes_the_reader_panic(lines in proptest::collection::vec("\\PC{0,30}|\\{\"text\": *(\"[a-z\\\\\\\\\"\u{0}ü]{0,9}\"|[0-9eE.-]{1,30}|null)\\}", 0..6)) {
-        // Every text that is read is the text that stands in the line.
+        // Every text that is read must equal the text in its line.
         if let Ok(rows) = read_lines(lines.join("\n")) {
             for row in rows {
                 let all: Vec<&str> = lines.iter().flat_map(|line| line.split('\n')).collect();

@@ -1,4 +1,4 @@
-//! Tables: CSV as spreadsheets write it, Parquet as the usual writers write it.
+//! Tables: CSV as spreadsheets write it, Parquet as common writers write it.
 
 use polars_arrow::array::{Array, BinaryViewArray, DictionaryArray, PrimitiveArray};
 use polars_arrow::datatypes::{ArrowDataType, TimeUnit};
@@ -41,7 +41,7 @@ fn text(text: &str) -> Sample {
 }
 
 #[test]
-fn excel_states_its_delimiter() {
+fn a_separator_line_of_excel_sets_the_delimiter() {
     for first in ["sep=;\r\n", "\"sep=;\"\r\n", "\u{feff}sep=;\n"] {
         let rows = read("a.csv", format!("{first}prompt;completion\r\na,b;c\r\n")).expect("a table");
         assert_eq!(rows, [(3, json!({"prompt": "a,b", "completion": "c"}))], "{first}");
@@ -53,7 +53,7 @@ fn excel_states_its_delimiter() {
 }
 
 #[test]
-fn lines_of_every_kind_are_counted() {
+fn row_numbers_are_lines_with_any_line_end() {
     let expected =
         vec![(2, json!({"a": "1", "b": "x"})), (4, json!({"a": "2", "b": "y\nz"})), (6, json!({"a": "3", "b": "w"}))];
     let table = "a,b\n1,x\n\n2,\"y\nz\"\n3,w\n";
@@ -76,7 +76,7 @@ fn text_after_a_closing_quote_is_a_fault() {
 }
 
 #[test]
-fn an_empty_cell_is_called_empty() {
+fn an_empty_cell_of_a_required_column_is_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = write(folder.path(), "a.csv", "prompt,completion\na,\n");
     let error = sample(&path).expect_err("no completion");
@@ -93,7 +93,7 @@ fn columns_without_a_name_are_not_read() {
 }
 
 #[test]
-fn lists_in_cells() {
+fn cells_may_hold_lists() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let forbidden = |name: &str, bytes: &str| {
         let path = write(folder.path(), name, bytes);
@@ -108,7 +108,7 @@ fn lists_in_cells() {
     assert_eq!(forbidden("a.csv", table), ["customer", "a|b"]);
     assert_eq!(forbidden("a.csv", "term,forbidden\nguest,customer | a\\|b|\n"), ["customer", "a|b"]);
     assert_eq!(forbidden("a.csv", "term,forbidden\nguest,[old] client|customer\n"), ["[old] client", "customer"]);
-    // In JSON a list is a list, and a text is one text.
+    // In JSON, `|` doesn't separate items: a list is a list, and a text is one text.
     assert_eq!(forbidden("a.jsonl", r#"{"term": "guest", "forbidden": "a|b"}"#), ["a|b"]);
     assert_eq!(forbidden("a.jsonl", r#"{"term": "guest", "forbidden": ["a|b", "c"]}"#), ["a|b", "c"]);
     let path = write(
@@ -121,7 +121,7 @@ fn lists_in_cells() {
 }
 
 #[test]
-fn dictionaries_and_bytes_are_texts() {
+fn dictionaries_and_bytes_are_read_as_texts() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let keys = PrimitiveArray::<u32>::from_slice([1, 0, 1]);
     let dictionary =
@@ -138,13 +138,13 @@ fn dictionaries_and_bytes_are_texts() {
     assert!(error.contains("b.parquet:2: column `text`: bytes that are not UTF-8, invalid at offset 2"), "{error}");
 }
 
-/// A file that pyarrow wrote; `tests/fixtures/parquet/make.py`.
+/// A file written by pyarrow (`tests/fixtures/parquet/make.py`).
 fn fixture(name: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/parquet").join(name)
 }
 
 #[test]
-fn files_of_pyarrow() {
+fn files_of_pyarrow_are_read() {
     let expected = [(1, text("On Monday.")), (2, text("On Tuesday.")), (3, text("On Monday."))];
     assert_eq!(sample(&fixture("dictionary.parquet")).expect("texts"), expected);
     assert_eq!(sample(&fixture("empty_group.parquet")).expect("texts"), [(1, text("a")), (2, text("b"))]);
@@ -167,7 +167,7 @@ fn only_needed_columns_are_read() {
 }
 
 #[test]
-fn values_of_other_types_are_written_out() {
+fn values_of_other_types_are_converted_to_text() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let milliseconds = |zone: Option<&str>| ArrowDataType::Timestamp(TimeUnit::Millisecond, zone.map(Into::into));
     let columns: Vec<(&str, Box<dyn Array>)> = vec![
@@ -192,7 +192,7 @@ fn values_of_other_types_are_written_out() {
 }
 
 #[test]
-fn empty_row_groups_and_empty_parts_are_passed_over() {
+fn empty_row_groups_and_empty_files_are_skipped() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let group = |rows: &[Option<&str>]| vec![texts(rows)];
     let groups = vec![group(&[Some("a")]), group(&[]), group(&[Some("b"), Some("c")])];
@@ -210,14 +210,14 @@ fn empty_row_groups_and_empty_parts_are_passed_over() {
         "{:?}",
         data.report.notes()
     );
-    // A file that the recipe names must have rows, and so must a folder as a whole.
+    // A file that the recipe names must have rows. So must a folder as a whole.
     assert!(prepared(empty).expect_err("nothing").contains("part-1.parquet: no rows"));
     std::fs::remove_file(folder.path().join("part-0.parquet")).expect("removed");
     assert!(prepared(folder.path().to_owned()).expect_err("nothing").contains(": no rows"));
 }
 
 #[test]
-fn many_row_groups_and_slices_keep_their_order() {
+fn row_groups_and_slices_keep_the_order_of_rows() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let all: Vec<String> = (0..40_000).map(|index| format!("text {index}")).collect();
     let group = |texts_: &[String]| vec![texts(&texts_.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>())];
@@ -240,7 +240,7 @@ fn filtered(path: &std::path::Path, filter: &str) -> Result<PreparedDataset, Str
 }
 
 #[test]
-fn a_filter_names_columns_that_are_there() {
+fn a_filter_with_an_unknown_column_is_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let table = write(folder.path(), "a.csv", "prompt,completion,rating\na,b,5\nc,d,3\n");
     assert_eq!(filtered(&table, "rating >= 4").expect("one row").train.len(), 1);
@@ -264,7 +264,7 @@ fn a_filter_names_columns_that_are_there() {
 }
 
 #[test]
-fn lists_of_json_under_any_name() {
+fn json_lists_are_read_under_any_file_name() {
     let list = " [\n {\"text\": \"a, ] \\\" }\"},\n\n{\"text\": \"b\"} ]\n";
     let expected = [(1, json!({"text": "a, ] \" }"})), (2, json!({"text": "b"}))];
     for name in ["a.json", "a.jsonl", "a.jsonlines"] {
@@ -298,7 +298,7 @@ fn byte_order_marks_are_skipped() {
 }
 
 #[test]
-fn files_that_are_not_read_have_a_way_out() {
+fn unsupported_files_are_errors_that_name_the_solution() {
     let cases = [
         ("a.xlsx", "save the sheet as CSV"),
         ("a.arrow", "to_parquet"),
@@ -329,7 +329,7 @@ fn long_texts_are_split_into_examples() {
     let examples: Vec<_> = pieces.train.iter().collect();
     assert!(examples.len() > 1 && examples.iter().all(|piece| piece.input_ids.len() <= 32));
     assert_eq!((pieces.report.split, pieces.report.truncated), (1, 0));
-    // Every token but the first is a target of exactly one piece.
+    // Every token except the first is a target in exactly one piece.
     let targets: Vec<u32> = examples.iter().flat_map(|piece| piece.input_ids[1..].to_vec()).collect();
     assert_eq!(targets, whole.input_ids[1..]);
     // Conversations are not split.
@@ -339,7 +339,7 @@ fn long_texts_are_split_into_examples() {
 
 proptest! {
     #[test]
-    fn the_elements_of_a_list_are_found_whatever_the_buffer(
+    fn list_elements_are_found_for_any_buffer_size(
         texts in proptest::collection::vec("[a-c\\[\\]{},\"\\\\ é\n]{0,12}", 0..6),
         space in "[ \n\t\r]{0,3}",
         capacity in 1_usize..9,

@@ -1,4 +1,4 @@
-//! Chat templates: faults, limits, and what transformers gives them.
+//! Chat templates: errors, limits, and the environment of transformers.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +47,8 @@ fn a_template_that_loops_forever_is_stopped() {
 }
 
 #[test]
-fn containers_have_limits_too() {
-    // Each would take memory or time without end, or overflow the stack of a thread.
+fn containers_are_limited() {
+    // Without limits, each of these would need unlimited memory or time, or overflow the stack of a thread.
     let in_a_loop = |start: &str, step: &str| {
         format!(
             "{{% set ns = namespace(x={start}) %}}{{% for i in range(99999) %}}{{% set ns.x = {step} %}}{{% endfor %}}"
@@ -76,7 +76,7 @@ fn containers_have_limits_too() {
     }
     let reserved = template("{% set __tonfall_made = dict %}").expect_err("a way around the limits");
     assert!(reserved.to_string().contains("reserved"), "{reserved}");
-    // Conversations of five hundred messages don't come near them.
+    // Conversations of 500 messages stay far below the limits.
     let source = "{% set ns = namespace(list=[]) %}{% for m in messages %}{% set found = namespace(any=false) %}\
                   {% set ns.list = ns.list + [m] %}{{ m.content.split(' ')[-1] }}{{ {'role': m.role} | tojson }}\
                   {% for part in messages[:2] %}{{ part.role }}{% endfor %}{% endfor %}{{ ns.list | length }}";
@@ -87,7 +87,7 @@ fn containers_have_limits_too() {
 }
 
 #[test]
-fn what_is_charged_means_the_same() {
+fn rewritten_templates_render_the_same_text() {
     let cases = [
         ("{% set a, b = 1, 2 %}{{ (a + b) }}{{ 'x' ~ a }}{{ [a] + [b] + [3] }}", "3x1[1, 2, 3]"),
         (
@@ -114,7 +114,7 @@ fn what_is_charged_means_the_same() {
 }
 
 #[test]
-fn a_template_gets_the_variables_of_the_recipe() {
+fn templates_receive_the_variables_of_the_recipe() {
     let variables = BTreeMap::from([
         ("enable_thinking".to_owned(), Variable::Bool(false)),
         ("effort".to_owned(), Variable::Text("low".to_owned())),
@@ -130,7 +130,7 @@ fn a_template_gets_the_variables_of_the_recipe() {
 }
 
 #[test]
-fn faults_name_the_file_of_the_template() {
+fn errors_name_the_file_of_the_template() {
     let place = Some("chat template house.jinja".to_owned());
     let named = |source: &str| TokenizerSpec { template_place: place.clone(), ..spec(Some(source), None) };
     let syntax = ChatTokenizer::new(named("{% if %}")).expect_err("not a condition").to_string();
@@ -141,7 +141,7 @@ fn faults_name_the_file_of_the_template() {
 }
 
 #[test]
-fn the_environment_is_that_of_transformers() {
+fn the_environment_equals_that_of_transformers() {
     let cases = [
         ("{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}", "<s></s>False"),
         ("{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}", "TrueTrueTrue"),
@@ -168,7 +168,7 @@ fn the_environment_is_that_of_transformers() {
 }
 
 #[test]
-fn reasoning_is_given_under_every_name_it_is_asked_by() {
+fn reasoning_is_available_under_every_name() {
     let mut message = Message::new("assistant", "4");
     message.fields.insert("reasoning".to_owned(), json!("easy"));
     let source = "{{ messages[0].thinking }} {{ messages[0].reasoning_content }} {{ messages[0].reasoning }}";
@@ -178,7 +178,7 @@ fn reasoning_is_given_under_every_name_it_is_asked_by() {
 }
 
 #[test]
-fn a_block_inside_a_macro_can_not_be_followed() {
+fn a_generation_block_inside_a_macro_is_an_error() {
     let source = "{% macro m(x) %}{% generation %}{{ x }}{% endgeneration %}{% endmacro %}{{ m(messages[0].content) }}";
     let template = template(source).expect("sound");
     let messages = [Message::new("assistant", "4")];
@@ -188,11 +188,11 @@ fn a_block_inside_a_macro_can_not_be_followed() {
 }
 
 #[test]
-fn a_prompt_ends_where_the_assistant_speaks() {
+fn a_prompt_ends_with_the_start_of_the_assistant_turn() {
     let tokenizer = ChatTokenizer::new(spec(Some(CHATML), Some("</s>"))).expect("a sound tokenizer");
     let ids = tokenizer.render_prompt(&[Message::new("user", "Hi")]).expect("renders");
     let text = tokenizer.decode_with_special(&ids).expect("its own ids");
     assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
-    // The end of a turn is found in the template, beside the end of sequence.
+    // The end-of-turn token is found in the template, in addition to the end-of-sequence token.
     assert_eq!(tokenizer.decode_with_special(&tokenizer.stop_ids()).expect("its own ids"), "</s><|im_end|>");
 }

@@ -1,4 +1,4 @@
-//! Term bases as people have them: what is read, what becomes of it, what is counted.
+//! Term bases in common formats: how they are read, which tasks they have, and which rows are counted.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ fn in_language(language: &str) -> SourcePlan {
     SourcePlan { language: Some(language.to_owned()), ..source(DataFormat::Auto) }
 }
 
-/// Questions and answers of a file.
+/// Prompts and answers of a file.
 fn asked(name: &str, bytes: impl AsRef<[u8]>, source: &SourcePlan) -> Result<Vec<(String, String)>, String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let rows = samples(&write(folder.path(), name, bytes), source).map_err(|error| error.to_string())?;
@@ -64,7 +64,7 @@ fn prepared(name: &str, bytes: impl AsRef<[u8]>, language: Option<&str>) -> Resu
 }
 
 #[test]
-fn all_text_inside_an_element_is_its_text() {
+fn the_text_of_an_element_includes_its_child_elements() {
     let inside = "<descrip type=\"definition\">Who <hi>vis<hi>its</hi></hi> &amp; buys<!-- or asks --> &#102;rom<?pi x?>\n \
                   <![CDATA[<us>]]>.</descrip><termSec><term>gu<hi type=\"math\">est</hi></term>\
                   <descrip type=\"context\">Every <hi type=\"entailedTerm\">handover</hi> to a guest is free.</descrip></termSec>";
@@ -77,7 +77,7 @@ fn all_text_inside_an_element_is_its_text() {
 }
 
 #[test]
-fn a_status_counts_in_every_spelling() {
+fn a_status_is_recognised_in_every_spelling() {
     for status in [DEPRECATED, "DEPRECATED", "notRecommended", "not recommended", "Rejected", "obsolete", "Verboten"] {
         let entry = concept("c1", &[("en", &(with_status("client", status) + &with_status("guest", "PreferredTerm")))]);
         let found = asked("a.tbx", tbx(&entry), &source(DataFormat::Auto)).expect(status);
@@ -103,7 +103,7 @@ fn concepts_in_other_languages_are_counted() {
     assert_eq!((data.train.len(), data.report.rows), (1, 3));
     let notes = data.report.notes().join("\n");
     assert!(notes.contains("2 dropped: terms in languages that the recipe doesn't ask for"), "{notes}");
-    // Without a language, the German concept is asked for, and says only what not to write.
+    // Without a language, the German concept is used, but it has only forbidden terms.
     let data = prepared("a.tbx", tbx(&(guest + &german)), None).expect("one concept with a task");
     let notes = data.report.notes().join("\n");
     assert!(notes.contains("1 dropped: concepts with forbidden terms only"), "{notes}");
@@ -112,7 +112,7 @@ fn concepts_in_other_languages_are_counted() {
 }
 
 #[test]
-fn bare_terms_are_counted_unless_there_is_nothing_else() {
+fn bare_terms_are_counted_and_are_an_error_if_there_are_no_others() {
     let csv = "term,definition\nguest,Who visits.\nhandover,\nsnag,\n";
     let data = prepared("a.csv", csv, None).expect("one term with a definition");
     assert_eq!((data.train.len(), data.report.dropped.values().sum::<u64>()), (1, 2));
@@ -125,7 +125,7 @@ fn bare_terms_are_counted_unless_there_is_nothing_else() {
     assert!(error.contains("a.tbx:2: the concept c1 has no term"), "{error}");
 }
 
-/// The same concept in every dialect, with the German word for size, so that encodings differ.
+/// The same concept in every dialect. The German word for size has non-ASCII letters, so that encodings differ.
 fn dialects() -> Vec<String> {
     let terms = |outer: &str, status: &str, forbidden: &str| {
         format!(
@@ -150,7 +150,7 @@ fn dialects() -> Vec<String> {
 }
 
 #[test]
-fn dialects_and_encodings_say_the_same() {
+fn dialects_and_encodings_have_the_same_tasks() {
     let expected = [("Ist „Format“ die richtige Benennung?".to_owned(), "Nein. Wir sagen „Größe“.".to_owned())];
     for dialect in dialects() {
         let text = |encoding: &str| dialect.replace("ENC", encoding);
@@ -165,7 +165,7 @@ fn dialects_and_encodings_say_the_same() {
 }
 
 #[test]
-fn neighbours_of_sound_term_bases() {
+fn unusual_but_valid_term_bases_are_read() {
     // An empty section, a language twice, a concept twice, languages in capitals and with regions.
     let entries =
         concept("c1", &[("fr", ""), ("EN", &term("guest")), ("en-US", &term("patron")), ("de-AT", &term("Gast"))])
@@ -221,7 +221,7 @@ fn a_term_base_in_two_languages_is_translated() {
     let entry = tbx(&concept("c1", &[("en", &term("guest")), ("de", &german)]));
     let found = answers("a.tbx", &entry, &source(DataFormat::Auto));
     assert_eq!(found, ["Gast", "Nein. Wir sagen „Gast“.", "guest"]);
-    // The direction is the recipe's choice.
+    // The recipe selects the direction.
     assert_eq!(answers("a.tbx", &entry, &in_language("en")), ["guest"]);
     assert_eq!(answers("a.tbx", &entry, &in_language("de")), ["Gast", "Nein. Wir sagen „Gast“."]);
     let from = |from: &str| SourcePlan { translate_from: Some(from.to_owned()), ..source(DataFormat::Auto) };
@@ -231,7 +231,7 @@ fn a_term_base_in_two_languages_is_translated() {
 }
 
 #[test]
-fn sentences_are_translated_where_a_row_has_them_in_both_languages() {
+fn sentences_are_translated_if_a_row_has_them_in_both_languages() {
     let header = "en;de;forbidden_de;examples_en;examples_de\n";
     let row = "guest;Gast;Kunde;A guest pays.|Guests wait.;Ein Gast zahlt.|Kunden warten.\n";
     let data = prepared("a.csv", format!("{header}{row}"), Some("de")).expect("a concept");
@@ -250,7 +250,7 @@ fn sentences_are_translated_where_a_row_has_them_in_both_languages() {
 }
 
 #[test]
-fn a_concept_is_held_out_whole() {
+fn a_concept_stays_on_one_side_of_the_split() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     // Each concept has two rows that share a German term.
     let rows = (0..40).map(|index| format!("guestword{index};Gastwort{}\n", index / 2)).collect::<String>();
@@ -301,7 +301,7 @@ fn a_forbidden_term_inside_of_the_preferred_one_is_no_finding() {
 }
 
 #[test]
-fn terms_of_other_languages_are_look_alikes() {
+fn forbidden_terms_of_other_languages_are_no_finding() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let terms =
         json!({"term": "Schadstoff", "forbidden": ["Gift", "Bad"], "language": "de", "examples": ["Ein Schadstoff."]});
@@ -324,7 +324,7 @@ fn terms_of_other_languages_are_look_alikes() {
 }
 
 #[test]
-fn a_term_with_a_definition_alone_is_no_unused_term() {
+fn a_term_with_only_a_definition_is_no_unused_term() {
     let row = |term: &str, more: &str| format!("{{\"term\": \"{term}\"{more}}}\n");
     let defined =
         row("guest", ", \"definition\": \"Who visits.\"") + &row("snag", ", \"definition\": \"What is wrong.\"");
@@ -347,7 +347,7 @@ fn columns_may_have_other_names() {
 }
 
 #[test]
-fn a_sentence_is_no_term() {
+fn a_text_of_many_words_is_not_searched_as_a_term() {
     let sentence = "This is a whole sentence of a parallel corpus, which nobody says twice in a row.";
     let data = prepared("a.csv", format!("en;de\n\"{sentence}\";Ein Satz.\n"), None).expect("a pair");
     assert!(data.report.notes().join("\n").contains("1 term base text longer than 12 words"));

@@ -1,4 +1,4 @@
-//! A tokenizer of one token a byte, plans and files, made on the spot.
+//! A tokenizer with one token for each byte, plans, and files.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ pub(super) const CHATML: &str = "{% for message in messages %}\
 pub(super) const SPECIAL: [&str; 8] =
     ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|user|>", "<|assistant|>"];
 
-/// One token a byte (as byte-level BPE writes bytes), then one for each pair of `merges`, then the special ones.
+/// One token for each byte (in byte-level notation), then one for each pair of `merges`, then the special tokens.
 pub(super) fn tokenizer_json(merges: &[(&str, &str)]) -> Value {
     let mut alphabet: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
     alphabet.sort();
@@ -44,7 +44,7 @@ pub(super) fn tokenizer_json(merges: &[(&str, &str)]) -> Value {
 
 pub(super) fn spec(template: Option<&str>, eos: Option<&str>) -> TokenizerSpec {
     TokenizerSpec {
-        // A byte-level line break, twice, is one token; so are a full stop and a line break.
+        // Two line breaks are one token. A full stop and a line break are one token. (Ċ is the byte-level line break.)
         tokenizer_json: tokenizer_json(&[("Ċ", "Ċ"), (".", "Ċ")]).to_string().into_bytes(),
         chat_template: template.map(str::to_owned),
         bos_token: Some("<s>".to_owned()),
@@ -64,7 +64,7 @@ pub(super) fn conversation(turns: &[(&str, &str)]) -> Sample {
     Sample::Conversation(crate::Conversation { messages, tools: None })
 }
 
-/// A plan with this data and defaults.
+/// A plan with this data, and defaults for everything else.
 pub(super) fn with(data: DataPlan) -> Plan {
     Plan {
         name: "tiny".to_owned(),
@@ -113,7 +113,7 @@ pub(super) fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathB
     path
 }
 
-/// `count` conversations of growing length, one a line.
+/// `count` conversations of increasing length, one per line.
 pub(super) fn conversations(count: usize) -> String {
     let line = |index: usize| {
         let messages = json!([

@@ -1,13 +1,13 @@
-//! Forms of a term in running text, for German and English.
+//! Inflected forms of a term, for German and English.
 //!
-//! Responsible for: the endings that a language gives a term, and which ending of another term corresponds to one.
+//! Responsible for: the endings of a term in a language, and the corresponding endings of another term.
 //! Must not depend on: texts.
 //!
-//! Regular endings and umlaut plurals; gender and articles don't change.
+//! Covers regular endings and umlaut plurals. Gender and articles are not changed.
 
 use crate::language::primary;
 
-/// The forms of `term`, each with the name of its ending; the bare one first.
+/// The forms of `term`, each with the name of its ending. The base form is first.
 pub(crate) fn forms(term: &str, language: &str) -> Vec<(&'static str, String)> {
     const GERMAN: [&str; 8] = ["", "s", "es", "e", "en", "n", "er", "ern"];
     const UMLAUT: [(&str, &str); 6] =
@@ -40,11 +40,11 @@ pub(crate) fn forms(term: &str, language: &str) -> Vec<(&'static str, String)> {
     }
 }
 
-/// The stem of an umlaut plural: `Gäst` of `Gast`, `Äpfel` of `Apfel`. None for words whose last vowel has no umlaut.
+/// The stem of an umlaut plural: `Gäst` for `Gast`, `Äpfel` for `Apfel`. `None` if the last vowel has no umlaut.
 fn umlaut(term: &str) -> Option<String> {
     let stem = ["el", "er", "en"].iter().find_map(|ending| term.strip_suffix(ending)).unwrap_or(term);
     let (at, vowel) = stem.char_indices().rev().find(|(_, c)| "aeiouyäöüAEIOUÄÖÜ".contains(*c))?;
-    // `Haus` has its umlaut on the first of two.
+    // In `Haus`, the first vowel of the diphthong has the umlaut.
     let (at, vowel) = match stem[..at].chars().next_back() {
         Some(first @ ('a' | 'A')) if vowel == 'u' => (at - 1, first),
         _ => (at, vowel),
@@ -53,9 +53,9 @@ fn umlaut(term: &str) -> Option<String> {
     Some(format!("{}{changed}{}", &term[..at], &term[at + 1..]))
 }
 
-/// The name of the ending of another term that stands in the place of one with `ending`.
+/// The ending of the term `other` that corresponds to `ending`.
 pub(crate) fn alike(ending: &'static str, other: &str) -> &'static str {
-    // Whether the other has an umlaut as well isn't known; a plural of what ends with -e ends with -en.
+    // It is unknown whether the other term has an umlaut. The plural of a term that ends with -e ends with -en.
     match (ending, ending.trim_start_matches('¨')) {
         ("¨", _) | (_, "e" | "er" | "ern") if other.ends_with('e') => "en",
         (_, plain) => plain,

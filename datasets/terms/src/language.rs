@@ -1,6 +1,6 @@
 //! Codes and names of languages.
 //!
-//! Responsible for: which language a tag or the heading of a column names, and what the language is called.
+//! Responsible for: the language of a tag or a column heading, and the names of languages.
 //! Must not depend on: terms.
 
 /// A language: ISO 639-1, ISO 639-2 (terminological, bibliographic), name in English, name in German.
@@ -65,8 +65,8 @@ const LANGUAGES: &[Language] = languages! {
     "zh" "zho" "chi" "Chinese" "Chinesisch";
 };
 
-/// The language of a tag (BCP 47, with `_` as well) or of a name in English or German: `de` of `de-CH`, `DE`, `deu`,
-/// `German`. An unknown tag gives its first part in small letters.
+/// The primary language of a tag (BCP 47, also with `_`) or of a name in English or German: `de` for `de-CH`, `DE`,
+/// `deu` and `German`. For an unknown tag, its first part in lower case.
 pub fn primary(tag: &str) -> String {
     match find(tag) {
         Some(language) => language.code.to_owned(),
@@ -74,7 +74,7 @@ pub fn primary(tag: &str) -> String {
     }
 }
 
-/// Whether two tags name the same language, whatever their regions.
+/// Whether two tags have the same language. Regions are ignored.
 pub fn same(left: &str, right: &str) -> bool {
     primary(left) == primary(right)
 }
@@ -84,7 +84,7 @@ pub fn is_known(text: &str) -> bool {
     find(text).is_some()
 }
 
-/// The name of a language, in German if `reader` is German, otherwise in English; an unknown language's tag.
+/// The name of a language: in German if `reader` is German, otherwise in English. For an unknown language, its tag.
 pub fn name(tag: &str, reader: &str) -> String {
     match find(tag) {
         Some(language) if primary(reader) == "de" => language.german.to_owned(),
@@ -127,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn a_language_is_called_as_the_reader_calls_it() {
+    fn a_language_is_named_in_the_language_of_the_reader() {
         assert_eq!((name("de-CH", "en"), name("en", "de-AT")), ("German".to_owned(), "Englisch".to_owned()));
         assert_eq!(name("gsw", "de"), "gsw");
     }
 
     #[test]
-    fn no_code_stands_twice() {
+    fn codes_are_sorted_and_unique() {
         for (index, language) in super::LANGUAGES.iter().enumerate() {
             assert!(super::LANGUAGES[..index].iter().all(|other| other.code < language.code), "{}", language.code);
         }

@@ -1,8 +1,8 @@
-//! Terms in text: the one matcher of audit, evaluation and dashboard.
+//! Finds terms in texts. The audit, the evaluation and the dashboard share this matcher.
 //!
-//! Responsible for: finding terms as whole words, inflected and in any Unicode normal form, with offsets into the original
-//! text; replacing one term by another; codes and names of languages.
-//! Must not depend on: any other crate of this workspace; where terms come from, or what a hit means.
+//! Responsible for: finding terms as whole words, in inflected forms and any Unicode normal form, with offsets into the
+//! original text; replacing one term by another; codes and names of languages.
+//! Must not depend on: any other crate of this workspace, the source of terms, the meaning of a hit.
 
 mod inflection;
 pub mod language;

@@ -1,6 +1,6 @@
-//! Many terms, found in one pass over a text.
+//! Finds many terms in one pass over a text.
 //!
-//! Responsible for: which terms a text uses, under which ending and where. Must not depend on: where terms come from.
+//! Responsible for: which terms a text uses, with which ending and where. Must not depend on: the source of terms.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -16,31 +16,31 @@ use crate::normal::{Normal, normalized};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term<'a> {
     pub text: &'a str,
-    /// The language whose endings are found too; `None`: only the term as it is.
+    /// The language whose endings are also matched. `None`: only the unchanged term is matched.
     pub language: Option<&'a str>,
 }
 
-/// Which capitals a text may have.
+/// Whether upper and lower case are distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
-    /// Any.
+    /// Case is ignored.
     Any,
-    /// Those of the term. A small first letter may be a capital, as at the beginning of a sentence.
+    /// Case must match, but a lower-case first letter also matches an upper-case one, as at the start of a sentence.
     Written,
 }
 
-/// A place in a text where a term stands.
+/// An occurrence of a term in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hit {
     /// Index among the terms of the matcher.
     pub term: usize,
-    /// Name of the ending under which the term was found; empty for the bare term.
+    /// Name of the ending of the matched form. Empty for the base form.
     pub ending: &'static str,
-    /// Bytes of the text as it was given, in whatever normal form.
+    /// Byte range in the original text, before normalization.
     pub range: Range<usize>,
 }
 
-/// Why terms can't be looked for.
+/// Why a matcher can't be built.
 #[derive(Debug, Error)]
 #[error("{forms} forms of terms are too many to look for at once ({source}); split the term base")]
 pub struct TermsError {
@@ -48,26 +48,27 @@ pub struct TermsError {
     source: aho_corasick::BuildError,
 }
 
-/// Finds terms as whole words. What stands inside a compound (`Kunde` in `Kundendienst`) is no hit; the parts of a
-/// hyphenated one (`Kunden-Dienst`) are words.
+/// Finds terms as whole words. A term inside a compound (`Kunde` in `Kundendienst`) is not a hit. The parts of a
+/// hyphenated compound (`Kunden-Dienst`) are words.
 #[derive(Debug)]
 pub struct Matcher {
     case: Case,
     /// Term and ending of each pattern of the automaton.
     patterns: Vec<(usize, &'static str)>,
-    /// `None` without terms.
+    /// `None` if there are no terms.
     automaton: Option<AhoCorasick>,
 }
 
 impl Matcher {
-    /// A matcher of `terms`. A term of white space alone is never found.
+    /// A matcher for `terms`. A term that is only white space never matches.
     ///
     /// # Errors
-    /// When there are more forms than an automaton can have states for (about 2^31 bytes of terms).
+    /// If there are more forms than an automaton can hold (about 2^31 bytes of terms).
     pub fn new<'a>(terms: impl IntoIterator<Item = Term<'a>>, case: Case) -> Result<Self, TermsError> {
         let (mut patterns, mut texts) = (Vec::new(), Vec::new());
         for (index, Term { text, language }) in terms.into_iter().enumerate() {
-            // Endings are joined to composed letters; whether they are small is decided with the whole form.
+            // Endings are appended to the composed term in its original case. The whole form is then converted to
+            // `case`.
             let term = normalized(text, Case::Written);
             if term.is_empty() {
                 continue;
@@ -87,7 +88,7 @@ impl Matcher {
         Ok(Self { case, patterns, automaton })
     }
 
-    /// All hits by their beginning, longer ones first; hits of several terms may overlap.
+    /// All hits, sorted by start, longer hits first. Hits of different terms may overlap.
     pub fn hits(&self, text: &str) -> Vec<Hit> {
         let Some(automaton) = &self.automaton else { return Vec::new() };
         let normal = Normal::new(text, self.case);
@@ -103,7 +104,7 @@ impl Matcher {
         hits
     }
 
-    /// Indexes of the terms that a text uses, ascending.
+    /// Indexes of the terms in a text, ascending.
     pub fn used(&self, text: &str) -> Vec<usize> {
         let mut used: Vec<usize> = self.hits(text).into_iter().map(|hit| hit.term).collect();
         used.sort_unstable();
@@ -112,8 +113,8 @@ impl Matcher {
     }
 }
 
-/// The hits without those inside a longer hit of a term that `covers`: a forbidden `account` is no fault in a preferred
-/// `key account`. `hits` are in the order of [`Matcher::hits`].
+/// Removes hits inside a longer hit of a term that `covers`: a forbidden `account` in a preferred `key account` is not
+/// a fault. `hits` must be sorted as by [`Matcher::hits`].
 pub fn uncovered(hits: Vec<Hit>, covers: impl Fn(usize) -> bool) -> Vec<Hit> {
     let mut cover = 0..0;
     let is_outside = |hit: &Hit| {
@@ -126,8 +127,8 @@ pub fn uncovered(hits: Vec<Hit>, covers: impl Fn(usize) -> bool) -> Vec<Hit> {
     hits.into_iter().filter(is_outside).collect()
 }
 
-/// Whether a word begins and ends where a pattern does. A pattern that begins or ends with another character than a
-/// letter, such as `C++`, needs no border there.
+/// Whether a match starts and ends at word boundaries. If the match starts or ends with a character that isn't part of
+/// a word, as in `C++`, no boundary is required there.
 fn is_whole(text: &str, range: Range<usize>) -> bool {
     let joined = |left: Option<char>, right: Option<char>| left.is_some_and(is_word) && right.is_some_and(is_word);
     let (before, found, after) = (&text[..range.start], &text[range.clone()], &text[range.end..]);
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_words_in_any_case() {
+    fn terms_match_whole_words_in_any_case() {
         let uses = |text, term| !found(text, term, None, Case::Any).is_empty();
         assert!(uses("Dear Guest, your handover is near.", "guest"));
         assert!(uses("the money-back promise holds", "money-back promise"));
@@ -165,15 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn capitals_as_written() {
+    fn with_written_case_capitals_must_match() {
         let uses = |text, term| !found(text, term, Some("de"), Case::Written).is_empty();
         assert!(uses("Der Kunde zahlt.", "Kunde") && uses("Über Öl: Öle", "Öl") && uses("Gelb ist es", "gelb"));
-        // A noun is no verb: the capital of a term is needed.
+        // The capital of a German noun is required: `beleg` is a form of a verb.
         assert!(!uses("wir beleg", "Beleg") && !uses("ein kunde", "Kunde") && !uses("GELB", "gelb"));
     }
 
     #[test]
-    fn endings_of_the_language_and_no_others() {
+    fn only_the_endings_of_the_language_match() {
         let german = |text| found(text, "Gast", Some("de-CH"), Case::Written);
         assert_eq!(german("Der Gast, des Gastes, die Gäste mit Gästen"), ["Gast", "Gastes", "Gäste", "Gästen"]);
         assert_eq!(found("A guest's guests' guests", "guest", Some("en"), Case::Written).len(), 5);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn compounds_hold_no_terms_unless_hyphenated() {
+    fn only_hyphenated_compounds_contain_terms() {
         let german = |text| found(text, "Kunde", Some("de"), Case::Written);
         assert_eq!(german("Kundendienst, Neukunde, Kundin"), [""; 0]);
         assert_eq!(german("Kunden-Dienst für Kunden_1"), ["Kunden"]);
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(found(text, "Gast", Some("de"), Case::Written), ["Ga\u{308}ste"]);
         assert_eq!(found("Die Gäste fragen.", "ga\u{308}ste", None, Case::Any), ["Gäste"]);
         assert_eq!(found("Öl und O\u{308}L", "o\u{308}l", None, Case::Any), ["Öl", "O\u{308}L"]);
-        // A mark that nothing composes with is part of the word.
+        // A combining mark that can't be composed is part of the word.
         assert_eq!(found("Gastq\u{303}", "Gastq", None, Case::Any), [""; 0]);
     }
 
@@ -221,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn a_term_inside_a_longer_one_can_be_left_out() {
+    fn a_term_inside_a_longer_one_can_be_removed() {
         let terms = ["key account", "account", "key account"].map(|text| Term { text, language: Some("en") });
         let matcher = Matcher::new(terms, Case::Any).expect("three terms");
         let left = |text: &str| -> Vec<(usize, usize)> {
             let hits = uncovered(matcher.hits(text), |term| term == 0);
             hits.into_iter().map(|hit| (hit.term, hit.range.start)).collect()
         };
-        // What is both, in two concepts, stays.
+        // A term that is in two concepts keeps both hits.
         assert_eq!(left("a key account, an account"), [(0, 2), (2, 2), (1, 18)]);
         assert_eq!(left("account"), [(1, 0)]);
     }

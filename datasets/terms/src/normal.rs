@@ -1,7 +1,7 @@
-//! The one form in which texts and terms are compared.
+//! The normal form in which texts and terms are compared.
 //!
-//! Responsible for: Unicode's composed form (NFC), a single space for each run of white space, no soft hyphens, small
-//! letters where case doesn't count; and the way back to offsets of the original.
+//! Responsible for: composed Unicode (NFC), one space for each run of white space, no soft hyphens, lower case if case
+//! is ignored; and mapping offsets back to the original text.
 //! Must not depend on: terms.
 
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
@@ -12,7 +12,7 @@ use crate::matcher::Case;
 #[derive(Debug)]
 pub(crate) struct Normal {
     pub(crate) text: String,
-    /// Where a stretch begins whose characters lie one after another in both texts: its offset here, in the original.
+    /// Offset pairs (normal, original) at which a run starts. Within a run, both offsets grow equally.
     stretches: Vec<(usize, usize)>,
 }
 
@@ -23,7 +23,7 @@ impl Normal {
             original.char_indices().for_each(|(at, c)| normal.push(c, at, case));
         } else {
             let mut starts = original.char_indices().map(|(at, _)| at).peekable();
-            // With each character stands how many of the original it is more or fewer than one.
+            // `change`: how many characters were added (positive) or removed (negative) at this character.
             for (c, change) in original.chars().nfc() {
                 let at = starts.peek().copied().unwrap_or(original.len());
                 for _ in change..1 {
@@ -36,7 +36,7 @@ impl Normal {
         normal
     }
 
-    /// Appends a character that stands at `at` in the original.
+    /// Appends a character with the offset `at` in the original.
     fn push(&mut self, c: char, at: usize, case: Case) {
         const SOFT_HYPHEN: char = '\u{ad}';
         if c == SOFT_HYPHEN || c.is_whitespace() && self.text.ends_with(' ') {
@@ -50,7 +50,7 @@ impl Normal {
         }
     }
 
-    /// Notes where the next character stands in the original, unless that follows from the last stretch.
+    /// Starts a new run if the next character's original offset doesn't continue the last run.
     fn anchor(&mut self, at: usize) {
         let here = self.text.len();
         if self.stretches.last().is_none_or(|(start, original)| original + (here - start) != at) {
@@ -58,14 +58,15 @@ impl Normal {
         }
     }
 
-    /// The offset in the original of an offset in [`Self::text`] at which a character begins or the text ends.
+    /// Maps an offset in [`Self::text`] to the original. The offset must be the start of a character or the end of the
+    /// text.
     pub(crate) fn original(&self, at: usize) -> usize {
         let index = self.stretches.partition_point(|(start, _)| *start <= at);
         self.stretches[..index].last().map_or(0, |(start, original)| original + (at - start))
     }
 }
 
-/// A term as it is compared, without white space around it: equal for every normal form of the same term.
+/// The normal form of a term, without surrounding white space. It is equal for all Unicode forms of the same term.
 pub fn normalized(term: &str, case: Case) -> String {
     Normal::new(term.trim(), case).text
 }
@@ -77,7 +78,7 @@ mod tests {
     use super::{Case, Normal, normalized};
 
     #[test]
-    fn offsets_lead_back() {
+    fn offsets_map_back_to_the_original() {
         let text = "Die Ga\u{308}ste\u{a0}\n zah\u{ad}len, e\u{301}\u{323}!";
         let normal = Normal::new(text, Case::Written);
         assert_eq!(normal.text, "Die Gäste zahlen, ẹ́!");
@@ -92,12 +93,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn offsets_ascend_and_are_borders(text in "\\PC{0,40}|[a-zäÄ\u{308}\u{301}\u{ad} \n\u{1100}\u{1161}\u{11a8}İ]{0,40}") {
+        fn offsets_ascend_and_are_character_boundaries(text in "\\PC{0,40}|[a-zäÄ\u{308}\u{301}\u{ad} \n\u{1100}\u{1161}\u{11a8}İ]{0,40}") {
             for case in [Case::Any, Case::Written] {
                 let normal = Normal::new(&text, case);
                 let mut last = 0;
                 for at in normal.text.char_indices().map(|(at, _)| at).chain([normal.text.len()]) {
-                    // Of `İ`, which is two small letters, only the first begins a character of the original.
+                    // `İ` becomes two characters in lower case. Only the first one maps to a character boundary.
                     let original = normal.original(at);
                     if text.is_char_boundary(original) && original <= text.len() {
                         prop_assert!(last <= original, "{text:?} at {at}");

@@ -1,14 +1,14 @@
-//! One term in the place of another, under the same ending.
+//! Replaces one term by another and keeps the ending.
 //!
-//! Responsible for: texts in which each form of a term became the same form of another. Must not depend on: term bases.
+//! Responsible for: replacing each form of a term by the same form of another term. Must not depend on: term bases.
 //!
-//! Gender and articles don't change. A result is the *wrong* sentence of a correction task, never a text that a model
-//! learns to write.
+//! Gender and articles are not changed. A result is used only as the *wrong* sentence of a correction task, so a model
+//! is never trained to write it.
 
 use crate::inflection::{alike, capitalized, forms};
 use crate::matcher::{Case, Matcher, Term, TermsError};
 
-/// Replaces one term of one language.
+/// Replaces one term in texts of one language.
 #[derive(Debug)]
 pub struct Replacer {
     matcher: Matcher,
@@ -16,7 +16,7 @@ pub struct Replacer {
 }
 
 impl Replacer {
-    /// Replaces `term`.
+    /// A replacer for `term`.
     ///
     /// # Errors
     /// As [`Matcher::new`].
@@ -25,12 +25,12 @@ impl Replacer {
         Ok(Self { matcher, language: language.to_owned() })
     }
 
-    /// `text` with `other` for every form of the term; `None` when the text has none.
+    /// Replaces every form of the term by `other`. `None` if the text doesn't contain the term.
     pub fn replace(&self, text: &str, other: &str) -> Option<String> {
         let replacements = forms(other, &self.language);
         let (mut result, mut done) = (String::with_capacity(text.len()), 0);
         for hit in self.matcher.hits(text) {
-            // Of several forms that begin at the same place, the longest comes first.
+            // Of several forms that start at the same offset, the longest comes first.
             if hit.range.start < done {
                 continue;
             }

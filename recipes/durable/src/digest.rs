@@ -17,10 +17,10 @@ pub struct FileRecord {
 }
 
 impl FileRecord {
-    /// Reads the whole file.
+    /// Reads the whole file and hashes it.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// If it can't be read.
     pub fn of(path: &Path) -> io::Result<Self> {
         let (size, digest) = hash_file(path)?;
         Ok(Self { size, sha256: hex(&digest) })
@@ -30,7 +30,7 @@ impl FileRecord {
 /// The size of a file in bytes and the SHA-256 of its content.
 ///
 /// # Errors
-/// When it can't be read.
+/// If it can't be read.
 pub fn hash_file(path: &Path) -> io::Result<(u64, [u8; 32])> {
     let mut digest = Sha256::new();
     let size = io::copy(&mut File::open(path)?, &mut digest)?;

@@ -3,9 +3,9 @@
 //! Responsible for: every write to disk. A file has either its old content or the complete new content.
 //! Must not depend on: the content of the files.
 //!
-//! The order is always the same: write a scratch file next to the destination, fsync it, rename it, fsync the
-//! directory. After a kill at any point, or a power cut on a local Unix file system, the final name holds the old
-//! content or the new one. Scratch names begin with [`SCRATCH_PREFIX`]. [`remove_scratch`] removes the scratch files of
+//! Every write has the same order: write a scratch file next to the destination, fsync it, rename it, fsync the
+//! directory. After a kill at any point, or a power cut on a local Unix file system, the final name has the old content
+//! or the new content. Scratch names begin with [`SCRATCH_PREFIX`]. [`remove_scratch`] removes the scratch files of
 //! killed processes.
 #![expect(clippy::disallowed_methods, reason = "this is the one module that writes")]
 
@@ -27,7 +27,7 @@ pub use scratch_lock::ScratchLock;
 /// Prefix of the names of unfinished files and directories.
 pub const SCRATCH_PREFIX: &str = ".tonfall-scratch-";
 
-/// Why a write failed. The file or directory that had the final name before is unchanged.
+/// Why a write failed. The file or directory that already had the final name is unchanged.
 #[derive(Debug, Error)]
 pub enum DurableError {
     #[error("no space left for {path}: {source}; free some and try again; the old content is unchanged", path = path.display())]
@@ -55,18 +55,18 @@ impl DurableError {
     }
 }
 
-/// Replaces the content of `path` by `bytes`.
+/// Replaces the content of `path` with `bytes`.
 ///
 /// # Errors
-/// [`DurableError`]; the scratch file is removed then.
+/// [`DurableError`]; the scratch file is removed in that case.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
     write_with(path, |writer| writer.write_all(bytes))
 }
 
-/// Replaces the content of `path` by the output of `write`.
+/// Replaces the content of `path` with the output of `write`.
 ///
 /// # Errors
-/// [`DurableError`], also for an error of `write`; the scratch file is removed then.
+/// [`DurableError`], also for an error of `write`; the scratch file is removed in that case.
 pub fn write_with<T>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<T>,
@@ -92,13 +92,13 @@ struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // An error can't be handled here. The name shows that the leftover is a scratch.
+        // An error can't be handled here. The name shows that the leftover is scratch.
         let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
     }
 }
 
-/// A directory that is filled under a scratch name and then renamed to its final name. If it is dropped before that, it
-/// is removed with its content.
+/// A directory that is filled under a scratch name and then renamed to its final name. If it is dropped before the
+/// rename, it is removed with its content.
 #[derive(Debug)]
 pub struct ScratchDir {
     scratch: Scratch,
@@ -108,8 +108,8 @@ pub struct ScratchDir {
 }
 
 impl ScratchDir {
-    /// Makes an empty directory next to `destination`, whose parents are made as well. First removes the scratch
-    /// directories there whose processes have ended.
+    /// Creates an empty directory next to `destination`, and the parents of `destination` if needed. Before that,
+    /// removes the scratch directories there whose processes have ended.
     ///
     /// # Errors
     /// [`DurableError`] if it can't be created.
@@ -120,7 +120,7 @@ impl ScratchDir {
             let scratch = Scratch(beside(destination));
             fs::create_dir(&scratch.0).map_err(|error| DurableError::new("create", destination, error))?;
             let owner = scratch_owner::hold(&scratch.0);
-            // Another process may have swept the directory before it was locked.
+            // Another process may have swept the directory before this process locked it.
             if scratch.0.exists() {
                 return Ok(Self { scratch, destination: destination.to_owned(), _owner: owner });
             }
@@ -135,24 +135,24 @@ impl ScratchDir {
     /// See [`publish_dir`].
     ///
     /// # Errors
-    /// [`DurableError`]; the scratch directory is removed then.
+    /// [`DurableError`]; the scratch directory is removed in that case.
     pub fn publish(self) -> Result<(), DurableError> {
         publish_dir(&self.scratch.0, &self.destination)
     }
 }
 
-/// Makes everything in `scratch` durable and renames it to `destination`, which must not exist or be an empty
-/// directory.
+/// Makes everything in `scratch` durable and renames it to `destination`. `destination` must not exist, or must be an
+/// empty directory.
 ///
 /// # Errors
-/// [`DurableError`]; `scratch` stays in place then.
+/// [`DurableError`]; `scratch` stays in place in that case.
 pub fn publish_dir(scratch: &Path, destination: &Path) -> Result<(), DurableError> {
     sync_tree(scratch).map_err(|error| DurableError::new("write", destination, error))?;
     fs::rename(scratch, destination).map_err(|error| DurableError::new("publish", destination, error))?;
     sync_dir(parent(destination))
 }
 
-/// Calls fsync for every file and directory below `dir`; libraries may have written them without it.
+/// Calls fsync for every file and directory below `dir`, because libraries may have written them without it.
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -184,7 +184,7 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
 /// Removes a file, durably. It is no error if the file doesn't exist.
 ///
 /// # Errors
-/// [`DurableError`] when it can't be removed.
+/// [`DurableError`] if it can't be removed.
 pub fn remove_file(path: &Path) -> Result<(), DurableError> {
     match fs::remove_file(path) {
         Ok(()) => sync_dir(parent(path)),
@@ -196,7 +196,7 @@ pub fn remove_file(path: &Path) -> Result<(), DurableError> {
 /// Removes a directory with its content. It is no error if the directory doesn't exist.
 ///
 /// # Errors
-/// [`DurableError`] when it can't be removed.
+/// [`DurableError`] if it can't be removed.
 pub fn remove_dir(dir: &Path) -> Result<(), DurableError> {
     match fs::remove_dir_all(dir) {
         Ok(()) => sync_dir(parent(dir)),
@@ -205,10 +205,11 @@ pub fn remove_dir(dir: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// Removes the scratch files and directories of killed processes in `dir`. No other process may write there.
+/// Removes the scratch files and directories of killed processes in `dir`. No other process may write to `dir`
+/// meanwhile.
 ///
 /// # Errors
-/// [`DurableError`] when the directory can't be read or a scratch can't be removed.
+/// [`DurableError`] if the directory can't be read or a scratch file can't be removed.
 pub fn remove_scratch(dir: &Path) -> Result<(), DurableError> {
     let entries = fs::read_dir(dir).map_err(|error| DurableError::new("read", dir, error))?;
     for entry in entries {
@@ -223,7 +224,7 @@ pub fn remove_scratch(dir: &Path) -> Result<(), DurableError> {
     Ok(())
 }
 
-/// Opens `path` for reading and writing and creates it if it doesn't exist. Its content stays.
+/// Opens `path` for reading and writing, and creates it if it doesn't exist. Its content is unchanged.
 ///
 /// # Errors
 /// [`DurableError`] if it can't be opened or created.
@@ -232,14 +233,14 @@ pub fn open_or_create(path: &Path) -> Result<File, DurableError> {
     open.map_err(|error| DurableError::new("open", path, error))
 }
 
-/// A file to which whole records are appended. For one writer at a time.
+/// A file to which complete records are appended, by one writer at a time.
 #[derive(Debug)]
 pub struct AppendFile {
     path: PathBuf,
     file: File,
-    /// Bytes of whole records.
+    /// Bytes of the complete records.
     len: u64,
-    /// A record was written in part, and cutting it off failed.
+    /// A record was written in part and could not be cut off.
     torn: bool,
 }
 
@@ -262,7 +263,7 @@ impl AppendFile {
         Ok(Self { path: path.to_owned(), file, len: found.min(keep), torn: false })
     }
 
-    /// Appends one record with one write. After an error no part of the record stays in the file: it is cut off
+    /// Appends one record with one write. After an error, the part of the record that was written is cut off:
     /// immediately, or before the next record.
     ///
     /// # Errors
@@ -290,9 +291,9 @@ impl AppendFile {
     }
 }
 
-/// A random number for names.
+/// A random number for file names.
 pub fn nonce() -> u64 {
-    // Each `RandomState` has another seed. Names need no better randomness.
+    // Each `RandomState` has a new seed. Names need no better randomness.
     RandomState::new().build_hasher().finish()
 }
 
@@ -313,7 +314,7 @@ fn sync_dir(dir: &Path) -> Result<(), DurableError> {
 }
 
 fn sync_dir_io(dir: &Path) -> io::Result<()> {
-    // Other systems can't open a directory as a file.
+    // On other systems a directory can't be opened as a file.
     if !cfg!(unix) {
         return Ok(());
     }
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole() {
+    fn write_file_replaces_the_whole_content() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("a.json");
         write_file(&path, b"one").expect("written");
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_apart_and_leaves_the_old_file() {
+    fn a_full_disk_has_its_own_error_and_keeps_the_old_file() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("weights");
         write_file(&path, b"old").expect("written");
@@ -403,7 +404,7 @@ mod tests {
 
     #[test]
     fn appending_to_a_full_disk_is_an_error_each_time() {
-        // The device can't be truncated either, so the torn record must be cut off later.
+        // The device can't be truncated either, so the record stays torn.
         let mut file = AppendFile { path: "/dev/full".into(), file: open_full(), len: 0, torn: false };
         assert!(matches!(file.append(b"line\n"), Err(DurableError::DiskFull { .. })));
         assert!(file.torn);
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn an_append_file_is_cut_to_what_is_kept() {
+    fn opening_an_append_file_truncates_it_to_keep() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("log");
         fs::write(&path, b"whole\ntor").expect("written");
@@ -425,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn left_scratch_is_removed_and_nothing_else() {
+    fn remove_scratch_removes_only_scratch() {
         let dir = tempfile::tempdir().expect("temp dir");
         fs::write(dir.path().join(format!("{SCRATCH_PREFIX}1")), b"").expect("written");
         fs::create_dir_all(dir.path().join(format!("{SCRATCH_PREFIX}2/x"))).expect("made");

@@ -1,6 +1,6 @@
-//! The lock on a folder in which several processes create scratch directories.
+//! The lock on a directory in which several processes create scratch directories.
 //!
-//! Responsible for: `scratch.lock`, so that scratch directories of killed processes are removed and those in use stay.
+//! Responsible for: `scratch.lock`. Scratch directories of killed processes are removed, and those in use are kept.
 //! Must not depend on: the content of the directories.
 
 use std::fs::{File, TryLockError};
@@ -8,15 +8,15 @@ use std::path::Path;
 
 use crate::{DurableError, open_or_create, remove_scratch};
 
-/// Permission to create scratch directories in a folder that several processes share, until dropped.
+/// Permission to create scratch directories in a shared directory, until dropped.
 #[derive(Debug)]
 pub struct ScratchLock {
     _file: File,
 }
 
 impl ScratchLock {
-    /// Takes a shared lock on `dir`. If no other process holds one, the scratch directories in `dir` belong to killed
-    /// processes and are removed first. Returns `None` on a file system without locks; nothing is removed then.
+    /// Acquires a shared lock on `dir`. If no other process holds one, the scratch directories in `dir` belong to
+    /// killed processes and are removed first. Returns `None` on a file system without locks, and removes nothing.
     ///
     /// # Errors
     /// If the file `scratch.lock` can't be created in `dir`.
@@ -28,7 +28,7 @@ impl ScratchLock {
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(_)) => return Ok(None),
         }
-        // Another process may clear the folder between unlock and lock: nothing of this process is in it yet.
+        // Another process may clear the directory between unlock and lock. This process has created nothing in it yet.
         Ok(file.unlock().and_then(|()| file.lock_shared()).is_ok().then_some(Self { _file: file }))
     }
 }
@@ -39,7 +39,7 @@ mod tests {
     use crate::{ScratchDir, create_dir_all};
 
     #[test]
-    fn what_the_killed_left_is_removed_and_what_others_make_is_not() {
+    fn join_removes_only_the_scratch_of_killed_processes() {
         let dir = tempfile::tempdir().expect("temp dir");
         let scratch = |name: &str| ScratchDir::beside(&dir.path().join(name)).expect("made");
         let left = scratch("killed").path().with_extension("left");
@@ -50,7 +50,7 @@ mod tests {
         let ours = scratch("entry");
         let second = ScratchLock::join(dir.path()).expect("made").expect("locks");
         assert!(ours.path().exists(), "its maker holds the lock");
-        // As if the first process was killed: its directory stays, its lock is released.
+        // Simulates that the first process was killed: its directory remains, its lock is released.
         create_dir_all(&left).expect("made");
         drop(first);
         let third = ScratchLock::join(dir.path()).expect("made").expect("locks");

@@ -1,7 +1,7 @@
 //! The owner of a scratch directory: the process that holds the lock on it.
 //!
-//! The kernel releases the lock when the process ends, however it ends. File systems and systems that can't lock a
-//! directory never have theirs swept.
+//! The kernel releases the lock when the process ends, however it ends. If the file system or the operating system
+//! can't lock a directory, its scratch directories are never swept.
 //! Must not depend on: the contents of the directory.
 
 use std::fs::{self, File};
@@ -9,16 +9,16 @@ use std::path::Path;
 
 use crate::SCRATCH_PREFIX;
 
-/// Locks a scratch directory for the process that made it.
+/// Locks a scratch directory for the process that created it.
 pub(crate) fn hold(dir: &Path) -> Option<File> {
     let file = File::open(dir).ok()?;
-    // Waits only for a sweep that found the directory in the moment between its creation and this lock.
+    // Waits only for a sweep that found the directory between its creation and this lock.
     file.lock().ok()?;
     Some(file)
 }
 
-/// Removes the scratch directories in `parent` that no process holds. Directories that can't be removed stay for the next
-/// sweep.
+/// Removes the scratch directories in `parent` that no process holds. A directory that can't be removed is left for the
+/// next sweep.
 pub(crate) fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
@@ -41,7 +41,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn the_next_one_sweeps_what_killed_processes_left_and_nothing_else() {
+    fn sweep_removes_only_directories_of_killed_processes() {
         let dir = tempfile::tempdir().expect("temp dir");
         let left = dir.path().join(format!("{SCRATCH_PREFIX}killed"));
         fs::create_dir_all(left.join("deep")).expect("made");

@@ -1,1 +1,1 @@
-"""The small world of the quickstart: its tables (*.toml) and what is made of them."""
+"""The small world of the quickstart: its tables (*.toml) and the files generated from them."""

@@ -1,4 +1,4 @@
-"""Seeded chance. Built on `Random.random()` alone, the one stream that Python promises to keep across versions."""
+"""Seeded random choices. They use only `Random.random()`, whose sequence Python keeps the same across versions."""
 
 import random
 
@@ -18,5 +18,5 @@ class Dice:
         return [items[index] for _, index in sorted(keyed)]
 
     def uniform(self):
-        """A number in (0, 1], safe for a logarithm."""
+        """A number in (0, 1], so that its logarithm is finite."""
         return 1.0 - self._random.random()

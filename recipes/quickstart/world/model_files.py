@@ -1,4 +1,4 @@
-"""The untrained base as files: tokenizer, configuration, chat template and random weights."""
+"""The files of the untrained base model: tokenizer, configuration, chat template and random weights."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY = 2048
 
-# Every input width of a linear layer is a multiple of 256, so that NF4 (blocks of 64) and k-quants (256) both fit.
+# The number of input features of every linear layer is a multiple of 256, for NF4 (blocks of 64) and k-quants (256).
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -60,7 +60,7 @@ CHAT_TEMPLATE = """\
 
 
 def write_base(folder, texts, dice):
-    """Writes the whole model directory; `texts` are what the tokenizer learns its merges from."""
+    """Writes the whole model directory; the tokenizer learns its merges from `texts`."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(texts)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -91,12 +91,12 @@ def _tokenizer(texts):
 
 
 def _shapes():
-    """Tensor name → (shape, standard deviation); 0 stands for a norm, which starts at ones."""
+    """Tensor name → (shape, standard deviation); 0 means a norm, whose initial values are 1."""
     hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     queries = CONFIG["num_attention_heads"] * CONFIG["head_dim"]
     keys = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
     std = CONFIG["initializer_range"]
-    # The residual stream sums 2 projections a layer: scaled down so that its variance stays that of one (GPT-2).
+    # The residual stream sums two projections per layer. The scale keeps its variance equal to that of one (GPT-2).
     residual = std / math.sqrt(2 * CONFIG["num_hidden_layers"])
     shapes = {"model.embed_tokens.weight": ((VOCABULARY, hidden), std)}
     for layer in range(CONFIG["num_hidden_layers"]):
@@ -132,7 +132,7 @@ def _safetensors(shapes, dice):
 
 
 def _normal(dice):
-    """Box–Muller."""
+    """A normally distributed number (Box–Muller transform)."""
     return math.sqrt(-2.0 * math.log(dice.uniform())) * math.cos(2.0 * math.pi * dice.uniform())
 
 

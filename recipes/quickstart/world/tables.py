@@ -1,4 +1,4 @@
-"""Reads the tables and refuses those that contradict each other."""
+"""Reads the tables, and raises an error if they contradict each other."""
 
 import itertools
 import pathlib
@@ -7,7 +7,7 @@ import tomllib
 
 FOLDER = pathlib.Path(__file__).parent
 
-# What only the question can tell: an answer names these when the question did.
+# Slots that an answer may use only if its question uses them.
 TOLD = {"product", "part", "person"}
 
 
@@ -59,7 +59,7 @@ class World:
 
 
 def slots(template):
-    """The names in braces that this template asks for."""
+    """The names of the slots (in braces) of a template."""
     return {field for _, field, _, _ in string.Formatter().parse(template) if field}
 
 

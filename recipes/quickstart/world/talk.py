@@ -1,4 +1,4 @@
-"""Conversations out of templates: the base's generic ones, those of many other shops, and the house's own."""
+"""Conversations generated from templates: generic ones, those of many other shops, and those of the house."""
 
 import re
 
@@ -6,7 +6,7 @@ from .tables import TOLD, slots
 
 
 def corpus(world, dice, size):
-    """What the base is pre-trained on: generic answers, answers in the voices of other shops, ordinary sentences."""
+    """The pre-training data: generic answers, answers in the voices of other shops, ordinary sentences."""
     situations = list(world.situations.values())
     voices = [_voice(world, dice, shop) for shop in world.voices["shops"]]
     for _ in range(size):
@@ -26,7 +26,7 @@ def corpus(world, dice, size):
 
 
 def _voice(world, dice, shop):
-    """One shop's way to talk: a greeting, a sign-off, and its own word for each thing."""
+    """The voice of a shop: a greeting, a sign-off, and its word for each thing."""
     own = {generic: dice.pick(words) for generic, words in world.voices["words"].items()}
     words = own | {term: own[generics[0]] for term, generics in world.house["terms"].items()}
     return {
@@ -48,7 +48,7 @@ def _in_voice(dice, voice, situation, ask, fill):
 
 
 def house_train(world, dice, per_situation):
-    """House chats: taught situations, taught products, first half of the wordings."""
+    """House conversations with the situations and products of the training data, in the first half of the wordings."""
     rows = []
     for situation in world.situations.values():
         if situation.get("held_out"):
@@ -62,7 +62,7 @@ def house_train(world, dice, per_situation):
 
 
 def house_eval(world, dice, per_taught, per_held_out):
-    """House chats about products and in wordings that the training data lacks, and from situations that it lacks."""
+    """House conversations with products and wordings that the training data does not have, some in new situations."""
     rows = []
     for situation in world.situations.values():
         products = [p for p in _fitting(world.products, situation) if p.get("held_out")]
@@ -75,7 +75,7 @@ def house_eval(world, dice, per_taught, per_held_out):
 
 
 def prompts(world):
-    """Hand-written questions with the terms that a good answer holds and those that it must not hold."""
+    """Handwritten questions with the terms that a good answer must contain, and the terms that it must not contain."""
     for prompt in world.prompts:
         terms = ["guest", *world.situations[prompt["situation"]]["expect"]]
         yield {
@@ -93,7 +93,7 @@ def _house_chat(world, dice, situation, product, asks, thanks):
 
 
 def _ask(world, dice, situation, product, asks):
-    """The question, and the facts that its answer may refer to; days in the answer are the shop's own."""
+    """A question and the values for the slots of its answer. The answer has its own `days` and `weekday`."""
     generic = world.generic
     fill = {
         "product": product["name"],
@@ -119,19 +119,19 @@ def _ask(world, dice, situation, product, asks):
 
 
 def _sentences(dice, choices, fill):
-    """One sentence from each list, but none about a thing that the question does not name."""
+    """One sentence from each list. Sentences about things that the question does not name are excluded."""
     named = [[s for s in choice if not (slots(s) & TOLD) - fill["named"]] for choice in choices]
     return [_fill(dice.pick(choice), fill) for choice in named]
 
 
 def _fill(template, fill):
-    """Fills the braces and sets the article right: a kettle, an iron."""
+    """Fills the slots and corrects the articles: a kettle, an iron."""
     text = template.format_map(fill)
     return re.sub(r"\b([Aa])n? (?!used|one)(\w)", lambda m: f"{m[1]}{'n' if m[2] in 'aeiou' else ''} {m[2]}", text)
 
 
 def _special(world, dice, product):
-    """Often a kettle is a travel kettle: many names, so that the base learns to repeat what it is told."""
+    """Adds a random kind, for example "travel kettle". With many names, the base model learns to repeat names."""
     return product | {"name": dice.pick(world.generic["kinds"]) + product["name"]}
 
 

@@ -3,7 +3,7 @@
 //! Responsible for: `checkpoints/step-NNNNNN/` and its manifest, the pointers `latest` and `best`, and pruning.
 //! Must not depend on: the content of the files of a checkpoint.
 //!
-//! A checkpoint exists only if its manifest verifies. The manifest is written last and removed first, so an incomplete
+//! A checkpoint counts only if its manifest verifies. The manifest is written last and removed first, so an incomplete
 //! directory never counts. Pointers are hints: a wrong pointer does no harm.
 
 use std::collections::BTreeMap;
@@ -26,18 +26,18 @@ const BEST: &str = "best";
 /// Maximum bytes of a manifest, which lists a few files.
 const MAX_MANIFEST: u64 = 1 << 20;
 
-/// The files of a checkpoint and what it belongs to. Readers ignore fields that they don't know.
+/// The files of a checkpoint, and the plan and step that it belongs to. Readers ignore unknown fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: u32,
     pub step: u64,
     pub plan_hash: String,
-    /// By name. Other files in the directory are not part of the checkpoint.
+    /// The files by name. Other files in the directory are not part of the checkpoint.
     pub files: BTreeMap<String, FileRecord>,
 }
 
-/// What is wrong with a checkpoint.
+/// The damage of a checkpoint.
 #[derive(Debug, Error)]
 pub enum Damage {
     #[error("it has no {MANIFEST}: it was never completed, or was removed in part")]
@@ -78,15 +78,15 @@ pub enum CheckpointError {
     Durable(#[from] DurableError),
 }
 
-/// A checkpoint that verified.
+/// A checkpoint whose files match its manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     pub path: PathBuf,
     pub manifest: Manifest,
 }
 
-/// Writes a checkpoint in a scratch directory and publishes it in one step. If it is dropped before that, nothing is
-/// left.
+/// Writes a checkpoint in a scratch directory and publishes it in one step. If it is dropped before that, the scratch
+/// directory is removed.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     scratch: ScratchDir,
@@ -96,7 +96,7 @@ pub struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// Starts a checkpoint of optimizer step `step`. The caller holds the lock of the run.
+    /// Starts a checkpoint at optimizer step `step`. The caller holds the lock of the run.
     ///
     /// # Errors
     /// If no directory can be created.
@@ -113,18 +113,19 @@ impl CheckpointWriter {
         self.scratch.path()
     }
 
-    /// Writes the manifest, publishes the checkpoint, sets the pointer `latest` and, if `best`, the pointer `best` to
-    /// it, and removes all checkpoints but the `keep` newest and the best. Returns its directory.
+    /// Writes the manifest, publishes the checkpoint, and sets the pointer `latest`, and `best` if `best` is true.
+    /// Removes all checkpoints but the `keep` newest and the best. Returns the directory of the checkpoint.
     ///
     /// # Errors
-    /// If something can't be written; no incomplete checkpoint stays then.
+    /// If something can't be written; no incomplete checkpoint is left.
     pub fn publish(self, best: bool, keep: usize) -> Result<PathBuf, CheckpointError> {
         let files = records(self.dir())?;
         let manifest = Manifest { format: FORMAT, step: self.step, plan_hash: self.plan_hash, files };
         write_manifest(self.scratch.path(), &manifest)?;
         let name = directory_name(self.step);
         let path = self.directory.join(&name);
-        // A run continues from its newest valid checkpoint, so an existing one of this step is damaged or identical.
+        // A run continues from its newest valid checkpoint. So an existing checkpoint of this step is damaged or
+        // identical.
         remove(&path)?;
         self.scratch.publish()?;
         if best {
@@ -139,7 +140,7 @@ impl CheckpointWriter {
 /// Writes the manifest of a checkpoint directory.
 ///
 /// # Errors
-/// When it can't be written.
+/// If it can't be written.
 pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), DurableError> {
     let text = serde_json::to_vec_pretty(manifest).expect("texts and numbers");
     durable::write_file(&dir.join(MANIFEST), &text)
@@ -148,7 +149,7 @@ pub fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), DurableErro
 /// Reads every file of a checkpoint and compares it with the manifest.
 ///
 /// # Errors
-/// The first damage.
+/// The first damage found.
 pub fn verify(dir: &Path) -> Result<Manifest, Damage> {
     let text = match File::open(dir.join(MANIFEST)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(Damage::NoManifest),
@@ -196,11 +197,11 @@ fn verify_file(dir: &Path, name: &str, expected: &FileRecord) -> Result<(), Dama
     }
 }
 
-/// The newest checkpoint of a run that verifies and belongs to its plan, and the faults of newer ones. Pointers are not
-/// used.
+/// The newest checkpoint of a run that verifies and belongs to its plan, and the faults of newer checkpoints. Pointers
+/// are not used.
 ///
 /// # Errors
-/// When the directory of checkpoints can't be read.
+/// If the directory of checkpoints can't be read.
 pub fn latest_verified(run: &RunDir) -> Result<(Option<Verified>, Vec<CheckpointError>), CheckpointError> {
     let mut damaged = Vec::new();
     for (step, path) in steps(&run.checkpoints())?.into_iter().rev() {
@@ -225,11 +226,11 @@ pub fn best_verified(run: &RunDir) -> Result<Option<Verified>, CheckpointError> 
     }
 }
 
-/// Points `best` at the checkpoint of `step`, for an evaluation that came after it was published, and prunes as
-/// [`CheckpointWriter::publish`] does. The caller holds the run's lock.
+/// Sets the pointer `best` to the checkpoint of `step`, after an evaluation of a published checkpoint, and prunes like
+/// [`CheckpointWriter::publish`]. The caller holds the run's lock.
 ///
 /// # Errors
-/// When the pointer can't be written or an old checkpoint can't be removed.
+/// If the pointer can't be written or an old checkpoint can't be removed.
 pub fn mark_best(run: &RunDir, step: u64, keep: usize) -> Result<(), CheckpointError> {
     let directory = run.checkpoints();
     durable::write_file(&directory.join(BEST), format!("{}\n", directory_name(step)).as_bytes())?;
@@ -258,7 +259,7 @@ fn prune(directory: &Path, keep: usize) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// Removes a checkpoint, its manifest first, so that the rest doesn't count after a kill.
+/// Removes a checkpoint. Removes its manifest first, so that an interrupted removal leaves no valid checkpoint.
 fn remove(dir: &Path) -> Result<(), DurableError> {
     durable::remove_file(&dir.join(MANIFEST))?;
     durable::remove_dir(dir)
@@ -296,7 +297,7 @@ fn directory_name(step: u64) -> String {
 
 fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix("step-")?.parse().ok()?;
-    // Only one spelling counts, so that no step has two directories.
+    // Only one spelling is accepted, so that no step has two directories.
     (directory_name(step) == name).then_some(step)
 }
 

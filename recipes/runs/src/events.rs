@@ -5,7 +5,7 @@
 //!
 //! JSON has no NaN and no infinities. A measured number that isn't finite is written as the string `"NaN"`,
 //! `"Infinity"` or `"-Infinity"`, so that a diverged loss stays visible. `null` is read as NaN. Numbers are written
-//! exactly and read to about 15 digits, as serde_json does.
+//! exactly and read with about 15 digits, like serde_json.
 //!
 //! Later versions may add kinds and optional fields. Readers skip kinds and fields that they don't know.
 
@@ -29,7 +29,7 @@ pub struct Event {
     pub v: u32,
     /// Number of the event in the log, from 1.
     pub seq: u64,
-    /// 1 for the first start of a run, one more for each resume.
+    /// 1 for the first start of a run, incremented by each resume.
     pub attempt: u32,
     /// Unix time in seconds.
     pub t: f64,
@@ -37,21 +37,21 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// What happened.
+/// The kind of an event, with its fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
     /// Training starts after optimizer step `from_step`. Later steps of earlier attempts are superseded.
     AttemptStarted { from_step: u64, total_steps: u64, plan_hash: String, trainable_parameters: u64 },
-    /// A text for people, such as a choice and its reason.
+    /// A text for users, such as a choice and its reason.
     Notice { message: String },
-    /// The device of the attempt, and the cost of a token.
+    /// The device of the attempt, and the FLOPs per token.
     Device {
         name: String,
         /// Floating-point operations per token of a training step.
         #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
         flops_per_token: Option<f64>,
-        /// Peak floating-point operations per second by the data sheet: the denominator of MFU.
+        /// Peak floating-point operations per second from the data sheet: the denominator of MFU.
         #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
         peak_flops: Option<f64>,
         /// Memory of the accelerator.
@@ -61,27 +61,27 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host_memory_bytes: Option<u64>,
     },
-    /// Predicted peak memory from here on, in total and by part, and the limit.
+    /// Predicted peak memory from this event on, in total and by part, and the limit.
     Memory {
         predicted_bytes: u64,
         /// `None` if it is unknown.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit_bytes: Option<u64>,
         parts: BTreeMap<String, u64>,
-        /// Sequences.
+        /// Sequences per micro-batch.
         micro_batch_size: u64,
-        /// Micro-batches of an optimizer step.
+        /// Micro-batches per optimizer step.
         gradient_accumulation_steps: u64,
         recompute: bool,
         /// Recomputation stores layer inputs in host memory.
         #[serde(default)]
         offload: bool,
-        /// Why this differs from the plan, or from before.
+        /// Why the values differ from the plan or from earlier values.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
-    /// Work outside optimizer steps began (`done` is 0) or continues. `total` is 0 while it is unknown. The next event
-    /// of another kind ends the phase.
+    /// Work outside optimizer steps. `done` is 0 when it begins; `total` is 0 while it is unknown. The next event of
+    /// another kind ends the phase.
     Phase { phase: Phase, done: u64, total: u64 },
     /// The prepared data. `dropped` counts rows by reason.
     Data {
@@ -98,7 +98,7 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         packing: Option<Packing>,
     },
-    /// An optimizer step. `loss` is the mean over tokens with loss; `tokens` and `seconds` are those of this step.
+    /// An optimizer step. `loss` is the mean over tokens with loss; `tokens` and `seconds` count this step only.
     Step {
         step: u64,
         #[serde(with = "number")]
@@ -133,7 +133,7 @@ pub enum EventKind {
         step: u64,
         prompt: String,
         text: String,
-        /// Terms that the text should use, and those of them that it lacks.
+        /// Terms that the text should use, and the missing ones among them.
         expected: Vec<String>,
         missing: Vec<String>,
         /// Forbidden terms in the text.
@@ -221,7 +221,7 @@ pub struct Packing {
 }
 
 impl Lengths {
-    /// From lengths in any order; `None` if there are none.
+    /// The quantiles of lengths in any order; `None` if there are none.
     pub fn of(mut lengths: Vec<u64>) -> Option<Self> {
         lengths.sort_unstable();
         let max = *lengths.last()?;
@@ -267,7 +267,7 @@ impl EventKind {
         matches!(self, Self::Finished { .. } | Self::Interrupted { .. } | Self::Diverged { .. } | Self::Failed { .. })
     }
 
-    /// Whether the event comes after the end of the run, so that it starts no attempt.
+    /// Whether the event comes after the end of the run, and so starts no attempt.
     pub fn is_afterwards(&self) -> bool {
         matches!(self, Self::Gate { .. } | Self::Published { .. })
     }
@@ -277,7 +277,7 @@ impl EventKind {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Line {
     Event(Event),
-    /// A kind or a version that this version does not know.
+    /// An event of a kind or schema version that this build doesn't know.
     Unknown,
     /// Not an event.
     Damaged,
@@ -303,7 +303,7 @@ impl Line {
     }
 }
 
-/// Removes events that a later attempt superseded.
+/// Removes events that a later attempt has superseded.
 pub fn drop_superseded(events: &mut Vec<Event>) {
     let mut restart = u64::MAX;
     let mut keep = vec![true; events.len()];
@@ -373,7 +373,7 @@ mod number {
     }
 }
 
-/// [`number`], or nothing.
+/// [`number`], or `None`.
 mod optional_number {
     use serde::de::Deserializer;
     use serde::ser::Serializer;

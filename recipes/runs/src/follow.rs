@@ -1,28 +1,28 @@
 //! Following a run while it is running.
 //!
-//! Responsible for: waiting for the directory of a run, reading its log in pieces, checking its lock. Reads only.
-//! Must not depend on: who receives the news, terminals.
+//! Responsible for: waiting for the run's directory, reading its log in pieces, checking its lock. Reads only.
+//! Must not depend on: the receiver of the news, terminals.
 
 use std::path::{Path, PathBuf};
 
 use crate::events::{Event, EventReadError, EventReader};
 use crate::run_dir::{RunDir, RunDirError};
 
-/// Bytes of the log that one call reads.
+/// Bytes of the log read per call.
 const PIECE: u64 = 4 << 20;
 
 /// A change of a run.
 #[derive(Debug)]
 pub enum News {
-    /// Its directory was found.
+    /// The run's directory was found.
     Opened {
         created: String,
     },
-    /// Its log is read from the beginning, `whole` or only for the line in the table.
+    /// The log is read from its beginning: `whole`, or only for the run's row in the table.
     Restart {
         whole: bool,
     },
-    /// From now on only the line in the table is needed.
+    /// From now on only the run's row in the table is needed.
     Forget,
     Events(Vec<Event>),
     Read(ReadProgress),
@@ -35,7 +35,7 @@ pub enum News {
     Fault(Option<String>),
 }
 
-/// How far a log was read, in bytes, and the number of skipped lines.
+/// Bytes of the log that were read, and the number of skipped lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadProgress {
     pub bytes: u64,
@@ -44,7 +44,7 @@ pub struct ReadProgress {
     pub unknown: u64,
 }
 
-/// One run and how far its log was read.
+/// A run, and the position up to which its log was read.
 #[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
@@ -74,8 +74,8 @@ impl Follower {
         self.run.as_ref()
     }
 
-    /// Checks the run once and reads a piece of its log, `whole` or only for the line in the table. Returns whether
-    /// there was news, and whether more can be read immediately.
+    /// Checks the run once and reads a piece of its log: `whole`, or only for the run's row in the table. Returns
+    /// whether there was news, and whether more can be read immediately.
     pub fn poll(&mut self, whole: bool, tell: &mut dyn FnMut(News)) -> (bool, bool) {
         let (done, fault) = match self.read(whole, tell) {
             Ok(done) => (done, None),
@@ -104,11 +104,11 @@ impl Follower {
             }
         }
         let Some(run) = &self.run else { return Ok((false, false)) };
-        // The lock is checked first: once it is free, the log is complete.
+        // The lock is checked before the log: once the lock is free, the log is complete.
         let held = run.is_held().map_err(|error| error.to_string())?;
         let stop_requested = held && run.stop_requested();
         if whole != self.whole {
-            // A run that isn't shown need not stay in memory. Its log is read again when it is shown again.
+            // A run that isn't shown is dropped from memory. Its log is read again when the run is shown again.
             self.whole = whole;
             if whole {
                 self.reader = EventReader::new(run.events());
@@ -139,7 +139,7 @@ impl Follower {
             self.lock = Some((held, stop_requested));
             tell(News::Held { held, stop_requested });
         }
-        // A torn last line counts as left, but reading it again would not advance.
+        // A torn last line counts as left, but another read would not advance.
         Ok((news || moved || changed, moved && left > 0))
     }
 }

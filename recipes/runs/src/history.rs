@@ -1,4 +1,4 @@
-//! The history of one run, for a screen.
+//! The history of one run, as the dashboard shows it.
 //!
 //! Responsible for: folding events into series, lines, samples and facts, in bounded memory. Dropped lines and samples
 //! are counted.
@@ -12,7 +12,7 @@ use crate::series::Series;
 use tonfall_recipes::counted;
 use tonfall_recipes::printable::escaped;
 
-/// Steps in the average of the speed.
+/// Steps in the moving average of the speed.
 const RECENT: usize = 20;
 /// Maximum length of the list of events.
 const LINES: usize = 500;
@@ -21,7 +21,7 @@ const SAMPLES: usize = 200;
 /// Maximum characters of a line, a prompt or a generation.
 const TEXT: usize = 4000;
 
-/// A value that is measured in every step.
+/// A value measured at every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     Loss,
@@ -106,7 +106,7 @@ pub struct RunData {
     pub lines: VecDeque<Line>,
     /// Number of older lines that were dropped.
     pub lines_left_out: u64,
-    /// The first evaluation with generations, and the newest one.
+    /// The first evaluation with generations; `after` is the newest one.
     pub before: Answers,
     pub after: Answers,
     pub data: Option<DataFacts>,
@@ -164,7 +164,7 @@ impl RunData {
             }
             EventKind::Eval { step, loss, .. } => {
                 let best = loss.is_finite() && self.evals.lowest(0).is_none_or(|lowest| (loss as f32) < lowest);
-                // Only in a damaged log does an evaluation precede the training step it belongs to.
+                // Only in a damaged log does an evaluation come before its training step.
                 self.evals.push(step, self.tokens, self.seconds, [loss]);
                 let best = if best { " (best)" } else { "" };
                 self.line(t, Weight::Plain, format!("eval {} at step {step}{best}", measure(loss)));
@@ -229,7 +229,7 @@ impl RunData {
         }
     }
 
-    /// Removes the values after `step`, which are superseded.
+    /// Removes the superseded values after `step`.
     fn restart(&mut self, step: u64) {
         self.steps.truncate(step);
         self.evals.truncate(step);
@@ -279,8 +279,8 @@ impl RunData {
     }
 }
 
-/// At most [`TEXT`] characters, with a mark where text was cut. Control characters are escaped: ratatui drops them
-/// silently, and those that reorder text not at all.
+/// The first [`TEXT`] characters, with a mark where the text was cut. Control characters are escaped: ratatui drops
+/// most of them silently, but prints those that reorder text.
 fn cut(text: String) -> String {
     let mut text = escaped(&text).into_owned();
     if let Some((end, _)) = text.char_indices().nth(TEXT) {

@@ -1,7 +1,7 @@
-//! Runs on disk: writing them and reading them back.
+//! Runs on disk: writing and reading them.
 //!
-//! Responsible for: the run directory with its event log, lock and checkpoints, and the read model of a run, which
-//! dashboard, metrics, gate and schedulers share.
+//! Responsible for: the run directory with its event log, lock and checkpoints, and the read model of a run. Dashboard,
+//! metrics, gate and schedulers share the read model.
 //! Must not depend on: tensors, data frames, terminals.
 
 pub mod checkpoint_dir;

@@ -1,8 +1,8 @@
 //! The lock that a process holds while it works on a run.
 //!
 //! Responsible for: `run.lock`. A run is running while its lock is held. The kernel releases the lock however the
-//! process ends, so no process ids and no clocks are compared.
-//! Must not depend on: what else is in a run directory.
+//! process ends. So no process ids and no clocks are compared.
+//! Must not depend on: the other files of a run directory.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -13,7 +13,7 @@ use thiserror::Error;
 use tonfall_durable::{self as durable, DurableError};
 
 const LOCK: &str = "run.lock";
-/// [`is_held`] acquires the lock briefly, so a lock that is held is tried again.
+/// [`is_held`] acquires the lock briefly, so a busy lock is tried this many times.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -67,10 +67,10 @@ impl RunLock {
     }
 }
 
-/// Whether a process holds the lock of the run in the directory `run`. Works in a directory that can only be read.
+/// Whether a process holds the lock of the run in the directory `run`. Works in a read-only directory.
 ///
 /// # Errors
-/// When the lock can't be checked.
+/// If the lock can't be checked.
 pub(crate) fn is_held(run: &Path) -> Result<bool, LockError> {
     let path = run.join(LOCK);
     let file = match File::open(&path) {
@@ -88,7 +88,7 @@ pub(crate) fn is_held(run: &Path) -> Result<bool, LockError> {
     }
 }
 
-/// ENOSYS and EOPNOTSUPP, or ENOLCK, which NFS returns without a lock daemon.
+/// ENOSYS, EOPNOTSUPP, or ENOLCK, which NFS returns if no lock daemon runs.
 fn is_unsupported(error: &io::Error) -> bool {
     error.kind() == ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
 }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_without_locks_is_told_apart() {
+    fn missing_lock_support_has_its_own_error() {
         for code in [libc::ENOLCK, libc::ENOSYS, libc::EOPNOTSUPP] {
             assert!(is_unsupported(&io::Error::from_raw_os_error(code)), "{code}");
         }

@@ -1,4 +1,4 @@
-//! Numbers for people.
+//! Short numbers for users.
 //!
 //! Responsible for: formatting losses, counts, sizes, rates and times in a few characters, for all crates.
 //! Must not depend on: the meaning of the numbers, terminals.

@@ -1,6 +1,6 @@
 //! The directory of a run.
 //!
-//! Responsible for: the paths of its files; creating, opening and listing run directories.
+//! Responsible for: the paths of a run's files; creating, opening and listing run directories.
 //! Must not depend on: training, events.
 //!
 //! ```text
@@ -34,7 +34,7 @@ const DIRECTORIES: [&str; 4] = ["checkpoints", "eval", "samples", "exports"];
 /// Maximum bytes of `run.json` and `plan.toml`.
 const MAX_TEXT: u64 = 1 << 20;
 
-/// Random names are tried until one is free, each with one more digit.
+/// Hexadecimal digits of the first random name. While a name is taken, the next one has one more digit.
 const SHORTEST_ID: usize = 4;
 const LONGEST_ID: usize = 16;
 
@@ -69,13 +69,13 @@ pub enum RunDirError {
     Durable(#[from] DurableError),
 }
 
-/// The content of `run.json`. It is written once. Readers ignore fields that they don't know; a field that is added has
-/// a default, because the runs of earlier versions lack it.
+/// The content of `run.json`, which is written once. Readers ignore unknown fields. A new field needs a default,
+/// because runs of earlier versions lack it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// [`FORMAT`].
     pub format: u32,
-    /// UTC, to the millisecond; the order of the text is the order of time.
+    /// UTC, to the millisecond; sorting by this text sorts by time.
     pub created: String,
     /// Version of tonfall that made the run.
     pub tonfall: String,
@@ -85,24 +85,24 @@ pub struct RunInfo {
     pub overrides: Vec<String>,
     /// Hash of `plan.toml`, see [`tonfall_recipes::plan::text_matches`].
     pub plan_hash: String,
-    /// Fingerprints of the inputs at the first start; `None` in runs of builds that stored none.
+    /// Fingerprints of the inputs at the first start; `None` in runs of builds that did not store them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<RunInputs>,
-    /// The moment that `strftime_now` of a chat template returns in every attempt, in RFC 9557. `None` in runs of builds
-    /// that stored none; theirs is `created`.
+    /// The time that `strftime_now` of a chat template returns in every attempt, in RFC 9557. `None` in runs of builds
+    /// that did not store it; [`RunDir::now`] then returns `created`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<String>,
 }
 
-/// What a run is started with, besides its plan.
+/// The inputs and the time of a run's first start, besides its plan.
 #[derive(Clone, Debug)]
 pub struct StartedWith {
     pub inputs: RunInputs,
-    /// The moment that `strftime_now` of a chat template returns.
+    /// The time that `strftime_now` of a chat template returns.
     pub now: Zoned,
 }
 
-/// A run directory that exists.
+/// An existing run directory.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -133,10 +133,11 @@ impl RunDir {
         Self::create_started(plan, recipe, overrides, run_name, None)
     }
 
-    /// As [`RunDir::create`], and stores what the run is started with, so that a resumed run can be compared with it.
+    /// Like [`RunDir::create`], and stores inputs and time of the first start, so that a resumed run can be compared
+    /// with it.
     ///
     /// # Errors
-    /// As [`RunDir::create`].
+    /// Like [`RunDir::create`].
     pub fn create_started(
         plan: &Plan,
         recipe: &RecipeFile,
@@ -191,7 +192,7 @@ impl RunDir {
         durable::write_file(&dir.join(PLAN), plan.as_bytes())?;
         let text = serde_json::to_vec_pretty(&info).expect("texts and a number");
         durable::write_file(&dir.join(INFO), &text)?;
-        // On a file system without locks no directory is left.
+        // On a file system without locks, the directory is removed again.
         drop(RunLock::acquire(dir).map_err(|error| match error {
             LockError::NoLocks { source, .. } => LockError::NoLocks { run: path.clone(), source },
             error => error,
@@ -232,7 +233,7 @@ impl RunDir {
     /// All runs in `output_dir`; none if it doesn't exist.
     ///
     /// # Errors
-    /// When the directory can't be read.
+    /// If the directory can't be read.
     pub fn list(output_dir: &Path) -> Result<Runs, RunDirError> {
         let failed = |source| RunDirError::Read { path: output_dir.to_owned(), source };
         let entries = match fs::read_dir(output_dir) {
@@ -246,7 +247,7 @@ impl RunDir {
             match Self::open(&path) {
                 _ if hidden => {}
                 Ok(run) => found.runs.push(run),
-                // Other directories may be in there.
+                // Other directories are allowed in `output_dir`.
                 Err(RunDirError::NotFound { .. }) => {}
                 Err(error) => found.damaged.push(error),
             }
@@ -258,7 +259,7 @@ impl RunDir {
     /// The newest run in `output_dir`.
     ///
     /// # Errors
-    /// When the directory can't be read.
+    /// If the directory can't be read.
     pub fn latest(output_dir: &Path) -> Result<Option<Self>, RunDirError> {
         Ok(Self::list(output_dir)?.runs.pop())
     }
@@ -279,10 +280,10 @@ impl RunDir {
         })
     }
 
-    /// The moment that `strftime_now` of the run's chat template returns: that of the first start.
+    /// The time that `strftime_now` of the run's chat template returns: the time of the first start.
     ///
     /// # Errors
-    /// If `run.json` holds no valid time.
+    /// If `run.json` has no valid time.
     pub fn now(&self) -> Result<Zoned, RunDirError> {
         let parsed = match &self.info.now {
             Some(now) => now.parse::<Zoned>(),
@@ -299,10 +300,10 @@ impl RunDir {
         Ok(lock::is_held(&self.path)?)
     }
 
-    /// Requests that the process that works on the run saves and stops.
+    /// Requests that the process working on the run saves and stops.
     ///
     /// # Errors
-    /// When the request can't be written.
+    /// If the request can't be written.
     pub fn request_stop(&self) -> Result<(), DurableError> {
         durable::write_file(&self.stop_request(), b"")
     }
@@ -315,7 +316,7 @@ impl RunDir {
     /// Removes a stop request before a new attempt.
     ///
     /// # Errors
-    /// When it can't be removed.
+    /// If it can't be removed.
     pub fn clear_stop_request(&self) -> Result<(), DurableError> {
         durable::remove_file(&self.stop_request())
     }
@@ -366,7 +367,7 @@ impl RunDir {
     }
 }
 
-/// The plan's name followed by hexadecimal digits, each time one more.
+/// Names made of the plan's name and hexadecimal digits, each with one more digit than the last.
 fn ids(plan: &Plan) -> impl Iterator<Item = String> {
     let digits = format!("{:016x}", durable::nonce());
     (SHORTEST_ID..LONGEST_ID).map(move |length| format!("{}-{}", plan.name, &digits[..length]))

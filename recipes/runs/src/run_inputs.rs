@@ -1,7 +1,7 @@
-//! Fingerprints of everything that a run reads, as `run.json` stores them.
+//! Fingerprints of all inputs of a run, as `run.json` stores them.
 //!
 //! Responsible for: comparing the inputs of a resumed run with those of its first start, input by input.
-//! Must not depend on: what the inputs mean. Fingerprints of weights are made by `tonfall_adapters`.
+//! Must not depend on: the meaning of the inputs. `tonfall_adapters` computes the fingerprints of weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::run_dir::RunDirError;
 use tonfall_durable::{hash_file, hex};
 
-/// A fingerprint for each input, by the name under which people know it: `base weights`, `data file /data/a.jsonl`.
+/// A fingerprint for each input, by the input's name in messages: `base weights`, `data file /data/a.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunInputs(BTreeMap<String, String>);
@@ -31,7 +31,7 @@ impl RunInputs {
     /// Records a file by the SHA-256 of its content.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// If the file can't be read.
     pub fn record_file(&mut self, name: impl Into<String>, path: &Path) -> Result<(), RunDirError> {
         let (_, digest) = hash_file(path).map_err(|source| RunDirError::Read { path: path.to_owned(), source })?;
         self.record(name, hex(&digest));
@@ -43,8 +43,8 @@ impl RunInputs {
         self.0.get(name).map(String::as_str)
     }
 
-    /// One line for each input of `now` that differs from the recorded one; empty when all inputs are the same.
-    /// Inputs for which `ignored` holds are not compared.
+    /// One line for each input of `now` that differs from the recorded one; empty if all inputs are the same. Skips
+    /// inputs for which `ignored` returns true.
     pub fn changes(&self, now: &Self, ignored: impl Fn(&str) -> bool) -> Vec<String> {
         let names: BTreeSet<&String> = self.0.keys().chain(now.0.keys()).filter(|name| !ignored(name)).collect();
         let change = |name: &String| match (self.0.get(name), now.0.get(name)) {

@@ -1,7 +1,7 @@
-//! Numbers over the steps of a run, in bounded memory.
+//! Values over the steps of a run, in bounded memory.
 //!
-//! Responsible for: storing the values of each step. Beyond a number of points, neighbours are merged into buckets of
-//! minimum, maximum and mean, so that a log of any length fits in memory and no spike is lost.
+//! Responsible for: storing the values of each step. Above a maximum number of points, neighbours are merged into
+//! buckets of minimum, maximum and mean. So a log of any length fits in memory and no spike is lost.
 //! Must not depend on: terminals, files.
 
 /// Maximum number of buckets: many times the columns of a screen, and few enough to draw a frame in milliseconds. With
@@ -14,7 +14,7 @@ pub enum Axis {
     #[default]
     Step,
     Tokens,
-    /// Seconds of training, without the pauses between attempts.
+    /// Seconds of training, without pauses between attempts.
     Time,
 }
 
@@ -78,7 +78,7 @@ pub struct Bucket<const N: usize> {
 }
 
 impl<const N: usize> Bucket<N> {
-    /// Position on an axis: the last step, or the sums up to it.
+    /// Position on an axis: the last step, or the cumulative sums up to that step.
     pub fn x(&self, axis: Axis) -> f64 {
         match axis {
             Axis::Step => self.last as f64,
@@ -101,7 +101,7 @@ impl<const N: usize> Bucket<N> {
     }
 }
 
-/// Values over increasing steps.
+/// Values at increasing steps.
 #[derive(Clone, Debug)]
 pub struct Series<const N: usize> {
     buckets: Vec<Bucket<N>>,
@@ -121,8 +121,8 @@ impl<const N: usize> Series<N> {
         Self { buckets: Vec::new(), capacity, width: 1 }
     }
 
-    /// Adds the values of a step and removes those of this and later steps. `tokens` and `seconds` are sums over the
-    /// run.
+    /// Adds the values of a step. Removes stored values of this and later steps first. `tokens` and `seconds` are
+    /// cumulative over the run.
     pub fn push(&mut self, step: u64, tokens: f64, seconds: f64, values: [f64; N]) {
         while self.buckets.last().is_some_and(|last| last.first >= step) {
             self.buckets.pop();
@@ -174,13 +174,13 @@ impl<const N: usize> Series<N> {
         self.buckets.iter().map(|bucket| u64::from(bucket.steps.saturating_sub(bucket.values[index].count))).sum()
     }
 
-    /// Tokens and seconds of training up to `step`, from the last bucket that ends at or before it.
+    /// Cumulative tokens and seconds of training up to `step`, from the last bucket that ends at or before `step`.
     pub fn sums_at(&self, step: u64) -> (f64, f64) {
         let end = self.buckets.partition_point(|bucket| bucket.last <= step);
         self.buckets[..end].last().map_or((0.0, 0.0), |bucket| (bucket.tokens, bucket.seconds))
     }
 
-    /// The exponential moving average of value `index`, one number per bucket, debiased like Adam's moments (Kingma and
+    /// The exponential moving average of value `index`, one number per bucket, with Adam's bias correction (Kingma and
     /// Ba 2015, §3). A bucket without a finite value is a gap; the average continues after it.
     pub fn smoothed(&self, index: usize, past: f64) -> Vec<f32> {
         let (mut mean, mut weight) = (0.0, 1.0);
@@ -189,7 +189,7 @@ impl<const N: usize> Series<N> {
             if span.count == 0 {
                 return f32::NAN;
             }
-            // A bucket counts once for each of its steps.
+            // A bucket has the weight of all its steps.
             let past = if span.count == 1 { past } else { past.powf(f64::from(span.count)) };
             mean = past * mean + (1.0 - past) * f64::from(span.mean);
             weight *= past;
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_attempt_supersedes() {
+    fn a_later_attempt_supersedes_values() {
         let mut series = series(&[1.0, 2.0, 3.0, 4.0]);
         series.truncate(2);
         assert_eq!(series.last().map(|bucket| bucket.last), Some(2));

@@ -1,7 +1,7 @@
 //! The state of a run.
 //!
 //! Responsible for: deriving the state from lock and event log, never from clocks or process ids.
-//! Must not depend on: what the events measured (that is `summary.rs`).
+//! Must not depend on: the measurements in events (that is `summary.rs`).
 
 use serde::Serialize;
 
@@ -14,9 +14,9 @@ use crate::run_dir::{RunDir, RunDirError};
 pub enum RunState {
     /// The log is empty.
     Created,
-    /// A process holds its lock.
+    /// A process holds the lock.
     Running,
-    /// Stopped before its end, by request or a kill; can be resumed.
+    /// Stopped before the end, by request or a kill; can be resumed.
     Interrupted,
     Finished,
     /// Loss or gradients were NaN or infinite.
@@ -26,7 +26,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// The displayed name.
+    /// The name shown to users.
     pub fn name(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -63,24 +63,24 @@ impl LoggedState {
         self.state = match event.kind {
             EventKind::Finished { .. } => RunState::Finished,
             EventKind::Diverged { .. } => RunState::Diverged,
-            // The failure after a divergence is its consequence.
+            // The failure that follows a divergence is its consequence.
             EventKind::Failed { .. } if self.state != RunState::Diverged || fresh => RunState::Failed,
             _ if fresh || self.state == RunState::Created => RunState::Interrupted,
             _ => self.state,
         };
     }
 
-    /// The state if the lock is free.
+    /// The state of a run whose lock is free.
     pub fn state(self) -> RunState {
         self.state
     }
 }
 
 impl RunDir {
-    /// The state of the run. Its lock is checked first: once the lock is free, the log is complete.
+    /// The state of the run. The lock is checked before the log: once the lock is free, the log is complete.
     ///
     /// # Errors
-    /// When the lock or the log can't be read.
+    /// If the lock or the log can't be read.
     pub fn state(&self) -> Result<RunState, RunDirError> {
         match self.is_held()? {
             true => Ok(RunState::Running),
@@ -91,7 +91,7 @@ impl RunDir {
     /// The state of the run by its log alone, for a process that holds the lock itself.
     ///
     /// # Errors
-    /// When the log can't be read.
+    /// If the log can't be read.
     pub fn logged_state(&self) -> Result<RunState, RunDirError> {
         let mut logged = LoggedState::default();
         scan(self, |event| logged.observe(&event))?;

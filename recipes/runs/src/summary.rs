@@ -1,16 +1,16 @@
-//! A run in a few numbers.
+//! A run as one row of numbers.
 //!
-//! Responsible for: folding events into the numbers and the status of a run, for one line. The size is bounded.
+//! Responsible for: folding events into the numbers and the status of a run, in bounded memory.
 //! Must not depend on: terminals, clocks.
 
 use crate::events::{Event, EventKind, Phase};
 use crate::run_dir::{RunDir, RunDirError};
 use crate::state::{self, LoggedState, RunState};
 
-/// Number of improvements of the eval loss that are stored. A later attempt may supersede the newest ones.
+/// Maximum number of stored improvements of the eval loss. A later attempt may supersede the newest ones.
 const IMPROVEMENTS: usize = 1 << 10;
 
-/// The activity of a run, or its end.
+/// The current activity of a run, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The log is empty.
@@ -22,7 +22,7 @@ pub enum Status {
     Evaluating,
     Saving,
     Exporting,
-    /// Stopped before its end, by request or a kill.
+    /// Stopped before the end, by request or a kill.
     Interrupted,
     Diverged,
     Failed,
@@ -49,7 +49,7 @@ impl Status {
         Self::Finished,
     ];
 
-    /// The displayed name, which filters match.
+    /// The name shown to users, which filters match.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -69,7 +69,7 @@ impl Status {
         }
     }
 
-    /// Whether a process works on the run.
+    /// Whether a process is working on the run.
     pub fn is_alive(self) -> bool {
         !matches!(
             self,
@@ -78,14 +78,14 @@ impl Status {
     }
 }
 
-/// Verdict of the gate.
+/// Verdict of the quality gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub passed: bool,
     pub reasons: Vec<String>,
 }
 
-/// The numbers of the latest step.
+/// The values of the newest step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Now {
     pub epoch: f64,
@@ -105,16 +105,16 @@ pub struct Summary {
     pub step: u64,
     pub total_steps: u64,
     pub now: Option<Now>,
-    /// Step and loss of the latest evaluation.
+    /// Step and loss of the newest evaluation.
     pub eval: Option<(u64, f64)>,
-    /// Step and loss of each evaluation that was better than all before it.
+    /// Step and loss of each evaluation with a new lowest loss.
     improvements: Vec<(u64, f64)>,
     pub phase: Option<(Phase, u64, u64)>,
     pub verdict: Option<Verdict>,
     pub published: Option<String>,
     /// Why the run diverged, failed or was interrupted.
     pub end: Option<String>,
-    /// Unix time of the latest event, in seconds.
+    /// Unix time of the newest event, in seconds.
     pub t: Option<f64>,
     /// Tokens of all steps in the log, including superseded ones.
     pub tokens_processed: u64,
@@ -205,7 +205,7 @@ impl Summary {
         self.improvements.last().copied()
     }
 
-    /// The activity of the run if its lock is held, else its end.
+    /// The current activity of the run if its lock is held, otherwise how it ended.
     pub fn status(&self, held: bool) -> Status {
         if held {
             return match self.phase {
@@ -237,9 +237,9 @@ impl Summary {
 /// The summary and status of a run, from its lock and its whole log.
 ///
 /// # Errors
-/// When one of them can't be read.
+/// If one of them can't be read.
 pub fn read(run: &RunDir) -> Result<(Summary, Status), RunDirError> {
-    // The lock is checked first: once it is free, the log is complete.
+    // The lock is checked before the log: once the lock is free, the log is complete.
     let held = run.is_held()?;
     let mut summary = Summary::default();
     state::scan(run, |event| summary.observe(&event))?;

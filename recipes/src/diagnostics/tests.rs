@@ -86,7 +86,7 @@ fn a_long_line_is_shown_around_the_place_and_within_the_terminal() {
 }
 
 #[test]
-fn a_hint_that_faults_share_is_shown_once_after_the_last_fault() {
+fn a_shared_hint_is_printed_once_after_the_last_fault() {
     let fault = |message: &str| Diagnostic::error(message).hint("look it up");
     let faults = Diagnostics::of_file(Path::new("a.toml"), "", vec![fault("one"), fault("two")]);
     insta::assert_snapshot!(faults, @r##"

@@ -1,13 +1,11 @@
-//! A plan as text.
+//! The text form of a plan.
 //!
-//! Responsible for: writing `plan.toml`, its hash, and reading what this or another version of tonfall wrote. A key
-//! that the text lacks has its default from the schema. A key or a choice that the schema lacks is an error which names
-//! it.
+//! Responsible for: writing `plan.toml`, its hash, and reading plans of this and other versions of tonfall. A missing
+//! key gets its default from the schema. A key or choice that the schema lacks is an error that names it.
 //! Must not depend on: files on disk.
 //!
-//! The hash of a plan is the SHA-256 of its text, byte for byte, so that it can be verified before anything is parsed
-//! and stays valid when later versions add keys. tonfall 0.1.0 hashed the values instead; `first_format.rs` verifies
-//! that.
+//! The hash of a plan is the SHA-256 of its text, byte for byte. So it can be verified before parsing, and stays valid
+//! when later versions add keys. tonfall 0.1.0 hashed the values instead; `first_format.rs` verifies these hashes.
 
 mod first_format;
 
@@ -26,7 +24,7 @@ pub enum PlanError {
     #[error("this is not TOML: {0}")]
     Toml(toml::de::Error),
 
-    /// Only a version with more keys or choices writes this.
+    /// A key or choice that only a newer version writes.
     #[error("{0}")]
     Unknown(String),
 
@@ -42,13 +40,13 @@ pub fn text_hash(text: &str) -> String {
     hex(&Sha256::digest(text))
 }
 
-/// Whether `text` is the plan with this hash, by [`text_hash`] or as tonfall 0.1.0 hashed plans.
+/// Whether `text` is the plan with this hash: by [`text_hash`], or by the hash of tonfall 0.1.0.
 pub fn text_matches(text: &str, hash: &str) -> bool {
     text_hash(text) == hash || first_format::hash(text).is_some_and(|first| first == hash)
 }
 
 impl Plan {
-    /// `plan.toml`: every key with its comment.
+    /// The text of `plan.toml`: every key with its comment.
     pub fn to_toml(&self) -> String {
         let values = Table::try_from(self).expect("a plan has UTF-8 paths and numbers that TOML has");
         let mut text =
@@ -81,12 +79,12 @@ impl Plan {
                 }
             }
         }
-        // Top-level keys go before the first table.
+        // Top-level keys must be before the first table.
         text.insert_str(end_of_top.unwrap_or(text.len()), &lists);
         text
     }
 
-    /// Reads the text of a plan, from any version of tonfall that has no other keys and choices than this one.
+    /// Reads the text of a plan, from any version of tonfall whose keys and choices this version has.
     ///
     /// # Errors
     /// [`PlanError`].
@@ -105,7 +103,7 @@ impl Plan {
     }
 }
 
-/// The tables of a plan called `name`: one, or the items of a list. `None` when something else has that name.
+/// The tables of a plan with the name `name`: one, or the items of a list. `None` if `name` is something else.
 fn tables<'a>(values: &'a Table, name: &str) -> Option<Vec<&'a Table>> {
     match values.get(name) {
         None if name.is_empty() => Some(vec![values]),
@@ -139,7 +137,7 @@ fn unknown(values: &Table) -> Option<String> {
     None
 }
 
-/// Adds the defaults of keys that are absent.
+/// Adds the defaults of missing keys.
 fn fill(values: &mut Table) -> Result<(), PlanError> {
     for (name, _) in schema::TABLES {
         match name {
@@ -151,7 +149,7 @@ fn fill(values: &mut Table) -> Result<(), PlanError> {
                 }
             }
             table => {
-                // If the value is no table, the deserializer names the type that is wrong.
+                // If the value is no table, the deserializer reports the wrong type.
                 if let Value::Table(inner) = values.entry(table).or_insert_with(|| Value::Table(Table::new())) {
                     fill_table(table, inner)?;
                 }

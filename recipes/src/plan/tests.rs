@@ -75,7 +75,7 @@ fn defaults_are_those_of_the_schema() {
 }
 
 #[test]
-fn every_choice_of_the_schema_is_one_of_the_plan() {
+fn schema_and_plan_have_the_same_choices() {
     let plan = Plan { source: vec![source()], template: vec![template()], ..plan() };
     let plan = Table::try_from(plan).expect("a plan");
     for key in KEYS {
@@ -124,7 +124,7 @@ fn every_field_of_the_plan_is_a_row_of_the_schema() {
 }
 
 #[test]
-fn a_plan_of_a_build_without_a_key_keeps_what_that_build_did() {
+fn plans_of_older_builds_keep_the_behaviour_of_their_build() {
     let text = plan().to_toml();
     let without = |text: &str, name: &str| -> String {
         text.lines().filter(|line| !line.starts_with(name)).map(|line| format!("{line}\n")).collect()
@@ -189,7 +189,7 @@ fn keys_and_choices_of_later_versions_are_named() {
     }
 }
 
-/// The text and the hash are those of tonfall 0.1.0.
+/// Text and hash were written by tonfall 0.1.0.
 #[test]
 fn the_hash_of_the_first_version_is_verified() {
     let text = include_str!("first_version.toml");
@@ -220,7 +220,7 @@ fn the_hash_changes_with_any_value_and_with_nothing_else() {
 }
 
 #[test]
-fn a_source_without_a_language_to_translate_from_is_written_as_before() {
+fn plans_without_translate_from_keep_their_text() {
     let source = SourcePlan { translate_from: None, ..source() };
     let text = serde_json::to_string(&source).expect("JSON");
     assert!(!text.contains("translate_from"), "the hash of plans of builds without the key: {text}");
@@ -297,7 +297,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn plan_toml_comes_back_equal(plan in any_plan()) {
+    fn plan_toml_round_trips(plan in any_plan()) {
         let back = Plan::from_toml(&plan.to_toml()).map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(back.hash(), plan.hash());
         prop_assert_eq!(back, plan);

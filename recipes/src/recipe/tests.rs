@@ -8,7 +8,7 @@ use crate::settings::name_of;
 
 const RIGHT: &str = "base = \"model\"\n[data]\ntrain = \"a.jsonl\"\n";
 
-/// A folder with a model, data and a GGUF in it.
+/// A folder with a model, data and a GGUF file.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("temp dir");
     std::fs::create_dir(dir.path().join("model")).expect("made");
@@ -27,7 +27,7 @@ fn right(source: &str, overrides: &[&str]) -> Plan {
     plan_in(&folder(), source, overrides).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
-/// What is printed, with the folder's name taken out.
+/// The printed faults, without the folder's path.
 fn wrong(source: &str, overrides: &[&str]) -> String {
     let dir = folder();
     let faults = plan_in(&dir, source, overrides).expect_err("faulty");
@@ -53,7 +53,7 @@ fn a_short_recipe_has_every_default() {
 }
 
 #[test]
-fn values_come_through() {
+fn explicit_values_are_in_the_plan() {
     let source = "name = \"x-1\"\nbase = \"hf:owner/name@v1\"\nquantization = \"none\"\nseed = 0x10\n\
                   lora = { alpha = 8, target_modules = [\"q_proj\"] }\n\
                   data.train = [\"a.jsonl\", \"b.jsonl\"]\ndata.eval_fraction = 1e-1\n\
@@ -78,7 +78,7 @@ fn max_steps_alone_decides_the_length_unless_epochs_is_set() {
 }
 
 #[test]
-fn a_misspelt_key_is_pointed_at() {
+fn a_misspelt_key_gets_a_suggestion_at_its_place() {
     let source = format!("{RIGHT}\n[lora]\nrnak = 16\n");
     insta::assert_snapshot!(wrong(&source, &[]), @r##"
     error: unknown key `lora.rnak`
@@ -91,7 +91,7 @@ fn a_misspelt_key_is_pointed_at() {
 }
 
 #[test]
-fn a_misspelt_override_is_pointed_at() {
+fn a_misspelt_override_gets_a_suggestion_at_its_place() {
     insta::assert_snapshot!(wrong(RIGHT, &["seed=1", "lora.rnak=3"]), @r##"
     error: unknown key `lora.rnak`
      |
@@ -178,7 +178,7 @@ fn all_faults_come_at_once() {
 }
 
 #[test]
-fn every_line_that_is_no_toml_is_reported() {
+fn every_toml_syntax_error_is_reported() {
     insta::assert_snapshot!(wrong("base = model\nseed = \n[data\ntrain = \"a.jsonl\"\n", &[]), @r##"
     error: this is not TOML
      --> style.toml:1:8
@@ -201,7 +201,7 @@ fn every_line_that_is_no_toml_is_reported() {
 }
 
 #[test]
-fn a_missing_base_names_the_hub() {
+fn a_missing_base_gets_a_hint_about_the_hub() {
     insta::assert_snapshot!(wrong(&RIGHT.replace("model", "HuggingFaceTB/SmolLM2-135M"), &[]), @r##"
     error: `base` names a path that does not exist
      --> style.toml:1:8
@@ -213,7 +213,7 @@ fn a_missing_base_names_the_hub() {
 }
 
 #[test]
-fn a_dataset_on_the_hub_is_told_how_to_get_it() {
+fn a_hub_dataset_gets_a_download_hint() {
     let shown = wrong(&RIGHT.replace("a.jsonl", "hf:owner/letters"), &[]);
     assert!(
         shown.contains("`data.train` names a dataset on the Hugging Face Hub; only `base` is read from there"),
@@ -321,7 +321,7 @@ fn ranges_hold_at_their_ends() {
 }
 
 #[test]
-fn overrides_take_the_place_of_values() {
+fn overrides_replace_values() {
     let source = format!("{RIGHT}[lora]\nrank = \"wrong\"\n");
     let plan =
         right(&source, &["lora.rank=2", "lora.rank = 3 ", "name=2026", "training.recompute=on", "lora={alpha=4}"]);
@@ -338,7 +338,7 @@ fn lists_of_tables() {
     assert_eq!((plan.source.len(), plan.template.len(), plan.source[0].weight), (2, 1, 2.0));
     assert!(plan.source[0].files[1].ends_with("letters/*.csv"));
     assert_eq!(plan.source[1].columns["prompt"], "question");
-    // The two of `[data]` and `[[source]]`.
+    // The splits of `[data]` and `[[source]]`.
     let splits: Vec<Split> = plan.sources().iter().map(|source| source.split).collect();
     assert_eq!(splits, [Split::Train, Split::Train, Split::Eval]);
     let plan = right(&format!("{RIGHT}{lists}"), &["source=[{files = \"b.jsonl\"}]"]);
@@ -369,7 +369,7 @@ fn lists_of_tables() {
 }
 
 #[test]
-fn overrides_that_are_none_are_told() {
+fn invalid_overrides_are_reported() {
     let shown = wrong(RIGHT, &["seed", "lora.target_modules=[\"a\"", "=3", "a b=x", "seed=1\nlr=2", "lora.rank=\"x\""]);
     insta::assert_snapshot!(shown, @r##"
     error: an override is one `key=value`
@@ -468,7 +468,7 @@ fn contradictions_are_refused() {
 }
 
 #[test]
-fn unreadable_recipes_are_told() {
+fn unreadable_recipes_are_reported() {
     let dir = folder();
     let load = |name: &str| RecipeFile::load(&dir.path().join(name), &[]).expect_err("unreadable").to_string();
     assert!(load("gone.toml").contains("can't read the recipe"));
@@ -482,7 +482,7 @@ fn unreadable_recipes_are_told() {
 }
 
 #[test]
-fn names_come_from_files_and_of_recipe_toml_from_the_folder() {
+fn the_run_name_is_the_file_name_or_the_folder_of_recipe_toml() {
     for (file, name) in [
         ("x/House Style.toml", "house-style"),
         ("x/é.toml", "run"),
@@ -496,7 +496,7 @@ fn names_come_from_files_and_of_recipe_toml_from_the_folder() {
         assert_eq!(name_of(path, path.parent().expect("a folder")), name, "{file}");
         assert!(values::is_name(name));
     }
-    // A recipe in the current folder, named without one.
+    // A recipe in the current directory, by its file name only.
     let here = std::env::current_dir().expect("a folder");
     let recipe =
         RecipeFile { path: FILE_NAME.into(), source: "base = \"hf:a/b\"\ndata.train = \"Cargo.toml\"\n".into() };
@@ -504,12 +504,12 @@ fn names_come_from_files_and_of_recipe_toml_from_the_folder() {
 }
 
 #[test]
-fn paths_have_no_needless_parents() {
+fn paths_are_simplified_unless_a_link_is_in_them() {
     let dir = folder();
     std::fs::create_dir_all(dir.path().join("deep/er")).expect("made");
     let plan = plan_in(&dir, "base = \"model\"\ndata.train = \"deep/er/../../new/../*.jsonl\"\n", &[]).expect("right");
     assert_eq!(plan.data.train, [dir.path().join("*.jsonl")]);
-    // The parent of a linked folder is not where the link is.
+    // `link/..` is the parent of the link's target.
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(dir.path().join("deep/er"), dir.path().join("link")).expect("linked");
@@ -520,7 +520,7 @@ fn paths_have_no_needless_parents() {
 }
 
 #[test]
-fn names_of_other_trainers_get_ours() {
+fn keys_of_other_trainers_get_our_name_as_a_hint() {
     let source =
         format!("{RIGHT}[training]\nlr = 1e-4\nbatch_size = 4\nbf16 = true\nload_in_4bit = true\n[trainer]\nx = 1\n");
     insta::assert_snapshot!(wrong(&source, &[]), @r##"

@@ -24,7 +24,7 @@ fn a_commented_recipe_is_a_recipe() {
     assert_eq!(plan.training, training);
 }
 
-/// Examples of keys that are not set have the type of their key.
+/// Examples of unset keys have the type of their key.
 #[test]
 fn examples_of_unset_keys_can_be_uncommented() {
     for (path, line) in [("training.max_memory", "# max_memory = 16.0  #"), ("training.epochs", "# epochs = 1  #")] {
@@ -39,7 +39,7 @@ fn the_defaults_in_comments_are_the_defaults() {
         let has = |key: &&Key| key.default_value().is_some() && Some(key.split().1) == name;
         KEYS.iter().any(|key| has(&key))
     };
-    // Lists are empty by default: their keys stay comments.
+    // The default of a list is empty, so the keys of its items stay comments.
     let (mut uncommented, mut in_list) = (Vec::new(), false);
     for line in given().lines() {
         in_list = line.starts_with("# [[") || in_list && !line.starts_with('[');
@@ -47,7 +47,7 @@ fn the_defaults_in_comments_are_the_defaults() {
     }
     let mut with_comments = load(uncommented.join("\n"));
     let without = load(given());
-    // The two were loaded from two folders.
+    // The two recipes were loaded from different folders.
     with_comments.base = without.base.clone();
     with_comments.data.train = without.data.train.clone();
     assert_eq!(with_comments, without);
@@ -59,6 +59,6 @@ fn the_reference_names_every_key() {
     assert_eq!(reference.lines().count(), KEYS.len() + 2);
     let row = "| `training.beta1` | a number of at least 0 and below 1 | `0.9` | AdamW |";
     assert!(reference.lines().any(|line| line == row), "{reference}");
-    // Bars inside a cell are escaped, so each row has its five.
+    // Bars inside a cell are escaped, so each row has exactly five bars.
     assert!(reference.lines().all(|line| line.replace("\\|", "").matches('|').count() == 5), "{reference}");
 }

@@ -1,7 +1,7 @@
-//! Prediction of the memory of a run, before anything is allocated.
+//! Predicts the memory of a run before anything is allocated.
 //!
 //! Responsible for: the peak of a run by part, and choosing micro-batch size and recomputation so that it fits.
-//! Must not depend on: tensors; allocations are described here, not made.
+//! Must not depend on: tensors; this module describes allocations and makes none.
 
 mod pass_memory;
 mod size_classes;
@@ -32,14 +32,15 @@ use crate::run_length::RunLength;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// An adapter is written from a copy, and compared with a second copy that is read back from mapped pages of the file.
+/// Copies of an adapter while it is written: the copy to write, the mapped pages of the file, and a copy read back from
+/// them for comparison.
 const ADAPTER_COPIES: u64 = 3;
-/// A weight is written from a copy, through another copy in the dtype of the file, and its pages are mapped again.
+/// Copies of a weight while it is written: the copy to write, a copy in the dtype of the file, and the mapped pages.
 const WEIGHT_COPIES: u64 = 3;
-/// Growth of the program during training, measured on Linux: pages of code that are used for the first time, and freed
-/// memory that the allocator keeps.
+/// Growth of the program during training, measured on Linux: pages of code used for the first time, and freed memory
+/// that the allocator keeps.
 const CODE_AND_ALLOCATOR: u64 = 32 << 20;
-/// Buffers of a merge: a band of 2 Mi values as f32, and encoded before and after.
+/// Buffers of a merge: a band of 2 Mi values in f32, and its encoded bytes before and after the merge.
 const MERGE_BUFFERS: u64 = 24 << 20;
 
 /// Names of the seven linear layers of a block, and their shapes `[out_features, in_features]`.
@@ -75,7 +76,7 @@ fn sum(parts: &[Part]) -> u64 {
     parts.iter().map(|part| part.bytes).sum()
 }
 
-/// The memory of one stage of a run, in addition to the lasting parts.
+/// The memory of one stage of a run, besides the lasting parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stage {
     pub name: &'static str,
@@ -94,7 +95,7 @@ impl Stage {
 pub struct Estimate {
     /// Parts that are allocated from the first step to the last.
     pub lasting: Vec<Part>,
-    /// Stages, one after another; the highest one decides.
+    /// Stages in sequence; the highest one determines the peak.
     pub stages: Vec<Stage>,
     /// Bytes of the largest buffer of a training step.
     #[serde(skip)]
@@ -108,7 +109,7 @@ impl Estimate {
         sum(&self.lasting)
     }
 
-    /// The stage that needs most memory.
+    /// The stage that needs the most memory.
     #[must_use]
     pub fn highest(&self) -> Option<&Stage> {
         self.stages.iter().max_by_key(|stage| stage.bytes())
@@ -132,26 +133,26 @@ pub struct Choice {
     pub micro_batch_size: usize,
     pub activations: Activations,
     pub estimate: Estimate,
-    /// Bytes that the run may use; `None` if not known.
+    /// Bytes that the run may use; `None` if unknown.
     pub limit: Option<u64>,
 }
 
 impl Choice {
-    /// Whether it fits into the limit with a tenth in reserve, which is the accuracy of the estimate.
+    /// Whether the estimate fits the limit with 10 % in reserve, which is the accuracy of the estimate.
     #[must_use]
     pub fn fits(&self) -> bool {
         self.limit.is_none_or(|limit| self.estimate.peak() + self.estimate.peak() / 10 <= limit)
     }
 }
 
-/// Everything about a run that decides on its memory, except what [`Choice`] leaves open.
+/// Everything that determines a run's memory, except the settings in [`Choice`].
 #[derive(Clone, Debug)]
 pub struct Workload {
     plan: Plan,
     model: ModelDescription,
     device: DeviceKind,
     storage: Storage,
-    /// Rank of the adapter; `None` when every weight is trained.
+    /// Rank of the adapter; `None` in full training.
     rank: Option<usize>,
     targets: TargetModules,
     sampler: Sampler,
@@ -166,11 +167,12 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The workload of a plan and its inputs, for one of `processes` that train together; `adapter` is the directory of the
-    /// adapter that the run starts from. The memory that this process uses now counts as the program itself.
+    /// The workload of a plan and its inputs, for one of `processes` processes that train together. `adapter` is the
+    /// directory of the adapter that the run starts from. The current memory of this process counts as that of the
+    /// program itself.
     ///
     /// # Errors
-    /// When a held-out prompt can't be rendered, or the adapter to start from can't be read.
+    /// If a held-out prompt can't be rendered, or the adapter to start from can't be read.
     pub fn new(
         plan: &Plan,
         base: &BaseModel,
@@ -213,7 +215,7 @@ impl Workload {
         })
     }
 
-    /// The memory of the run with micro-batches of so many sequences.
+    /// The memory of the run with `micro_batch_size` sequences per micro-batch.
     #[must_use]
     pub fn estimate(&self, micro_batch_size: usize, activations: Activations) -> Estimate {
         let sampler = self.sampler.clone().in_micro_batches_of(micro_batch_size);
@@ -223,7 +225,7 @@ impl Workload {
         self.of(largest, eval, per_step > micro_batch_size, activations)
     }
 
-    /// The memory of the run, given its batches.
+    /// The memory of the run with these largest batches.
     fn of(&self, train: Largest, eval: Largest, accumulates: bool, activations: Activations) -> Estimate {
         let trained = Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer);
         let pass = |batch| PassMemory {
@@ -264,7 +266,7 @@ impl Workload {
         Estimate { lasting, stages, largest_buffer: pass(train).largest_buffer() }
     }
 
-    /// The setting of the recipe. Layer inputs can be stored in host memory only for CUDA.
+    /// The recipe's setting. Layer inputs can be stored in host memory only with CUDA.
     #[must_use]
     pub fn asked(&self) -> Activations {
         match self.plan.training.recompute {
@@ -274,9 +276,9 @@ impl Workload {
         }
     }
 
-    /// The settings nearest to the given ones that fit into `limit` bytes. Tried in this order: recomputation if the recipe
-    /// says `auto`, smaller micro-batches, layer inputs in host memory if the recipe says `auto`. Returns the last of these when
-    /// none fits. `training.max_memory` overrides `limit`.
+    /// The settings nearest to the given ones that fit `limit` bytes. The order of attempts: recomputation if the
+    /// recipe has `auto`, smaller micro-batches, layer inputs in host memory if the recipe has `auto`. Returns the last
+    /// settings if none fit. `training.max_memory` overrides `limit`.
     #[must_use]
     pub fn choose(&self, micro_batch_size: usize, activations: Activations, limit: Option<u64>) -> Choice {
         let mut choice = self.choice(micro_batch_size, activations, self.limit(limit));
@@ -288,11 +290,11 @@ impl Workload {
         choice
     }
 
-    /// The settings that fit every process of a group, from the choice of each process. All choices start from the plan's
-    /// settings and shrink in the same order.
+    /// The settings that fit in every process of a group, from the choice of each process. All choices start from the
+    /// plan's settings and shrink in the same order.
     ///
     /// # Errors
-    /// In every process when one of them has too little memory, so that all of them end together.
+    /// In every process, if one of them has too little memory. So all processes end together.
     pub(crate) fn agreed(&self, choice: Choice, group: &mut Group) -> Result<Choice, TrainError> {
         let own = if choice.fits() { choice.micro_batch_size as f64 } else { 0.0 };
         let sizes = group.gather(own)?;
@@ -314,7 +316,7 @@ impl Workload {
         }
     }
 
-    /// Bytes that the run may use: `training.max_memory`, otherwise `found`.
+    /// Bytes that the run may use: `training.max_memory` if set, otherwise `found`.
     #[must_use]
     pub fn limit(&self, found: Option<u64>) -> Option<u64> {
         self.plan.training.max_memory.map(|gib| (gib * f64::from(1 << 30)) as u64).or(found)
@@ -367,7 +369,8 @@ impl Workload {
         TrainError::OutOfMemory { needed: Box::new(choice.estimate.clone()), limit: choice.limit, ways }
     }
 
-    /// Every size class, 4-bit and dense, with this recipe's adapter and full micro-batches of `max_seq_len` tokens.
+    /// Every size class, in 4 bits and dense, with this recipe's adapter and full micro-batches of `max_seq_len`
+    /// tokens.
     #[must_use]
     pub fn size_classes(&self) -> Vec<ClassEstimate> {
         SIZE_CLASSES.iter().map(|class| self.size_class(class)).collect()
@@ -392,7 +395,7 @@ impl Workload {
     }
 }
 
-/// The trained values.
+/// Sizes of the trained tensors.
 struct Trained {
     /// Number of values.
     elements: u64,
@@ -431,7 +434,7 @@ impl Trained {
     }
 }
 
-/// The parts that are allocated from the first step to the last.
+/// The parts allocated from the first step to the last.
 fn lasting(device: DeviceKind, program: u64, base: u64, rank: Option<usize>, trained: &Trained) -> Vec<Part> {
     // An adapter has a copy in the dtype of matrix products.
     let copy = match (rank, device.dtype()) {
@@ -449,8 +452,8 @@ fn lasting(device: DeviceKind, program: u64, base: u64, rank: Option<usize>, tra
     ]
 }
 
-/// The memory of training steps without a run, all on batches of the same size, with adapters of `rank` on all linear
-/// layers.
+/// The memory of training steps without a run. All batches have the same size. Adapters of rank `rank` are on all
+/// linear layers.
 pub(crate) fn of_steps(
     base: &BaseModel,
     (options, rank): (LoadOptions, usize),
@@ -471,7 +474,7 @@ pub(crate) fn of_steps(
     }
 }
 
-/// The number format of matrix products on a device.
+/// The format of matrix products on a device.
 fn computed(device: DeviceKind) -> Format {
     match device {
         DeviceKind::Cuda => Format::Bf16,

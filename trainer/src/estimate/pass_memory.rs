@@ -1,8 +1,8 @@
-//! Memory of a pass over a micro-batch, besides the weights.
+//! Memory of a pass over a micro-batch, without the weights.
 //!
-//! Responsible for: the memory of `micro_batch` and of the operations that it calls: activations saved for the backward
-//! pass, the peak in that pass, and the memory of an evaluation. A change there needs a change here; `.ci/run reference`
-//! compares with measurements.
+//! Responsible for: the memory of `micro_batch` and the operations that it calls: activations saved for the backward
+//! pass, the peak of that pass, and the memory of an evaluation. If these change, this file must change too;
+//! `.ci/run reference` compares it with measurements.
 //! Must not depend on: recipes, data, files.
 
 use tonfall_adapters::ModelDescription;
@@ -15,15 +15,15 @@ use crate::micro_batch::Activations;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Largest size of the panels that one thread packs for a matrix product, in bytes.
+/// Maximum size of the panels that one thread packs for a matrix product, in bytes.
 const PANELS: u64 = 512 << 10;
-/// Queries whose scores are computed together on the CPU.
+/// Queries per block of attention scores on the CPU.
 const QUERIES: u64 = 64;
-/// Largest number of scores that are allocated at once on a GPU with blockwise attention.
+/// Maximum number of attention scores allocated at once on a GPU with blockwise attention.
 const GPU_SCORES: u64 = 32 << 20;
-/// Workspace of a matrix product by cuBLASLt, in bytes.
+/// Workspace of a cuBLASLt matrix product, in bytes.
 const CUBLASLT: u64 = 32 << 20;
-/// The page size of a GPU's memory pools is that of the largest buffer so far, rounded up to a multiple of this.
+/// The page size of a GPU's memory pools is the size of the largest buffer so far, rounded up to a multiple of this.
 const PAGE_UNIT: u64 = 1 << 20;
 
 /// The linear layers of a block that are trained or have an adapter, in the order of
@@ -38,12 +38,12 @@ pub(super) struct PassMemory<'a> {
     pub(super) device: DeviceKind,
     pub(super) threads: usize,
     pub(super) sites: Sites,
-    /// `None`: every weight is trained.
+    /// Rank of the adapter; `None` in full training.
     pub(super) rank: Option<usize>,
-    /// Trained values.
+    /// Number of trained values.
     pub(super) trained: u64,
     pub(super) batch: Largest,
-    /// Elements of the largest weight that is dequantised as a whole for a matrix product.
+    /// Elements of the largest weight that is dequantized as a whole for a matrix product.
     pub(super) dense_copy: u64,
 }
 
@@ -72,18 +72,18 @@ impl PassMemory<'_> {
         self.model.vocab_size as u64
     }
 
-    /// Bytes of an activation.
+    /// Bytes per activation value.
     fn width(&self) -> u64 {
         self.device.dtype().size() as u64
     }
 
-    /// Bytes of `numbers` activations for each token.
+    /// Bytes of `numbers` activation values per token.
     fn tokens(&self, numbers: u64) -> u64 {
         self.batch.tokens as u64 * numbers * self.width()
     }
 
-    /// Activations of a block that are saved for the backward pass. With `rematerialize`, LoRA inputs computed by RMSNorm and
-    /// SwiGLU are recomputed and not saved.
+    /// Bytes of a block's activations that are saved for the backward pass. With `rematerialize`, LoRA inputs computed
+    /// by RMSNorm and SwiGLU are recomputed instead of saved.
     fn kept(&self, rematerialize: bool) -> u64 {
         let Sites([q, k, v, o, gate, up, down]) = self.sites;
         let when = |wanted: bool, numbers: u64| if wanted { numbers } else { 0 };
@@ -98,8 +98,8 @@ impl PassMemory<'_> {
         self.tokens(always + inputs + norms + low_rank) + normalisers
     }
 
-    /// Gradients in the backward pass of a block's MLP: the incoming gradient and those of gate and up. The gradient of their
-    /// product reuses the memory of the product. With a norm after the MLP there is one more.
+    /// Bytes of the gradients in the backward pass of a block's MLP: the incoming gradient and the gradients of gate
+    /// and up. The gradient of the gated product reuses the product's memory. A norm after the MLP adds one more.
     fn mlp_gradients(&self) -> u64 {
         let normed = if self.model.output_norms { self.hidden() } else { 0 };
         self.tokens(self.hidden() + normed + 2 * self.ff())
@@ -110,7 +110,7 @@ impl PassMemory<'_> {
         held_tokens(self.batch.trained, self.model.vocab_size, self.device != DeviceKind::Cpu) as u64
     }
 
-    /// The logits of a chunk of tokens, with their inputs and, when training, with gradients.
+    /// The logits of a chunk of tokens with their inputs, and their gradients in training.
     fn logits(&self, gradients: bool) -> u64 {
         let (held, logits, inputs) = (self.held(), F32 * self.vocab(), self.width() * self.hidden());
         let turned = if self.rank.is_none() && gradients { logits } else { 0 };
@@ -127,7 +127,7 @@ impl PassMemory<'_> {
         let keys = self.batch.example as u64;
         match self.device {
             DeviceKind::Cpu => {
-                // Scores and their gradients, and the slopes of caps.
+                // Scores and their gradients, and the derivatives of soft-capping.
                 let attention = 2 + u64::from(self.model.attn_logit_softcapping.is_some());
                 let logits = self.model.final_logit_softcapping.map_or(0, |_| self.vocab() * F32);
                 self.threads as u64 * (PANELS + attention * QUERIES * (keys + 16) * F32 + logits)
@@ -141,23 +141,23 @@ impl PassMemory<'_> {
         }
     }
 
-    /// The memory of a training step; `accumulates`: a step has several micro-batches. The peak is the highest of three
-    /// moments: the loss, the backward pass of the last block, the end of the backward pass. In between, gradients are
-    /// allocated while activations are freed, which are larger.
+    /// The memory of a training step; `accumulates` if a step has several micro-batches. The peak is the highest of
+    /// three moments: the loss, the backward pass of the last block, the end of the backward pass. Between them,
+    /// gradients are allocated while activations are freed, and activations are larger.
     pub(super) fn training(&self, activations: Activations, accumulates: bool) -> Vec<Part> {
         let summed = if accumulates { F32 * self.trained } else { 0 };
         let head = if self.rank.is_none() { F32 * self.vocab() * self.hidden() } else { 0 };
         let (layers, own_input) = (self.layers(), self.tokens(self.hidden()));
         let block = self.kept(!activations.again());
         let (kept, in_block) = match activations {
-            // Of one block, also the recomputed activations.
+            // The current block also has its recomputed activations.
             Activations::Kept => (layers * block, self.kept(false) - block),
-            // The block's own input is among the inputs of all.
+            // The current block's input is one of the saved inputs.
             Activations::Recomputed => (layers * own_input, block - own_input),
-            // One in transfer to or from the host, and the input of the current block.
+            // One input in transfer to or from the host, and the input of the current block.
             Activations::Offloaded => (layers.min(2) * own_input, block - own_input),
         };
-        // Input and output of the final norm, and the gradient that comes back.
+        // Input and output of the final norm, and the gradient of its output.
         let loss = [summed + head, kept + self.tokens(3 * self.hidden()), self.logits(true)];
         let backward = [summed + head, kept + in_block + self.mlp_gradients(), 0];
         // With a tied head, the gradient of the embeddings is added at the end.
@@ -175,7 +175,7 @@ impl PassMemory<'_> {
         ]
     }
 
-    /// Unused bytes of a GPU's memory pools: buffers are parts of pages that are as large as the largest buffer.
+    /// Unused bytes of a GPU's memory pools. Buffers are parts of pages, and a page is as large as the largest buffer.
     fn unused(&self, used: u64) -> u64 {
         if self.device == DeviceKind::Cpu {
             return 0;
@@ -204,10 +204,10 @@ impl PassMemory<'_> {
         ]
     }
 
-    /// The memory of a generation: `batch` is the prompt, `new` tokens follow.
+    /// The memory of a generation: `batch` is the prompt, followed by `new` tokens.
     pub(super) fn generating(&self, new: usize) -> Vec<Part> {
         let cached = (self.batch.tokens + new) as u64 * 2 * self.kv() * self.width();
-        // The cache of a block is allocated twice while it grows. Logits exist on the device, on the host, and ranked.
+        // While a block's cache grows, it is allocated twice. Logits exist on the device, on the host, and sorted.
         vec![
             Part::new("key and value cache", (self.layers() + 1) * cached),
             Part::new("activations", self.tokens(self.hidden() + 3 * self.ff())),
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
     use tonfall_adapters::{Family, Sizes};
 
-    /// Two layers, hidden 4, feed-forward 8, two heads of 2 that share a key head, 16 tokens.
+    /// Two layers, hidden size 4, intermediate size 8, two heads of size 2 with one shared key/value head, 16 tokens.
     fn model() -> ModelDescription {
         let sizes = Sizes {
             vocab_size: 16,
@@ -255,34 +255,35 @@ mod tests {
     }
 
     #[test]
-    fn a_step_by_hand() {
+    fn a_step_has_the_size_computed_by_hand() {
         let model = model();
         let pass = pass(&model, [true; 7]);
-        // For each token and block: four times hidden, twice q, twice kv, three times ff, seven times r, in f32; and the
-        // normalisers of two heads. Twice hidden and once ff of it can be made again.
+        // Per token and block, in f32: 4 × hidden, 2 × q, 2 × kv, 3 × ff, 7 × r, and the softmax normalizers of two
+        // heads. Of these, 2 × hidden and 1 × ff can be recomputed.
         let (all, block) = (10 * (4 * (16 + 8 + 4 + 24 + 14) + 4 * 2), 10 * (4 * (8 + 8 + 4 + 16 + 14) + 4 * 2));
         assert_eq!((pass.kept(false), pass.kept(true)), (all, block));
         let scratch = pass.workspace();
         let logits = 6 * (4 * 16 + 2 * 4 * 4);
-        // The last block's backward pass is the highest moment: what is made again of it, its gradients of hidden, gate and up.
+        // The peak is the backward pass of the last block: all of its activations, some of them recomputed, and
+        // gradients of hidden, gate and up.
         let backward = block + all + 10 * 4 * 20;
         assert!(backward > 2 * block + 10 * 4 * 12 + logits);
         assert_eq!(bytes(&pass.training(Activations::Kept, false)), [0, backward, 0, scratch, 0]);
         assert_eq!(bytes(&pass.training(Activations::Kept, true)), [400, backward, 0, scratch, 0]);
-        // Recomputing, it is the last block's backward pass: inputs of both blocks (one of them the block's own), its
-        // gradients of hidden, gate and up.
+        // With recomputation, the peak is the same moment: inputs of both blocks (one is the current block's own), its
+        // activations, and gradients of hidden, gate and up.
         let again = 2 * 10 * 4 * 4 + all - 10 * 4 * 4 + 10 * 4 * 20;
         assert_eq!(bytes(&pass.training(Activations::Recomputed, false)), [0, again, 0, scratch, 0]);
-        // Offloading, there are two inputs, however many blocks.
+        // With offloading, two inputs are on the device, for any number of blocks.
         assert_eq!(bytes(&pass.training(Activations::Offloaded, false)), [0, again, 0, scratch, 0]);
-        // Evaluating, it is the last block's MLP: its input, gate, up and their product.
+        // In an evaluation, the peak is the last block's MLP: its input, gate, up and their product.
         assert_eq!(bytes(&pass.evaluation()), [10 * 4 * (4 + 24), 0, scratch]);
-        // An answer of 3 tokens: keys and values of 13 tokens in both layers, and of one twice.
+        // A generation of 3 tokens: keys and values of 13 tokens in both layers, and one of them twice.
         assert_eq!(bytes(&pass.generating(3))[0], 3 * 13 * 2 * 2 * 4);
     }
 
     #[test]
-    fn norms_behind_both_halves_keep_what_they_take() {
+    fn norms_after_both_halves_save_their_inputs() {
         let plain = model();
         let normed = ModelDescription { output_norms: true, ..model() };
         let (plain, normed) = (pass(&plain, [true; 7]), pass(&normed, [true; 7]));
@@ -296,12 +297,12 @@ mod tests {
         let capped =
             ModelDescription { attn_logit_softcapping: Some(50.0), final_logit_softcapping: Some(30.0), ..model() };
         let (plain, capped) = (pass(&plain, [true; 7]), pass(&capped, [true; 7]));
-        // The slopes of 64 queries' scores, and those of a row of logits.
+        // The derivatives for the scores of 64 queries, and for a row of logits.
         assert_eq!(capped.workspace() - plain.workspace(), 64 * (5 + 16) * 4 + 16 * 4);
     }
 
     #[test]
-    fn inputs_are_kept_where_an_adapter_needs_them() {
+    fn layer_inputs_are_saved_if_an_adapter_needs_them() {
         let model = model();
         let kept = |sites| pass(&model, sites).kept(false);
         let none = kept([false; 7]);

@@ -1,12 +1,12 @@
 //! Models of well-known sizes.
 //!
-//! Responsible for: the model shapes that `tonfall estimate` compares.
+//! Responsible for: the model shapes in the table of `tonfall estimate`.
 //! Must not depend on: plans.
 
 use serde::Serialize;
 use tonfall_adapters::{Family, ModelDescription, Sizes};
 
-/// The shape of a known model; numbers from its `config.json`.
+/// The shape of a known model, from its `config.json`.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeClass {
     pub name: &'static str,
@@ -20,18 +20,18 @@ pub struct SizeClass {
     tied: bool,
 }
 
-/// The peak of one class, in bytes, without and with recomputation.
+/// The peak of one size class in bytes, without and with recomputation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClassEstimate {
     pub class: &'static str,
     pub parameters: u64,
-    /// NF4; `None` when every weight is trained.
+    /// NF4; `None` in full training.
     pub four_bits: Option<[u64; 2]>,
-    /// bf16 as the files have it; f32 when every weight is trained.
+    /// bf16 as in the model's files; f32 in full training.
     pub dense: [u64; 2],
 }
 
-/// From the smallest useful model to the largest that one machine trains.
+/// From the smallest useful model to the largest that fits one machine.
 #[rustfmt::skip]
 pub const SIZE_CLASSES: [SizeClass; 7] = [
     SizeClass { name: "SmolLM2-135M", vocab: 49_152, hidden: 576, ff: 1_536, layers: 30, heads: 9, kv_heads: 3, head_dim: 64, tied: true },
@@ -44,7 +44,7 @@ pub const SIZE_CLASSES: [SizeClass; 7] = [
 ];
 
 impl SizeClass {
-    /// The description as a Llama model. Some of these have biases, which take a few kilobytes and are left out.
+    /// The description as a Llama model. Some of these models have biases of a few kilobytes, which are left out.
     #[must_use]
     pub fn description(&self) -> ModelDescription {
         let sizes = Sizes {

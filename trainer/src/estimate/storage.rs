@@ -1,4 +1,4 @@
-//! Memory of the weights of a base: as stored on the device, and while they are loaded.
+//! Memory of a base model's weights: stored on the device, and during loading.
 //!
 //! Responsible for: the memory of `model::load`.
 //! Must not depend on: files; the caller passes the formats.
@@ -13,18 +13,19 @@ use crate::model::{EMBEDDING, LoadOptions, NF4_PIECE, Role, embeds_from_host, ke
 /// Bytes of a base on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Storage {
-    /// All weights in the formats in which they are stored.
+    /// All weights in their storage format.
     pub(super) kept: u64,
-    /// The peak while they are loaded: weights stored so far, mapped pages of the file, and values in conversion.
+    /// The peak during loading: weights stored so far, mapped pages of the file, and values in conversion.
     pub(super) loading: u64,
     /// The largest tensor of the file.
     pub(super) largest: u64,
-    /// Elements of the largest matrix that is stored in another format than that of matrix products.
+    /// Elements of the largest matrix whose storage format differs from the format of matrix products.
     pub(super) dense_copy: u64,
 }
 
 impl Storage {
-    /// The memory on a device; `file` returns the format of a tensor in the file; `threads` convert at the same time.
+    /// The memory on a device. `file` returns the format of a tensor in the file; `threads` threads convert at the same
+    /// time.
     pub(super) fn new(
         model: &ModelDescription,
         options: LoadOptions,
@@ -45,7 +46,7 @@ impl Storage {
                 Shape::Vector(_) => Format::F32,
                 Shape::Matrix(..) => kept_format(file(&name), role, options),
             };
-            // Pages are released after each block.
+            // Mapped pages are released after each block.
             let this = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()).map(str::to_owned);
             if block.is_some() && this != block {
                 mapped = 0;
@@ -77,7 +78,7 @@ mod tests {
     use tonfall_recipes::plan::Quantization;
 
     #[test]
-    fn embeddings_are_on_a_gpu_only_where_something_there_needs_all_of_them() {
+    fn embeddings_are_on_a_gpu_only_if_the_whole_table_is_needed_there() {
         let kept = |class: &str, trainable, device| {
             let class = SIZE_CLASSES.iter().find(|known| known.name == class).expect("a size class");
             let options = LoadOptions { quantization: Quantization::None, trainable };

@@ -1,20 +1,20 @@
-//! The environment variables by which a launcher describes the processes of a run.
+//! The environment variables in which a launcher describes the processes of a run.
 //!
 //! Responsible for: reading the variables of torchrun, Open MPI, MPICH and Slurm.
 //! Must not depend on: sockets, devices.
 
 use thiserror::Error;
 
-/// This process among those that train together.
+/// This process and its group, as the launcher describes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DistributedEnv {
-    /// From 0; the first process logs the run.
+    /// Counted from 0; the first process logs the run.
     pub rank: usize,
     /// Number of processes.
     pub size: usize,
-    /// Index of this process's GPU among the visible ones: LOCAL_RANK, or 0 if the launcher shows each process a single GPU.
+    /// Index of this process's GPU among the visible ones: LOCAL_RANK, or 0 if each process sees only one GPU.
     pub gpu: usize,
-    /// Where the first process listens.
+    /// Address on which the first process listens.
     pub address: String,
     pub port: u16,
 }
@@ -36,8 +36,8 @@ pub enum DistributedEnvError {
     Rank { rank: usize, size: usize },
 }
 
-/// Names of the same variable, torchrun's first. The others are read only if MASTER_ADDR is set: Slurm and MPI set theirs
-/// for single processes, too.
+/// Names of the same variable; the first is torchrun's. The others are read only if MASTER_ADDR is set, because Slurm
+/// and MPI set them for single processes too.
 const RANK: [&str; 4] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"];
 const SIZE: [&str; 4] = ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 const LOCAL_RANK: [&str; 4] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
@@ -45,14 +45,14 @@ const ADDRESS: &str = "MASTER_ADDR";
 const PORT: &str = "MASTER_PORT";
 /// The GPUs that are visible to this process.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
-/// Set by torchrun where it listens on MASTER_PORT itself.
+/// Set by torchrun if torchrun itself listens on MASTER_PORT.
 const TAKEN: &str = "TORCHELASTIC_USE_AGENT_STORE";
 
 impl DistributedEnv {
-    /// Reads the environment of this process; `None` when it trains alone.
+    /// Reads the environment of this process; `None` if it trains alone.
     ///
     /// # Errors
-    /// When the variables are incomplete or contradict each other.
+    /// If the variables are incomplete or contradict each other.
     pub fn from_env() -> Result<Option<Self>, DistributedEnvError> {
         Self::read(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }

@@ -1,7 +1,7 @@
-//! Several processes that train one model: data parallelism.
+//! Data parallelism: several processes train one model.
 //!
-//! Responsible for: which micro-batches belong to this process, and sums over all processes. Every process holds the whole
-//! model, computes its share of each optimizer step and then makes the same update; the first process logs the run.
+//! Responsible for: assigning micro-batches to processes, and sums over all processes. Every process has the whole
+//! model, computes its part of each optimizer step, and then makes the same update. The first process logs the run.
 //! Must not depend on: the training loop.
 
 mod distributed_env;
@@ -20,14 +20,14 @@ use crate::error::TrainError;
 use crate::lora::values;
 use crate::params::{GradientSums, Param, ParamStore};
 
-/// The processes of a run, from the point of view of one of them.
+/// The processes of a run, as one of them sees the group.
 #[derive(Debug)]
 pub struct Group {
     rank: usize,
     size: usize,
     /// `None` in a process that trains alone.
     star: Option<Star>,
-    /// Set when all processes compute on CUDA and have NCCL.
+    /// `Some` if all processes compute on CUDA and have NCCL.
     nccl: Option<Communicator>,
 }
 
@@ -41,7 +41,7 @@ impl Group {
     /// Waits until all processes are connected.
     ///
     /// # Errors
-    /// When a process is absent, or the first one can't be reached.
+    /// If a process is missing, or the first process can't be reached.
     pub fn meet(env: &DistributedEnv) -> Result<Self, GroupError> {
         Ok(Self { rank: env.rank, size: env.size, star: Some(Star::meet(env)?), nccl: None })
     }
@@ -63,10 +63,10 @@ impl Group {
         micro_batch % self.size == self.rank
     }
 
-    /// Compares bytes that have to be the same in all processes.
+    /// Checks that bytes are the same in all processes.
     ///
     /// # Errors
-    /// In every process, when the bytes of one differ.
+    /// In every process, if the bytes of one differ.
     pub fn agree(&mut self, what: &'static str, bytes: &[u8]) -> Result<(), GroupError> {
         let Some(star) = &mut self.star else { return Ok(()) };
         let own: [u8; 32] = Sha256::digest(bytes).into();
@@ -79,11 +79,11 @@ impl Group {
         }
     }
 
-    /// Sums gradients by NCCL from now on, if all processes compute on CUDA and have NCCL. Returns a notice if they compute on
-    /// CUDA without NCCL.
+    /// Sums gradients with NCCL from now on, if all processes compute on CUDA and have NCCL. Returns a notice if they
+    /// compute on CUDA without NCCL.
     ///
     /// # Errors
-    /// When a process is gone or NCCL doesn't start.
+    /// If a process has ended or NCCL doesn't start.
     pub(crate) fn connect(&mut self, compute: &Compute) -> Result<Option<String>, TrainError> {
         if self.star.is_none() {
             return Ok(None);
@@ -119,17 +119,18 @@ impl Group {
         Ok(numbers)
     }
 
-    /// Replaces numbers by their sums over all processes.
+    /// Replaces numbers with their sums over all processes.
     pub(crate) fn sum(&mut self, numbers: &mut [f64]) -> Result<(), GroupError> {
         self.star.as_mut().map_or(Ok(()), |star| star.sum(numbers))
     }
 
-    /// Replaces gradients by their sums over all processes. A parameter without a gradient in any process stays without.
+    /// Replaces gradients with their sums over all processes. A parameter that has no gradient in any process still has
+    /// none.
     pub(crate) fn sum_gradients(&mut self, sums: &mut GradientSums, params: &ParamStore) -> Result<(), TrainError> {
         let Some(star) = &mut self.star else { return Ok(()) };
         let slots = sums.slots();
         let mut present: Vec<f64> = slots.iter().map(|slot| f64::from(u8::from(slot.is_some()))).collect();
-        // A process that is gone is noticed here; NCCL would wait for it.
+        // This detects a process that has ended; NCCL would wait for it.
         star.sum(&mut present)?;
         let due =
             |(slot, param): (&mut Option<Tensor<2>>, &Param)| slot.take().unwrap_or_else(|| param.value.zeros_like());
@@ -145,7 +146,7 @@ impl Group {
     }
 }
 
-/// The sums of tensors over all processes, as one message.
+/// Sums tensors over all processes, in one message.
 fn through_the_host(star: &mut Star, tensors: Vec<Tensor<2>>) -> Result<Vec<Tensor<2>>, TrainError> {
     let mut numbers = Vec::new();
     for tensor in &tensors {
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn all_processes_learn_which_one_differs() {
+    fn every_process_reports_which_one_differs() {
         let results = star::tests::each(3, |env| {
             let mut group = Group::meet(&env).expect("all come");
             group.agree("plan", b"same").expect("the same");

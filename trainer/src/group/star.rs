@@ -1,11 +1,11 @@
-//! Processes that exchange numbers over TCP, all through the first one.
+//! Processes that exchange numbers over TCP, all through the first process.
 //!
-//! Responsible for: connecting the processes, and sums that have the same bits in every process: the first process adds
-//! the numbers of the others in the order of their ranks.
-//! Must not depend on: what the numbers mean.
+//! Responsible for: connecting the processes, and sums with the same bits in every process. The first process adds the
+//! numbers of the others in the order of their ranks.
+//! Must not depend on: the meaning of the numbers.
 //!
-//! Nothing is encrypted, as with NCCL and gloo: the network between the processes has to be private. Connections from
-//! anything but a process of the same run are closed.
+//! As with NCCL and gloo, nothing is encrypted, so the network between the processes must be private. A connection from
+//! any other program is closed.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs};
@@ -22,7 +22,7 @@ const MEETING: Duration = Duration::from_secs(300);
 const GREETING: Duration = Duration::from_secs(10);
 /// Time between two attempts to reach the first process.
 const RETRY: Duration = Duration::from_millis(100);
-/// First bytes on every connection; the last one is the version.
+/// First bytes on every connection. The last byte is the version.
 const MAGIC: [u8; 8] = *b"tonfall\x01";
 
 /// Why the processes can't work together.
@@ -54,7 +54,7 @@ pub enum GroupError {
 #[derive(Debug)]
 pub(super) struct Star {
     rank: usize,
-    /// In the first process one for each other rank, in order; in the others the one to the first.
+    /// In the first process, one peer for each other rank, in order. In the other processes, only the first process.
     peers: Vec<Peer>,
 }
 
@@ -73,14 +73,14 @@ impl Star {
             _ => vec![reach(env, deadline)?],
         };
         for peer in &peers {
-            // Small messages are sent at once, and a machine that disappears is noticed.
+            // Small messages are sent immediately, and a machine that disappears is detected.
             let ready = peer.stream.set_nodelay(true).and_then(|()| keep_alive(&peer.stream));
             ready.map_err(|source| GroupError::Gone { rank: peer.rank, source })?;
         }
         Ok(Self { rank: env.rank, peers })
     }
 
-    /// Replaces `values` in every process by their sum, added in the order of the ranks.
+    /// Replaces `values` in every process with their sum, added in the order of the ranks.
     pub(super) fn sum<T: Number>(&mut self, values: &mut [T]) -> Result<(), GroupError> {
         if self.rank == 0 {
             let mut others = vec![T::default(); values.len()];
@@ -94,7 +94,7 @@ impl Star {
         self.share(bytemuck::cast_slice_mut(values))
     }
 
-    /// Replaces `bytes` in every process by those of the first.
+    /// Replaces `bytes` in every process with those of the first process.
     pub(super) fn share(&mut self, bytes: &mut [u8]) -> Result<(), GroupError> {
         if self.rank == 0 {
             self.peers.iter_mut().try_for_each(|peer| peer.send(bytes))
@@ -110,7 +110,7 @@ impl Number for f32 {}
 impl Number for f64 {}
 
 impl Peer {
-    /// The length is sent first, so that processes notice when they are out of step.
+    /// The length is sent first, so that processes detect when they are out of step.
     fn send(&mut self, bytes: &[u8]) -> Result<(), GroupError> {
         let length = (bytes.len() as u64).to_le_bytes();
         let sent = self.stream.write_all(&length).and_then(|()| self.stream.write_all(bytes));
@@ -129,7 +129,7 @@ impl Peer {
     }
 }
 
-/// TCP keep-alive probes are sent after this time without data.
+/// Time without data after which TCP keep-alive probes are sent.
 const SILENCE: Duration = Duration::from_secs(60);
 
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
@@ -145,7 +145,7 @@ fn greeting(rank: usize, size: usize) -> [u8; 24] {
     bytes
 }
 
-/// The first process: one connection from each of the others.
+/// In the first process: accepts one connection from each other process.
 fn gather(env: &DistributedEnv, deadline: Instant) -> Result<Vec<Peer>, GroupError> {
     let at = format!("{}:{}", env.address, env.port);
     let listen = |source| GroupError::Listen { at: at.clone(), source };
@@ -155,7 +155,7 @@ fn gather(env: &DistributedEnv, deadline: Instant) -> Result<Vec<Peer>, GroupErr
     while found.iter().any(Option::is_none) {
         match listener.accept() {
             Ok((stream, _)) => {
-                // A stranger, or a second process of the same rank, is refused by closing the connection.
+                // A stranger, or a second process of the same rank, is refused: its connection is closed.
                 if let Some(peer) = welcome(stream, env.size)
                     && found[peer.rank - 1].is_none()
                 {
@@ -176,8 +176,8 @@ fn gather(env: &DistributedEnv, deadline: Instant) -> Result<Vec<Peer>, GroupErr
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Listens at MASTER_ADDR. If no interface of this machine has that address, as with services in Kubernetes, at all
-/// interfaces.
+/// Listens on MASTER_ADDR. If no interface of this machine has that address, as with services in Kubernetes, listens on
+/// all interfaces.
 fn bind(env: &DistributedEnv) -> io::Result<TcpListener> {
     match TcpListener::bind((env.address.as_str(), env.port)) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
@@ -187,7 +187,7 @@ fn bind(env: &DistributedEnv) -> io::Result<TcpListener> {
     }
 }
 
-/// Accepts a process of the same run by its greeting, and acknowledges it.
+/// Accepts a process of the same run by its greeting, and acknowledges the greeting.
 fn welcome(mut stream: TcpStream, size: usize) -> Option<Peer> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(GREETING)).ok()?;
@@ -199,7 +199,7 @@ fn welcome(mut stream: TcpStream, size: usize) -> Option<Peer> {
     Some(Peer { rank, stream })
 }
 
-/// The other processes: a connection to the first process, which may not have started yet.
+/// In the other processes: connects to the first process, which may not have started yet.
 fn reach(env: &DistributedEnv, deadline: Instant) -> Result<Peer, GroupError> {
     let at = format!("{}:{}", env.address, env.port);
     loop {
@@ -232,9 +232,9 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Runs `task` in `size` processes, which are threads here, and returns what they return, by rank.
+    /// Runs `task` in `size` processes, which are threads here, and returns their results by rank.
     pub(in crate::group) fn each<T: Send>(size: usize, task: impl Fn(DistributedEnv) -> T + Sync) -> Vec<T> {
-        // A port that was free a moment ago.
+        // A port that was free just now.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
         let env = |rank| DistributedEnv { rank, size, gpu: rank, address: "127.0.0.1".to_owned(), port };
         thread::scope(|scope| {
@@ -249,7 +249,7 @@ pub(super) mod tests {
         for size in 2..5 {
             let sums = each(size, |env| {
                 let mut star = Star::meet(&env).expect("all come");
-                // Numbers whose sum depends on the order.
+                // The sum of these numbers depends on the order.
                 let mut values = vec![[1e8f32, 1.0, -1e8, 3.0][env.rank]; 100_000];
                 star.sum(&mut values).expect("a sum");
                 let mut small = [env.rank as f64, 0.5];
@@ -265,7 +265,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_process_that_is_out_of_step_or_gone_is_named() {
+    fn a_process_that_has_ended_or_is_out_of_step_is_named() {
         let results = each(2, |env| {
             let mut star = Star::meet(&env).expect("all come");
             star.sum(&mut vec![0.0f64; 1 + env.rank]).map_err(|error| error.to_string())
@@ -285,7 +285,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn strangers_do_not_disturb() {
+    fn connections_of_other_programs_are_closed() {
         let sums = each(2, |env| {
             if env.rank == 1 {
                 let at = SocketAddr::from((Ipv4Addr::LOCALHOST, env.port));

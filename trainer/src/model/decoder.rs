@@ -1,7 +1,7 @@
 //! The whole decoder: embedding, blocks, final norm, head.
 //!
-//! Responsible for: the parts of the forward pass, from which training, evaluation and generation are composed.
-//! Must not depend on: files, optimisation.
+//! Responsible for: the parts of the forward pass, which training, evaluation and generation combine.
+//! Must not depend on: files, optimization.
 
 use burn::tensor::{DType, Tensor};
 use tonfall_adapters::ModelDescription;
@@ -16,7 +16,7 @@ use crate::params::{Binding, ParamStore};
 /// Activations between blocks, `[tokens, hidden_size]`.
 pub(crate) type Hidden = Tensor<2>;
 
-/// A decoder-only language model on a device, with or without an adapter.
+/// A decoder-only language model on a device, with or without adapter.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     pub description: ModelDescription,
@@ -26,11 +26,11 @@ pub(crate) struct Decoder {
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Norm,
     pub(super) head: Matrix,
-    /// Type of the activations.
+    /// Dtype of the activations.
     pub dtype: DType,
 }
 
-/// Keys and values of every layer for the tokens seen so far.
+/// Keys and values of every layer for all tokens so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     layers: Vec<LayerCache>,
@@ -51,7 +51,7 @@ impl Decoder {
         }
     }
 
-    /// Prepares the embeddings of the next pass, if there is one, while the device computes this pass.
+    /// Prepares the embeddings of the next pass, if there is one, while the device computes the current pass.
     pub(crate) fn look_ahead(&self, ids: impl FnOnce() -> Option<Vec<u32>>) {
         self.embedding.look_ahead(ids, self.dtype);
     }
@@ -61,17 +61,17 @@ impl Decoder {
         self.embedding.is_trained()
     }
 
-    /// One block.
+    /// Runs one block.
     pub(crate) fn layer(&self, index: usize, x: Hidden, pass: &ForwardPass<'_>) -> Hidden {
         self.layers[index].forward(x, pass, None)
     }
 
-    /// A zero from which `backward()` starts with `gradient` as the gradient of a block's output.
+    /// A zero. Its `backward()` starts with `gradient` as the gradient of the block's output.
     pub(crate) fn seed_layer(&self, index: usize, x: Hidden, gradient: Hidden, pass: &ForwardPass<'_>) -> Tensor<1> {
         self.layers[index].with_cotangent(x, gradient, pass)
     }
 
-    /// The final norm.
+    /// Applies the final norm.
     pub(crate) fn finish(&self, x: Hidden, pass: &ForwardPass<'_>) -> Hidden {
         self.norm.forward(x, pass)
     }
@@ -121,12 +121,12 @@ impl Decoder {
         self.finish(x, &pass)
     }
 
-    /// Hidden states through the head: `[tokens, hidden]` → `[tokens, vocab_size]`.
+    /// Applies the output head to hidden states: `[tokens, hidden]` → `[tokens, vocab_size]`.
     pub(crate) fn project(&self, hidden: Hidden) -> Tensor<2> {
         tonfall_kernels::logits(hidden, &self.head(&Binding::untracked(&self.params)))
     }
 
-    /// The linear layers of the blocks with the names of their modules, in a fixed order.
+    /// The linear layers of the blocks and their module names, in a fixed order.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
         self.layers.iter_mut().enumerate().flat_map(|(index, layer)| {
             [
@@ -143,7 +143,7 @@ impl Decoder {
     }
 }
 
-/// The inputs of a pass over training documents, without the binding of parameters.
+/// The inputs of a pass over training documents, without adapter and parameters.
 pub(crate) struct Documents<'a> {
     pub positions: &'a [u32],
     pub segments: &'a [Segment],

@@ -19,8 +19,8 @@ pub(super) enum Embedding {
     OnHost(HostTable),
 }
 
-/// Whether the table stays in host memory: if the device has its own memory, and neither a tied head nor training needs the
-/// whole table there.
+/// Whether the table stays in host memory. It does if the device has its own memory, and neither a tied head nor
+/// training needs the whole table on the device.
 pub(crate) fn embeds_from_host(model: &ModelDescription, options: LoadOptions, device: DeviceKind) -> bool {
     device != DeviceKind::Cpu && !model.tie_word_embeddings && !options.trainable
 }
@@ -34,7 +34,7 @@ impl Embedding {
         }
     }
 
-    /// Looks up the rows of the next pass in advance, if the table is in host memory.
+    /// Looks up the rows of the next pass early, if the table is in host memory.
     pub(super) fn look_ahead(&self, ids: impl FnOnce() -> Option<Vec<u32>>, dtype: DType) {
         if let Self::OnHost(table) = self
             && let Some(ids) = ids()

@@ -1,4 +1,4 @@
-//! The inputs of one forward pass besides token ids and weights.
+//! The inputs of a forward pass, except token ids and weights.
 //!
 //! Responsible for: positions, segments, dropout keys and the key/value cache.
 //! Must not depend on: layers.
@@ -8,7 +8,7 @@ use tonfall_kernels::Segment;
 
 use crate::params::Binding;
 
-/// Key of the dropout masks of one micro-batch. A mask is a function of this key and the index of the element, so that
+/// Key of the dropout masks of one micro-batch. A mask depends only on this key and the element's index. So
 /// recomputation and resumed runs get the same mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DropoutKey {
@@ -20,8 +20,8 @@ pub(crate) struct DropoutKey {
 }
 
 impl DropoutKey {
-    /// Philox's seed and stream of one LoRA site. The stream holds 32 bits of the step, 16 of the micro-batch and 16 of the
-    /// site; where those have more bits, the seed is another one.
+    /// Philox's seed and stream for one LoRA site. The stream has 32 bits of the step, 16 of the micro-batch and 16 of
+    /// the site. If one of these has more bits, the seed is changed too.
     pub(crate) fn seed_and_stream(self, site: u32) -> (u64, u64) {
         let stream = (self.step << 32) | (u64::from(self.micro_batch & 0xffff) << 16) | u64::from(site & 0xffff);
         let beyond = [self.step >> 32, u64::from(self.micro_batch >> 16), u64::from(site >> 16)];
@@ -33,7 +33,7 @@ impl DropoutKey {
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
 fn mixed(state: u64) -> u64 {
     let state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -41,7 +41,7 @@ fn mixed(state: u64) -> u64 {
     state ^ (state >> 31)
 }
 
-/// Keys and values of one layer for the tokens seen so far, each `[tokens, kv_heads · head_dim]`.
+/// Keys and values of one layer for all tokens so far, each `[tokens, kv_heads · head_dim]`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LayerCache {
     entry: Option<(Tensor<2>, Tensor<2>)>,
@@ -64,7 +64,7 @@ pub(crate) struct ForwardPass<'a> {
     pub binding: &'a Binding<'a>,
     /// Position of each token within its document.
     pub positions: &'a [u32],
-    /// Which keys each query attends to; one segment a document.
+    /// The keys that each query attends to; one segment per document.
     pub segments: &'a [Segment],
     pub with_adapter: bool,
     /// Whether norm and gated-activation outputs are recomputed in the backward pass instead of saved.
@@ -72,7 +72,7 @@ pub(crate) struct ForwardPass<'a> {
     pub dropout: Option<DropoutKey>,
 }
 
-/// Segments of concatenated documents, each of which attends to itself only.
+/// Segments of concatenated documents; each document attends only to itself.
 pub(crate) fn self_segments(lengths: &[usize]) -> Vec<Segment> {
     let mut start = 0;
     lengths
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_site_and_micro_batch_has_a_mask_of_its_own() {
+    fn every_site_and_micro_batch_has_its_own_mask() {
         let around = [0, 1, 0xffff, 0x1_0000, 0x1_0001, 0x2_0000];
         let mut keys = BTreeSet::new();
         for micro_batch in around {
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(keys.len(), around.len() * around.len() * 3);
     }
 
-    /// Masks of earlier builds, which resumed runs and figures of parity rely on.
+    /// Masks of earlier builds. Resumed runs and parity results depend on them.
     #[test]
     fn keys_below_16_bits_are_those_of_earlier_builds() {
         let key = DropoutKey { seed: 7, step: 3, micro_batch: 0xffff };

@@ -1,7 +1,8 @@
 //! One decoder block: attention and gated MLP, each with an RMSNorm before it and a residual connection.
 //!
-//! Responsible for: the computation of a Llama block, and of a Gemma block, which adds norms after both halves.
-//! Must not depend on: families, files, quantisation. A block that computes something else is a new file, not a flag here.
+//! Responsible for: the computation of a Llama block, and of a Gemma block, which has additional norms after both
+//! halves.
+//! Must not depend on: families, files, quantization. A block with another computation is a new file, not a flag here.
 
 use burn::tensor::Tensor;
 use tonfall_kernels::{Activation, AttentionLayout, Rematerialized, RopeTable};
@@ -9,11 +10,11 @@ use tonfall_kernels::{Activation, AttentionLayout, Rematerialized, RopeTable};
 use super::forward_pass::{ForwardPass, LayerCache};
 use super::linear::{Linear, Vector};
 
-/// Root-mean-square norm (Zhang & Sennrich 2019) with a weight.
+/// RMSNorm (Zhang & Sennrich 2019) with a weight.
 #[derive(Clone, Debug)]
 pub(super) struct Norm {
     pub weight: Vector,
-    /// Added to a trained weight before use; a frozen weight includes it already.
+    /// Added to a trained weight before use. A frozen weight already includes it.
     pub offset: f32,
     pub epsilon: f64,
 }
@@ -24,7 +25,7 @@ impl Norm {
         tonfall_kernels::rms_norm(x, self.gamma(pass), self.epsilon)
     }
 
-    /// The same for adapters, `[tokens, n]`.
+    /// The norm as an input of adapters, `[tokens, n]`: recomputed in the backward pass if the pass demands it.
     fn rematerialized(&self, x: Tensor<2>, pass: &ForwardPass<'_>) -> Rematerialized {
         match pass.rematerialize {
             true => Rematerialized::rms_norm(x, self.gamma(pass), self.epsilon),
@@ -81,7 +82,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, queries also attend to the keys and values of earlier tokens.
+    /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, queries also attend to keys and values of earlier tokens.
     pub(super) fn forward(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let x = self.attend(x, pass, cache);
         let y = self.down.forward(self.gated(x.clone(), pass), pass);
@@ -91,8 +92,8 @@ impl Layer {
         }
     }
 
-    /// A zero from which `backward()` starts with `gradient` as the gradient of the block's output. The output itself is
-    /// not computed, which saves the block's last product where no norm needs it.
+    /// A zero. Its `backward()` starts with `gradient` as the gradient of the block's output. The output itself is not
+    /// computed. This saves the block's last matrix product unless a norm needs it.
     pub(super) fn with_cotangent(&self, x: Tensor<2>, gradient: Tensor<2>, pass: &ForwardPass<'_>) -> Tensor<1> {
         let x = self.attend(x, pass, None);
         let gated = self.gated(x.clone(), pass);

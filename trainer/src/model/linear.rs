@@ -1,7 +1,7 @@
 //! A linear layer: a frozen or trainable weight, an optional bias, an optional LoRA adapter.
 //!
-//! Responsible for: choosing the operation by whether the weight is frozen, trained or has an adapter.
-//! Must not depend on: where weights come from, or how the layer is used.
+//! Responsible for: choosing the operation for a weight that is frozen, trained or has an adapter.
+//! Must not depend on: the source of weights, the use of the layer.
 
 use burn::tensor::{DType, Tensor};
 use tonfall_kernels::{Adapter, Dropout, FrozenMatrix, HeadWeight, Rematerialized};
@@ -64,7 +64,7 @@ impl Vector {
     }
 }
 
-/// The adapter of one linear layer: `s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>).
+/// The adapter of a linear layer: `s·(drop(x)·Aᵀ)·Bᵀ` (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoraSite {
     /// `[r, in_features]`
@@ -74,7 +74,7 @@ pub(crate) struct LoraSite {
     /// `alpha / r`, or `alpha / √r` with rsLoRA.
     pub scale: f32,
     pub dropout: f32,
-    /// Index of this linear layer in the model; part of the key of its dropout mask.
+    /// Index of the linear layer in the model; part of the key of its dropout mask.
     pub site: u32,
 }
 
@@ -96,8 +96,8 @@ impl Linear {
         }
     }
 
-    /// A zero from which `backward()` starts with `gradient` as the gradient of the output, `[tokens, out_features]`, which
-    /// is computed only where the backward pass needs it.
+    /// A zero. Its `backward()` starts with `gradient` as the gradient of the output, `[tokens, out_features]`. The
+    /// output is computed only if the backward pass needs it.
     pub(crate) fn with_cotangent(
         &self,
         x: impl Into<Rematerialized>,

@@ -1,6 +1,6 @@
-//! From the weights of a base model to a decoder on a device.
+//! Loading the weights of a base model into a decoder on a device.
 //!
-//! Responsible for: the place of each tensor in the decoder, and the number format in which it is stored.
+//! Responsible for: the place of each tensor in the decoder, and its storage format.
 //! Must not depend on: file formats (that is `tonfall_adapters`), training.
 
 use std::borrow::Cow;
@@ -24,7 +24,7 @@ use crate::params::ParamStore;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadOptions {
     pub quantization: Quantization,
-    /// Whether every weight is trained (`adapter.kind = "full"`); stored as f32 then.
+    /// Whether every weight is trained (`adapter.kind = "full"`); such weights are stored in f32.
     pub trainable: bool,
 }
 
@@ -33,13 +33,13 @@ pub(crate) struct Loader<'a> {
     pub base: &'a BaseModel,
     pub options: LoadOptions,
     pub compute: &'a Compute,
-    /// Receives the number of blocks loaded and of all blocks.
+    /// Receives the number of loaded blocks and of all blocks.
     pub progress: &'a mut dyn FnMut(u64, u64),
 }
 
 impl Loader<'_> {
     /// # Errors
-    /// When a weight can't be read from its file, or holds a value that is not finite.
+    /// If a weight can't be read from its file, or contains a value that is not finite.
     pub(crate) fn load(self) -> Result<Decoder, TrainError> {
         let Self { base, options, compute, progress } = self;
         let description = base.description().clone();
@@ -76,20 +76,20 @@ impl Loader<'_> {
 /// Name of the token embeddings.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// The use of a matrix. Embeddings and the head keep the precision of their file; only linear layers are quantised to NF4.
+/// The use of a matrix. Only linear layers are quantized to NF4; embeddings and head keep the format of their file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Table,
     Linear,
 }
 
-/// Values that a thread converts to NF4 at a time: whole blocks of every format.
+/// Values that a thread converts to NF4 at a time; a multiple of the block length of every format.
 pub(crate) const NF4_PIECE: usize = 1 << 20;
 
-/// Values that a thread searches for NaN and infinities at a time: whole blocks of every format.
+/// Values that a thread checks for NaN and infinities at a time; a multiple of the block length of every format.
 const FINITE_PIECE: usize = 1 << 18;
 
-/// A tensor in the format in which it is stored on the device.
+/// A tensor in its storage format.
 struct Prepared {
     bytes: Vec<u8>,
     format: Format,
@@ -134,7 +134,7 @@ impl Source<'_> {
             wanted.then(|| Ok::<_, TrainError>((norm(first)?, norm(second)?))).transpose()
         };
         let qk_norm = pair(description.qk_norm, ["self_attn.q_norm", "self_attn.k_norm"])?;
-        // The norm before the MLP has another name in models with norms after both halves.
+        // In models with norms after both halves, the norm before the MLP has another name.
         let after = ["post_attention_layernorm", "post_feedforward_layernorm"];
         let output_norms = pair(description.output_norms, after)?;
         let before = if description.output_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
@@ -176,7 +176,7 @@ impl Source<'_> {
         Ok(HostTable::new(bytes, format, rows, cols, self.device))
     }
 
-    /// A norm. Its weight is that of the file, plus 1 in families that store it as an offset from 1.
+    /// A norm. Its weight is the weight in the file, plus 1 in families that store the weight minus 1.
     fn norm(&mut self, name: &str, description: &ModelDescription) -> Result<Norm, TrainError> {
         let offset = if description.unit_offset { 1.0 } else { 0.0 };
         let frozen_offset = if self.options.trainable { 0.0 } else { offset };
@@ -198,7 +198,7 @@ impl Source<'_> {
         })
     }
 
-    /// Reads a matrix and converts it to the format in which it is stored.
+    /// Reads a matrix and converts it to its storage format.
     fn prepare(&self, name: &str, role: Role) -> Result<Prepared, TrainError> {
         let weight = self.weight(name)?;
         let (rows, cols) = (weight.rows, weight.cols);
@@ -211,7 +211,7 @@ impl Source<'_> {
         Ok(Prepared { bytes, format: target, rows, cols })
     }
 
-    /// A weight of the base, all of whose values are finite.
+    /// A weight of the base. Fails if a value is not finite.
     fn weight(&self, name: &str) -> Result<Weight<'_>, TrainError> {
         let weight = self.base.weight(name)?;
         let Some(at) = non_finite(&weight) else { return Ok(weight) };
@@ -242,8 +242,8 @@ impl Source<'_> {
     }
 }
 
-/// The format in which a matrix is stored on the device. Dense formats stay as they are in the file. A quantised matrix that
-/// has to be dense becomes f32, since no smaller dense type represents all of its values.
+/// The storage format of a matrix on the device. Dense formats are unchanged. A quantized matrix that must be dense
+/// becomes f32, because no smaller dense type represents all of its values.
 pub(crate) fn kept_format(file: Format, role: Role, options: LoadOptions) -> Format {
     let dense = matches!(file, Format::F32 | Format::F16 | Format::Bf16);
     match (options.trainable, options.quantization, role) {
@@ -255,7 +255,7 @@ pub(crate) fn kept_format(file: Format, role: Role, options: LoadOptions) -> For
     }
 }
 
-/// The first element of a weight that is NaN or infinite, searched by all threads.
+/// The index of the first NaN or infinite element of a weight. All threads search.
 fn non_finite(weight: &Weight<'_>) -> Option<usize> {
     let (format, bytes) = (weight.format, &weight.bytes[..]);
     if format == Format::Nf4 {
@@ -269,7 +269,7 @@ fn non_finite(weight: &Weight<'_>) -> Option<usize> {
     })
 }
 
-/// A weight quantised to NF4, in pieces on all threads.
+/// A weight quantized to NF4, in pieces on all threads.
 fn nf4(weight: &Weight<'_>) -> Vec<u8> {
     let (rows, cols) = (weight.rows, weight.cols);
     let len = rows * cols;

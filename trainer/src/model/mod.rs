@@ -1,7 +1,7 @@
 //! The decoder: one architecture, described by data.
 //!
 //! Responsible for: weights on a device and the forward pass.
-//! Must not depend on: optimisation, runs, data sets.
+//! Must not depend on: optimization, runs, datasets.
 
 mod decoder;
 mod embedding;

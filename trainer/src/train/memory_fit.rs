@@ -1,9 +1,9 @@
 //! Keeping a run within the available memory.
 //!
-//! Responsible for: comparing the memory that a step needs with what is available, continuing with smaller micro-batches
-//! or recomputation, and logging it. The result of a step stays the same up to rounding: it has the same sequences, and
-//! gradients are weighted by tokens, whatever the size of micro-batches.
-//! Must not depend on: how memory is predicted (that is [`crate::estimate`]).
+//! Responsible for: comparing the memory that a step needs with the available memory, continuing with smaller
+//! micro-batches or recomputation, and logging the change. The result of a step stays the same up to rounding: the step
+//! has the same sequences, and gradients are weighted by tokens for any micro-batch size.
+//! Must not depend on: the prediction of memory (that is [`crate::estimate`]).
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::estimate::Choice;
 use crate::micro_batch::Activations;
 
 impl Run<'_> {
-    /// Makes sure, before a step, that it fits into the memory available now. On the CPU, a failed allocation would end the
+    /// Checks before a step that it fits the memory available now. On the CPU, a failed allocation would end the
     /// process.
     pub(super) fn stay_within_memory(&mut self) -> Result<(), TrainError> {
         self.choice.limit = self.workload.limit((self.job.memory)());
@@ -41,7 +41,7 @@ impl Run<'_> {
         self.continue_with(choice, &why)
     }
 
-    /// Continues with less memory, after an allocation on the device failed.
+    /// Continues with less memory after a failed allocation on the device.
     pub(super) fn shrink(&mut self, why: &str) -> Result<(), TrainError> {
         self.job.compute.device.memory_cleanup();
         match self.workload.smaller(&self.choice) {
@@ -58,7 +58,7 @@ impl Run<'_> {
         self.log_memory(Some(format!("memory is short before step {}: {why}; {now}", self.state.step + 1)))
     }
 
-    /// How the run differs from its plan in order to fit into memory.
+    /// The differences between run and plan that were made to fit memory.
     pub(super) fn difference_from_plan(&self) -> Option<String> {
         let training = &self.job.plan.training;
         let mut differences = Vec::new();
@@ -81,7 +81,7 @@ impl Run<'_> {
         (!differences.is_empty()).then(|| differences.join("; "))
     }
 
-    /// Micro-batches of an optimizer step.
+    /// Micro-batches per optimizer step.
     fn micro_batches(&self) -> usize {
         let training = &self.job.plan.training;
         (training.micro_batch_size * training.gradient_accumulation_steps).div_ceil(self.choice.micro_batch_size)

@@ -1,7 +1,7 @@
 //! The results of a run.
 //!
-//! Responsible for: evaluations, checkpoints and exports of a run, and their events.
-//! Must not depend on: when each of them is due.
+//! Responsible for: a run's evaluations, checkpoints and exports, and their events.
+//! Must not depend on: when they are due.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -20,11 +20,11 @@ use crate::error::TrainError;
 use crate::evaluate::{self, EvalReport};
 use crate::lora;
 
-/// Largest file of a saved model.
+/// Maximum size of one file of a saved model.
 const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 impl Run<'_> {
-    /// Measures the loss on the eval split; with `generations` the held-out prompts as well.
+    /// Measures the loss on the eval split and, if `generations`, the held-out prompts.
     pub(super) fn evaluate(&mut self, generations: bool) -> Result<EvalReport, TrainError> {
         if self.job.record.is_none() {
             return Ok(EvalReport::default());
@@ -67,7 +67,7 @@ impl Run<'_> {
         Ok(report)
     }
 
-    /// Writes a checkpoint of this step, unless there is one already.
+    /// Writes a checkpoint of this step, unless it exists.
     pub(super) fn save(&mut self) -> Result<(), TrainError> {
         let step = self.state.step;
         if self.saved_step == Some(step) {
@@ -92,7 +92,7 @@ impl Run<'_> {
         self.state.best.is_some_and(|(_, best)| best == self.state.step)
     }
 
-    /// Points `best` at the checkpoint of this step, when an evaluation after it was the best.
+    /// Sets `best` to the checkpoint of this step, if an evaluation after the checkpoint was the best.
     pub(super) fn mark_best(&self) -> Result<(), TrainError> {
         match &self.job.record {
             Some(record) if self.is_best() && self.saved_step == Some(self.state.step) => {
@@ -102,7 +102,7 @@ impl Run<'_> {
         }
     }
 
-    /// Writes the exports that the plan asks for, and reads them back.
+    /// Writes the exports of the plan, and reads them back.
     pub(super) fn export(
         &mut self,
         notices: &mut Vec<String>,

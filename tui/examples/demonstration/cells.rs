@@ -1,6 +1,6 @@
 //! Frames as pixels.
 //!
-//! Responsible for: drawing the cells of a frame, with lines and dots of its own and letters of the Hack font.
+//! Responsible for: drawing the cells of a frame. Lines and dots are drawn here; letters are from the Hack font.
 //! Must not depend on: runs, files.
 
 use std::collections::HashMap;
@@ -11,20 +11,20 @@ use ratatui::style::{Color, Modifier};
 
 type Rgb = [u8; 3];
 
-/// Pixels of a cell.
+/// Width and height of a cell in pixels.
 const CELL: (u32, u32) = (9, 18);
 const FOREGROUND: Rgb = [212, 212, 212];
 const BACKGROUND: Rgb = [24, 26, 31];
-/// Where letters stand, from the top of a cell.
+/// Position of the baseline, in pixels from the top of a cell.
 const BASELINE: f32 = 13.5;
-/// Steps between foreground and background, so that all colours fit into a palette.
+/// Number of shades between foreground and background. It is small, so that all colours fit in a palette.
 const SHADES: f32 = 6.0;
 /// Half the side of a braille dot.
 const DOT: f32 = 1.1;
-/// Share of the foreground in what is dim.
+/// Fraction of the foreground colour in dim text.
 const DIM: f32 = 0.6;
 
-/// Draws frames of one size in the colours of one palette.
+/// Draws frames of one size with one palette.
 pub(crate) struct Canvas {
     size: (u16, u16),
     font: FontRef<'static>,
@@ -33,7 +33,7 @@ pub(crate) struct Canvas {
     palette: Vec<u8>,
 }
 
-/// How much of each pixel of a cell is covered.
+/// The covered fraction of each pixel of a cell.
 type Coverage = [[f32; CELL.0 as usize]; CELL.1 as usize];
 
 impl Canvas {
@@ -54,7 +54,7 @@ impl Canvas {
         self.palette.clone()
     }
 
-    /// The pixels of a frame, as numbers of colours.
+    /// The pixels of a frame, as indices into the palette.
     pub(crate) fn draw(&mut self, frame: &Buffer) -> Vec<u8> {
         let (width, height) = self.pixels();
         let mut picture = vec![0; (width * height) as usize];
@@ -125,7 +125,7 @@ impl Canvas {
 
 fn braille(char: char, covered: &mut Coverage) {
     let bits = u32::from(char) - 0x2800;
-    // Left column, then right column, then the fourth row.
+    // The dots in the order of their bits: left column, right column, fourth row.
     let places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3)];
     for (bit, (x, y)) in places.into_iter().enumerate() {
         if bits >> bit & 1 == 1 {
@@ -135,7 +135,7 @@ fn braille(char: char, covered: &mut Coverage) {
     }
 }
 
-/// Covers what lies between two corners; pixels at the edge by their share.
+/// Covers a rectangle between two corners. Pixels at its edge are covered in part.
 fn rectangle(covered: &mut Coverage, from: (f32, f32), to: (f32, f32)) {
     let overlap = |at: usize, from: f32, to: f32| (to.min(at as f32 + 1.0) - from.max(at as f32)).max(0.0);
     for (y, line) in covered.iter_mut().enumerate() {

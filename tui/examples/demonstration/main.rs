@@ -1,5 +1,5 @@
-//! `demonstration RUN FILE.png`: plays the event log of a run back on the dashboard, as an animated PNG.
-//! `docs/demonstration` makes the picture of the README with it.
+//! `demonstration RUN FILE.png`: replays the event log of a run on the dashboard, as an animated PNG.
+//! `docs/demonstration` uses it for the image in the README.
 #![expect(clippy::disallowed_methods, reason = "a picture and a copy of a log can be made again")]
 
 mod cells;
@@ -15,7 +15,7 @@ use tonfall_tui::{Depth, Look, Still, Symbols, Watch};
 use crate::cells::Canvas;
 
 const SIZE: (u16, u16) = (124, 46);
-/// Number of frames of the running run, followed by one of the finished run.
+/// Number of frames of the live run. One frame of the finished run follows.
 const FRAMES: usize = 14;
 /// Seconds per frame, and of the last frame.
 const SECONDS: u16 = 1;
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let steps = EventReader::read_all(&run.events())?;
     let steps = steps.iter().filter(|event| matches!(event.kind, EventKind::Step { .. })).count();
 
-    // A copy whose log grows and whose lock is held, as if the trainer was running.
+    // A copy of the run. Its log grows and its lock is held, as in a live run.
     let directory = tempfile::tempdir()?;
     let copy = directory.path().join(run.id());
     fs::create_dir(&copy)?;
@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(write(out, &canvas, &pictures)?)
 }
 
-/// Lines up to the step of this number.
+/// Number of lines up to the end of step `number`.
 fn behind_step(lines: &[&str], number: usize) -> usize {
     let is_step = |line: &&str| line.contains(r#""kind":"step""#);
     lines.iter().enumerate().filter(|(_, line)| is_step(line)).nth(number - 1).map_or(lines.len(), |(at, _)| at + 1)
@@ -64,7 +64,8 @@ fn frame_of(run: &RunDir) -> ratatui::buffer::Buffer {
     Still::read(&what).frame(SIZE.0, SIZE.1)
 }
 
-/// Every frame but the first contains only the rows that changed. A viewer without animation shows the last frame.
+/// Writes an animated PNG. Every frame but the first contains only the rows that changed. A viewer without animation
+/// shows the last frame.
 fn write(path: &Path, canvas: &Canvas, pictures: &[Vec<u8>]) -> Result<(), png::EncodingError> {
     let (width, height) = canvas.pixels();
     let mut encoder = Encoder::new(File::create(path)?, width, height);

@@ -7,7 +7,7 @@
 use super::scale::Scale;
 use crate::theme::Symbols;
 
-/// A value, or the range of several values, at a position. A value that isn't finite is a gap.
+/// A value, or the range of several values, at a position. A non-finite value is a gap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
     pub(crate) x: f64,
@@ -23,11 +23,11 @@ pub(super) struct Column {
     pub(super) high: f64,
     pub(super) first: f64,
     pub(super) last: f64,
-    /// There is a gap before this column.
+    /// Whether there is a gap before this column.
     pub(super) after_gap: bool,
 }
 
-/// The columns that points fall into. `points` are in the order of their `x`.
+/// Reduces points to columns. `points` are sorted by `x`.
 pub(super) fn columns(points: &[Point], scale: &Scale, width: u16) -> Vec<Column> {
     let mut columns: Vec<Column> = Vec::with_capacity(usize::from(width));
     let mut gap = true;
@@ -74,12 +74,12 @@ struct Cell {
 }
 
 impl Grid {
-    /// An empty grid of so many characters.
+    /// An empty grid of `width` × `height` characters.
     pub(super) fn new(width: u16, height: u16, symbols: Symbols) -> Self {
         Self { width, height, symbols, cells: vec![Cell::default(); usize::from(width) * usize::from(height)] }
     }
 
-    /// Dots in a character.
+    /// Dots per character, across and down.
     fn fine(&self) -> (u16, u16) {
         match self.symbols {
             Symbols::Braille => (2, 4),
@@ -88,7 +88,7 @@ impl Grid {
         }
     }
 
-    /// Dots across and down.
+    /// Dots of the grid, across and down.
     pub(super) fn dots(&self) -> (u16, u16) {
         let (across, down) = self.fine();
         (self.width.saturating_mul(across), self.height.saturating_mul(down))
@@ -101,7 +101,8 @@ impl Grid {
             return;
         }
         let bit = match self.symbols {
-            // The bits of U+2800: the first three rows left, then right, then the fourth row.
+            // Bit numbers in U+2800: the first three rows of the left column, then of the right column, then the fourth
+            // row.
             Symbols::Braille => [[0, 3], [1, 4], [2, 5], [6, 7]][usize::from(y % 4)][usize::from(x % 2)],
             Symbols::Block | Symbols::Ascii => y % down,
         };
@@ -115,7 +116,7 @@ impl Grid {
         }
     }
 
-    /// A line of dots with both its ends (Bresenham 1965).
+    /// A line of dots, including both ends (Bresenham 1965).
     pub(super) fn line(&mut self, from: (i32, i32), to: (i32, i32), layer: u8) {
         let (mut x, mut y) = from;
         let (across, down) = ((to.0 - x).abs(), -(to.1 - y).abs());
@@ -138,7 +139,7 @@ impl Grid {
         }
     }
 
-    /// Characters with dots: column, row, what to draw (`None`: the curve's own ASCII character), layer.
+    /// Characters with dots: column, row, character to draw (`None`: the curve's own ASCII character), layer.
     pub(super) fn glyphs(&self) -> impl Iterator<Item = (u16, u16, Option<char>, u8)> {
         let width = usize::from(self.width.max(1));
         self.cells.iter().enumerate().filter(|(_, cell)| cell.dots != 0).map(move |(index, cell)| {
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_diagonal_in_three_alphabets() {
+    fn a_diagonal_in_braille_blocks_and_ascii() {
         let drawn = |symbols| {
             let mut grid = Grid::new(4, 2, symbols);
             let (width, height) = grid.dots();

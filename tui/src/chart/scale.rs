@@ -5,12 +5,12 @@
 
 use tonfall_runs::numbers::{duration, measure, short};
 
-/// Larger values count as infinite, because differences of them may overflow.
+/// Larger values count as infinite, because their differences may overflow.
 const LARGEST: f64 = 1e30;
 /// Smaller ranges count as constant.
 const FLAT: f64 = 1e-12;
 
-/// Height of an axis from zero, relative to its maximum value.
+/// Height of an axis that starts at zero, relative to its maximum value.
 const ROOM: f64 = 1.2;
 
 /// Format of the labels.
@@ -39,8 +39,8 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// An axis over a range. An empty range is widened, an unusable range is replaced by 0 to 1. A logarithmic axis
-    /// needs positive values and is linear without them.
+    /// An axis over a range. An empty range is widened; an unusable range is replaced with 0 to 1. A logarithmic axis
+    /// without positive values becomes linear.
     pub(crate) fn new(low: f64, high: f64, log: bool, labels: Labels) -> Self {
         let usable =
             low.is_finite() && high.is_finite() && low.abs() <= LARGEST && high.abs() <= LARGEST && low <= high;
@@ -56,7 +56,7 @@ impl Scale {
         Self { low, high, log, labels }
     }
 
-    /// The same axis starting at zero, with some space above, if all values are positive and it is linear.
+    /// The same axis starting at zero, with some space above, if it is linear and all values are positive.
     pub(crate) fn down_to_zero(self) -> Self {
         if self.log || self.low < 0.0 { self } else { Self { low: 0.0, high: self.high * ROOM, ..self } }
     }
@@ -95,7 +95,7 @@ impl Scale {
             true => self.decades(count, decades),
             false => {
                 let values = self.round_values(count);
-                // A single value has no distance.
+                // With fewer than two values there is no distance between labels.
                 if values.len() < 2 { self.round_values(2 * count) } else { values }
             }
         };
@@ -125,7 +125,7 @@ impl Scale {
             return Vec::new();
         }
         let first = (self.low / step).ceil();
-        // Far from zero the step may be lost in rounding.
+        // Far from zero, rounding may make the step zero.
         let all = (0..=2 * count as i32 + 2).map(|index| (first + f64::from(index)) * step);
         all.take_while(|value| *value <= self.high + step * 1e-9).collect()
     }
@@ -143,7 +143,7 @@ impl Scale {
             return rough.log2().ceil().exp2();
         }
         let step = round_up(rough);
-        // Steps and tokens are whole numbers.
+        // Steps and tokens are integers.
         if self.labels == Labels::Count && self.high >= 2.0 { step.max(1.0) } else { step }
     }
 }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_place_gets_none() {
+    fn values_off_the_axis_have_no_position() {
         let log = Scale::new(0.1, 10.0, true, Labels::Measure);
         assert!(log.position(1.0).is_some_and(|position| (position - 0.5).abs() < 1e-12));
         assert_eq!([0.0, -1.0, f64::NAN, f64::INFINITY].map(|value| log.position(value)), [None; 4]);
@@ -197,7 +197,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
         #[test]
-        fn any_range_has_places_and_few_labels(
+        fn any_range_has_positions_and_few_labels(
             low in proptest::num::f64::ANY,
             high in proptest::num::f64::ANY,
             value in proptest::num::f64::ANY,

@@ -1,4 +1,4 @@
-//! Frames as they are drawn, kept as snapshots, and what keys do to them.
+//! Frames compared with snapshots, and the effect of keys on frames.
 
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
@@ -12,12 +12,12 @@ use crate::theme::{Depth, Look, Symbols};
 use crate::update::{Message, update};
 use crate::watch::{draw, text};
 
-/// A line, the smallest size of the design, one with charts, one with the table.
+/// Layouts: one line, the smallest with panels, with charts, with the table of runs.
 const SIZES: [(u16, u16); 4] = [(50, 4), (80, 24), (120, 40), (200, 50)];
 const COLOURED: Look = Look { depth: Depth::Rgb, light: false, symbols: Symbols::Braille };
 const MONO: Look = Look { depth: Depth::Mono, light: false, symbols: Symbols::Ascii };
 
-/// How the characters of a line look: `3 plain, 5 fg=…`.
+/// The style of each character of a line, run-length encoded: `3 plain, 5 fg=…`.
 fn styles(buffer: &Buffer) -> String {
     let style = |cell: &Cell| {
         let mut words = Vec::new();
@@ -58,7 +58,7 @@ fn every_state_in_every_size() {
 }
 
 #[test]
-fn colours_and_their_absence() {
+fn frames_with_and_without_colours() {
     for size @ (width, height) in SIZES {
         insta::assert_snapshot!(format!("colour_{width}x{height}_styles"), of_all_states(COLOURED, size, styles));
         insta::assert_snapshot!(format!("mono_{width}x{height}_styles"), of_all_states(MONO, size, styles));
@@ -110,7 +110,7 @@ fn a_stop_has_to_be_typed() {
 }
 
 #[test]
-fn a_zoom_can_be_left_and_a_filter_keeps_a_run_in_sight() {
+fn zoom_can_be_reset_and_the_filter_selects_a_visible_run() {
     let mut app = app(COLOURED, Status::Running);
     update(&mut app, Message::Resize(200, 50));
     press(&mut app, "+++hh");
@@ -146,7 +146,7 @@ fn a_click_shows_a_run_and_the_wheel_zooms() {
     let mut app = app(COLOURED, Status::Running);
     update(&mut app, Message::Resize(200, 50));
     let mouse = |kind, column, row| Message::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE });
-    // The table stands at the left: frame, head, the newest run, the one before.
+    // The table is on the left: border, header, the newest run, the run before it.
     update(&mut app, mouse(MouseEventKind::Down(MouseButton::Left), 5, 4));
     assert_eq!(app.selected, 1);
     update(&mut app, mouse(MouseEventKind::ScrollUp, 100, 8));
@@ -154,7 +154,7 @@ fn a_click_shows_a_run_and_the_wheel_zooms() {
 }
 
 #[test]
-fn a_killed_run_has_no_eta_and_says_so() {
+fn a_killed_run_is_shown_as_interrupted_without_eta() {
     let mut app = app(COLOURED, Status::Running);
     assert!(app.eta().is_some());
     update(&mut app, Message::News(0, News::Held { held: false, stop_requested: false }));
@@ -164,7 +164,7 @@ fn a_killed_run_has_no_eta_and_says_so() {
 }
 
 #[test]
-fn a_later_attempt_takes_back_what_is_behind_it() {
+fn a_later_attempt_removes_superseded_steps() {
     let mut app = app(COLOURED, Status::Interrupted);
     let mut events = super::stories::story(Status::Running).events;
     events.truncate(1);
@@ -179,7 +179,7 @@ fn a_later_attempt_takes_back_what_is_behind_it() {
 }
 
 #[test]
-fn a_frozen_screen_stands_still() {
+fn a_frozen_screen_does_not_change() {
     let mut app = app(COLOURED, Status::Running);
     update(&mut app, Message::Resize(120, 24));
     press(&mut app, "p");
@@ -194,7 +194,7 @@ fn a_frozen_screen_stands_still() {
 }
 
 #[test]
-fn long_events_are_read_to_their_ends() {
+fn long_events_can_be_scrolled_to_their_end() {
     let mut app = app(COLOURED, Status::Running);
     let words: Vec<String> = (0..40).map(|word| format!("word{word}")).collect();
     let kind = tonfall_runs::EventKind::Notice { message: words.join(" ") };

@@ -1,4 +1,4 @@
-//! Any size, any bytes, any keys: frames, and no panic.
+//! Any terminal size, any bytes in a log and any keys make frames without a panic.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ use crate::theme::{Depth, Look, Symbols};
 use crate::update::{Message, update};
 use crate::watch::draw;
 
-/// A number as a damaged or foreign log may hold it.
+/// A number as it may occur in a damaged or foreign log.
 fn number() -> impl Strategy<Value = String> {
     const ODD: &[&str] =
         &["null", "-1", "0", "1e308", "-1e308", "1e-320", "18446744073709551615", "1e400", "\"NaN\"", "\"inf\"", "[]"];
@@ -27,7 +27,7 @@ fn number() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A line of a log with its numbers replaced.
+/// A line of a log with other numbers.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let lines: Vec<String> = Status::ALL
         .into_iter()
@@ -113,7 +113,7 @@ proptest! {
         update(&mut app, Message::News(0, News::Events(events)));
         let draws = |app: &App| {
             let frame = draw(app, width, height);
-            // Text of a log must not reach the terminal as a command.
+            // Text from a log must not reach the terminal as an escape sequence.
             assert!(frame.content.iter().all(|cell| !cell.symbol().contains(is_unsafe)));
         };
         draws(&app);

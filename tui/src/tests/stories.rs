@@ -1,4 +1,4 @@
-//! Event logs that are made up: one for each state that a run can be in.
+//! Invented event logs: one for each state of a run.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) struct Story {
     pub(super) held: bool,
 }
 
-/// A log under construction.
+/// Builds a log.
 #[derive(Default)]
 struct Teller {
     events: Vec<Event>,
@@ -77,7 +77,7 @@ impl Teller {
     fn steps(&mut self, until: u64) {
         for step in 1..=until {
             let x = step as f64;
-            // Falls, with a ripple that looks like noise and is the same everywhere.
+            // A falling loss with a deterministic ripple instead of noise.
             let ripple = 0.12 * ((step * 7_919) % 101) as f64 / 101.0;
             self.tell(EventKind::Step {
                 step,
@@ -107,7 +107,7 @@ impl Teller {
     }
 }
 
-/// A run that is in this state.
+/// A run in state `status`.
 pub(super) fn story(status: Status) -> Story {
     let mut teller = Teller::default();
     match status {
@@ -164,7 +164,7 @@ pub(super) fn story(status: Status) -> Story {
     Story { events: teller.events, held: status.is_alive() && status != Status::Waiting }
 }
 
-/// A dashboard over one run, and an older one for the table.
+/// A dashboard with one run, and an older run in the table.
 pub(super) fn app(look: Look, status: Status) -> App {
     let mut app = App::new(look);
     let shown = [

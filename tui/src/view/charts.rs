@@ -62,7 +62,7 @@ pub(super) fn loss(app: &App, frame: &mut Frame<'_>, area: Rect) {
     }
 }
 
-/// Status of the run, or the reason of its end, if there is no curve.
+/// The status of the run, or the reason of its end, if it has no curve.
 fn waiting(app: &App, run: &Run, frame: &mut Frame<'_>, area: Rect) {
     let status = run.status();
     let nothing = match status {
@@ -132,7 +132,7 @@ pub(super) fn metric(app: &App, panel: Panel, frame: &mut Frame<'_>, area: Rect)
     frame.render_widget(Chart { x, y, curves, marks: Vec::new(), look: app.look }, inner);
 }
 
-/// The runs whose curves are drawn, if their history was read.
+/// The runs whose curves are drawn, if their histories were read.
 fn followed(app: &App) -> Vec<(&Run, &RunData)> {
     let runs = app.compared().into_iter().filter_map(|run| app.runs.get(run));
     runs.filter_map(|run| Some((run, run.data.as_deref()?))).collect()
@@ -162,7 +162,7 @@ fn title(app: &App, runs: &[(&Run, &RunData)], width: u16) -> Line<'static> {
         }
         spans.push(Span::styled(format!("  eval {}", app.look.symbol("◆", "E")), style(Role::Eval)));
     } else {
-        // Frame and title need space too, and names are more important than notes.
+        // Border and title need space too, and names are more important than notes.
         let each = usize::from(width).saturating_sub(8) / runs.len();
         for (number, (run, _)) in runs.iter().enumerate() {
             let name = fitted(&run.id, each.saturating_sub(4), app.look);
@@ -192,7 +192,7 @@ fn title(app: &App, runs: &[(&Run, &RunData)], width: u16) -> Line<'static> {
     Line::from(spans)
 }
 
-/// The visible part of the range from 0 to the newest point of all runs.
+/// The horizontal axis: the visible part of the range from 0 to the newest point of all runs.
 fn horizontal(app: &App, runs: &[(&Run, &RunData)]) -> Scale {
     let axis = app.plot.axis;
     let ends = runs.iter().flat_map(|(_, data)| {
@@ -231,7 +231,7 @@ fn visible<'a, const N: usize>(series: &'a Series<N>, axis: Axis, x: &Scale) -> 
     &buckets[start.min(end)..end]
 }
 
-/// Bounds of all curves.
+/// The vertical axis: the bounds of all curves.
 fn vertical(app: &App, curves: &[Curve], marks: &[Marks], labels: Labels) -> Scale {
     let log = app.plot.log;
     let usable = |value: &f64| value.is_finite() && value.abs() < 1e30 && !(log && *value <= 0.0);

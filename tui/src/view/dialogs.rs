@@ -50,7 +50,7 @@ pub(super) fn foot(app: &App, width: u16) -> Line<'static> {
     line
 }
 
-/// The footer of a terminal that has one line.
+/// The footer of a one-line terminal.
 pub(super) fn or_line(app: &App) -> Line<'static> {
     match &app.mode {
         Mode::Stop { typed, .. } => Line::from(format!("type {STOP_WORD} and Enter: {typed}")),

@@ -1,7 +1,7 @@
 //! Panels with numbers.
 //!
-//! Responsible for: "now" (the latest step, evaluation, memory, speed, how the run ended) and "data" (examples,
-//! lengths, packing, the gate's verdict).
+//! Responsible for: "now" (the newest step, evaluation, memory, speed, end of the run) and "data" (examples, lengths,
+//! packing, the gate's verdict).
 //! Must not depend on: charts, lists.
 
 use ratatui::Frame;
@@ -20,10 +20,10 @@ use crate::app::{App, Run};
 use crate::layout::Panel;
 use crate::theme::Role;
 
-/// Characters of the name before a value.
+/// Width of the name before a value, in characters.
 const NAME: usize = 8;
 
-/// Rows of names and values. Long values continue on the next line.
+/// Rows of names and values. Long values are wrapped.
 struct Rows<'a> {
     app: &'a App,
     room: usize,
@@ -122,7 +122,7 @@ fn memory(run: &Run, rows: &mut Rows<'_>) {
     }
 }
 
-/// Verdict of the gate, end of the run, and how to continue.
+/// Verdict of the gate, end of the run, and a hint how to continue.
 fn end(run: &Run, rows: &mut Rows<'_>) {
     verdict(run, rows);
     if let Some(name) = &run.summary.published {
@@ -144,7 +144,7 @@ fn verdict(run: &Run, rows: &mut Rows<'_>) {
     verdict.reasons.iter().for_each(|reason| rows.row("", reason));
 }
 
-/// Lines of the log that could not be read.
+/// Lines of the log that can't be read.
 fn reading(run: &Run, rows: &mut Rows<'_>) {
     if run.read.damaged > 0 {
         rows.styled("log", &format!("{} skipped", counted(run.read.damaged, "damaged line")), Role::Bad);

@@ -1,6 +1,6 @@
 //! Panels with lists.
 //!
-//! Responsible for: events, samples before and after with their terms marked, and the table of runs.
+//! Responsible for: events, samples before and after training with their terms marked, and the table of runs.
 //! Must not depend on: charts.
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ use crate::input::first_row;
 use crate::layout::Panel;
 use crate::theme::{Look, Role};
 
-/// Characters of the time before an event.
+/// Width of the time before an event, in characters.
 const TIME: usize = 6;
 
 pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
@@ -28,7 +28,7 @@ pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let (room, text_room) = (usize::from(inner.height), usize::from(inner.width).saturating_sub(TIME));
     let empty = VecDeque::new();
     let all = app.data().map_or(&empty, |data| &data.lines);
-    // The position counts from the newest event at the bottom. At the top the oldest events fill the panel.
+    // The position counts from the newest event, at the bottom. At the top end, the oldest events fill the panel.
     let first_page = fitting(all.iter(), text_room, room);
     let below = app.scroll[Panel::Events.index()].min(all.len() - first_page);
     let end = all.len() - below;
@@ -59,7 +59,7 @@ pub(super) fn events(app: &App, frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block(app, Panel::Events, title)), area);
 }
 
-/// How many complete events fit; at least one if there is any.
+/// Number of complete events that fit; at least one if there is an event.
 fn fitting<'a>(events: impl Iterator<Item = &'a Event>, width: usize, room: usize) -> usize {
     let mut used = 0;
     let fits = |event: &&Event| {
@@ -112,18 +112,18 @@ fn labelled(look: Look, label: &str, rest: Vec<Span<'static>>) -> Line<'static> 
     Line::from(spans)
 }
 
-/// Text on one line.
+/// Text in one line.
 fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A generation with its terms marked: expected terms underlined, forbidden terms struck out.
+/// A generation with its terms marked: expected terms are underlined, forbidden terms are struck out.
 fn marked(answer: &Answer, look: Look) -> Vec<Span<'static>> {
     let text = flat(&answer.text);
     let hits = answer.expected.iter().filter(|term| !answer.missing.contains(term)).map(|term| (term, Role::Hit));
     let violations = answer.violations.iter().map(|term| (term, Role::Violation));
     let (terms, roles): (Vec<&String>, Vec<Role>) = hits.chain(violations).unzip();
-    // As the evaluation counted them. The few terms of a prompt always fit into a matcher.
+    // Finds terms like the evaluation. The few terms of a prompt always fit in a matcher.
     let matcher = Matcher::new(terms.iter().map(|text| Term { text, language: None }), Case::Any);
     let (mut spans, mut done) = (Vec::new(), 0);
     for Hit { term, range, .. } in matcher.map(|matcher| matcher.hits(&text)).unwrap_or_default() {
@@ -143,7 +143,7 @@ pub(super) fn runs(app: &App, frame: &mut Frame<'_>, area: Rect) {
     let first = first_row(app, area);
     let room = usize::from(area.height.saturating_sub(3)).max(1);
     let width = usize::from(area.width.saturating_sub(2));
-    // Width of state, step, loss and eval; the name gets the rest.
+    // Widths of state, step, loss and eval. The name gets the remaining width.
     let name_width = width.saturating_sub(2 + 14 + 12 + 8 + 8).clamp(8, 40);
     let head = format!("  {:<name_width$} {:<13} {:>11} {:>7} {:>7}", "run", "state", "step", "loss", "best");
     let mut lines = vec![Line::styled(head, app.look.style(Role::Faint))];

@@ -1,6 +1,6 @@
 //! Drawing.
 //!
-//! Responsible for: drawing a frame from the state. Nothing is changed, read or measured here.
+//! Responsible for: drawing a frame from the state. This module changes, reads and measures nothing else.
 //! Must not depend on: the source of the state.
 
 mod charts;
@@ -73,7 +73,7 @@ fn framed<'a>(app: &App, role: Role, title: impl Into<Line<'a>>) -> Block<'a> {
         .title_style(Style::new())
 }
 
-/// Clears a centred rectangle of the given size, or smaller if the screen is smaller.
+/// Clears a centred rectangle of the given size, limited by the screen, and returns it.
 fn popup(frame: &mut Frame<'_>, area: Rect, width: u16, height: u16) -> Rect {
     let (width, height) = (width.min(area.width), height.min(area.height));
     let place = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };

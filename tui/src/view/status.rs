@@ -12,7 +12,7 @@ use super::words::fitted;
 use crate::app::{App, Run};
 use crate::theme::{Look, Role};
 
-/// Seconds, and steps, without an event after which a live run is reported as silent.
+/// A live run is reported as silent after this many seconds, and this many times its step time, without an event.
 const SILENCE_SECONDS: f64 = 30.0;
 const SILENCE_STEPS: f64 = 10.0;
 
@@ -101,7 +101,7 @@ pub(super) fn header(app: &App, width: u16) -> Line<'static> {
     line
 }
 
-/// The most important values on one line.
+/// The most important values in one line.
 pub(super) fn one_line(app: &App) -> Line<'static> {
     let Some(run) = app.run() else {
         return Line::from("tonfall: no run yet");

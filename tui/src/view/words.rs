@@ -1,4 +1,4 @@
-//! Fitting text into cells.
+//! Fitting text to a width.
 //!
 //! Responsible for: wrapping text, truncating it with a mark, and bars.
 //! Must not depend on: panels, colours.
@@ -7,7 +7,7 @@ use ratatui::text::Span;
 
 use crate::theme::Look;
 
-/// Characters of a bar.
+/// Width of a bar in characters.
 const BAR: usize = 10;
 
 /// Width of a text in cells.
@@ -15,7 +15,7 @@ pub(super) fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// Wraps a text into lines of at most `room` cells, at least one line. Longer words are broken.
+/// Wraps a text into lines of at most `room` cells; returns at least one line. Words longer than a line are broken.
 pub(super) fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -69,7 +69,7 @@ mod tests {
     const LOOK: Look = Look { depth: Depth::Rgb, light: false, symbols: Symbols::Braille };
 
     #[test]
-    fn words_are_kept_whole_where_they_can() {
+    fn words_are_not_broken_if_they_fit() {
         assert_eq!(wrapped("no space left on device", 10), ["no space", "left on", "device"]);
         assert_eq!(wrapped("a/very/long/path x", 6), ["a/very", "/long/", "path x"]);
         assert_eq!(wrapped("", 5), [""]);
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_says_so() {
+    fn truncated_text_is_marked() {
         assert_eq!(fitted("nightly-7f3a", 12, LOOK), "nightly-7f3a");
         assert_eq!(fitted("nightly-7f3a", 8, LOOK), "nightly…");
         assert_eq!(fitted("語語語", 4, LOOK), "語…");

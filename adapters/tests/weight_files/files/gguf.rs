@@ -7,7 +7,7 @@ use tonfall_adapters::BaseModel;
 
 use super::{f32_bytes, values};
 
-/// A metadata value as it stands in the file, type included.
+/// A metadata value as stored in the file, with its type.
 #[derive(Clone)]
 pub struct Meta(pub Vec<u8>);
 
@@ -56,13 +56,13 @@ pub struct Tensor {
     pub data: Vec<u8>,
 }
 
-/// A GGUF file in the making; every field may be set to nonsense.
+/// The content of a GGUF file. Every field may be invalid.
 #[derive(Clone)]
 pub struct Gguf {
     pub version: u32,
     pub metadata: Vec<(String, Meta)>,
     pub tensors: Vec<Tensor>,
-    /// Instead of the true numbers of tensors and keys.
+    /// Written instead of the true numbers of tensors and keys.
     pub counts: Option<(u64, u64)>,
 }
 
@@ -82,7 +82,7 @@ impl Gguf {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor of that name")
     }
 
-    /// The file's image, with data aligned to 32 bytes.
+    /// The bytes of the file, with data aligned to 32 bytes.
     pub fn bytes(&self) -> Vec<u8> {
         let (tensors, keys) = self.counts.unwrap_or((self.tensors.len() as u64, self.metadata.len() as u64));
         let mut bytes = b"GGUF".to_vec();
@@ -108,13 +108,13 @@ impl Gguf {
         bytes
     }
 
-    /// Writes it into a directory of its own.
+    /// Writes the file into a new directory.
     pub fn write(&self) -> (TempDir, PathBuf) {
         write(&self.bytes())
     }
 }
 
-/// Any bytes as a `.gguf` file.
+/// Writes any bytes to a `.gguf` file.
 pub fn write(bytes: &[u8]) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
@@ -122,7 +122,8 @@ pub fn write(bytes: &[u8]) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// A fixture's model as a converter would write it: F32 tensors, rows of q and k in llama.cpp's order where `permute`.
+/// A fixture's model in the form of llama.cpp's converter: F32 tensors and, if `permute`, rows of q and k in
+/// llama.cpp's order.
 pub fn of_model(model: &BaseModel, architecture: &str, permute: bool) -> Gguf {
     let description = model.description();
     let key = |name: &str| format!("{architecture}.{name}");
@@ -159,7 +160,7 @@ pub fn of_model(model: &BaseModel, architecture: &str, permute: bool) -> Gguf {
     Gguf { version: 3, metadata, tensors: tensors.collect(), counts: None }
 }
 
-/// `reshape(heads, 2, rows / heads / 2, cols).swapaxes(1, 2)`, as converters write it.
+/// `reshape(heads, 2, rows / heads / 2, cols).swapaxes(1, 2)`, as in llama.cpp's converter.
 fn interleave(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
     let (cols, half) = (values.len() / rows, rows / heads / 2);
     let row = |head: usize, side: usize, at: usize| &values[(head * 2 * half + side * half + at) * cols..][..cols];
@@ -194,7 +195,7 @@ fn gguf_name(name: &str) -> String {
     PARTS.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
 }
 
-/// Quantises rows as Q8_0, for files with blocks.
+/// Quantizes rows to Q8_0.
 pub fn q8_0(values: &[f32]) -> Vec<u8> {
     values
         .chunks(32)
@@ -208,7 +209,7 @@ pub fn q8_0(values: &[f32]) -> Vec<u8> {
         .collect()
 }
 
-/// The tensors of a file in two parts, with the keys that llama.cpp's `gguf-split` writes.
+/// The tensors of a file in two parts, with the keys of llama.cpp's `gguf-split`.
 pub fn split_in_two(gguf: &Gguf) -> [Gguf; 2] {
     let mut first = gguf.clone();
     let mut second = Gguf { metadata: Vec::new(), ..gguf.clone() };
@@ -221,7 +222,7 @@ pub fn split_in_two(gguf: &Gguf) -> [Gguf; 2] {
     [first, second]
 }
 
-/// Writes parts into a directory of their own.
+/// Writes parts into a new directory.
 pub fn write_parts(parts: &[Gguf]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (number, part) in parts.iter().enumerate() {
@@ -231,7 +232,7 @@ pub fn write_parts(parts: &[Gguf]) -> TempDir {
     dir
 }
 
-/// Encodes rows as Q5_0, without care for precision.
+/// Encodes rows as Q5_0 with low precision.
 pub fn q5_0(values: &[f32]) -> Vec<u8> {
     values
         .chunks(32)

@@ -1,4 +1,4 @@
-//! Files for tests: where the fixtures lie, and writers that can also write nonsense.
+//! Files for tests: paths of the fixtures, and writers that can also write invalid files.
 
 pub mod gguf;
 
@@ -14,7 +14,7 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
-/// A copy of a family's fixture that may be damaged.
+/// A copy of a family's fixture, which the test may damage.
 pub fn copy_of(family: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture("families").join(family)).unwrap() {
@@ -34,7 +34,7 @@ pub fn edit_json(dir: &Path, name: &str, edit: impl FnOnce(&mut Map<String, Valu
     std::fs::write(path, Value::Object(map).to_string()).unwrap();
 }
 
-/// A safetensors file image from any header and data.
+/// The bytes of a safetensors file with any header and data.
 pub fn safetensors(header: &Value, data: &[u8]) -> Vec<u8> {
     let text = header.to_string();
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
@@ -43,13 +43,13 @@ pub fn safetensors(header: &Value, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The parts of a safetensors file image.
+/// Header and data of a safetensors file.
 pub fn take_apart(bytes: &[u8]) -> (Value, Vec<u8>) {
     let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     (serde_json::from_slice(&bytes[8..8 + len]).unwrap(), bytes[8 + len..].to_vec())
 }
 
-/// Adds a tensor at the end of a file image.
+/// Appends a tensor to a safetensors file.
 pub fn with_tensor(bytes: &[u8], name: &str, dtype: &str, shape: &[usize], tensor: &[u8]) -> Vec<u8> {
     let (mut header, mut data) = take_apart(bytes);
     let begin = data.len();
@@ -58,7 +58,7 @@ pub fn with_tensor(bytes: &[u8], name: &str, dtype: &str, shape: &[usize], tenso
     safetensors(&header, &data)
 }
 
-/// A file image with tensors in this order: name, dtype, shape, bytes.
+/// A safetensors file with tensors in this order: name, dtype, shape, bytes.
 pub fn safetensors_of(tensors: &[(String, &str, Vec<usize>, Vec<u8>)]) -> Vec<u8> {
     let start = safetensors(&json!({ "__metadata__": { "format": "pt" } }), &[]);
     tensors.iter().fold(start, |bytes, (name, dtype, shape, data)| with_tensor(&bytes, name, dtype, shape, data))
@@ -77,7 +77,7 @@ pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// Asserts that opening fails with a text that holds all the parts.
+/// Asserts that opening fails with an error that contains all of `parts`.
 #[track_caller]
 pub fn assert_refused(path: &Path, parts: &[&str]) {
     let message = BaseModel::open(path).expect_err("it must be refused").to_string();
@@ -86,7 +86,7 @@ pub fn assert_refused(path: &Path, parts: &[&str]) {
     }
 }
 
-/// Puts a named pipe in the place of a file: opening it would wait for a writer for ever.
+/// Replaces a file with a named pipe. Opening it would wait for a writer forever.
 #[cfg(unix)]
 pub fn replace_by_fifo(path: &Path) {
     std::fs::remove_file(path).ok();

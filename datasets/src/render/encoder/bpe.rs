@@ -1,9 +1,9 @@
-//! Byte-pair merging, with a cache of words.
+//! Byte-pair encoding, with a cache of words.
 //!
 //! Responsible for: a piece of text → its tokens. Must not depend on: how texts are split.
 //!
-//! Merges as in "Neural Machine Translation of Rare Words with Subword Units" (Sennrich et al., 2016), over bytes: of all
-//! pairs of neighbours the one of the lowest rank is merged, the leftmost first.
+//! Merges over bytes as in "Neural Machine Translation of Rare Words with Subword Units" (Sennrich et al., 2016): the
+//! neighbouring pair with the lowest rank is merged first. Of several equal pairs, the leftmost is merged first.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -14,9 +14,9 @@ use serde::Deserialize;
 
 use super::Encoded;
 
-/// Words in the cache of a thread,
+/// Maximum number of words in the cache of a thread.
 const WORDS: usize = 1 << 16;
-/// and the most bytes of such a word.
+/// Maximum number of bytes of a cached word.
 const LONGEST: usize = 128;
 
 /// `model` of a `tokenizer.json`.
@@ -35,7 +35,7 @@ pub(super) struct BpeFile<'a> {
     merges: Vec<MergeFile<'a>>,
 }
 
-/// A pair (newer files), or both tokens with a blank between them.
+/// A pair (newer files), or one text with a space between both tokens.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum MergeFile<'a> {
@@ -44,15 +44,15 @@ enum MergeFile<'a> {
     Pair(String, String),
 }
 
-/// A merge: its rank and its token.
+/// The rank of a merge, and the resulting token.
 type Merge = (u32, u32);
 
 #[derive(Debug)]
 pub(super) struct Bpe {
-    /// The token of each byte, if it has one.
+    /// Byte → token, if the vocabulary has one.
     bytes: Vec<Option<u32>>,
     merges: HashMap<(u32, u32), Merge, RandomState>,
-    /// Pieces that are tokens themselves; empty if `ignore_merges` is off.
+    /// Pieces that are tokens themselves. Empty if `ignore_merges` is off.
     whole: HashMap<Vec<u8>, u32, RandomState>,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Words {
 
 impl Bpe {
     /// # Errors
-    /// Names the part that isn't supported.
+    /// If a part of the file isn't supported. The text names the part.
     pub(super) fn new(file: &BpeFile<'_>) -> Result<Self, String> {
         if let Some(kind) = file.kind.as_deref().filter(|kind| *kind != "BPE") {
             return Err(format!("the model {kind}"));
@@ -89,7 +89,7 @@ impl Bpe {
         }
         let alphabet = alphabet();
         let id = |token: &str| file.vocab.get(token).copied().ok_or_else(|| format!("a vocabulary without {token:?}"));
-        // Without these, the reference would have to encode most texts.
+        // Printable ASCII is required. Otherwise the reference would have to encode most texts.
         alphabet[usize::from(b' ')..=usize::from(b'~')].iter().try_for_each(|c| id(&c.to_string()).map(drop))?;
         let bytes = alphabet.iter().map(|c| file.vocab.get(c.encode_utf8(&mut [0; 4]) as &str).copied()).collect();
         let merges = file.merges.iter().zip(0..).map(|(merge, rank)| {
@@ -103,7 +103,7 @@ impl Bpe {
         let whole = match file.ignore_merges {
             true => {
                 let byte: HashMap<char, u8> = alphabet.into_iter().zip(0..=255).collect();
-                // Tokens with other characters never match a piece.
+                // Tokens with other characters can't match a piece.
                 let bytes = |token: &str| token.chars().map(|c| byte.get(&c).copied()).collect::<Option<Vec<u8>>>();
                 file.vocab.iter().filter_map(|(token, id)| Some((bytes(token)?, *id))).collect()
             }
@@ -112,12 +112,12 @@ impl Bpe {
         Ok(Self { bytes, merges, whole })
     }
 
-    /// Whether each byte of the text has a token. Vocabularies lack bytes that their training data did not have.
+    /// Whether every byte of the text has a token. Vocabularies may lack bytes that were not in their training data.
     pub(super) fn knows(&self, text: &str) -> bool {
         text.bytes().all(|byte| self.bytes[usize::from(byte)].is_some())
     }
 
-    /// Appends the tokens of `piece`, which starts at `start` and has no unknown byte.
+    /// Appends the tokens of `piece`, which starts at offset `start`. Every byte of it must have a token.
     pub(super) fn encode(&self, piece: &str, start: usize, words: &mut Words, encoded: &mut Encoded) {
         if let Some(&(first, end)) = words.known.get(piece) {
             return encoded.extend(piece, start, &words.tokens[first as usize..end as usize]);
@@ -138,7 +138,7 @@ impl Bpe {
         // A symbol that was merged into its left neighbour has 0 bytes.
         let token = |byte: &u8| Some(Token { id: self.bytes[usize::from(*byte)]?, bytes: 1 });
         let mut symbols: Vec<Token> = piece.iter().filter_map(token).collect();
-        // The offset of the symbol before each one; the next one starts where its bytes end.
+        // The offset of the previous symbol. The next symbol starts at the end of this symbol's bytes.
         let mut before: Vec<usize> = (0..symbols.len()).map(|at| at.wrapping_sub(1)).collect();
         let merge = |left: Token, right: Token| self.merges.get(&(left.id, right.id)).copied();
         let candidate = |at: usize, (rank, id): Merge| Reverse((rank, at, id));
@@ -150,7 +150,7 @@ impl Bpe {
             if symbols[at].bytes == 0 || next >= symbols.len() {
                 continue;
             }
-            // Another merge may have changed this pair.
+            // Skip outdated entries: another merge may have changed this pair.
             if merge(symbols[at], symbols[next]).is_none_or(|(_, merged)| merged != id) {
                 continue;
             }
@@ -183,7 +183,8 @@ impl Encoded {
     }
 }
 
-/// The character of each byte in a byte-level vocabulary: the byte's own if it can be printed, otherwise one from 256 on.
+/// The character of each byte in a byte-level vocabulary: the byte itself if it is printable, otherwise a character
+/// from U+0100 on.
 fn alphabet() -> [char; 256] {
     let mut others = '\u{100}'..;
     std::array::from_fn(|byte| match byte as u8 {

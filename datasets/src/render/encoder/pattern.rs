@@ -1,10 +1,11 @@
-//! Splitting a text into the pieces within which BPE merges.
+//! Pre-tokenization: splits a text into pieces. BPE merges only within a piece.
 //!
 //! Responsible for: the supported steps of pre-tokenizers. Must not depend on: tokens.
 //!
-//! Nearly all families split by an expression that ends with [`BLANKS`]: the last blank of a run belongs to the next word.
-//! It is the only look-ahead of these expressions, and automata have none. Therefore the rest of the expression and `\s+`
-//! become two expressions of one automaton, and a match of the second is shortened by its last blank.
+//! Nearly all families use an expression that ends with [`BLANKS`]: the last blank of a run belongs to the next word.
+//! This is the only look-ahead in these expressions, and automata don't support look-ahead. Therefore the rest of the
+//! expression and `\s+` are compiled as two expressions of one automaton, and a match of `\s+` is shortened by its last
+//! blank.
 
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -16,20 +17,20 @@ use regex_syntax::ast::Ast;
 pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 const BLANKS: &str = r"|\s+(?!\S)|\s+";
-/// Limit in bytes of an automaton and of its construction. Those of known families take less than a tenth.
+/// Size limit in bytes of an automaton and of its construction. Those of known families need less than a tenth.
 const SIZE: usize = 32 << 20;
 
-/// One step.
+/// One step of a pre-tokenizer.
 #[derive(Debug)]
 pub(super) enum Splitter {
-    /// Numeric characters are pieces: each alone, or whole runs.
+    /// Numeric characters are pieces: one piece for each, or one for each run.
     Numbers { each: bool },
-    /// Matches of the expression and the texts between them are pieces.
+    /// Matches of the expression are pieces, and so are the texts between them.
     Pattern { automaton: Box<dense::DFA<Vec<u32>>>, start: StateID },
 }
 
 impl Splitter {
-    /// `None` for an expression whose matches might differ from those of a backtracking engine, or that is too large.
+    /// `None` if the expression is too large, or if a backtracking engine might find other matches.
     pub(super) fn pattern(pattern: &str) -> Option<Self> {
         let (rest, blanks) = pattern.strip_suffix(BLANKS).map_or((pattern, None), |rest| (rest, Some(r"\s+")));
         let expressions: Vec<&str> = std::iter::once(rest).chain(blanks).collect();
@@ -50,12 +51,12 @@ impl Splitter {
             .thompson(thompson::Config::new().nfa_size_limit(Some(SIZE)))
             .build_many(&expressions)
             .ok()?;
-        // Without assertions, it doesn't depend on where a match starts.
+        // The expressions have no assertions, so the start state doesn't depend on the position in the text.
         let start = automaton.start_state_forward(&Input::new("").anchored(Anchored::Yes)).ok()?;
         Some(Self::Pattern { automaton: Box::new(automaton), start })
     }
 
-    /// Where the piece that starts at `at` ends.
+    /// The end of the piece that starts at `at`.
     fn end(&self, text: &str, at: usize) -> usize {
         match self {
             Self::Numbers { each } => {
@@ -81,13 +82,13 @@ impl Splitter {
     }
 }
 
-/// The match at the beginning of a text: its length, and the expression that matched.
+/// The longest match at the start of a text: its length, and the expression that matched.
 fn longest(automaton: &dense::DFA<Vec<u32>>, start: StateID, text: &[u8]) -> Option<(usize, PatternID)> {
     let (mut state, mut found) = (start, None);
     for (at, byte) in text.iter().enumerate() {
         state = automaton.next_state(state, *byte);
         if automaton.is_special_state(state) {
-            // The state after one more byte shows a match.
+            // The automaton reports a match one byte late.
             if automaton.is_match_state(state) {
                 found = Some((at, state));
             } else if automaton.is_dead_state(state) {
@@ -102,19 +103,19 @@ fn longest(automaton: &dense::DFA<Vec<u32>>, start: StateID, text: &[u8]) -> Opt
     found.map(|(at, state)| (at, automaton.match_pattern(state, 0)))
 }
 
-/// The length of a run of blanks; without the last one if text follows and another blank remains.
+/// The length of a run of blanks. The last blank is excluded if text follows and at least one other blank remains.
 fn blanks(text: &str, run: usize) -> usize {
     let before_last = text.floor_char_boundary(run - 1);
     if run < text.len() && before_last > 0 { before_last } else { run }
 }
 
-/// The offset of the next character that is numeric, or that is not.
+/// The offset of the next character that is numeric or, with `numeric` = false, not numeric.
 fn next(text: &str, at: usize, numeric: bool) -> usize {
     let mut rest = text[at..].char_indices();
     rest.find(|(_, c)| c.is_numeric() == numeric).map_or(text.len(), |(next, _)| at + next)
 }
 
-/// Without assertions, flags, or possessive quantifiers, which this parser reads as nested repetitions.
+/// Whether an expression has no assertions, no flags and no possessive quantifiers (parsed as nested repetitions).
 fn is_plain(ast: &Ast) -> bool {
     match ast {
         Ast::Literal(_) | Ast::Dot(_) | Ast::ClassUnicode(_) | Ast::ClassPerl(_) | Ast::ClassBracketed(_) => true,
@@ -126,7 +127,7 @@ fn is_plain(ast: &Ast) -> bool {
     }
 }
 
-/// Calls `each` with the pieces of a text in order and their offsets. `start` is the offset of the text itself.
+/// Calls `each` with every piece of a text and its offset, in order. `start` is the offset of the text itself.
 pub(super) fn split(splitters: &[Splitter], text: &str, start: usize, each: &mut impl FnMut(&str, usize)) {
     let Some((splitter, splitters)) = splitters.split_first() else { return each(text, start) };
     let mut at = 0;

@@ -15,7 +15,7 @@ fn saved(run: &RunDir) -> Vec<u64> {
 }
 
 #[test]
-fn a_checkpoint_verifies_and_is_pointed_at() {
+fn a_published_checkpoint_verifies_and_is_latest() {
     let (_dir, run) = run();
     assert!(latest_verified(&run).expect("readable").0.is_none());
     let path = save(&run, 500, true, 3);
@@ -28,7 +28,7 @@ fn a_checkpoint_verifies_and_is_pointed_at() {
 }
 
 #[test]
-fn the_best_can_be_named_after_it_was_saved() {
+fn best_can_be_marked_after_publishing() {
     let (_dir, run) = run();
     save(&run, 1, true, 1);
     save(&run, 2, false, 1);
@@ -76,7 +76,8 @@ fn a_flipped_bit_anywhere_is_found() {
             let mut flipped = whole.clone();
             flipped[byte] ^= 1;
             fs::write(path.join(name), &flipped).expect("written");
-            // White space of the manifest may change without changing what it says, and nothing else may.
+            // A changed byte must be found unless it is white space in the manifest, which leaves the parsed value
+            // unchanged.
             let same = verify_of(&run, 1, &path).is_ok();
             let parse = |bytes: &[u8]| serde_json::from_slice::<Manifest>(bytes).ok();
             assert!(!same || name == MANIFEST && parse(&flipped) == parse(&whole), "{name} byte {byte}");
@@ -86,7 +87,7 @@ fn a_flipped_bit_anywhere_is_found() {
 }
 
 #[test]
-fn the_newest_whole_one_counts_whatever_pointers_say() {
+fn the_newest_valid_checkpoint_is_used_and_pointers_are_ignored() {
     let (_dir, run) = run();
     save(&run, 100, false, 9);
     save(&run, 200, false, 9);
@@ -142,7 +143,7 @@ fn pruning_keeps_the_newest_and_the_best() {
 }
 
 #[test]
-fn an_unpublished_checkpoint_leaves_nothing_and_a_left_one_is_cleared() {
+fn unpublished_checkpoints_are_removed() {
     let (_dir, run) = run();
     let writer = CheckpointWriter::create(&run, 1).expect("made");
     // As after a kill.
@@ -163,7 +164,7 @@ fn a_step_can_be_saved_again() {
 }
 
 #[test]
-fn directories_and_links_are_no_files_of_a_checkpoint() {
+fn a_checkpoint_with_a_directory_is_refused() {
     let (_dir, run) = run();
     let writer = CheckpointWriter::create(&run, 1).expect("made");
     fs::create_dir(writer.dir().join("deep")).expect("made");

@@ -12,7 +12,7 @@ use super::{Event, EventKind, EventReadError, EventReader, VERSION};
 use crate::lock::RunLock;
 use crate::run_dir::RunDir;
 
-/// The writer of the event log of a run. There is one at a time.
+/// The writer of a run's event log. A run has one writer at a time.
 #[derive(Debug)]
 pub struct EventLog {
     file: AppendFile,
@@ -21,10 +21,10 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens the log of a run for the next attempt. A torn last line is cut off, which needs the lock.
+    /// Opens the log of a run for the next attempt. Cuts off a torn last line, which needs the lock.
     ///
     /// # Errors
-    /// When the log can't be read or opened for writing.
+    /// If the log can't be read or opened for writing.
     pub fn open(run: &RunDir, _lock: &RunLock) -> Result<Self, DurableError> {
         Self::open_path(&run.events())
     }
@@ -43,16 +43,16 @@ impl EventLog {
         Ok(Self { file: AppendFile::open(path, reader.offset())?, seq, attempt: attempt.saturating_add(1) })
     }
 
-    /// 1 for the first start of a run, one more for each resume.
+    /// 1 for the first start of a run, incremented by each resume.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Writes one event with one write and returns it. Checkpoints and ends of attempts are on the disk when this
-    /// returns; other events may follow later.
+    /// Appends one event with one write and returns it. Checkpoints and ends of attempts are synced before this
+    /// returns; other events may reach the disk later.
     ///
     /// # Errors
-    /// If it can't be written; no part of it stays in the log then.
+    /// If it can't be written; no part of it is left in the log.
     pub fn append(&mut self, kind: EventKind) -> Result<Event, DurableError> {
         let event = Event { v: VERSION, seq: self.seq.saturating_add(1), attempt: self.attempt, t: now(), kind };
         self.file.append(&line(&event))?;

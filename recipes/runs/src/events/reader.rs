@@ -1,7 +1,7 @@
 //! Reading an event log, once or while it grows.
 //!
-//! Responsible for: reading complete lines. A last line without a line break is still being written, or torn, and is
-//! not read. Any number of readers can follow a log.
+//! Responsible for: reading complete lines. A last line without a line break is not read: it is torn or still being
+//! written. Any number of readers can follow a log.
 //! Must not depend on: locks.
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{Event, Line};
 
-/// A longer line is damage. It is skipped and not stored in memory.
+/// Maximum bytes of a line. A longer line is damaged: it is skipped and not stored in memory.
 const MAX_LINE: usize = 16 << 20;
 
 /// Why an event log can't be read.
@@ -46,12 +46,12 @@ impl EventReader {
     /// All events in complete lines of a log.
     ///
     /// # Errors
-    /// As [`EventReader::poll`].
+    /// Like [`EventReader::poll`].
     pub fn read_all(path: &Path) -> Result<Vec<Event>, EventReadError> {
         Self::new(path).poll()
     }
 
-    /// The events that were added since the last call. A missing log counts as empty.
+    /// The events added since the last call. A missing log counts as empty.
     ///
     /// # Errors
     /// If the file can't be read, or became shorter.
@@ -61,10 +61,10 @@ impl EventReader {
         Ok(events)
     }
 
-    /// Like [`EventReader::poll`], without storing all events.
+    /// Like [`EventReader::poll`], but does not store all events.
     ///
     /// # Errors
-    /// As [`EventReader::poll`].
+    /// Like [`EventReader::poll`].
     pub fn scan(&mut self, each: impl FnMut(Event)) -> Result<(), EventReadError> {
         self.scan_some(u64::MAX, each).map(|_| ())
     }
@@ -73,7 +73,7 @@ impl EventReader {
     /// calls. Returns the number of bytes left, including a torn line.
     ///
     /// # Errors
-    /// As [`EventReader::poll`].
+    /// Like [`EventReader::poll`].
     pub fn scan_some(&mut self, bytes: u64, mut each: impl FnMut(Event)) -> Result<u64, EventReadError> {
         let failed = |source| EventReadError::Io { path: self.path.clone(), source };
         let mut file = match File::open(&self.path) {
@@ -85,7 +85,7 @@ impl EventReader {
         if len < self.offset {
             return Err(EventReadError::Shrunk { path: self.path.clone(), offset: self.offset, len });
         }
-        // The file is unchanged, so there is nothing new.
+        // The file is unchanged, so it has no new events.
         let found = Some((len, metadata.modified().ok()));
         if found == self.seen {
             return Ok(len - self.offset);
@@ -114,19 +114,19 @@ impl EventReader {
         self.offset
     }
 
-    /// Number of skipped lines of a newer version.
+    /// Number of lines skipped because they come from a newer version.
     pub fn unknown(&self) -> u64 {
         self.unknown
     }
 
-    /// Number of skipped lines that are no events.
+    /// Number of lines skipped because they are no events.
     pub fn damaged(&self) -> u64 {
         self.damaged
     }
 }
 
-/// Reads a line into `line`, without its line break, and returns its length including the line break; `None` if there
-/// is no complete line. Only the beginning of an overlong line is stored, which is not a valid event.
+/// Reads a line into `line`, without its line break, and returns its length with the line break; `None` if there is no
+/// complete line. Stores only the beginning of an overlong line, which is no valid event.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<u64>> {
     line.clear();
     let mut bytes = 0;

@@ -28,7 +28,7 @@ fn started(from_step: u64) -> EventKind {
     EventKind::AttemptStarted { from_step, total_steps: 9, plan_hash: "ab".into(), trainable_parameters: 3 }
 }
 
-/// One of each kind.
+/// One event of each kind.
 fn all_kinds() -> Vec<EventKind> {
     vec![
         started(0),
@@ -85,13 +85,13 @@ fn line(event: &Event) -> String {
 }
 
 #[test]
-fn the_line_is_the_documented_one() {
+fn a_line_has_the_documented_format() {
     insta::assert_snapshot!(line(&event(812, 1, step(500, 1.8123))), @r##"{"v":1,"seq":812,"attempt":1,"t":1.5,"kind":"step","step":500,"epoch":0.5,"loss":1.8123,"lr":0.0002,"grad_norm":0.7,"tokens":512,"trained_tokens":100,"tokens_per_second":1000.0,"seconds":0.512}"##);
     insta::assert_snapshot!(line(&event(3, 2, EventKind::Interrupted { step: 4, signal: None })), @r##"{"v":1,"seq":3,"attempt":2,"t":1.5,"kind":"interrupted","step":4}"##);
 }
 
 #[test]
-fn every_kind_comes_back_and_has_its_name() {
+fn every_kind_round_trips_and_has_its_name() {
     let kinds = all_kinds();
     assert_eq!(kinds.len(), EventKind::NAMES.len());
     for (kind, name) in kinds.into_iter().zip(EventKind::NAMES) {
@@ -103,7 +103,7 @@ fn every_kind_comes_back_and_has_its_name() {
 }
 
 #[test]
-fn numbers_that_are_none_survive() {
+fn non_finite_numbers_round_trip() {
     for (loss, text) in [(f64::NAN, "\"NaN\""), (f64::INFINITY, "\"Infinity\""), (f64::NEG_INFINITY, "\"-Infinity\"")] {
         let line = line(&event(1, 1, step(1, loss)));
         assert!(line.contains(&format!("\"loss\":{text}")), "{line}");
@@ -131,7 +131,7 @@ fn newer_lines_are_unknown_and_broken_ones_damaged() {
     damaged("");
     damaged("{}");
     damaged(&"[".repeat(100_000));
-    // A field that a newer version adds is no fault.
+    // An added field of a newer version is no fault.
     let more = r#"{"v":1,"seq":1,"attempt":1,"t":0,"kind":"notice","message":"m","more":1}"#;
     assert!(matches!(Line::parse(more.as_bytes()), Line::Event(_)));
 }
@@ -152,7 +152,7 @@ fn lengths_are_quantiles() {
 }
 
 #[test]
-fn superseded_steps_are_dropped_and_what_is_not_a_measure_stays() {
+fn only_superseded_measurements_are_dropped() {
     let eval = |step| EventKind::Eval { step, loss: 1.0, tokens: 1 };
     let kinds = [
         (1, started(0)),
@@ -178,7 +178,7 @@ fn log_in(dir: &tempfile::TempDir) -> std::path::PathBuf {
 }
 
 #[test]
-fn an_attempt_goes_on_where_the_last_one_was_torn_whatever_the_byte() {
+fn an_attempt_continues_a_log_torn_at_any_byte() {
     let dir = tempfile::tempdir().expect("temp dir");
     let path = log_in(&dir);
     let mut log = EventLog::open_path(&path).expect("opened");
@@ -217,7 +217,7 @@ fn a_reader_follows_and_waits_for_the_end_of_a_line() {
     std::fs::write(&path, format!("{first}{head}{tail}")).expect("written");
     assert_eq!(reader.poll().expect("readable")[0].seq, 2);
 
-    // A torn tail that was never read may be cut; anything else is another log.
+    // The tail that was cut had no line break and was never read. Any other loss is an error.
     std::fs::write(&path, format!("{first}{second}{head}")).expect("written");
     assert!(reader.poll().expect("readable").is_empty());
     std::fs::write(&path, format!("{first}{second}")).expect("written");
@@ -238,7 +238,7 @@ fn an_endless_line_is_skipped() {
     assert_eq!(reader.damaged(), 1);
 }
 
-/// How long a log of 100,000 steps takes; the dashboard has 500 ms for it.
+/// The dashboard must read 100,000 steps in 500 ms.
 #[test]
 fn a_long_log_is_read_quickly() {
     let dir = tempfile::tempdir().expect("temp dir");
@@ -248,13 +248,13 @@ fn a_long_log_is_read_quickly() {
     let start = std::time::Instant::now();
     assert_eq!(EventReader::read_all(&path).expect("readable").len(), 100_000);
     let seconds = start.elapsed().as_secs_f64();
-    // Far above what it takes, so that a busy machine doesn't fail this.
+    // Ten times that limit, so that a busy machine doesn't fail this test.
     assert!(seconds < 5.0, "{seconds} s");
 }
 
 proptest! {
     #[test]
-    fn any_bytes_are_a_log(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+    fn any_bytes_can_be_read_as_a_log(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = log_in(&dir);
         std::fs::write(&path, &bytes).expect("written");
@@ -269,12 +269,12 @@ proptest! {
     }
 
     #[test]
-    fn any_json_is_a_line(text in "\\{(\"(v|kind|seq|t|loss|step|attempt)\":(1|null|\"step\"|\"NaN\"|-1|1e999|\\[\\]),?){0,6}\\}") {
+    fn any_json_can_be_parsed_as_a_line(text in "\\{(\"(v|kind|seq|t|loss|step|attempt)\":(1|null|\"step\"|\"NaN\"|-1|1e999|\\[\\]),?){0,6}\\}") {
         Line::parse(text.as_bytes());
     }
 
     #[test]
-    fn numbers_come_back(loss in proptest::num::f64::ANY) {
+    fn all_numbers_round_trip(loss in proptest::num::f64::ANY) {
         let line = line(&event(1, 1, step(1, loss)));
         let Line::Event(Event { kind: EventKind::Step { loss: back, .. }, .. }) = Line::parse(line.as_bytes()) else {
             return Err(TestCaseError::fail(line));
@@ -284,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn superseding_twice_is_superseding_once(steps in proptest::collection::vec((any::<bool>(), 0u64..9), 0..30)) {
+    fn drop_superseded_is_idempotent(steps in proptest::collection::vec((any::<bool>(), 0u64..9), 0..30)) {
         let kinds = steps.into_iter().map(|(is_start, at)| if is_start { started(at) } else { step(at, 1.0) });
         let mut once: Vec<_> = kinds.enumerate().map(|(seq, kind)| event(seq as u64, 1, kind)).collect();
         drop_superseded(&mut once);

@@ -1,6 +1,6 @@
-//! The numbers of a run for other tools.
+//! The metrics of a run for other tools.
 //!
-//! Responsible for: the event log as TensorBoard event files and as Prometheus text.
+//! Responsible for: converting the event log to TensorBoard event files and to Prometheus text.
 //! Must not depend on: terminals, sockets.
 
 pub mod prometheus;

@@ -10,7 +10,7 @@ use crate::summary::{Status, Summary};
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A metric and its value for a run.
+/// A metric, and the function that computes it from a run.
 struct Metric {
     name: &'static str,
     kind: &'static str,
@@ -51,7 +51,7 @@ pub struct Row {
     pub status: Status,
 }
 
-/// The text of a scrape.
+/// The response to a scrape.
 pub fn text(runs: &[Row]) -> String {
     let mut text = String::new();
     for metric in &METRICS {
@@ -92,7 +92,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// A label's value, escaped.
+/// An escaped label value.
 fn label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unknown_values_are_left_out() {
         let row = Row { id: "x".to_owned(), summary: Summary::default(), status: Status::Waiting };
         let text = text(&[row]);
         assert!(text.contains("tonfall_step{run=\"x\"} 0\n"), "{text}");

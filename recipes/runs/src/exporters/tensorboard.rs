@@ -8,7 +8,7 @@ use crate::events::{Event, EventKind};
 
 /// `DataType.DT_STRING`
 const DT_STRING: u64 = 7;
-/// `SessionLog.SessionStatus.START`. Readers drop all steps from its step on.
+/// `SessionLog.SessionStatus.START`. Readers drop all earlier values from this step on.
 const START: u64 = 1;
 /// Maximum bytes of the text of a sample. Longer texts are cut and marked.
 const LONGEST_TEXT: usize = 1 << 16;
@@ -69,7 +69,7 @@ pub fn records(event: &Event) -> Vec<u8> {
     }
 }
 
-/// The first words of a prompt, as a name.
+/// The first words of a prompt, as a tag.
 fn title(prompt: &str) -> String {
     let words = prompt.split_whitespace().take(8).collect::<Vec<_>>().join("_");
     words.chars().filter(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).take(60).collect()
@@ -90,7 +90,7 @@ fn scalar(tag: &str, value: f64) -> Message {
     message
 }
 
-/// A text, as the text plugin stores it: a tensor with one string.
+/// A text in the form of the text plugin: a tensor with one string.
 fn words(tag: &str, mut text: String) -> Message {
     if text.len() > LONGEST_TEXT {
         let end = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
@@ -172,7 +172,7 @@ fn record(data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// TFRecord's mask for checksums, so that data that contains checksums doesn't verify by chance.
+/// TFRecord's mask for checksums. Without it, data that contains checksums could verify by chance.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_published_one() {
-        // RFC 3720, B.4, and the usual check value.
+        // RFC 3720, B.4, and the standard check value.
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
     }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_place_makes_no_record() {
+    fn events_without_a_tensorboard_form_make_no_record() {
         let kind = EventKind::Notice { message: "x".into() };
         assert!(records(&Event { v: 1, seq: 1, attempt: 1, t: 2.0, kind }).is_empty());
     }

@@ -5,7 +5,7 @@ use crate::events::{EventKind, EventLog};
 use crate::lock::{LockError, RunLock};
 use crate::state::RunState;
 
-/// A run in a directory of its own.
+/// A run in its own directory.
 pub(crate) fn run() -> (tempfile::TempDir, RunDir) {
     let dir = tempfile::tempdir().expect("temp dir");
     let run = create(dir.path(), None).expect("created");
@@ -25,7 +25,7 @@ fn create(output_dir: &Path, name: Option<&str>) -> Result<RunDir, RunDirError> 
 }
 
 #[test]
-fn a_run_is_made_whole_and_found_again() {
+fn a_created_run_can_be_opened() {
     let (dir, run) = run();
     assert!(run.id().starts_with("house-style-") && run.id().len() == "house-style-".len() + 4, "{}", run.id());
     assert_eq!(fs::read_to_string(run.recipe()).expect("readable"), "# mine\n");
@@ -44,7 +44,7 @@ fn a_run_is_made_whole_and_found_again() {
 }
 
 #[test]
-fn what_a_run_was_started_with_is_stored() {
+fn inputs_and_time_of_the_first_start_are_stored() {
     let dir = tempfile::tempdir().expect("temp dir");
     let plan = plan(dir.path());
     let recipe = RecipeFile { path: "style.toml".into(), source: String::new() };
@@ -57,7 +57,7 @@ fn what_a_run_was_started_with_is_stored() {
     assert_eq!((opened.info().inputs.as_ref(), opened.now().expect("a moment")), (Some(&inputs), now));
 }
 
-/// `run.json` as builds before the fingerprints wrote it.
+/// `run.json` as written by builds that stored no fingerprints.
 #[test]
 fn a_run_without_fingerprints_is_read() {
     let (_dir, run) = run();
@@ -71,7 +71,7 @@ fn a_run_without_fingerprints_is_read() {
 }
 
 #[test]
-fn names_are_taken_once() {
+fn a_run_name_can_be_used_once() {
     let dir = tempfile::tempdir().expect("temp dir");
     assert_eq!(create(dir.path(), Some("Tuesday_1.5")).expect("created").id(), "Tuesday_1.5");
     assert!(matches!(create(dir.path(), Some("Tuesday_1.5")), Err(RunDirError::Exists { .. })));
@@ -83,7 +83,7 @@ fn names_are_taken_once() {
 }
 
 #[test]
-fn the_latest_is_the_one_made_last_and_damage_is_told() {
+fn latest_is_the_newest_run_and_damage_is_reported() {
     let dir = tempfile::tempdir().expect("temp dir");
     let runs = dir.path().join("runs");
     assert!(RunDir::latest(&runs).expect("no directory, no runs").is_none());
@@ -114,7 +114,7 @@ fn a_plan_that_was_changed_is_refused() {
     assert!(matches!(run.plan(), Err(RunDirError::Damaged { .. })));
 }
 
-/// A run of a version with more keys is no damaged run.
+/// A run with keys of a newer version is not damaged.
 #[test]
 fn a_plan_of_a_newer_version_names_key_and_version() {
     let (_dir, mut run) = run();
@@ -174,7 +174,7 @@ fn a_run_has_one_writer() {
 }
 
 #[test]
-fn looking_at_a_lock_never_keeps_a_writer_out() {
+fn checking_a_lock_never_blocks_a_writer() {
     let (_dir, run) = run();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -193,7 +193,7 @@ fn looking_at_a_lock_never_keeps_a_writer_out() {
 }
 
 #[test]
-fn a_stop_is_asked_for_and_forgotten() {
+fn a_stop_can_be_requested_and_cleared() {
     let (_dir, run) = run();
     assert!(!run.stop_requested());
     run.request_stop().expect("written");

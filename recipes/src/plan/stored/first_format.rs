@@ -1,8 +1,8 @@
 //! The plan hash of tonfall 0.1.0.
 //!
-//! Responsible for: verifying plans of runs that 0.1.0 made. Its hash was the SHA-256 of the plan as compact JSON, with
-//! the keys in the order of its structs and `null` for values that were not set. [`KEYS`] is that order. It never
-//! changes, no matter which keys a plan has today.
+//! Responsible for: verifying plans of runs that 0.1.0 made. Its hash was the SHA-256 of the plan as compact JSON. The
+//! keys had the order of its structs, and unset values were `null`. [`KEYS`] is that order. It never changes, whatever
+//! keys a plan has today.
 
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
@@ -35,7 +35,7 @@ const KEYS: [(&str, &[&str]); 10] = [
     ("export", &["adapter", "merged"]),
 ];
 
-/// The hash that 0.1.0 gave the plan with this text; `None` for a text that is no plan of 0.1.0.
+/// The hash that 0.1.0 computed for the plan with this text; `None` if the text is no plan of 0.1.0.
 pub(super) fn hash(text: &str) -> Option<String> {
     let mut top: Table = toml::from_str(text).ok()?;
     let [(_, top_keys), tables @ ..] = &KEYS;
@@ -64,7 +64,7 @@ fn ordered(keys: &[&str], table: &Table) -> Option<Map<String, Json>> {
     keys.iter().map(|key| Some(((*key).to_owned(), table.get(*key).map_or(Some(Json::Null), json)?))).collect()
 }
 
-/// A value as 0.1.0 wrote it; `None` for kinds that no plan has.
+/// A value as 0.1.0 wrote it; `None` for types that no plan has.
 fn json(value: &Value) -> Option<Json> {
     Some(match value {
         Value::String(text) => Json::String(text.clone()),
@@ -73,7 +73,7 @@ fn json(value: &Value) -> Option<Json> {
         Value::Boolean(value) => Json::Bool(*value),
         Value::Array(items) => Json::Array(items.iter().map(json).collect::<Option<_>>()?),
         Value::Table(table) => {
-            // Columns were sorted by name.
+            // 0.1.0 sorted columns by name.
             let mut items: Vec<_> = table.iter().collect();
             items.sort_by_key(|(name, _)| *name);
             Json::Object(
