@@ -6,6 +6,7 @@
 
 mod audit;
 mod error;
+mod foreign_panics;
 mod formats;
 mod label;
 mod prepare;

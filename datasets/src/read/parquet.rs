@@ -5,10 +5,7 @@
 use std::fs::File;
 use std::io::Cursor;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 use polars_arrow::datatypes::{ArrowDataType, Field};
@@ -20,6 +17,7 @@ use polars_parquet::read::{
 };
 
 use crate::error::DataError;
+use crate::foreign_panics::caught;
 use crate::read::cells::{self, Column};
 use crate::read::files::DataFile;
 use crate::read::parquet_headers;
@@ -189,23 +187,10 @@ fn map(path: &Path) -> Result<Buffer<u8>, DataError> {
 
 /// Runs polars code. A panic caused by a damaged file becomes an error and prints nothing.
 fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            let polars = |file: &str| GUARDED.load(Ordering::Relaxed) > 0 && file.contains("polars");
-            if !panic.location().is_some_and(|location| polars(location.file())) {
-                before(panic);
-            }
-        }));
-    });
     let unreadable = |why: String| DataError::Unreadable { path: path.to_owned(), why };
-    GUARDED.fetch_add(1, Ordering::Relaxed);
-    let result = catch_unwind(AssertUnwindSafe(run));
-    GUARDED.fetch_sub(1, Ordering::Relaxed);
-    match result {
-        Ok(result) => result.map_err(|error| unreadable(first_line(&error))),
-        Err(_) => Err(unreadable("the file is damaged".to_owned())),
+    match caught(run) {
+        Some(result) => result.map_err(|error| unreadable(first_line(&error))),
+        None => Err(unreadable("the file is damaged".to_owned())),
     }
 }
 
@@ -218,6 +203,3 @@ fn first_line(message: &str) -> String {
         None => line.to_owned(),
     }
 }
-
-/// Number of threads that run [`guarded`].
-static GUARDED: AtomicUsize = AtomicUsize::new(0);

@@ -1,7 +1,7 @@
 //! Limits for the normalizers and decoders of a tokenizer.
 //!
-//! Responsible for: refusing a `tokenizer.json` that makes texts grow without limit, for example by replacing `e` with
-//! `ee` forty times. Must not depend on: chat templates, how tokens are made.
+//! Responsible for: refusing a `tokenizer.json` that makes texts grow without bounds, such as forty replacements of `e`
+//! by `ee`, and one on which the crate `tokenizers` panics. Must not depend on: chat templates, how tokens are made.
 //!
 //! There are two limits. A single step writes at most [`STEP`] bytes for each match. After each step, a text has at
 //! most [`GROWTH`] times its original bytes. Together they limit the memory of a text to a multiple of its size.
@@ -9,14 +9,18 @@
 use std::cell::RefCell;
 
 use base64::Engine as _;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::{
     Decoder, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
 
-/// The tokenizer of the crate `tokenizers`, with limited steps.
+use crate::foreign_panics::caught;
+
+/// The tokenizer of the crate `tokenizers`, with steps that have limits.
 pub(crate) type Tokenizer =
     TokenizerImpl<ModelWrapper, LimitedNormalizer, PreTokenizerWrapper, PostProcessorWrapper, LimitedDecoder>;
 
@@ -37,7 +41,7 @@ pub(crate) struct LimitedDecoder(Vec<DecoderWrapper>);
 
 impl<'de> Deserialize<'de> for LimitedNormalizer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (mut steps, mut pending) = (Vec::new(), vec![NormalizerWrapper::deserialize(deserializer)?]);
+        let (mut steps, mut pending) = (Vec::new(), vec![part::<NormalizerWrapper, D>(deserializer)?]);
         while let Some(step) = pending.pop() {
             match step {
                 NormalizerWrapper::Sequence(sequence) => pending.extend(sequence.as_ref().iter().rev().cloned()),
@@ -46,11 +50,12 @@ impl<'de> Deserialize<'de> for LimitedNormalizer {
                         NormalizerWrapper::Replace(replace) => replace.content.len(),
                         NormalizerWrapper::Prepend(prepend) => prepend.prepend.len(),
                         NormalizerWrapper::Precompiled(table) => {
-                            longest_entry(&serde_json::to_value(table).unwrap_or_default())
+                            let step = serde_json::to_value(table).unwrap_or_default();
+                            longest_entry(step[TABLE].as_str().unwrap_or_default())
                         }
                         _ => 0,
                     };
-                    check_step(written).map_err(serde::de::Error::custom)?;
+                    check_step(written).map_err(D::Error::custom)?;
                     steps.push(step);
                 }
             }
@@ -61,13 +66,13 @@ impl<'de> Deserialize<'de> for LimitedNormalizer {
 
 impl<'de> Deserialize<'de> for LimitedDecoder {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (mut steps, mut pending) = (Vec::new(), vec![DecoderWrapper::deserialize(deserializer)?]);
+        let (mut steps, mut pending) = (Vec::new(), vec![part::<DecoderWrapper, D>(deserializer)?]);
         while let Some(step) = pending.pop() {
             match step {
                 DecoderWrapper::Sequence(sequence) => pending.extend(sequence.get_decoders().iter().rev().cloned()),
                 step => {
                     if let DecoderWrapper::Replace(replace) = &step {
-                        check_step(replace.content.len()).map_err(serde::de::Error::custom)?;
+                        check_step(replace.content.len()).map_err(D::Error::custom)?;
                     }
                     steps.push(step);
                 }
@@ -136,12 +141,45 @@ fn check_step(written: usize) -> Result<(), String> {
     }
 }
 
-/// The number of bytes of the longest text in the table of a `Precompiled` step. The table consists of the length of an
-/// index (four bytes), the index, and zero-terminated texts (SentencePiece, `normalizer.cc`).
-fn longest_entry(step: &serde_json::Value) -> usize {
-    let table = step["precompiled_charsmap"].as_str().unwrap_or_default();
-    let table = base64::engine::general_purpose::STANDARD.decode(table).unwrap_or_default();
-    let Some((length, rest)) = table.split_first_chunk::<4>() else { return 0 };
-    let texts = rest.get(u32::from_le_bytes(*length) as usize..).unwrap_or_default();
+/// The normalizer or the decoder. The crate panics on damaged JSON and on damaged tables, and allocates as many bytes as a
+/// table states.
+fn part<'de, T: serde::de::DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    check_tables(&value).map_err(D::Error::custom)?;
+    let part =
+        caught(|| T::deserialize(value)).ok_or_else(|| D::Error::custom("a normalizer or a decoder is damaged"))?;
+    part.map_err(D::Error::custom)
+}
+
+/// The key of the table of a `Precompiled` step.
+const TABLE: &str = "precompiled_charsmap";
+
+/// Refuses a table whose index is longer than the table, at any depth.
+fn check_tables(value: &Value) -> Result<(), &'static str> {
+    match value {
+        Value::Array(items) => items.iter().try_for_each(check_tables),
+        Value::Object(object) => {
+            object.values().try_for_each(check_tables)?;
+            match object.get(TABLE).map(|table| texts_of(table.as_str().unwrap_or_default())) {
+                Some(None) => Err("the table of a Precompiled step is cut off"),
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of the longest text in the table of a `Precompiled` step.
+fn longest_entry(table: &str) -> usize {
+    let texts = texts_of(table).unwrap_or_default();
     texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// The texts in the table of a `Precompiled` step. The table has four bytes with the length of an index, the index, then texts that end
+/// with a zero (SentencePiece, `normalizer.cc`). `None` if it is not in base64 or ends before its index does.
+fn texts_of(table: &str) -> Option<Vec<u8>> {
+    let mut table = base64::engine::general_purpose::STANDARD.decode(table).ok()?;
+    let length = u32::from_le_bytes(*table.first_chunk::<4>()?) as usize;
+    let end = length.checked_add(4).filter(|end| *end <= table.len())?;
+    Some(table.split_off(end))
 }

@@ -16,12 +16,16 @@ use sha2::{Digest, Sha256};
 use tonfall_recipes::plan::Variable;
 
 use crate::error::{DataError, TemplateError, TokenizerError};
+use crate::foreign_panics::caught;
 use crate::formats::conversation::{Conversation, Message};
 use crate::render::encoder::{Encoded, Encoder};
 use crate::render::growth::{self, Tokenizer};
 use crate::render::template::{ChatTemplate, Rendering};
 
-/// The settings of a base model's tokenizer, from its files.
+/// The error when the crate `tokenizers` panics.
+const DAMAGED: &str = "the tokenizer.json is damaged; fetch it again";
+
+/// The tokenizer of a base model, from its files.
 #[derive(Clone, Debug, Default)]
 pub struct TokenizerSpec {
     /// The bytes of `tokenizer.json`.
@@ -91,9 +95,10 @@ impl ChatTokenizer {
     /// If one of them is faulty, a special token is unknown, or a token id has no embedding in the base.
     pub fn new(spec: TokenizerSpec) -> Result<Self, DataError> {
         let fingerprint = fingerprint(&spec);
-        let mut tokenizer =
-            Tokenizer::from_bytes(&spec.tokenizer_json).map_err(|error| TokenizerError::Parse(error.to_string()))?;
-        // The file may contain settings from the base's own training that would truncate, pad or extend texts.
+        let mut tokenizer = caught(|| Tokenizer::from_bytes(&spec.tokenizer_json))
+            .ok_or_else(|| TokenizerError::Parse(DAMAGED.to_owned()))?
+            .map_err(|error| TokenizerError::Parse(error.to_string()))?;
+        // The file may carry settings from the base's own training, which would truncate, pad or extend texts.
         tokenizer.with_truncation(None).map_err(|error| TokenizerError::Parse(error.to_string()))?;
         tokenizer.with_padding(None);
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
@@ -268,8 +273,9 @@ impl ChatTokenizer {
 
     /// Like [`encode_ranges`](Self::encode_ranges), but always with the crate `tokenizers`.
     pub(crate) fn encode_by_reference(&self, text: &str) -> Result<Encoded, TokenizerError> {
-        let encoding = growth::with_errors(|| self.tokenizer.encode(text, false));
-        let encoding = encoding.map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        let encoding = caught(|| growth::with_errors(|| self.tokenizer.encode(text, false)))
+            .ok_or_else(|| TokenizerError::Encode(DAMAGED.to_owned()))?
+            .map_err(|error| TokenizerError::Encode(error.to_string()))?;
         let added = self.tokenizer.get_added_vocabulary();
         let ranges = encoding.get_ids().iter().zip(encoding.get_offsets()).map(|(id, &(start, end))| {
             // Some special tokens include the white space around them. The range must be that of the token itself.
@@ -286,7 +292,7 @@ impl ChatTokenizer {
     /// # Errors
     /// If the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.tokenizer.decode(ids, true).map_err(|error| TokenizerError::Decode(error.to_string()))
+        self.decode_by(ids, true)
     }
 
     /// Decodes token ids, with special tokens.
@@ -294,7 +300,13 @@ impl ChatTokenizer {
     /// # Errors
     /// If the tokenizer fails.
     pub fn decode_with_special(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.tokenizer.decode(ids, false).map_err(|error| TokenizerError::Decode(error.to_string()))
+        self.decode_by(ids, false)
+    }
+
+    fn decode_by(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        caught(|| self.tokenizer.decode(ids, skip_special))
+            .ok_or_else(|| TokenizerError::Decode(DAMAGED.to_owned()))?
+            .map_err(|error| TokenizerError::Decode(error.to_string()))
     }
 
     /// Starts a decoder that receives one token at a time.
@@ -395,7 +407,7 @@ fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
         template.render(Rendering { messages: &messages, tools: None, add_generation_prompt: false });
     let text = rendered.ok()?;
     let rest = &text[text.rfind(ANSWER)? + ANSWER.len()..];
-    let first = *tokenizer.encode_fast(rest.trim_start(), false).ok()?.get_ids().first()?;
+    let first = *caught(|| tokenizer.encode_fast(rest.trim_start(), false))?.ok()?.get_ids().first()?;
     let token = tokenizer.get_added_vocabulary().simple_id_to_token(first)?;
     tokenizer.get_added_vocabulary().is_special_token(&token).then_some(first)
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::tiny::{chatml, spec};
-use crate::{ChatTokenizer, DataError, TokenizerError};
+use crate::{ChatTokenizer, DataError, TokenizerError, TokenizerSpec};
 
 #[test]
 fn a_tokenizer_that_does_not_fit_is_refused() {
@@ -67,7 +67,37 @@ fn a_tokenizer_that_expands_texts_without_limit_is_stopped() {
 }
 
 #[test]
-fn an_incomplete_character_is_returned_when_it_is_complete() {
+fn a_damaged_tokenizer_is_refused_without_a_panic() {
+    let sound = String::from_utf8(spec(None, None).tokenizer_json).expect("it is JSON");
+    let with = |tokenizer_json: Vec<u8>| ChatTokenizer::new(TokenizerSpec { tokenizer_json, ..spec(None, None) });
+    // Cut off anywhere, also inside of the decoder.
+    for length in (0..sound.len()).step_by(7) {
+        let refused = with(sound.as_bytes()[..length].to_vec());
+        assert!(matches!(refused, Err(DataError::Tokenizer(TokenizerError::Parse(_)))), "{length}");
+    }
+    // Half of a surrogate pair in the decoder's name.
+    let half = sound.replacen(r#""decoder":{"type":"ByteLevel""#, r#""decoder":{"type":"\ud800ByteLevel""#, 1);
+    assert!(half != sound && with(half.into_bytes()).is_err());
+
+    let precompiled = |table: serde_json::Value| {
+        let mut json: serde_json::Value = serde_json::from_str(&sound).expect("it is JSON");
+        json["normalizer"] =
+            json!({"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": table}]});
+        with(json.to_string().into_bytes())
+    };
+    // No base64; no text; an index of 4 GiB that is not there.
+    for table in [json!("?"), json!(1), json!("/////w==")] {
+        let refused = precompiled(table.clone()).expect_err("a damaged table").to_string();
+        assert!(refused.contains("the table of a Precompiled step is cut off"), "{table}: {refused}");
+    }
+    // An index without the entries that it needs: found only when a text is normalized.
+    let empty = precompiled(json!("AAAAAA==")).expect("the table as such is sound");
+    let error = empty.encode("a").expect_err("an index without entries").to_string();
+    assert!(error.contains("the tokenizer.json is damaged"), "{error}");
+}
+
+#[test]
+fn half_a_character_waits() {
     let tokenizer = chatml();
     let ids = tokenizer.encode("a🎈").expect("encodes");
     let mut stream = tokenizer.decode_stream();
