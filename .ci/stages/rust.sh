@@ -14,7 +14,7 @@ stage_lint() {
     local all=(--release --workspace --locked --features "$with")
     cargo clippy "${all[@]}" --all-targets -- -D warnings -A clippy::disallowed_methods
     cargo clippy "${all[@]}" --lib --bins --examples -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc "${all[@]}" --no-deps --document-private-items
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc "${all[@]}" --no-deps --document-private-items
   done
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn write(
     Ok(durable::write_file(&dir.join(STATE), &text)?)
 }
 
-/// Reads the state that [`write`] wrote.
+/// Reads the state that [`write()`] wrote.
 pub(crate) fn read_state(dir: &Path) -> Result<TrainerState, TrainError> {
     let mismatch =
         |why: String| TrainError::CheckpointMismatch { path: dir.to_owned(), why: format!("{STATE}: {why}") };
@@ -78,7 +78,7 @@ pub(crate) fn read_state(dir: &Path) -> Result<TrainerState, TrainError> {
     serde_json::from_slice(&text).map_err(|error| mismatch(error.to_string()))
 }
 
-/// Restores the tensors that [`write`] wrote. `state` is the state of the same checkpoint. Names and shapes of the
+/// Restores the tensors that [`write()`] wrote. `state` is the state of the same checkpoint. Names and shapes of the
 /// parameters must match the run.
 pub(crate) fn read_tensors(
     dir: &Path,

@@ -1,6 +1,6 @@
 //! The dashboard: shows the event log of a run on a terminal.
 //!
-//! Responsible for: [`watch`], which follows run directories on a terminal, [`Still`], which draws them once as text,
+//! Responsible for: [`watch()`], which follows run directories on a terminal, [`Still`], which draws them once as text,
 //! and [`picture`], which draws their curves to a file.
 //! Must not depend on: the trainer, Burn, polars. It reads run directories and writes only stop requests.
 

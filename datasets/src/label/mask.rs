@@ -8,7 +8,7 @@
 //! 1. If the template has `{% generation %}` blocks, the turns are these blocks. Otherwise:
 //! 2. A turn starts at the end of the rendering of all previous messages with the generation prompt. That
 //!    rendering must be a prefix of the whole text. If it is not (for example because the prompt opens a thinking
-//! block), the conversation is rendered with a marker in place of the answer, and the turn starts at the marker. Both
+//!    block), the conversation is rendered with a marker in place of the answer, and the turn starts at the marker. Both
 //!    renderings must be equal up to that point.
 //! 3. A turn ends with its end token. If the rendering up to and including this message is a prefix of the whole text,
 //!    the end token is at its end. Otherwise the end is found in the rendering with the marker, if it continues after

@@ -45,7 +45,7 @@ pub fn held_tokens(tokens: usize, vocab: usize, on_gpu: bool) -> usize {
 #[derive(Clone, Debug)]
 pub struct Head {
     pub weight: HeadWeight,
-    /// The value at which logits are [soft-capped](soft_cap).
+    /// The value at which logits are [soft-capped](soft_cap()).
     pub soft_cap: Option<f32>,
 }
 

@@ -40,7 +40,7 @@ pub struct AttentionLayout {
     pub head_dim: usize,
     /// Factor on `q·k`, usually `1 / √head_dim`.
     pub scale: f32,
-    /// The value at which scaled scores are [soft-capped](crate::soft_cap).
+    /// The value at which scaled scores are [soft-capped](crate::soft_cap()).
     pub soft_cap: Option<f32>,
     /// Query `i` attends to key `j` if `i - window < j <= i`; without a window if `j <= i`.
     pub window: Option<usize>,
