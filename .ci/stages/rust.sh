@@ -6,17 +6,18 @@ stage_test() { cargo test --release --workspace --locked; }
 
 stage_fmt() { cargo fmt --all --check; }
 
-# Clippy and rustdoc, with and without the GPU features. The second clippy pass bans file writes that are not durable; tests may
-# write in any way, so it leaves them out.
-stage_lint() {
-  local with
-  for with in "" "$features"; do
-    local all=(--release --workspace --locked --features "$with")
-    cargo clippy "${all[@]}" --all-targets -- -D warnings -A clippy::disallowed_methods
-    cargo clippy "${all[@]}" --lib --bins --examples -- -D warnings
-    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc "${all[@]}" --no-deps --document-private-items
-  done
+# Clippy and rustdoc with the given cargo arguments. The second clippy pass bans file writes that are not durable; tests may write in
+# any way, so it leaves them out.
+lint() {
+  cargo clippy --release --workspace --locked "$@" --all-targets -- -D warnings -A clippy::disallowed_methods
+  cargo clippy --release --workspace --locked "$@" --lib --bins --examples -- -D warnings
+  RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+    cargo doc --release --workspace --locked "$@" --no-deps --document-private-items
 }
+
+stage_lint() { lint; }
+
+stage_lint_gpu() { lint --features "$features"; }
 
 # Advisories are left out: their database is on a git server, which this machine may not reach.
 stage_deny() {
