@@ -8,9 +8,8 @@
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
-use tonfall_adapters::merge::MergeError;
+use tonfall_adapters::export::ExportError;
 use tonfall_adapters::peft::PeftError;
-use tonfall_adapters::save_model::SaveError;
 use tonfall_adapters::{
     BaseError, BitsAndBytesError, ConfigError, GgufError, GgufTokenizerError, OpenError, SafetensorsError,
     TokenizerError, WeightFilesError,
@@ -78,8 +77,7 @@ exit_codes! {
         Self::Checkpoint(error) => error.exit_code(),
         Self::Base(error) => error.exit_code(),
         Self::Adapter(error) => error.exit_code(),
-        Self::Merge(error) => error.exit_code(),
-        Self::Save(error) => error.exit_code(),
+        Self::Export(error) => error.exit_code(),
         Self::Data(error) => error.exit_code(),
         Self::Group(error) => error.exit_code(),
         Self::TargetModules { .. }
@@ -254,7 +252,7 @@ exit_codes! {
         Self::Open(error) => error.exit_code(),
         Self::Safetensors(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
-        Self::NotAnAdapter { .. } | Self::OutputExists { .. } => Invalid,
+        Self::NotAnAdapter { .. } => Invalid,
         Self::Config { .. }
         | Self::Unsupported { .. }
         | Self::UnknownKey { .. }
@@ -262,13 +260,15 @@ exit_codes! {
         | Self::Empty { .. }
         | Self::ReadBack { .. } => Refused,
     }
-    MergeError {
+    ExportError {
         Self::Base(error) => error.exit_code(),
+        Self::Adapter(error) => error.exit_code(),
         Self::Safetensors(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
-        Self::OutputExists { .. } => Invalid,
-        // `tonfall merge` replaces this with the exit code of the signal.
+        Self::OutputExists { .. } | Self::NeedsAdapter { .. } => Invalid,
+        // The commands replace this with the exit code of the signal.
         Self::Interrupted => Unexpected,
+        Self::Unread { source, .. } => io_cause(source.as_ref()).map_or(Refused, of_io),
         Self::NoSuchModule { .. }
         | Self::TiedHead
         | Self::Shape { .. }
@@ -277,17 +277,7 @@ exit_codes! {
         | Self::BaseNotFinite { .. }
         | Self::NotFinite { .. }
         | Self::Overflow { .. }
-        | Self::ReadBack { .. } => Refused,
-    }
-    SaveError {
-        Self::Durable(error) => error.exit_code(),
-        Self::Reopen(error) => error.exit_code(),
-        Self::OutputExists { .. } => Invalid,
-        Self::Unread { source, .. } => io_cause(source.as_ref()).map_or(Refused, of_io),
-        Self::Format { .. }
         | Self::Values { .. }
-        | Self::NotFinite { .. }
-        | Self::Overflow { .. }
         | Self::ReadBack { .. } => Refused,
     }
     PictureError {
@@ -348,7 +338,8 @@ mod tests {
         assert_eq!(PictureError::Draw("x".to_owned()).exit_code(), Unexpected);
         let read = OpenError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() };
         assert_eq!(TrainError::Base(BaseError::WeightFiles(WeightFilesError::Open(read))).exit_code(), Io);
-        let unread = SaveError::Unread { name: "x".to_owned(), source: Box::new(io::Error::from(ErrorKind::TimedOut)) };
+        let unread =
+            ExportError::Unread { name: "x".to_owned(), source: Box::new(io::Error::from(ErrorKind::TimedOut)) };
         assert_eq!(unread.exit_code(), Io);
     }
 }

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tonfall_adapters::export;
 use tonfall_durable as durable;
 use tonfall_recipes::Plan;
 use tonfall_runs::{EventKind, EventLog, RunDir, RunLock};
@@ -48,8 +49,8 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
     let plan = launch.plan;
     run.clear_stop_request()?;
     // An earlier attempt may have been killed while it wrote exports; they are written again.
-    for export in ["adapter", "merged", "model"] {
-        durable::remove_dir(&run.exports().join(export))?;
+    for directory in export::directories() {
+        durable::remove_dir(&run.exports().join(directory))?;
     }
     let mut log = EventLog::open(run, lock)?;
     for message in std::mem::take(&mut launch.notices) {

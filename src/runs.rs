@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tonfall_adapters::export;
 use tonfall_adapters::peft::{CONFIG_FILE, TENSOR_FILE};
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::AdapterKind;
@@ -73,17 +74,14 @@ pub(crate) enum Made {
 
 /// The exported weights, or the adapter of the newest checkpoint that verifies.
 pub(crate) fn made(run: &RunDir, plan: &Plan) -> Result<Made> {
-    let (folder, files): (_, &[&str]) = match plan.adapter.kind {
-        AdapterKind::Lora => ("adapter", &[CONFIG_FILE, TENSOR_FILE]),
-        AdapterKind::Full => ("model", &["config.json"]),
-    };
-    let exported = run.exports().join(folder);
+    let is_full = plan.adapter.kind == AdapterKind::Full;
+    let (name, files): (_, &[&str]) =
+        if is_full { ("safetensors", &["config.json"]) } else { ("peft", &[CONFIG_FILE, TENSOR_FILE]) };
+    let directory = export::find(name).and_then(|export| export.directory(is_full)).unwrap_or_default();
+    let exported = run.exports().join(directory);
     let finished = run.logged_state()? == RunState::Finished;
     if finished && files.iter().all(|file| exported.join(file).is_file()) {
-        return Ok(match plan.adapter.kind {
-            AdapterKind::Lora => Made::Adapter(exported),
-            AdapterKind::Full => Made::Model(exported),
-        });
+        return Ok(if is_full { Made::Model(exported) } else { Made::Adapter(exported) });
     }
     let (checkpoint, damaged) = latest_verified(run)?;
     for damage in damaged {

@@ -3,6 +3,7 @@
 //! Responsible for: the metrics before and after training, the paths of the artefacts, and the next commands.
 //! Must not depend on: how the metrics are measured.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -34,8 +35,7 @@ pub(crate) fn text(plan: &Plan, run: &RunDir, outcome: &Outcome, as_json: bool) 
             "predicted_bytes": outcome.predicted_bytes,
             "before": outcome.before,
             "after": outcome.after,
-            "artefact": outcome.artefact,
-            "merged": outcome.merged,
+            "exports": outcome.exports.iter().map(|export| (export.name, &export.path)).collect::<BTreeMap<_, _>>(),
             "notices": outcome.notices,
         })
         .to_string(),
@@ -108,14 +108,14 @@ fn line(text: &str) -> String {
 }
 
 fn artefacts(outcome: &Outcome) -> String {
-    let places = [("adapter", &outcome.artefact), ("merged", &outcome.merged)];
-    let lines = places.iter().filter_map(|(name, path)| {
-        let path = path.as_ref()?;
-        let name = if path.ends_with("model") { "model" } else { name };
-        Some(format!("{name:<9}{}", shown(path)))
-    });
-    let lines: Vec<String> = lines.collect();
+    let lines: Vec<String> =
+        outcome.exports.iter().map(|export| format!("{:<13}{}", export.name, shown(&export.path))).collect();
     if lines.is_empty() { "nothing was exported, as the recipe says".to_owned() } else { lines.join("\n") }
+}
+
+/// The directory of an export of this run.
+fn exported<'a>(outcome: &'a Outcome, name: &str) -> Option<&'a Path> {
+    outcome.exports.iter().find(|export| export.name == name).map(|export| export.path.as_path())
 }
 
 /// The next commands.
@@ -127,11 +127,11 @@ fn next(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
         return lines.join("\n");
     }
     lines.push(format!("  tonfall chat {place} --compare"));
-    if outcome.merged.is_none() {
+    if exported(outcome, "safetensors").is_none() {
         lines.push(format!("  tonfall merge {place} --out merged-model"));
     }
     // The adapter was read back after it was written.
-    if let Some(adapter) = &outcome.artefact
+    if let Some(adapter) = exported(outcome, "peft")
         && let Ok(config) = peft::read_config(adapter)
     {
         lines.push(serve(plan, adapter, &config));

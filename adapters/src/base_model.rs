@@ -24,7 +24,7 @@ use crate::side_files::{self, SideFiles};
 use crate::tensor_index::{self, IndexedTensor, Place, TensorIndex};
 use crate::tokenizer_files::{self, SideFile, TokenizerError, TokenizerFiles};
 use crate::weight_files::{WeightFiles, WeightFilesError};
-use crate::{hf_config, random_weights};
+use crate::{hf_config, random_weights, rotary_order};
 
 /// Why a base model can't be used.
 #[derive(Debug, Error)]
@@ -289,7 +289,7 @@ impl BaseModel {
             (Place::Plain { file, range }, Source::Gguf(gguf)) => Cow::Borrowed(gguf.parts[*file].slice(range)),
             (Place::Permuted { file, range, heads }, Source::Gguf(gguf)) => {
                 let units = indexed.shape.dims()[0];
-                Cow::Owned(tensor_index::unpermute(gguf.parts[*file].slice(range), units, *heads))
+                Cow::Owned(rotary_order::from_gguf(gguf.parts[*file].slice(range), units, *heads))
             }
             (Place::BitsAndBytes { file, parts }, Source::HuggingFace { files, .. }) => {
                 Cow::Owned(parts.pack(&files.files[*file].1))

@@ -4,10 +4,7 @@
 
 use std::fmt;
 
-use tonfall_blocks::{Format, first_non_finite};
-
-use crate::safetensors_file::Dtype;
-use crate::safetensors_writer::decode_one;
+use tonfall_blocks::{Format, dequantize, first_non_finite};
 
 /// A value that is not finite, and its place.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,39 +27,39 @@ pub(crate) fn in_values(values: &[f32], columns: usize, first_row: usize) -> Opt
     Some(NotFinite { value: values[at], row: first_row + at / columns, column: at % columns })
 }
 
-/// Like [`in_values`], for the bytes of a tensor. `None` also for dtypes other than F32, F16 and BF16.
-pub(crate) fn in_bytes(bytes: &[u8], dtype: Dtype, columns: usize) -> Option<NotFinite> {
-    let format = match dtype {
-        Dtype::F32 => Format::F32,
-        Dtype::F16 => Format::F16,
-        Dtype::Bf16 => Format::Bf16,
-        _ => return None,
-    };
-    let at = first_non_finite(format, bytes, bytes.len() / dtype.size())?;
-    let value = decode_one(&bytes[at * dtype.size()..], dtype);
-    Some(NotFinite { value, row: at / columns, column: at % columns })
+/// Like [`in_values`], for the bytes of a whole tensor.
+pub(crate) fn in_bytes(bytes: &[u8], format: Format, columns: usize) -> Option<NotFinite> {
+    let elements = bytes.len() / format.block_bytes() * format.block_len();
+    let at = first_non_finite(format, bytes, elements)?;
+    let mut value = [0.0];
+    dequantize(format, bytes, 1, elements, at, &mut value);
+    Some(NotFinite { value: value[0], row: at / columns, column: at % columns })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::safetensors_file::Dtype;
     use crate::safetensors_writer::encode;
+
+    const DENSE: [(Dtype, Format); 3] =
+        [(Dtype::F32, Format::F32), (Dtype::F16, Format::F16), (Dtype::Bf16, Format::Bf16)];
 
     #[test]
     fn the_first_non_finite_value_is_found_in_every_dense_dtype() {
         let mut values = vec![1.5f32; 3 * 5000];
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-            assert_eq!(in_bytes(&encode(&values, dtype), dtype, 5000), None);
+        for (dtype, format) in DENSE {
+            assert_eq!(in_bytes(&encode(&values, dtype), format, 5000), None);
         }
         values[2 * 5000 + 17] = f32::INFINITY;
         let place = NotFinite { value: f32::INFINITY, row: 2, column: 17 };
-        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-            assert_eq!(in_bytes(&encode(&values, dtype), dtype, 5000), Some(place), "{dtype:?}");
+        for (dtype, format) in DENSE {
+            assert_eq!(in_bytes(&encode(&values, dtype), format, 5000), Some(place), "{dtype:?}");
         }
         assert_eq!(in_values(&values, 5000, 0), Some(place));
         assert_eq!(place.to_string(), "inf at row 2, column 17");
         values[4] = f32::NAN;
-        let first = in_bytes(&encode(&values, Dtype::Bf16), Dtype::Bf16, 5000).expect("a NaN");
+        let first = in_bytes(&encode(&values, Dtype::Bf16), Format::Bf16, 5000).expect("a NaN");
         assert!(first.value.is_nan() && (first.row, first.column) == (0, 4));
     }
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
+use tonfall_blocks::Format;
 
 use crate::bounded_json::{BoundedList, BoundedMap};
 use crate::mapped_file::MappedFile;
@@ -102,6 +103,16 @@ const DTYPES: [(&str, Dtype, usize); 15] = [
 ];
 
 impl Dtype {
+    /// The format of a dense tensor. `None` for dtypes that no weight has.
+    pub(crate) fn dense_format(self) -> Option<Format> {
+        match self {
+            Self::F32 => Some(Format::F32),
+            Self::F16 => Some(Format::F16),
+            Self::Bf16 => Some(Format::Bf16),
+            _ => None,
+        }
+    }
+
     /// The name in the header.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -122,15 +122,6 @@ pub(crate) fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
     }
 }
 
-/// Decodes the first value in the bytes of a dense tensor.
-pub(crate) fn decode_one(bytes: &[u8], dtype: Dtype) -> f32 {
-    match dtype {
-        Dtype::F16 => f16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]])),
-        Dtype::Bf16 => bf16_to_f32(u16::from_le_bytes([bytes[0], bytes[1]])),
-        _ => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-    }
-}
-
 /// The first finite value that would become infinite in `dtype`.
 pub(crate) fn first_overflow(values: &[f32], dtype: Dtype) -> Option<f32> {
     let largest = match dtype {

@@ -13,7 +13,7 @@ use crate::bitsandbytes::{self, Nf4Parts};
 use crate::description::{ModelDescription, Shape};
 use crate::gguf::GgufFile;
 use crate::names;
-use crate::safetensors_file::{Dtype, SafetensorsFile, TensorEntry};
+use crate::safetensors_file::{Dtype, SafetensorsFile};
 use crate::weight_files::WeightFiles;
 
 /// Hugging Face name → place of the weight.
@@ -111,22 +111,12 @@ fn find_tensor(dir: &Path, files: &WeightFiles, name: &str, shape: Shape) -> Res
         return Ok(IndexedTensor { format: Format::Nf4, shape, place: Place::BitsAndBytes { file: number, parts } });
     }
     check_shape(file.file.path(), name, &entry.shape, shape)?;
-    let format = dense_format(entry).ok_or_else(|| BaseError::TensorType {
+    let format = entry.dtype.dense_format().ok_or_else(|| BaseError::TensorType {
         path: file.file.path().to_owned(),
         name: name.to_owned(),
         dtype: entry.dtype.name().to_owned(),
     })?;
     Ok(IndexedTensor { format, shape, place: Place::Plain { file: number, range: entry.range.clone() } })
-}
-
-/// The format of a dense tensor. `None` for other dtypes.
-pub(crate) fn dense_format(entry: &TensorEntry) -> Option<Format> {
-    match entry.dtype {
-        Dtype::F32 => Some(Format::F32),
-        Dtype::F16 => Some(Format::F16),
-        Dtype::Bf16 => Some(Format::Bf16),
-        _ => None,
-    }
 }
 
 fn check_shape(path: &Path, name: &str, found: &[usize], expected: Shape) -> Result<(), BaseError> {
@@ -178,7 +168,8 @@ fn same_values(files: &WeightFiles, first: &str, second: &str) -> bool {
     const BAND: usize = 1 << 16;
     let tensor = |name| files.find(name).map(|(file, entry)| (entry, files.files[file].1.bytes(entry)));
     let (Some((a, a_bytes)), Some((b, b_bytes))) = (tensor(first), tensor(second)) else { return false };
-    let (Some(a_format), Some(b_format), true) = (dense_format(a), dense_format(b), a.shape == b.shape) else {
+    let (Some(a_format), Some(b_format), true) = (a.dtype.dense_format(), b.dtype.dense_format(), a.shape == b.shape)
+    else {
         return false;
     };
     if a_format == b_format {
@@ -205,20 +196,4 @@ fn rotary_heads(name: &str, description: &ModelDescription) -> Option<usize> {
     } else {
         None
     }
-}
-
-/// Reorders rows (or elements of a vector) from GGUF's order to Hugging Face's. Within each head, GGUF interleaves the
-/// rows of both halves, while Hugging Face stores one half after the other.
-pub(crate) fn unpermute(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
-    let row_bytes = bytes.len() / rows;
-    let half = rows / heads / 2;
-    let mut out = Vec::with_capacity(bytes.len());
-    for head in bytes.chunks_exact(2 * half * row_bytes) {
-        for side in 0..2 {
-            for row in 0..half {
-                out.extend_from_slice(&head[(2 * row + side) * row_bytes..][..row_bytes]);
-            }
-        }
-    }
-    out
 }

@@ -219,6 +219,16 @@ pub struct ExportPlan {
     pub merged: bool,
 }
 
+impl ExportPlan {
+    /// The names of the exports to write.
+    pub fn names(&self) -> Vec<&'static str> {
+        [(self.adapter, "peft"), (self.merged, "safetensors")]
+            .into_iter()
+            .filter_map(|(on, name)| on.then_some(name))
+            .collect()
+    }
+}
+
 /// Implements `Default` with the defaults of the schema.
 macro_rules! default_from_schema {
     ($($plan:ty = $table:literal),*) => {$(

@@ -1,12 +1,12 @@
 //! `tonfall merge RUN|ADAPTER --out DIR`: merges an adapter into its base model.
 //!
-//! Responsible for: finding adapter, base and chat template. `tonfall_adapters::merge` merges and compares.
+//! Responsible for: finding adapter, base and chat template. `tonfall_adapters::export` writes and verifies.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use tonfall_adapters::merge::{self, MergeError, MergeOptions};
+use tonfall_adapters::export::{self, Artifact, ExportError, ExportSettings, Trained};
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
 use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
 use tonfall_recipes::plan::{Base, Variable};
@@ -45,11 +45,12 @@ pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<i32> {
         reporter.phase("merging", done, total);
         if signals.received().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let options = MergeOptions { chat, ..MergeOptions::default() };
-    let merged = merge::merge(&base, &parts.adapter, &args.out, &options, &mut progress);
+    let artifact = Artifact { base: &base, trained: Trained::Adapter(&parts.adapter), chat: &chat };
+    let export = export::find("safetensors").unwrap_or_else(|| unreachable!("a row of the table"));
+    let merged = export.run(&artifact, &ExportSettings::default(), &args.out, &mut progress);
     reporter.clear();
     let report = match (merged, signals.received()) {
-        (Err(MergeError::Interrupted), Some(signal)) => {
+        (Err(ExportError::Interrupted), Some(signal)) => {
             output::note("interrupted; nothing was written");
             return Ok(signals::exit_code(signal));
         }

@@ -29,10 +29,7 @@ pub enum TrainError {
     Adapter(#[from] tonfall_adapters::peft::PeftError),
 
     #[error(transparent)]
-    Merge(#[from] tonfall_adapters::merge::MergeError),
-
-    #[error(transparent)]
-    Save(#[from] tonfall_adapters::save_model::SaveError),
+    Export(#[from] tonfall_adapters::export::ExportError),
 
     #[error(transparent)]
     Data(#[from] tonfall_datasets::DataError),

@@ -43,4 +43,4 @@ pub use out_of_memory::is_out_of_memory;
 pub use preflight::preflight;
 pub use run_length::RunLength;
 pub use session::Session;
-pub use train::{Job, Observation, Outcome, Record, StopReason, adapter_start, train};
+pub use train::{Exported, Job, Observation, Outcome, Record, StopReason, adapter_start, train};

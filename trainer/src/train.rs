@@ -114,9 +114,7 @@ pub struct Outcome {
     pub tokens: u64,
     pub before: Option<EvalReport>,
     pub after: Option<EvalReport>,
-    /// The PEFT adapter; in full training, the model's directory.
-    pub artefact: Option<PathBuf>,
-    pub merged: Option<PathBuf>,
+    pub exports: Vec<Exported>,
     /// Changes that the exports made to the base's files.
     pub notices: Vec<String>,
     pub peak_rss_bytes: Option<u64>,
@@ -126,6 +124,14 @@ pub struct Outcome {
     pub predicted_bytes: u64,
     /// Rank of the adapter; `None` in full training.
     pub rank: Option<usize>,
+}
+
+/// An export that a run has written.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// As in [`tonfall_adapters::export::EXPORTS`].
+    pub name: &'static str,
+    pub path: PathBuf,
 }
 
 /// Trains according to the plan. All processes that train together call this. The first one evaluates, saves and
@@ -152,8 +158,7 @@ fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
         tokens: run.state.tokens,
         before: run.state.before.clone(),
         after: None,
-        artefact: None,
-        merged: None,
+        exports: Vec::new(),
         notices: Vec::new(),
         peak_rss_bytes: None,
         peak_accelerator_bytes: run.peak_accelerator_bytes,
@@ -163,7 +168,7 @@ fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
     if stopped.is_none() {
         let after = run.evaluate(true)?;
         run.mark_best()?;
-        (outcome.artefact, outcome.merged) = run.export(&mut outcome.notices)?;
+        outcome.exports = run.export(&mut outcome.notices)?;
         run.finish(&after)?;
         outcome.after = Some(after);
     }

@@ -11,18 +11,14 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tonfall_blocks::{Format, dequantize};
-use tonfall_durable::{self as durable, DurableError, ScratchDir};
+use tonfall_durable::{self as durable, DurableError};
 
 pub use config::AdapterConfig;
 pub use target_modules::target_modules;
 
-use crate::merge::write_side_file;
 use crate::regular_file::{CONFIG_LIMIT, OpenError, read_up_to, refuse_pickle_name};
 use crate::safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
 use crate::safetensors_writer::{Planned, PlannedFile, encode, format_pt};
-use crate::save_model::taken;
-use crate::tensor_index::dense_format;
-use crate::tokenizer_files::SideFile;
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
@@ -44,9 +40,6 @@ pub enum PeftError {
 
     #[error("{}: holds no adapter ({CONFIG_FILE} and {TENSOR_FILE} are needed)", dir.display())]
     NotAnAdapter { dir: PathBuf },
-
-    #[error("{}: is already there; name another directory or remove it", path.display())]
-    OutputExists { path: PathBuf },
 
     #[error("{}: {reason}", path.display())]
     Config { path: PathBuf, reason: String },
@@ -158,24 +151,6 @@ impl Adapter {
     }
 }
 
-/// Writes an adapter and further files (see [`crate::BaseModel::adapter_files`]) to `dir`, which must not exist yet or
-/// be empty. The directory appears complete and verified bit by bit, or not at all.
-///
-/// # Errors
-/// See [`PeftError`]. Nothing is left on disk after an error.
-pub fn write(dir: &Path, adapter: &Adapter, side_files: &[SideFile]) -> Result<(), PeftError> {
-    adapter.check(&dir.join(TENSOR_FILE))?;
-    if taken(dir) {
-        return Err(PeftError::OutputExists { path: dir.to_owned() });
-    }
-    let scratch = ScratchDir::beside(dir)?;
-    write_files(scratch.path(), adapter)?;
-    for file in side_files {
-        write_side_file(scratch.path(), file)?;
-    }
-    Ok(scratch.publish()?)
-}
-
 /// Writes the two files of an adapter to a directory that is not complete yet, such as a checkpoint. Then reads them
 /// back and compares every bit.
 ///
@@ -240,8 +215,10 @@ pub fn read(dir: &Path) -> Result<Adapter, PeftError> {
             return Err(fault(format!("names of an adapter begin with `{PREFIX}`")));
         };
         let [rows, cols] = entry.shape[..] else { return Err(fault(format!("shape {:?} is no matrix", entry.shape))) };
-        let format: Format =
-            dense_format(entry).ok_or_else(|| fault(format!("dtype {} is not supported", entry.dtype.name())))?;
+        let format: Format = entry
+            .dtype
+            .dense_format()
+            .ok_or_else(|| fault(format!("dtype {} is not supported", entry.dtype.name())))?;
         let mut values = vec![0.0; rows * cols];
         dequantize(format, file.bytes(entry), rows, cols, 0, &mut values);
         tensors.push(AdapterTensor { name: name.to_owned(), shape: [rows, cols], values });

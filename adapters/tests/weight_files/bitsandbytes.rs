@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use safetensors::SafeTensors;
 use serde_json::json;
 use tempfile::TempDir;
-use tonfall_adapters::merge::{MergeOptions, merge};
-use tonfall_adapters::{BaseError, BaseModel, BitsAndBytesError};
+use tonfall_adapters::export::{self, Artifact, ExportSettings, Trained};
+use tonfall_adapters::{BaseError, BaseModel, BitsAndBytesError, ChatSettings};
 use tonfall_blocks::{DYNAMIC_MAP, Format, NF4, Nf4View, dequantize, quantize_nf4};
 
 use crate::files::{copy_of, edit_json, f32_bytes, fixture, safetensors_of, values};
@@ -154,7 +154,10 @@ fn merging_writes_the_dequantised_weights_with_a_notice() {
     let base = open(&made).unwrap();
     let (adapter, dir) = (crate::peft_files::trained(), tempfile::tempdir().unwrap());
     let out = dir.path().join("merged");
-    let report = merge(&base, &adapter, &out, &MergeOptions::default(), &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let artifact = Artifact { base: &base, trained: Trained::Adapter(&adapter), chat: &ChatSettings::default() };
+    let safetensors = export::find("safetensors").unwrap();
+    let report = safetensors.run(&artifact, &ExportSettings::default(), &out, &mut |_, _| ControlFlow::Continue(()));
+    let report = report.unwrap();
     assert!(report.notices.len() == 1 && report.notices[0].contains("quantised"), "{:?}", report.notices);
     let merged = BaseModel::open(&out).unwrap();
     assert!(!merged.is_quantized() && merged.description() == base.description());

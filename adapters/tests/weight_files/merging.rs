@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::Value;
-use tonfall_adapters::merge::{MergeError, MergeOptions, MergeReport, merge};
+use tonfall_adapters::export::{self, Artifact, ExportError, ExportReport, ExportSettings, Trained};
 use tonfall_adapters::peft::{Adapter, AdapterTensor};
 use tonfall_adapters::{BaseError, BaseModel, ChatSettings};
 use tonfall_blocks::Format;
@@ -17,9 +17,25 @@ fn base(family: &str) -> BaseModel {
     BaseModel::open(&fixture("families").join(family)).unwrap()
 }
 
-fn run(base: &BaseModel, adapter: &Adapter, out: &Path, options: &MergeOptions) -> Result<MergeReport, MergeError> {
+fn run(
+    base: &BaseModel,
+    adapter: &Adapter,
+    out: &Path,
+    settings: &ExportSettings,
+) -> Result<ExportReport, ExportError> {
+    run_with_chat(base, adapter, out, settings, &ChatSettings::default())
+}
+
+fn run_with_chat(
+    base: &BaseModel,
+    adapter: &Adapter,
+    out: &Path,
+    settings: &ExportSettings,
+    chat: &ChatSettings,
+) -> Result<ExportReport, ExportError> {
+    let artifact = Artifact { base, trained: Trained::Adapter(adapter), chat };
     let mut last = (0, 0);
-    let report = merge(base, adapter, out, options, &mut |done, total| {
+    let report = export::find("safetensors").unwrap().run(&artifact, settings, out, &mut |done, total| {
         assert!(done >= last.0 && done <= total);
         last = (done, total);
         ControlFlow::Continue(())
@@ -48,9 +64,9 @@ fn a_merged_dense_base_keeps_file_names_and_dtypes() {
     for family in ["llama", "llama_sharded"] {
         let (base, adapter, dir) = (base(family), trained(), tempfile::tempdir().unwrap());
         let out = dir.path().join("merged");
-        let report = run(&base, &adapter, &out, &MergeOptions::default()).unwrap();
+        let report = run(&base, &adapter, &out, &ExportSettings::default()).unwrap();
         assert_eq!((report.tensors, report.changed_tensors), (21, 14), "{family}");
-        assert!(report.changed_values > 0 && report.notices.is_empty());
+        assert!(report.notices.is_empty());
         let model = BaseModel::open(&out).unwrap();
         for name in base.weight_names() {
             assert_eq!(model.weight(&name).unwrap().format, Format::Bf16);
@@ -83,7 +99,7 @@ fn a_merged_dense_base_keeps_file_names_and_dtypes() {
 fn rslora_scales_the_merge() {
     let (base, mut adapter, dir) = (base("llama"), trained(), tempfile::tempdir().unwrap());
     adapter.config.use_rslora = true;
-    let options = MergeOptions { dtype: Some(Format::F32), ..MergeOptions::default() };
+    let options = ExportSettings { dtype: Some(Format::F32), ..ExportSettings::default() };
     run(&base, &adapter, &dir.path().join("m"), &options).unwrap();
     let model = BaseModel::open(&dir.path().join("m")).unwrap();
     let name = "model.layers.1.mlp.gate_proj.weight";
@@ -103,7 +119,7 @@ fn a_gguf_base_becomes_a_hugging_face_directory() {
         .set("tokenizer.chat_template", text("{{ x }}"));
     let (_gguf, path) = gguf.write();
     let base = BaseModel::open(&path).unwrap();
-    let options = MergeOptions { dtype: Some(Format::F32), max_shard_bytes: 60_000, ..MergeOptions::default() };
+    let options = ExportSettings { dtype: Some(Format::F32), max_shard_bytes: 60_000, ..ExportSettings::default() };
     let out = dir.path().join("m");
     let report = run(&base, &adapter, &out, &options).unwrap();
     assert!(report.files[0].starts_with("model-00001-of-0000"), "{:?}", report.files);
@@ -123,7 +139,7 @@ fn a_gguf_base_becomes_a_hugging_face_directory() {
 fn another_dtype_applies_to_all_weights_and_the_configuration() {
     let (base, adapter, dir) = (base("llama_sharded"), trained(), tempfile::tempdir().unwrap());
     let out = dir.path().join("m");
-    run(&base, &adapter, &out, &MergeOptions { dtype: Some(Format::F16), ..MergeOptions::default() }).unwrap();
+    run(&base, &adapter, &out, &ExportSettings { dtype: Some(Format::F16), ..ExportSettings::default() }).unwrap();
     let model = BaseModel::open(&out).unwrap();
     assert!(base.weight_names().iter().all(|name| model.weight(name).unwrap().format == Format::F16));
     let config: Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
@@ -187,7 +203,7 @@ fn configurations_have_both_spellings_of_rope_and_dtype() {
         assert_eq!(BaseModel::open(copy.path()).unwrap().description(), base.description(), "{family}");
     }
     let out = dir.path().join("m");
-    run(&base("llama"), &trained(), &out, &MergeOptions::default()).unwrap();
+    run(&base("llama"), &trained(), &out, &ExportSettings::default()).unwrap();
     assert_eq!(config_of(&out)["rope_theta"], 10_000.0);
 }
 
@@ -206,7 +222,7 @@ fn the_merged_model_has_the_runs_template_and_end_tokens() {
 
     let chat = ChatSettings { template: Some("the run's".to_owned()), end_tokens: vec![2, 7] };
     let out = copy.path().join("out");
-    let report = run(&base, &trained(), &out, &MergeOptions { chat: chat.clone(), ..MergeOptions::default() }).unwrap();
+    let report = run_with_chat(&base, &trained(), &out, &ExportSettings::default(), &chat).unwrap();
     assert_eq!(std::fs::read_to_string(out.join("chat_template.jinja")).unwrap(), "the run's");
     assert!(!out.join("additional_chat_templates").exists());
     let tokenizer = json(&out, "tokenizer_config.json");
@@ -225,7 +241,7 @@ fn the_merged_model_has_the_runs_template_and_end_tokens() {
     let chat = ChatSettings { template: None, end_tokens: vec![2] };
     assert!(base.adapter_files(&chat).unwrap().is_empty());
     let out = copy.path().join("second");
-    let report = run(&base, &trained(), &out, &MergeOptions { chat, ..MergeOptions::default() }).unwrap();
+    let report = run_with_chat(&base, &trained(), &out, &ExportSettings::default(), &chat).unwrap();
     assert!(report.notices.is_empty());
     for name in ["chat_template.jinja", "generation_config.json", "tokenizer_config.json"] {
         assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(copy.path().join(name)).unwrap(), "{name}");
@@ -235,8 +251,8 @@ fn the_merged_model_has_the_runs_template_and_end_tokens() {
     std::fs::remove_file(copy.path().join("generation_config.json")).unwrap();
     let chat = ChatSettings { template: None, end_tokens: vec![7] };
     let out = copy.path().join("third");
-    run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions { chat, ..MergeOptions::default() })
-        .unwrap();
+    let base = BaseModel::open(copy.path()).unwrap();
+    run_with_chat(&base, &trained(), &out, &ExportSettings::default(), &chat).unwrap();
     assert_eq!(json(&out, "generation_config.json")["eos_token_id"], serde_json::json!([2, 7]));
 }
 
@@ -257,16 +273,16 @@ fn values_that_are_not_finite_are_named_and_never_written() {
         bytes[data + begin + 2 * (row * 64 + 5)..][..2].copy_from_slice(&0x7fc0_u16.to_le_bytes());
         std::fs::write(&path, bytes).unwrap();
         let error =
-            run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions::default()).unwrap_err();
-        assert!(matches!(&error, MergeError::BaseNotFinite { .. }), "{error:?}");
+            run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &ExportSettings::default()).unwrap_err();
+        assert!(matches!(&error, ExportError::BaseNotFinite { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(tensor) && text.contains("NaN") && text.contains(place), "{text}");
     }
     // The matrices are finite, but their product overflows f32.
     let mut adapter = trained();
     adapter.tensors.iter_mut().for_each(|tensor| tensor.values.fill(3e37));
-    let error = run(&base("llama"), &adapter, &out, &MergeOptions::default()).unwrap_err();
-    assert!(matches!(&error, MergeError::NotFinite { .. }), "{error:?}");
+    let error = run(&base("llama"), &adapter, &out, &ExportSettings::default()).unwrap_err();
+    assert!(matches!(&error, ExportError::NotFinite { .. }), "{error:?}");
     assert!(error.to_string().contains("inf at row 0, column 0"), "{error}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
 }
@@ -277,11 +293,15 @@ fn an_interrupted_merge_leaves_nothing() {
     let (base, adapter) = (base("llama"), trained());
     for stop_at in [1, 30] {
         let mut calls = 0;
-        let result = merge(&base, &adapter, &dir.path().join("m"), &MergeOptions::default(), &mut |_, _| {
+        let chat = ChatSettings::default();
+        let artifact = Artifact { base: &base, trained: Trained::Adapter(&adapter), chat: &chat };
+        let mut progress = |_, _| {
             calls += 1;
             if calls == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        assert!(matches!(result, Err(MergeError::Interrupted)), "{result:?}");
+        };
+        let safetensors = export::find("safetensors").unwrap();
+        let result = safetensors.run(&artifact, &ExportSettings::default(), &dir.path().join("m"), &mut progress);
+        assert!(matches!(result, Err(ExportError::Interrupted)), "{result:?}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
@@ -302,7 +322,7 @@ fn lora_on_the_head_is_merged_unless_the_head_is_the_embedding() {
     };
     let untied = base("llama");
     let adapter = on_head(&untied);
-    run(&untied, &adapter, &dir.path().join("m"), &MergeOptions::default()).unwrap();
+    run(&untied, &adapter, &dir.path().join("m"), &ExportSettings::default()).unwrap();
     let merged = BaseModel::open(&dir.path().join("m")).unwrap();
     for (found, exact) in
         values(&merged, "lm_head.weight").into_iter().zip(expected(&untied, &adapter, "lm_head.weight"))
@@ -310,8 +330,8 @@ fn lora_on_the_head_is_merged_unless_the_head_is_the_embedding() {
         assert!((f64::from(found) - exact).abs() <= exact.abs() / 256.0 + 1e-9);
     }
     let tied = base("llama_tied");
-    let error = run(&tied, &on_head(&tied), &dir.path().join("n"), &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::TiedHead), "{error:?}");
+    let error = run(&tied, &on_head(&tied), &dir.path().join("n"), &ExportSettings::default()).unwrap_err();
+    assert!(matches!(error, ExportError::TiedHead), "{error:?}");
 }
 
 #[test]
@@ -322,14 +342,14 @@ fn an_adapter_without_effect_is_an_error() {
         tensor.values.fill(0.0);
     }
     let out = dir.path().join("m");
-    let error = run(&base, &adapter, &out, &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::NoEffect { dtype: "BF16" }), "{error:?}");
+    let error = run(&base, &adapter, &out, &ExportSettings::default()).unwrap_err();
+    assert!(matches!(&error, ExportError::NoEffect { format } if format == "BF16"), "{error:?}");
     // The adapter is so small that rounding to the base's dtype removes it.
     for tensor in adapter.tensors.iter_mut().filter(|tensor| tensor.name.contains("lora_B")) {
         tensor.values.fill(1e-30);
     }
-    let error = run(&base, &adapter, &out, &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::NoEffect { .. }), "{error:?}");
+    let error = run(&base, &adapter, &out, &ExportSettings::default()).unwrap_err();
+    assert!(matches!(error, ExportError::NoEffect { .. }), "{error:?}");
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing is left behind");
 }
 
@@ -339,9 +359,9 @@ fn values_beyond_the_dtype_are_an_error() {
     for tensor in adapter.tensors.iter_mut().filter(|tensor| tensor.name.contains("lora_B")) {
         tensor.values.fill(1e7);
     }
-    let options = MergeOptions { dtype: Some(Format::F16), ..MergeOptions::default() };
+    let options = ExportSettings { dtype: Some(Format::F16), ..ExportSettings::default() };
     let error = run(&base, &adapter, &dir.path().join("m"), &options).unwrap_err();
-    assert!(matches!(error, MergeError::Overflow { dtype: "F16", .. }), "{error:?}");
+    assert!(matches!(error, ExportError::Overflow { format: Format::F16, .. }), "{error:?}");
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing is left behind");
 }
 
@@ -349,23 +369,24 @@ fn values_beyond_the_dtype_are_an_error() {
 fn adapters_of_other_models_and_existing_directories_are_refused() {
     let (model, dir) = (base("llama"), tempfile::tempdir().unwrap());
     let refusal =
-        |adapter: &Adapter| run(&model, adapter, &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
+        |adapter: &Adapter| run(&model, adapter, &dir.path().join("m"), &ExportSettings::default()).unwrap_err();
 
     let mut adapter = trained();
     for tensor in &mut adapter.tensors {
         tensor.name = tensor.name.replace("layers.1.", "layers.7.");
     }
-    assert!(matches!(refusal(&adapter), MergeError::NoSuchModule { module } if module.contains("layers.7.")));
+    assert!(matches!(refusal(&adapter), ExportError::NoSuchModule { module } if module.contains("layers.7.")));
     let qwen3 = base("qwen3");
-    let error = run(&qwen3, &trained(), &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::Shape { .. }), "{error:?}");
-    let options = MergeOptions { dtype: Some(Format::Q8_0), ..MergeOptions::default() };
+    let error = run(&qwen3, &trained(), &dir.path().join("m"), &ExportSettings::default()).unwrap_err();
+    assert!(matches!(error, ExportError::Shape { .. }), "{error:?}");
+    let options = ExportSettings { dtype: Some(Format::Q8_0), ..ExportSettings::default() };
     let error = run(&model, &trained(), &dir.path().join("m"), &options).unwrap_err();
-    assert!(matches!(error, MergeError::Format { format: Format::Q8_0 }), "{error:?}");
-    let error = run(&model, &trained(), dir.path(), &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::OutputExists { .. }), "{error:?}");
-    let error = run(&model, &trained(), Path::new("/proc/nowhere/m"), &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::Durable(_)), "{error:?}");
+    assert!(matches!(error, ExportError::Format { format: Format::Q8_0 }), "{error:?}");
+    let used = copy_of("llama");
+    let error = run(&model, &trained(), used.path(), &ExportSettings::default()).unwrap_err();
+    assert!(matches!(error, ExportError::OutputExists { .. }), "{error:?}");
+    let error = run(&model, &trained(), Path::new("/proc/nowhere/m"), &ExportSettings::default()).unwrap_err();
+    assert!(matches!(error, ExportError::Durable(_)), "{error:?}");
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
 }
 
@@ -386,7 +407,7 @@ fn side_files_are_copied_byte_for_byte_except_model_cards() {
         std::fs::write(copy.path().join(name), format!("{{\"this is\": \"{name}\"}}\n")).unwrap();
     }
     let out = copy.path().join("out");
-    run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions::default()).unwrap();
+    run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &ExportSettings::default()).unwrap();
     for name in carried {
         assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(copy.path().join(name)).unwrap());
     }
@@ -403,7 +424,7 @@ fn buffers_of_older_transformers_versions_are_copied() {
     let bytes = crate::files::with_tensor(&std::fs::read(&path).unwrap(), name, "F32", &[2], &[1, 2, 3, 4, 5, 6, 7, 8]);
     std::fs::write(&path, bytes).unwrap();
     let out = copy.path().join("out");
-    let report = run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &MergeOptions::default()).unwrap();
+    let report = run(&BaseModel::open(copy.path()).unwrap(), &trained(), &out, &ExportSettings::default()).unwrap();
     assert_eq!(report.tensors, 22);
     let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
     let merged = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -425,7 +446,8 @@ fn a_quantised_base_is_written_dense_with_a_notice() {
     let (_gguf, path) = gguf.write();
     let base = BaseModel::open(&path).unwrap();
     let out = dir.path().join("out");
-    let report = run(&base, &trained(), &out, &MergeOptions { dtype: Some(Format::Bf16), ..MergeOptions::default() });
+    let report =
+        run(&base, &trained(), &out, &ExportSettings { dtype: Some(Format::Bf16), ..ExportSettings::default() });
     let report = report.unwrap();
     assert!(report.notices.len() == 1 && report.notices[0].contains("quantised"), "{:?}", report.notices);
     let merged = BaseModel::open(&out).unwrap();
@@ -441,8 +463,8 @@ fn errors_of_the_base_are_returned() {
     let base = BaseModel::open(copy.path()).unwrap();
     std::fs::remove_dir_all(copy.path()).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let error = run(&base, &trained(), &dir.path().join("m"), &MergeOptions::default()).unwrap_err();
-    assert!(matches!(error, MergeError::Base(BaseError::Open(_))), "{error:?}");
+    let error = run(&base, &trained(), &dir.path().join("m"), &ExportSettings::default()).unwrap_err();
+    assert!(matches!(error, ExportError::Base(BaseError::Open(_))), "{error:?}");
 }
 
 /// LoRA on the head is merged if the base has its own head. If the head is tied, the error names it.
@@ -465,8 +487,8 @@ fn lora_on_the_head_needs_an_untied_head() {
     };
     let dir = tempfile::tempdir().unwrap();
     let (untied, tied) = (base("llama"), base("llama_tied"));
-    let merged = run(&untied, &on_the_head(&untied), &dir.path().join("untied"), &MergeOptions::default()).unwrap();
+    let merged = run(&untied, &on_the_head(&untied), &dir.path().join("untied"), &ExportSettings::default()).unwrap();
     assert_eq!(merged.changed_tensors, 1);
-    let refused = run(&tied, &on_the_head(&tied), &dir.path().join("tied"), &MergeOptions::default());
-    assert!(matches!(refused, Err(MergeError::TiedHead)), "{refused:?}");
+    let refused = run(&tied, &on_the_head(&tied), &dir.path().join("tied"), &ExportSettings::default());
+    assert!(matches!(refused, Err(ExportError::TiedHead)), "{refused:?}");
 }

@@ -1,11 +1,13 @@
 //! PEFT adapters: reading PEFT's files, and reading back our own.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tonfall_adapters::SideFile;
+use tonfall_adapters::export::{self, Artifact, ExportError, ExportSettings, Trained};
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig, AdapterTensor, PeftError};
+use tonfall_adapters::{BaseModel, ChatSettings};
 
 use crate::files::{edit_json, fixture, safetensors_of, take_apart};
 
@@ -33,7 +35,7 @@ fn small() -> Adapter {
 
 fn written() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    peft::write(dir.path(), &small(), &[]).unwrap();
+    peft::write_files(dir.path(), &small()).unwrap();
     dir
 }
 
@@ -55,7 +57,7 @@ fn written_adapters_round_trip_bit_for_bit() {
     let target = dir.path().join("deep/adapter");
     let mut adapter = trained();
     adapter.config.use_rslora = true;
-    peft::write(&target, &adapter, &[]).unwrap();
+    peft::write_files(&target, &adapter).unwrap();
     assert_eq!(peft::read(&target).unwrap(), adapter);
     assert_eq!(adapter.scale(), 8.0, "alpha / √r");
     assert!(
@@ -175,7 +177,7 @@ fn invalid_adapters_are_not_written() {
     let refused = |edit: fn(&mut Adapter), expected: &str| {
         let mut adapter = small();
         edit(&mut adapter);
-        let error = peft::write(dir.path(), &adapter, &[]).unwrap_err().to_string();
+        let error = peft::write_files(dir.path(), &adapter).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected:?} is not in: {error}");
     };
     refused(|adapter| adapter.tensors.clear(), "no tensors");
@@ -187,24 +189,31 @@ fn invalid_adapters_are_not_written() {
 
 #[test]
 fn an_unwritable_directory_is_named() {
-    let error = peft::write(Path::new("/proc/no-such-place"), &small(), &[]).unwrap_err();
+    let error = peft::write_files(Path::new("/proc/no-such-place"), &small()).unwrap_err();
     assert!(matches!(error, PeftError::Durable(_)), "{error:?}");
     assert!(error.to_string().contains("/proc"), "{error}");
 }
 
 #[test]
-fn an_adapter_appears_complete_or_not_at_all() {
+fn an_exported_adapter_appears_complete_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
-    let target = dir.path().join("adapter");
-    let extra = SideFile { name: "additional_chat_templates/tool_use.jinja".to_owned(), bytes: b"x".to_vec() };
-    peft::write(&target, &small(), &[extra]).unwrap();
-    assert!(target.join("additional_chat_templates/tool_use.jinja").is_file());
-    let error = peft::write(&target, &small(), &[]).unwrap_err();
-    assert!(matches!(error, PeftError::OutputExists { .. }), "{error:?}");
+    let base = BaseModel::open(&fixture("families/llama")).unwrap();
+    let export = |adapter: &Adapter, name: &str| {
+        let chat = ChatSettings { template: Some("the run's".to_owned()), end_tokens: Vec::new() };
+        let artifact = Artifact { base: &base, trained: Trained::Adapter(adapter), chat: &chat };
+        let peft = export::find("peft").unwrap();
+        let out = dir.path().join(name);
+        peft.run(&artifact, &ExportSettings::default(), &out, &mut |_, _| ControlFlow::Continue(()))
+    };
+    let report = export(&small(), "adapter").unwrap();
+    assert_eq!(report.files, ["adapter_model.safetensors", "adapter_config.json", "chat_template.jinja"]);
+    assert!(report.files.iter().all(|file| dir.path().join("adapter").join(file).is_file()));
+    let error = export(&small(), "adapter").unwrap_err();
+    assert!(matches!(error, ExportError::OutputExists { .. }), "{error:?}");
 
-    // If a side file can't be written, nothing of the adapter is left.
-    let refused = SideFile { name: "\0".to_owned(), bytes: Vec::new() };
-    peft::write(&dir.path().join("second"), &small(), &[refused]).unwrap_err();
+    let mut diverged = small();
+    diverged.tensors[1].values[0] = f32::NAN;
+    export(&diverged, "second").unwrap_err();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 

@@ -5,23 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tonfall_adapters::merge::{MergeOptions, merge};
+use tonfall_adapters::export::{self, Artifact, ExportSettings, Trained};
 use tonfall_adapters::peft;
-use tonfall_adapters::save_model::{SaveOptions, save_model};
 use tonfall_kernels::release_idle;
 use tonfall_runs::checkpoint_dir::{CheckpointWriter, mark_best};
 use tonfall_runs::events::{EventKind, Phase};
 
-use super::{Run, progress};
+use super::{Exported, Run, progress};
 use crate::checkpoint_files;
 use crate::error::TrainError;
 use crate::evaluate::{self, EvalReport};
 use crate::lora;
-
-/// Maximum size of one file of a saved model.
-const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
 impl Run<'_> {
     /// Measures the loss on the eval split and, if `generations`, the held-out prompts.
@@ -102,47 +98,36 @@ impl Run<'_> {
         }
     }
 
-    /// Writes the exports of the plan, and reads them back.
-    pub(super) fn export(
-        &mut self,
-        notices: &mut Vec<String>,
-    ) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
-        let Some(record) = &self.job.record else { return Ok((None, None)) };
+    /// Writes the exports of the plan.
+    pub(super) fn export(&mut self, notices: &mut Vec<String>) -> Result<Vec<Exported>, TrainError> {
+        let Some(record) = &self.job.record else { return Ok(Vec::new()) };
         release_idle();
-        let (plan, exports) = (self.job.plan, record.run.exports());
-        let Some(config) = self.adapter.clone() else {
-            let dir = exports.join("model");
-            let base = self.job.base;
-            let dtype = base.dense_format();
-            let options = SaveOptions { dtype, max_shard_bytes: MAX_SHARD_BYTES };
-            let params: BTreeMap<_, _> = self.model.params.iter().map(|param| (param.name.as_str(), param)).collect();
-            let mut values = |name: &str| match params.get(name) {
-                Some(param) => Ok(lora::values(&param.value)?),
-                None => Ok(Vec::new()),
-            };
-            let side = base.side_files(Some(dtype), self.job.chat)?;
-            save_model(&dir, base.description(), &options, &side.files, &mut values)?;
-            notices.extend(side.notices);
-            return Ok((Some(dir), None));
+        let exports = record.run.exports();
+        let adapter = self.adapter.clone().map(|config| lora::export(&self.model, config)).transpose()?;
+        let params: BTreeMap<_, _> = self.model.params.iter().map(|param| (param.name.as_str(), param)).collect();
+        let values = |name: &str| match params.get(name) {
+            Some(param) => Ok(lora::values(&param.value)?),
+            None => Ok(Vec::new()),
         };
-        let adapter = lora::export(&self.model, config)?;
-        let mut written = (None, None);
-        if plan.export.adapter {
-            let dir = exports.join("adapter");
-            peft::write(&dir, &adapter, &self.job.base.adapter_files(self.job.chat)?)?;
-            written.0 = Some(dir);
-        }
-        if plan.export.merged {
-            let dir = exports.join("merged");
-            let mut merging = progress(&mut self.job.record, Phase::Merging);
-            let options = MergeOptions { chat: self.job.chat.clone(), ..MergeOptions::default() };
-            let report = merge(self.job.base, &adapter, &dir, &options, &mut |done, total| {
-                merging(done, total);
+        let trained = match &adapter {
+            Some(adapter) => Trained::Adapter(adapter),
+            None => Trained::Full(&values),
+        };
+        let artifact = Artifact { base: self.job.base, trained, chat: self.job.chat };
+        let mut written = Vec::new();
+        for name in self.job.plan.export.names() {
+            let export =
+                export::find(name).unwrap_or_else(|| unreachable!("a test compares the names with the schema"));
+            let Some(directory) = export.directory(adapter.is_none()) else { continue };
+            let path = exports.join(directory);
+            let mut exporting = progress(&mut self.job.record, Phase::Merging);
+            let report = export.run(&artifact, &ExportSettings::default(), &path, &mut |done, total| {
+                exporting(done, total);
                 ControlFlow::Continue(())
             })?;
-            drop(merging);
+            drop(exporting);
             notices.extend(report.notices);
-            written.1 = Some(dir);
+            written.push(Exported { name: export.name, path });
         }
         Ok(written)
     }

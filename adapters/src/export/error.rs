@@ -1,0 +1,78 @@
+//! Why an export failed.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use tonfall_blocks::Format;
+use tonfall_durable::DurableError;
+
+use crate::base_model::BaseError;
+use crate::finite::NotFinite;
+use crate::peft::PeftError;
+use crate::safetensors_file::SafetensorsError;
+
+/// Why an export failed. Nothing is left at the output path after an error.
+#[derive(Debug, Error)]
+pub enum ExportError {
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    #[error(transparent)]
+    Adapter(#[from] PeftError),
+    #[error(transparent)]
+    Safetensors(#[from] SafetensorsError),
+
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+
+    #[error("{}: is already there; name a new directory or remove it", path.display())]
+    OutputExists { path: PathBuf },
+
+    #[error("the adapter changes `{module}`, which this base does not have; it was made for another model")]
+    NoSuchModule { module: String },
+
+    #[error("the adapter's `{module}` is {found:?} (out, in), the base's {expected:?}; it was made for another model")]
+    Shape { module: String, found: [usize; 2], expected: [usize; 2] },
+
+    #[error(
+        "the adapter changes lm_head, but this base ties its head to model.embed_tokens.weight, so a merged model can't \
+         change one without the other; serve the base with the adapter instead, or train without lm_head"
+    )]
+    TiedHead,
+
+    #[error("the base's tensor `{name}` holds {place}; fetch the base again, or take another one")]
+    BaseNotFinite { name: String, place: NotFinite },
+
+    #[error(
+        "tensor `{name}` would hold {place}: the training diverged; export an earlier checkpoint or train with a lower \
+         learning rate"
+    )]
+    NotFinite { name: String, place: NotFinite },
+
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+
+    #[error("a model can't be written as {format}; choose F32, F16 or BF16")]
+    Format { format: Format },
+
+    #[error(
+        "the adapter changes no value of the base: its effect is zero or vanishes in {format}; train longer, or choose \
+         another number format"
+    )]
+    NoEffect { format: String },
+
+    #[error("tensor `{name}`: {value} is too large for {format}; choose F32 or BF16")]
+    Overflow { name: String, value: f32, format: Format },
+
+    #[error("tensor `{name}` can't be read: {source}")]
+    Unread { name: String, source: Box<dyn Error + Send + Sync> },
+
+    #[error("tensor `{name}`: {found} values instead of {expected}")]
+    Values { name: String, found: usize, expected: usize },
+
+    #[error("{}: read back after writing, `{what}` differs; the disk or its driver is at fault", path.display())]
+    ReadBack { path: PathBuf, what: String },
+
+    #[error("{target} needs an adapter, but the run trained all weights; export it as safetensors")]
+    NeedsAdapter { target: &'static str },
+}

@@ -1,0 +1,142 @@
+//! Exports: what becomes of a training, for the programs that use it.
+//!
+//! Responsible for: the table of exports, and publishing each one complete and verified, or not at all.
+//! Must not depend on: training, running servers.
+//!
+//! To add an export: one file with its `write` function, one row in [`EXPORTS`].
+
+mod directory;
+mod encoder;
+mod error;
+mod peft;
+mod source;
+
+use std::path::Path;
+
+use tonfall_blocks::Format;
+use tonfall_durable::{self as durable, DurableError, ScratchDir};
+
+pub use encoder::Progress;
+pub use error::ExportError;
+pub use source::Values;
+
+use crate::base_model::BaseModel;
+use crate::chat_settings::ChatSettings;
+use crate::peft::Adapter;
+use crate::tokenizer_files::SideFile;
+
+/// The result of a training, with everything that belongs into its exports.
+pub struct Artifact<'a> {
+    pub base: &'a BaseModel,
+    pub trained: Trained<'a>,
+    pub chat: &'a ChatSettings,
+}
+
+/// The trained weights.
+pub enum Trained<'a> {
+    /// A LoRA adapter of the base.
+    Adapter(&'a Adapter),
+    /// All weights of the model. The function returns the values of a weight, by its Hugging Face name.
+    Full(Values<'a>),
+}
+
+/// Settings of an export.
+#[derive(Clone, Debug)]
+pub struct ExportSettings {
+    /// The dtype of safetensors: F32, F16 or BF16. `None`: the base's dense format.
+    pub dtype: Option<Format>,
+    /// Maximum size of a file in bytes, if the base's division into files is not kept.
+    pub max_shard_bytes: u64,
+}
+
+impl Default for ExportSettings {
+    fn default() -> Self {
+        Self { dtype: None, max_shard_bytes: 5_000_000_000 }
+    }
+}
+
+/// The files of an export.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExportReport {
+    /// Weight files, then side files.
+    pub files: Vec<String>,
+    pub tensors: usize,
+    /// Number of tensors with at least one value that differs from the base.
+    pub changed_tensors: usize,
+    /// Total size of all tensors in bytes.
+    pub bytes: u64,
+    /// Notices for the user.
+    pub notices: Vec<String>,
+}
+
+/// One kind of export.
+pub struct Export {
+    /// As in `export --to`.
+    pub name: &'static str,
+    /// Its directory below the exports of a run with an adapter.
+    directory: &'static str,
+    /// The same for a run that trained all weights. `None` if the export needs an adapter.
+    directory_of_full: Option<&'static str>,
+    write: fn(&Artifact<'_>, &ExportSettings, &Path, Progress<'_>) -> Result<ExportReport, ExportError>,
+}
+
+/// All kinds of exports.
+pub const EXPORTS: [Export; 2] = [
+    Export { name: "peft", directory: "adapter", directory_of_full: None, write: peft::write },
+    Export { name: "safetensors", directory: "merged", directory_of_full: Some("model"), write: directory::write },
+];
+
+/// The export with this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Export> {
+    EXPORTS.iter().find(|export| export.name == name)
+}
+
+/// The directories of all exports below the exports of a run.
+pub fn directories() -> impl Iterator<Item = &'static str> {
+    EXPORTS.iter().flat_map(|export| [Some(export.directory), export.directory_of_full]).flatten()
+}
+
+impl Export {
+    /// The directory below the exports of a run. `None` if the export needs an adapter and the run trained all weights.
+    #[must_use]
+    pub fn directory(&self, is_full_training: bool) -> Option<&'static str> {
+        if is_full_training { self.directory_of_full } else { Some(self.directory) }
+    }
+
+    /// Writes the export to the directory `out`, which must not exist yet or be empty. The directory appears complete and
+    /// verified, or not at all.
+    ///
+    /// # Errors
+    /// See [`ExportError`]. Nothing is left on disk after an error.
+    pub fn run(
+        &self,
+        artifact: &Artifact<'_>,
+        settings: &ExportSettings,
+        out: &Path,
+        progress: Progress<'_>,
+    ) -> Result<ExportReport, ExportError> {
+        if taken(out) {
+            return Err(ExportError::OutputExists { path: out.to_owned() });
+        }
+        let scratch = ScratchDir::beside(out)?;
+        let report = (self.write)(artifact, settings, scratch.path(), progress)?;
+        scratch.publish()?;
+        Ok(report)
+    }
+}
+
+/// Whether the destination of an export already exists. An empty directory doesn't count, because it is replaced.
+fn taken(path: &Path) -> bool {
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => path.exists(),
+    }
+}
+
+/// Writes a side file. If its name contains a directory, the directory is created.
+fn write_side_file(dir: &Path, file: &SideFile) -> Result<(), DurableError> {
+    let path = dir.join(&file.name);
+    path.parent().map_or(Ok(()), durable::create_dir_all)?;
+    durable::write_file(&path, &file.bytes)
+}

@@ -1,0 +1,154 @@
+//! Where the weights of an export come from: the base, the base with an adapter, or a full training.
+//!
+//! Responsible for: [`WeightSource`] and its implementations.
+//! Must not depend on: the format that is written.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use rayon::prelude::*;
+use tonfall_blocks::Format;
+
+use super::ExportError;
+use crate::base_model::{BaseError, BaseModel, Weight};
+use crate::description::{ModelDescription, Shape};
+use crate::peft::{Adapter, AdapterTensor};
+
+/// Weights by their Hugging Face names.
+pub(crate) trait WeightSource {
+    /// A weight, without the change by training.
+    ///
+    /// # Errors
+    /// If the weight can't be read.
+    fn weight(&self, name: &str) -> Result<Weight<'_>, ExportError>;
+
+    /// The change that training adds to the weight. `None` if the weight is not changed.
+    fn change(&self, _name: &str) -> Option<&Change<'_>> {
+        None
+    }
+
+    /// Whether [`WeightSource::weight`] returns trained values, not those of a base.
+    fn is_trained(&self) -> bool {
+        false
+    }
+
+    /// Releases the memory pages that were read so far.
+    fn release(&self) {}
+}
+
+/// The change of one weight: s·B·A.
+pub(crate) struct Change<'a> {
+    a: &'a AdapterTensor,
+    b: &'a AdapterTensor,
+    scale: f32,
+}
+
+impl Change<'_> {
+    /// Adds the change of the rows from `first_row` on to `values`, which are whole rows of `cols` values.
+    pub(crate) fn add_to(&self, values: &mut [f32], first_row: usize, cols: usize) {
+        let rank = self.a.shape[0];
+        let add = |sums: &mut Vec<f32>, (number, row): (usize, &mut [f32])| {
+            sums.fill(0.0);
+            let b = &self.b.values[(first_row + number) * rank..][..rank];
+            for (weight, a) in b.iter().zip(self.a.values.chunks_exact(cols)) {
+                for (sum, a) in sums.iter_mut().zip(a) {
+                    *sum += weight * a;
+                }
+            }
+            for (value, sum) in row.iter_mut().zip(sums) {
+                *value += self.scale * *sum;
+            }
+        };
+        values.par_chunks_mut(cols).enumerate().for_each_init(|| vec![0.0; cols], add);
+    }
+}
+
+impl WeightSource for BaseModel {
+    fn weight(&self, name: &str) -> Result<Weight<'_>, ExportError> {
+        Ok(Self::weight(self, name)?)
+    }
+
+    fn release(&self) {
+        self.release_pages();
+    }
+}
+
+/// A base with the change of an adapter.
+pub(crate) struct Merged<'a> {
+    base: &'a BaseModel,
+    changes: BTreeMap<String, Change<'a>>,
+}
+
+impl<'a> Merged<'a> {
+    /// # Errors
+    /// If the adapter was made for another model, or changes a head that the base ties to its embedding.
+    pub(crate) fn new(base: &'a BaseModel, adapter: &'a Adapter) -> Result<Self, ExportError> {
+        let mut changes = BTreeMap::new();
+        for (module, (a, b)) in adapter.pairs() {
+            check_module(base, module, [b.shape[0], a.shape[1]])?;
+            changes.insert(format!("{module}.weight"), Change { a, b, scale: adapter.scale() });
+        }
+        Ok(Self { base, changes })
+    }
+}
+
+fn check_module(base: &BaseModel, module: &str, found: [usize; 2]) -> Result<(), ExportError> {
+    if module == "lm_head" && base.description().tie_word_embeddings {
+        return Err(ExportError::TiedHead);
+    }
+    let Some((_, shape)) = base.weight_format(&format!("{module}.weight")) else {
+        return Err(ExportError::NoSuchModule { module: module.to_owned() });
+    };
+    let (rows, cols) = shape.rows_cols();
+    match found == [rows, cols] {
+        true => Ok(()),
+        false => Err(ExportError::Shape { module: module.to_owned(), found, expected: [rows, cols] }),
+    }
+}
+
+impl WeightSource for Merged<'_> {
+    fn weight(&self, name: &str) -> Result<Weight<'_>, ExportError> {
+        Ok(self.base.weight(name)?)
+    }
+
+    fn change(&self, name: &str) -> Option<&Change<'_>> {
+        self.changes.get(name)
+    }
+
+    fn release(&self) {
+        self.base.release_pages();
+    }
+}
+
+/// Returns all values of a weight, by its Hugging Face name.
+pub type Values<'a> = &'a dyn Fn(&str) -> Result<Vec<f32>, Box<dyn Error + Send + Sync>>;
+
+/// The weights of a full training. One weight at a time is in memory.
+pub(crate) struct FullyTrained<'a> {
+    shapes: BTreeMap<String, Shape>,
+    values: Values<'a>,
+}
+
+impl<'a> FullyTrained<'a> {
+    pub(crate) fn new(description: &ModelDescription, values: Values<'a>) -> Self {
+        Self { shapes: description.tensors().into_iter().collect(), values }
+    }
+}
+
+impl WeightSource for FullyTrained<'_> {
+    fn weight(&self, name: &str) -> Result<Weight<'_>, ExportError> {
+        let no_such = || BaseError::NoSuchWeight { name: name.to_owned() };
+        let (rows, cols) = self.shapes.get(name).ok_or_else(no_such)?.rows_cols();
+        let values = (self.values)(name).map_err(|source| ExportError::Unread { name: name.to_owned(), source })?;
+        if values.len() != rows * cols {
+            return Err(ExportError::Values { name: name.to_owned(), found: values.len(), expected: rows * cols });
+        }
+        let bytes = Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect());
+        Ok(Weight { name: name.to_owned(), format: Format::F32, rows, cols, bytes })
+    }
+
+    fn is_trained(&self) -> bool {
+        true
+    }
+}
