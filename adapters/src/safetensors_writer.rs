@@ -1,16 +1,16 @@
-//! Writes safetensors files in pieces, so that only a part of one tensor is in memory.
+//! Writes safetensors files.
 //!
 //! Must not depend on: the meaning of the tensors.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use tonfall_blocks::{Format, bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
-use tonfall_durable::{self as durable, DurableError};
+use tonfall_durable::DurableError;
 
 use crate::safetensors_file::Dtype;
+use crate::tensor_writer::{self, Sink};
 
 /// A tensor to write.
 #[derive(Clone, Debug)]
@@ -35,9 +35,6 @@ pub struct PlannedFile {
     pub tensors: Vec<Planned>,
 }
 
-/// Receives the bytes of a tensor, in pieces.
-pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), DurableError>;
-
 impl PlannedFile {
     /// Writes the file durably. `fill` is called with the index of each tensor, in order. It must pass the tensor's
     /// little-endian bytes to the sink.
@@ -48,33 +45,10 @@ impl PlannedFile {
     pub fn write<E: From<DurableError>>(
         &self,
         dir: &Path,
-        mut fill: impl FnMut(usize, Sink<'_>) -> Result<(), E>,
+        fill: impl FnMut(usize, Sink<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let path = dir.join(&self.name);
-        let mut fault = None;
-        let written = durable::write_with(&path, |writer| {
-            writer.write_all(&self.header())?;
-            for (index, tensor) in self.tensors.iter().enumerate() {
-                let mut written = 0;
-                let filled = fill(index, &mut |bytes| {
-                    written += bytes.len() as u64;
-                    writer.write_all(bytes).map_err(|error| DurableError::new("write", &path, error))
-                });
-                if let Err(error) = filled {
-                    fault = Some(error);
-                    return Err(io::Error::other("stopped"));
-                }
-                if written != tensor.bytes() {
-                    let (name, due) = (&tensor.name, tensor.bytes());
-                    return Err(io::Error::other(format!("tensor `{name}` got {written} bytes instead of {due}")));
-                }
-            }
-            Ok(())
-        });
-        match fault {
-            Some(error) => Err(error),
-            None => Ok(written?),
-        }
+        let tensors: Vec<_> = self.tensors.iter().map(|tensor| (&*tensor.name, tensor.bytes())).collect();
+        tensor_writer::write(&dir.join(&self.name), &self.header(), &tensors, 1, fill)
     }
 
     /// The header of the format: its length, JSON, and spaces up to a multiple of 8 bytes.

@@ -12,6 +12,7 @@ use tonfall_blocks::{Format, checked_byte_len};
 
 use super::cursor::{Cursor, Fault};
 use super::value::{ELEMENT_BUDGET, Value};
+use super::writer::{Metadata, MetadataValue};
 use super::{describe, split};
 use crate::mapped_file::MappedFile;
 use crate::regular_file::OpenError;
@@ -79,10 +80,13 @@ pub(crate) struct GgufFile {
     pub data_starts: Vec<usize>,
     /// The metadata of the first part. The other parts have only tensors.
     pub metadata: BTreeMap<String, Value>,
+    /// The byte ranges of the values, with their types, in the order of the first part.
+    places: Vec<(String, Range<usize>)>,
     pub tensors: BTreeMap<String, GgufTensor>,
 }
 
-const TYPES: [(u32, Format); 11] = [
+/// The type numbers of tensors.
+pub(super) const TYPES: [(u32, Format); 11] = [
     (0, Format::F32),
     (1, Format::F16),
     (2, Format::Q4_0),
@@ -95,6 +99,9 @@ const TYPES: [(u32, Format); 11] = [
     (14, Format::Q6K),
     (30, Format::Bf16),
 ];
+
+/// Alignment of tensor data in bytes, if `general.alignment` doesn't state another.
+pub(super) const DEFAULT_ALIGNMENT: usize = 32;
 
 /// Maximum number of tensors in a file. No model has as many.
 const MAX_TENSORS: usize = 1 << 17;
@@ -147,7 +154,7 @@ impl GgufFile {
 
     fn of_parts(opened: Vec<(MappedFile, Header)>) -> Result<Self, GgufError> {
         let (mut parts, mut data_starts) = (Vec::new(), Vec::new());
-        let (mut metadata, mut tensors) = (None, BTreeMap::new());
+        let (mut first, mut tensors) = (None, BTreeMap::new());
         for (part, (file, header)) in opened.into_iter().enumerate() {
             for (name, tensor) in header.locate(part, &file)? {
                 if tensors.insert(name.clone(), tensor).is_some() {
@@ -155,16 +162,24 @@ impl GgufFile {
                     return Err(GgufError::Tensor { path, name, reason: "another part holds it as well".to_owned() });
                 }
             }
-            metadata.get_or_insert(header.metadata);
             data_starts.push(header.data_start);
+            first.get_or_insert((header.metadata, header.places));
             parts.push(file);
         }
-        Ok(Self { parts, data_starts, metadata: metadata.unwrap_or_default(), tensors })
+        let (metadata, places) = first.unwrap_or_default();
+        Ok(Self { parts, data_starts, metadata, places, tensors })
     }
 
     /// The path of the first part.
     pub(crate) fn path(&self) -> &Path {
         self.parts[0].path()
+    }
+
+    /// The metadata whose keys start with `prefix`, unchanged and in the order of the file.
+    pub(crate) fn stored_metadata(&self, prefix: &str) -> Metadata {
+        let chosen = self.places.iter().filter(|(key, _)| key.starts_with(prefix));
+        let stored = |range: &Range<usize>| MetadataValue::Stored(self.parts[0].slice(range).to_vec());
+        chosen.map(|(key, range)| (key.clone(), stored(range))).collect()
     }
 
     pub(crate) fn bytes(&self, tensor: &GgufTensor) -> &[u8] {
@@ -175,6 +190,8 @@ impl GgufFile {
 /// Everything in a file before the tensor data.
 pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, Value>,
+    /// See [`GgufFile::places`].
+    places: Vec<(String, Range<usize>)>,
     pub(super) tensors: Vec<TensorInfo>,
     alignment: usize,
     data_start: usize,
@@ -201,10 +218,13 @@ impl Header {
         let key_count = cursor.count(13, 1 << 16, "metadata keys").map_err(damaged)?;
 
         let mut metadata = BTreeMap::new();
+        let mut places = Vec::new();
         let mut budget = ELEMENT_BUDGET;
         for _ in 0..key_count {
             let key = cursor.string("a metadata key").map_err(damaged)?.to_owned();
+            let start = cursor.offset();
             let value = Value::read(&mut cursor, &mut budget).map_err(damaged)?;
+            places.push((key.clone(), start..cursor.offset()));
             if metadata.insert(key.clone(), value).is_some() {
                 return Err(GgufError::DuplicateKey { path: owned(), key });
             }
@@ -221,7 +241,7 @@ impl Header {
             None if infos.is_empty() => bytes.len(),
             None => return Err(damaged(cursor.fault("the tensors' data are missing"))),
         };
-        Ok(Self { metadata, tensors: infos, alignment, data_start })
+        Ok(Self { metadata, places, tensors: infos, alignment, data_start })
     }
 
     /// Checks the types, sizes and places of the tensors. `part` is the index of the file.
@@ -243,7 +263,7 @@ impl Header {
 
 fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, GgufError> {
     const KEY: &str = "general.alignment";
-    let Some(value) = metadata.get(KEY) else { return Ok(32) };
+    let Some(value) = metadata.get(KEY) else { return Ok(DEFAULT_ALIGNMENT) };
     match value.as_u64() {
         Some(alignment) if alignment.is_power_of_two() && alignment <= 1 << 20 => Ok(alignment as usize),
         _ => Err(GgufError::Metadata {

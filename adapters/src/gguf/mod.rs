@@ -1,4 +1,4 @@
-//! GGUF files: reader, model description and tokenizer.
+//! GGUF files: reader, writer, model description and tokenizer.
 //!
 //! Must not depend on: Hugging Face directories.
 
@@ -9,9 +9,11 @@ mod pre_tokenizers;
 mod split;
 mod tokenizer;
 mod value;
+mod writer;
 
 pub(crate) use describe::describe;
 pub use file::GgufError;
 pub(crate) use file::GgufFile;
 pub use tokenizer::GgufTokenizerError;
 pub(crate) use tokenizer::tokenizer_files;
+pub(crate) use writer::{Metadata, MetadataValue, PlannedGguf, PlannedGgufTensor};

@@ -9,6 +9,23 @@ pub(crate) const ELEMENT_BUDGET: usize = 1 << 21;
 /// Maximum nesting depth of arrays. No known file is nested as deeply.
 const DEPTH_LIMIT: usize = 4;
 
+/// The type numbers of metadata values.
+pub(super) mod kind {
+    pub(crate) const U8: u32 = 0;
+    pub(crate) const I8: u32 = 1;
+    pub(crate) const U16: u32 = 2;
+    pub(crate) const I16: u32 = 3;
+    pub(crate) const U32: u32 = 4;
+    pub(crate) const I32: u32 = 5;
+    pub(crate) const F32: u32 = 6;
+    pub(crate) const BOOL: u32 = 7;
+    pub(crate) const STRING: u32 = 8;
+    pub(crate) const ARRAY: u32 = 9;
+    pub(crate) const U64: u32 = 10;
+    pub(crate) const I64: u32 = 11;
+    pub(crate) const F64: u32 = 12;
+}
+
 /// A value. Integers are widened to 64 bits, floats to f64. Arrays stay in the file: they are checked when the file is
 /// opened, and decoded on demand.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +53,7 @@ impl Array {
     pub(crate) fn strings<'a>(&self, file: &'a [u8]) -> Option<Vec<&'a str>> {
         let mut cursor = Cursor::at(file, self.start);
         let strings = (0..self.count).map(|_| cursor.string("an element").ok());
-        if self.kind == STRING { strings.collect() } else { None }
+        if self.kind == kind::STRING { strings.collect() } else { None }
     }
 
     /// The elements, converted by `convert`. `None` if `convert` returns `None` for one of them.
@@ -46,30 +63,28 @@ impl Array {
     }
 }
 
-const STRING: u32 = 8;
-
 impl Value {
     /// Reads a value and its type. `budget` is the remaining part of [`ELEMENT_BUDGET`].
     pub(crate) fn read(cursor: &mut Cursor<'_>, budget: &mut usize) -> Result<Self, Fault> {
-        let kind = cursor.u32()?;
-        Self::read_kind(cursor, kind, 0, budget)
+        let number = cursor.u32()?;
+        Self::read_kind(cursor, number, 0, budget)
     }
 
-    fn read_kind(cursor: &mut Cursor<'_>, kind: u32, depth: usize, budget: &mut usize) -> Result<Self, Fault> {
-        Ok(match kind {
-            0 => Self::Unsigned(u64::from(cursor.array::<1>()?[0])),
-            1 => Self::Signed(i64::from(i8::from_le_bytes(cursor.array()?))),
-            2 => Self::Unsigned(u64::from(u16::from_le_bytes(cursor.array()?))),
-            3 => Self::Signed(i64::from(i16::from_le_bytes(cursor.array()?))),
-            4 => Self::Unsigned(u64::from(cursor.u32()?)),
-            5 => Self::Signed(i64::from(i32::from_le_bytes(cursor.array()?))),
-            6 => Self::Float(f64::from(f32::from_le_bytes(cursor.array()?))),
-            7 => match cursor.array::<1>()? {
+    fn read_kind(cursor: &mut Cursor<'_>, number: u32, depth: usize, budget: &mut usize) -> Result<Self, Fault> {
+        Ok(match number {
+            kind::U8 => Self::Unsigned(u64::from(cursor.array::<1>()?[0])),
+            kind::I8 => Self::Signed(i64::from(i8::from_le_bytes(cursor.array()?))),
+            kind::U16 => Self::Unsigned(u64::from(u16::from_le_bytes(cursor.array()?))),
+            kind::I16 => Self::Signed(i64::from(i16::from_le_bytes(cursor.array()?))),
+            kind::U32 => Self::Unsigned(u64::from(cursor.u32()?)),
+            kind::I32 => Self::Signed(i64::from(i32::from_le_bytes(cursor.array()?))),
+            kind::F32 => Self::Float(f64::from(f32::from_le_bytes(cursor.array()?))),
+            kind::BOOL => match cursor.array::<1>()? {
                 [byte @ (0 | 1)] => Self::Bool(byte == 1),
                 [byte] => return Err(cursor.fault(format!("{byte} is neither false nor true"))),
             },
-            STRING => Self::String(cursor.string("a metadata value")?.to_owned()),
-            9 if depth < DEPTH_LIMIT => {
+            kind::STRING => Self::String(cursor.string("a metadata value")?.to_owned()),
+            kind::ARRAY if depth < DEPTH_LIMIT => {
                 let element = cursor.u32()?;
                 let Some(smallest) = smallest_size(element) else { return Err(unknown(cursor, element)) };
                 let count = cursor.count(smallest, *budget, "array elements")?;
@@ -77,16 +92,16 @@ impl Value {
                 let start = cursor.offset();
                 for _ in 0..count {
                     match element {
-                        STRING => drop(cursor.string("a metadata value")?),
+                        kind::STRING => drop(cursor.string("a metadata value")?),
                         _ => drop(Self::read_kind(cursor, element, depth + 1, budget)?),
                     }
                 }
                 Self::Array(Array { kind: element, count, start })
             }
-            9 => return Err(cursor.fault("arrays are nested too deeply")),
-            10 => Self::Unsigned(cursor.u64()?),
-            11 => Self::Signed(i64::from_le_bytes(cursor.array()?)),
-            12 => Self::Float(f64::from_le_bytes(cursor.array()?)),
+            kind::ARRAY => return Err(cursor.fault("arrays are nested too deeply")),
+            kind::U64 => Self::Unsigned(cursor.u64()?),
+            kind::I64 => Self::Signed(i64::from_le_bytes(cursor.array()?)),
+            kind::F64 => Self::Float(f64::from_le_bytes(cursor.array()?)),
             other => return Err(unknown(cursor, other)),
         })
     }
