@@ -36,7 +36,7 @@ pub use chat_settings::{ChatSettings, GENERATION_FILE, TEMPLATE_FILE};
 pub use description::{Activation, Family, ModelDescription, Rope, RopeScaling, Shape, Sizes};
 pub use families::ConfigError;
 pub use finite::NotFinite;
-pub use gguf::{GgufError, GgufTokenizerError};
+pub use gguf::{GgufError, GgufTokenizerError, TokenizerMetadataError};
 pub use regular_file::{OpenError, read_text};
 pub use safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
 pub use safetensors_writer::{Planned, PlannedFile};

@@ -5,9 +5,12 @@
 mod cursor;
 mod describe;
 mod file;
+mod piece_scores;
 mod pre_tokenizers;
 mod split;
 mod tokenizer;
+mod tokenizer_json;
+mod tokenizer_metadata;
 mod value;
 mod writer;
 
@@ -16,4 +19,6 @@ pub use file::GgufError;
 pub(crate) use file::GgufFile;
 pub use tokenizer::GgufTokenizerError;
 pub(crate) use tokenizer::tokenizer_files;
+pub use tokenizer_metadata::TokenizerMetadataError;
+pub(crate) use tokenizer_metadata::{carried_tokenizer, tokenizer_metadata};
 pub(crate) use writer::{Metadata, MetadataValue, PlannedGguf, PlannedGgufTensor};

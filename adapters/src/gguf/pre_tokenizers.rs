@@ -5,6 +5,8 @@
 
 use serde_json::{Value, json};
 
+use super::tokenizer_json::steps;
+
 /// One pre-tokenization rule.
 pub(crate) struct PreTokenizer {
     /// Values of `tokenizer.ggml.pre`.
@@ -62,6 +64,29 @@ pub(crate) const PRE_TOKENIZERS: [PreTokenizer; 6] = [
 /// The rule with this name.
 pub(crate) fn find(name: &str) -> Option<&'static PreTokenizer> {
     PRE_TOKENIZERS.iter().find(|row| row.names.contains(&name))
+}
+
+/// The rule of a pre-tokenizer in `tokenizer.json`. Its first name is the name to write. `None` if the rule is not in the
+/// table: similar rules give different tokens.
+///
+/// The same rule is spelled in several ways: `Digits` is a split into single digits, and a `ByteLevel` step with
+/// `use_regex` starts with GPT-2's split.
+pub(super) fn find_by_json(pre_tokenizer: &Value) -> Option<&'static PreTokenizer> {
+    let mut steps = steps(pre_tokenizer, "pretokenizers");
+    let last = steps.pop().filter(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == false)?;
+    let mut splits = steps.into_iter().map(split_of).collect::<Option<Vec<&str>>>()?;
+    if last["use_regex"] != false {
+        splits.push(GPT2);
+    }
+    PRE_TOKENIZERS.iter().find(|row| row.splits == splits)
+}
+
+fn split_of(step: &Value) -> Option<&str> {
+    match step["type"].as_str()? {
+        "Split" if step["behavior"] == "Isolated" && step["invert"] == false => step["pattern"]["Regex"].as_str(),
+        "Digits" if step["individual_digits"] == true => Some(r"\p{N}"),
+        _ => None,
+    }
 }
 
 /// All names, for messages.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
 use super::file::GgufFile;
+use super::piece_scores::LONGEST_PIECE;
 use super::pre_tokenizers::{self, PreTokenizer, byte_level};
 use super::value::{Array, Value};
 use crate::tokenizer_files::{OtherTemplate, SpecialToken, TokenizerFiles};
@@ -40,12 +41,12 @@ pub enum GgufTokenizerError {
 use GgufTokenizerError as Error;
 
 /// Token types in `tokenizer.ggml.token_type`.
-const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
-
-/// Maximum length of a SentencePiece token in bytes. It is limited because every split of a token is tried.
-const LONGEST_PIECE: usize = 256;
+pub(super) const NORMAL: u64 = 1;
+pub(super) const UNKNOWN: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const USER_DEFINED: u64 = 4;
+pub(super) const UNUSED: u64 = 5;
+pub(super) const BYTE: u64 = 6;
 
 struct Metadata<'a> {
     path: &'a Path,
@@ -119,7 +120,7 @@ impl<'a> Metadata<'a> {
     fn kinds(&self, count: usize) -> Result<Vec<u64>, Error> {
         const KEY: &str = "tokenizer.ggml.token_type";
         if !self.values.contains_key(KEY) {
-            return Ok(vec![1; count]);
+            return Ok(vec![NORMAL; count]);
         }
         let kinds = self.array(KEY)?.numbers(self.file, Value::as_u64);
         kinds
