@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use tonfall_adapters::Format;
+use tonfall_adapters::export::{self, Export, FILE_TYPES, GgufTypes};
 use tonfall_trainer::DeviceChoice;
 
 use crate::output::Color;
@@ -84,6 +86,8 @@ pub(crate) enum Command {
     Chat(Chat),
     /// Merge an adapter into its base model
     Merge(Merge),
+    /// Write what servers load: PEFT, safetensors, GGUF
+    Export(ExportArgs),
     /// List runs: state, step, loss
     Runs(Runs),
     /// Open the dashboard for live or finished runs
@@ -280,6 +284,45 @@ pub(crate) struct Merge {
     /// Base model to merge into; by default the one that the run or the adapter names
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// A run, the directory of a PEFT adapter, or a model to convert
+    #[arg(value_name = "RUN|ADAPTER|MODEL")]
+    pub(crate) source: PathBuf,
+    /// Kinds of exports, separated by commas: peft, safetensors, gguf, gguf-adapter
+    #[arg(long, value_name = "KINDS", required = true, value_delimiter = ',', value_parser = kind_of_export)]
+    pub(crate) to: Vec<&'static Export>,
+    /// Directory for the exports, each in a directory of its own
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Base model to use instead of the one that the run or the adapter names
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
+    /// Number formats of GGUF models, separated by commas, one file each: F32, BF16, F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_1, Q4_0, or
+    /// base for those of the base
+    #[arg(long, value_name = "TYPES", default_value = "F16", value_delimiter = ',', value_parser = gguf_types)]
+    pub(crate) types: Vec<GgufTypes>,
+    /// Number format of safetensors: F32, F16 or BF16 [default: that of the base]
+    #[arg(long, value_name = "DTYPE", value_parser = dtype)]
+    pub(crate) dtype: Option<Format>,
+}
+
+fn kind_of_export(name: &str) -> Result<&'static Export, String> {
+    let known = || export::EXPORTS.iter().map(|export| export.name).collect::<Vec<_>>().join(", ");
+    export::find(name).ok_or_else(|| format!("there are {}", known()))
+}
+
+fn gguf_types(name: &str) -> Result<GgufTypes, String> {
+    let known = || FILE_TYPES.map(|file_type| file_type.name).join(", ");
+    GgufTypes::find(name).ok_or_else(|| format!("there are base, {}", known()))
+}
+
+fn dtype(name: &str) -> Result<Format, String> {
+    let dense = [Format::F32, Format::F16, Format::Bf16];
+    let found = dense.into_iter().find(|format| format.name().eq_ignore_ascii_case(name));
+    found.ok_or_else(|| "expected F32, F16 or BF16".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -265,7 +265,8 @@ exit_codes! {
         Self::Adapter(error) => error.exit_code(),
         Self::Safetensors(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
-        Self::OutputExists { .. } | Self::NeedsAdapter { .. } => Invalid,
+        Self::Gguf(error) => error.exit_code(),
+        Self::OutputExists { .. } | Self::NeedsAdapter { .. } | Self::Target { .. } | Self::Tokenizer(_) => Invalid,
         // The commands replace this with the exit code of the signal.
         Self::Interrupted => Unexpected,
         Self::Unread { source, .. } => io_cause(source.as_ref()).map_or(Refused, of_io),

@@ -14,6 +14,7 @@ use tonfall_trainer::{Compute, Group, Job, Record, StopReason, train};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs::Inputs;
+use crate::lineage;
 use crate::output;
 use crate::progress::Reporter;
 use crate::signals::{self, Signals};
@@ -34,13 +35,14 @@ pub(crate) struct Launch<'a> {
 impl<'a> Launch<'a> {
     fn job(
         self,
+        lineage: &'a [(String, String)],
         record: Option<Record<'a>>,
         memory: &'a dyn Fn() -> Option<u64>,
         stop: &'a dyn Fn() -> Option<StopReason>,
     ) -> Job<'a> {
         let Self { compute, plan, inputs, group, resume_from, .. } = self;
         let Inputs { base, tokenizer, chat, data, prompts } = inputs;
-        Job { compute, plan, base, tokenizer, chat, data, prompts, group, record, resume_from, memory, stop }
+        Job { compute, plan, base, tokenizer, chat, lineage, data, prompts, group, record, resume_from, memory, stop }
     }
 }
 
@@ -66,7 +68,8 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
     let compute = launch.compute;
     let memory = || compute.memory();
     let record = Record { run, log: &mut log, observe: &mut |observation| reporter.observe(observation) };
-    let outcome = train(launch.job(Some(record), &memory, &stop));
+    let lineage = lineage::of_inputs(plan, &run.info().inputs.clone().unwrap_or_default());
+    let outcome = train(launch.job(&lineage, Some(record), &memory, &stop));
     reporter.clear();
     let outcome = match outcome {
         Ok(outcome) => outcome,
@@ -90,7 +93,7 @@ pub(crate) fn join_in(launch: Launch<'_>) -> Result<i32> {
     let stop = || signals.received().map(StopReason::Signal);
     let compute = launch.compute;
     let memory = || compute.memory();
-    let outcome = train(launch.job(None, &memory, &stop))?;
+    let outcome = train(launch.job(&[], None, &memory, &stop))?;
     Ok(exit_code(outcome.stopped))
 }
 

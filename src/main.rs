@@ -8,11 +8,13 @@ mod args;
 mod commands;
 mod diagnostics;
 mod exit_code;
+mod exporting;
 mod fit;
 mod http;
 mod hub;
 mod inputs;
 mod launch;
+mod lineage;
 mod look;
 mod metrics_server;
 mod output;
@@ -75,6 +77,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Resume(args) => commands::resume::run(&args, reporter),
         Command::Chat(args) => done(commands::chat::run(&args, reporter)),
         Command::Merge(args) => commands::merge::run(&args, reporter),
+        Command::Export(args) => commands::export::run(&args, reporter),
         Command::Runs(args) => done(commands::runs::run(&args)),
         Command::Watch(args) => done(commands::watch::run(&args, &cli.global)),
         Command::Plot(args) => done(commands::plot::run(&args)),

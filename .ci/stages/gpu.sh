@@ -26,7 +26,7 @@ stage_cuda() (
     simulated STAND_IN_SM="$sm" TONFALL_TEST_DEVICE=stand-in "$devices" --ignored
   done
   tonfall="$CARGO_TARGET_DIR/release/tonfall"
-  train=(train recipes/quickstart.toml --set training.max_steps=3 --set export.merged=false --set output_dir="\"$runs\"" --device)
+  train=(train recipes/quickstart.toml --set training.max_steps=3 --set 'export.to=["peft"]' --set output_dir="\"$runs\"" --device)
   simulated "$tonfall" "${train[@]}" cuda --run-name one
   simulated "$tonfall" "${train[@]}" cuda --run-name offload --set training.recompute='"offload"'
   # A GPU whose memory fills up in the middle of a step: the step has no effect and is repeated with halved micro-batches.

@@ -193,9 +193,9 @@ impl BaseModel {
     }
 
     fn open_gguf(path: &Path) -> Result<Self, BaseError> {
-        let file = GgufFile::open(path)?;
-        let (description, permuted) = gguf::describe(&file)?;
-        let weights = tensor_index::in_gguf(path, &file, &description, permuted)?;
+        let file = GgufFile::open(path, |path, metadata| families::of_metadata(path, metadata).map(|_| ()))?;
+        let (description, interleaved) = families::describe_gguf(&file)?;
+        let weights = tensor_index::in_gguf(path, &file, &description, interleaved)?;
         Ok(Self { path: path.to_owned(), origin: None, description, weights, source: Source::Gguf(file) })
     }
 
@@ -291,6 +291,11 @@ impl BaseModel {
                 let units = indexed.shape.dims()[0];
                 Cow::Owned(rotary_order::from_gguf(gguf.parts[*file].slice(range), units, *heads))
             }
+            (Place::PlusOne { file, range, stored }, Source::Gguf(gguf)) => {
+                let mut values = vec![0.0; rows * cols];
+                tonfall_blocks::dequantize(*stored, gguf.parts[*file].slice(range), rows, cols, 0, &mut values);
+                Cow::Owned(values.into_iter().flat_map(|value| (value - 1.0).to_le_bytes()).collect())
+            }
             (Place::BitsAndBytes { file, parts }, Source::HuggingFace { files, .. }) => {
                 Cow::Owned(parts.pack(&files.files[*file].1))
             }
@@ -362,6 +367,21 @@ impl BaseModel {
     pub fn adapter_files(&self, chat: &ChatSettings) -> Result<Vec<SideFile>, BaseError> {
         let own = self.side_files(None, &ChatSettings::default())?;
         Ok(chat.adapter_files(&own.files, &self.description))
+    }
+
+    /// The name of the model: that on the Hub, or the last part of the path without its extension.
+    #[must_use]
+    pub fn short_name(&self) -> String {
+        let of_path = || self.path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.origin.as_ref().map_or_else(of_path, |origin| origin.name.clone())
+    }
+
+    /// The GGUF file.
+    pub(crate) fn gguf_file(&self) -> Option<&GgufFile> {
+        match &self.source {
+            Source::HuggingFace { .. } => None,
+            Source::Gguf(gguf) => Some(gguf),
+        }
     }
 
     /// The weight files of a Hugging Face directory.

@@ -43,4 +43,5 @@ pub use safetensors_writer::{Planned, PlannedFile};
 pub use side_files::{SideFiles, is_side_file};
 pub use tensor_writer::Sink;
 pub use tokenizer_files::{OtherTemplate, SideFile, SpecialToken, TokenizerError, TokenizerFiles};
+pub use tonfall_blocks::Format;
 pub use weight_files::{WeightFilesError, shard_names};

@@ -24,6 +24,8 @@ pub(crate) type TensorIndex = BTreeMap<String, IndexedTensor>;
 pub(crate) enum Place {
     /// A byte range of file number `file`.
     Plain { file: usize, range: Range<usize> },
+    /// Like `Plain`, but 1 was added to each value.
+    PlusOne { file: usize, range: Range<usize>, stored: Format },
     /// Like `Plain`, but the rows of each of the `heads` heads are in GGUF's order for rotary embeddings.
     Permuted { file: usize, range: Range<usize>, heads: usize },
     /// The parts that bitsandbytes writes.
@@ -57,7 +59,7 @@ pub(crate) fn in_directory(
     Ok(weights)
 }
 
-/// Finds every weight of a GGUF file. `permuted`: whether the rows of q and k are in llama.cpp's order.
+/// Finds every weight of a GGUF file. `interleaved`: whether the rows of q and k are in llama.cpp's order.
 ///
 /// # Errors
 /// As [`in_directory`].
@@ -65,7 +67,7 @@ pub(crate) fn in_gguf(
     path: &Path,
     file: &GgufFile,
     description: &ModelDescription,
-    permuted: bool,
+    interleaved: bool,
 ) -> Result<TensorIndex, BaseError> {
     let tensors = &file.tensors;
     let mut unknown: BTreeSet<&str> = tensors.keys().map(String::as_str).collect();
@@ -73,7 +75,7 @@ pub(crate) fn in_gguf(
     unknown.remove("rope_freqs.weight");
     let mut weights = TensorIndex::new();
     for (name, shape) in description.tensors() {
-        let gguf_name = names::to_gguf(&name);
+        let gguf_name = names::to_gguf(&name, description.output_norms);
         let missing = || BaseError::MissingTensor { path: path.to_owned(), name: gguf_name.clone() };
         let tensor = tensors.get(&gguf_name).ok_or_else(missing)?;
         unknown.remove(gguf_name.as_str());
@@ -82,12 +84,15 @@ pub(crate) fn in_gguf(
             let dtype = tensor.format.to_string();
             return Err(BaseError::TensorType { path: path.to_owned(), name: gguf_name, dtype });
         }
-        let range = tensor.range.clone();
-        let place = match rotary_heads(&name, description).filter(|_| permuted) {
-            Some(heads) => Place::Permuted { file: tensor.part, range, heads },
-            None => Place::Plain { file: tensor.part, range },
+        let (file, range) = (tensor.part, tensor.range.clone());
+        let (format, place) = match rotary_heads(&name, description).filter(|_| interleaved) {
+            Some(heads) => (tensor.format, Place::Permuted { file, range, heads }),
+            None if description.unit_offset && names::is_norm(&name) => {
+                (Format::F32, Place::PlusOne { file, range, stored: tensor.format })
+            }
+            None => (tensor.format, Place::Plain { file, range }),
         };
-        weights.insert(name, IndexedTensor { format: tensor.format, shape, place });
+        weights.insert(name, IndexedTensor { format, shape, place });
     }
     match unknown.first() {
         Some(name) => Err(unknown_tensor(path, name, description)),
@@ -187,7 +192,7 @@ fn same_values(files: &WeightFiles, first: &str, second: &str) -> bool {
 }
 
 /// The number of heads of q and k, whose rows GGUF's `llama` interleaves. `None` for other tensors.
-fn rotary_heads(name: &str, description: &ModelDescription) -> Option<usize> {
+pub(crate) fn rotary_heads(name: &str, description: &ModelDescription) -> Option<usize> {
     let module = name.rsplit_once('.')?.0;
     if module.ends_with("self_attn.q_proj") {
         Some(description.num_attention_heads)

@@ -215,18 +215,10 @@ pub struct EvaluationPlan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportPlan {
-    pub adapter: bool,
-    pub merged: bool,
-}
-
-impl ExportPlan {
-    /// The names of the exports to write.
-    pub fn names(&self) -> Vec<&'static str> {
-        [(self.adapter, "peft"), (self.merged, "safetensors")]
-            .into_iter()
-            .filter_map(|(on, name)| on.then_some(name))
-            .collect()
-    }
+    /// Names of exports, each once.
+    pub to: Vec<String>,
+    /// Names of file types of GGUF models, or `base`.
+    pub types: Vec<String>,
 }
 
 /// Implements `Default` with the defaults of the schema.

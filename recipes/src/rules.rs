@@ -4,6 +4,8 @@
 //! no key of a recipe is ignored.
 //! Must not depend on: the syntax of values.
 
+use std::collections::BTreeSet;
+
 use toml::Value;
 
 use crate::diagnostics::{Diagnostic, Place};
@@ -34,6 +36,9 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
     },
 ];
 
+/// Exports of an adapter.
+const NEED_ADAPTER: [&str; 2] = ["peft", "gguf-adapter"];
+
 /// All contradictions of a recipe.
 pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     let mut faults = without_effect(settings);
@@ -60,8 +65,13 @@ pub(crate) fn settle(plan: &mut Plan) {
     if plan.training.max_steps.is_none() {
         plan.training.epochs.get_or_insert(1.0);
     }
-    if plan.adapter.kind == AdapterKind::Full {
-        plan.export.adapter = false;
+    if plan.adapter.kind == AdapterKind::Full && plan.export.to.iter().any(|name| NEED_ADAPTER.contains(&name.as_str()))
+    {
+        plan.export.to = vec!["safetensors".to_owned()];
+    }
+    for list in [&mut plan.export.to, &mut plan.export.types] {
+        let mut seen = BTreeSet::new();
+        list.retain(|name| seen.insert(name.clone()));
     }
 }
 
@@ -139,18 +149,18 @@ fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
 }
 
 fn something_to_export(settings: &Settings) -> Option<Diagnostic> {
-    let off = |path| settings.value(path) == Some(Value::Boolean(false));
-    (is(settings, "adapter.kind", "lora") && off("export.adapter") && off("export.merged")).then(|| {
-        fault(settings, &["export.adapter"], "nothing would be written at the end")
-            .label("set `adapter` or `merged` to true")
+    let is_empty = settings.value("export.to")?.as_array()?.is_empty();
+    is_empty.then(|| {
+        fault(settings, &["export.to"], "nothing would be written at the end").label("name at least one export")
     })
 }
 
 fn full_has_no_adapter(settings: &Settings) -> Option<Diagnostic> {
-    let wanted = settings.explicit("export.adapter")?.value == Some(Value::Boolean(true));
-    (is(settings, "adapter.kind", "full") && wanted).then(|| {
-        fault(settings, &["export.adapter"], "full training has no adapter to write")
-            .label("remove this; the trained model is always written")
+    let Some(Value::Array(wanted)) = &settings.explicit("export.to")?.value else { return None };
+    let adapter = wanted.iter().filter_map(Value::as_str).find(|name| NEED_ADAPTER.contains(name));
+    adapter.filter(|_| is(settings, "adapter.kind", "full")).map(|name| {
+        fault(settings, &["export.to"], &format!("full training has no adapter to write as `{name}`"))
+            .label("write \"safetensors\" or \"gguf\"")
     })
 }
 

@@ -67,6 +67,8 @@ pub enum Kind {
     Integer(i64, i64),
     Number(Bound<f64>, Bound<f64>),
     Choice(&'static [&'static str]),
+    /// One or several of these.
+    Choices(&'static [&'static str]),
     Text,
     /// Lower-case letters, digits and hyphens.
     Name,
@@ -103,7 +105,8 @@ pub enum KeyDefault {
 
 use KeyDefault::{Derived, Required, Unset, Value as Is};
 use Kind::{
-    Base, Bool, Choice, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text, Variables,
+    Base, Bool, Choice, Choices, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text,
+    Variables,
 };
 
 /// Upper limit for steps, tokens and sequences; a larger number is a typing mistake.
@@ -253,8 +256,8 @@ pub static KEYS: &[Key] = &[
     Key { path: "evaluation.prompts", kind: File, default: Unset("prompts.jsonl"), doc: "held-out prompts, generated for before and after training: {\"prompt\", \"expect\", \"avoid\"} per line" },
     Key { path: "evaluation.max_new_tokens", kind: Integer(1, 1 << 20), default: Is("64"), doc: "maximum tokens of a generation" },
 
-    Key { path: "export.adapter", kind: Bool, default: Is("true"), doc: "write a PEFT adapter" },
-    Key { path: "export.merged", kind: Bool, default: Is("false"), doc: "write the merged model as safetensors" },
+    Key { path: "export.to", kind: Choices(&["peft", "safetensors", "gguf", "gguf-adapter"]), default: Is("[\"peft\"]"), doc: "what is written at the end: peft a PEFT adapter | safetensors the merged model | gguf the merged model for llama.cpp | gguf-adapter an adapter for llama.cpp. Full training writes safetensors by default" },
+    Key { path: "export.types", kind: Choices(&["F32", "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0", "base"]), default: Is("[\"F16\"]"), doc: "number formats of GGUF models, one file each; base: those of a GGUF base" },
 ];
 
 /// The row of a key. The key of a list item has an index: `source[0].files`.
@@ -291,6 +294,15 @@ fn parse(text: &str) -> Value {
     document["v"].clone()
 }
 
+/// `"a", "b" or "c"`.
+fn alternatives(choices: &[&str]) -> String {
+    let quoted: Vec<_> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
 /// The accepted values in words, after "must be".
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -311,13 +323,8 @@ impl fmt::Display for Kind {
                     Unbounded => Ok(()),
                 }
             }
-            Self::Choice(choices) => {
-                let quoted: Vec<_> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
-                match quoted.split_last() {
-                    Some((last, rest)) if !rest.is_empty() => write!(f, "{} or {last}", rest.join(", ")),
-                    _ => f.write_str(&quoted.concat()),
-                }
-            }
+            Self::Choice(choices) => f.write_str(&alternatives(choices)),
+            Self::Choices(choices) => write!(f, "a list of {}", alternatives(choices)),
             Self::Text => f.write_str("a text"),
             Self::Name => f.write_str("a name of lower-case letters, digits and hyphens"),
             Self::Base => f.write_str("a path or hf:owner/name"),

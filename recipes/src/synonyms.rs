@@ -62,7 +62,8 @@ const SYNONYMS: &[(&[&str], Meaning)] = &[
     (&["save_steps", "save_interval", "checkpoint_every"], Key("training.save_every")),
     (&["save_total_limit", "keep_last"], Key("training.keep_checkpoints")),
     (&["eval_steps", "eval_interval", "evaluation_steps"], Key("evaluation.every")),
-    (&["merge", "merge_lora", "save_merged"], Key("export.merged")),
+    (&["merge", "merged", "merge_lora", "save_merged"], Write("`to = [\"peft\", \"safetensors\"]` under [export]")),
+    (&["gguf", "save_gguf", "quantization_method"], Write("`to = [\"gguf\"]` and `types = [\"Q4_K_M\"]` under [export]")),
 
     (&["bf16", "fp16", "tf32", "torch_dtype", "dtype", "mixed_precision", "compute_dtype", "bnb_4bit_compute_dtype"], Remove("the device decides the precision; `tonfall doctor` prints it")),
     (&["bias", "task_type", "fan_in_fan_out", "modules_to_save"], Remove("adapters here are LoRA on linear layers for causal language models")),

@@ -47,6 +47,12 @@ pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Resu
             one(number(key, place, value, min, max))
         }
         (Kind::Choice(choices), DeValue::String(text)) => one(choice(key, place, text, choices)),
+        (Kind::Choices(choices), DeValue::String(text)) => {
+            one(choice(key, place, text, choices)).map(|choice| Value::Array(vec![choice]))
+        }
+        (Kind::Choices(choices), DeValue::Array(items)) => {
+            list(key, place, items, |place, text| choice(key, place, text, choices))
+        }
         (Kind::Text, DeValue::String(text)) => one(match text.is_empty() {
             true => Err(out_of_range(key, place, "an empty text")),
             false => Ok(Value::String(text.to_string())),

@@ -26,7 +26,7 @@ fn the_exported_adapter_config_matches_its_tensors() {
         run(workshop.home(), &args).expect(0)
     };
     let one = r#"lora.target_modules=["layers.0.self_attn.q_proj"]"#;
-    train("first", &[one, "lora.rank=12", "export.merged=false"]);
+    train("first", &[one, "lora.rank=12", r#"export.to=["peft"]"#]);
     assert_eq!(adapter_config(&workshop, "first")["target_modules"], json!(["model.layers.0.self_attn.q_proj"]));
 
     // The adapter at `lora.init` sets both values.

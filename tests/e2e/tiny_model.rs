@@ -80,7 +80,7 @@ prompts = "prompts.jsonl"
 max_new_tokens = 8
 
 [export]
-merged = true
+to = ["peft", "safetensors"]
 "#;
 
 /// JSONL with conversations about topics that the training data doesn't have.

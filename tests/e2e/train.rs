@@ -383,7 +383,7 @@ fn train_every_weight(workshop: &Workshop) {
     let start = recipe.find("[lora]").unwrap();
     let end = recipe.find("[data]").unwrap();
     let recipe = recipe.replace(&recipe[start..end], "[adapter]\nkind = \"full\"\n\n").replace("\"nf4\"", "\"none\"");
-    let recipe = recipe.replace("[export]\nmerged = true\n", "");
+    let recipe = recipe.replace("[export]\nto = [\"peft\", \"safetensors\"]\n", "");
     fs::write(workshop.path("recipe.toml"), recipe).unwrap();
 }
 

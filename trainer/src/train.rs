@@ -48,6 +48,8 @@ pub struct Job<'a> {
     pub tokenizer: &'a ChatTokenizer,
     /// For the exports: the run's own chat template and the tokens that end a turn.
     pub chat: &'a ChatSettings,
+    /// For the exports: where their content comes from; see [`tonfall_adapters::export::Artifact`].
+    pub lineage: &'a [(String, String)],
     pub data: &'a PreparedDataset,
     pub prompts: &'a [HeldOutPrompt],
     /// The processes that train together.
@@ -168,7 +170,7 @@ fn whole(job: Job<'_>) -> Result<Outcome, TrainError> {
     if stopped.is_none() {
         let after = run.evaluate(true)?;
         run.mark_best()?;
-        outcome.exports = run.export(&mut outcome.notices)?;
+        outcome.exports = run.export(&after, &mut outcome.notices)?;
         run.finish(&after)?;
         outcome.after = Some(after);
     }

@@ -83,6 +83,7 @@ impl Workshop {
             plan: &self.plan,
             base: &self.base,
             tokenizer: &self.tokenizer,
+            lineage: &[],
             chat: &tonfall_adapters::ChatSettings::default(),
             data: &self.data,
             prompts: &[],

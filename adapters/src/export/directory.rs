@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::encoder::{Encoder, Encoding, Layout, Progress, Steps};
-use super::source::{FullyTrained, Merged, WeightSource};
+use super::source::{FullyTrained, Merged, Unchanged, WeightSource};
 use super::{Artifact, ExportError, ExportReport, ExportSettings, Trained, write_side_file};
 use crate::base_model::BaseModel;
 use crate::description::ModelDescription;
@@ -26,15 +26,19 @@ pub(super) fn write(
     progress: Progress<'_>,
 ) -> Result<ExportReport, ExportError> {
     match artifact.trained {
+        Trained::Nothing => {
+            let plan = Plan { needs_effect: false, ..Plan::of_merged(artifact, settings)? };
+            plan.with_lineage(artifact).write(artifact.base, &Unchanged(artifact.base), dir, progress)
+        }
         Trained::Adapter(adapter) => {
             let source = Merged::new(artifact.base, adapter)?;
             let plan = Plan::of_merged(artifact, settings)?;
-            plan.write(artifact.base, &source, dir, progress)
+            plan.with_lineage(artifact).write(artifact.base, &source, dir, progress)
         }
         Trained::Full(values) => {
             let source = FullyTrained::new(artifact.base.description(), values);
             let plan = Plan::of_fully_trained(artifact, settings)?;
-            let report = plan.write(artifact.base, &source, dir, progress)?;
+            let report = plan.with_lineage(artifact).write(artifact.base, &source, dir, progress)?;
             check_description(artifact.base, dir)?;
             Ok(report)
         }
@@ -101,6 +105,11 @@ impl Plan {
         Ok(Self { files, side_files: side.files, format: format.to_string(), needs_effect: false, notices })
     }
 
+    fn with_lineage(mut self, artifact: &Artifact<'_>) -> Self {
+        self.files.iter_mut().for_each(|file| file.metadata.extend(artifact.lineage_metadata()));
+        self
+    }
+
     fn bytes(&self) -> u64 {
         self.files.iter().flat_map(|file| &file.tensors).map(Planned::bytes).sum()
     }
@@ -113,7 +122,8 @@ impl Plan {
         dir: &Path,
         progress: Progress<'_>,
     ) -> Result<ExportReport, ExportError> {
-        let mut encoder = Encoder::new(source, Steps::new(self.bytes(), progress));
+        let mut steps = Steps::new(self.bytes(), progress);
+        let mut encoder = Encoder::new(source, &mut steps);
         let weights: BTreeSet<String> = base.weight_names().into_iter().collect();
         for file in &self.files {
             file.write(dir, |index, sink| {
@@ -167,7 +177,7 @@ fn stored<'a>(base: &'a BaseModel, name: &str) -> &'a [u8] {
 }
 
 /// Compares the header of a written file with the plan, and its tensors with the hashes of the bytes that were written.
-fn verify(encoder: &mut Encoder<'_>, dir: &Path, file: &PlannedFile) -> Result<(), ExportError> {
+fn verify(encoder: &mut Encoder<'_, '_>, dir: &Path, file: &PlannedFile) -> Result<(), ExportError> {
     let path = dir.join(&file.name);
     let written = SafetensorsFile::open(&path)?;
     let differs = |what: &str| Err(ExportError::ReadBack { path: path.clone(), what: what.to_owned() });

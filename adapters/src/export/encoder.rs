@@ -16,7 +16,8 @@ use super::source::WeightSource;
 use crate::base_model::Weight;
 use crate::finite::{self, NotFinite};
 use crate::rotary_order;
-use crate::safetensors_writer::{Sink, dtype_of, encode, first_overflow};
+use crate::safetensors_writer::{dtype_of, encode, first_overflow};
+use crate::tensor_writer::Sink;
 
 /// Receives the bytes done and the total bytes. Writing and verifying count equally. `Break` stops the export, which
 /// then removes everything that it has written.
@@ -46,8 +47,6 @@ pub(crate) enum Layout {
     },
     /// 1 is added to each value: the norms of Gemma.
     PlusOne,
-    /// Only the first rows: an embedding without the rows that no token uses.
-    FirstRows(usize),
 }
 
 /// Progress of an export in bytes.
@@ -73,17 +72,17 @@ impl<'a> Steps<'a> {
 }
 
 /// Encodes weights, one after the other.
-pub(crate) struct Encoder<'a> {
+pub(crate) struct Encoder<'a, 'p> {
     source: &'a dyn WeightSource,
-    steps: Steps<'a>,
+    steps: &'a mut Steps<'p>,
     /// SHA-256 of each tensor, by its name in the artefact.
     hashes: BTreeMap<String, [u8; 32]>,
     /// Number of weights with at least one value that differs from the base.
     changed: usize,
 }
 
-impl<'a> Encoder<'a> {
-    pub(crate) fn new(source: &'a dyn WeightSource, steps: Steps<'a>) -> Self {
+impl<'a, 'p> Encoder<'a, 'p> {
+    pub(crate) fn new(source: &'a dyn WeightSource, steps: &'a mut Steps<'p>) -> Self {
         Self { source, steps, hashes: BTreeMap::new(), changed: 0 }
     }
 
@@ -95,15 +94,11 @@ impl<'a> Encoder<'a> {
     /// Passes the bytes of a weight to the sink. `name` is its name in the artefact.
     pub(crate) fn weight(&mut self, name: &str, encoding: &Encoding, sink: Sink<'_>) -> Result<(), ExportError> {
         let weight = self.source.weight(&encoding.weight)?;
-        let rows = match encoding.layout {
-            Layout::FirstRows(rows) => rows.min(weight.rows),
-            _ => weight.rows,
-        };
         let mut hash = Sha256::new();
         let unchanged = self.source.change(&encoding.weight).is_none() && encoding.layout != Layout::PlusOne;
         match unchanged && weight.format == encoding.format {
-            true => self.copy(&weight, rows, encoding, &mut hash, sink)?,
-            false => self.bands(&weight, rows, encoding, &mut hash, sink)?,
+            true => self.copy(&weight, encoding, &mut hash, sink)?,
+            false => self.bands(&weight, encoding, &mut hash, sink)?,
         }
         self.hashes.insert(name.to_owned(), hash.finalize().into());
         self.source.release();
@@ -129,16 +124,15 @@ impl<'a> Encoder<'a> {
         Ok(self.hashes.get(name) == Some(&found))
     }
 
-    /// Passes the stored bytes of the first `rows` rows of an unchanged weight to the sink.
+    /// Passes the stored bytes of an unchanged weight to the sink.
     fn copy(
         &mut self,
         weight: &Weight<'_>,
-        rows: usize,
         encoding: &Encoding,
         hash: &mut Sha256,
         sink: Sink<'_>,
     ) -> Result<(), ExportError> {
-        let bytes = &weight.bytes[..byte_len(weight.format, rows, weight.cols)];
+        let (bytes, rows) = (&weight.bytes, weight.rows);
         if let Some(place) = finite::in_bytes(bytes, weight.format, weight.cols) {
             return Err(self.not_finite(encoding, place));
         }
@@ -150,16 +144,15 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Encodes the first `rows` rows of a weight in bands.
+    /// Encodes a weight in bands of rows.
     fn bands(
         &mut self,
         weight: &Weight<'_>,
-        rows: usize,
         encoding: &Encoding,
         hash: &mut Sha256,
         sink: Sink<'_>,
     ) -> Result<(), ExportError> {
-        let cols = weight.cols;
+        let (rows, cols) = (weight.rows, weight.cols);
         // A band of an interleaved matrix consists of whole heads.
         let unit = match encoding.layout {
             Layout::Interleaved { heads } if rows > 1 => rows / heads,
@@ -172,7 +165,7 @@ impl<'a> Encoder<'a> {
         for first_row in (0..rows).step_by(rows_at_once) {
             let count = rows_at_once.min(rows - first_row);
             let values = &mut values[..count * cols];
-            dequantize(weight.format, &weight.bytes, weight.rows, cols, first_row * cols, values);
+            dequantize(weight.format, &weight.bytes, rows, cols, first_row * cols, values);
             if let Some(place) = finite::in_values(values, cols, first_row) {
                 return Err(self.not_finite(encoding, place));
             }

@@ -9,6 +9,7 @@ use tonfall_durable::DurableError;
 
 use crate::base_model::BaseError;
 use crate::finite::NotFinite;
+use crate::gguf::{GgufError, TokenizerMetadataError};
 use crate::peft::PeftError;
 use crate::safetensors_file::SafetensorsError;
 
@@ -21,6 +22,10 @@ pub enum ExportError {
     Adapter(#[from] PeftError),
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerMetadataError),
 
     #[error(transparent)]
     Durable(#[from] DurableError),
@@ -75,4 +80,7 @@ pub enum ExportError {
 
     #[error("{target} needs an adapter, but the run trained all weights; export it as safetensors")]
     NeedsAdapter { target: &'static str },
+
+    #[error("{target} can't run this model: {reason}; export it as safetensors")]
+    Target { target: &'static str, reason: String },
 }

@@ -8,6 +8,9 @@
 mod directory;
 mod encoder;
 mod error;
+mod file_type;
+mod gguf;
+mod gguf_adapter;
 mod peft;
 mod source;
 
@@ -18,22 +21,30 @@ use tonfall_durable::{self as durable, DurableError, ScratchDir};
 
 pub use encoder::Progress;
 pub use error::ExportError;
+pub use file_type::{FILE_TYPES, FileType, GgufTypes};
 pub use source::Values;
 
 use crate::base_model::BaseModel;
 use crate::chat_settings::ChatSettings;
-use crate::peft::Adapter;
+use crate::peft::{Adapter, LINEAGE};
 use crate::tokenizer_files::SideFile;
 
 /// The result of a training, with everything that belongs into its exports.
 pub struct Artifact<'a> {
+    /// What servers show, such as the name of the recipe.
+    pub name: &'a str,
     pub base: &'a BaseModel,
     pub trained: Trained<'a>,
     pub chat: &'a ChatSettings,
+    /// Where the artifact comes from: key, without the prefix `tonfall.`, and value.
+    pub lineage: &'a [(String, String)],
 }
 
 /// The trained weights.
+#[derive(Clone, Copy)]
 pub enum Trained<'a> {
+    /// The base is exported as it is.
+    Nothing,
     /// A LoRA adapter of the base.
     Adapter(&'a Adapter),
     /// All weights of the model. The function returns the values of a weight, by its Hugging Face name.
@@ -47,11 +58,13 @@ pub struct ExportSettings {
     pub dtype: Option<Format>,
     /// Maximum size of a file in bytes, if the base's division into files is not kept.
     pub max_shard_bytes: u64,
+    /// The number formats of GGUF models, one file each.
+    pub types: Vec<GgufTypes>,
 }
 
 impl Default for ExportSettings {
     fn default() -> Self {
-        Self { dtype: None, max_shard_bytes: 5_000_000_000 }
+        Self { dtype: None, max_shard_bytes: 5_000_000_000, types: vec![GgufTypes::Type(FileType::F16)] }
     }
 }
 
@@ -70,6 +83,7 @@ pub struct ExportReport {
 }
 
 /// One kind of export.
+#[derive(Debug)]
 pub struct Export {
     /// As in `export --to`.
     pub name: &'static str,
@@ -81,9 +95,11 @@ pub struct Export {
 }
 
 /// All kinds of exports.
-pub const EXPORTS: [Export; 2] = [
+pub const EXPORTS: [Export; 4] = [
     Export { name: "peft", directory: "adapter", directory_of_full: None, write: peft::write },
     Export { name: "safetensors", directory: "merged", directory_of_full: Some("model"), write: directory::write },
+    Export { name: "gguf", directory: "gguf", directory_of_full: Some("gguf"), write: gguf::write },
+    Export { name: "gguf-adapter", directory: "gguf-adapter", directory_of_full: None, write: gguf_adapter::write },
 ];
 
 /// The export with this name.
@@ -123,6 +139,13 @@ impl Export {
         let report = (self.write)(artifact, settings, scratch.path(), progress)?;
         scratch.publish()?;
         Ok(report)
+    }
+}
+
+impl Artifact<'_> {
+    /// The lineage as it is written to metadata.
+    fn lineage_metadata(&self) -> impl Iterator<Item = (String, String)> {
+        self.lineage.iter().map(|(key, value)| (format!("{LINEAGE}{key}"), value.clone()))
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use tonfall_blocks::Format;
+
 use super::encoder::Progress;
 use super::{Artifact, ExportError, ExportReport, ExportSettings, Trained, write_side_file};
-use crate::peft::{CONFIG_FILE, TENSOR_FILE, write_files};
+use crate::peft::{CONFIG_FILE, TENSOR_FILE, write_files_with};
 
-/// Writes the adapter, the run's chat template, and a `generation_config.json` if that of the base lacks an end token.
+/// Writes the adapter in the subset of PEFT's format that all of them read: one rank, and rsLoRA's scale as alpha / r. Also
+/// writes the run's chat template, and a `generation_config.json` if that of the base lacks an end token.
 pub(super) fn write(
     artifact: &Artifact<'_>,
     _: &ExportSettings,
@@ -14,7 +17,10 @@ pub(super) fn write(
     progress: Progress<'_>,
 ) -> Result<ExportReport, ExportError> {
     let Trained::Adapter(adapter) = artifact.trained else { return Err(ExportError::NeedsAdapter { target: "peft" }) };
-    write_files(dir, adapter)?;
+    if !adapter.has_effect() {
+        return Err(ExportError::NoEffect { format: Format::F32.to_string() });
+    }
+    write_files_with(dir, &adapter.without_rslora(), artifact.lineage_metadata().collect())?;
     let side_files = artifact.base.adapter_files(artifact.chat)?;
     for file in &side_files {
         write_side_file(dir, file)?;

@@ -64,13 +64,16 @@ impl Change<'_> {
     }
 }
 
-impl WeightSource for BaseModel {
+/// A base without a change.
+pub(crate) struct Unchanged<'a>(pub(crate) &'a BaseModel);
+
+impl WeightSource for Unchanged<'_> {
     fn weight(&self, name: &str) -> Result<Weight<'_>, ExportError> {
-        Ok(Self::weight(self, name)?)
+        Ok(self.0.weight(name)?)
     }
 
     fn release(&self) {
-        self.release_pages();
+        self.0.release_pages();
     }
 }
 
@@ -84,27 +87,32 @@ impl<'a> Merged<'a> {
     /// # Errors
     /// If the adapter was made for another model, or changes a head that the base ties to its embedding.
     pub(crate) fn new(base: &'a BaseModel, adapter: &'a Adapter) -> Result<Self, ExportError> {
-        let mut changes = BTreeMap::new();
-        for (module, (a, b)) in adapter.pairs() {
-            check_module(base, module, [b.shape[0], a.shape[1]])?;
-            changes.insert(format!("{module}.weight"), Change { a, b, scale: adapter.scale() });
-        }
-        Ok(Self { base, changes })
+        check_modules(base, adapter)?;
+        let change =
+            |(module, (a, b)): (&str, _)| (format!("{module}.weight"), Change { a, b, scale: adapter.scale() });
+        Ok(Self { base, changes: adapter.pairs().into_iter().map(change).collect() })
     }
 }
 
-fn check_module(base: &BaseModel, module: &str, found: [usize; 2]) -> Result<(), ExportError> {
-    if module == "lm_head" && base.description().tie_word_embeddings {
-        return Err(ExportError::TiedHead);
+/// Checks that an adapter fits the base.
+///
+/// # Errors
+/// If the adapter was made for another model, or changes a head that the base ties to its embedding.
+pub(crate) fn check_modules(base: &BaseModel, adapter: &Adapter) -> Result<(), ExportError> {
+    for (module, (a, b)) in adapter.pairs() {
+        if module == "lm_head" && base.description().tie_word_embeddings {
+            return Err(ExportError::TiedHead);
+        }
+        let Some((_, shape)) = base.weight_format(&format!("{module}.weight")) else {
+            return Err(ExportError::NoSuchModule { module: module.to_owned() });
+        };
+        let (rows, cols) = shape.rows_cols();
+        let (found, expected) = ([b.shape[0], a.shape[1]], [rows, cols]);
+        if found != expected {
+            return Err(ExportError::Shape { module: module.to_owned(), found, expected });
+        }
     }
-    let Some((_, shape)) = base.weight_format(&format!("{module}.weight")) else {
-        return Err(ExportError::NoSuchModule { module: module.to_owned() });
-    };
-    let (rows, cols) = shape.rows_cols();
-    match found == [rows, cols] {
-        true => Ok(()),
-        false => Err(ExportError::Shape { module: module.to_owned(), found, expected: [rows, cols] }),
-    }
+    Ok(())
 }
 
 impl WeightSource for Merged<'_> {

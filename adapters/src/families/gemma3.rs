@@ -2,9 +2,14 @@
 //! of six layers have a sliding window and their own rotary settings.
 
 use super::config_keys::{Config, ConfigError};
-use super::gemma::every_generation;
+use super::gemma::{
+    check_attention_scale, every_generation, every_generation_of_gguf, expected_attention_scalar, without_biases,
+};
+use super::gemma2::window_in_every;
+use super::gguf::GgufSide;
 use super::rope::RopesByType;
-use crate::description::{Family, ModelDescription};
+use crate::description::{Family, ModelDescription, Rope, RopeScaling};
+use crate::gguf::MetadataValue;
 
 pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, ConfigError> {
     let RopesByType { full, sliding } = config.ropes_by_type()?;
@@ -22,3 +27,51 @@ pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, Conf
         ..gemma
     })
 }
+
+/// Number of layers of the 27B model.
+const LAYERS_OF_27B: usize = 62;
+/// Each sixth layer has full attention.
+const PERIOD: usize = 6;
+
+pub(super) const GGUF: GgufSide = GgufSide {
+    architecture: "gemma3",
+    interleaved: false,
+    describe: |keys, plain| {
+        let window = keys.optional_size("attention.sliding_window")?;
+        let windows = (1..=plain.num_hidden_layers).map(|layer| window.filter(|_| layer % PERIOD != 0)).collect();
+        // llama.cpp reads this key since 2026. Before, the value was fixed.
+        let local_theta = keys.optional_f32(LOCAL_THETA)?.unwrap_or(10_000.0);
+        let attention_scalar = expected_attention_scalar(&plain, LAYERS_OF_27B);
+        Ok(ModelDescription {
+            local_rope: Some(Rope { theta: local_theta, scaling: RopeScaling::None }),
+            qk_norm: true,
+            output_norms: true,
+            query_pre_attn_scalar: Some(attention_scalar),
+            final_logit_softcapping: keys.optional_f32("final_logit_softcapping")?,
+            layer_windows: windows,
+            ..every_generation_of_gguf(plain)
+        })
+    },
+    metadata: |model, metadata| {
+        without_biases(model)?;
+        check_attention_scale(model, LAYERS_OF_27B)?;
+        if model.attn_logit_softcapping.is_some() {
+            return Err("its architecture gemma3 has no soft cap of attention scores".to_owned());
+        }
+        if let Some(window) = window_in_every(model, PERIOD)? {
+            metadata.push(("attention.sliding_window".to_owned(), MetadataValue::U32(window as u32)));
+        }
+        if let Some(cap) = model.final_logit_softcapping {
+            metadata.push(("final_logit_softcapping".to_owned(), MetadataValue::F32(cap as f32)));
+        }
+        if let Some(local) = &model.local_rope {
+            if local.scaling != RopeScaling::None {
+                return Err("its architecture gemma3 has no scaling of the local rotary frequencies".to_owned());
+            }
+            metadata.push((LOCAL_THETA.to_owned(), MetadataValue::F32(local.theta as f32)));
+        }
+        Ok(())
+    },
+};
+
+const LOCAL_THETA: &str = "rope.freq_base_swa";

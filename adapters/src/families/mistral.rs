@@ -1,6 +1,7 @@
 //! Mistral: Llama with a sliding window in every layer, unless `sliding_window` is null.
 
 use super::config_keys::{Config, ConfigError};
+use super::gguf::GgufSide;
 use crate::description::{Family, ModelDescription};
 
 pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, ConfigError> {
@@ -14,3 +15,6 @@ pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, Conf
         ..plain
     })
 }
+
+/// llama.cpp has no architecture of its own for Mistral. It computes these models without the sliding window.
+pub(super) const GGUF: GgufSide = super::llama::GGUF;

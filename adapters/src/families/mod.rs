@@ -1,4 +1,4 @@
-//! Model families: `config.json` → [`ModelDescription`].
+//! Model families: `config.json` or GGUF metadata → [`ModelDescription`].
 //!
 //! Responsible for: the table of known architectures (one file each), and refusing every unknown key that could change
 //! the model's mathematics. Must not depend on: weights.
@@ -9,6 +9,8 @@ mod config_keys;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gguf;
+mod gguf_metadata;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -23,6 +25,8 @@ use config_keys::Config;
 pub use config_keys::ConfigError;
 
 use crate::description::{Family, ModelDescription};
+pub(crate) use gguf::{GgufSide, describe as describe_gguf, of_metadata};
+pub(crate) use gguf_metadata::{metadata as gguf_metadata, rope_divisors};
 pub(crate) use rope::rope_parameters;
 
 /// One known family.
@@ -33,25 +37,58 @@ pub(crate) struct Row {
     /// `architectures[0]` in config.json.
     pub architecture: &'static str,
     describe: fn(&mut Config<'_>) -> Result<ModelDescription, ConfigError>,
+    pub gguf: &'static GgufSide,
 }
 
 pub(crate) const FAMILIES: [Row; 7] = [
-    Row { family: Family::Llama, model_type: "llama", architecture: "LlamaForCausalLM", describe: llama::describe },
+    Row {
+        family: Family::Llama,
+        model_type: "llama",
+        architecture: "LlamaForCausalLM",
+        describe: llama::describe,
+        gguf: &llama::GGUF,
+    },
     Row {
         family: Family::Mistral,
         model_type: "mistral",
         architecture: "MistralForCausalLM",
         describe: mistral::describe,
+        gguf: &mistral::GGUF,
     },
-    Row { family: Family::Qwen2, model_type: "qwen2", architecture: "Qwen2ForCausalLM", describe: qwen2::describe },
-    Row { family: Family::Qwen3, model_type: "qwen3", architecture: "Qwen3ForCausalLM", describe: qwen3::describe },
-    Row { family: Family::Gemma, model_type: "gemma", architecture: "GemmaForCausalLM", describe: gemma::describe },
-    Row { family: Family::Gemma2, model_type: "gemma2", architecture: "Gemma2ForCausalLM", describe: gemma2::describe },
+    Row {
+        family: Family::Qwen2,
+        model_type: "qwen2",
+        architecture: "Qwen2ForCausalLM",
+        describe: qwen2::describe,
+        gguf: &qwen2::GGUF,
+    },
+    Row {
+        family: Family::Qwen3,
+        model_type: "qwen3",
+        architecture: "Qwen3ForCausalLM",
+        describe: qwen3::describe,
+        gguf: &qwen3::GGUF,
+    },
+    Row {
+        family: Family::Gemma,
+        model_type: "gemma",
+        architecture: "GemmaForCausalLM",
+        describe: gemma::describe,
+        gguf: &gemma::GGUF,
+    },
+    Row {
+        family: Family::Gemma2,
+        model_type: "gemma2",
+        architecture: "Gemma2ForCausalLM",
+        describe: gemma2::describe,
+        gguf: &gemma2::GGUF,
+    },
     Row {
         family: Family::Gemma3,
         model_type: "gemma3_text",
         architecture: "Gemma3ForCausalLM",
         describe: gemma3::describe,
+        gguf: &gemma3::GGUF,
     },
 ];
 

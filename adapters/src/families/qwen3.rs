@@ -2,6 +2,7 @@
 //! independent of the hidden size.
 
 use super::config_keys::{Config, ConfigError};
+use super::gguf::GgufSide;
 use crate::description::{Family, ModelDescription};
 
 pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, ConfigError> {
@@ -17,3 +18,13 @@ pub(super) fn describe(config: &mut Config<'_>) -> Result<ModelDescription, Conf
         ..plain
     })
 }
+
+pub(super) const GGUF: GgufSide = GgufSide {
+    architecture: "qwen3",
+    interleaved: false,
+    describe: |_, plain| Ok(ModelDescription { qk_norm: true, ..plain }),
+    metadata: |model, _| match model.attention_bias {
+        true => Err("its architecture qwen3 has no biases in the attention".to_owned()),
+        false => Ok(()),
+    },
+};

@@ -11,9 +11,9 @@ use thiserror::Error;
 use tonfall_blocks::{Format, checked_byte_len};
 
 use super::cursor::{Cursor, Fault};
+use super::split;
 use super::value::{ELEMENT_BUDGET, Value};
 use super::writer::{Metadata, MetadataValue};
-use super::{describe, split};
 use crate::mapped_file::MappedFile;
 use crate::regular_file::OpenError;
 
@@ -132,12 +132,15 @@ const OTHER_TYPES: [(u32, &str); 19] = [
 impl GgufFile {
     /// Opens a file. If it is part of a split model, also opens the other parts.
     ///
-    /// The architecture is checked before the tensor types. A model of an unknown family is therefore refused because
-    /// of its family, not because of its quantisation.
+    /// `check` is called with the metadata before the tensor types are checked. A model of an unknown family is therefore
+    /// refused because of its family, not because of its quantisation.
     ///
     /// # Errors
-    /// One variant of [`GgufError`] for each possible fault.
-    pub(crate) fn open(path: &Path) -> Result<Self, GgufError> {
+    /// One variant of [`GgufError`] for each possible fault, and the errors of `check`.
+    pub(crate) fn open(
+        path: &Path,
+        check: impl Fn(&Path, &BTreeMap<String, Value>) -> Result<(), GgufError>,
+    ) -> Result<Self, GgufError> {
         let file = MappedFile::open(path)?;
         let header = Header::read(path, &file)?;
         let opened = match split::siblings(path, &header.metadata)? {
@@ -148,7 +151,7 @@ impl GgufFile {
                 Ok((file, header))
             })?,
         };
-        describe::architecture(opened[0].0.path(), &opened[0].1.metadata)?;
+        check(opened[0].0.path(), &opened[0].1.metadata)?;
         Self::of_parts(opened)
     }
 
@@ -180,6 +183,11 @@ impl GgufFile {
         let chosen = self.places.iter().filter(|(key, _)| key.starts_with(prefix));
         let stored = |range: &Range<usize>| MetadataValue::Stored(self.parts[0].slice(range).to_vec());
         chosen.map(|(key, range)| (key.clone(), stored(range))).collect()
+    }
+
+    /// `general.file_type`.
+    pub(crate) fn file_type(&self) -> Option<u32> {
+        self.metadata.get("general.file_type")?.as_u64()?.try_into().ok()
     }
 
     pub(crate) fn bytes(&self, tensor: &GgufTensor) -> &[u8] {

@@ -1,9 +1,8 @@
-//! GGUF files: reader, writer, model description and tokenizer.
+//! GGUF files: reader, writer and tokenizer.
 //!
-//! Must not depend on: Hugging Face directories.
+//! Must not depend on: Hugging Face directories, model families.
 
 mod cursor;
-mod describe;
 mod file;
 mod piece_scores;
 mod pre_tokenizers;
@@ -14,11 +13,11 @@ mod tokenizer_metadata;
 mod value;
 mod writer;
 
-pub(crate) use describe::describe;
 pub use file::GgufError;
 pub(crate) use file::GgufFile;
 pub use tokenizer::GgufTokenizerError;
 pub(crate) use tokenizer::tokenizer_files;
 pub use tokenizer_metadata::TokenizerMetadataError;
 pub(crate) use tokenizer_metadata::{carried_tokenizer, tokenizer_metadata};
+pub(crate) use value::Value;
 pub(crate) use writer::{Metadata, MetadataValue, PlannedGguf, PlannedGgufTensor};

@@ -9,7 +9,7 @@
 //!
 //! Sources: the GGUF specification, llama.cpp's `llama-vocab.cpp` and its converters.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use serde_json::Value;
 use thiserror::Error;

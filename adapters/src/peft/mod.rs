@@ -22,6 +22,8 @@ use crate::safetensors_writer::{Planned, PlannedFile, encode, format_pt};
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
+/// Prefix of the keys of the lineage in metadata.
+pub(crate) const LINEAGE: &str = "tonfall.";
 /// PEFT's prefix of all module names.
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
@@ -111,6 +113,23 @@ impl Adapter {
         (self.config.lora_alpha / if self.config.use_rslora { rank.sqrt() } else { rank }) as f32
     }
 
+    /// Whether the adapter changes anything: a module has values other than 0 in both matrices.
+    #[must_use]
+    pub fn has_effect(&self) -> bool {
+        let has_values = |tensor: &AdapterTensor| tensor.values.iter().any(|value| *value != 0.0);
+        self.config.lora_alpha != 0.0 && self.pairs().values().any(|(a, b)| has_values(a) && has_values(b))
+    }
+
+    /// The same adapter with the scale alpha / r. Not every server reads `use_rslora`.
+    pub(crate) fn without_rslora(&self) -> Self {
+        let lora_alpha = f64::from(self.scale()) * self.config.r as f64;
+        let config = AdapterConfig { lora_alpha, use_rslora: false, ..self.config.clone() };
+        match self.config.use_rslora {
+            true => Self { config, tensors: self.tensors.clone() },
+            false => self.clone(),
+        }
+    }
+
     /// Checks that the tensors are pairs of A and B with rank `r` and finite values.
     fn check(&self, path: &Path) -> Result<(), PeftError> {
         let fault = |name: &str, reason: String| {
@@ -157,6 +176,16 @@ impl Adapter {
 /// # Errors
 /// If the adapter is invalid (see [`PeftError`]), can't be written, or differs when it is read back.
 pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
+    write_files_with(dir, adapter, BTreeMap::new())
+}
+
+/// Like [`write_files`], with further entries in the metadata of the tensors' file.
+pub(crate) fn write_files_with(
+    dir: &Path,
+    adapter: &Adapter,
+    mut metadata: BTreeMap<String, String>,
+) -> Result<(), PeftError> {
+    metadata.extend(format_pt());
     let tensor_path = dir.join(TENSOR_FILE);
     adapter.check(&tensor_path)?;
     durable::create_dir_all(dir)?;
@@ -169,7 +198,7 @@ pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
     order.sort_by(|a, b| a.name.cmp(&b.name));
     let file = PlannedFile {
         name: TENSOR_FILE.to_owned(),
-        metadata: format_pt(),
+        metadata,
         tensors: order.iter().map(|tensor| planned(tensor)).collect(),
     };
     file.write(dir, |index, sink| Ok::<_, PeftError>(sink(&encode(&order[index].values, Dtype::F32))?))?;
@@ -191,6 +220,12 @@ pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
         true => Ok(()),
         false => differs(&tensor_path, "the number of tensors".to_owned()),
     }
+}
+
+/// Whether the directory has the files of an adapter, in this format or in one that is refused.
+#[must_use]
+pub fn is_adapter(dir: &Path) -> bool {
+    [CONFIG_FILE, TENSOR_FILE, "adapter_model.bin"].iter().any(|name| dir.join(name).exists())
 }
 
 /// Reads an adapter and checks it completely.
@@ -226,6 +261,17 @@ pub fn read(dir: &Path) -> Result<Adapter, PeftError> {
     let adapter = Adapter { config, tensors };
     adapter.check(&tensor_path)?;
     Ok(adapter)
+}
+
+/// Where an adapter comes from, as this program has written it: keys without the prefix `tonfall.`, and values. Empty for
+/// other adapters.
+///
+/// # Errors
+/// If the file of tensors can't be read.
+pub fn lineage(dir: &Path) -> Result<Vec<(String, String)>, PeftError> {
+    let file = SafetensorsFile::open(&dir.join(TENSOR_FILE))?;
+    let own = file.metadata.iter().filter_map(|(key, value)| Some((key.strip_prefix(LINEAGE)?, value)));
+    Ok(own.map(|(key, value)| (key.to_owned(), value.clone())).collect())
 }
 
 /// Reads the configuration of an adapter.

@@ -154,7 +154,13 @@ fn merging_writes_the_dequantised_weights_with_a_notice() {
     let base = open(&made).unwrap();
     let (adapter, dir) = (crate::peft_files::trained(), tempfile::tempdir().unwrap());
     let out = dir.path().join("merged");
-    let artifact = Artifact { base: &base, trained: Trained::Adapter(&adapter), chat: &ChatSettings::default() };
+    let artifact = Artifact {
+        name: "",
+        lineage: &[],
+        base: &base,
+        trained: Trained::Adapter(&adapter),
+        chat: &ChatSettings::default(),
+    };
     let safetensors = export::find("safetensors").unwrap();
     let report = safetensors.run(&artifact, &ExportSettings::default(), &out, &mut |_, _| ControlFlow::Continue(()));
     let report = report.unwrap();

@@ -183,7 +183,11 @@ fn cut_off_anywhere() {
 #[test]
 fn unknown_architectures_and_keys_are_refused() {
     let cases = [
-        ("general.architecture", text("gemma3"), "\"gemma3\" is not supported; the known ones are llama, qwen2, qwen3"),
+        (
+            "general.architecture",
+            text("gemma9"),
+            "\"gemma9\" is not supported; the known ones are llama, qwen2, qwen3, gemma, gemma2, gemma3",
+        ),
         ("general.type", text("adapter"), "not a model"),
         ("llama.attention.logit_cap", f32(30.0), "llama.attention.logit_cap"),
         ("llama.expert_count", u32(8), "llama.expert_count"),

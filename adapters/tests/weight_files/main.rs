@@ -7,6 +7,7 @@ mod base_models;
 mod bitsandbytes;
 mod damaged_directories;
 mod damaged_gguf;
+mod exporting_gguf;
 mod files;
 mod gguf_models;
 mod merging;

@@ -43,6 +43,22 @@ impl RunInputs {
         self.0.get(name).map(String::as_str)
     }
 
+    /// A hash of all inputs whose names start with `prefix`. `None` if there is none. It doesn't depend on their names.
+    pub fn digest(&self, prefix: &str) -> Option<String> {
+        let found: Vec<&String> =
+            self.0.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, hash)| hash).collect();
+        match found[..] {
+            [] => None,
+            [one] => Some(one.clone()),
+            ref several => {
+                let mut sorted = several.to_vec();
+                sorted.sort();
+                let text = sorted.into_iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+                Some(hex(&Sha256::digest(text)))
+            }
+        }
+    }
+
     /// One line for each input of `now` that differs from the recorded one; empty if all inputs are the same. Skips
     /// inputs for which `ignored` returns true.
     pub fn changes(&self, now: &Self, ignored: impl Fn(&str) -> bool) -> Vec<String> {

@@ -90,6 +90,7 @@ impl Plan {
     /// [`PlanError`].
     pub fn from_toml(text: &str) -> Result<Self, PlanError> {
         let mut values: Table = toml::from_str(text).map_err(PlanError::Toml)?;
+        renamed(&mut values);
         if let Some(unknown) = unknown(&values) {
             return Err(PlanError::Unknown(unknown));
         }
@@ -100,6 +101,16 @@ impl Plan {
     /// The hash of this plan's text, [`text_hash`].
     pub fn hash(&self) -> String {
         text_hash(&self.to_toml())
+    }
+}
+
+/// Replaces keys that earlier versions wrote by those of today: `export.adapter` and `export.merged` became `export.to`.
+fn renamed(values: &mut Table) {
+    let Some(export) = values.get_mut("export").and_then(Value::as_table_mut) else { return };
+    let old = [("adapter", "peft"), ("merged", "safetensors")].map(|(key, name)| (export.remove(key), name));
+    if old.iter().any(|(value, _)| value.is_some()) {
+        let is_on = |(value, name): (Option<Value>, &str)| (value == Some(Value::Boolean(true))).then(|| name.into());
+        export.insert("to".to_owned(), Value::Array(old.into_iter().filter_map(is_on).collect()));
     }
 }
 
@@ -129,6 +140,12 @@ fn unknown(values: &Table) -> Option<String> {
                     if !choices.contains(&choice.as_str()) =>
                 {
                     return Some(format!("`{} = \"{choice}\"` is a choice", path(name)));
+                }
+                (Some(Key { kind: Kind::Choices(choices), .. }), Value::Array(items)) => {
+                    let unknown = items.iter().filter_map(Value::as_str).find(|item| !choices.contains(item));
+                    if let Some(choice) = unknown {
+                        return Some(format!("`{} = [\"{choice}\"]` is a choice", path(name)));
+                    }
                 }
                 _ => {}
             }

@@ -71,7 +71,8 @@ fn defaults_are_those_of_the_schema() {
     let training = TrainingPlan::default();
     assert_eq!((training.learning_rate, training.warmup_steps, training.schedule), (2e-4, None, Schedule::Cosine));
     assert_eq!(LoraPlan::default().target_modules, TargetModules::AllLinear);
-    assert_eq!(ExportPlan::default(), ExportPlan { adapter: true, merged: false });
+    let export = ExportPlan::default();
+    assert_eq!((export.to, export.types), (vec!["peft".to_owned()], vec!["F16".to_owned()]));
 }
 
 #[test]
@@ -290,7 +291,8 @@ prop_compose! {
         plan.training.max_grad_norm = numbers[6];
         plan.training.beta2 = numbers[7];
         plan.training.max_steps = steps;
-        plan.export = ExportPlan { adapter: flags[2], merged: flags[3] };
+        let names = [(flags[2], "peft"), (flags[3], "gguf")];
+        plan.export.to = names.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect();
         plan
     }
 }

@@ -410,7 +410,7 @@ fn invalid_overrides_are_reported() {
 fn keys_without_effect_are_refused() {
     let full = "[adapter]\nkind = \"full\"\n";
     let source =
-        format!("quantization = \"none\"\n{RIGHT}{full}[lora]\nrank = 8\nalpha = 16\n[export]\nadapter = true\n");
+        format!("quantization = \"none\"\n{RIGHT}{full}[lora]\nrank = 8\nalpha = 16\n[export]\nto = [\"peft\"]\n");
     insta::assert_snapshot!(wrong(&source, &[]), @r##"
     error: `lora.rank` has no effect with `adapter.kind = "full"`: full training has no adapter
      --> style.toml:8:1
@@ -430,15 +430,15 @@ fn keys_without_effect_are_refused() {
     9 | alpha = 16
       | ^^^^^ remove this
 
-    error: full training has no adapter to write
-      --> style.toml:11:11
+    error: full training has no adapter to write as `peft`
+      --> style.toml:11:6
        |
-    11 | adapter = true
-       |           ^^^^ remove this; the trained model is always written
+    11 | to = ["peft"]
+       |      ^^^^^^^^ write "safetensors" or "gguf"
     "##);
     let source = format!("quantization = \"none\"\n{RIGHT}{full}");
     let plan = right(&source, &[]);
-    assert_eq!((plan.adapter.kind, plan.export.adapter), (AdapterKind::Full, false));
+    assert_eq!((plan.adapter.kind, plan.export.to), (AdapterKind::Full, vec!["safetensors".to_owned()]));
 }
 
 #[test]
@@ -452,7 +452,7 @@ fn contradictions_are_refused() {
     fails(&["data.eval=b.jsonl", "data.eval_fraction=0.1"], "contradict");
     fails(&["training.warmup_ratio=0.1", "training.warmup_steps=3"], "contradict");
     fails(&["evaluation.every=10"], "something to evaluate");
-    fails(&["export.adapter=false"], "nothing would be written");
+    fails(&["export.to=[]"], "nothing would be written");
     fails(&["data.eval=a.jsonl"], "both the training data and the eval split");
     fails(&["template=[{kind = \"usage\", user = \"a\"}]"], "needs `assistant`");
     fails(&["template=[{kind = \"context\", user = \"a\", assistant = \"b\"}]"], "has no answer");

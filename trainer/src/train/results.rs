@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use tonfall_adapters::export::{self, Artifact, ExportSettings, Trained};
+use tonfall_adapters::export::{self, Artifact, ExportSettings, GgufTypes, Trained};
 use tonfall_adapters::peft;
 use tonfall_kernels::release_idle;
 use tonfall_runs::checkpoint_dir::{CheckpointWriter, mark_best};
@@ -98,8 +98,12 @@ impl Run<'_> {
         }
     }
 
-    /// Writes the exports of the plan.
-    pub(super) fn export(&mut self, notices: &mut Vec<String>) -> Result<Vec<Exported>, TrainError> {
+    /// Writes the exports of the plan. `after` is the last evaluation.
+    pub(super) fn export(
+        &mut self,
+        after: &EvalReport,
+        notices: &mut Vec<String>,
+    ) -> Result<Vec<Exported>, TrainError> {
         let Some(record) = &self.job.record else { return Ok(Vec::new()) };
         release_idle();
         let exports = record.run.exports();
@@ -113,15 +117,24 @@ impl Run<'_> {
             Some(adapter) => Trained::Adapter(adapter),
             None => Trained::Full(&values),
         };
-        let artifact = Artifact { base: self.job.base, trained, chat: self.job.chat };
+        let mut lineage = self.job.lineage.to_vec();
+        lineage.push(("step".to_owned(), self.state.step.to_string()));
+        if let Some(loss) = after.loss {
+            lineage.push(("eval_loss".to_owned(), format!("{loss:.6}")));
+        }
+        let (base, chat) = (self.job.base, self.job.chat);
+        let artifact = Artifact { name: &self.job.plan.name, base, trained, chat, lineage: &lineage };
         let mut written = Vec::new();
-        for name in self.job.plan.export.names() {
-            let export =
-                export::find(name).unwrap_or_else(|| unreachable!("a test compares the names with the schema"));
+        let known = "a test compares the names with the schema";
+        let types = self.job.plan.export.types.iter();
+        let types = types.map(|name| GgufTypes::find(name).unwrap_or_else(|| unreachable!("{known}"))).collect();
+        let settings = ExportSettings { types, ..ExportSettings::default() };
+        for name in &self.job.plan.export.to {
+            let export = export::find(name).unwrap_or_else(|| unreachable!("{known}"));
             let Some(directory) = export.directory(adapter.is_none()) else { continue };
             let path = exports.join(directory);
             let mut exporting = progress(&mut self.job.record, Phase::Merging);
-            let report = export.run(&artifact, &ExportSettings::default(), &path, &mut |done, total| {
+            let report = export.run(&artifact, &settings, &path, &mut |done, total| {
                 exporting(done, total);
                 ControlFlow::Continue(())
             })?;

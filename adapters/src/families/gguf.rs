@@ -1,58 +1,59 @@
-//! GGUF metadata → model description.
+//! The GGUF side of the families: metadata → [`ModelDescription`].
 //!
-//! Responsible for: the table of known architectures, their keys, and refusing unknown keys.
+//! Responsible for: what all families have in common, and refusing unknown keys. The rest is in each family's file
+//! ([`GgufSide`]). Must not depend on: weights.
+//!
+//! Sources: the GGUF specification, llama.cpp's converters (`conversion/`) and loaders (`src/models/`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::file::{GgufError, GgufFile};
-use super::value::Value;
-use crate::description::{Family, MAX_LAYERS, ModelDescription, Rope, RopeScaling, Sizes};
+use super::{FAMILIES, Row};
+use crate::description::{MAX_LAYERS, ModelDescription, Rope, RopeScaling, Sizes};
+use crate::gguf::{GgufError, GgufFile, Metadata, Value};
 
-pub(super) struct Architecture {
-    name: &'static str,
-    family: Family,
-    qk_norm: bool,
+/// What a family's models have in GGUF files, beyond what all families have in common.
+pub(crate) struct GgufSide {
+    /// `general.architecture`.
+    pub architecture: &'static str,
     /// Whether the rows of q and k are interleaved for llama.cpp's rotary embedding.
-    permuted: bool,
+    pub interleaved: bool,
+    /// Completes the description with the family's own keys.
+    pub(super) describe: fn(&mut Keys<'_>, ModelDescription) -> Result<ModelDescription, GgufError>,
+    /// Adds the family's own keys, without the prefix of the architecture.
+    ///
+    /// # Errors
+    /// If llama.cpp can't compute such a model; the text is the reason.
+    pub(super) metadata: fn(&ModelDescription, &mut Metadata) -> Result<(), String>,
 }
-
-/// In GGUF, Mistral models also have the architecture `llama`. llama.cpp computes them without a sliding window, and so
-/// does this crate.
-const ARCHITECTURES: [Architecture; 3] = [
-    Architecture { name: "llama", family: Family::Llama, qk_norm: false, permuted: true },
-    Architecture { name: "qwen2", family: Family::Qwen2, qk_norm: false, permuted: false },
-    Architecture { name: "qwen3", family: Family::Qwen3, qk_norm: true, permuted: false },
-];
 
 /// Keys with the architecture's prefix that may be present if their value is 0.
 const ONLY_ZERO: [&str; 2] = ["expert_count", "expert_used_count"];
 
-/// The architecture in the metadata.
+/// The family of the architecture in the metadata. In GGUF, Mistral models also have the architecture `llama`. llama.cpp
+/// computes them without a sliding window, and so does this crate.
 ///
 /// # Errors
 /// If the architecture is unknown, or if the file is not a model.
-pub(super) fn architecture(
-    path: &Path,
-    metadata: &BTreeMap<String, Value>,
-) -> Result<&'static Architecture, GgufError> {
+pub(crate) fn of_metadata(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<&'static Row, GgufError> {
     let general = |key: &str| metadata.get(key).and_then(Value::as_str);
     let refuse = |key: &str, reason: String| GgufError::Metadata { path: path.to_owned(), key: key.to_owned(), reason };
     if let Some(kind) = general("general.type").filter(|kind| *kind != "model") {
         return Err(refuse("general.type", format!("the file is of type \"{kind}\", not a model")));
     }
     let name = general("general.architecture").unwrap_or_default();
-    ARCHITECTURES.iter().find(|row| row.name == name).ok_or_else(|| {
-        let known = ARCHITECTURES.each_ref().map(|row| row.name).join(", ");
-        refuse("general.architecture", format!("\"{name}\" is not supported; the known ones are {known}"))
+    FAMILIES.iter().find(|row| row.gguf.architecture == name).ok_or_else(|| {
+        let mut known: Vec<&str> = FAMILIES.iter().map(|row| row.gguf.architecture).collect();
+        known.dedup();
+        refuse("general.architecture", format!("\"{name}\" is not supported; the known ones are {}", known.join(", ")))
     })
 }
 
-/// The description of the model, and whether the rows of q and k are permuted.
+/// The description of the model, and whether the rows of q and k are interleaved.
 pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), GgufError> {
     let (path, metadata) = (gguf.path(), &gguf.metadata);
-    let architecture = architecture(path, metadata)?;
-    let mut keys = Keys { path, metadata, prefix: architecture.name, read: BTreeSet::new() };
+    let row = of_metadata(path, metadata)?;
+    let mut keys = Keys { path, metadata, prefix: row.gguf.architecture, read: BTreeSet::new() };
     let has = |tensor: &str| gguf.tensors.contains_key(tensor);
     let rows = |tensor: &str| gguf.tensors.get(tensor).and_then(|tensor| tensor.shape.first().copied());
 
@@ -83,17 +84,15 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
         num_key_value_heads: keys.optional_size("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
     };
-    let description = ModelDescription {
+    let plain = ModelDescription {
         rms_norm_eps: keys.f32("attention.layer_norm_rms_epsilon")?,
         rope,
         max_position_embeddings,
         tie_word_embeddings: !has("output.weight"),
-        attention_bias: architecture.family == Family::Qwen2 || has("blk.0.attn_q.bias"),
-        // As in Hugging Face configurations: one switch for all four projections, except in Qwen 2, where o has no
-        // bias.
-        output_bias: architecture.family != Family::Qwen2 && has("blk.0.attn_q.bias"),
+        // As in Hugging Face configurations: one switch for all four projections.
+        attention_bias: has("blk.0.attn_q.bias"),
+        output_bias: has("blk.0.attn_q.bias"),
         mlp_bias: has("blk.0.ffn_gate.bias"),
-        qk_norm: architecture.qk_norm,
         bos_token_id: token_id(metadata.get("tokenizer.ggml.bos_token_id")),
         eos_token_ids: ["eos", "eot"]
             .iter()
@@ -104,8 +103,9 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
                 }
                 ids
             }),
-        ..ModelDescription::plain(architecture.family, sizes)
+        ..ModelDescription::plain(row.family, sizes)
     };
+    let description = (row.gguf.describe)(&mut keys, plain)?;
     keys.finish()?;
     if !heads.is_multiple_of(description.num_key_value_heads) {
         return Err(keys.refuse("attention.head_count_kv", format!("{heads} heads can't be shared out evenly")));
@@ -113,7 +113,7 @@ pub(crate) fn describe(gguf: &GgufFile) -> Result<(ModelDescription, bool), Gguf
     if !head_dim.is_multiple_of(2) || head_dim == 0 {
         return Err(keys.refuse("attention.key_length", format!("{head_dim} is not a positive even number")));
     }
-    Ok((description, architecture.permuted))
+    Ok((description, row.gguf.interleaved))
 }
 
 fn token_id(value: Option<&Value>) -> Option<u32> {
@@ -167,7 +167,7 @@ fn llama3_scaling(theta: f64, head_dim: usize, factors: &[f32], original: Option
 }
 
 /// The metadata keys with the architecture's prefix.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     path: &'a Path,
     metadata: &'a BTreeMap<String, Value>,
     prefix: &'a str,
@@ -180,7 +180,7 @@ impl<'a> Keys<'a> {
         self.metadata.get(&format!("{}.{key}", self.prefix))
     }
 
-    fn refuse(&self, key: &str, reason: String) -> GgufError {
+    pub(super) fn refuse(&self, key: &str, reason: String) -> GgufError {
         GgufError::Metadata { path: self.path.to_owned(), key: format!("{}.{key}", self.prefix), reason }
     }
 
@@ -194,29 +194,29 @@ impl<'a> Keys<'a> {
         convert(value).map(Some).ok_or_else(|| self.refuse(key, format!("it must be {what}")))
     }
 
-    fn optional_size(&mut self, key: &str) -> Result<Option<usize>, GgufError> {
+    pub(super) fn optional_size(&mut self, key: &str) -> Result<Option<usize>, GgufError> {
         let convert = |value: &Value| value.as_u64().filter(|size| (1..=1 << 28).contains(size));
         Ok(self.typed(key, "a positive integer", convert)?.map(|size| size as usize))
     }
 
-    fn size(&mut self, key: &str) -> Result<usize, GgufError> {
+    pub(super) fn size(&mut self, key: &str) -> Result<usize, GgufError> {
         let value = self.optional_size(key)?;
         value.ok_or_else(|| self.refuse(key, "it is missing".to_owned()))
     }
 
     /// Reads a number, which is stored as f32. Returns the shortest decimal that rounds to it, as the author wrote it.
-    fn optional_f32(&mut self, key: &str) -> Result<Option<f64>, GgufError> {
+    pub(super) fn optional_f32(&mut self, key: &str) -> Result<Option<f64>, GgufError> {
         let positive = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
         let number = self.typed(key, "a positive number", positive)?;
         Ok(number.map(|number| (number as f32).to_string().parse().unwrap_or(number)))
     }
 
-    fn f32(&mut self, key: &str) -> Result<f64, GgufError> {
+    pub(super) fn f32(&mut self, key: &str) -> Result<f64, GgufError> {
         let value = self.optional_f32(key)?;
         value.ok_or_else(|| self.refuse(key, "it is missing".to_owned()))
     }
 
-    fn optional_string(&mut self, key: &str) -> Result<Option<&'a str>, GgufError> {
+    pub(super) fn optional_string(&mut self, key: &str) -> Result<Option<&'a str>, GgufError> {
         self.typed(key, "a text", Value::as_str)
     }
 

@@ -1,0 +1,253 @@
+//! The export `gguf`: a complete model for llama.cpp and the programs that contain it.
+//!
+//! Responsible for: the plan of a file. Keys and names are those of llama.cpp's converters; each family's own are in
+//! `families`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use tonfall_blocks::Format;
+
+use super::encoder::{Encoder, Encoding, Layout, Progress, Steps};
+use super::file_type::FileType;
+use super::source::{FullyTrained, Merged, Unchanged, WeightSource};
+use super::{Artifact, ExportError, ExportReport, ExportSettings, GgufTypes, Trained};
+use crate::base_model::BaseModel;
+use crate::description::{ModelDescription, Shape};
+use crate::families::{self, Row};
+use crate::gguf::{
+    GgufFile, Metadata, MetadataValue, PlannedGguf, PlannedGgufTensor, carried_tokenizer, tokenizer_metadata,
+};
+use crate::names;
+use crate::safetensors_writer::encode;
+use crate::tensor_index::rotary_heads;
+
+pub(super) const TARGET: &str = "llama.cpp";
+const ROPE_DIVISORS: &str = "rope_freqs.weight";
+
+/// Writes one file for each of the file types.
+pub(super) fn write(
+    artifact: &Artifact<'_>,
+    settings: &ExportSettings,
+    dir: &Path,
+    progress: Progress<'_>,
+) -> Result<ExportReport, ExportError> {
+    let source: Box<dyn WeightSource> = match artifact.trained {
+        Trained::Nothing => Box::new(Unchanged(artifact.base)),
+        Trained::Adapter(adapter) => Box::new(Merged::new(artifact.base, adapter)?),
+        Trained::Full(values) => Box::new(FullyTrained::new(artifact.base.description(), values)),
+    };
+    let plans = settings.types.iter().map(|types| Plan::new(artifact, types)).collect::<Result<Vec<_>, _>>()?;
+    let mut report = ExportReport::default();
+    let mut steps = Steps::new(plans.iter().map(Plan::bytes).sum(), progress);
+    for plan in plans {
+        let mut encoder = Encoder::new(&*source, &mut steps);
+        plan.write(&mut encoder, dir)?;
+        if matches!(artifact.trained, Trained::Adapter(_)) && encoder.changed() == 0 {
+            return Err(ExportError::NoEffect { format: plan.types.clone() });
+        }
+        report.tensors += plan.file.tensors.len();
+        report.changed_tensors += encoder.changed();
+        report.bytes += plan.bytes();
+        report.notices.extend(plan.notices);
+        report.files.push(plan.name);
+    }
+    Ok(report)
+}
+
+/// One file to write.
+struct Plan {
+    name: String,
+    /// The name of the file type, for messages.
+    types: String,
+    file: PlannedGguf,
+    /// The weights, in the order of the file's first tensors. The rotary divisors follow.
+    encodings: Vec<Encoding>,
+    rope_divisors: Option<Vec<f32>>,
+    notices: Vec<String>,
+}
+
+impl Plan {
+    fn new(artifact: &Artifact<'_>, types: &GgufTypes) -> Result<Self, ExportError> {
+        let base = artifact.base;
+        let model = base.description();
+        let unsupported = |reason: String| ExportError::Target { target: TARGET, reason };
+        let mut notices = Vec::new();
+        let architecture = Row::of(model.family).gguf;
+        let tensors = model.tensors();
+        let encodings: Vec<Encoding> = tensors
+            .iter()
+            .map(|(name, shape)| {
+                let layout = match rotary_heads(name, model).filter(|_| architecture.interleaved) {
+                    Some(heads) => Layout::Interleaved { heads },
+                    None if model.unit_offset && names::is_norm(name) => Layout::PlusOne,
+                    None => Layout::Same,
+                };
+                Encoding { weight: name.clone(), format: types.format_of(name, *shape, base), layout }
+            })
+            .collect();
+        notices.extend(other_formats(types, &encodings, &tensors));
+        notices.extend(windows(model));
+        let planned = |(encoding, (name, shape)): (&Encoding, &(String, Shape))| PlannedGgufTensor {
+            name: names::to_gguf(name, model.output_norms),
+            format: encoding.format,
+            shape: shape.dims(),
+        };
+        let mut planned: Vec<_> = encodings.iter().zip(&tensors).map(planned).collect();
+        let rope_divisors = families::rope_divisors(model);
+        if let Some(divisors) = &rope_divisors {
+            let name = ROPE_DIVISORS.to_owned();
+            planned.push(PlannedGgufTensor { name, format: Format::F32, shape: vec![divisors.len()] });
+        }
+        let mut metadata = general(artifact, "model", types.number(base));
+        metadata.extend(families::gguf_metadata(model).map_err(unsupported)?);
+        metadata.extend(tokenizer(artifact)?);
+        Ok(Self {
+            name: format!("model-{types}.gguf"),
+            types: types.to_string(),
+            file: PlannedGguf { metadata, tensors: planned },
+            encodings,
+            rope_divisors,
+            notices,
+        })
+    }
+
+    /// Size of all tensors in bytes.
+    fn bytes(&self) -> u64 {
+        self.file.tensors.iter().filter_map(|tensor| tensor.bytes().ok()).sum()
+    }
+
+    fn write(&self, encoder: &mut Encoder<'_, '_>, dir: &Path) -> Result<(), ExportError> {
+        let path = dir.join(&self.name);
+        self.file.write(&path, |index, sink| {
+            let name = &self.file.tensors[index].name;
+            match self.encodings.get(index) {
+                Some(encoding) => encoder.weight(name, encoding, sink),
+                None => {
+                    let divisors = self.rope_divisors.as_deref().unwrap_or_default();
+                    encoder.other(name, &encode(divisors, crate::Dtype::F32), sink)
+                }
+            }
+        })?;
+        self.verify(encoder, &path)
+    }
+
+    /// Compares the tensors of the written file with the plan and with the hashes of the bytes that were written, and its
+    /// metadata by describing the model again.
+    fn verify(&self, encoder: &mut Encoder<'_, '_>, path: &Path) -> Result<(), ExportError> {
+        let differs = |what: &str| Err(ExportError::ReadBack { path: path.to_owned(), what: what.to_owned() });
+        let written = GgufFile::open(path, |_, _| Ok(()))?;
+        for tensor in &self.file.tensors {
+            let same = match written.tensors.get(&tensor.name) {
+                Some(found) if found.format == tensor.format && found.shape == tensor.shape => {
+                    encoder.verify(&tensor.name, written.bytes(found))?
+                }
+                _ => false,
+            };
+            if !same {
+                return differs(&tensor.name);
+            }
+            written.parts[0].release_pages();
+        }
+        match written.tensors.len() == self.file.tensors.len() && written.metadata.len() == self.file.metadata.len() {
+            true => Ok(()),
+            false => differs("the number of tensors or keys"),
+        }
+    }
+}
+
+/// The keys `general.*` of a file of type `kind`, and the lineage.
+pub(super) fn general(artifact: &Artifact<'_>, kind: &str, file_type: Option<u32>) -> Metadata {
+    let base = artifact.base;
+    let text = |text: &str| MetadataValue::String(text.to_owned());
+    let mut keys = vec![
+        ("general.architecture".to_owned(), text(Row::of(base.description().family).gguf.architecture)),
+        ("general.type".to_owned(), text(kind)),
+        ("general.name".to_owned(), text(artifact.name)),
+        ("general.base_model.count".to_owned(), MetadataValue::U32(1)),
+        ("general.base_model.0.name".to_owned(), text(&base.short_name())),
+    ];
+    if let Some(number) = file_type {
+        keys.push(("general.file_type".to_owned(), MetadataValue::U32(number)));
+        keys.push(("general.quantization_version".to_owned(), MetadataValue::U32(2)));
+    }
+    keys.extend(artifact.lineage_metadata().map(|(key, value)| (key, MetadataValue::String(value))));
+    keys
+}
+
+/// The tokenizer: that of a GGUF base unchanged, otherwise converted; with the run's chat template and end tokens.
+fn tokenizer(artifact: &Artifact<'_>) -> Result<Metadata, ExportError> {
+    let (base, chat) = (artifact.base, artifact.chat);
+    let mut metadata = match base.gguf_file() {
+        Some(gguf) => carried_tokenizer(gguf, chat.template.as_deref()),
+        None => {
+            let mut files = base.tokenizer()?;
+            if let Some(template) = &chat.template {
+                (files.chat_template, files.other_templates) = (Some(template.clone()), Vec::new());
+            }
+            tokenizer_metadata(&files, base.description().vocab_size)?
+        }
+    };
+    // llama.cpp stops at the tokens of these keys. The end of a turn is the first end token that is not the end of a text.
+    const END_OF_TURN: &str = "tokenizer.ggml.eot_token_id";
+    if !metadata.iter().any(|(key, _)| key == END_OF_TURN) {
+        let text_ends: Option<u32> = base.description().eos_token_ids.first().copied();
+        if let Some(id) = chat.end_tokens.iter().find(|id| Some(**id) != text_ends) {
+            metadata.push((END_OF_TURN.to_owned(), MetadataValue::U32(*id)));
+        }
+    }
+    Ok(metadata)
+}
+
+/// Names the formats that replace that of the file type, because rows are not whole numbers of its blocks.
+fn other_formats(types: &GgufTypes, encodings: &[Encoding], tensors: &[(String, Shape)]) -> Option<String> {
+    let GgufTypes::Type(file_type) = types else { return None };
+    let (mut count, mut formats) = (0, BTreeSet::new());
+    for (encoding, (_, shape)) in encodings.iter().zip(tensors) {
+        let (_, cols) = shape.rows_cols();
+        if matches!(shape, Shape::Matrix(..)) && !cols.is_multiple_of(file_type.block_len()) {
+            count += 1;
+            formats.insert(encoding.format.to_string());
+        }
+    }
+    let formats = formats.into_iter().collect::<Vec<_>>().join(", ");
+    (count > 0).then(|| {
+        format!(
+            "{file_type}: {count} matrices are stored as {formats}, because their rows are no whole number of blocks"
+        )
+    })
+}
+
+/// llama.cpp's architectures for Llama, Mistral and Qwen have no sliding window.
+fn windows(model: &ModelDescription) -> Option<String> {
+    let window = model.layer_windows.iter().flatten().min()?;
+    let has_own_key = model.unit_offset;
+    (!has_own_key).then(|| {
+        format!(
+            "llama.cpp computes this model without its sliding window: answers differ beyond {window} tokens of context"
+        )
+    })
+}
+
+impl GgufTypes {
+    /// The format of a weight, by its Hugging Face name.
+    fn format_of(&self, name: &str, shape: Shape, base: &BaseModel) -> Format {
+        match self {
+            Self::Type(file_type) => file_type.format_of(name, shape, base.description()),
+            Self::Base => {
+                let stored = base.weight_format(name).map(|(format, _)| format);
+                // GGUF has no NF4, and stores vectors as F32.
+                let stored = stored.filter(|format| *format != Format::Nf4 && matches!(shape, Shape::Matrix(..)));
+                stored.unwrap_or_else(|| FileType::F16.format_of(name, shape, base.description()))
+            }
+        }
+    }
+
+    /// `general.file_type`. With the base's types, that of the base.
+    fn number(&self, base: &BaseModel) -> Option<u32> {
+        match self {
+            Self::Type(file_type) => Some(file_type.number),
+            Self::Base => base.gguf_file().and_then(GgufFile::file_type),
+        }
+    }
+}

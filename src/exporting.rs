@@ -1,0 +1,191 @@
+//! What `merge` and `export` have in common: the run, adapter or model on the command line, and one export of it.
+//!
+//! Responsible for: finding adapter, base and chat template, progress, and signals. `tonfall_adapters::export` writes and
+//! verifies.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, Trained};
+use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
+use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
+use tonfall_recipes::plan::{Base, Variable};
+
+use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::hub::HubName;
+use crate::inputs;
+use crate::lineage;
+use crate::output;
+use crate::progress::Reporter;
+use crate::runs::{self, Made};
+use crate::signals::{self, Signals};
+
+/// A run, an adapter or a model, with everything that its exports need.
+pub(crate) struct Source {
+    name: String,
+    base: BaseModel,
+    adapter: Option<Adapter>,
+    chat: ChatSettings,
+    lineage: Vec<(String, String)>,
+}
+
+/// The inputs of a source. `None`: the user must name it, or the base's own is used.
+#[derive(Default)]
+struct Parts {
+    name: String,
+    adapter: Option<Adapter>,
+    base: Option<Base>,
+    allow_download: bool,
+    chat_template: Option<PathBuf>,
+    /// Empty if the chat template sets them itself, as an exported one does.
+    template_variables: BTreeMap<String, Variable>,
+    lineage: Vec<(String, String)>,
+}
+
+impl Source {
+    /// Opens what is at `path`. `base` replaces the base that the run or the adapter names.
+    pub(crate) fn open(path: &Path, base: Option<&str>, reporter: &mut Reporter) -> Result<Self> {
+        let parts = parts(path)?;
+        let base = open_base(base, &parts, reporter)?;
+        let chat = chat_settings(&base, &parts, reporter)?;
+        let Parts { name, adapter, lineage, .. } = parts;
+        Ok(Self { name, base, adapter, chat, lineage })
+    }
+
+    /// Whether there is an adapter to merge.
+    pub(crate) fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
+    /// Writes an export to the directory `out`. Returns the exit code of the signal if one stopped it.
+    pub(crate) fn export(
+        &self,
+        export: &Export,
+        settings: &ExportSettings,
+        out: &Path,
+        reporter: &mut Reporter,
+    ) -> Result<Option<i32>> {
+        let trained = self.adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
+        let artifact =
+            Artifact { name: &self.name, base: &self.base, trained, chat: &self.chat, lineage: &self.lineage };
+        let signals = Signals::stop_early()?;
+        let mut progress = |done, total| {
+            reporter.phase(&format!("writing {}", export.name), done, total);
+            if signals.received().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let written = export.run(&artifact, settings, out, &mut progress);
+        reporter.clear();
+        let report = match (written, signals.received()) {
+            (Err(ExportError::Interrupted), Some(signal)) => {
+                output::note("interrupted; nothing was written");
+                return Ok(Some(signals::exit_code(signal)));
+            }
+            (written, _) => written?,
+        };
+        for notice in &report.notices {
+            reporter.note(&format!("note: {notice}"));
+        }
+        Ok(None)
+    }
+}
+
+fn parts(path: &Path) -> Result<Parts> {
+    let name = path.canonicalize().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+    let name = name.unwrap_or_else(|| "model".to_owned());
+    let Some(run) = runs::find(path)? else {
+        return if peft::is_adapter(path) { parts_of_adapter(path, name) } else { Ok(parts_of_model(path, name)) };
+    };
+    let plan = run.plan()?;
+    let parts = Parts { name: plan.name.clone(), allow_download: plan.allow_download, ..Parts::default() };
+    match runs::made(&run, &plan)? {
+        Made::Adapter(path) => {
+            // A checkpoint has no lineage of its own.
+            let lineage = match peft::lineage(&path)? {
+                own if own.is_empty() => lineage::of_run(&run, &plan)?,
+                own => own,
+            };
+            let (chat_template, template_variables) = match exported_template(&path) {
+                Some(exported) => (Some(exported), BTreeMap::new()),
+                None => (plan.data.chat_template, plan.data.template_variables),
+            };
+            let adapter = Some(peft::read(&path)?);
+            Ok(Parts { adapter, base: Some(plan.base), chat_template, template_variables, lineage, ..parts })
+        }
+        Made::Model(path) => {
+            Ok(Parts { base: Some(Base::Local(path)), lineage: lineage::of_run(&run, &plan)?, ..parts })
+        }
+    }
+}
+
+fn parts_of_adapter(path: &Path, name: String) -> Result<Parts> {
+    let adapter = peft::read(path)?;
+    let base = adapter.config.base_model_name_or_path.as_deref().map(|name| named_base(name, &adapter.config));
+    let lineage = peft::lineage(path)?;
+    let chat_template = exported_template(path);
+    Ok(Parts { name, adapter: Some(adapter), base, chat_template, lineage, ..Parts::default() })
+}
+
+/// A model without an adapter: only its format changes.
+fn parts_of_model(path: &Path, name: String) -> Parts {
+    Parts { name, base: Some(Base::from(path.display().to_string())), ..Parts::default() }
+}
+
+/// The chat template that an export of this program has written next to an adapter.
+fn exported_template(adapter: &Path) -> Option<PathBuf> {
+    Some(adapter.join(TEMPLATE_FILE)).filter(|path| path.exists())
+}
+
+/// The base that an adapter names: a path if it exists, otherwise a name on the Hub.
+fn named_base(name: &str, config: &AdapterConfig) -> Base {
+    let hub_name = match &config.revision {
+        Some(revision) => format!("{name}@{revision}"),
+        None => name.to_owned(),
+    };
+    match !Path::new(name).exists() && HubName::parse(&hub_name).is_ok() {
+        true => Base::Hub(hub_name),
+        false => Base::from(name.to_owned()),
+    }
+}
+
+fn open_base(given: Option<&str>, parts: &Parts, reporter: &mut Reporter) -> Result<BaseModel> {
+    if let Some(given) = given {
+        return inputs::model(&Base::from(given.to_owned()), parts.allow_download, reporter);
+    }
+    let Some(base) = &parts.base else {
+        let message = "the adapter does not name its base model; give it with --base MODEL";
+        return Err(Failure::new(ExitCode::Invalid, message));
+    };
+    if parts.adapter.is_none() {
+        return inputs::model(base, parts.allow_download, reporter);
+    }
+    let wanted = |hint: &str| {
+        Failure::new(
+            ExitCode::Invalid,
+            format!(
+                "the adapter was trained on `{base}`, {hint}\nhint: give its base with --base DIR or --base hf:owner/name"
+            ),
+        )
+    };
+    match base {
+        Base::Local(path) if !path.exists() => Err(wanted("which is not there")),
+        Base::Local(_) => inputs::model(base, parts.allow_download, reporter),
+        Base::Hub(_) => inputs::model(base, parts.allow_download, reporter).map_err(|failure| {
+            let first = wanted("a model of the Hugging Face Hub");
+            Failure::all(vec![first, failure]).unwrap_or_else(|| unreachable!("two failures"))
+        }),
+    }
+}
+
+/// The run's template, and the tokens that end its turns. A base without a usable tokenizer can still be merged.
+fn chat_settings(base: &BaseModel, parts: &Parts, reporter: &mut Reporter) -> Result<ChatSettings> {
+    let template = parts.chat_template.as_deref();
+    match inputs::tokenizer(base, template) {
+        Ok(tokenizer) => inputs::chat_settings(base, template, &parts.template_variables, &tokenizer),
+        Err(failure) if template.is_some() => Err(failure),
+        Err(failure) => {
+            reporter.note(&format!("note: end tokens were not checked: {}", failure.message()));
+            Ok(ChatSettings::default())
+        }
+    }
+}
