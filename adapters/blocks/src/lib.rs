@@ -1,7 +1,7 @@
 //! Number formats of stored weight matrices, and their conversion to `f32`.
 //!
 //! Responsible for: the size of a matrix in each [`Format`], dequantizing any range of its elements ([`dequantize`]), and
-//! quantizing to NF4 ([`quantize_nf4`]). Pure functions over byte slices.
+//! quantizing whole rows ([`quantize`]; NF4: [`quantize_nf4`]). Pure functions over slices.
 //! Must not depend on: files, tensor frameworks, threads, any other crate.
 //!
 //! A matrix has `rows` output features and `cols` input features, and is stored row-major in one buffer. "Flattened" means in
@@ -14,12 +14,14 @@ mod finite;
 mod format;
 mod half_precision;
 mod nf4;
+mod quantize;
 
 pub use dynamic_map::DYNAMIC_MAP;
 pub use finite::first_non_finite;
 pub use format::Format;
 pub use half_precision::{bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
 pub use nf4::{NF4, NF4_BLOCK, Nf4Piece, Nf4Sections, Nf4View, SCALE_BLOCK, join_nf4, pack_nf4, quantize_nf4};
+pub use quantize::quantize;
 
 /// Elements per block; 1 for the dense formats.
 #[must_use]
