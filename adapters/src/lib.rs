@@ -17,6 +17,7 @@ mod gguf;
 mod hf_config;
 mod mapped_file;
 mod names;
+pub mod ollama;
 pub mod peft;
 mod random_weights;
 mod regular_file;

@@ -1,0 +1,148 @@
+//! The subset of Go's `text/template` that Ollama's chat templates use: a parser and an evaluator.
+//!
+//! Responsible for: the semantics of <https://pkg.go.dev/text/template> for this subset, with limits, because a template
+//! may come from a foreign Modelfile. Must not depend on: Ollama, chat formats.
+//!
+//! Supported: text, `{{-` and `-}}`, comments, `if` / `else if` / `else`, `range` (lists and integers), `with`, `break`,
+//! `continue`, `define`, `template`, variables, fields, parentheses, pipes, integers, strings, `true`, `false`, `nil`, and the
+//! functions `and or not eq ne lt le gt ge len slice index`. All other syntax is refused by name. It is never rendered in
+//! another way than Go renders it.
+//!
+//! Why not a crate: `gtmpl` 0.7 lacks `break`, `range` over integers and short-circuit `and` and had no release for years.
+//! `gotmpl` 0.6 is complete, but it has one author, a few months of history with a breaking change in each release, and no
+//! limits on steps and output.
+//!
+//! Strings are bytes, as in Go: `slice` and `len` count bytes. Functions return parts of their arguments only, so values
+//! borrow from the template and from the data, and nothing is copied.
+
+mod execute;
+mod functions;
+mod lexer;
+mod parser;
+mod value;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use parser::Node;
+pub use value::Value;
+
+/// Maximum size of a template in bytes. The largest one in Ollama's library has about 12 KB.
+const SOURCE_LIMIT: usize = 1 << 20;
+/// Maximum number of evaluated nodes and arguments of one rendering.
+const STEPS: usize = 20_000_000;
+/// Maximum output of one rendering in bytes.
+const OUTPUT: usize = 32 << 20;
+/// Maximum depth of nested blocks, parentheses and `template` calls.
+const DEPTH: usize = 100;
+
+/// Why a template was not parsed or rendered.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum GoTemplateError {
+    #[error("template line {line}: {what}")]
+    Syntax { line: usize, what: String },
+
+    #[error("template line {line}: {what} is not supported; render this template with Ollama itself")]
+    Unsupported { line: usize, what: String },
+
+    #[error("template line {line}: {what}")]
+    Execution { line: usize, what: String },
+
+    #[error("template line {line}: nested deeper than {DEPTH} levels")]
+    Depth { line: usize },
+
+    #[error("the template has {0} bytes (at most {SOURCE_LIMIT})")]
+    Size(usize),
+
+    #[error("rendering the template takes more than {STEPS} steps")]
+    Steps,
+
+    #[error("the template renders more than {OUTPUT} bytes")]
+    Output,
+
+    #[error("the rendered text is not UTF-8: the template cuts a character into parts")]
+    NotUtf8,
+}
+
+/// A parsed template.
+#[derive(Clone, Debug)]
+pub struct GoTemplate {
+    source: String,
+    root: Vec<Node>,
+    /// Templates of `{{ define "name" }}`.
+    defined: BTreeMap<String, Vec<Node>>,
+    fields: BTreeSet<String>,
+}
+
+impl GoTemplate {
+    /// Parses a template of at most 1 MiB.
+    ///
+    /// # Errors
+    /// If the syntax is wrong or not supported. The error names the line.
+    pub fn parse(source: &str) -> Result<Self, GoTemplateError> {
+        if source.len() > SOURCE_LIMIT {
+            return Err(GoTemplateError::Size(source.len()));
+        }
+        let parser::Parsed { root, defined, fields } = parser::parse(source)?;
+        Ok(Self { source: source.to_owned(), root, defined, fields })
+    }
+
+    /// The text of the template.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether a field of this name, such as `Messages`, occurs anywhere in the template.
+    #[must_use]
+    pub fn mentions(&self, field: &str) -> bool {
+        self.fields.contains(field)
+    }
+
+    /// Renders the template. `data` is the first value of `.` and `$`.
+    ///
+    /// # Errors
+    /// If Go would fail too, if Go would print a value of a type that is not supported, or if a limit is exceeded.
+    pub fn execute(&self, data: Value<'_>) -> Result<String, GoTemplateError> {
+        let bytes = execute::run(self, data)?;
+        String::from_utf8(bytes).map_err(|_| GoTemplateError::NotUtf8)
+    }
+}
+
+/// The 1-based line of a byte offset.
+fn line(source: &str, offset: usize) -> usize {
+    1 + source.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+/// Writes `text` in a template so that Go prints it unchanged. `{{` and whatever `must_escape` selects become string
+/// literals of actions.
+#[must_use]
+pub fn literal(text: &str, must_escape: impl Fn(char) -> bool) -> String {
+    let mut written = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let special: String = if rest.starts_with("{{") {
+            "{{".to_owned()
+        } else if rest.starts_with("\"\"\"") {
+            "\"\"\"".to_owned()
+        } else {
+            rest.chars().take_while(|next| must_escape(*next)).collect()
+        };
+        if special.is_empty() {
+            written.push(next);
+            rest = &rest[next.len_utf8()..];
+            continue;
+        }
+        written.push_str("{{ \"");
+        for character in special.chars() {
+            match character {
+                '{' => written.push('{'),
+                character => written.push_str(&format!("\\U{:08x}", u32::from(character))),
+            }
+        }
+        written.push_str("\" }}");
+        rest = &rest[special.len()..];
+    }
+    written
+}
