@@ -64,6 +64,7 @@ SPECIAL = {
 # TRL templates of the table of rows, and some that no row is equal to.
 FAMILIES = """cohere cohere_training gemma gemma_training gemma3 gemma3_training lfm2 lfm2_training llama3 llama3_training llama3_1 llama3_2
 phi3 phi3_training phi3_5 phi3_5_training qwen2_5 qwen2_5_training qwen3 qwen3_training qwen3_instruct_2507 qwen3_instruct_2507_training
+qwen3_5_think qwen3_5_think_training qwen3_6
 """.split()
 UNKNOWN = "deepseekv3 deepseek_r1_distill glm4moe gptoss gemma4 smolvlm".split()
 

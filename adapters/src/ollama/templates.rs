@@ -100,6 +100,23 @@ const CHATML: Row = Row {
     stops: &["<|im_end|>"],
 };
 
+/// The start of a Qwen turn with reasoning, and with empty reasoning.
+const THINKS: &str = "<|im_start|>assistant\n<think>\n";
+const THOUGHT: &str = "<|im_start|>assistant\n<think>\n\n</think>\n\n";
+
+/// A turn of Qwen 3.5: which of the assistant's turns have reasoning, and its text.
+macro_rules! qwen_3_5 {
+    ($which:literal, $thinking:literal) => {
+        concat!(
+            "<|im_start|>{{ .Role }}\n{{ if and ",
+            $which,
+            " (eq .Role \"assistant\") }}<think>\n",
+            $thinking,
+            "\n</think>\n\n{{ end }}{{ template \"trim\" .Content }}"
+        )
+    };
+}
+
 const LLAMA_3: Row = Row {
     name: "Llama 3",
     start: "",
@@ -135,7 +152,7 @@ const fn mistral(name: &'static str, turn: &'static str) -> Row {
 
 /// The rows, in order of preference. Rows that differ only where the Jinja template refuses a conversation are both
 /// equal to it, and the first one is taken.
-pub static ROWS: [Row; 20] = [
+pub static ROWS: [Row; 24] = [
     CHATML,
     Row {
         name: "ChatML with a default system prompt",
@@ -166,7 +183,22 @@ pub static ROWS: [Row; 20] = [
             "<|im_start|>{{ .Role }}\n",
             "{{ if and $last (eq .Role \"assistant\") }}<think>\n\n</think>\n\n{{ end }}{{ .Content }}"
         ),
-        generation: "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        generation: THOUGHT,
+        ..CHATML
+    },
+    Row { name: "Qwen 3.5 with thinking", turn: qwen_3_5!("$last", "{{ .Thinking }}"), generation: THINKS, ..CHATML },
+    Row { name: "Qwen 3.5 without thinking", turn: qwen_3_5!("$last", ""), generation: THOUGHT, ..CHATML },
+    // TRL's templates for training: reasoning is kept in all turns.
+    Row {
+        name: "Qwen 3.5 with thinking in all turns",
+        turn: qwen_3_5!("true", "{{ .Thinking }}"),
+        generation: THINKS,
+        ..CHATML
+    },
+    Row {
+        name: "Qwen 3.5 without thinking, with reasoning in all turns",
+        turn: qwen_3_5!("true", "{{ .Thinking }}"),
+        generation: THOUGHT,
         ..CHATML
     },
     LLAMA_3,

@@ -115,34 +115,31 @@ fn line(source: &str, offset: usize) -> usize {
     1 + source.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// Writes `text` in a template so that Go prints it unchanged. `{{` and whatever `must_escape` selects become string
-/// literals of actions.
+/// Writes `text` in a template so that Go prints it unchanged. `{`, `"""` and whatever `must_escape` selects become string
+/// literals of actions. Each `{` does, because another one may follow.
 #[must_use]
 pub fn literal(text: &str, must_escape: impl Fn(char) -> bool) -> String {
     let mut written = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
-        let special: String = if rest.starts_with("{{") {
-            "{{".to_owned()
-        } else if rest.starts_with("\"\"\"") {
-            "\"\"\"".to_owned()
-        } else {
-            rest.chars().take_while(|next| must_escape(*next)).collect()
+        let special = match rest.starts_with("\"\"\"") {
+            true => 3,
+            false => rest.find(|next| next != '{' && !must_escape(next)).unwrap_or(rest.len()),
         };
-        if special.is_empty() {
-            written.push(next);
-            rest = &rest[next.len_utf8()..];
+        let (escaped, after) = rest.split_at(special.max(next.len_utf8()));
+        rest = after;
+        if special == 0 {
+            written.push_str(escaped);
             continue;
         }
         written.push_str("{{ \"");
-        for character in special.chars() {
+        for character in escaped.chars() {
             match character {
                 '{' => written.push('{'),
                 character => written.push_str(&format!("\\U{:08x}", u32::from(character))),
             }
         }
         written.push_str("\" }}");
-        rest = &rest[special.len()..];
     }
     written
 }
