@@ -123,7 +123,7 @@ impl Plan {
         progress: Progress<'_>,
     ) -> Result<ExportReport, ExportError> {
         let mut steps = Steps::new(self.bytes(), progress);
-        let mut encoder = Encoder::new(source, &mut steps);
+        let mut encoder = Encoder::new(source, None, &mut steps);
         let weights: BTreeSet<String> = base.weight_names().into_iter().collect();
         for file in &self.files {
             file.write(dir, |index, sink| {

@@ -9,14 +9,15 @@ use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
-use tonfall_blocks::{Format, byte_len, dequantize};
+use tonfall_blocks::{Format, byte_len, dequantize, quantize};
 
 use super::ExportError;
+use super::importance::Importance;
 use super::source::WeightSource;
 use crate::base_model::Weight;
 use crate::finite::{self, NotFinite};
 use crate::rotary_order;
-use crate::safetensors_writer::{dtype_of, encode, first_overflow};
+use crate::safetensors_writer::{dtype_of, first_overflow};
 use crate::tensor_writer::Sink;
 
 /// Receives the bytes done and the total bytes. Writing and verifying count equally. `Break` stops the export, which
@@ -74,6 +75,7 @@ impl<'a> Steps<'a> {
 /// Encodes weights, one after the other.
 pub(crate) struct Encoder<'a, 'p> {
     source: &'a dyn WeightSource,
+    importance: Option<&'a Importance>,
     steps: &'a mut Steps<'p>,
     /// SHA-256 of each tensor, by its name in the artefact.
     hashes: BTreeMap<String, [u8; 32]>,
@@ -82,8 +84,13 @@ pub(crate) struct Encoder<'a, 'p> {
 }
 
 impl<'a, 'p> Encoder<'a, 'p> {
-    pub(crate) fn new(source: &'a dyn WeightSource, steps: &'a mut Steps<'p>) -> Self {
-        Self { source, steps, hashes: BTreeMap::new(), changed: 0 }
+    /// `importance` calibrates block formats.
+    pub(crate) fn new(
+        source: &'a dyn WeightSource,
+        importance: Option<&'a Importance>,
+        steps: &'a mut Steps<'p>,
+    ) -> Self {
+        Self { source, importance, steps, hashes: BTreeMap::new(), changed: 0 }
     }
 
     /// Number of weights with at least one value that differs from the base.
@@ -185,8 +192,9 @@ impl<'a, 'p> Encoder<'a, 'p> {
             if let Some(value) = dtype_of(encoding.format).and_then(|dtype| first_overflow(values, dtype)) {
                 return Err(ExportError::Overflow { name: encoding.weight.clone(), value, format: encoding.format });
             }
-            let bytes = encode_rows(encoding.format, values, cols);
-            has_changed |= change.is_some() && differs(encoding.format, &before, &bytes, cols);
+            let importance = self.importance.and_then(|importance| importance.of(&encoding.weight, cols));
+            let bytes = encode_rows(encoding.format, values, cols, importance);
+            has_changed |= change.is_some() && differs(encoding.format, &before, &bytes, cols, importance);
             match encoding.layout {
                 // The elements of a vector are its rows.
                 Layout::Interleaved { heads } if rows == 1 => {
@@ -220,19 +228,23 @@ impl<'a, 'p> Encoder<'a, 'p> {
     }
 }
 
-/// Encodes whole rows of `cols` values.
-fn encode_rows(format: Format, values: &[f32], cols: usize) -> Vec<u8> {
+/// Encodes whole rows of `cols` values, on all threads. `importance` has a weight for each column.
+fn encode_rows(format: Format, values: &[f32], cols: usize, importance: Option<&[f32]>) -> Vec<u8> {
     let rows = (values.len() / cols).div_ceil(rayon::current_num_threads() * 4).max(1);
-    let dtype = dtype_of(format).unwrap_or_else(|| unreachable!("only dense formats are written"));
-    let parts: Vec<Vec<u8>> = values.par_chunks(rows * cols).map(|values| encode(values, dtype)).collect();
+    let encode = |values: &[f32]| {
+        let mut bytes = Vec::with_capacity(byte_len(format, values.len() / cols, cols));
+        quantize(format, values, cols, importance, &mut bytes);
+        bytes
+    };
+    let parts: Vec<Vec<u8>> = values.par_chunks(rows * cols).map(encode).collect();
     parts.concat()
 }
 
 /// Whether the encoding of `before` differs from `after`. Compares row by row, because most often the first row differs.
-fn differs(format: Format, before: &[f32], after: &[u8], cols: usize) -> bool {
+fn differs(format: Format, before: &[f32], after: &[u8], cols: usize, importance: Option<&[f32]>) -> bool {
     let row_bytes = byte_len(format, 1, cols);
     before
         .chunks_exact(cols)
         .zip(after.chunks_exact(row_bytes))
-        .any(|(row, after)| encode_rows(format, row, cols) != after)
+        .any(|(row, after)| encode_rows(format, row, cols, importance) != after)
 }

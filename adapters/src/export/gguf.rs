@@ -41,7 +41,7 @@ pub(super) fn write(
     let mut report = ExportReport::default();
     let mut steps = Steps::new(plans.iter().map(Plan::bytes).sum(), progress);
     for plan in plans {
-        let mut encoder = Encoder::new(&*source, &mut steps);
+        let mut encoder = Encoder::new(&*source, settings.importance.as_ref(), &mut steps);
         plan.write(&mut encoder, dir)?;
         if matches!(artifact.trained, Trained::Adapter(_)) && encoder.changed() == 0 {
             return Err(ExportError::NoEffect { format: plan.types.clone() });

@@ -11,6 +11,7 @@ mod error;
 mod file_type;
 mod gguf;
 mod gguf_adapter;
+mod importance;
 mod peft;
 mod source;
 
@@ -22,6 +23,7 @@ use tonfall_durable::{self as durable, DurableError, ScratchDir};
 pub use encoder::Progress;
 pub use error::ExportError;
 pub use file_type::{FILE_TYPES, FileType, GgufTypes};
+pub use importance::Importance;
 pub use source::Values;
 
 use crate::base_model::BaseModel;
@@ -60,11 +62,18 @@ pub struct ExportSettings {
     pub max_shard_bytes: u64,
     /// The number formats of GGUF models, one file each.
     pub types: Vec<GgufTypes>,
+    /// Calibrates the block formats of GGUF models.
+    pub importance: Option<Importance>,
 }
 
 impl Default for ExportSettings {
     fn default() -> Self {
-        Self { dtype: None, max_shard_bytes: 5_000_000_000, types: vec![GgufTypes::Type(FileType::F16)] }
+        Self {
+            dtype: None,
+            max_shard_bytes: 5_000_000_000,
+            types: vec![GgufTypes::Type(FileType::F16)],
+            importance: None,
+        }
     }
 }
 
