@@ -6,9 +6,12 @@
 //! 1. every split of a piece into two pieces is in the list, so that both consider the same pairs, and
 //! 2. the splits of a piece follow each other in the list, so that the order of the pairs is an order of pieces.
 //!
-//! Both hold for lists that were made from a SentencePiece model, and both are checked. One difference remains: if a text has
-//! two overlapping ways to form the same piece, `tokenizers` takes the split with the lower rank, llama.cpp (like
-//! SentencePiece) the leftmost one.
+//! Both hold for lists that were made from a SentencePiece model, and both are checked. Runs of one character, such as `▁▁▁`,
+//! are an exception: models give them all the same score, and transformers sorts their merges by the length of the first part
+//! and then of the second, longest first. See [`runs`].
+//!
+//! One difference remains: if a text has two overlapping ways to form the same piece, `tokenizers` takes the split with the
+//! lower rank, llama.cpp (like SentencePiece) the leftmost one.
 //!
 //! Added tokens take no part: both programs cut them out of the text before they join pieces.
 //! Source: llama.cpp, `llm_tokenizer_spm_session`.
@@ -33,7 +36,7 @@ pub(super) fn scores<'a>(
     let is_piece = |text: &str| vocab.contains_key(text) && !added.contains(text);
     let mut seen = HashSet::new();
     let mut splits: HashMap<&str, usize> = HashMap::new();
-    let mut order: Vec<&str> = Vec::new();
+    let mut formed: Vec<(&str, usize)> = Vec::new();
     for Merge(left, right) in merges {
         let joined = format!("{left}{right}");
         let Some((piece, _)) = vocab.get_key_value(&joined) else {
@@ -50,15 +53,10 @@ pub(super) fn scores<'a>(
             }
             continue;
         }
-        let count = splits.entry(piece).or_default();
-        if *count > 0 && order.last() != Some(&&**piece) {
-            return Err(format!("the merges that form {piece:?} don't follow each other"));
-        }
-        if *count == 0 {
-            order.push(piece);
-        }
-        *count += 1;
+        *splits.entry(piece).or_default() += 1;
+        formed.push((piece, left.len()));
     }
+    let order = order(&formed)?;
     for piece in vocab.keys().filter(|piece| is_piece(piece)) {
         if piece.len() > LONGEST_PIECE {
             return Err(format!("the token {piece:?} is longer than {LONGEST_PIECE} bytes"));
@@ -79,6 +77,55 @@ pub(super) fn scores<'a>(
     Ok(ordered.enumerate().map(|(place, piece)| (piece, -(place as f32))).collect())
 }
 
+/// The pieces in the order of their merges. `formed` has, for each merge, the joined piece and the bytes of its first part.
+fn order<'a>(formed: &[(&'a str, usize)]) -> Result<Vec<&'a str>, String> {
+    let mut order = Vec::new();
+    let same_group = |a: &(&str, usize), b: &(&str, usize)| a.0 == b.0 || is_run(a.0) && is_run(b.0);
+    for group in formed.chunk_by(same_group) {
+        let mut pieces: Vec<&str> = group.iter().map(|(piece, _)| *piece).collect();
+        pieces.dedup();
+        let distinct: HashSet<&str> = pieces.iter().copied().collect();
+        if distinct.len() < pieces.len() {
+            pieces = runs(group, formed)?;
+        }
+        order.extend(pieces);
+    }
+    let mut seen = HashSet::new();
+    match order.iter().find(|piece| !seen.insert(**piece)) {
+        Some(piece) => Err(format!("the merges that form {piece:?} don't follow each other")),
+        None => Ok(order),
+    }
+}
+
+fn is_run(piece: &str) -> bool {
+    let mut letters = piece.chars();
+    let first = letters.next();
+    letters.all(|letter| Some(letter) == first)
+}
+
+/// The order of runs whose merges don't follow each other: longest first.
+///
+/// In the order of transformers, `tokenizers` joins from the left: the first piece A of a run takes its neighbour B as long
+/// as A + B is a piece, because A is the longest first part. If it isn't, B takes its own neighbour C in the same way. If
+/// longer pieces have higher scores, llama.cpp does the same: A is at least as long as B, which is at least as long as C, so
+/// A + B is the longest piece that can be formed, and B + C the next.
+fn runs<'a>(group: &[(&'a str, usize)], all: &[(&str, usize)]) -> Result<Vec<&'a str>, String> {
+    let letters: HashSet<Option<char>> = group.iter().map(|(piece, _)| piece.chars().next()).collect();
+    for letter in &letters {
+        let own = |(piece, _): &&(&str, usize)| is_run(piece) && piece.chars().next() == *letter;
+        let lengths: Vec<(usize, usize)> =
+            group.iter().filter(own).map(|(piece, left)| (*left, piece.len() - left)).collect();
+        if !lengths.is_sorted_by(|a, b| a > b) || all.iter().filter(own).count() != lengths.len() {
+            let letter = letter.unwrap_or_default();
+            return Err(format!("the merges that form runs of {letter:?} have another order than transformers writes"));
+        }
+    }
+    let mut pieces: Vec<&str> = group.iter().map(|(piece, _)| *piece).collect();
+    pieces.sort_by_key(|piece| (std::cmp::Reverse(piece.len()), *piece));
+    pieces.dedup();
+    Ok(pieces)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +144,10 @@ mod tests {
         let merges = [("b", "c"), ("a", "b"), ("ab", "c"), ("a", "bc")];
         let found = scores_of(&pieces, &["<x>"], &merges).expect("scores");
         assert_eq!(found, [-3.0, -2.0, -4.0, -5.0, -1.0, 0.0, -6.0]);
+        // The merges of runs are sorted by their first parts. Longer runs have higher scores.
+        let merges = [("a", "b"), ("▁▁▁", "▁▁"), ("▁▁", "▁▁▁"), ("▁▁", "▁"), ("▁", "▁▁"), ("▁", "▁")];
+        let found = scores_of(&["a", "b", "ab", "▁", "▁▁", "▁▁▁", "▁▁▁▁▁"], &[], &merges).expect("scores");
+        assert_eq!(found, [-4.0, -5.0, 0.0, -6.0, -3.0, -2.0, -1.0]);
     }
 
     #[test]
@@ -117,6 +168,9 @@ mod tests {
         assert!(scores_of(&pieces, &["▁▁"], &[("▁", "▁"), ("▁", "a")]).is_ok());
         let error = scores_of(&["▁", "▁▁", "a", "▁▁a"], &["▁▁"], &[("▁", "▁"), ("▁▁", "a")]).expect_err("refused");
         assert!(error.contains("joins an added token"), "{error}");
+        let pieces = ["▁", "▁▁", "▁▁▁", "a"];
+        let error = scores_of(&pieces, &[], &[("▁", "▁▁"), ("▁", "▁"), ("▁▁", "▁")]).expect_err("refused");
+        assert!(error.contains("runs of '▁' have another order"), "{error}");
         let long = "a".repeat(LONGEST_PIECE + 1);
         assert!(scores_of(&[&long], &[], &[]).expect_err("refused").contains("longer than 256 bytes"));
     }
