@@ -4,8 +4,12 @@
 //! fallback). Everything that changes the tokens of a text is expressed in the metadata or refused. Exceptions, in which
 //! llama.cpp can't do what the `tokenizers` library does:
 //! - NFC normalization (Qwen): llama.cpp doesn't normalize texts.
+//! - Combining marks, also those in emojis, in the rule `tekken`: llama.cpp doesn't count them among the letters of a word.
+//! - The character `▁` in a text, next to spaces (Gemma): runs of spaces are tokens of their own in llama.cpp.
 //! - `Metaspace` steps: `always` adds no space before a text that has one, llama.cpp does; `first` is explained at
 //!   [`SpacePrefix::First`].
+//!
+//! `tests/reference/gguf_tokenizers.py` compares both programs on real tokenizers.
 //!
 //! Sources: the GGUF specification, llama.cpp's `llama-vocab.cpp` and its converters.
 
