@@ -312,3 +312,28 @@ fn vocabularies_for_llama_cpp() {
         write_model(&dir.join("vocabulary.gguf"), metadata, rows);
     }
 }
+
+/// The metadata of the GGUF file `TONFALL_GGUF` is the same after the way through tokenizer.json. Two things have no place
+/// there: unused tokens become normal ones, and llama.cpp's default for byte-level tokenizers is not written again.
+#[test]
+#[ignore = "needs the GGUF file of a real model in TONFALL_GGUF"]
+fn metadata_of_a_real_file_survives_the_way_through_tokenizer_json() {
+    let path = std::env::var("TONFALL_GGUF").expect("a file in TONFALL_GGUF");
+    let file = GgufFile::open(Path::new(&path)).expect("a file");
+    let rows = file.tensors["token_embd.weight"].shape[0];
+    let written = tokenizer_metadata(&tokenizer_files(&file).expect("a tokenizer"), rows).expect("metadata");
+    let unused_as_normal = |mut value: Vec<u8>| {
+        value.as_chunks_mut::<4>().0.iter_mut().filter(|kind| **kind == [5, 0, 0, 0]).for_each(|kind| kind[0] = 1);
+        value
+    };
+    for (key, value) in carried_tokenizer(&file, None) {
+        match (&*key, written.iter().find(|(known, _)| *known == key).map(|(_, own)| own.encode())) {
+            ("tokenizer.ggml.add_space_prefix", None) => assert_eq!(value, MetadataValue::Stored(vec![7, 0, 0, 0, 0])),
+            // The type number of the list's elements is 5, too.
+            ("tokenizer.ggml.token_type", Some(own)) => {
+                assert!(unused_as_normal(own) == unused_as_normal(value.encode()), "{key}");
+            }
+            (_, own) => assert!(own == Some(value.encode()), "{key} differs"),
+        }
+    }
+}
