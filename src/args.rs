@@ -307,6 +307,14 @@ pub(crate) struct ExportArgs {
     /// Number format of safetensors: F32, F16 or BF16 [default: that of the base]
     #[arg(long, value_name = "DTYPE", value_parser = dtype)]
     pub(crate) dtype: Option<Format>,
+    /// Longest answer that is compared, in tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_new_tokens: u32,
+    /// Don't compare what the exports compute with what the trained model computes
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 }
 
 fn kind_of_export(name: &str) -> Result<&'static Export, String> {

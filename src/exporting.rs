@@ -11,6 +11,7 @@ use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, Tr
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
 use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
 use tonfall_recipes::plan::{Base, Variable};
+use tonfall_trainer::Compute;
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::hub::HubName;
@@ -20,6 +21,7 @@ use crate::output;
 use crate::progress::Reporter;
 use crate::runs::{self, Made};
 use crate::signals::{self, Signals};
+use crate::verifying::{self, Reference};
 
 /// A run, an adapter or a model, with everything that its exports need.
 pub(crate) struct Source {
@@ -27,7 +29,11 @@ pub(crate) struct Source {
     base: BaseModel,
     adapter: Option<Adapter>,
     chat: ChatSettings,
+    chat_template: Option<PathBuf>,
+    template_variables: BTreeMap<String, Variable>,
     lineage: Vec<(String, String)>,
+    /// Held-out prompts.
+    prompts: Option<PathBuf>,
 }
 
 /// The inputs of a source. `None`: the user must name it, or the base's own is used.
@@ -41,6 +47,7 @@ struct Parts {
     /// Empty if the chat template sets them itself, as an exported one does.
     template_variables: BTreeMap<String, Variable>,
     lineage: Vec<(String, String)>,
+    prompts: Option<PathBuf>,
 }
 
 impl Source {
@@ -49,8 +56,8 @@ impl Source {
         let parts = parts(path)?;
         let base = open_base(base, &parts, reporter)?;
         let chat = chat_settings(&base, &parts, reporter)?;
-        let Parts { name, adapter, lineage, .. } = parts;
-        Ok(Self { name, base, adapter, chat, lineage })
+        let Parts { name, adapter, chat_template, template_variables, lineage, prompts, .. } = parts;
+        Ok(Self { name, base, adapter, chat, chat_template, template_variables, lineage, prompts })
     }
 
     /// Whether there is an adapter to merge.
@@ -58,12 +65,14 @@ impl Source {
         self.adapter.is_some()
     }
 
-    /// Writes an export to the directory `out`. Returns the exit code of the signal if one stopped it.
+    /// Writes an export to the directory `out`, after it was compared with what `reference` computes. Returns the exit code
+    /// of the signal if one stopped it.
     pub(crate) fn export(
         &self,
         export: &Export,
         settings: &ExportSettings,
         out: &Path,
+        reference: Option<(&Reference, &Compute)>,
         reporter: &mut Reporter,
     ) -> Result<Option<i32>> {
         let trained = self.adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
@@ -74,20 +83,51 @@ impl Source {
             reporter.phase(&format!("writing {}", export.name), done, total);
             if signals.received().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let written = export.run(&artifact, settings, out, &mut progress);
+        let written = export.write(&artifact, settings, out, &mut progress);
         reporter.clear();
-        let report = match (written, signals.received()) {
+        let written = match (written, signals.received()) {
             (Err(ExportError::Interrupted), Some(signal)) => {
                 output::note("interrupted; nothing was written");
                 return Ok(Some(signals::exit_code(signal)));
             }
             (written, _) => written?,
         };
-        for notice in &report.notices {
+        if let Some((reference, compute)) = reference {
+            let verification = reference.check(export, written.path(), &self.base, compute, reporter)?;
+            verification.write(written.path())?;
+            let failures = verification.failures();
+            if !failures.is_empty() {
+                let kept = refused(out);
+                written.keep_as(&kept)?;
+                return Err(verifying::failure(export, &failures, &kept));
+            }
+        }
+        for notice in &written.publish()?.notices {
             reporter.note(&format!("note: {notice}"));
         }
         Ok(None)
     }
+
+    /// What the model computes for its held-out prompts, or for built-in ones.
+    pub(crate) fn reference(
+        &self,
+        max_new_tokens: usize,
+        compute: &Compute,
+        reporter: &mut Reporter,
+    ) -> Result<Reference> {
+        let tokenizer = inputs::tokenizer(&self.base, self.chat_template.as_deref())?;
+        let tokenizer = tokenizer.with_template_variables(&self.template_variables);
+        let conversations = verifying::conversations(self.prompts.as_deref())?;
+        let adapter = self.adapter.as_ref();
+        Reference::measure(&self.base, adapter, &tokenizer, &conversations, max_new_tokens, compute, reporter)
+    }
+}
+
+/// Where an export is kept that is not as it must be.
+pub(crate) fn refused(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(".refused");
+    out.with_file_name(name)
 }
 
 fn parts(path: &Path) -> Result<Parts> {
@@ -97,7 +137,8 @@ fn parts(path: &Path) -> Result<Parts> {
         return if peft::is_adapter(path) { parts_of_adapter(path, name) } else { Ok(parts_of_model(path, name)) };
     };
     let plan = run.plan()?;
-    let parts = Parts { name: plan.name.clone(), allow_download: plan.allow_download, ..Parts::default() };
+    let (name, prompts) = (plan.name.clone(), plan.evaluation.prompts.clone());
+    let parts = Parts { name, prompts, allow_download: plan.allow_download, ..Parts::default() };
     match runs::made(&run, &plan)? {
         Made::Adapter(path) => {
             // A checkpoint has no lineage of its own.

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use jiff::Zoned;
-use tonfall_adapters::{BaseModel, ChatSettings, HubOrigin, OtherTemplate as OtherFile, SpecialToken, read_text};
+use tonfall_adapters::{
+    BaseKind, BaseModel, ChatSettings, HubOrigin, OtherTemplate as OtherFile, SpecialToken, read_text,
+};
 use tonfall_datasets::{ChatTokenizer, HeldOutPrompt, OtherTemplate, Phase, PreparedDataset, Progress};
 use tonfall_datasets::{Sampler, TokenizerSpec, prepare, read_prompts};
 use tonfall_recipes::Plan;
-use tonfall_recipes::plan::{Base, Severity, Variable};
+use tonfall_recipes::plan::{Base, Quantization, Severity, Variable};
 use tonfall_trainer::estimate::Workload;
 use tonfall_trainer::{Compute, DeviceChoice, DeviceKind, RunLength, adapter_start, preflight};
 
@@ -200,6 +202,15 @@ fn tokenizer_at(base: &BaseModel, chat_template: Option<&Path>, now: Option<Zone
         tokenizer_json: files.tokenizer_json,
         template_place: chat_template.map(|path| format!("chat template {}", path.display())),
     })?)
+}
+
+/// The quantization that keeps the stored numbers: native blocks for GGUF, NF4 for a quantized directory.
+pub(crate) fn as_stored(base: &BaseModel) -> Quantization {
+    match base.kind() {
+        BaseKind::Gguf => Quantization::Native,
+        BaseKind::HuggingFace if base.is_quantized() => Quantization::Nf4,
+        BaseKind::HuggingFace => Quantization::None,
+    }
 }
 
 /// The source of a chat template from a recipe or an adapter.

@@ -7,18 +7,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tonfall_adapters::export;
+use tonfall_adapters::peft;
 use tonfall_durable as durable;
 use tonfall_recipes::Plan;
+use tonfall_recipes::plan::AdapterKind;
 use tonfall_runs::{EventKind, EventLog, RunDir, RunLock};
-use tonfall_trainer::{Compute, Group, Job, Record, StopReason, train};
+use tonfall_trainer::{Compute, Exported, Group, Job, Outcome, Record, StopReason, train};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::exporting;
 use crate::inputs::Inputs;
 use crate::lineage;
 use crate::output;
 use crate::progress::Reporter;
+use crate::runs::{self, Made};
 use crate::signals::{self, Signals};
 use crate::summary;
+use crate::verifying::{self, Reference};
 
 /// The arguments of a run.
 pub(crate) struct Launch<'a> {
@@ -65,7 +70,7 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
         let requested = || run.stop_requested().then_some(StopReason::Requested);
         signals.received().map(StopReason::Signal).or_else(requested)
     };
-    let compute = launch.compute;
+    let (compute, inputs) = (launch.compute, launch.inputs);
     let memory = || compute.memory();
     let record = Record { run, log: &mut log, observe: &mut |observation| reporter.observe(observation) };
     let lineage = lineage::of_inputs(plan, &run.info().inputs.clone().unwrap_or_default());
@@ -76,6 +81,8 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
         Err(error) => return Err(failed(Failure::from(error), &mut log)),
     };
     if outcome.stopped.is_none() {
+        let verified = verify(plan, run, inputs, &outcome, compute, reporter);
+        verified.map_err(|failure| failed(failure, &mut log))?;
         output::data(&summary::text(plan, run, &outcome, reporter.json()))?;
     } else {
         let place = summary::in_shell(run.path());
@@ -85,6 +92,40 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
         ));
     }
     Ok(exit_code(outcome.stopped))
+}
+
+/// Compares each export of an adapter with what the trained model computes. An export that differs is renamed.
+fn verify(
+    plan: &Plan,
+    run: &RunDir,
+    inputs: &Inputs,
+    outcome: &Outcome,
+    compute: &Compute,
+    reporter: &mut Reporter,
+) -> Result<()> {
+    let nothing = outcome.exports.is_empty() || plan.adapter.kind == AdapterKind::Full;
+    if nothing || !plan.export.verify {
+        return Ok(());
+    }
+    let Made::Adapter(adapter) = runs::made(run, plan)? else { return Ok(()) };
+    let adapter = peft::read(&adapter)?;
+    let conversations = verifying::conversations(plan.evaluation.prompts.as_deref())?;
+    let (base, tokenizer) = (&inputs.base, &inputs.tokenizer);
+    let limit = verifying::MAX_NEW_TOKENS;
+    let reference = Reference::measure(base, Some(&adapter), tokenizer, &conversations, limit, compute, reporter)?;
+    for Exported { name, path } in &outcome.exports {
+        let Some(export) = export::find(name) else { continue };
+        let verification = reference.check(export, path, base, compute, reporter)?;
+        verification.write(path)?;
+        let failures = verification.failures();
+        if !failures.is_empty() {
+            let kept = exporting::refused(path);
+            durable::remove_dir(&kept)?;
+            durable::publish_dir(path, &kept)?;
+            return Err(verifying::failure(export, &failures, &kept));
+        }
+    }
+    Ok(())
 }
 
 /// Trains together with the first process, which logs the run. Returns the exit code.

@@ -27,6 +27,8 @@ mod signals;
 mod summary;
 mod template_variables;
 mod user_cache;
+mod verification;
+mod verifying;
 mod watched;
 
 use std::panic;

@@ -219,6 +219,8 @@ pub struct ExportPlan {
     pub to: Vec<String>,
     /// Names of file types of GGUF models, or `base`.
     pub types: Vec<String>,
+    /// Whether each export is compared with the trained model.
+    pub verify: bool,
 }
 
 /// Implements `Default` with the defaults of the schema.

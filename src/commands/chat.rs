@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
-use tonfall_adapters::{BaseKind, BaseModel, peft};
+use tonfall_adapters::{BaseModel, peft};
 use tonfall_datasets::{ChatTokenizer, Message};
 use tonfall_recipes::plan::{Base, Quantization, Variable};
 use tonfall_trainer::{Sampling, Session};
@@ -89,7 +89,7 @@ fn locate(args: &Chat, reporter: &mut Reporter) -> Result<Located> {
     let given = args.adapter.as_deref().map(peft::read).transpose()?;
     let Some(run) = runs::find(args.model.as_ref())? else {
         let base = inputs::model(&Base::from(args.model.clone()), false, reporter)?;
-        let quantization = as_stored(&base);
+        let quantization = inputs::as_stored(&base);
         let (chat_template, template_variables) = (None, Default::default());
         return Ok(Located { base, adapter: given, quantization, chat_template, template_variables });
     };
@@ -110,15 +110,6 @@ fn locate(args: &Chat, reporter: &mut Reporter) -> Result<Located> {
     };
     let (chat_template, template_variables) = (plan.data.chat_template, plan.data.template_variables);
     Ok(Located { base, adapter, quantization, chat_template, template_variables })
-}
-
-/// The quantization that keeps the stored numbers: native blocks for GGUF, NF4 for a quantized directory.
-fn as_stored(base: &BaseModel) -> Quantization {
-    match base.kind() {
-        BaseKind::Gguf => Quantization::Native,
-        BaseKind::HuggingFace if base.is_quantized() => Quantization::Nf4,
-        BaseKind::HuggingFace => Quantization::None,
-    }
 }
 
 impl Conversation {

@@ -5,6 +5,7 @@ use tonfall_adapters::export::ExportSettings;
 use crate::args::ExportArgs;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::exporting::Source;
+use crate::inputs;
 use crate::output;
 use crate::progress::Reporter;
 use crate::summary;
@@ -21,10 +22,18 @@ pub(crate) fn run(args: &ExportArgs, reporter: &mut Reporter) -> Result<i32> {
             return Err(Failure::new(ExitCode::Invalid, message));
         }
     }
+    let reference = match args.no_verify {
+        true => None,
+        false => {
+            let compute = inputs::compute(args.device.device, 0, reporter)?;
+            Some((source.reference(args.max_new_tokens as usize, &compute, reporter)?, compute))
+        }
+    };
     for export in &args.to {
         let Some(directory) = export.directory(false) else { continue };
         let out = args.out.join(directory);
-        if let Some(code) = source.export(export, &settings, &out, reporter)? {
+        let reference = reference.as_ref().map(|(reference, compute)| (reference, compute));
+        if let Some(code) = source.export(export, &settings, &out, reference, reporter)? {
             return Ok(code);
         }
         output::data(&format!("{:<13}{}", export.name, summary::shown(&out)))?;

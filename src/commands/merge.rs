@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<i32> {
         return Err(Failure::new(ExitCode::Invalid, message));
     }
     let safetensors = export::find("safetensors").unwrap_or_else(|| unreachable!("a row of the table"));
-    if let Some(code) = source.export(safetensors, &ExportSettings::default(), &args.out, reporter)? {
+    if let Some(code) = source.export(safetensors, &ExportSettings::default(), &args.out, None, reporter)? {
         return Ok(code);
     }
     output::data(&format!("merged, read back and compared: {}", summary::shown(&args.out)))?;

@@ -3,16 +3,19 @@
 //! Source: llama.cpp, `convert_lora_to_gguf.py` and `llama-adapter.cpp`. llama.cpp computes the scale as alpha / rank, so
 //! alpha is stored such that this is the adapter's own scale, with rsLoRA too.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use tonfall_blocks::Format;
+use tonfall_blocks::{Format, dequantize};
 
 use super::encoder::Progress;
 use super::gguf::{TARGET, general};
+use super::source::check_modules;
 use super::{Artifact, ExportError, ExportReport, ExportSettings, Trained};
+use crate::base_model::BaseModel;
 use crate::families::{self, Row};
-use crate::gguf::{GgufFile, MetadataValue, PlannedGguf, PlannedGgufTensor};
-use crate::peft::AdapterTensor;
+use crate::gguf::{GgufError, GgufFile, MetadataValue, PlannedGguf, PlannedGgufTensor, Value};
+use crate::peft::{Adapter, AdapterConfig, AdapterTensor};
 use crate::safetensors_writer::encode;
 use crate::tensor_index::rotary_heads;
 use crate::{Dtype, names, rotary_order};
@@ -33,7 +36,7 @@ pub(super) fn write(
     }
     let model = artifact.base.description();
     families::gguf_metadata(model).map_err(|reason| ExportError::Target { target: TARGET, reason })?;
-    super::source::check_modules(artifact.base, adapter)?;
+    check_modules(artifact.base, adapter)?;
     let is_interleaved = Row::of(model.family).gguf.interleaved;
     let (mut tensors, mut contents) = (Vec::new(), Vec::new());
     for (module, (a, b)) in adapter.pairs() {
@@ -71,6 +74,77 @@ pub(super) fn write(
         bytes,
         notices: Vec::new(),
     })
+}
+
+/// Reads an adapter in GGUF for a base, in Hugging Face's names and order of rows.
+///
+/// # Errors
+/// If the file is damaged or no LoRA adapter, or was made for another model.
+pub fn read_gguf_adapter(path: &Path, base: &BaseModel) -> Result<Adapter, ExportError> {
+    let metadata = |key: &str, reason: String| {
+        ExportError::Gguf(GgufError::Metadata { path: path.to_owned(), key: key.to_owned(), reason })
+    };
+    let file = GgufFile::open(path, |_, _| Ok(()))?;
+    let text = |key: &str| file.metadata.get(key).and_then(Value::as_str);
+    for (key, expected) in [("general.type", "adapter"), ("adapter.type", "lora")] {
+        if text(key) != Some(expected) {
+            return Err(metadata(key, format!("it must be \"{expected}\"")));
+        }
+    }
+    let model = base.description();
+    let architecture = Row::of(model.family).gguf;
+    if text("general.architecture") != Some(architecture.architecture) {
+        let key = "general.architecture";
+        return Err(metadata(key, format!("the adapter is not for \"{}\", as its base is", architecture.architecture)));
+    }
+    let alpha = file.metadata.get("adapter.lora.alpha").and_then(Value::as_f64);
+    let lora_alpha = alpha.ok_or_else(|| metadata("adapter.lora.alpha", "it must be a number".to_owned()))?;
+    let weights: BTreeMap<String, String> =
+        base.weight_names().into_iter().map(|name| (names::to_gguf(&name, model.output_norms), name)).collect();
+    let (mut tensors, mut rank) = (Vec::new(), 0);
+    for (name, tensor) in &file.tensors {
+        let fault = |reason: &str| {
+            ExportError::Gguf(GgufError::Tensor {
+                path: path.to_owned(),
+                name: name.clone(),
+                reason: reason.to_owned(),
+            })
+        };
+        let (weight, matrix) = match (name.strip_suffix(".lora_a"), name.strip_suffix(".lora_b")) {
+            (Some(weight), _) => (weight, "lora_A"),
+            (_, Some(weight)) => (weight, "lora_B"),
+            _ => return Err(fault("its name ends with neither .lora_a nor .lora_b")),
+        };
+        let weight = weights.get(weight).ok_or_else(|| fault("the base has no such weight"))?;
+        let [rows, cols] = tensor.shape[..] else { return Err(fault("it is no matrix")) };
+        let mut values = vec![0.0; rows * cols];
+        dequantize(tensor.format, file.bytes(tensor), rows, cols, 0, &mut values);
+        let heads = rotary_heads(weight, model).filter(|_| architecture.interleaved && matrix == "lora_B");
+        if let Some(heads) = heads {
+            if !rows.is_multiple_of(2 * heads) {
+                return Err(fault("its rows are not whole heads"));
+            }
+            let bytes = rotary_order::from_gguf(&encode(&values, Dtype::F32), rows, heads);
+            values = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        }
+        rank = if matrix == "lora_A" { rows } else { cols };
+        let module = weight.strip_suffix(".weight").unwrap_or(weight);
+        tensors.push(AdapterTensor { name: format!("{module}.{matrix}.weight"), shape: [rows, cols], values });
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let config = AdapterConfig {
+        base_model_name_or_path: None,
+        revision: None,
+        r: rank,
+        lora_alpha,
+        lora_dropout: 0.0,
+        target_modules: Vec::new(),
+        use_rslora: false,
+    };
+    let adapter = Adapter { config, tensors };
+    adapter.check(path)?;
+    check_modules(base, &adapter)?;
+    Ok(adapter)
 }
 
 /// The values as F32. With `heads`, the rows are in GGUF's order.

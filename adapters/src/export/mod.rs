@@ -23,6 +23,7 @@ use tonfall_durable::{self as durable, DurableError, ScratchDir};
 pub use encoder::Progress;
 pub use error::ExportError;
 pub use file_type::{FILE_TYPES, FileType, GgufTypes};
+pub use gguf_adapter::read_gguf_adapter;
 pub use importance::Importance;
 pub use source::Values;
 
@@ -91,6 +92,19 @@ pub struct ExportReport {
     pub notices: Vec<String>,
 }
 
+/// What the directory of an export contains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// It is itself an adapter.
+    Adapter,
+    /// It is itself a model.
+    Model,
+    /// GGUF files, each with an adapter.
+    AdapterFiles,
+    /// GGUF files, each with a model.
+    ModelFiles,
+}
+
 /// One kind of export.
 #[derive(Debug)]
 pub struct Export {
@@ -100,15 +114,40 @@ pub struct Export {
     directory: &'static str,
     /// The same for a run that trained all weights. `None` if the export needs an adapter.
     directory_of_full: Option<&'static str>,
+    pub content: Content,
     write: fn(&Artifact<'_>, &ExportSettings, &Path, Progress<'_>) -> Result<ExportReport, ExportError>,
 }
 
 /// All kinds of exports.
 pub const EXPORTS: [Export; 4] = [
-    Export { name: "peft", directory: "adapter", directory_of_full: None, write: peft::write },
-    Export { name: "safetensors", directory: "merged", directory_of_full: Some("model"), write: directory::write },
-    Export { name: "gguf", directory: "gguf", directory_of_full: Some("gguf"), write: gguf::write },
-    Export { name: "gguf-adapter", directory: "gguf-adapter", directory_of_full: None, write: gguf_adapter::write },
+    Export {
+        name: "peft",
+        directory: "adapter",
+        directory_of_full: None,
+        content: Content::Adapter,
+        write: peft::write,
+    },
+    Export {
+        name: "safetensors",
+        directory: "merged",
+        directory_of_full: Some("model"),
+        content: Content::Model,
+        write: directory::write,
+    },
+    Export {
+        name: "gguf",
+        directory: "gguf",
+        directory_of_full: Some("gguf"),
+        content: Content::ModelFiles,
+        write: gguf::write,
+    },
+    Export {
+        name: "gguf-adapter",
+        directory: "gguf-adapter",
+        directory_of_full: None,
+        content: Content::AdapterFiles,
+        write: gguf_adapter::write,
+    },
 ];
 
 /// The export with this name.
@@ -129,8 +168,27 @@ impl Export {
         if is_full_training { self.directory_of_full } else { Some(self.directory) }
     }
 
-    /// Writes the export to the directory `out`, which must not exist yet or be empty. The directory appears complete and
-    /// verified, or not at all.
+    /// Writes the export for the directory `out`, which must not exist yet or be empty. Nothing appears there before
+    /// [`Unpublished::publish`].
+    ///
+    /// # Errors
+    /// See [`ExportError`]. Nothing is left on disk after an error.
+    pub fn write(
+        &self,
+        artifact: &Artifact<'_>,
+        settings: &ExportSettings,
+        out: &Path,
+        progress: Progress<'_>,
+    ) -> Result<Unpublished, ExportError> {
+        if taken(out) {
+            return Err(ExportError::OutputExists { path: out.to_owned() });
+        }
+        let scratch = ScratchDir::beside(out)?;
+        let report = (self.write)(artifact, settings, scratch.path(), progress)?;
+        Ok(Unpublished { scratch, report })
+    }
+
+    /// Writes and publishes the export. The directory appears complete and read back, or not at all.
     ///
     /// # Errors
     /// See [`ExportError`]. Nothing is left on disk after an error.
@@ -141,13 +199,37 @@ impl Export {
         out: &Path,
         progress: Progress<'_>,
     ) -> Result<ExportReport, ExportError> {
-        if taken(out) {
-            return Err(ExportError::OutputExists { path: out.to_owned() });
-        }
-        let scratch = ScratchDir::beside(out)?;
-        let report = (self.write)(artifact, settings, scratch.path(), progress)?;
-        scratch.publish()?;
-        Ok(report)
+        self.write(artifact, settings, out, progress)?.publish()
+    }
+}
+
+/// An export that is written and read back, in a scratch directory. It is removed if it is dropped.
+#[derive(Debug)]
+pub struct Unpublished {
+    scratch: ScratchDir,
+    pub report: ExportReport,
+}
+
+impl Unpublished {
+    /// The scratch directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// # Errors
+    /// If the directory can't be renamed; it is removed in that case.
+    pub fn publish(self) -> Result<ExportReport, ExportError> {
+        self.scratch.publish()?;
+        Ok(self.report)
+    }
+
+    /// Keeps the directory under another name, for example because its content is not as it must be.
+    ///
+    /// # Errors
+    /// If the directory can't be renamed; it is removed in that case.
+    pub fn keep_as(self, path: &Path) -> Result<(), ExportError> {
+        Ok(self.scratch.publish_as(path)?)
     }
 }
 

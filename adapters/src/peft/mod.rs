@@ -131,7 +131,7 @@ impl Adapter {
     }
 
     /// Checks that the tensors are pairs of A and B with rank `r` and finite values.
-    fn check(&self, path: &Path) -> Result<(), PeftError> {
+    pub(crate) fn check(&self, path: &Path) -> Result<(), PeftError> {
         let fault = |name: &str, reason: String| {
             Err(PeftError::Tensor { path: path.to_owned(), name: name.to_owned(), reason })
         };

@@ -139,6 +139,15 @@ impl ScratchDir {
     pub fn publish(self) -> Result<(), DurableError> {
         publish_dir(&self.scratch.0, &self.destination)
     }
+
+    /// Like [`ScratchDir::publish`], under another name, which replaces what is there.
+    ///
+    /// # Errors
+    /// [`DurableError`]; the scratch directory is removed in that case.
+    pub fn publish_as(self, destination: &Path) -> Result<(), DurableError> {
+        remove_dir(destination)?;
+        publish_dir(&self.scratch.0, destination)
+    }
 }
 
 /// Makes everything in `scratch` durable and renames it to `destination`. `destination` must not exist, or must be an
