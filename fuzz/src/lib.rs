@@ -81,6 +81,7 @@ mod render {
 
 mod data_files;
 mod heap;
+mod ollama;
 mod parquet;
 mod recipes;
 mod scratch;
@@ -89,6 +90,7 @@ mod tokenizer_json;
 mod weights;
 
 pub use data_files::{delimited, json_lines, json_list, tbx};
+pub use ollama::{go_template, modelfile};
 pub use parquet::parquet_headers;
 pub use recipes::{plan, recipe};
 pub use templates::chat_template;

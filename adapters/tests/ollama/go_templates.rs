@@ -102,6 +102,11 @@ fn limits_hold() {
     assert_eq!(run("{{ range 9000000000000000000 }}{{ end }}"), Err(GoTemplateError::Steps));
     let long = format!("{{{{ range 100000 }}}}{}{{{{ end }}}}", "x".repeat(1 << 10));
     assert_eq!(run(&long), Err(GoTemplateError::Output));
+    let variables: String = (0..200).map(|number| format!("{{{{ $x{number} := 1 }}}}")).collect();
+    assert!(matches!(run(&variables), Err(GoTemplateError::Unsupported { .. })));
+    // Takes seconds if the parser copies the tokens that follow.
+    let arguments = format!("{{{{ eq 1 {}(1) }}}}", "($) ".repeat(200_000));
+    assert!(matches!(run(&arguments), Err(GoTemplateError::Execution { .. })));
     assert_eq!(run(&" ".repeat((1 << 20) + 1)), Err(GoTemplateError::Size((1 << 20) + 1)));
 }
 

@@ -31,11 +31,14 @@ pub use value::Value;
 /// Maximum size of a template in bytes. The largest one in Ollama's library has about 12 KB.
 const SOURCE_LIMIT: usize = 1 << 20;
 /// Maximum number of evaluated nodes and arguments of one rendering.
-const STEPS: usize = 20_000_000;
+const STEPS: usize = 5_000_000;
 /// Maximum output of one rendering in bytes.
 const OUTPUT: usize = 32 << 20;
 /// Maximum depth of nested blocks, parentheses and `template` calls.
 const DEPTH: usize = 100;
+
+/// Maximum number of variables that are visible at one place. Looking up a variable compares all names.
+const VARIABLES: usize = 100;
 
 /// Why a template was not parsed or rendered.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::functions::Function;
 use super::lexer::{Kind, Piece, Token, pieces};
-use super::{DEPTH, GoTemplateError, line};
+use super::{DEPTH, GoTemplateError, VARIABLES, line};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
@@ -97,7 +97,23 @@ enum End {
     Else(Tokens),
 }
 
-type Tokens = std::iter::Peekable<std::vec::IntoIter<Token>>;
+/// The tokens of an action, and the position of the next one.
+struct Tokens {
+    list: Vec<Token>,
+    at: usize,
+}
+
+impl Tokens {
+    fn peek(&self) -> Option<&Token> {
+        self.list.get(self.at)
+    }
+
+    fn next(&mut self) -> Option<Token> {
+        let token = self.list.get(self.at).cloned();
+        self.at += 1;
+        token
+    }
+}
 
 struct Parser<'a> {
     source: &'a str,
@@ -128,7 +144,7 @@ impl Parser<'_> {
                 Piece::Action { at, tokens } => (at, tokens),
             };
             self.at = at;
-            let mut tokens = tokens.into_iter().peekable();
+            let mut tokens = Tokens { list: tokens, at: 0 };
             let word = match tokens.peek() {
                 Some(Token { kind: Kind::Word(word), .. }) => word.clone(),
                 _ => String::new(),
@@ -259,26 +275,29 @@ impl Parser<'_> {
 
     /// `$x :=`, `$x =` and, for `range`, `$i, $x :=`. Nothing if the pipeline begins with another term.
     fn variables(&mut self, tokens: &mut Tokens, in_range: bool) -> Result<(Vec<String>, bool), GoTemplateError> {
-        let mut ahead = tokens.clone();
-        let mut names = Vec::new();
-        while let Some(Token { kind: Kind::Variable(name), .. }) = ahead.next() {
-            names.push(name);
-            let declares = match ahead.next().map(|token| token.kind) {
-                Some(Kind::Declare) => true,
-                Some(Kind::Assign) => false,
-                Some(Kind::Comma) if in_range && names.len() == 1 => continue,
-                _ => return Ok((Vec::new(), false)),
-            };
-            if !declares && let Some(name) = names.iter().find(|name| !self.variables.contains(name)) {
-                return Err(self.syntax(&format!("undefined variable ${name}")));
-            }
-            if names.iter().any(String::is_empty) {
-                return Err(self.unsupported("an assignment to `$`"));
-            }
-            *tokens = ahead;
-            return Ok((names, declares));
+        let kind = |ahead: usize| tokens.list.get(tokens.at + ahead).map(|token| &token.kind);
+        let Some(Kind::Variable(first)) = kind(0) else { return Ok((Vec::new(), false)) };
+        let (names, sign) = match (kind(1), kind(2)) {
+            (Some(Kind::Comma), Some(Kind::Variable(second))) if in_range => (vec![first, second], kind(3)),
+            (sign, _) => (vec![first], sign),
+        };
+        let declares = match sign {
+            Some(Kind::Declare) => true,
+            Some(Kind::Assign) => false,
+            _ => return Ok((Vec::new(), false)),
+        };
+        if names.iter().any(|name| name.is_empty()) {
+            return Err(self.unsupported("an assignment to `$`"));
         }
-        Ok((Vec::new(), false))
+        if !declares && let Some(name) = names.iter().find(|name| !self.variables.contains(name)) {
+            return Err(self.syntax(&format!("undefined variable ${name}")));
+        }
+        if self.variables.len() + names.len() > VARIABLES {
+            return Err(self.unsupported(&format!("more than {VARIABLES} variables")));
+        }
+        let names: Vec<_> = names.into_iter().cloned().collect();
+        tokens.at += 2 * names.len();
+        Ok((names, declares))
     }
 
     fn command(&mut self, tokens: &mut Tokens, first: bool) -> Result<Command, GoTemplateError> {
