@@ -26,11 +26,12 @@ pub struct Choice {
     pub refused: Vec<(&'static str, String)>,
 }
 
+/// Renders a conversation with the Jinja template of the training, as text with all special tokens. The flag is
+/// `add_generation_prompt`. [`Message::thinking`] is `reasoning_content` in Jinja. The error is why the template refuses the
+/// conversation.
+pub type RenderJinja<'a> = dyn FnMut(&[Message], bool) -> Result<String, String> + 'a;
+
 /// Chooses a row by rendering all [`probes`] with the Jinja template of the training and with each row.
-///
-/// `render_jinja` renders a conversation with or without the start of an assistant turn (`add_generation_prompt`), as
-/// text with all special tokens, or returns why the template refuses the conversation. [`Message::thinking`] is
-/// `reasoning_content` in Jinja.
 ///
 /// `added_bos` is the text of the BOS token if the tokenizer adds it (`tokenizer.ggml.add_bos_token`), otherwise empty.
 /// Ollama's runner tokenizes the rendered text and adds BOS then, so the Jinja text must start with it, and the Go
@@ -47,10 +48,7 @@ pub struct Choice {
 /// # Errors
 /// [`OllamaError::Refused`], [`OllamaError::Bos`], and [`OllamaError::NoRow`] with the first difference of the row that
 /// agrees longest.
-pub fn choose(
-    added_bos: &str,
-    render_jinja: &mut dyn FnMut(&[Message], bool) -> Result<String, String>,
-) -> Result<Choice, OllamaError> {
+pub fn choose(added_bos: &str, render_jinja: &mut RenderJinja<'_>) -> Result<Choice, OllamaError> {
     let mut rendered = Vec::new();
     let mut refused = Vec::new();
     for probe in probes() {

@@ -34,7 +34,7 @@ mod templates;
 
 use thiserror::Error;
 
-pub use choose::{Choice, choose};
+pub use choose::{Choice, RenderJinja, choose};
 pub use conversation::{Message, Role, render};
 pub use go_template::{GoTemplate, GoTemplateError, Value, literal};
 pub use modelfile::{Modelfile, ModelfileError};

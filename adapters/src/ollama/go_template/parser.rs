@@ -83,14 +83,14 @@ pub(super) fn parse(source: &str) -> Result<Parsed, GoTemplateError> {
     };
     let (root, end) = parser.nodes(true)?;
     match end {
-        End::Source => Ok(Parsed { root, defined: parser.defined, fields: parser.fields }),
-        End::End => Err(parser.syntax("`end` without a block")),
-        End::Else(_) => Err(parser.syntax("`else` without `if`, `range` or `with`")),
+        Stop::Source => Ok(Parsed { root, defined: parser.defined, fields: parser.fields }),
+        Stop::End => Err(parser.syntax("`end` without a block")),
+        Stop::Else(_) => Err(parser.syntax("`else` without `if`, `range` or `with`")),
     }
 }
 
 /// What ended a list of nodes.
-enum End {
+enum Stop {
     Source,
     End,
     /// The tokens after `else`.
@@ -131,11 +131,11 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     /// Nodes up to `end`, `else` or the end of the source. `top`: outside of every block, where `define` may stand.
-    fn nodes(&mut self, top: bool) -> Result<(Vec<Node>, End), GoTemplateError> {
+    fn nodes(&mut self, top: bool) -> Result<(Vec<Node>, Stop), GoTemplateError> {
         self.enter()?;
         let mut nodes = Vec::new();
         let end = loop {
-            let Some(piece) = self.pieces.next() else { break End::Source };
+            let Some(piece) = self.pieces.next() else { break Stop::Source };
             let (at, tokens) = match piece {
                 Piece::Text(text) => {
                     nodes.push(Node::Text(text.to_owned()));
@@ -162,9 +162,9 @@ impl Parser<'_> {
             match &word[..] {
                 "end" => {
                     self.finish(tokens)?;
-                    break End::End;
+                    break Stop::End;
                 }
-                "else" => break End::Else(tokens),
+                "else" => break Stop::Else(tokens),
                 "define" if top => self.define(tokens)?,
                 "define" => return Err(self.syntax("`define` inside a block")),
                 "block" => return Err(self.unsupported("`block`")),
@@ -193,13 +193,13 @@ impl Parser<'_> {
         let (then, end) = self.nodes(false)?;
         self.ranges -= usize::from(word == "range");
         let otherwise = match end {
-            End::End => Vec::new(),
-            End::Source => return Err(self.syntax(&format!("`{word}` has no `end`"))),
-            End::Else(mut after) => match after.next() {
+            Stop::End => Vec::new(),
+            Stop::Source => return Err(self.syntax(&format!("`{word}` has no `end`"))),
+            Stop::Else(mut after) => match after.next() {
                 None => match self.nodes(false)? {
-                    (nodes, End::End) => nodes,
-                    (_, End::Source) => return Err(self.syntax("`else` has no `end`")),
-                    (_, End::Else(_)) => return Err(self.syntax("a second `else`")),
+                    (nodes, Stop::End) => nodes,
+                    (_, Stop::Source) => return Err(self.syntax("`else` has no `end`")),
+                    (_, Stop::Else(_)) => return Err(self.syntax("a second `else`")),
                 },
                 // `else if` needs no `end` of its own.
                 Some(Token { kind: Kind::Word(next), .. }) if next == word && word != "range" => {
@@ -225,7 +225,7 @@ impl Parser<'_> {
         let (nodes, end) = self.nodes(false)?;
         self.variables = variables;
         match end {
-            End::End => {}
+            Stop::End => {}
             _ => return Err(self.syntax("`define` has no `end`")),
         }
         match self.defined.insert(name.clone(), nodes) {
