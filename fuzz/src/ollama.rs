@@ -28,7 +28,8 @@ pub fn go_template(bytes: &[u8]) {
             .and_then(|template| render(&template, &[]).map_err(|error| error.to_string()));
         assert_eq!(rendered.as_deref(), Ok(source));
         let Ok(template) = GoTemplate::parse(source) else { return };
-        let talk = [(Role::System, "Be brief."), (Role::User, " Grüße {{ }} "), (Role::Assistant, ""), (Role::User, "\n")];
+        let talk =
+            [(Role::System, "Be brief."), (Role::User, " Grüße {{ }} "), (Role::Assistant, ""), (Role::User, "\n")];
         let talk = talk.map(|(role, text)| Message::new(role, text));
         for end in 0..=talk.len() {
             let _ = render(&template, &talk[..end]);

@@ -18,8 +18,8 @@
 //! - If a template contains `.Thinking` between two texts in `range .Messages`, these texts are the marks of reasoning, and
 //!   the API returns reasoning and content separately.
 //! - If the GGUF file has a Jinja template that mentions tools or reasoning and `TEMPLATE` does not, versions of 2026 use the
-//!   Jinja template instead of `TEMPLATE`, unless the server runs with `OLLAMA_GO_TEMPLATE=1`. So the GGUF file must contain
-//!   the Jinja template of the training as well.
+//!   Jinja template instead of `TEMPLATE`, unless the server runs with `OLLAMA_GO_TEMPLATE=1`: see [`prefers_jinja`]. So the
+//!   GGUF file must contain the Jinja template of the training as well.
 //!
 //! What the proof covers: an optional system message, then turns of user and assistant in order, without tools. Go's
 //! templates can't trim Unicode spaces such as U+00A0 at the ends of a message, as Jinja's `trim` does.
@@ -29,6 +29,7 @@ mod conversation;
 mod go_template;
 mod modelfile;
 mod modelfile_reader;
+mod precedence;
 mod probes;
 mod templates;
 
@@ -39,6 +40,7 @@ pub use conversation::{Message, Role, render};
 pub use go_template::{GoTemplate, GoTemplateError, Value, literal};
 pub use modelfile::{Modelfile, ModelfileError};
 pub use modelfile_reader::{Instruction, parse_modelfile, read_modelfile};
+pub use precedence::prefers_jinja;
 pub use probes::{Probe, probes};
 pub use templates::{ROWS, Row};
 

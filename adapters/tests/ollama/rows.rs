@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 use tonfall_adapters::ollama::{
-    Choice, GoTemplate, Message, Modelfile, OllamaError, ROWS, Role, choose, literal, probes, render,
+    Choice, GoTemplate, Message, Modelfile, OllamaError, ROWS, Role, choose, literal, prefers_jinja, probes, render,
 };
 
 /// The row of each template of the fixture, and how many probes its Jinja template refuses. `None`: no row.
@@ -258,6 +258,22 @@ fn adjacent_messages_of_one_role_are_merged() {
     assert_eq!(render(&template, &talk).unwrap(), "a\n\nd\n\ne|[system:a][user:b\n\nc][system:d\n\ne]");
     let old = GoTemplate::parse("{{ .Prompt }}").unwrap();
     assert_eq!(render(&old, &talk).unwrap_err(), OllamaError::WithoutMessages);
+}
+
+#[test]
+fn ollama_ignores_the_template_if_the_jinja_template_can_do_more() {
+    let fixture = Fixture::read();
+    let plain = GoTemplate::parse(&fixture.choose("qwen2_5", None).unwrap().template).unwrap();
+    let thinking = GoTemplate::parse(&fixture.choose("qwen3", None).unwrap().template).unwrap();
+    let reasons = "<think>{{ content }}</think>";
+    let tools = "{% if tools %}";
+    let both = format!("{tools}{reasons}");
+    assert!(!prefers_jinja("{{ messages }}", &plain));
+    assert!(prefers_jinja(tools, &plain) && !prefers_jinja(tools, &thinking));
+    assert!(prefers_jinja(reasons, &plain) && !prefers_jinja(reasons, &thinking));
+    assert!(prefers_jinja(&both, &plain) && prefers_jinja(&both, &thinking));
+    assert!(prefers_jinja("content.split('</think>')", &plain));
+    assert!(!prefers_jinja("content.split('</think>') reasoning_content", &plain));
 }
 
 /// ChatML, written a second time.
