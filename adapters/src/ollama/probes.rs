@@ -4,7 +4,7 @@
 
 use super::conversation::{Message, Role};
 
-/// A conversation with a name for errors. The last message decides what is compared: see [`super::choose`].
+/// A conversation with a name for errors. The last message decides what is compared: see [`super::choose()`].
 #[derive(Clone, Debug)]
 pub struct Probe {
     pub name: &'static str,

@@ -7,7 +7,7 @@
 //! data, and one function writes the template. The template continues the last message if it is the assistant's, as
 //! Ollama expects.
 //!
-//! Sources: the templates that the models' authors publish in Jinja. A row is never trusted: [`super::choose`] compares
+//! Sources: the templates that the models' authors publish in Jinja. A row is never trusted: [`super::choose()`] compares
 //! it with the Jinja template of the run.
 
 use super::go_template::literal;

@@ -8,9 +8,10 @@
 //! functions `and or not eq ne lt le gt ge len slice index`. All other syntax is refused by name. It is never rendered in
 //! another way than Go renders it.
 //!
-//! Why not a crate: `gtmpl` 0.7 lacks `break`, `range` over integers and short-circuit `and` and had no release for years.
-//! `gotmpl` 0.6 is complete, but it has one author, a few months of history with a breaking change in each release, and no
-//! limits on steps and output.
+//! Why not a crate: `gtmpl` 0.7.1 of 2021 is its last version; it has no `slice`, `break`, assignment, `range` over integers, and
+//! its `and` evaluates all arguments. `gotmpl` 0.6.1 is complete and limits loops and depth, but not the output. It has one
+//! author, and five incompatible versions from April to July 2026. This subset is small, and it refuses what it doesn't know
+//! instead of rendering it.
 //!
 //! Strings are bytes, as in Go: `slice` and `len` count bytes. Functions return parts of their arguments only, so values
 //! borrow from the template and from the data, and nothing is copied.
