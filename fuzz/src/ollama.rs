@@ -4,7 +4,8 @@ use tonfall_adapters::ollama::{GoTemplate, Message, Modelfile, Role, literal, pa
 
 use crate::heap;
 
-/// The lines of an accepted Modelfile increase. Its values are written and read again, unless they contain three quotes.
+/// The lines of an accepted Modelfile increase. Its values are written and read again, unless they contain three
+/// quotes.
 pub fn modelfile(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     heap::bounded(bytes.len(), || {

@@ -21,33 +21,34 @@ pub struct Choice {
     pub prefix: String,
     /// Names of the probes with equal text.
     pub equal: Vec<&'static str>,
-    /// Names of the probes that the Jinja template refuses, with its reasons. Ollama refuses no conversation, so nothing
-    /// is known about its text for these.
+    /// Names of the probes that the Jinja template refuses, with its reasons. Ollama refuses no conversation, so
+    /// nothing is known about its text for these.
     pub refused: Vec<(&'static str, String)>,
 }
 
 /// Renders a conversation with the Jinja template of the training, as text with all special tokens. The flag is
-/// `add_generation_prompt`. [`Message::thinking`] is `reasoning_content` in Jinja. The error is why the template refuses the
-/// conversation.
+/// `add_generation_prompt`. [`Message::thinking`] is `reasoning_content` in Jinja. The error is why the template
+/// refuses the conversation.
 pub type RenderJinja<'a> = dyn FnMut(&[Message], bool) -> Result<String, String> + 'a;
 
 /// Chooses a row by rendering all [`probes`] with the Jinja template of the training and with each row.
 ///
-/// `added_bos` is the text of the BOS token if the tokenizer adds it (`tokenizer.ggml.add_bos_token`), otherwise empty.
-/// Ollama's runner tokenizes the rendered text and adds BOS then, so the Jinja text must start with it, and the Go
-/// template must not contain it.
+/// `added_bos` is the text of the BOS token if the tokenizer adds it (`tokenizer.ggml.add_bos_token`), otherwise
+/// empty. Ollama's runner tokenizes the rendered text and adds BOS then, so the Jinja text must start with it, and the
+/// Go template must not contain it.
 ///
 /// Two texts are compared for each probe:
 /// - The last message is the user's: the texts must be equal, with the start of the assistant's turn.
-/// - The last message is the assistant's: Ollama continues it. The Jinja text (`add_generation_prompt` false) must be the Go
-///   text followed by the row's stop text.
+/// - The last message is the assistant's: Ollama continues it. The Jinja text (`add_generation_prompt` false) must be
+///   the Go text followed by the row's stop text.
 ///
-/// A probe that the Jinja template refuses proves nothing and is skipped, but the probes "question" and "turns" must be
-/// rendered. A row may have a hole: its text is taken from the Jinja text of a probe, and then all probes must be equal.
+/// A probe that the Jinja template refuses proves nothing and is skipped, but the probes "question" and "turns" must
+/// be rendered. A row may have a hole: its text is taken from the Jinja text of a probe, and then all probes must be
+/// equal.
 ///
 /// # Errors
-/// [`OllamaError::Refused`], [`OllamaError::Bos`], and [`OllamaError::NoRow`] with the first difference of the row that
-/// agrees longest.
+/// [`OllamaError::Refused`], [`OllamaError::Bos`], and [`OllamaError::NoRow`] with the first difference of the row
+/// that agrees longest.
 pub fn choose(added_bos: &str, render_jinja: &mut RenderJinja<'_>) -> Result<Choice, OllamaError> {
     let mut rendered = Vec::new();
     let mut refused = Vec::new();

@@ -6,20 +6,21 @@
 //! How Ollama renders a conversation (sources: `docs/template.mdx`, `docs/modelfile.mdx`, `template/template.go`,
 //! `server/prompt.go`, `server/routes.go` and `llm/llama_server.go` of Ollama, August 2026):
 //!
-//! - A template with `.Messages` is rendered once for the whole conversation. All templates here do this. Older templates with
-//!   `.Prompt` and `.Response` are rendered once per turn, and cut at `.Response` for the last turn.
-//! - Adjacent messages of one role are merged with an empty line between them. `.System` is all system messages, joined
-//!   in the same way; they are in `.Messages` too.
+//! - A template with `.Messages` is rendered once for the whole conversation. All templates here do this. Older
+//!   templates with `.Prompt` and `.Response` are rendered once per turn, and cut at `.Response` for the last turn.
+//! - Adjacent messages of one role are merged with an empty line between them. `.System` is all system messages,
+//!   joined in the same way; they are in `.Messages` too.
 //! - `SYSTEM` of the Modelfile becomes the first message if the conversation doesn't start with a system message.
-//! - If the last message is the assistant's, the model continues it. The template must then write neither the end of the
-//!   turn nor a new assistant turn.
-//! - The text is tokenized with special tokens, and BOS is added if `tokenizer.ggml.add_bos_token` is set. Current versions
-//!   remove a BOS text at the start of the rendered text first; older versions do not, and then the model reads two BOS.
-//! - If a template contains `.Thinking` between two texts in `range .Messages`, these texts are the marks of reasoning, and
-//!   the API returns reasoning and content separately.
-//! - If the GGUF file has a Jinja template that mentions tools or reasoning and `TEMPLATE` does not, versions of 2026 use the
-//!   Jinja template instead of `TEMPLATE`, unless the server runs with `OLLAMA_GO_TEMPLATE=1`: see [`prefers_jinja`]. So the
-//!   GGUF file must contain the Jinja template of the training as well.
+//! - If the last message is the assistant's, the model continues it. The template must then write neither the end of
+//!   the turn nor a new assistant turn.
+//! - The text is tokenized with special tokens, and BOS is added if `tokenizer.ggml.add_bos_token` is set. Current
+//!   versions remove a BOS text at the start of the rendered text first; older versions do not, and then the model
+//!   reads two BOS.
+//! - If a template contains `.Thinking` between two texts in `range .Messages`, these texts are the marks of
+//!   reasoning, and the API returns reasoning and content separately.
+//! - If the GGUF file has a Jinja template that mentions tools or reasoning and `TEMPLATE` does not, versions of 2026
+//!   use the Jinja template instead of `TEMPLATE`, unless the server runs with `OLLAMA_GO_TEMPLATE=1`: see
+//!   [`prefers_jinja`]. So the GGUF file must contain the Jinja template of the training as well.
 //!
 //! What the proof covers: an optional system message, then turns of user and assistant in order, without tools. Go's
 //! templates can't trim Unicode spaces such as U+00A0 at the ends of a message, as Jinja's `trim` does.

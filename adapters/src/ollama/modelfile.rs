@@ -1,11 +1,11 @@
 //! Modelfiles: writing.
 //!
-//! Responsible for: the text of a Modelfile, such that Ollama reads exactly the given values. Must not depend on: templates,
-//! other files.
+//! Responsible for: the text of a Modelfile, such that Ollama reads exactly the given values. Must not depend on:
+//! templates, other files.
 //!
 //! Format: `docs/modelfile.mdx` and `parser/parser.go` of Ollama. There are no escapes: a value ends at the first line
-//! that ends with its closing quotes, and characters that Go doesn't count as printable are dropped. So some texts can't
-//! be written; they are refused.
+//! that ends with its closing quotes, and characters that Go doesn't count as printable are dropped. So some texts
+//! can't be written; they are refused.
 
 use std::fmt::Write as _;
 
@@ -135,11 +135,11 @@ fn check(what: &'static str, value: &str) -> Result<(), ModelfileError> {
     }
 }
 
-/// Whether Ollama drops a character of a value: Go's `strconv.IsPrint` is false, and the character is not a space, a tab
-/// or a line break.
+/// Whether Ollama drops a character of a value: Go's `strconv.IsPrint` is false, and the character is not a space, a
+/// tab or a line break.
 ///
-/// Rust's `escape_debug` uses the same definition (control, format, private and unassigned characters, and spaces other
-/// than U+0020). After another character, it escapes no combining marks.
+/// Rust's `escape_debug` uses the same definition (control, format, private and unassigned characters, and spaces
+/// other than U+0020). After another character, it escapes no combining marks.
 pub(super) fn is_dropped(character: char) -> bool {
     match character.is_ascii() {
         true => character.is_ascii_control() && !matches!(character, '\t' | '\n' | '\r'),

@@ -2,8 +2,8 @@
 //!
 //! Responsible for: the same values as Ollama reads, with limits. Must not depend on: what the values mean.
 //!
-//! Format: `parser/parser.go` of Ollama. Where Ollama's parser fails, this one fails too. A file in UTF-16, which Ollama
-//! accepts, is refused.
+//! Format: `parser/parser.go` of Ollama. Where Ollama's parser fails, this one fails too. A file in UTF-16, which
+//! Ollama accepts, is refused.
 
 use std::path::Path;
 

@@ -12,7 +12,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Whether the text ends with the start of an assistant turn. Otherwise, the assistant's last message is continued.
+    /// Whether the text ends with the start of an assistant turn. Otherwise, the assistant's last message is
+    /// continued.
     #[must_use]
     pub fn generates(&self) -> bool {
         self.messages.last().is_none_or(|message| message.role != Role::Assistant)

@@ -1,14 +1,14 @@
 //! Go templates of known chat formats.
 //!
-//! Responsible for: the table of rows, and the text of a row's template. Must not depend on: the conversations that prove
-//! a row, names of models.
+//! Responsible for: the table of rows, and the text of a row's template. Must not depend on: the conversations that
+//! prove a row, names of models.
 //!
-//! All chat formats of the table have the same structure: a start, turns, and the start of the assistant's turn. A row is
-//! data, and one function writes the template. The template continues the last message if it is the assistant's, as
+//! All chat formats of the table have the same structure: a start, turns, and the start of the assistant's turn. A row
+//! is data, and one function writes the template. The template continues the last message if it is the assistant's, as
 //! Ollama expects.
 //!
-//! Sources: the templates that the models' authors publish in Jinja. A row is never trusted: [`super::choose()`] compares
-//! it with the Jinja template of the run.
+//! Sources: the templates that the models' authors publish in Jinja. A row is never trusted: [`super::choose()`]
+//! compares it with the Jinja template of the run.
 
 use super::go_template::literal;
 use super::modelfile::is_dropped;
@@ -31,8 +31,8 @@ pub struct Row {
     start: &'static str,
     /// Whether the turns leave out the system message, because `start` or a turn contains it.
     skips_system: bool,
-    /// One turn, up to the end of its content. `.` is the message, `$i` its position, `$last` whether it is the last one.
-    /// Ends with an action.
+    /// One turn, up to the end of its content. `.` is the message, `$i` its position, `$last` whether it is the last
+    /// one. Ends with an action.
     turn: &'static str,
     /// The end of a turn.
     end: &'static str,
@@ -76,8 +76,8 @@ impl Row {
     }
 }
 
-/// Jinja's `trim` for ASCII whitespace. Go's templates have no such function. `len (slice $text 1)` is the length minus 1.
-/// `range` over an integer needs Go 1.22, which Ollama has used since version 0.3.
+/// Jinja's `trim` for ASCII whitespace. Go's templates have no such function. `len (slice $text 1)` is the length
+/// minus 1. `range` over an integer needs Go 1.22, which Ollama has used since version 0.3.
 const TRIM: &str = r#"
 {{- define "trim" }}{{ $text := . }}
 {{- range len $text }}

@@ -98,8 +98,8 @@ fn order(first: Value<'_>, second: Value<'_>) -> Result<Ordering, String> {
     }
 }
 
-/// `slice x`, `slice x 1` and `slice x 1 2`. Go also allows a list's end beyond its length, up to its capacity; this is
-/// refused here.
+/// `slice x`, `slice x 1` and `slice x 1 2`. Go also allows a list's end beyond its length, up to its capacity; this
+/// is refused here.
 fn slice<'a>(item: Value<'a>, bounds: &[Value<'a>]) -> Result<Value<'a>, String> {
     let size = match item {
         Value::Text(bytes) => bytes.len(),

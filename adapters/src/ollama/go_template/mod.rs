@@ -1,20 +1,20 @@
 //! The subset of Go's `text/template` that Ollama's chat templates use: a parser and an evaluator.
 //!
-//! Responsible for: the semantics of <https://pkg.go.dev/text/template> for this subset, with limits, because a template
-//! may come from a foreign Modelfile. Must not depend on: Ollama, chat formats.
+//! Responsible for: the semantics of <https://pkg.go.dev/text/template> for this subset, with limits, because a
+//! template may come from a foreign Modelfile. Must not depend on: Ollama, chat formats.
 //!
-//! Supported: text, `{{-` and `-}}`, comments, `if` / `else if` / `else`, `range` (lists and integers), `with`, `break`,
-//! `continue`, `define`, `template`, variables, fields, parentheses, pipes, integers, strings, `true`, `false`, `nil`, and the
-//! functions `and or not eq ne lt le gt ge len slice index`. All other syntax is refused by name. It is never rendered in
-//! another way than Go renders it.
+//! Supported: text, `{{-` and `-}}`, comments, `if` / `else if` / `else`, `range` (lists and integers), `with`,
+//! `break`, `continue`, `define`, `template`, variables, fields, parentheses, pipes, integers, strings, `true`,
+//! `false`, `nil`, and the functions `and or not eq ne lt le gt ge len slice index`. All other syntax is refused by
+//! name. It is never rendered in another way than Go renders it.
 //!
-//! Why not a crate: `gtmpl` 0.7.1 of 2021 is its last version; it has no `slice`, `break`, assignment, `range` over integers, and
-//! its `and` evaluates all arguments. `gotmpl` 0.6.1 is complete and limits loops and depth, but not the output. It has one
-//! author, and five incompatible versions from April to July 2026. This subset is small, and it refuses what it doesn't know
-//! instead of rendering it.
+//! Why not a crate: `gtmpl` 0.7.1 of 2021 is its last version; it has no `slice`, `break`, assignment, `range` over
+//! integers, and its `and` evaluates all arguments. `gotmpl` 0.6.1 is complete and limits loops and depth, but not the
+//! output. It has one author, and five incompatible versions from April to July 2026. This subset is small, and it
+//! refuses what it doesn't know instead of rendering it.
 //!
-//! Strings are bytes, as in Go: `slice` and `len` count bytes. Functions return parts of their arguments only, so values
-//! borrow from the template and from the data, and nothing is copied.
+//! Strings are bytes, as in Go: `slice` and `len` count bytes. Functions return parts of their arguments only, so
+//! values borrow from the template and from the data, and nothing is copied.
 
 mod execute;
 mod functions;
@@ -119,8 +119,8 @@ fn line(source: &str, offset: usize) -> usize {
     1 + source.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// Writes `text` in a template so that Go prints it unchanged. `{`, `"""` and whatever `must_escape` selects become string
-/// literals of actions. Each `{` does, because another one may follow.
+/// Writes `text` in a template so that Go prints it unchanged. `{`, `"""` and whatever `must_escape` selects become
+/// string literals of actions. Each `{` does, because another one may follow.
 #[must_use]
 pub fn literal(text: &str, must_escape: impl Fn(char) -> bool) -> String {
     let mut written = String::with_capacity(text.len());

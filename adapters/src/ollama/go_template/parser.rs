@@ -1,6 +1,7 @@
 //! Tokens → a tree.
 //!
-//! Source of the rules: Go's documentation of `text/template`, sections "Actions", "Arguments", "Pipelines", "Variables".
+//! Source of the rules: Go's documentation of `text/template`, sections "Actions", "Arguments", "Pipelines",
+//! "Variables".
 
 use std::collections::{BTreeMap, BTreeSet};
 
