@@ -4,7 +4,7 @@
 stage_wheel() (
   tools
   command -v shellcheck > /dev/null || apt-get install -y -q shellcheck
-  shellcheck packaging/*.sh .ci/run .ci/stages/*.sh tests/reference/setup.sh recipes/quickstart/make.sh fuzz/run
+  shellcheck packaging/*.sh .ci/run .ci/stages/*.sh tests/reference/setup.sh tests/reference/servers/setup.sh recipes/quickstart/make.sh fuzz/run
   hadolint packaging/Containerfile
   check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 

@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2154
 # Stages that ask the servers people run about our exports. Open until `tonfall export` exists as written here:
-# - `exported RUN OUT` assumes OUT/TARGET/… as in `artefacts` below: correct the names there;
+# - no training run and no `tonfall export` was tried here: `exported` and the names exports/TARGET/FILE are assumptions;
+# - exports/gguf/ needs three types (F16, Q8_0, Q4_K_M) and base.F16.gguf, the base that the GGUF adapter is loaded on: name the options;
+# - GGUF adapter on a quantised base (SmolLM2's own Q4_1 file), and exports/ollama (no server: only its files);
 # - thresholds of Q4_K_M: term adherence within 2 points (`tonfall verify --server` or `tonfall eval` on the answers of `ask … --write FILE`);
 # - the run's own verify.json in place of expected.py, as a second source of expected answers;
 # - the tiny families need an adapter export from a PEFT directory: `tonfall export ADAPTER --base BASE`.
@@ -16,11 +18,11 @@ ask() { # PYTHON JUDGE ARTEFACT OPTIONS…
 exported() { # OUT
   local runs="$1/runs" base="$cache/models/SmolLM2-135M-Instruct-f32"
   cargo build --release --workspace --locked --bin tonfall
-  "$CARGO_TARGET_DIR/release/tonfall" train tests/reference/servers/recipe.toml --run-name served \
-    --set output_dir="\"$runs\"" --set model.path="\"$base\""
+  "$CARGO_TARGET_DIR/release/tonfall" train recipes/quickstart.toml --run-name served --set output_dir="\"$runs\"" \
+    --set base="\"$base\"" --set quantization='"none"' --set training.max_steps=30 --set training.micro_batch_size=4 \
+    --set training.learning_rate=1e-3 --set export.merged=false
   "$CARGO_TARGET_DIR/release/tonfall" export "$runs/served" --to gguf,gguf-adapter,ollama,safetensors,peft --out "$1/exports"
-  "$cache/venv/bin/python" tests/reference/servers/expected.py "$base" "$1/exports/peft" \
-    tests/reference/servers/prompts.json "$1/verify.json"
+  "$cache/venv/bin/python" tests/reference/servers/expected.py "$base" "$1/exports/peft" recipes/quickstart/prompts.jsonl "$1/verify.json"
 }
 
 # llama.cpp's pinned server and its newest one, mistral.rs, mlx-lm, transformers and PEFT: equal greedy answers, as token ids.

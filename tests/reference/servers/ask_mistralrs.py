@@ -1,6 +1,7 @@
-"""mistral.rs, in this process, on the CPU. It takes text only: a chat request whose `messages` is a string is the rendered prompt.
+"""mistral.rs, in this process, on the CPU. It takes no token ids; its tokenizer must turn the rendered prompts into the same ids.
 
-Its tokenizer must turn the prompt into the same ids. It returns the ids of an answer as the most probable token of each position.
+The answer to a chat ("messages") contains ids: the most probable token of each position. Its number of prompt tokens must be that of
+"tokens". A prompt without messages is a completion request, which returns text. The text is compared with that of the expected ids.
 """
 
 import serving
@@ -25,16 +26,25 @@ def questions(options, prompts):
     runner = Runner(which, max_seqs=1, prefix_cache_n=0, token_source="none")
     encoded = [(runner.tokenize_text(prompt["text"], False, None), False) for prompt in prompts]
     yield "tokens of the rendered prompts", encoded, [prompt["tokens"] for prompt in prompts]
-    name = "adapter" if options.adapter else None
-    yield name or "merged", [answer(runner, prompt["text"], options.limit, name) for prompt in prompts], "expected"
-    if options.adapter:
-        yield "without the adapter", [answer(runner, prompt["text"], options.limit, None) for prompt in prompts], "base"
+    for adapter, key in [("adapter", "expected"), (None, "base")] if options.adapter else [(None, "expected")]:
+        what = adapter or ("merged" if key == "expected" else "without the adapter")
+        yield what, [answer(runner, prompt, options.limit, adapter, prompt[key]) for prompt in prompts], key
 
 
-def answer(runner, text, limit, adapter):
-    from mistralrs import ChatCompletionRequest
+def answer(runner, prompt, limit, adapter, expected):
+    from mistralrs import ChatCompletionRequest, CompletionRequest
 
-    request = ChatCompletionRequest(messages=text, model="default", max_tokens=limit, temperature=0.0, logprobs=True, top_logprobs=1,
-                                    adapter=adapter)
-    choice = runner.send_chat_completion_request(request).choices[0]
-    return [position.top_logprobs[0].token for position in choice.logprobs.content], choice.finish_reason == "stop"
+    settings = dict(model="default", max_tokens=limit, temperature=0.0, adapter=adapter)
+    if "messages" in prompt:
+        request = ChatCompletionRequest(messages=prompt["messages"], logprobs=True, top_logprobs=1, **settings)
+        result = runner.send_chat_completion_request(request)
+        choice = result.choices[0]
+        ids = [position.top_logprobs[0].token for position in choice.logprobs.content]
+    else:
+        result = runner.send_completion_request(CompletionRequest(prompt=prompt["text"], **settings))
+        choice = result.choices[0]
+        same = choice.text == runner.detokenize_text(expected, True)
+        ids = expected if same else runner.tokenize_text(choice.text, False, None)
+    if result.usage.prompt_tokens != len(prompt["tokens"]):
+        raise RuntimeError(f"mistral.rs read {result.usage.prompt_tokens} prompt tokens, verify.json has {len(prompt['tokens'])}")
+    return ids, choice.finish_reason == "stop"

@@ -1,7 +1,7 @@
 """Greedy answers of transformers and PEFT in f32, as the verification file of ask.py.
 
-Usage: expected.py BASE ADAPTER PROMPTS.json OUT.json [--tokens N]. ADAPTER is a PEFT directory. PROMPTS is a list of chats, each a list of
-messages; BASE's chat template renders them.
+Usage: expected.py BASE ADAPTER PROMPTS.jsonl OUT.json [--count N] [--tokens N]. ADAPTER is a PEFT directory. The lines of PROMPTS have
+"prompt" (text of a user) or "messages", like evaluation.prompts of a recipe; BASE's chat template renders them. The first N are asked.
 """
 
 import argparse
@@ -29,11 +29,14 @@ def main():
     parser.add_argument("adapter")
     parser.add_argument("prompts", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=32)
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     prompts = []
-    for messages in json.loads(options.prompts.read_text()):
+    for line in options.prompts.read_text().splitlines()[:options.count]:
+        row = json.loads(line)
+        messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         prompts.append({"text": text, "tokens": tokens, "messages": messages})
