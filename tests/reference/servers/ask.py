@@ -24,6 +24,7 @@ import argparse
 import importlib
 import json
 import pathlib
+import signal
 import sys
 
 MODULES = {"llama-server": "ask_llama_cpp", "xllamacpp": "ask_llama_cpp", "mistralrs": "ask_mistralrs", "mlx": "ask_mlx",
@@ -66,6 +67,8 @@ def main():
     parser.add_argument("--logs", type=pathlib.Path, default=pathlib.Path("logs"))
     parser.add_argument("--write", type=pathlib.Path, help="write the answers to this file, as JSON")
     options = parser.parse_args()
+    # An exit, so that a stopped judge stops its server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for path in filter(None, [options.artefact, options.adapter, options.merged]):
         if not path.exists():
             parser.error(f"{path} does not exist")

@@ -18,7 +18,7 @@ def ask(options, prompts):
     port = serving.free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", port,
                "--model", options.artefact, "--served-model-name", "base", "--dtype", "float32", "--enforce-eager",
-               "--max-model-len", "1024", "--max-num-seqs", "4", "--generation-config", "vllm",
+               "--max-model-len", max(len(prompt["tokens"]) for prompt in prompts) + options.limit, "--max-num-seqs", "4", "--generation-config", "vllm",
                "--enable-lora", "--max-lora-rank", maximum, "--lora-modules", f"adapter={options.adapter}"]
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
     url = f"http://127.0.0.1:{port}"
