@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// For each crate: the workspace crates that it may depend on, and families that must not be in its dependency tree.
-const CRATES: [(&str, &[&str], &[&str]); 10] = [
+const CRATES: [(&str, &[&str], &[&str]); 11] = [
     ("tonfall-durable", &[], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     ("tonfall-recipes", &["tonfall-durable"], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     (
@@ -22,6 +22,7 @@ const CRATES: [(&str, &[&str], &[&str]); 10] = [
     ("tonfall-tui", &["tonfall-runs", "tonfall-terms"], &["burn", "polars", "tokenizers", "safetensors"]),
     ("tonfall-datasets", &["tonfall-recipes", "tonfall-durable", "tonfall-terms"], &["burn", "ratatui", "safetensors"]),
     ("tonfall-adapters", &["tonfall-durable", "tonfall-blocks"], &["burn", "polars", "ratatui", "tokenizers"]),
+    ("tonfall-serving", &[], &["burn", "polars", "ratatui", "tokenizers", "safetensors", "memmap2"]),
     ("tonfall-kernels", &["tonfall-blocks"], &["polars", "ratatui", "tokenizers"]),
     (
         "tonfall-trainer",
