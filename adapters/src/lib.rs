@@ -15,6 +15,7 @@ mod fingerprint;
 mod finite;
 mod gguf;
 mod hf_config;
+pub mod inspect;
 mod mapped_file;
 mod names;
 pub mod ollama;

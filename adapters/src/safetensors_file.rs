@@ -204,6 +204,59 @@ const MAX_DIMENSIONS: usize = 16;
 
 /// Checks a whole file. Visible in the crate for the tests with random bytes.
 pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, SafetensorsError> {
+    let Parsed { metadata, tensors, data_start } = parse(path, bytes, Unknown::Refuse)?;
+    let entry = |(name, raw): (String, RawTensor)| {
+        let Spelling::Known(dtype) = raw.dtype else { unreachable!("unknown dtypes were refused") };
+        let [begin, end] = raw.data_offsets.map(|offset| data_start + offset as usize);
+        (name, TensorEntry { dtype, shape: raw.shape.0, range: begin..end })
+    };
+    Ok((metadata, tensors.into_iter().map(entry).collect()))
+}
+
+/// A tensor whose dtype may be unknown.
+pub(crate) struct ListedTensor {
+    pub(crate) name: String,
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: usize,
+}
+
+/// The metadata and the tensors of any dtype, in the order of the file.
+///
+/// # Errors
+/// Those of [`SafetensorsFile::open`], except for unknown dtypes.
+pub(crate) fn list(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(BTreeMap<String, String>, Vec<ListedTensor>), SafetensorsError> {
+    let Parsed { metadata, tensors, .. } = parse(path, bytes, Unknown::Accept)?;
+    let listed = |(name, raw): (String, RawTensor)| {
+        let dtype = match raw.dtype {
+            Spelling::Known(dtype) => dtype.name().to_owned(),
+            Spelling::Unknown(dtype) => dtype,
+        };
+        let [begin, end] = raw.data_offsets;
+        ListedTensor { name, dtype, shape: raw.shape.0, bytes: (end - begin) as usize }
+    };
+    Ok((metadata, tensors.into_iter().map(listed).collect()))
+}
+
+/// What to do with a dtype that is not in the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    Refuse,
+    Accept,
+}
+
+/// A checked header. The tensors are in the order of their data.
+struct Parsed {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, RawTensor)>,
+    /// Offset of the data section.
+    data_start: usize,
+}
+
+fn parse(path: &Path, bytes: &[u8], unknown: Unknown) -> Result<Parsed, SafetensorsError> {
     let path = || path.to_owned();
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(SafetensorsError::TooShort { path: path(), size: bytes.len() });
@@ -230,9 +283,12 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, Safetenso
             let name = name.clone();
             return Err(SafetensorsError::OutOfRange { path: path(), name, begin, end, len: data_len, data_start });
         };
-        let Spelling::Known(dtype) = &raw.dtype else {
-            let Spelling::Unknown(dtype) = &raw.dtype else { unreachable!("two variants") };
-            return Err(SafetensorsError::Dtype { path: path(), name: name.clone(), dtype: dtype.clone() });
+        let dtype = match &raw.dtype {
+            Spelling::Known(dtype) => dtype,
+            Spelling::Unknown(_) if unknown == Unknown::Accept => continue,
+            Spelling::Unknown(dtype) => {
+                return Err(SafetensorsError::Dtype { path: path(), name: name.clone(), dtype: dtype.clone() });
+            }
         };
         let needed = raw.shape.0.iter().try_fold(dtype.size(), |product, dim| product.checked_mul(*dim));
         if needed != Some(last - first) {
@@ -254,12 +310,7 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<Tables, Safetenso
         let (offset, extra) = (data_start + expected, data_len - expected);
         return Err(SafetensorsError::Trailing { path: path(), offset, extra });
     }
-    let entry = |(name, raw): (String, RawTensor)| {
-        let Spelling::Known(dtype) = raw.dtype else { unreachable!("unknown dtypes were refused") };
-        let [begin, end] = raw.data_offsets.map(|offset| data_start + offset as usize);
-        (name, TensorEntry { dtype, shape: raw.shape.0, range: begin..end })
-    };
-    Ok((metadata, tensors.into_iter().map(entry).collect()))
+    Ok(Parsed { metadata, tensors, data_start })
 }
 
 /// The header, in the order of the file. A list, because a map would hide duplicate names.

@@ -3,7 +3,7 @@
 //! Responsible for: finding the files, refusing shard names outside the directory, and finding a tensor in all files.
 //! Must not depend on: the meaning of the tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -80,7 +80,7 @@ pub fn shard_names(index_path: &Path) -> Result<Vec<String>, WeightFilesError> {
 }
 
 /// Reads an index: its bytes, its entries, and its shards.
-fn read_index(path: &Path) -> Result<(Vec<u8>, Index, Vec<String>), WeightFilesError> {
+pub(crate) fn read_index(path: &Path) -> Result<(Vec<u8>, BTreeMap<String, String>, Vec<String>), WeightFilesError> {
     let bytes = read_text(path)?;
     let index: Index = serde_json::from_slice(&bytes)
         .map_err(|error| WeightFilesError::Index { path: path.to_owned(), reason: error.to_string() })?;
@@ -96,7 +96,7 @@ fn read_index(path: &Path) -> Result<(Vec<u8>, Index, Vec<String>), WeightFilesE
         }
         refuse_pickle_name(Path::new(shard))?;
     }
-    Ok((bytes, index, shards))
+    Ok((bytes, index.weight_map.0, shards))
 }
 
 impl WeightFiles {
@@ -124,9 +124,11 @@ impl WeightFiles {
             let file = SafetensorsFile::open(&dir.join(&shard))?;
             files.push((shard, file));
         }
-        let opened = Self { files, index: Some(bytes) };
-        opened.compare(&index_path, &index.weight_map.0)?;
-        Ok(opened)
+        let shards = files.iter().map(|(shard, file): &(String, SafetensorsFile)| {
+            (shard.as_str(), file.tensors.keys().map(String::as_str).collect())
+        });
+        compare(&index_path, &index, &shards.collect())?;
+        Ok(Self { files, index: Some(bytes) })
     }
 
     /// A tensor, and the index of its file.
@@ -138,31 +140,33 @@ impl WeightFiles {
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.files.iter().flat_map(|(_, file)| file.tensors.keys().map(String::as_str))
     }
+}
 
-    /// Checks that the index and the shards list the same tensors.
-    fn compare(&self, path: &Path, index: &BTreeMap<String, String>) -> Result<(), WeightFilesError> {
-        let files: BTreeMap<&str, &SafetensorsFile> =
-            self.files.iter().map(|(name, file)| (name.as_str(), file)).collect();
-        for (name, shard) in index {
-            if !files.get(shard.as_str()).is_some_and(|file| file.tensors.contains_key(name)) {
-                let (path, name, shard) = (path.to_owned(), name.clone(), shard.clone());
-                return Err(WeightFilesError::NotInShard { path, name, shard });
-            }
+/// Checks that an index and its shards list the same tensors. `shards`: the names of the tensors in each shard.
+pub(crate) fn compare(
+    path: &Path,
+    index: &BTreeMap<String, String>,
+    shards: &BTreeMap<&str, BTreeSet<&str>>,
+) -> Result<(), WeightFilesError> {
+    for (name, shard) in index {
+        if !shards.get(shard.as_str()).is_some_and(|names| names.contains(name.as_str())) {
+            let (path, name, shard) = (path.to_owned(), name.clone(), shard.clone());
+            return Err(WeightFilesError::NotInShard { path, name, shard });
         }
-        for (shard, file) in &self.files {
-            for name in file.tensors.keys() {
-                if index.get(name) != Some(shard) {
-                    let (path, name, shard) = (path.to_owned(), name.clone(), shard.clone());
-                    return Err(WeightFilesError::NotInIndex { path, name, shard });
-                }
-            }
-        }
-        Ok(())
     }
+    for (shard, names) in shards {
+        for name in names {
+            if index.get(*name).map(String::as_str) != Some(shard) {
+                let (path, name, shard) = (path.to_owned(), (*name).to_owned(), (*shard).to_owned());
+                return Err(WeightFilesError::NotInIndex { path, name, shard });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The error for a directory without weights. If there is a pickle instead, the error names it.
-fn no_weights(dir: &Path) -> WeightFilesError {
+pub(crate) fn no_weights(dir: &Path) -> WeightFilesError {
     let pickles =
         ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth", "model.pt", "model.ckpt"];
     let pickle = pickles.iter().map(|name| dir.join(name)).find(|path| path.exists());

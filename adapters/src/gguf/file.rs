@@ -11,6 +11,7 @@ use thiserror::Error;
 use tonfall_blocks::{Format, checked_byte_len};
 
 use super::cursor::{Cursor, Fault};
+use super::other_types::other_type;
 use super::split;
 use super::value::{ELEMENT_BUDGET, Value};
 use super::writer::{Metadata, MetadataValue};
@@ -106,29 +107,6 @@ pub(super) const DEFAULT_ALIGNMENT: usize = 32;
 /// Maximum number of tensors in a file. No model has as many.
 const MAX_TENSORS: usize = 1 << 17;
 
-/// Names of unsupported types, for error messages.
-const OTHER_TYPES: [(u32, &str); 19] = [
-    (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
-    (15, "Q8_K"),
-    (16, "IQ2_XXS"),
-    (17, "IQ2_XS"),
-    (18, "IQ3_XXS"),
-    (19, "IQ1_S"),
-    (20, "IQ4_NL"),
-    (21, "IQ3_S"),
-    (22, "IQ2_S"),
-    (23, "IQ4_XS"),
-    (24, "I8"),
-    (25, "I16"),
-    (26, "I32"),
-    (27, "I64"),
-    (28, "F64"),
-    (34, "TQ1_0"),
-    (39, "MXFP4"),
-];
-
 impl GgufFile {
     /// Opens a file. If it is part of a split model, also opens the other parts.
     ///
@@ -141,16 +119,7 @@ impl GgufFile {
         path: &Path,
         check: impl Fn(&Path, &BTreeMap<String, Value>) -> Result<(), GgufError>,
     ) -> Result<Self, GgufError> {
-        let file = MappedFile::open(path)?;
-        let header = Header::read(path, &file)?;
-        let opened = match split::siblings(path, &header.metadata)? {
-            None => vec![(file, header)],
-            Some(parts) => split::open(&parts, |path| {
-                let file = MappedFile::open(path)?;
-                let header = Header::read(path, &file)?;
-                Ok((file, header))
-            })?,
-        };
+        let opened = open_headers(path)?;
         check(opened[0].0.path(), &opened[0].1.metadata)?;
         Self::of_parts(opened)
     }
@@ -195,9 +164,27 @@ impl GgufFile {
     }
 }
 
+/// Opens a file, or all parts of a split model, and reads the headers without interpreting them.
+///
+/// # Errors
+/// Those of [`GgufFile::open`], except for architectures and tensor types.
+pub(crate) fn open_headers(path: &Path) -> Result<Vec<(MappedFile, Header)>, GgufError> {
+    let open = |path: &Path| {
+        let file = MappedFile::open(path)?;
+        let header = Header::read(path, &file)?;
+        Ok((file, header))
+    };
+    let (file, header) = open(path)?;
+    match split::siblings(path, &header.metadata)? {
+        None => Ok(vec![(file, header)]),
+        Some(parts) => split::open(&parts, open),
+    }
+}
+
 /// Everything in a file before the tensor data.
-pub(super) struct Header {
-    pub(super) metadata: BTreeMap<String, Value>,
+pub(crate) struct Header {
+    pub(crate) version: u32,
+    pub(crate) metadata: BTreeMap<String, Value>,
     /// See [`GgufFile::places`].
     places: Vec<(String, Range<usize>)>,
     pub(super) tensors: Vec<TensorInfo>,
@@ -215,11 +202,11 @@ impl Header {
         }
         let mut cursor = Cursor::new(bytes);
         cursor.take(4).map_err(damaged)?;
-        match cursor.u32().map_err(damaged)? {
-            2 | 3 => {}
+        let version = match cursor.u32().map_err(damaged)? {
+            version @ (2 | 3) => version,
             version if matches!(version.swap_bytes(), 1..=3) => return Err(GgufError::BigEndian { path: owned() }),
             version => return Err(GgufError::Version { path: owned(), version }),
-        }
+        };
         // Minimum bytes of a tensor: length of the name, number of dimensions, one dimension, type and offset. Minimum
         // bytes of a key: length, type and one byte of value.
         let tensor_count = cursor.count(32, MAX_TENSORS, "tensors").map_err(damaged)?;
@@ -249,7 +236,7 @@ impl Header {
             None if infos.is_empty() => bytes.len(),
             None => return Err(damaged(cursor.fault("the tensors' data are missing"))),
         };
-        Ok(Self { metadata, places, tensors: infos, alignment, data_start })
+        Ok(Self { version, metadata, places, tensors: infos, alignment, data_start })
     }
 
     /// Checks the types, sizes and places of the tensors. `part` is the index of the file.
@@ -264,8 +251,24 @@ impl Header {
                 return Err(GgufError::Tensor { path: path.to_owned(), name, reason });
             }
         }
-        refuse_overlaps(path, &tensors)?;
+        refuse_overlaps(path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.range.clone())).collect())?;
         Ok(tensors)
+    }
+
+    /// The tensors of any type, in the order of the file.
+    ///
+    /// # Errors
+    /// If a tensor's data leave the file or overlap another tensor's. Tensors of an unknown type have an unknown size,
+    /// so only their beginning is known.
+    pub(crate) fn listed(&self, file: &MappedFile) -> Result<Vec<ListedTensor>, GgufError> {
+        let (mut listed, mut ranges) = (Vec::new(), Vec::new());
+        for info in &self.tensors {
+            let (tensor, range) = info.list(file.path(), self.data_start, file.len(), self.alignment)?;
+            ranges.extend(range.map(|range| (info.name.as_str(), range)));
+            listed.push(tensor);
+        }
+        refuse_overlaps(file.path(), ranges)?;
+        Ok(listed)
     }
 }
 
@@ -280,6 +283,15 @@ fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<usize, G
             reason: "it must be a power of two up to 2^20".to_owned(),
         }),
     }
+}
+
+/// A tensor of any type. The shape is in Hugging Face's order.
+pub(crate) struct ListedTensor {
+    pub(crate) name: String,
+    pub(crate) type_name: String,
+    pub(crate) shape: Vec<usize>,
+    /// `None` if the type is unknown.
+    pub(crate) bytes: Option<usize>,
 }
 
 pub(super) struct TensorInfo {
@@ -310,46 +322,96 @@ impl TensorInfo {
         alignment: usize,
     ) -> Result<GgufTensor, GgufError> {
         let Some((_, format)) = TYPES.iter().find(|(kind, _)| *kind == self.kind) else {
-            let other = OTHER_TYPES.iter().find(|(kind, _)| *kind == self.kind);
-            let type_name = other.map_or_else(|| format!("number {}", self.kind), |(_, name)| (*name).to_owned());
+            let type_name = other_type(self.kind).map_or_else(|| self.unknown_type(), |other| other.name.to_owned());
             return Err(GgufError::TensorType { path: path.to_owned(), name: self.name.clone(), type_name });
         };
-        let fault = |reason: String| GgufError::Tensor { path: path.to_owned(), name: self.name.clone(), reason };
-        let shape: Option<Vec<usize>> = self.dims.iter().rev().map(|dim| usize::try_from(*dim).ok()).collect();
-        let sized = shape.and_then(|shape| {
+        let sized = self.shape().and_then(|shape| {
             let (cols, outer) = shape.split_last()?;
             let rows = outer.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))?;
             let bytes = checked_byte_len(*format, rows, *cols)?;
             Some((shape, bytes))
         });
         let Some((shape, bytes)) = sized else {
-            return Err(fault(format!("dimensions {:?} can't be stored as {format}", self.dims)));
+            return Err(self.fault(path, format!("dimensions {:?} can't be stored as {format}", self.dims)));
         };
+        let range = self.range(path, data_start, file_len, alignment, bytes)?;
+        Ok(GgufTensor { format: *format, shape, part, range })
+    }
+
+    /// The tensor as it is listed, and its byte range if the size of its type is known.
+    fn list(
+        &self,
+        path: &Path,
+        data_start: usize,
+        file_len: usize,
+        alignment: usize,
+    ) -> Result<(ListedTensor, Option<Range<usize>>), GgufError> {
+        let known = TYPES.iter().find(|(kind, _)| *kind == self.kind).map(|(_, format)| *format);
+        let other = other_type(self.kind);
+        let (type_name, block) = match (known, other) {
+            (Some(format), _) => (format.name().to_owned(), Some((format.block_len(), format.block_bytes()))),
+            (None, Some(other)) => (other.name.to_owned(), Some((other.elements, other.bytes))),
+            (None, None) => (self.unknown_type(), None),
+        };
+        let misfit = || self.fault(path, format!("dimensions {:?} can't be stored as {type_name}", self.dims));
+        let shape = self.shape().ok_or_else(misfit)?;
+        let elements = shape.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim)).ok_or_else(misfit)?;
+        let cols = shape.last().copied().unwrap_or_default();
+        let bytes = match block {
+            Some((len, _)) if !cols.is_multiple_of(len) => return Err(misfit()),
+            Some((len, bytes)) => Some((elements / len).checked_mul(bytes).ok_or_else(misfit)?),
+            None => None,
+        };
+        let range = bytes.map(|bytes| self.range(path, data_start, file_len, alignment, bytes)).transpose()?;
+        Ok((ListedTensor { name: self.name.clone(), type_name, shape, bytes }, range))
+    }
+
+    /// In Hugging Face's order.
+    fn shape(&self) -> Option<Vec<usize>> {
+        self.dims.iter().rev().map(|dim| usize::try_from(*dim).ok()).collect()
+    }
+
+    fn unknown_type(&self) -> String {
+        format!("number {}", self.kind)
+    }
+
+    fn fault(&self, path: &Path, reason: String) -> GgufError {
+        GgufError::Tensor { path: path.to_owned(), name: self.name.clone(), reason }
+    }
+
+    /// The place of `bytes` bytes in the file.
+    fn range(
+        &self,
+        path: &Path,
+        data_start: usize,
+        file_len: usize,
+        alignment: usize,
+        bytes: usize,
+    ) -> Result<Range<usize>, GgufError> {
+        let fault = |reason| self.fault(path, reason);
         if !self.offset.is_multiple_of(alignment as u64) {
             return Err(fault(format!("its offset {} is not a multiple of {alignment}", self.offset)));
         }
         let start = usize::try_from(self.offset).ok().and_then(|offset| data_start.checked_add(offset));
         let range =
             start.and_then(|start| Some(start..start.checked_add(bytes)?)).filter(|range| range.end <= file_len);
-        match range {
-            Some(range) => Ok(GgufTensor { format: *format, shape, part, range }),
-            None => Err(fault(format!(
+        range.ok_or_else(|| {
+            fault(format!(
                 "its {bytes} bytes at offset {} of the data section (which begins at {data_start}) leave the file of \
                  {file_len} bytes",
                 self.offset
-            ))),
-        }
+            ))
+        })
     }
 }
 
-fn refuse_overlaps(path: &Path, tensors: &BTreeMap<String, GgufTensor>) -> Result<(), GgufError> {
-    let mut order: Vec<_> = tensors.iter().collect();
-    order.sort_by_key(|(_, tensor)| (tensor.range.start, tensor.range.end));
+fn refuse_overlaps(path: &Path, mut order: Vec<(&str, Range<usize>)>) -> Result<(), GgufError> {
+    order.sort_by_key(|(_, range)| (range.start, range.end));
     for pair in order.windows(2) {
         let [(first, a), (second, b)] = pair else { unreachable!("windows of two") };
-        if b.range.start < a.range.end {
+        if b.start < a.end {
             let reason = format!("it overlaps `{first}`");
-            return Err(GgufError::Tensor { path: path.to_owned(), name: (*second).clone(), reason });
+            return Err(GgufError::Tensor { path: path.to_owned(), name: (*second).to_owned(), reason });
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 
 mod cursor;
 mod file;
+mod other_types;
 mod piece_scores;
 mod pre_tokenizers;
 mod split;
@@ -14,10 +15,10 @@ mod value;
 mod writer;
 
 pub use file::GgufError;
-pub(crate) use file::GgufFile;
+pub(crate) use file::{GgufFile, ListedTensor, open_headers};
 pub use tokenizer::GgufTokenizerError;
 pub(crate) use tokenizer::tokenizer_files;
 pub use tokenizer_metadata::TokenizerMetadataError;
 pub(crate) use tokenizer_metadata::{carried_tokenizer, tokenizer_metadata};
-pub(crate) use value::Value;
+pub(crate) use value::{Array, Value};
 pub(crate) use writer::{Metadata, MetadataValue, PlannedGguf, PlannedGgufTensor};

@@ -61,6 +61,17 @@ impl Array {
         let mut cursor = Cursor::at(file, self.start);
         (0..self.count).map(|_| convert(&Value::read_kind(&mut cursor, self.kind, DEPTH_LIMIT, &mut 0).ok()?)).collect()
     }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The first elements, at most `limit`. Empty if they are arrays themselves.
+    pub(crate) fn first(&self, file: &[u8], limit: usize) -> Vec<Value> {
+        let mut cursor = Cursor::at(file, self.start);
+        let read = |_| Value::read_kind(&mut cursor, self.kind, DEPTH_LIMIT, &mut 0).ok();
+        (0..self.count.min(limit)).map_while(read).collect()
+    }
 }
 
 impl Value {

@@ -10,6 +10,7 @@ mod damaged_gguf;
 mod exporting_gguf;
 mod files;
 mod gguf_models;
+mod inspecting;
 mod merging;
 mod peft_files;
 mod saving;
