@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Merge(Merge),
     /// Write what servers load: PEFT, safetensors, GGUF
     Export(ExportArgs),
+    /// Show what is in a weight file, and where it comes from
+    Inspect(Inspect),
     /// List runs: state, step, loss
     Runs(Runs),
     /// Open the dashboard for live or finished runs
@@ -432,6 +434,23 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let port = text.strip_prefix(':').unwrap_or(text).parse().map(local);
     port.or_else(|_| text.parse()).map_err(|_| "expected an address such as 127.0.0.1:9898".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A safetensors file, a GGUF file (model, adapter or importance matrix; any part of a split model), imatrix.dat, or
+    /// a directory with a model or an adapter
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// List all tensors, not only the first ones
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Read the files completely and print their SHA-256
+    #[arg(long)]
+    pub(crate) sha256: bool,
+    /// Print one JSON object, with all tensors
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

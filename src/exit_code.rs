@@ -9,6 +9,7 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 
 use tonfall_adapters::export::ExportError;
+use tonfall_adapters::inspect::InspectError;
 use tonfall_adapters::peft::PeftError;
 use tonfall_adapters::{
     BaseError, BitsAndBytesError, ConfigError, GgufError, GgufTokenizerError, OpenError, SafetensorsError,
@@ -244,6 +245,15 @@ exit_codes! {
         | Self::TensorType { .. }
         | Self::Metadata { .. }
         | Self::UnknownKey { .. } => Refused,
+    }
+    InspectError {
+        Self::Open(error) => error.exit_code(),
+        Self::Safetensors(error) => error.exit_code(),
+        Self::WeightFiles(error) => error.exit_code(),
+        Self::Gguf(error) => error.exit_code(),
+        Self::Io { source, .. } => of_io(source),
+        Self::UnknownFile { .. } | Self::UnknownDirectory { .. } | Self::SeveralModels { .. } => Invalid,
+        Self::Config { .. } | Self::Imatrix { .. } => Refused,
     }
     BitsAndBytesError {
         Self::Method { .. } | Self::Variant { .. } | Self::Damaged { .. } => Refused,

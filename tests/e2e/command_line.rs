@@ -21,7 +21,7 @@ fn help_version_completions_and_man_go_to_stdout() {
         assert!(run(home.path(), &["completions", shell]).expect(0).stdout.contains("tonfall"));
     }
     let page = run(home.path(), &["man"]).expect(0).stdout;
-    for command in ["INIT", "CHECK", "TRAIN", "RESUME", "CHAT", "MERGE", "RUNS", "WATCH", "DOCTOR"] {
+    for command in ["INIT", "CHECK", "TRAIN", "RESUME", "CHAT", "MERGE", "INSPECT", "RUNS", "WATCH", "DOCTOR"] {
         assert!(page.contains(&format!(".SH TONFALL {command}")), "{command} is in the manual page");
     }
 }

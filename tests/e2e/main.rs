@@ -16,6 +16,7 @@ mod exports;
 mod first_minutes;
 mod graph;
 mod hub;
+mod inspect;
 mod learning;
 mod old_runs;
 mod parquet_file;
