@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use serde_json::Value;
+use tonfall_adapters::inspect::inspect;
 use tonfall_adapters::{BaseModel, ChatSettings, SafetensorsFile, peft, shard_names};
 
 use crate::render::tokenizer::{ChatTokenizer, TokenizerSpec};
@@ -48,7 +49,9 @@ pub fn safetensors(bytes: &[u8]) {
     heap::bounded(bytes.len(), || {
         if let Ok(file) = SafetensorsFile::open(&path) {
             check_tensors(&file, bytes);
+            assert!(is_shown(&path));
         }
+        is_shown(&path);
         if let Ok(adapter) = peft::read(scratch::directory()) {
             assert!(adapter.tensors.iter().all(|tensor| tensor.values.len() == tensor.shape[0] * tensor.shape[1]));
         }
@@ -83,6 +86,12 @@ pub fn gguf(input: &[u8]) {
     let file = fs::File::options().write(true).open(&path).expect("the file just written");
     file.set_len(size as u64).expect("space for temporary files");
     heap::bounded(size, || check_base(&path));
+    heap::bounded(size, || drop(is_shown(&path)));
+}
+
+/// Whether `tonfall inspect` shows a file. What it shows can be written as JSON.
+fn is_shown(path: &Path) -> bool {
+    inspect(path, false).is_ok_and(|found| serde_json::to_string(&found).is_ok())
 }
 
 /// A Hugging Face directory in which one file is the input; the first byte (`0` to `6`) states which. See [`gguf`].

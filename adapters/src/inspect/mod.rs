@@ -191,7 +191,7 @@ impl fmt::Display for MetaValue {
             Self::Float(value) => value.fmt(f),
             Self::Text(value) => f.write_str(value),
             Self::Array { count, first } => {
-                write!(f, "{count} elements")?;
+                write!(f, "{count} element{}", if *count == 1 { "" } else { "s" })?;
                 for (number, value) in first.iter().enumerate() {
                     f.write_str(if number == 0 { ": " } else { ", " })?;
                     match value {
