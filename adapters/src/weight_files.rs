@@ -76,11 +76,20 @@ struct Index {
 /// # Errors
 /// If the index can't be read, or if a shard's name is not a plain file name of a safetensors file.
 pub fn shard_names(index_path: &Path) -> Result<Vec<String>, WeightFilesError> {
-    read_index(index_path).map(|(_, _, shards)| shards)
+    read_index(index_path).map(|index| index.shards)
 }
 
-/// Reads an index: its bytes, its entries, and its shards.
-pub(crate) fn read_index(path: &Path) -> Result<(Vec<u8>, BTreeMap<String, String>, Vec<String>), WeightFilesError> {
+/// An index that was read.
+pub(crate) struct ShardIndex {
+    bytes: Vec<u8>,
+    /// Tensor name → shard.
+    pub(crate) weight_map: BTreeMap<String, String>,
+    /// Unique and sorted.
+    pub(crate) shards: Vec<String>,
+}
+
+/// Reads an index and checks the names of its shards.
+pub(crate) fn read_index(path: &Path) -> Result<ShardIndex, WeightFilesError> {
     let bytes = read_text(path)?;
     let index: Index = serde_json::from_slice(&bytes)
         .map_err(|error| WeightFilesError::Index { path: path.to_owned(), reason: error.to_string() })?;
@@ -96,7 +105,7 @@ pub(crate) fn read_index(path: &Path) -> Result<(Vec<u8>, BTreeMap<String, Strin
         }
         refuse_pickle_name(Path::new(shard))?;
     }
-    Ok((bytes, index.weight_map.0, shards))
+    Ok(ShardIndex { bytes, weight_map: index.weight_map.0, shards })
 }
 
 impl WeightFiles {
@@ -115,7 +124,7 @@ impl WeightFiles {
             }
             (true, _) => {}
         }
-        let (bytes, index, shards) = read_index(&index_path)?;
+        let ShardIndex { bytes, weight_map, shards } = read_index(&index_path)?;
         if single.exists() && !shards.iter().any(|shard| shard == SINGLE_FILE) {
             return Err(WeightFilesError::TwoModels { dir: dir.to_owned() });
         }
@@ -127,7 +136,7 @@ impl WeightFiles {
         let shards = files.iter().map(|(shard, file): &(String, SafetensorsFile)| {
             (shard.as_str(), file.tensors.keys().map(String::as_str).collect())
         });
-        compare(&index_path, &index, &shards.collect())?;
+        compare(&index_path, &weight_map, &shards.collect())?;
         Ok(Self { files, index: Some(bytes) })
     }
 

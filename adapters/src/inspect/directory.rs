@@ -27,11 +27,11 @@ pub(super) fn inspect(dir: &Path) -> Result<Inspection, InspectError> {
     let mut found = match (has(INDEX_FILE), has(SINGLE_FILE)) {
         (true, single) => {
             let path = dir.join(INDEX_FILE);
-            let (_, index, names) = read_index(&path)?;
-            if single && !names.iter().any(|name| name == SINGLE_FILE) {
+            let index = read_index(&path)?;
+            if single && !index.shards.iter().any(|name| name == SINGLE_FILE) {
                 return Err(WeightFilesError::TwoModels { dir: dir.to_owned() }.into());
             }
-            shards(Kind::HuggingFaceModel, dir, &names, Some((&path, &index)))?
+            shards(Kind::HuggingFaceModel, dir, &index.shards, Some((&path, &index.weight_map)))?
         }
         (false, true) => shards(Kind::HuggingFaceModel, dir, &[SINGLE_FILE.to_owned()], None)?,
         (false, false) => return gguf_folder(dir),
