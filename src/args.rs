@@ -86,8 +86,10 @@ pub(crate) enum Command {
     Chat(Chat),
     /// Merge an adapter into its base model
     Merge(Merge),
-    /// Write what servers load: PEFT, safetensors, GGUF
+    /// Write what servers load: PEFT, safetensors, GGUF, Ollama
     Export(ExportArgs),
+    /// Ask an artefact, or the server that runs it, for the answers of the trained model
+    Verify(Verify),
     /// Show what is in a weight file, and where it comes from
     Inspect(Inspect),
     /// List runs: state, step, loss
@@ -293,7 +295,7 @@ pub(crate) struct ExportArgs {
     /// A run, the directory of a PEFT adapter, or a model to convert
     #[arg(value_name = "RUN|ADAPTER|MODEL")]
     pub(crate) source: PathBuf,
-    /// Kinds of exports, separated by commas: peft, safetensors, gguf, gguf-adapter
+    /// Kinds of exports, separated by commas: peft, safetensors, gguf, gguf-adapter, ollama
     #[arg(long, value_name = "KINDS", required = true, value_delimiter = ',', value_parser = kind_of_export)]
     pub(crate) to: Vec<&'static Export>,
     /// Directory for the exports, each in a directory of its own
@@ -315,6 +317,33 @@ pub(crate) struct ExportArgs {
     /// Don't compare what the exports compute with what the trained model computes
     #[arg(long)]
     pub(crate) no_verify: bool,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Directory of an export, or a file in it
+    #[arg(value_name = "ARTEFACT")]
+    pub(crate) artefact: PathBuf,
+    /// Ask the server at this address instead of computing here, such as http://127.0.0.1:8080
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Name of the model or adapter on the server [default: the only one]
+    #[arg(long, value_name = "NAME", requires = "server")]
+    pub(crate) model: Option<String>,
+    /// Name of the base on the server, which must answer like the base
+    #[arg(long, value_name = "NAME", requires = "server")]
+    pub(crate) base_model: Option<String>,
+    /// Base model of an adapter; by default the one that it names
+    #[arg(long, value_name = "MODEL", conflicts_with = "server")]
+    pub(crate) base: Option<String>,
+    /// Number of answers that must be equal [default: all, but none for weights of 4 to 6 bits]
+    #[arg(long, value_name = "N")]
+    pub(crate) at_least: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
 }

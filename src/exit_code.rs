@@ -19,13 +19,14 @@ use tonfall_datasets::{DataError, RowFault, TokenizerError as EncoderError};
 use tonfall_durable::DurableError;
 use tonfall_runs::events::EventReadError;
 use tonfall_runs::{CheckpointError, LockError, RunDirError};
+use tonfall_serving::ServingError;
 use tonfall_trainer::{DeviceError, DistributedEnvError, GroupError, TrainError};
 use tonfall_tui::WatchError;
 use tonfall_tui::picture::PictureError;
 
 use crate::hub::HubError;
 
-/// The result of a command. 4 is reserved for the quality gate; interrupted runs end with 128 + the signal's number.
+/// The result of a command. Interrupted runs end with 128 + the signal's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCode {
     Done = 0,
@@ -35,6 +36,8 @@ pub(crate) enum ExitCode {
     Usage = 2,
     /// Recipe or data is invalid, or a path doesn't exist.
     Invalid = 3,
+    /// An artefact or a server does not answer like the trained model.
+    GateFailed = 4,
     /// NaN or Inf.
     Diverged = 5,
     /// Not enough memory.
@@ -277,6 +280,7 @@ exit_codes! {
         Self::Durable(error) => error.exit_code(),
         Self::Gguf(error) => error.exit_code(),
         Self::OutputExists { .. } | Self::NeedsAdapter { .. } | Self::Target { .. } | Self::Tokenizer(_) => Invalid,
+        Self::Ollama(_) | Self::Modelfile(_) | Self::NoTemplate { .. } => Invalid,
         // The commands replace this with the exit code of the signal.
         Self::Interrupted => Unexpected,
         Self::Unread { source, .. } => io_cause(source.as_ref()).map_or(Refused, of_io),
@@ -290,6 +294,17 @@ exit_codes! {
         | Self::Overflow { .. }
         | Self::Values { .. }
         | Self::ReadBack { .. } => Refused,
+    }
+    ServingError {
+        Self::Url { .. } | Self::ApiKey { .. } => Usage,
+        Self::UnknownModel { .. } | Self::UnknownAdapter { .. } => Invalid,
+        Self::NotThere { .. }
+        | Self::NoAnswer { .. }
+        | Self::Broken { .. }
+        | Self::Redirect { .. }
+        | Self::Status { .. }
+        | Self::Unauthorized { .. } => Io,
+        Self::TooLarge { .. } | Self::Nonsense { .. } | Self::NoEffect { .. } => Refused,
     }
     PictureError {
         Self::Log(error) => error.exit_code(),

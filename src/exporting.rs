@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, Trained};
+use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, RenderChat, Trained};
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
 use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
+use tonfall_datasets::ChatTokenizer;
 use tonfall_recipes::plan::{Base, Variable};
-use tonfall_trainer::Compute;
+use tonfall_trainer::{Compute, chat_renderer};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::hub::HubName;
@@ -29,8 +30,8 @@ pub(crate) struct Source {
     base: BaseModel,
     adapter: Option<Adapter>,
     chat: ChatSettings,
-    chat_template: Option<PathBuf>,
-    template_variables: BTreeMap<String, Variable>,
+    /// With the run's chat template. `None` if the base has no usable one.
+    tokenizer: Option<ChatTokenizer>,
     lineage: Vec<(String, String)>,
     /// Held-out prompts.
     prompts: Option<PathBuf>,
@@ -55,9 +56,16 @@ impl Source {
     pub(crate) fn open(path: &Path, base: Option<&str>, reporter: &mut Reporter) -> Result<Self> {
         let parts = parts(path)?;
         let base = open_base(base, &parts, reporter)?;
-        let chat = chat_settings(&base, &parts, reporter)?;
-        let Parts { name, adapter, chat_template, template_variables, lineage, prompts, .. } = parts;
-        Ok(Self { name, base, adapter, chat, chat_template, template_variables, lineage, prompts })
+        let tokenizer = tokenizer(&base, &parts, reporter)?;
+        let chat = match &tokenizer {
+            Some(tokenizer) => {
+                let (template, variables) = (parts.chat_template.as_deref(), &parts.template_variables);
+                inputs::chat_settings(&base, template, variables, tokenizer)?
+            }
+            None => ChatSettings::default(),
+        };
+        let Parts { name, adapter, lineage, prompts, .. } = parts;
+        Ok(Self { name, base, adapter, chat, tokenizer, lineage, prompts })
     }
 
     /// Whether there is an adapter to merge.
@@ -76,8 +84,11 @@ impl Source {
         reporter: &mut Reporter,
     ) -> Result<Option<i32>> {
         let trained = self.adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
-        let artifact =
-            Artifact { name: &self.name, base: &self.base, trained, chat: &self.chat, lineage: &self.lineage };
+        let renderer = self.tokenizer.as_ref().map(chat_renderer);
+        let has_template = self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.template().is_some());
+        let render_chat = renderer.as_ref().map(|renderer| renderer as &RenderChat<'_>).filter(|_| has_template);
+        let (name, base, chat, lineage) = (&self.name, &self.base, &self.chat, &self.lineage);
+        let artifact = Artifact { name, base, trained, chat, lineage, render_chat };
         let signals = Signals::stop_early()?;
         let mut progress = |done, total| {
             reporter.phase(&format!("writing {}", export.name), done, total);
@@ -109,17 +120,26 @@ impl Source {
     }
 
     /// What the model computes for its held-out prompts, or for built-in ones.
+    ///
+    /// # Errors
+    /// Also if the base has no usable tokenizer.
     pub(crate) fn reference(
         &self,
         max_new_tokens: usize,
         compute: &Compute,
         reporter: &mut Reporter,
     ) -> Result<Reference> {
-        let tokenizer = inputs::tokenizer(&self.base, self.chat_template.as_deref())?;
-        let tokenizer = tokenizer.with_template_variables(&self.template_variables);
+        let own;
+        let tokenizer = match &self.tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => {
+                own = inputs::tokenizer(&self.base, None)?;
+                &own
+            }
+        };
         let conversations = verifying::conversations(self.prompts.as_deref())?;
         let adapter = self.adapter.as_ref();
-        Reference::measure(&self.base, adapter, &tokenizer, &conversations, max_new_tokens, compute, reporter)
+        Reference::measure(&self.base, adapter, tokenizer, &conversations, max_new_tokens, compute, reporter)
     }
 }
 
@@ -218,15 +238,15 @@ fn open_base(given: Option<&str>, parts: &Parts, reporter: &mut Reporter) -> Res
     }
 }
 
-/// The run's template, and the tokens that end its turns. A base without a usable tokenizer can still be merged.
-fn chat_settings(base: &BaseModel, parts: &Parts, reporter: &mut Reporter) -> Result<ChatSettings> {
+/// The tokenizer with the run's chat template. A base without a usable tokenizer can still be merged.
+fn tokenizer(base: &BaseModel, parts: &Parts, reporter: &mut Reporter) -> Result<Option<ChatTokenizer>> {
     let template = parts.chat_template.as_deref();
     match inputs::tokenizer(base, template) {
-        Ok(tokenizer) => inputs::chat_settings(base, template, &parts.template_variables, &tokenizer),
+        Ok(tokenizer) => Ok(Some(tokenizer.with_template_variables(&parts.template_variables))),
         Err(failure) if template.is_some() => Err(failure),
         Err(failure) => {
             reporter.note(&format!("note: end tokens were not checked: {}", failure.message()));
-            Ok(ChatSettings::default())
+            Ok(None)
         }
     }
 }

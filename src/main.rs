@@ -80,6 +80,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Chat(args) => done(commands::chat::run(&args, reporter)),
         Command::Merge(args) => commands::merge::run(&args, reporter),
         Command::Export(args) => commands::export::run(&args, reporter),
+        Command::Verify(args) => commands::verify::run(&args, reporter),
         Command::Inspect(args) => done(commands::inspect::run(&args)),
         Command::Runs(args) => done(commands::runs::run(&args)),
         Command::Watch(args) => done(commands::watch::run(&args, &cli.global)),

@@ -17,6 +17,8 @@ pub(crate) struct Verification {
     /// The version of this program.
     pub(crate) version: String,
     pub(crate) max_new_tokens: usize,
+    /// Tokens that end a turn. Generations don't contain them.
+    pub(crate) end_tokens: Vec<u32>,
     pub(crate) artefacts: Vec<Verified>,
     pub(crate) prompts: Vec<Prompt>,
 }
@@ -45,8 +47,10 @@ pub(crate) struct Prompt {
     pub(crate) text: String,
     pub(crate) tokens: Vec<u32>,
     pub(crate) expected: Vec<u32>,
+    pub(crate) expected_text: String,
     /// Without the adapter. Equal to `expected` if there is none.
     pub(crate) base: Vec<u32>,
+    pub(crate) base_text: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

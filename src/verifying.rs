@@ -30,6 +30,7 @@ const CONVERSATIONS: [&str; 4] = [
 pub(crate) struct Reference {
     prompts: Vec<Prompt>,
     max_new_tokens: usize,
+    end_tokens: Vec<u32>,
     /// For each prompt: logits of the positions that generate the answer, `[positions, vocab_size]`.
     trained: Vec<Vec<f32>>,
     base: Vec<Vec<f32>>,
@@ -78,8 +79,14 @@ impl Reference {
         let has_adapter = adapter.is_some();
         let (sampling, stop_ids) = (Sampling::greedy(max_new_tokens), tokenizer.stop_ids());
         let vocab_size = session.vocab_size();
-        let mut reference =
-            Self { prompts: Vec::new(), max_new_tokens, trained: Vec::new(), base: Vec::new(), vocab_size };
+        let mut reference = Self {
+            prompts: Vec::new(),
+            max_new_tokens,
+            end_tokens: stop_ids.clone(),
+            trained: Vec::new(),
+            base: Vec::new(),
+            vocab_size,
+        };
         for (number, messages) in conversations.iter().enumerate() {
             reporter.phase("asking the trained model", number as u64, conversations.len() as u64);
             let tokens = tokenizer.render_prompt(messages)?;
@@ -95,9 +102,11 @@ impl Reference {
             let turn = |message: &Message| Turn { role: message.role.clone(), content: message.content.clone() };
             reference.prompts.push(Prompt {
                 messages: messages.iter().map(turn).collect(),
-                text: tokenizer.decode_with_special(&tokens)?,
+                text: tokenizer.render_text(messages, true)?,
                 tokens,
+                expected_text: tokenizer.decode(&expected)?,
                 expected,
+                base_text: tokenizer.decode(&plain)?,
                 base: plain,
             });
         }
@@ -129,7 +138,8 @@ impl Reference {
         }
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (max_new_tokens, prompts) = (self.max_new_tokens, self.prompts.clone());
-        Ok(Verification { version, max_new_tokens, artefacts, prompts })
+        let end_tokens = self.end_tokens.clone();
+        Ok(Verification { version, max_new_tokens, end_tokens, artefacts, prompts })
     }
 
     /// Checks a complete model: a directory or a GGUF file.

@@ -256,7 +256,7 @@ pub static KEYS: &[Key] = &[
     Key { path: "evaluation.prompts", kind: File, default: Unset("prompts.jsonl"), doc: "held-out prompts, generated for before and after training: {\"prompt\", \"expect\", \"avoid\"} per line" },
     Key { path: "evaluation.max_new_tokens", kind: Integer(1, 1 << 20), default: Is("64"), doc: "maximum tokens of a generation" },
 
-    Key { path: "export.to", kind: Choices(&["peft", "safetensors", "gguf", "gguf-adapter"]), default: Is("[\"peft\"]"), doc: "what is written at the end: peft a PEFT adapter | safetensors the merged model | gguf the merged model for llama.cpp | gguf-adapter an adapter for llama.cpp. Full training writes safetensors by default" },
+    Key { path: "export.to", kind: Choices(&["peft", "safetensors", "gguf", "gguf-adapter", "ollama"]), default: Is("[\"peft\"]"), doc: "what is written at the end: peft a PEFT adapter | safetensors the merged model | gguf the merged model for llama.cpp | gguf-adapter an adapter for llama.cpp | ollama a folder for `ollama create`. Full training writes safetensors by default" },
     Key { path: "export.types", kind: Choices(&["F32", "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0", "base"]), default: Is("[\"F16\"]"), doc: "number formats of GGUF models, one file each; base: those of a GGUF base" },
     Key { path: "export.verify", kind: Bool, default: Is("true"), doc: "compare what each export of an adapter computes with what the trained model computes, before the run succeeds" },
 ];

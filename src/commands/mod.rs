@@ -16,4 +16,5 @@ pub(crate) mod plot;
 pub(crate) mod resume;
 pub(crate) mod runs;
 pub(crate) mod train;
+pub(crate) mod verify;
 pub(crate) mod watch;

@@ -10,6 +10,7 @@ use tonfall_durable::DurableError;
 use crate::base_model::BaseError;
 use crate::finite::NotFinite;
 use crate::gguf::{GgufError, TokenizerMetadataError};
+use crate::ollama::{ModelfileError, OllamaError};
 use crate::peft::PeftError;
 use crate::safetensors_file::SafetensorsError;
 
@@ -26,6 +27,13 @@ pub enum ExportError {
     Gguf(#[from] GgufError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerMetadataError),
+    #[error(transparent)]
+    Ollama(#[from] OllamaError),
+    #[error(transparent)]
+    Modelfile(#[from] ModelfileError),
+
+    #[error("the base has no chat template, which {target} needs; set `data.chat_template` in the recipe")]
+    NoTemplate { target: &'static str },
 
     #[error(transparent)]
     Durable(#[from] DurableError),

@@ -12,6 +12,7 @@ mod file_type;
 mod gguf;
 mod gguf_adapter;
 mod importance;
+mod ollama;
 mod peft;
 mod source;
 
@@ -29,6 +30,7 @@ pub use source::Values;
 
 use crate::base_model::BaseModel;
 use crate::chat_settings::ChatSettings;
+use crate::ollama::Message;
 use crate::peft::{Adapter, LINEAGE};
 use crate::tokenizer_files::SideFile;
 
@@ -41,7 +43,13 @@ pub struct Artifact<'a> {
     pub chat: &'a ChatSettings,
     /// Where the artifact comes from: key, without the prefix `tonfall.`, and value.
     pub lineage: &'a [(String, String)],
+    /// Renders a conversation with the chat template of the training. `None` without a chat template.
+    pub render_chat: Option<&'a RenderChat<'a>>,
 }
+
+/// Renders a conversation as text with all special tokens. The flag is `add_generation_prompt`. The error is why the
+/// template refuses the conversation.
+pub type RenderChat<'a> = dyn Fn(&[Message], bool) -> Result<String, String> + 'a;
 
 /// The trained weights.
 #[derive(Clone, Copy)]
@@ -119,7 +127,7 @@ pub struct Export {
 }
 
 /// All kinds of exports.
-pub const EXPORTS: [Export; 4] = [
+pub const EXPORTS: [Export; 5] = [
     Export {
         name: "peft",
         directory: "adapter",
@@ -147,6 +155,13 @@ pub const EXPORTS: [Export; 4] = [
         directory_of_full: None,
         content: Content::AdapterFiles,
         write: gguf_adapter::write,
+    },
+    Export {
+        name: "ollama",
+        directory: "ollama",
+        directory_of_full: Some("ollama"),
+        content: Content::ModelFiles,
+        write: ollama::write,
     },
 ];
 

@@ -157,6 +157,7 @@ fn merging_writes_the_dequantised_weights_with_a_notice() {
     let artifact = Artifact {
         name: "",
         lineage: &[],
+        render_chat: None,
         base: &base,
         trained: Trained::Adapter(&adapter),
         chat: &ChatSettings::default(),

@@ -74,7 +74,7 @@ fn run(
 ) -> Result<ExportReport, ExportError> {
     let chat = ChatSettings { template: Some("the run's".to_owned()), end_tokens: vec![2, 4] };
     let lineage = [("recipe".to_owned(), "abc".to_owned())];
-    let artifact = Artifact { name: "letters", base, trained, chat: &chat, lineage: &lineage };
+    let artifact = Artifact { name: "letters", base, trained, chat: &chat, lineage: &lineage, render_chat: None };
     let types = types.iter().map(|name| GgufTypes::find(name).unwrap()).collect();
     let settings = ExportSettings { types, ..ExportSettings::default() };
     let mut last = (0, 0);
@@ -90,7 +90,8 @@ fn run(
 /// The values of a merged model, in the dtype F32.
 fn merged(base: &BaseModel, adapter: &Adapter, dir: &Path) -> BaseModel {
     let chat = ChatSettings::default();
-    let artifact = Artifact { name: "", base, trained: Trained::Adapter(adapter), chat: &chat, lineage: &[] };
+    let artifact =
+        Artifact { name: "", base, trained: Trained::Adapter(adapter), chat: &chat, lineage: &[], render_chat: None };
     let settings = ExportSettings { dtype: Some(Format::F32), ..ExportSettings::default() };
     let safetensors = export::find("safetensors").unwrap();
     safetensors.run(&artifact, &settings, dir, &mut |_, _| ControlFlow::Continue(())).unwrap();

@@ -33,7 +33,8 @@ fn run_with_chat(
     settings: &ExportSettings,
     chat: &ChatSettings,
 ) -> Result<ExportReport, ExportError> {
-    let artifact = Artifact { name: "", lineage: &[], base, trained: Trained::Adapter(adapter), chat };
+    let artifact =
+        Artifact { name: "", lineage: &[], render_chat: None, base, trained: Trained::Adapter(adapter), chat };
     let mut last = (0, 0);
     let report = export::find("safetensors").unwrap().run(&artifact, settings, out, &mut |done, total| {
         assert!(done >= last.0 && done <= total);
@@ -294,8 +295,14 @@ fn an_interrupted_merge_leaves_nothing() {
     for stop_at in [1, 30] {
         let mut calls = 0;
         let chat = ChatSettings::default();
-        let artifact =
-            Artifact { name: "", lineage: &[], base: &base, trained: Trained::Adapter(&adapter), chat: &chat };
+        let artifact = Artifact {
+            name: "",
+            lineage: &[],
+            render_chat: None,
+            base: &base,
+            trained: Trained::Adapter(&adapter),
+            chat: &chat,
+        };
         let mut progress = |_, _| {
             calls += 1;
             if calls == stop_at { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -200,8 +200,14 @@ fn an_exported_adapter_appears_complete_or_not_at_all() {
     let base = BaseModel::open(&fixture("families/llama")).unwrap();
     let export = |adapter: &Adapter, name: &str| {
         let chat = ChatSettings { template: Some("the run's".to_owned()), end_tokens: Vec::new() };
-        let artifact =
-            Artifact { name: "", lineage: &[], base: &base, trained: Trained::Adapter(adapter), chat: &chat };
+        let artifact = Artifact {
+            name: "",
+            lineage: &[],
+            render_chat: None,
+            base: &base,
+            trained: Trained::Adapter(adapter),
+            chat: &chat,
+        };
         let peft = export::find("peft").unwrap();
         let out = dir.path().join(name);
         peft.run(&artifact, &ExportSettings::default(), &out, &mut |_, _| ControlFlow::Continue(()))

@@ -20,8 +20,14 @@ fn save(
     out: &Path,
     values: Values<'_>,
 ) -> Result<(), ExportError> {
-    let artifact =
-        Artifact { name: "", lineage: &[], base, trained: Trained::Full(values), chat: &ChatSettings::default() };
+    let artifact = Artifact {
+        name: "",
+        lineage: &[],
+        render_chat: None,
+        base,
+        trained: Trained::Full(values),
+        chat: &ChatSettings::default(),
+    };
     let settings = ExportSettings { dtype: Some(dtype), max_shard_bytes, ..ExportSettings::default() };
     let safetensors = export::find("safetensors").unwrap();
     safetensors.run(&artifact, &settings, out, &mut |_, _| ControlFlow::Continue(())).map(|_| ())

@@ -320,15 +320,26 @@ impl ChatTokenizer {
     /// # Errors
     /// If the template refuses the conversation.
     pub fn render_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, DataError> {
+        match &self.template {
+            Some(_) => Ok(self.encode(&self.render_text(messages, true)?)?),
+            None => Ok(self.encode_plain(&self.render_text(messages, true)?)?),
+        }
+    }
+
+    /// The text of a conversation with all special tokens. Without a chat template, the messages are concatenated, as in
+    /// training.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation.
+    pub fn render_text(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, DataError> {
         let Some(template) = &self.template else {
-            let text: String = messages.iter().map(|message| message.content.as_str()).collect();
-            return Ok(self.encode_plain(&text)?);
+            return Ok(messages.iter().map(|message| message.content.as_str()).collect());
         };
         let conversation = Conversation { messages: messages.to_vec(), tools: None };
         let conversation = template.forms().apply(&conversation);
         let conversation = conversation.map_err(|fault| TokenizerError::Encode(fault.to_string()))?;
         let messages = &conversation.messages;
-        Ok(self.encode(&template.render(Rendering { messages, tools: None, add_generation_prompt: true })?)?)
+        Ok(template.render(Rendering { messages, tools: None, add_generation_prompt })?)
     }
 
     /// The texts of the tokens that end a turn.

@@ -259,7 +259,7 @@ impl Workload {
             None => WEIGHT_COPIES * F32 * trained.largest,
         };
         stages.push(Stage { name: "saving", parts: vec![Part::new("what is written", host(written))] });
-        if self.plan.export.to.iter().any(|name| ["safetensors", "gguf"].contains(&name.as_str())) {
+        if self.plan.export.to.iter().any(|name| ["safetensors", "gguf", "ollama"].contains(&name.as_str())) {
             let parts = vec![Part::new("weights in conversion", host(MERGE_BUFFERS + 2 * self.storage.largest))];
             stages.push(Stage { name: "merging", parts });
         }

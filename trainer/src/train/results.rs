@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use tonfall_adapters::export::{self, Artifact, ExportSettings, GgufTypes, Trained};
+use tonfall_adapters::export::{self, Artifact, ExportSettings, GgufTypes, RenderChat, Trained};
 use tonfall_adapters::peft;
 use tonfall_kernels::release_idle;
 use tonfall_runs::checkpoint_dir::{CheckpointWriter, mark_best};
 use tonfall_runs::events::{EventKind, Phase};
 
 use super::{Exported, Run, progress};
+use crate::chat_renderer::chat_renderer;
 use crate::checkpoint_files;
 use crate::error::TrainError;
 use crate::evaluate::{self, EvalReport};
@@ -123,7 +124,9 @@ impl Run<'_> {
             lineage.push(("eval_loss".to_owned(), format!("{loss:.6}")));
         }
         let (base, chat) = (self.job.base, self.job.chat);
-        let artifact = Artifact { name: &self.job.plan.name, base, trained, chat, lineage: &lineage };
+        let renderer = chat_renderer(self.job.tokenizer);
+        let render_chat = self.job.tokenizer.template().map(|_| &renderer as &RenderChat<'_>);
+        let artifact = Artifact { name: &self.job.plan.name, base, trained, chat, lineage: &lineage, render_chat };
         let mut written = Vec::new();
         let known = "a test compares the names with the schema";
         let types = self.job.plan.export.types.iter();
