@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::json;
+use tonfall_adapters::export::{shell_word, vllm_rank};
 use tonfall_adapters::peft::{self, AdapterConfig};
 use tonfall_adapters::{GENERATION_FILE, TEMPLATE_FILE};
 use tonfall_recipes::plan::{AdapterKind, Base};
@@ -18,9 +19,6 @@ use tonfall_trainer::{EvalReport, Outcome};
 
 /// Number of generations shown before and after training.
 const SHOWN_SAMPLES: usize = 3;
-
-/// Ranks that vLLM's `--max-lora-rank` accepts.
-const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 
 /// The summary of a finished run, as text or as one line of JSON.
 pub(crate) fn text(plan: &Plan, run: &RunDir, outcome: &Outcome, as_json: bool) -> String {
@@ -141,23 +139,20 @@ fn next(plan: &Plan, run: &RunDir, outcome: &Outcome) -> String {
 
 /// The command that serves base and adapter with vLLM. Rank, base and revision are those of the exported adapter.
 fn serve(plan: &Plan, adapter: &Path, config: &AdapterConfig) -> String {
-    let Some(rank) = VLLM_RANKS.iter().find(|rank| **rank >= config.r) else {
-        let largest = VLLM_RANKS[VLLM_RANKS.len() - 1];
-        return format!(
-            "  vLLM serves adapters up to rank {largest}; this one has rank {}: serve the merged model",
-            config.r
-        );
+    let rank = match vllm_rank(config.r) {
+        Ok(rank) => rank,
+        Err(why) => return format!("  {why}"),
     };
     let base = match (&plan.base, &config.base_model_name_or_path) {
-        (Base::Hub(_), Some(name)) => quoted(name),
-        (Base::Hub(name), None) => quoted(name),
+        (Base::Hub(_), Some(name)) => shell_word(name),
+        (Base::Hub(name), None) => shell_word(name),
         (Base::Local(path), _) => in_shell(path),
     };
     let mut line = format!("  vllm serve {base}");
     if let Some(revision) = &config.revision {
-        line += &format!(" --revision {}", quoted(revision));
+        line += &format!(" --revision {}", shell_word(revision));
     }
-    let named = quoted(&format!("{}={}", plan.name, shown(adapter)));
+    let named = shell_word(&format!("{}={}", plan.name, shown(adapter)));
     line += &format!(" --enable-lora --max-lora-rank {rank} --lora-modules {named}");
     if adapter.join(TEMPLATE_FILE).is_file() {
         line += &format!(" --chat-template {}", in_shell(&adapter.join(TEMPLATE_FILE)));
@@ -177,29 +172,5 @@ pub(crate) fn shown(path: &Path) -> String {
 
 /// The same as one word of a shell command.
 pub(crate) fn in_shell(path: &Path) -> String {
-    quoted(&shown(path))
-}
-
-/// Text as one word for a POSIX shell, in single quotes if needed.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn paths_are_quoted_for_a_shell() {
-        for plain in ["runs/a-1", "owner/name@v1.0", "tiny=runs/x"] {
-            assert_eq!(quoted(plain), plain);
-        }
-        assert_eq!(quoted("my runs/a"), "'my runs/a'");
-        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
-        assert_eq!(quoted(""), "''");
-    }
+    shell_word(&shown(path))
 }

@@ -1,11 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# Stages that ask the servers people run about our exports. Open until `tonfall export` exists as written here:
-# - no training run and no `tonfall export` was tried here: `exported` and the names exports/TARGET/FILE are assumptions;
-# - exports/gguf/ needs three types (F16, Q8_0, Q4_K_M) and base.F16.gguf, the base that the GGUF adapter is loaded on: name the options;
-# - GGUF adapter on a quantised base (SmolLM2's own Q4_1 file), and exports/ollama (no server: only its files);
-# - thresholds of Q4_K_M: term adherence within 2 points (`tonfall verify --server` or `tonfall eval` on the answers of `ask … --write FILE`);
-# - the run's own verify.json in place of expected.py, as a second source of expected answers;
-# - the tiny families need an adapter export from a PEFT directory: `tonfall export ADAPTER --base BASE`.
+# Stages that ask the servers people run about our exports.
+
+tonfall() { "$CARGO_TARGET_DIR/release/tonfall" --progress none "$@"; }
 
 # Answers of one judge. PYTHON is judges, vllm (environments of servers/setup.sh) or reference.
 ask() { # PYTHON JUDGE ARTEFACT OPTIONS…
@@ -14,58 +10,78 @@ ask() { # PYTHON JUDGE ARTEFACT OPTIONS…
   "$python" tests/reference/servers/ask.py "${@:2}" --logs "$logs"
 }
 
-# SmolLM2 fine-tuned by a recipe, its exports, and what PEFT answers to 20 held-out prompts.
-exported() { # OUT
-  local runs="$1/runs" base="$cache/models/SmolLM2-135M-Instruct-f32"
-  cargo build --release --workspace --locked --bin tonfall
-  "$CARGO_TARGET_DIR/release/tonfall" train recipes/quickstart.toml --run-name served --set output_dir="\"$runs\"" \
-    --set base="\"$base\"" --set quantization='"none"' --set training.max_steps=30 --set training.micro_batch_size=4 \
-    --set training.learning_rate=1e-3 --set export.merged=false
-  "$CARGO_TARGET_DIR/release/tonfall" export "$runs/served" --to gguf,gguf-adapter,ollama,safetensors,peft --out "$1/exports"
-  "$cache/venv/bin/python" tests/reference/servers/expected.py "$base" "$1/exports/peft" recipes/quickstart/prompts.jsonl "$1/verify.json"
+# Starts the pinned llama-server, asks it with `tonfall verify`, and stops it.
+served_by_llama() { # DIR-OF-VERIFY AT-LEAST LLAMA-SERVER-OPTIONS…
+  local port server url status=0
+  port=$(free_port)
+  url="http://127.0.0.1:$port"
+  "$llama_server" --host 127.0.0.1 --port "$port" -t 2 -c 2048 -np 1 "${@:3}" > "$logs/llama-server.log" 2>&1 &
+  server=$!
+  for _ in $(seq 240); do
+    curl -sf "$url/health" > /dev/null && break
+    kill -0 "$server" || break
+    sleep 0.5
+  done
+  tonfall verify "$1" --server "$url" --at-least "$2" || status=$?
+  kill "$server"
+  wait "$server" || true
+  [ "$status" = 0 ] || tail -n 20 "$logs/llama-server.log"
+  return "$status"
 }
 
-# llama.cpp's pinned server and its newest one, mistral.rs, mlx-lm, transformers and PEFT: equal greedy answers, as token ids.
+# SmolLM2 fine-tuned by a recipe, and all its exports. `tonfall export` compares each with the trained model.
+exported() { # OUT
+  cargo build --release --workspace --locked --bin tonfall
+  tonfall train tests/reference/servers/recipe.toml --run-name served \
+    --set output_dir="\"$1/runs\"" --set base="\"$smollm2\""
+  tonfall export "$1/runs/served" --to peft,safetensors,gguf,gguf-adapter,ollama --types F16,Q8_0,Q4_K_M \
+    --max-new-tokens 24 --out "$1/exports"
+}
+
+# Greedy answers to 20 held-out prompts, as token ids: llama.cpp's pinned server and its newest one, mistral.rs, mlx-lm,
+# transformers and PEFT answer like the trained model. Then the families that have no real weights in the registries.
 stage_servers() (
   tests/reference/setup.sh
   tests/reference/servers/setup.sh
   out="$(mktemp -d)"
   logs="$cache/servers/logs"
-  base="$cache/models/SmolLM2-135M-Instruct-f32"
+  mkdir -p "$logs"
+  smollm2="$cache/models/SmolLM2-135M-Instruct-f32"
+  llama_server="$(find "$cache/servers/judges/lib" -name llama-server -type f | head -n 1)"
   exported "$out"
   exports="$out/exports"
-  verify=(--verify "$out/verify.json")
-  for server in llama-server xllamacpp; do
-    ask judges $server "$exports/gguf/model.F16.gguf" "${verify[@]}" --at-least 20
-    ask judges $server "$exports/gguf/model.Q8_0.gguf" "${verify[@]}" --at-least 18
-    # Equal answers are not expected of 4 bits: the server must load it and answer.
-    ask judges $server "$exports/gguf/model.Q4_K_M.gguf" "${verify[@]}" --at-least 1 --write "$out/$server.Q4_K_M.json"
-    ask judges $server "$exports/gguf/base.F16.gguf" --adapter "$exports/gguf-adapter/adapter.gguf" "${verify[@]}" --at-least 20
-  done
-  ask reference transformers "$base" --adapter "$exports/peft" --merged "$exports/safetensors" "${verify[@]}" --at-least 20
-  ask reference transformers "$exports/safetensors" "${verify[@]}" --at-least 20
-  ask judges mlx "$exports/safetensors" "${verify[@]}" --at-least 20
-  ask judges mistralrs "$exports/safetensors" "${verify[@]}" --at-least 20
+  tonfall export "$smollm2" --to gguf --no-verify --out "$out/base"
+  base="$out/base/gguf/model-F16.gguf"
+  adapter="$exports/gguf-adapter/adapter.gguf"
+
+  served_by_llama "$exports/gguf" 20 -m "$exports/gguf/model-F16.gguf"
+  served_by_llama "$exports/gguf" 18 -m "$exports/gguf/model-Q8_0.gguf"
+  served_by_llama "$exports/gguf" 0 -m "$exports/gguf/model-Q4_K_M.gguf"
+  served_by_llama "$exports/gguf-adapter" 20 -m "$base" --lora "$adapter"
+  verify=(--verify "$exports/gguf/verify.json" --at-least 20)
+  ask judges xllamacpp "$exports/gguf/model-F16.gguf" "${verify[@]}"
+  ask judges xllamacpp "$base" --adapter "$adapter" "${verify[@]}"
+  ask reference transformers "$smollm2" --adapter "$exports/adapter" --merged "$exports/merged" "${verify[@]}"
+  ask judges mlx "$exports/merged" "${verify[@]}"
+  ask judges mistralrs "$exports/merged" "${verify[@]}"
   families "$out"
   rm -r "$out"
 )
 
-# Families without real weights in the registries: tiny models, whose merged GGUF and adapter must give PEFT's answers on llama.cpp.
+# Tiny models: the merged GGUF and base + adapter must give PEFT's answers on llama.cpp.
 families() { # OUT
-  local tiny family
+  local tiny family of
   tiny="$cache/tiny-$(cat tests/reference/servers/{tiny_families,expected,ask_transformers}.py tests/reference/requirements.txt |
     sha256sum | cut -c 1-12)"
   for family in llama mistral qwen2 qwen3 gemma gemma2 gemma3; do
-    [ -f "$tiny/$family/verify.json" ] ||
-      "$cache/venv/bin/python" tests/reference/servers/tiny_families.py "$tiny" "$cache" "$family"
-    "$CARGO_TARGET_DIR/release/tonfall" export "$tiny/$family/adapter" --base "$tiny/$family/base" \
-      --to gguf,gguf-adapter,safetensors --out "$1/$family"
-    for server in llama-server xllamacpp; do
-      ask judges $server "$1/$family/gguf/model.F16.gguf" --verify "$tiny/$family/verify.json"
-      ask judges $server "$1/$family/gguf/base.F16.gguf" --adapter "$1/$family/gguf-adapter/adapter.gguf" \
-        --verify "$tiny/$family/verify.json"
-    done
-    ask reference transformers "$1/$family/safetensors" --verify "$tiny/$family/verify.json"
+    of="$tiny/$family"
+    [ -f "$of/verify.json" ] || "$cache/venv/bin/python" tests/reference/servers/tiny_families.py "$tiny" "$cache" "$family"
+    tonfall export "$of/adapter" --base "$of/base" --to gguf,gguf-adapter --types F32 --out "$1/$family"
+    ask judges xllamacpp "$1/$family/gguf/model-F32.gguf" --verify "$of/verify.json"
+    tonfall export "$of/base" --to gguf --types F32 --no-verify --out "$1/$family/base"
+    ask judges xllamacpp "$1/$family/base/gguf/model-F32.gguf" --adapter "$1/$family/gguf-adapter/adapter.gguf" \
+      --verify "$of/verify.json"
+    rm -r "${1:?}/$family"
   done
 }
 
@@ -75,7 +91,9 @@ stage_vllm() (
   tests/reference/servers/setup.sh --vllm
   out="$(mktemp -d)"
   logs="$cache/servers/logs"
+  mkdir -p "$logs"
+  smollm2="$cache/models/SmolLM2-135M-Instruct-f32"
   exported "$out"
-  ask vllm vllm "$cache/models/SmolLM2-135M-Instruct-f32" --adapter "$out/exports/peft" --verify "$out/verify.json" --at-least 20
+  ask vllm vllm "$smollm2" --adapter "$out/exports/adapter" --verify "$out/exports/adapter/verify.json" --at-least 20
   rm -r "$out"
 )

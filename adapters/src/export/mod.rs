@@ -14,6 +14,7 @@ mod gguf_adapter;
 mod importance;
 mod ollama;
 mod peft;
+mod serve;
 mod source;
 
 use std::path::Path;
@@ -26,6 +27,7 @@ pub use error::ExportError;
 pub use file_type::{FILE_TYPES, FileType, GgufTypes};
 pub use gguf_adapter::read_gguf_adapter;
 pub use importance::Importance;
+pub use serve::{shell_word, vllm_rank};
 pub use source::Values;
 
 use crate::base_model::BaseModel;
@@ -113,6 +115,9 @@ pub enum Content {
     ModelFiles,
 }
 
+/// The commands that serve an export.
+const SERVE_FILE: &str = "SERVE.md";
+
 /// One kind of export.
 #[derive(Debug)]
 pub struct Export {
@@ -199,7 +204,9 @@ impl Export {
             return Err(ExportError::OutputExists { path: out.to_owned() });
         }
         let scratch = ScratchDir::beside(out)?;
-        let report = (self.write)(artifact, settings, scratch.path(), progress)?;
+        let mut report = (self.write)(artifact, settings, scratch.path(), progress)?;
+        durable::write_file(&scratch.path().join(SERVE_FILE), serve::text(self, artifact, &report).as_bytes())?;
+        report.files.push(SERVE_FILE.to_owned());
         Ok(Unpublished { scratch, report })
     }
 

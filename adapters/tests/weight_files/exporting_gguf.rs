@@ -105,7 +105,7 @@ fn every_family_is_written_as_gguf_and_read_back() {
         let base = BaseModel::open(dir.path()).unwrap();
         let adapter = adapter_for(&base);
         let report = run("gguf", &base, Trained::Adapter(&adapter), &["F32"], &dir.path().join("gguf")).unwrap();
-        assert_eq!(report.files, ["model-F32.gguf"], "{family}");
+        assert_eq!(report.files, ["model-F32.gguf", "SERVE.md"], "{family}");
         assert_eq!(report.changed_tensors, 14, "{family}");
         let model = BaseModel::open(&dir.path().join("gguf/model-F32.gguf")).unwrap();
         let expected = merged(&base, &adapter, &dir.path().join("merged"));
@@ -138,7 +138,7 @@ fn a_gguf_base_keeps_its_tokenizer_and_its_types() {
     let base = BaseModel::open(&dir.path().join("base/model-Q8_0.gguf")).unwrap();
     let adapter = adapter_for(&base);
     let report = run("gguf", &base, Trained::Adapter(&adapter), &["base", "F16"], &dir.path().join("out")).unwrap();
-    assert_eq!(report.files, ["model-base.gguf", "model-F16.gguf"]);
+    assert_eq!(report.files, ["model-base.gguf", "model-F16.gguf", "SERVE.md"]);
     let model = BaseModel::open(&dir.path().join("out/model-base.gguf")).unwrap();
     for name in base.weight_names() {
         assert_eq!(model.weight_format(&name), base.weight_format(&name), "{name}");
@@ -156,7 +156,7 @@ fn an_adapter_is_written_with_its_own_scale_and_the_order_of_rows() {
     let mut adapter = adapter_for(&base);
     adapter.config.use_rslora = true;
     let report = run("gguf-adapter", &base, Trained::Adapter(&adapter), &[], &dir.path().join("out")).unwrap();
-    assert_eq!((report.files, report.tensors), (vec!["adapter.gguf".to_owned()], 28));
+    assert_eq!((report.files, report.tensors), (vec!["adapter.gguf".to_owned(), "SERVE.md".to_owned()], 28));
     let bytes = std::fs::read(dir.path().join("out/adapter.gguf")).unwrap();
     let find =
         |text: &str| bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap() + text.len();

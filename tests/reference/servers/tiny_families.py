@@ -74,6 +74,8 @@ def random_model(config, length, generator):
             else:
                 parameter.copy_(0.5 * noise if "bias" in path else 2 * noise / parameter.shape[-1] ** 0.5)
             if parameter.shape[0] == config.vocab_size:
+                # Gemma multiplies embeddings by √hidden. Large ones would hide what the layers compute.
+                parameter.mul_(0.05 if offset == 0 else 1.0)
                 parameter[length:] = 0
     return model
 
