@@ -250,3 +250,20 @@ fn tokenizer(base: &BaseModel, parts: &Parts, reporter: &mut Reporter) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonfall_adapters::export::{EXPORTS, FILE_TYPES};
+    use tonfall_recipes::schema::{Kind, find};
+
+    #[test]
+    fn recipes_name_all_exports_and_file_types() {
+        let choices = |path: &str| match find(path).expect("a key").kind {
+            Kind::Choices(choices) => choices.to_vec(),
+            _ => Vec::new(),
+        };
+        assert_eq!(choices("export.to"), EXPORTS.each_ref().map(|export| export.name));
+        let types: Vec<&str> = FILE_TYPES.iter().map(|file_type| file_type.name).chain(["base"]).collect();
+        assert_eq!(choices("export.types"), types);
+    }
+}

@@ -24,6 +24,7 @@ mod processes;
 mod program;
 mod recipes;
 mod run_dirs;
+mod serving;
 mod terminal;
 mod tiny_model;
 mod train;
