@@ -279,6 +279,7 @@ exit_codes! {
         Self::Safetensors(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
         Self::Gguf(error) => error.exit_code(),
+        Self::Open(error) => error.exit_code(),
         Self::OutputExists { .. } | Self::NeedsAdapter { .. } | Self::Target { .. } | Self::Tokenizer(_) => Invalid,
         Self::Ollama(_) | Self::Modelfile(_) | Self::NoTemplate { .. } => Invalid,
         // The commands replace this with the exit code of the signal.
@@ -293,6 +294,7 @@ exit_codes! {
         | Self::NotFinite { .. }
         | Self::Overflow { .. }
         | Self::Values { .. }
+        | Self::Lineage { .. }
         | Self::ReadBack { .. } => Refused,
     }
     ServingError {

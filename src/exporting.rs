@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, RenderChat, Trained};
+use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, RenderChat, Trained, read_lineage};
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
 use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
 use tonfall_datasets::ChatTokenizer;
@@ -162,8 +162,8 @@ fn parts(path: &Path) -> Result<Parts> {
     match runs::made(&run, &plan)? {
         Made::Adapter(path) => {
             // A checkpoint has no lineage of its own.
-            let lineage = match peft::lineage(&path)? {
-                own if own.is_empty() => lineage::of_run(&run, &plan)?,
+            let lineage = match read_lineage(&path)? {
+                own if own.is_empty() => lineage::of_run(&run, &plan),
                 own => own,
             };
             let (chat_template, template_variables) = match exported_template(&path) {
@@ -174,7 +174,7 @@ fn parts(path: &Path) -> Result<Parts> {
             Ok(Parts { adapter, base: Some(plan.base), chat_template, template_variables, lineage, ..parts })
         }
         Made::Model(path) => {
-            Ok(Parts { base: Some(Base::Local(path)), lineage: lineage::of_run(&run, &plan)?, ..parts })
+            Ok(Parts { base: Some(Base::Local(path)), lineage: lineage::of_run(&run, &plan), ..parts })
         }
     }
 }
@@ -182,7 +182,7 @@ fn parts(path: &Path) -> Result<Parts> {
 fn parts_of_adapter(path: &Path, name: String) -> Result<Parts> {
     let adapter = peft::read(path)?;
     let base = adapter.config.base_model_name_or_path.as_deref().map(|name| named_base(name, &adapter.config));
-    let lineage = peft::lineage(path)?;
+    let lineage = read_lineage(path)?;
     let chat_template = exported_template(path);
     Ok(Parts { name, adapter: Some(adapter), base, chat_template, lineage, ..Parts::default() })
 }

@@ -5,8 +5,6 @@
 use tonfall_recipes::Plan;
 use tonfall_runs::{RunDir, RunInputs};
 
-use crate::diagnostics::Result;
-
 /// Inputs of a run by the prefix of their names, and their keys in the lineage.
 const INPUTS: [(&str, &str); 7] = [
     ("base config", "base_config"),
@@ -28,13 +26,7 @@ pub(crate) fn of_inputs(plan: &Plan, inputs: &RunInputs) -> Vec<(String, String)
     lineage
 }
 
-/// The lineage of a run, with its newest evaluation.
-pub(crate) fn of_run(run: &RunDir, plan: &Plan) -> Result<Vec<(String, String)>> {
-    let mut lineage = of_inputs(plan, &run.info().inputs.clone().unwrap_or_default());
-    let (summary, _) = tonfall_runs::summary::read(run)?;
-    lineage.push(("step".to_owned(), summary.step.to_string()));
-    if let Some((_, loss)) = summary.eval {
-        lineage.push(("eval_loss".to_owned(), format!("{loss:.6}")));
-    }
-    Ok(lineage)
+/// The lineage of a run that has not exported yet.
+pub(crate) fn of_run(run: &RunDir, plan: &Plan) -> Vec<(String, String)> {
+    of_inputs(plan, &run.info().inputs.clone().unwrap_or_default())
 }

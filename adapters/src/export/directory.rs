@@ -28,17 +28,17 @@ pub(super) fn write(
     match artifact.trained {
         Trained::Nothing => {
             let plan = Plan { needs_effect: false, ..Plan::of_merged(artifact, settings)? };
-            plan.with_lineage(artifact).write(artifact.base, &Unchanged(artifact.base), dir, progress)
+            plan.write(artifact.base, &Unchanged(artifact.base), dir, progress)
         }
         Trained::Adapter(adapter) => {
             let source = Merged::new(artifact.base, adapter)?;
             let plan = Plan::of_merged(artifact, settings)?;
-            plan.with_lineage(artifact).write(artifact.base, &source, dir, progress)
+            plan.write(artifact.base, &source, dir, progress)
         }
         Trained::Full(values) => {
             let source = FullyTrained::new(artifact.base.description(), values);
             let plan = Plan::of_fully_trained(artifact, settings)?;
-            let report = plan.with_lineage(artifact).write(artifact.base, &source, dir, progress)?;
+            let report = plan.write(artifact.base, &source, dir, progress)?;
             check_description(artifact.base, dir)?;
             Ok(report)
         }
@@ -103,11 +103,6 @@ impl Plan {
             ));
         }
         Ok(Self { files, side_files: side.files, format: format.to_string(), needs_effect: false, notices })
-    }
-
-    fn with_lineage(mut self, artifact: &Artifact<'_>) -> Self {
-        self.files.iter_mut().for_each(|file| file.metadata.extend(artifact.lineage_metadata()));
-        self
     }
 
     fn bytes(&self) -> u64 {

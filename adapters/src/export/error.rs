@@ -12,6 +12,7 @@ use crate::finite::NotFinite;
 use crate::gguf::{GgufError, TokenizerMetadataError};
 use crate::ollama::{ModelfileError, OllamaError};
 use crate::peft::PeftError;
+use crate::regular_file::OpenError;
 use crate::safetensors_file::SafetensorsError;
 
 /// Why an export failed. Nothing is left at the output path after an error.
@@ -34,6 +35,12 @@ pub enum ExportError {
 
     #[error("the base has no chat template, which {target} needs; set `data.chat_template` in the recipe")]
     NoTemplate { target: &'static str },
+
+    #[error(transparent)]
+    Open(#[from] OpenError),
+
+    #[error("{}: {reason}; remove the file, or restore the one that was exported", path.display())]
+    Lineage { path: PathBuf, reason: String },
 
     #[error(transparent)]
     Durable(#[from] DurableError),

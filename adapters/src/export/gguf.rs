@@ -10,6 +10,7 @@ use tonfall_blocks::Format;
 
 use super::encoder::{Encoder, Encoding, Layout, Progress, Steps};
 use super::file_type::FileType;
+use super::lineage;
 use super::source::{FullyTrained, Merged, Unchanged, WeightSource};
 use super::{Artifact, ExportError, ExportReport, ExportSettings, GgufTypes, Trained};
 use crate::base_model::BaseModel;
@@ -88,6 +89,13 @@ impl Plan {
             .collect();
         notices.extend(other_formats(types, &encodings, &tensors));
         notices.extend(windows(model));
+        let keys = families::gguf_metadata(model).map_err(unsupported)?;
+        if keys.iter().any(|(key, _)| key.ends_with(families::PERIOD_KEY)) {
+            notices.push(format!(
+                "versions of llama.cpp before 2026 ignore `{}` and compute this model with other windows",
+                families::PERIOD_KEY
+            ));
+        }
         let planned = |(encoding, (name, shape)): (&Encoding, &(String, Shape))| PlannedGgufTensor {
             name: names::to_gguf(name, model.output_norms),
             format: encoding.format,
@@ -100,7 +108,7 @@ impl Plan {
             planned.push(PlannedGgufTensor { name, format: Format::F32, shape: vec![divisors.len()] });
         }
         let mut metadata = general(artifact, "model", types.number(base));
-        metadata.extend(families::gguf_metadata(model).map_err(unsupported)?);
+        metadata.extend(keys);
         metadata.extend(tokenizer(artifact)?);
         Ok(Self {
             name: format!("model-{types}.gguf"),
@@ -171,7 +179,7 @@ pub(super) fn general(artifact: &Artifact<'_>, kind: &str, file_type: Option<u32
         keys.push(("general.file_type".to_owned(), MetadataValue::U32(number)));
         keys.push(("general.quantization_version".to_owned(), MetadataValue::U32(2)));
     }
-    keys.extend(artifact.lineage_metadata().map(|(key, value)| (key, MetadataValue::String(value))));
+    keys.extend(artifact.lineage.iter().map(|(key, value)| (format!("{}{key}", lineage::PREFIX), text(value))));
     keys
 }
 

@@ -12,6 +12,7 @@ mod file_type;
 mod gguf;
 mod gguf_adapter;
 mod importance;
+mod lineage;
 mod ollama;
 mod peft;
 mod serve;
@@ -27,13 +28,15 @@ pub use error::ExportError;
 pub use file_type::{FILE_TYPES, FileType, GgufTypes};
 pub use gguf_adapter::read_gguf_adapter;
 pub use importance::Importance;
+pub(crate) use lineage::PREFIX;
+pub use lineage::{LINEAGE_FILE, read_lineage};
 pub use serve::{shell_word, vllm_rank};
 pub use source::Values;
 
 use crate::base_model::BaseModel;
 use crate::chat_settings::ChatSettings;
 use crate::ollama::Message;
-use crate::peft::{Adapter, LINEAGE};
+use crate::peft::Adapter;
 use crate::tokenizer_files::SideFile;
 
 /// The result of a training, with everything that belongs into its exports.
@@ -207,6 +210,11 @@ impl Export {
         let mut report = (self.write)(artifact, settings, scratch.path(), progress)?;
         durable::write_file(&scratch.path().join(SERVE_FILE), serve::text(self, artifact, &report).as_bytes())?;
         report.files.push(SERVE_FILE.to_owned());
+        // GGUF files have the lineage in their metadata.
+        if matches!(self.content, Content::Adapter | Content::Model) {
+            lineage::write(scratch.path(), artifact.lineage)?;
+            report.files.push(LINEAGE_FILE.to_owned());
+        }
         Ok(Unpublished { scratch, report })
     }
 
@@ -252,13 +260,6 @@ impl Unpublished {
     /// If the directory can't be renamed; it is removed in that case.
     pub fn keep_as(self, path: &Path) -> Result<(), ExportError> {
         Ok(self.scratch.publish_as(path)?)
-    }
-}
-
-impl Artifact<'_> {
-    /// The lineage as it is written to metadata.
-    fn lineage_metadata(&self) -> impl Iterator<Item = (String, String)> {
-        self.lineage.iter().map(|(key, value)| (format!("{LINEAGE}{key}"), value.clone()))
     }
 }
 

@@ -6,7 +6,7 @@ use tonfall_blocks::Format;
 
 use super::encoder::Progress;
 use super::{Artifact, ExportError, ExportReport, ExportSettings, Trained, write_side_file};
-use crate::peft::{CONFIG_FILE, TENSOR_FILE, write_files_with};
+use crate::peft::{CONFIG_FILE, TENSOR_FILE, write_files};
 
 /// Writes the adapter in the subset of PEFT's format that all of them read: one rank, and rsLoRA's scale as alpha / r. Also
 /// writes the run's chat template, and a `generation_config.json` if that of the base lacks an end token.
@@ -20,7 +20,7 @@ pub(super) fn write(
     if !adapter.has_effect() {
         return Err(ExportError::NoEffect { format: Format::F32.to_string() });
     }
-    write_files_with(dir, &adapter.without_rslora(), artifact.lineage_metadata().collect())?;
+    write_files(dir, &adapter.without_rslora())?;
     let side_files = artifact.base.adapter_files(artifact.chat)?;
     for file in &side_files {
         write_side_file(dir, file)?;

@@ -5,7 +5,7 @@ use super::config_keys::{Config, ConfigError};
 use super::gemma::{
     check_attention_scale, every_generation, every_generation_of_gguf, expected_attention_scalar, without_biases,
 };
-use super::gemma2::window_in_every;
+use super::gemma2::{PERIOD_KEY, window_keys, windows};
 use super::gguf::GgufSide;
 use super::rope::RopesByType;
 use crate::description::{Family, ModelDescription, Rope, RopeScaling};
@@ -38,7 +38,7 @@ pub(super) const GGUF: GgufSide = GgufSide {
     interleaved: false,
     describe: |keys, plain| {
         let window = keys.optional_size("attention.sliding_window")?;
-        let windows = (1..=plain.num_hidden_layers).map(|layer| window.filter(|_| layer % PERIOD != 0)).collect();
+        let period = keys.optional_size(PERIOD_KEY)?.unwrap_or(PERIOD);
         // llama.cpp reads this key since 2026. Before, the value was fixed.
         let local_theta = keys.optional_f32(LOCAL_THETA)?.unwrap_or(10_000.0);
         let attention_scalar = expected_attention_scalar(&plain, LAYERS_OF_27B);
@@ -48,7 +48,7 @@ pub(super) const GGUF: GgufSide = GgufSide {
             output_norms: true,
             query_pre_attn_scalar: Some(attention_scalar),
             final_logit_softcapping: keys.optional_f32("final_logit_softcapping")?,
-            layer_windows: windows,
+            layer_windows: windows(window, period, plain.num_hidden_layers),
             ..every_generation_of_gguf(plain)
         })
     },
@@ -58,9 +58,7 @@ pub(super) const GGUF: GgufSide = GgufSide {
         if model.attn_logit_softcapping.is_some() {
             return Err("its architecture gemma3 has no soft cap of attention scores".to_owned());
         }
-        if let Some(window) = window_in_every(model, PERIOD)? {
-            metadata.push(("attention.sliding_window".to_owned(), MetadataValue::U32(window as u32)));
-        }
+        window_keys(model, PERIOD, metadata)?;
         if let Some(cap) = model.final_logit_softcapping {
             metadata.push(("final_logit_softcapping".to_owned(), MetadataValue::F32(cap as f32)));
         }

@@ -25,6 +25,7 @@ use config_keys::Config;
 pub use config_keys::ConfigError;
 
 use crate::description::{Family, ModelDescription};
+pub(crate) use gemma2::PERIOD_KEY;
 pub(crate) use gguf::{GgufSide, describe as describe_gguf, of_metadata};
 pub(crate) use gguf_metadata::{metadata as gguf_metadata, rope_divisors};
 pub(crate) use rope::rope_parameters;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{InspectError, Inspection, Kind, gguf, safetensors};
+use super::{InspectError, Inspection, Kind, MetaValue, gguf, safetensors};
+use crate::export::{LINEAGE_FILE, PREFIX, read_lineage};
 use crate::mapped_file::MappedFile;
 use crate::peft::{CONFIG_FILE as PEFT_CONFIG, TENSOR_FILE as PEFT_TENSORS};
 use crate::regular_file::{CONFIG_LIMIT, read_up_to};
@@ -22,6 +23,7 @@ pub(super) fn inspect(dir: &Path) -> Result<Inspection, InspectError> {
     if has(PEFT_CONFIG) {
         let mut found = shards(Kind::PeftAdapter, dir, &[PEFT_TENSORS.to_owned()], None)?;
         found.config = Some(json(&dir.join(PEFT_CONFIG))?);
+        add_lineage(&mut found, dir)?;
         return Ok(found);
     }
     let mut found = match (has(INDEX_FILE), has(SINGLE_FILE)) {
@@ -40,7 +42,16 @@ pub(super) fn inspect(dir: &Path) -> Result<Inspection, InspectError> {
     if config.exists() {
         found.config = Some(json(&config)?);
     }
+    add_lineage(&mut found, dir)?;
     Ok(found)
+}
+
+/// The lineage of a directory is in a file of its own.
+fn add_lineage(found: &mut Inspection, dir: &Path) -> Result<(), InspectError> {
+    let config = |reason| InspectError::Config { path: dir.join(LINEAGE_FILE), reason };
+    let lineage = read_lineage(dir).map_err(|error| config(error.to_string()))?;
+    found.lineage.extend(lineage.into_iter().map(|(key, value)| (format!("{PREFIX}{key}"), MetaValue::Text(value))));
+    Ok(())
 }
 
 /// Safetensors files, compared with their index if there is one.

@@ -20,14 +20,12 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use tonfall_durable::{hash_file, hex};
 
+use crate::export::PREFIX;
 use crate::gguf::GgufError;
 use crate::mapped_file::MappedFile;
 use crate::regular_file::OpenError;
 use crate::safetensors_file::SafetensorsError;
 use crate::weight_files::WeightFilesError;
-
-/// Prefix of the metadata keys that say where a file comes from.
-pub const LINEAGE_PREFIX: &str = "tonfall.";
 
 /// Why a path can't be shown.
 #[derive(Debug, Error)]
@@ -216,7 +214,7 @@ pub struct Inspection {
     /// not known here.
     pub parameters: Option<u64>,
     pub totals: Vec<TypeTotal>,
-    /// Metadata keys that begin with [`LINEAGE_PREFIX`].
+    /// Metadata keys that begin with `tonfall.`.
     pub lineage: BTreeMap<String, MetaValue>,
     /// All other metadata.
     pub metadata: BTreeMap<String, MetaValue>,
@@ -235,7 +233,7 @@ impl Inspection {
         metadata: BTreeMap<String, MetaValue>,
         tensors: Vec<TensorInfo>,
     ) -> Self {
-        let (lineage, metadata) = metadata.into_iter().partition(|(key, _)| key.starts_with(LINEAGE_PREFIX));
+        let (lineage, metadata) = metadata.into_iter().partition(|(key, _)| key.starts_with(PREFIX));
         let mut totals: BTreeMap<&str, (usize, u64, u64)> = BTreeMap::new();
         for tensor in &tensors {
             let (count, elements, bytes) = totals.entry(&tensor.type_name).or_default();

@@ -22,8 +22,6 @@ use crate::safetensors_writer::{Planned, PlannedFile, encode, format_pt};
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
-/// Prefix of the keys of the lineage in metadata.
-pub(crate) const LINEAGE: &str = "tonfall.";
 /// PEFT's prefix of all module names.
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
@@ -176,16 +174,6 @@ impl Adapter {
 /// # Errors
 /// If the adapter is invalid (see [`PeftError`]), can't be written, or differs when it is read back.
 pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
-    write_files_with(dir, adapter, BTreeMap::new())
-}
-
-/// Like [`write_files`], with further entries in the metadata of the tensors' file.
-pub(crate) fn write_files_with(
-    dir: &Path,
-    adapter: &Adapter,
-    mut metadata: BTreeMap<String, String>,
-) -> Result<(), PeftError> {
-    metadata.extend(format_pt());
     let tensor_path = dir.join(TENSOR_FILE);
     adapter.check(&tensor_path)?;
     durable::create_dir_all(dir)?;
@@ -198,7 +186,7 @@ pub(crate) fn write_files_with(
     order.sort_by(|a, b| a.name.cmp(&b.name));
     let file = PlannedFile {
         name: TENSOR_FILE.to_owned(),
-        metadata,
+        metadata: format_pt(),
         tensors: order.iter().map(|tensor| planned(tensor)).collect(),
     };
     file.write(dir, |index, sink| Ok::<_, PeftError>(sink(&encode(&order[index].values, Dtype::F32))?))?;
@@ -261,17 +249,6 @@ pub fn read(dir: &Path) -> Result<Adapter, PeftError> {
     let adapter = Adapter { config, tensors };
     adapter.check(&tensor_path)?;
     Ok(adapter)
-}
-
-/// Where an adapter comes from, as this program has written it: keys without the prefix `tonfall.`, and values. Empty for
-/// other adapters.
-///
-/// # Errors
-/// If the file of tensors can't be read.
-pub fn lineage(dir: &Path) -> Result<Vec<(String, String)>, PeftError> {
-    let file = SafetensorsFile::open(&dir.join(TENSOR_FILE))?;
-    let own = file.metadata.iter().filter_map(|(key, value)| Some((key.strip_prefix(LINEAGE)?, value)));
-    Ok(own.map(|(key, value)| (key.to_owned(), value.clone())).collect())
 }
 
 /// Reads the configuration of an adapter.

@@ -125,7 +125,12 @@ fn every_family_is_written_as_gguf_and_read_back() {
         };
         assert_eq!(described, *base.description(), "{family}");
         assert_eq!(model.description().eos_token_ids, [2, 4], "{family}: the run's end of turn");
-        assert_eq!(report.notices.is_empty(), family != "mistral", "{family}: {:?}", report.notices);
+        assert_eq!(
+            report.notices.is_empty(),
+            !["mistral", "gemma3"].contains(&family),
+            "{family}: {:?}",
+            report.notices
+        );
         assert_eq!(model.tokenizer().unwrap().chat_template.as_deref(), Some("the run's"));
     }
 }

@@ -213,7 +213,10 @@ fn an_exported_adapter_appears_complete_or_not_at_all() {
         peft.run(&artifact, &ExportSettings::default(), &out, &mut |_, _| ControlFlow::Continue(()))
     };
     let report = export(&small(), "adapter").unwrap();
-    assert_eq!(report.files, ["adapter_model.safetensors", "adapter_config.json", "chat_template.jinja", "SERVE.md"]);
+    assert_eq!(
+        report.files,
+        ["adapter_model.safetensors", "adapter_config.json", "chat_template.jinja", "SERVE.md", "lineage.json"]
+    );
     assert!(report.files.iter().all(|file| dir.path().join("adapter").join(file).is_file()));
     let error = export(&small(), "adapter").unwrap_err();
     assert!(matches!(error, ExportError::OutputExists { .. }), "{error:?}");
