@@ -277,6 +277,48 @@ fn share(text: &str) -> Result<f32, String> {
     (value > 0.0 && value <= 1.0).then_some(value).ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }
 
+/// What `merge` and `export` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct ExportOptions {
+    /// Base model to use instead of the one that the run or the adapter names
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
+    /// Another run or PEFT adapter of the same base, which is added with this weight [default: 1]; can be repeated
+    #[arg(long = "adapter", value_name = "RUN|ADAPTER[=WEIGHT]", value_parser = weighted)]
+    pub(crate) others: Vec<(PathBuf, f32)>,
+    /// Weight of the first adapter
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, value_parser = weight, allow_negative_numbers = true)]
+    pub(crate) weight: f32,
+    /// Limit of the memory, such as 512MiB or 4GiB, mapped files included
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = memory)]
+    pub(crate) max_ram: u64,
+}
+
+fn weight(text: &str) -> Result<f32, String> {
+    let value: Option<f32> = text.parse().ok();
+    value.filter(|value| value.is_finite()).ok_or_else(|| "expected a number".to_owned())
+}
+
+/// A path and a weight after the last `=`. A `=` that no number follows is part of the path.
+fn weighted(text: &str) -> Result<(PathBuf, f32), String> {
+    let parts = text.rsplit_once('=').and_then(|(path, number)| Some((PathBuf::from(path), weight(number).ok()?)));
+    Ok(parts.unwrap_or_else(|| (PathBuf::from(text), 1.0)))
+}
+
+/// Less than the program itself needs makes no sense.
+const LEAST_MEMORY: u64 = 256 << 20;
+
+fn memory(text: &str) -> Result<u64, String> {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("GB", 1_000_000_000), ("MB", 1_000_000)];
+    let bytes = units.iter().find_map(|(unit, bytes)| {
+        let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        Some((number * f64::from(*bytes)) as u64)
+    });
+    bytes
+        .filter(|bytes| *bytes >= LEAST_MEMORY)
+        .ok_or_else(|| "expected a size such as 4GiB, at least 256MiB".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Merge {
     /// A run, or the directory of a PEFT adapter
@@ -285,9 +327,8 @@ pub(crate) struct Merge {
     /// Directory for the merged model; it must not exist yet
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Base model to merge into; by default the one that the run or the adapter names
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) base: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: ExportOptions,
 }
 
 #[derive(Debug, Args)]
@@ -301,9 +342,8 @@ pub(crate) struct ExportArgs {
     /// Directory for the exports, each in a directory of its own
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Base model to use instead of the one that the run or the adapter names
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) base: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: ExportOptions,
     /// Number formats of GGUF models, separated by commas, one file each: F32, BF16, F16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_1, Q4_0, or
     /// base for those of the base
     #[arg(long, value_name = "TYPES", default_value = "F16", value_delimiter = ',', value_parser = gguf_types)]

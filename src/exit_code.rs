@@ -112,7 +112,7 @@ exit_codes! {
         Self::OutOfMemory { .. } => Memory,
     }
     DurableError {
-        Self::DiskFull { .. } | Self::Io { .. } => Io,
+        Self::DiskFull { .. } | Self::NoRoom { .. } | Self::Io { .. } => Io,
     }
     LockError {
         Self::Busy { .. } => Busy,
@@ -265,12 +265,13 @@ exit_codes! {
         Self::Open(error) => error.exit_code(),
         Self::Safetensors(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
-        Self::NotAnAdapter { .. } => Invalid,
+        Self::NotAnAdapter { .. } | Self::NothingToCombine => Invalid,
         Self::Config { .. }
         | Self::Unsupported { .. }
         | Self::UnknownKey { .. }
         | Self::Tensor { .. }
         | Self::Empty { .. }
+        | Self::Combine { .. }
         | Self::ReadBack { .. } => Refused,
     }
     ExportError {
@@ -283,7 +284,8 @@ exit_codes! {
         Self::OutputExists { .. } | Self::NeedsAdapter { .. } | Self::Target { .. } | Self::Tokenizer(_) => Invalid,
         Self::Ollama(_) | Self::Modelfile(_) | Self::NoTemplate { .. } => Invalid,
         // The commands replace this with the exit code of the signal.
-        Self::Interrupted => Unexpected,
+        Self::Interrupted | Self::Size { .. } => Unexpected,
+        Self::Memory { .. } => Memory,
         Self::Unread { source, .. } => io_cause(source.as_ref()).map_or(Refused, of_io),
         Self::NoSuchModule { .. }
         | Self::TiedHead

@@ -14,6 +14,7 @@ use tonfall_datasets::ChatTokenizer;
 use tonfall_recipes::plan::{Base, Variable};
 use tonfall_trainer::{Compute, chat_renderer};
 
+use crate::args::ExportOptions;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::hub::HubName;
 use crate::inputs;
@@ -52,10 +53,13 @@ struct Parts {
 }
 
 impl Source {
-    /// Opens what is at `path`. `base` replaces the base that the run or the adapter names.
-    pub(crate) fn open(path: &Path, base: Option<&str>, reporter: &mut Reporter) -> Result<Self> {
-        let parts = parts(path)?;
-        let base = open_base(base, &parts, reporter)?;
+    /// Opens what is at `path`, and combines it with further adapters.
+    pub(crate) fn open(path: &Path, options: &ExportOptions, reporter: &mut Reporter) -> Result<Self> {
+        let mut parts = parts(path)?;
+        if !options.others.is_empty() || options.weight != 1.0 {
+            parts = combined(path, parts, options)?;
+        }
+        let base = open_base(options.base.as_deref(), &parts, reporter)?;
         let tokenizer = tokenizer(&base, &parts, reporter)?;
         let chat = match &tokenizer {
             Some(tokenizer) => {
@@ -148,6 +152,41 @@ pub(crate) fn refused(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_owned();
     name.push(".refused");
     out.with_file_name(name)
+}
+
+/// The weighted sum of the adapters. Everything else is that of the first; the lineage has that of each.
+fn combined(path: &Path, first: Parts, options: &ExportOptions) -> Result<Parts> {
+    let mut adapters = Vec::new();
+    let mut lineage = Vec::new();
+    let mut bases: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let (name, base, chat_template) = (first.name.clone(), first.base.clone(), first.chat_template.clone());
+    let (allow_download, template_variables) = (first.allow_download, first.template_variables.clone());
+    let prompts = first.prompts.clone();
+    let mut all = vec![(path.to_owned(), options.weight, first)];
+    for (path, weight) in &options.others {
+        all.push((path.clone(), *weight, parts(path)?));
+    }
+    for (number, (path, weight, parts)) in all.into_iter().enumerate() {
+        let Some(adapter) = parts.adapter else {
+            let message = format!("{} is no adapter; only adapters can be combined", path.display());
+            return Err(Failure::new(ExitCode::Invalid, message));
+        };
+        adapters.push((adapter, weight));
+        lineage.push((format!("adapter{}.weight", number + 1), weight.to_string()));
+        for (key, value) in parts.lineage {
+            if key == "base_weights" {
+                bases.insert(value.clone(), path.clone());
+            }
+            lineage.push((format!("adapter{}.{key}", number + 1), value));
+        }
+    }
+    if bases.len() > 1 {
+        let places: Vec<String> = bases.values().map(|path| path.display().to_string()).collect();
+        let message = format!("the adapters were trained on different base models: {}", places.join(", "));
+        return Err(Failure::new(ExitCode::Refused, message));
+    }
+    let adapter = Some(peft::combine(&adapters)?);
+    Ok(Parts { name, adapter, base, allow_download, chat_template, template_variables, lineage, prompts })
 }
 
 fn parts(path: &Path) -> Result<Parts> {

@@ -6,6 +6,9 @@ use std::fmt;
 
 use tonfall_blocks::{Format, dequantize, first_non_finite};
 
+/// Values that are checked at once.
+const STRIDE: usize = 1024;
+
 /// A value that is not finite, and its place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NotFinite {
@@ -23,7 +26,11 @@ impl fmt::Display for NotFinite {
 /// The first value that is not finite. `values` are rows of `columns` values, and `first_row` is the index of the first
 /// row.
 pub(crate) fn in_values(values: &[f32], columns: usize, first_row: usize) -> Option<NotFinite> {
-    let at = values.iter().position(|value| !value.is_finite())?;
+    let special = |value: &f32| !value.is_finite();
+    // A stride without a branch is several times as fast.
+    let any = |values: &[f32]| values.iter().fold(false, |any, value| any | special(value));
+    let start = values.chunks(STRIDE).position(any)? * STRIDE;
+    let at = start + values[start..].iter().position(special)?;
     Some(NotFinite { value: values[at], row: first_row + at / columns, column: at % columns })
 }
 

@@ -169,8 +169,9 @@ fn refuse_unknown(
 
 /// Whether two tensors have the same shape and the same values. Their dtypes may differ.
 fn same_values(files: &WeightFiles, first: &str, second: &str) -> bool {
-    /// Number of values that are decoded at once.
+    /// Number of values that are decoded at once, and number of bytes that are compared at once.
     const BAND: usize = 1 << 16;
+    const BYTES: usize = 64 << 20;
     let tensor = |name| files.find(name).map(|(file, entry)| (entry, files.files[file].1.bytes(entry)));
     let (Some((a, a_bytes)), Some((b, b_bytes))) = (tensor(first), tensor(second)) else { return false };
     let (Some(a_format), Some(b_format), true) = (a.dtype.dense_format(), b.dtype.dense_format(), a.shape == b.shape)
@@ -178,7 +179,14 @@ fn same_values(files: &WeightFiles, first: &str, second: &str) -> bool {
         return false;
     };
     if a_format == b_format {
-        return a_bytes == b_bytes;
+        // An embedding may be larger than the memory limit of an export.
+        let mut pieces = a_bytes.chunks(BYTES).zip(b_bytes.chunks(BYTES));
+        return a_bytes.len() == b_bytes.len()
+            && pieces.all(|(a, b)| {
+                let same = a == b;
+                files.files.iter().for_each(|(_, file)| file.release_pages());
+                same
+            });
     }
     let len = a.shape.iter().product::<usize>();
     let (mut left, mut right) = (vec![0.0; BAND.min(len)], vec![0.0; BAND.min(len)]);

@@ -5,12 +5,38 @@
 //! Must not depend on: the format of the header, the meaning of the tensors.
 
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::path::Path;
 
 use tonfall_durable::{self as durable, DurableError};
 
 /// Receives the bytes of a tensor, in pieces.
 pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), DurableError>;
+
+/// The places of header and tensors in a file.
+#[derive(Clone, Debug)]
+pub(crate) struct FileLayout {
+    /// The content from offset 0 on.
+    pub header: Vec<u8>,
+    /// The bytes of each tensor.
+    pub tensors: Vec<Range<u64>>,
+    /// Bytes of the file.
+    pub len: u64,
+}
+
+impl FileLayout {
+    /// `bytes` has the size of each tensor. Tensors and the file end at multiples of `alignment`; the header must already.
+    pub(crate) fn new(header: Vec<u8>, bytes: impl IntoIterator<Item = u64>, alignment: u64) -> Self {
+        let mut len = header.len() as u64;
+        let place = |bytes: u64| {
+            let place = len..len + bytes;
+            len = place.end.next_multiple_of(alignment);
+            place
+        };
+        let tensors = bytes.into_iter().map(place).collect();
+        Self { header, tensors, len }
+    }
+}
 
 /// Writes `header` and then the tensors, durably. `tensors` has the name and the number of bytes of each tensor. Each tensor
 /// is padded with zeros to a multiple of `alignment`; the header must already be. `fill` is called with the index of each

@@ -12,8 +12,13 @@ use crate::summary;
 
 /// Returns the exit code: 0, or the code of the signal that stopped an export.
 pub(crate) fn run(args: &ExportArgs, reporter: &mut Reporter) -> Result<i32> {
-    let source = Source::open(&args.source, args.base.as_deref(), reporter)?;
-    let settings = ExportSettings { types: args.types.clone(), dtype: args.dtype, ..ExportSettings::default() };
+    let source = Source::open(&args.source, &args.options, reporter)?;
+    let settings = ExportSettings {
+        types: args.types.clone(),
+        dtype: args.dtype,
+        max_ram: args.options.max_ram,
+        ..ExportSettings::default()
+    };
     for export in &args.to {
         let Some(directory) = export.directory(false) else { continue };
         let out = args.out.join(directory);

@@ -15,14 +15,15 @@ pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<i32> {
         let message = format!("{} exists already; give a new directory", args.out.display());
         return Err(Failure::new(ExitCode::Invalid, message));
     }
-    let source = Source::open(&args.adapter, args.base.as_deref(), reporter)?;
+    let source = Source::open(&args.adapter, &args.options, reporter)?;
     if !source.has_adapter() {
         let place = summary::shown(&args.adapter);
         let message = format!("{place} is a whole model already; there is nothing to merge");
         return Err(Failure::new(ExitCode::Invalid, message));
     }
     let safetensors = export::find("safetensors").unwrap_or_else(|| unreachable!("a row of the table"));
-    if let Some(code) = source.export(safetensors, &ExportSettings::default(), &args.out, None, reporter)? {
+    let settings = ExportSettings { max_ram: args.options.max_ram, ..ExportSettings::default() };
+    if let Some(code) = source.export(safetensors, &settings, &args.out, None, reporter)? {
         return Ok(code);
     }
     output::data(&format!("merged, read back and compared: {}", summary::shown(&args.out)))?;

@@ -18,6 +18,7 @@ mod graph;
 mod hub;
 mod inspect;
 mod learning;
+mod merging;
 mod old_runs;
 mod parquet_file;
 mod processes;

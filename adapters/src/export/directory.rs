@@ -3,17 +3,22 @@
 //! A dense Hugging Face base keeps its names, dtypes, division into files, index and side files. All other models are
 //! written in one dense dtype, with a new configuration.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::encoder::{Encoder, Encoding, Layout, Progress, Steps};
+use tonfall_durable as durable;
+
+use super::encoder::{Content, Encoder, Progress, Steps, Written};
+use super::part::{Encoding, Layout};
+use super::resume::Resume;
 use super::source::{FullyTrained, Merged, Unchanged, WeightSource};
 use super::{Artifact, ExportError, ExportReport, ExportSettings, Trained, write_side_file};
 use crate::base_model::BaseModel;
-use crate::description::ModelDescription;
+use crate::description::{ModelDescription, Shape};
 use crate::hf_config::{config_json, pretty};
 use crate::safetensors_file::SafetensorsFile;
 use crate::safetensors_writer::{Planned, PlannedFile, dtype_of, lay_out};
+use crate::tensor_writer::FileLayout;
 use crate::tokenizer_files::SideFile;
 use crate::weight_files::INDEX_FILE;
 
@@ -28,17 +33,17 @@ pub(super) fn write(
     match artifact.trained {
         Trained::Nothing => {
             let plan = Plan { needs_effect: false, ..Plan::of_merged(artifact, settings)? };
-            plan.write(artifact.base, &Unchanged(artifact.base), dir, progress)
+            plan.write(artifact, &Unchanged(artifact.base), settings, dir, progress)
         }
         Trained::Adapter(adapter) => {
             let source = Merged::new(artifact.base, adapter)?;
             let plan = Plan::of_merged(artifact, settings)?;
-            plan.write(artifact.base, &source, dir, progress)
+            plan.write(artifact, &source, settings, dir, progress)
         }
         Trained::Full(values) => {
             let source = FullyTrained::new(artifact.base.description(), values);
             let plan = Plan::of_fully_trained(artifact, settings)?;
-            let report = plan.write(artifact.base, &source, dir, progress)?;
+            let report = plan.write(artifact, &source, settings, dir, progress)?;
             check_description(artifact.base, dir)?;
             Ok(report)
         }
@@ -109,28 +114,36 @@ impl Plan {
         self.files.iter().flat_map(|file| &file.tensors).map(Planned::bytes).sum()
     }
 
-    /// Writes all files and verifies the weight files by reading them back.
+    /// Writes all files. Weight files are verified by reading them back.
     fn write(
         self,
-        base: &BaseModel,
+        artifact: &Artifact<'_>,
         source: &dyn WeightSource,
+        settings: &ExportSettings,
         dir: &Path,
         progress: Progress<'_>,
     ) -> Result<ExportReport, ExportError> {
+        let layouts: Vec<FileLayout> = self.files.iter().map(PlannedFile::layout).collect();
+        let side_bytes: u64 = self.side_files.iter().map(|file| file.bytes.len() as u64).sum();
+        let resume = Resume::new(artifact, settings, dir, layouts.len());
+        let bytes = layouts.iter().map(|layout| layout.len).sum::<u64>() + side_bytes;
+        durable::check_space(dir, bytes.saturating_sub(resume.kept_bytes()))?;
+        let base = artifact.base;
         let mut steps = Steps::new(self.bytes(), progress);
-        let mut encoder = Encoder::new(source, None, &mut steps);
-        let weights: BTreeSet<String> = base.weight_names().into_iter().collect();
-        for file in &self.files {
-            file.write(dir, |index, sink| {
-                let tensor = &file.tensors[index];
-                match tensor.dtype.dense_format().filter(|_| weights.contains(&tensor.name)) {
-                    Some(format) => {
-                        let weight = tensor.name.clone();
-                        encoder.weight(&tensor.name, &Encoding { weight, format, layout: Layout::Same }, sink)
-                    }
-                    // Known buffers and the copy of a tied head.
-                    None => encoder.other(&tensor.name, stored(base, &tensor.name), sink),
-                }
+        let mut encoder = Encoder::new(source, None, &mut steps, settings.max_ram);
+        let weights: BTreeMap<String, Shape> = base.description().tensors().into_iter().collect();
+        let content = |tensor: &Planned| match weights.get(&tensor.name).zip(tensor.dtype.dense_format()) {
+            Some((shape, format)) => {
+                let weight = tensor.name.clone();
+                Content::Weight(Encoding { weight, shape: *shape, format, layout: Layout::Same })
+            }
+            // Known buffers and the copy of a tied head.
+            None => Content::Bytes(stored(base, &tensor.name).into()),
+        };
+        for (file, layout) in self.files.iter().zip(&layouts) {
+            let contents: Vec<_> = file.tensors.iter().map(content).collect();
+            encoder.write(&dir.join(&file.name), layout, &contents, &resume, |path| {
+                Ok(Box::new(WrittenFile { plan: file, found: SafetensorsFile::open(path)? }))
             })?;
         }
         for file in &self.side_files {
@@ -138,9 +151,6 @@ impl Plan {
         }
         if self.needs_effect && encoder.changed() == 0 {
             return Err(ExportError::NoEffect { format: self.format });
-        }
-        for file in &self.files {
-            verify(&mut encoder, dir, file)?;
         }
         let side = self.side_files.iter().map(|file| file.name.clone());
         Ok(ExportReport {
@@ -171,26 +181,29 @@ fn stored<'a>(base: &'a BaseModel, name: &str) -> &'a [u8] {
     found.unwrap_or_default()
 }
 
-/// Compares the header of a written file with the plan, and its tensors with the hashes of the bytes that were written.
-fn verify(encoder: &mut Encoder<'_, '_>, dir: &Path, file: &PlannedFile) -> Result<(), ExportError> {
-    let path = dir.join(&file.name);
-    let written = SafetensorsFile::open(&path)?;
-    let differs = |what: &str| Err(ExportError::ReadBack { path: path.clone(), what: what.to_owned() });
-    for tensor in &file.tensors {
-        let same = match written.tensors.get(&tensor.name) {
-            Some(entry) if entry.dtype == tensor.dtype && entry.shape == tensor.shape => {
-                encoder.verify(&tensor.name, written.bytes(entry))?
-            }
-            _ => false,
-        };
-        if !same {
-            return differs(&tensor.name);
-        }
-        written.release_pages();
+/// A written file and its plan.
+struct WrittenFile<'a> {
+    plan: &'a PlannedFile,
+    found: SafetensorsFile,
+}
+
+impl Written for WrittenFile<'_> {
+    fn tensor(&self, index: usize) -> Option<&[u8]> {
+        let planned = &self.plan.tensors[index];
+        let entry = self.found.tensors.get(&planned.name)?;
+        (entry.dtype == planned.dtype && entry.shape == planned.shape).then(|| self.found.bytes(entry))
     }
-    match written.tensors.len() == file.tensors.len() {
-        true => Ok(()),
-        false => differs("the number of tensors"),
+
+    fn is_complete(&self) -> bool {
+        self.found.tensors.len() == self.plan.tensors.len()
+    }
+
+    fn name(&self, index: usize) -> &str {
+        &self.plan.tensors[index].name
+    }
+
+    fn release(&self) {
+        self.found.release_pages();
     }
 }
 

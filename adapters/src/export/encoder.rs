@@ -1,54 +1,36 @@
-//! Encodes the weights of a source in the number formats of an artefact, in pieces.
+//! Encodes the weights of a source in the number formats of an artefact, in parts, on all threads.
 //!
-//! Responsible for: bounded memory, the checks of values, the effect of an adapter, and the hashes by which a written
-//! file is verified.
+//! Responsible for: writing the tensors of a file within bounded memory, the effect of an adapter, and verifying the written file.
 //! Must not depend on: the file format.
+//!
+//! A part is a few rows of one tensor. One thread computes, hashes and writes it while it is in the cache. The division into parts
+//! depends on the tensors alone, so the number of threads changes nothing. Parts are processed in bands, possibly of several tensors.
+//! After each band, errors are reported in the order of the parts, and the memory pages that were read are released.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::borrow::Cow;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
-use tonfall_blocks::{Format, byte_len, dequantize, quantize};
+use tonfall_durable::{self as durable, ScatteredFile};
+use twox_hash::XxHash3_128;
 
 use super::ExportError;
 use super::importance::Importance;
+use super::part::{self, Buffers, Encoding, PART, Tensor};
+use super::resume::Resume;
 use super::source::WeightSource;
-use crate::base_model::Weight;
-use crate::finite::{self, NotFinite};
-use crate::rotary_order;
-use crate::safetensors_writer::{dtype_of, first_overflow};
-use crate::tensor_writer::Sink;
+use crate::tensor_writer::FileLayout;
 
 /// Receives the bytes done and the total bytes. Writing and verifying count equally. `Break` stops the export, which
 /// then removes everything that it has written.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
 
-/// Number of values that are encoded at once.
-const BAND: usize = 1 << 21;
-/// Number of bytes that are passed to a sink at once.
-const PIECE: usize = 8 << 20;
-
-/// The encoding of one weight in an artefact.
-#[derive(Clone, Debug)]
-pub(crate) struct Encoding {
-    /// The Hugging Face name of the weight.
-    pub weight: String,
-    pub format: Format,
-    pub layout: Layout,
-}
-
-/// Differences between the values of a weight in Hugging Face's format and those in an artefact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
-    Same,
-    /// The rows of each head are interleaved: GGUF's order for rotary embeddings in the architecture `llama`.
-    Interleaved {
-        heads: usize,
-    },
-    /// 1 is added to each value: the norms of Gemma.
-    PlusOne,
-}
+/// Largest number of values in a band.
+const BAND: usize = 128 * PART;
+/// The part of the memory limit, as a divisor, that the values of a band in f32 may take.
+const BAND_SHARE: u64 = 8;
 
 /// Progress of an export in bytes.
 pub(crate) struct Steps<'a> {
@@ -63,8 +45,8 @@ impl<'a> Steps<'a> {
         Self { done: 0, total: 2 * bytes, progress }
     }
 
-    pub(crate) fn advance(&mut self, bytes: usize) -> Result<(), ExportError> {
-        self.done += bytes as u64;
+    fn advance(&mut self, bytes: u64) -> Result<(), ExportError> {
+        self.done += bytes;
         match (self.progress)(self.done, self.total) {
             ControlFlow::Break(()) => Err(ExportError::Interrupted),
             ControlFlow::Continue(()) => Ok(()),
@@ -72,25 +54,62 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Encodes weights, one after the other.
+/// The content of one tensor of a file.
+pub(crate) enum Content<'a> {
+    Weight(Encoding),
+    /// Something that is not a weight of the model, written unchanged.
+    Bytes(Cow<'a, [u8]>),
+}
+
+/// A file that was written, opened again to verify it.
+pub(crate) trait Written {
+    /// The bytes of the tensor with this index in the plan. `None` if the file has no such tensor of the planned type and shape.
+    fn tensor(&self, index: usize) -> Option<&[u8]>;
+
+    /// Whether the file has as many tensors and keys as planned.
+    fn is_complete(&self) -> bool;
+
+    /// The name of a tensor, for messages.
+    fn name(&self, index: usize) -> &str;
+
+    /// Releases the memory pages that were read so far.
+    fn release(&self);
+}
+
+/// Writes files of encoded weights, one after the other.
 pub(crate) struct Encoder<'a, 'p> {
     source: &'a dyn WeightSource,
     importance: Option<&'a Importance>,
     steps: &'a mut Steps<'p>,
-    /// SHA-256 of each tensor, by its name in the artefact.
-    hashes: BTreeMap<String, [u8; 32]>,
+    /// Number of values in a band.
+    band: usize,
+    /// Of each thread.
+    buffers: Vec<Mutex<Buffers>>,
     /// Number of weights with at least one value that differs from the base.
     changed: usize,
 }
 
+/// XXH3 with 128 bits, chained over the parts of a tensor, or over the tensors of a file. It detects faults of disks and drivers, and is
+/// ten times as fast as SHA-256, which would take longer than everything else.
+type Hash = u128;
+
+/// What became of one part.
+struct Done {
+    hash: Hash,
+    bytes: u64,
+}
+
 impl<'a, 'p> Encoder<'a, 'p> {
-    /// `importance` calibrates block formats.
+    /// `importance` calibrates block formats. `max_ram` is the memory limit of the process in bytes.
     pub(crate) fn new(
         source: &'a dyn WeightSource,
         importance: Option<&'a Importance>,
         steps: &'a mut Steps<'p>,
+        max_ram: u64,
     ) -> Self {
-        Self { source, importance, steps, hashes: BTreeMap::new(), changed: 0 }
+        let band = usize::try_from(max_ram / BAND_SHARE / size_of::<f32>() as u64).unwrap_or(BAND).clamp(PART, BAND);
+        let buffers = (0..rayon::current_num_threads()).map(|_| Mutex::default()).collect();
+        Self { source, importance, steps, band, buffers, changed: 0 }
     }
 
     /// Number of weights with at least one value that differs from the base.
@@ -98,153 +117,141 @@ impl<'a, 'p> Encoder<'a, 'p> {
         self.changed
     }
 
-    /// Passes the bytes of a weight to the sink. `name` is its name in the artefact.
-    pub(crate) fn weight(&mut self, name: &str, encoding: &Encoding, sink: Sink<'_>) -> Result<(), ExportError> {
-        let weight = self.source.weight(&encoding.weight)?;
-        let mut hash = Sha256::new();
-        let unchanged = self.source.change(&encoding.weight).is_none() && encoding.layout != Layout::PlusOne;
-        match unchanged && weight.format == encoding.format {
-            true => self.copy(&weight, encoding, &mut hash, sink)?,
-            false => self.bands(&weight, encoding, &mut hash, sink)?,
-        }
-        self.hashes.insert(name.to_owned(), hash.finalize().into());
-        self.source.release();
-        Ok(())
-    }
-
-    /// Passes the bytes of a tensor that is not a weight of the model to the sink, unchanged.
-    pub(crate) fn other(&mut self, name: &str, bytes: &[u8], sink: Sink<'_>) -> Result<(), ExportError> {
-        let mut hash = Sha256::new();
-        self.pass(bytes, &mut hash, sink)?;
-        self.hashes.insert(name.to_owned(), hash.finalize().into());
-        Ok(())
-    }
-
-    /// Whether `bytes`, read back from the artefact, are those that were written for the tensor `name`.
-    pub(crate) fn verify(&mut self, name: &str, bytes: &[u8]) -> Result<bool, ExportError> {
-        let mut hash = Sha256::new();
-        for piece in bytes.chunks(PIECE) {
-            hash.update(piece);
-            self.steps.advance(piece.len())?;
-        }
-        let found: [u8; 32] = hash.finalize().into();
-        Ok(self.hashes.get(name) == Some(&found))
-    }
-
-    /// Passes the stored bytes of an unchanged weight to the sink.
-    fn copy(
+    /// Writes a file durably, or takes over that of a killed process. `contents` has one entry for each tensor of `layout`. Before the
+    /// file appears, `open` opens it, and it is compared with everything that was written.
+    pub(super) fn write<'w>(
         &mut self,
-        weight: &Weight<'_>,
-        encoding: &Encoding,
-        hash: &mut Sha256,
-        sink: Sink<'_>,
+        path: &Path,
+        layout: &FileLayout,
+        contents: &[Content<'a>],
+        resume: &Resume,
+        open: impl Fn(&Path) -> Result<Box<dyn Written + 'w>, ExportError>,
     ) -> Result<(), ExportError> {
-        let (bytes, rows) = (&weight.bytes, weight.rows);
-        if let Some(place) = finite::in_bytes(bytes, weight.format, weight.cols) {
-            return Err(self.not_finite(encoding, place));
-        }
-        match encoding.layout {
-            Layout::Interleaved { heads } => {
-                self.pass(&rotary_order::to_gguf(bytes, if rows > 1 { rows } else { weight.cols }, heads), hash, sink)
+        if let Some(record) = resume.take(path, &layout.header)? {
+            let done = self.steps.done;
+            match open(path).and_then(|found| self.read_back(&*found, contents)) {
+                Ok(Ok(hashes)) if of_file(&hashes) == record.hash => {
+                    self.changed += record.changed;
+                    self.steps.advance(layout.tensors.iter().map(|place| place.end - place.start).sum())?;
+                    return resume.finished(path, &layout.header, record.hash, record.changed).map_err(Into::into);
+                }
+                Err(ExportError::Interrupted) => return Err(ExportError::Interrupted),
+                // The disk is at fault. The file is written again.
+                _ => self.steps.done = done,
             }
-            _ => self.pass(bytes, hash, sink),
         }
+        let before = self.changed;
+        let hashes = durable::write_scattered(path, layout.len, |file| {
+            file.write_at(&layout.header, 0)?;
+            let hashes = self.encode(layout, contents, file)?;
+            // The disk writes the end of the file meanwhile.
+            file.start_flush();
+            let written = open(file.path())?;
+            let differs = |what: &str| Err(ExportError::ReadBack { path: path.to_owned(), what: what.to_owned() });
+            match self.read_back(&*written, contents)? {
+                Err(index) => differs(written.name(index)),
+                Ok(found) => match found.iter().zip(&hashes).position(|(found, hash)| found != hash) {
+                    Some(index) => differs(written.name(index)),
+                    None if !written.is_complete() => differs("the number of tensors or keys"),
+                    None => Ok(hashes),
+                },
+            }
+        })?;
+        Ok(resume.finished(path, &layout.header, of_file(&hashes), self.changed - before)?)
     }
 
-    /// Encodes a weight in bands of rows.
-    fn bands(
+    /// Encodes and writes all tensors. Returns their hashes.
+    fn encode(
         &mut self,
-        weight: &Weight<'_>,
-        encoding: &Encoding,
-        hash: &mut Sha256,
-        sink: Sink<'_>,
+        layout: &FileLayout,
+        contents: &[Content<'a>],
+        file: &ScatteredFile<'_>,
+    ) -> Result<Vec<Hash>, ExportError> {
+        let mut hashes = vec![0; contents.len()];
+        let mut parts: Vec<(Arc<Tensor<'a>>, Range<usize>)> = Vec::new();
+        let mut values = 0;
+        for (index, (content, place)) in contents.iter().zip(&layout.tensors).enumerate() {
+            let tensor = match content {
+                Content::Weight(encoding) => Tensor::encoded(index, encoding.clone(), self.source, self.importance)?,
+                Content::Bytes(bytes) => Tensor::stored(index, bytes.clone()),
+            };
+            tensor.check_len(place.end - place.start)?;
+            let tensor = Arc::new(tensor);
+            for rows in tensor.parts() {
+                values += rows.len() * tensor.cols();
+                parts.push((Arc::clone(&tensor), rows));
+                if values >= self.band {
+                    self.run(&parts, layout, file, &mut hashes)?;
+                    parts.clear();
+                    values = 0;
+                }
+            }
+        }
+        self.run(&parts, layout, file, &mut hashes)?;
+        Ok(hashes)
+    }
+
+    /// Computes, hashes and writes the parts of a band.
+    fn run(
+        &mut self,
+        parts: &[(Arc<Tensor<'a>>, Range<usize>)],
+        layout: &FileLayout,
+        file: &ScatteredFile<'_>,
+        hashes: &mut [Hash],
     ) -> Result<(), ExportError> {
-        let (rows, cols) = (weight.rows, weight.cols);
-        // A band of an interleaved matrix consists of whole heads.
-        let unit = match encoding.layout {
-            Layout::Interleaved { heads } if rows > 1 => rows / heads,
-            _ => 1,
+        let buffers = &self.buffers;
+        let run = |(tensor, rows): &(Arc<Tensor<'a>>, Range<usize>)| -> Result<Done, ExportError> {
+            // No other thread uses them: the lock is free.
+            let own = &buffers[rayon::current_thread_index().unwrap_or(0)];
+            let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = tensor.encode(rows.clone(), &mut own)?;
+            file.write_at(bytes, layout.tensors[tensor.index].start + tensor.offset(rows.start))?;
+            Ok(Done { hash: XxHash3_128::oneshot(bytes), bytes: bytes.len() as u64 })
         };
-        let rows_at_once = ((BAND / cols).max(1)).next_multiple_of(unit);
-        let change = self.source.change(&encoding.weight);
-        let (mut values, mut before) = (vec![0.0; rows_at_once.min(rows) * cols], Vec::new());
-        let mut has_changed = false;
-        for first_row in (0..rows).step_by(rows_at_once) {
-            let count = rows_at_once.min(rows - first_row);
-            let values = &mut values[..count * cols];
-            dequantize(weight.format, &weight.bytes, rows, cols, first_row * cols, values);
-            if let Some(place) = finite::in_values(values, cols, first_row) {
-                return Err(self.not_finite(encoding, place));
-            }
-            if encoding.layout == Layout::PlusOne {
-                values.iter_mut().for_each(|value| *value += 1.0);
-            }
-            if let Some(change) = change {
-                if !has_changed {
-                    before.clear();
-                    before.extend_from_slice(values);
-                }
-                change.add_to(values, first_row, cols);
-                if let Some(place) = finite::in_values(values, cols, first_row) {
-                    return Err(ExportError::NotFinite { name: encoding.weight.clone(), place });
-                }
-            }
-            if let Some(value) = dtype_of(encoding.format).and_then(|dtype| first_overflow(values, dtype)) {
-                return Err(ExportError::Overflow { name: encoding.weight.clone(), value, format: encoding.format });
-            }
-            let importance = self.importance.and_then(|importance| importance.of(&encoding.weight, cols));
-            let bytes = encode_rows(encoding.format, values, cols, importance);
-            has_changed |= change.is_some() && differs(encoding.format, &before, &bytes, cols, importance);
-            match encoding.layout {
-                // The elements of a vector are its rows.
-                Layout::Interleaved { heads } if rows == 1 => {
-                    self.pass(&rotary_order::to_gguf(&bytes, cols, heads), hash, sink)?;
-                }
-                Layout::Interleaved { .. } => {
-                    self.pass(&rotary_order::to_gguf(&bytes, count, count / unit), hash, sink)?;
-                }
-                _ => self.pass(&bytes, hash, sink)?,
-            }
+        let done: Vec<Result<Done, ExportError>> = parts.par_iter().map(run).collect();
+        let mut bytes = 0;
+        for ((tensor, _), done) in parts.iter().zip(done) {
+            let done = done?;
+            hashes[tensor.index] = chained(hashes[tensor.index], done.hash);
+            self.changed += usize::from(tensor.newly_changed());
+            bytes += done.bytes;
         }
-        self.changed += usize::from(has_changed);
-        Ok(())
+        self.source.release();
+        self.steps.advance(bytes)
     }
 
-    fn not_finite(&self, encoding: &Encoding, place: NotFinite) -> ExportError {
-        let name = encoding.weight.clone();
-        match self.source.is_trained() {
-            true => ExportError::NotFinite { name, place },
-            false => ExportError::BaseNotFinite { name, place },
+    /// The hashes of all tensors of a file, or the index of the first tensor that it doesn't have as planned.
+    fn read_back(
+        &mut self,
+        written: &dyn Written,
+        contents: &[Content<'a>],
+    ) -> Result<Result<Vec<Hash>, usize>, ExportError> {
+        let mut parts: Vec<(usize, &[u8])> = Vec::new();
+        for (index, content) in contents.iter().enumerate() {
+            let Some(bytes) = written.tensor(index) else { return Ok(Err(index)) };
+            let part_bytes = match content {
+                Content::Weight(encoding) => encoding.part_bytes(),
+                Content::Bytes(_) => part::STORED,
+            };
+            parts.extend(bytes.chunks(part_bytes).map(|part| (index, part)));
         }
-    }
-
-    fn pass(&mut self, bytes: &[u8], hash: &mut Sha256, sink: Sink<'_>) -> Result<(), ExportError> {
-        for piece in bytes.chunks(PIECE) {
-            hash.update(piece);
-            sink(piece)?;
-            self.steps.advance(piece.len())?;
+        let mut found = vec![0; contents.len()];
+        for band in parts.chunks(self.band / PART) {
+            let digests: Vec<Hash> = band.par_iter().map(|(_, part)| XxHash3_128::oneshot(part)).collect();
+            band.iter().zip(digests).for_each(|((index, _), digest)| found[*index] = chained(found[*index], digest));
+            written.release();
+            self.steps.advance(band.iter().map(|(_, part)| part.len() as u64).sum())?;
         }
-        Ok(())
+        Ok(Ok(found))
     }
 }
 
-/// Encodes whole rows of `cols` values, on all threads. `importance` has a weight for each column.
-fn encode_rows(format: Format, values: &[f32], cols: usize, importance: Option<&[f32]>) -> Vec<u8> {
-    let rows = (values.len() / cols).div_ceil(rayon::current_num_threads() * 4).max(1);
-    let encode = |values: &[f32]| {
-        let mut bytes = Vec::with_capacity(byte_len(format, values.len() / cols, cols));
-        quantize(format, values, cols, importance, &mut bytes);
-        bytes
-    };
-    let parts: Vec<Vec<u8>> = values.par_chunks(rows * cols).map(encode).collect();
-    parts.concat()
+/// The hash of a sequence that is continued by `next`.
+fn chained(hash: Hash, next: Hash) -> Hash {
+    XxHash3_128::oneshot(&[hash.to_le_bytes(), next.to_le_bytes()].concat())
 }
 
-/// Whether the encoding of `before` differs from `after`. Compares row by row, because most often the first row differs.
-fn differs(format: Format, before: &[f32], after: &[u8], cols: usize, importance: Option<&[f32]>) -> bool {
-    let row_bytes = byte_len(format, 1, cols);
-    before
-        .chunks_exact(cols)
-        .zip(after.chunks_exact(row_bytes))
-        .any(|(row, after)| encode_rows(format, row, cols, importance) != after)
+/// The hash of all tensors, in hexadecimal digits.
+fn of_file(hashes: &[Hash]) -> String {
+    format!("{:032x}", hashes.iter().fold(0, |file, hash| chained(file, *hash)))
 }

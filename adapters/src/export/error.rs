@@ -69,6 +69,15 @@ pub enum ExportError {
     )]
     NotFinite { name: String, place: NotFinite },
 
+    #[error("tensor `{name}` would take {bytes} bytes, but {planned} are planned")]
+    Size { name: String, bytes: u64, planned: u64 },
+
+    #[error(
+        "the export needs about {} MiB of memory, most of it for the adapter, but {} MiB are allowed; raise `--max-ram`",
+        needed.div_ceil(1 << 20), max_ram >> 20
+    )]
+    Memory { needed: u64, max_ram: u64 },
+
     #[error("interrupted; nothing was written")]
     Interrupted,
 

@@ -7,10 +7,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use tonfall_blocks::Format;
+use tonfall_durable::{self as durable, DurableError};
 
-use super::encoder::{Encoder, Encoding, Layout, Progress, Steps};
+use super::encoder::{Content, Encoder, Progress, Steps, Written};
 use super::file_type::FileType;
 use super::lineage;
+use super::part::{Encoding, Layout};
+use super::resume::Resume;
 use super::source::{FullyTrained, Merged, Unchanged, WeightSource};
 use super::{Artifact, ExportError, ExportReport, ExportSettings, GgufTypes, Trained};
 use crate::base_model::BaseModel;
@@ -39,11 +42,18 @@ pub(super) fn write(
         Trained::Full(values) => Box::new(FullyTrained::new(artifact.base.description(), values)),
     };
     let plans = settings.types.iter().map(|types| Plan::new(artifact, types)).collect::<Result<Vec<_>, _>>()?;
+    let layouts = plans.iter().map(|plan| plan.file.layout()).collect::<std::io::Result<Vec<_>>>();
+    let layouts = layouts.map_err(|error| DurableError::new("write", dir, error))?;
+    let resume = Resume::new(artifact, settings, dir, plans.len());
+    let bytes: u64 = layouts.iter().map(|layout| layout.len).sum();
+    durable::check_space(dir, bytes.saturating_sub(resume.kept_bytes()))?;
     let mut report = ExportReport::default();
     let mut steps = Steps::new(plans.iter().map(Plan::bytes).sum(), progress);
-    for plan in plans {
-        let mut encoder = Encoder::new(&*source, settings.importance.as_ref(), &mut steps);
-        plan.write(&mut encoder, dir)?;
+    for (plan, layout) in plans.into_iter().zip(layouts) {
+        let mut encoder = Encoder::new(&*source, settings.importance.as_ref(), &mut steps, settings.max_ram);
+        encoder.write(&dir.join(&plan.name), &layout, &plan.contents(), &resume, |path| {
+            Ok(Box::new(WrittenFile { plan: &plan.file, found: GgufFile::open(path, |_, _| Ok(()))? }))
+        })?;
         if matches!(artifact.trained, Trained::Adapter(_)) && encoder.changed() == 0 {
             return Err(ExportError::NoEffect { format: plan.types.clone() });
         }
@@ -84,7 +94,7 @@ impl Plan {
                     None if model.unit_offset && names::is_norm(name) => Layout::PlusOne,
                     None => Layout::Same,
                 };
-                Encoding { weight: name.clone(), format: types.format_of(name, *shape, base), layout }
+                Encoding { weight: name.clone(), shape: *shape, format: types.format_of(name, *shape, base), layout }
             })
             .collect();
         notices.extend(other_formats(types, &encodings, &tensors));
@@ -125,42 +135,38 @@ impl Plan {
         self.file.tensors.iter().filter_map(|tensor| tensor.bytes().ok()).sum()
     }
 
-    fn write(&self, encoder: &mut Encoder<'_, '_>, dir: &Path) -> Result<(), ExportError> {
-        let path = dir.join(&self.name);
-        self.file.write(&path, |index, sink| {
-            let name = &self.file.tensors[index].name;
-            match self.encodings.get(index) {
-                Some(encoding) => encoder.weight(name, encoding, sink),
-                None => {
-                    let divisors = self.rope_divisors.as_deref().unwrap_or_default();
-                    encoder.other(name, &encode(divisors, crate::Dtype::F32), sink)
-                }
-            }
-        })?;
-        self.verify(encoder, &path)
+    /// The content of each tensor.
+    fn contents<'a>(&self) -> Vec<Content<'a>> {
+        let divisors = self.rope_divisors.as_ref().map(|divisors| encode(divisors, crate::Dtype::F32));
+        let encodings = self.encodings.iter().cloned().map(Content::Weight);
+        encodings.chain(divisors.map(|bytes| Content::Bytes(bytes.into()))).collect()
+    }
+}
+
+/// A written file and its plan.
+struct WrittenFile<'a> {
+    plan: &'a PlannedGguf,
+    found: GgufFile,
+}
+
+impl Written for WrittenFile<'_> {
+    fn tensor(&self, index: usize) -> Option<&[u8]> {
+        let planned = &self.plan.tensors[index];
+        let found = self.found.tensors.get(&planned.name)?;
+        (found.format == planned.format && found.shape == planned.shape).then(|| self.found.bytes(found))
     }
 
-    /// Compares the tensors of the written file with the plan and with the hashes of the bytes that were written, and its
-    /// metadata by describing the model again.
-    fn verify(&self, encoder: &mut Encoder<'_, '_>, path: &Path) -> Result<(), ExportError> {
-        let differs = |what: &str| Err(ExportError::ReadBack { path: path.to_owned(), what: what.to_owned() });
-        let written = GgufFile::open(path, |_, _| Ok(()))?;
-        for tensor in &self.file.tensors {
-            let same = match written.tensors.get(&tensor.name) {
-                Some(found) if found.format == tensor.format && found.shape == tensor.shape => {
-                    encoder.verify(&tensor.name, written.bytes(found))?
-                }
-                _ => false,
-            };
-            if !same {
-                return differs(&tensor.name);
-            }
-            written.parts[0].release_pages();
-        }
-        match written.tensors.len() == self.file.tensors.len() && written.metadata.len() == self.file.metadata.len() {
-            true => Ok(()),
-            false => differs("the number of tensors or keys"),
-        }
+    /// Also counts the metadata keys, which are not compared one by one.
+    fn is_complete(&self) -> bool {
+        self.found.tensors.len() == self.plan.tensors.len() && self.found.metadata.len() == self.plan.metadata.len()
+    }
+
+    fn name(&self, index: usize) -> &str {
+        &self.plan.tensors[index].name
+    }
+
+    fn release(&self) {
+        self.found.parts[0].release_pages();
     }
 }
 

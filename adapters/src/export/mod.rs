@@ -14,7 +14,9 @@ mod gguf_adapter;
 mod importance;
 mod lineage;
 mod ollama;
+mod part;
 mod peft;
+mod resume;
 mod serve;
 mod source;
 
@@ -78,7 +80,12 @@ pub struct ExportSettings {
     pub types: Vec<GgufTypes>,
     /// Calibrates the block formats of GGUF models.
     pub importance: Option<Importance>,
+    /// Limit of the resident memory of the process in bytes, mapped files included.
+    pub max_ram: u64,
 }
+
+/// The default of [`ExportSettings::max_ram`].
+pub const MAX_RAM: u64 = 4 << 30;
 
 impl Default for ExportSettings {
     fn default() -> Self {
@@ -87,6 +94,7 @@ impl Default for ExportSettings {
             max_shard_bytes: 5_000_000_000,
             types: vec![GgufTypes::Type(FileType::F16)],
             importance: None,
+            max_ram: MAX_RAM,
         }
     }
 }
@@ -192,7 +200,8 @@ impl Export {
     }
 
     /// Writes the export for the directory `out`, which must not exist yet or be empty. Nothing appears there before
-    /// [`Unpublished::publish`].
+    /// [`Unpublished::publish`]. If the process is killed, finished files stay in a scratch directory, and the next export to `out` takes
+    /// them over; see [`resume`].
     ///
     /// # Errors
     /// See [`ExportError`]. Nothing is left on disk after an error.
@@ -206,7 +215,10 @@ impl Export {
         if taken(out) {
             return Err(ExportError::OutputExists { path: out.to_owned() });
         }
-        let scratch = ScratchDir::beside(out)?;
+        check_memory(artifact, settings)?;
+        // The checks so far may have read weights.
+        artifact.base.release_pages();
+        let scratch = ScratchDir::resume(out)?;
         let mut report = (self.write)(artifact, settings, scratch.path(), progress)?;
         durable::write_file(&scratch.path().join(SERVE_FILE), serve::text(self, artifact, &report).as_bytes())?;
         report.files.push(SERVE_FILE.to_owned());
@@ -263,6 +275,20 @@ impl Unpublished {
     }
 }
 
+/// The memory of everything but the adapter: the program, its threads, the tokenizer, and the pages of a band.
+const OTHER_MEMORY: u64 = 192 << 20;
+
+/// Checks that the adapter fits into the memory limit, with everything that has to be next to it.
+fn check_memory(artifact: &Artifact<'_>, settings: &ExportSettings) -> Result<(), ExportError> {
+    let Trained::Adapter(adapter) = artifact.trained else { return Ok(()) };
+    let values: usize = adapter.tensors.iter().map(|tensor| tensor.values.len()).sum();
+    let needed = OTHER_MEMORY + (size_of::<f32>() * values) as u64;
+    match needed > settings.max_ram {
+        true => Err(ExportError::Memory { needed, max_ram: settings.max_ram }),
+        false => Ok(()),
+    }
+}
+
 /// Whether the destination of an export already exists. An empty directory doesn't count, because it is replaced.
 fn taken(path: &Path) -> bool {
     match std::fs::read_dir(path) {
@@ -275,5 +301,5 @@ fn taken(path: &Path) -> bool {
 fn write_side_file(dir: &Path, file: &SideFile) -> Result<(), DurableError> {
     let path = dir.join(&file.name);
     path.parent().map_or(Ok(()), durable::create_dir_all)?;
-    durable::write_file(&path, &file.bytes)
+    durable::write_scratch_file(&path, &file.bytes)
 }

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
 
-use rayon::prelude::*;
 use tonfall_blocks::Format;
 
 use super::ExportError;
@@ -37,6 +36,9 @@ pub(crate) trait WeightSource {
     fn release(&self) {}
 }
 
+/// Columns of a weight that are computed at once.
+const TILE: usize = 32;
+
 /// The change of one weight: s·B·A.
 pub(crate) struct Change<'a> {
     a: &'a AdapterTensor,
@@ -45,22 +47,48 @@ pub(crate) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Adds the change of the rows from `first_row` on to `values`, which are whole rows of `cols` values.
+    /// Adds the change of the rows from `first_row` on to `values`, which are whole rows of `cols` values. Each element is a sum over
+    /// the rank in order, then scaled.
     pub(crate) fn add_to(&self, values: &mut [f32], first_row: usize, cols: usize) {
         let rank = self.a.shape[0];
-        let add = |sums: &mut Vec<f32>, (number, row): (usize, &mut [f32])| {
-            sums.fill(0.0);
-            let b = &self.b.values[(first_row + number) * rank..][..rank];
-            for (weight, a) in b.iter().zip(self.a.values.chunks_exact(cols)) {
-                for (sum, a) in sums.iter_mut().zip(a) {
-                    *sum += weight * a;
+        // The columns of a tile are outside the rows, so that a tile of A stays in the cache, and its sums in registers.
+        for first in (0..cols).step_by(TILE) {
+            let rows = values.chunks_exact_mut(cols).zip(self.b.values[first_row * rank..].chunks_exact(rank));
+            for (row, b) in rows {
+                let a = self.a.values[first..].chunks(cols);
+                match row[first..].first_chunk_mut::<TILE>() {
+                    Some(tile) => self.add_tile(tile, b, a),
+                    None => self.add_rest(&mut row[first..], b, a),
                 }
             }
-            for (value, sum) in row.iter_mut().zip(sums) {
-                *value += self.scale * *sum;
+        }
+    }
+
+    /// Adds the change to the values of one row in `TILE` columns.
+    fn add_tile<'b>(&self, values: &mut [f32; TILE], b: &[f32], a: impl Iterator<Item = &'b [f32]>) {
+        let mut sums = [0.0; TILE];
+        for (weight, a) in b.iter().zip(a) {
+            let Some(a) = a.first_chunk::<TILE>() else { unreachable!("whole tiles") };
+            for (sum, a) in sums.iter_mut().zip(a) {
+                *sum += weight * a;
             }
-        };
-        values.par_chunks_mut(cols).enumerate().for_each_init(|| vec![0.0; cols], add);
+        }
+        for (value, sum) in values.iter_mut().zip(sums) {
+            *value += self.scale * sum;
+        }
+    }
+
+    /// The same for the columns after the last whole tile.
+    fn add_rest<'b>(&self, values: &mut [f32], b: &[f32], a: impl Iterator<Item = &'b [f32]>) {
+        let mut sums = [0.0; TILE];
+        for (weight, a) in b.iter().zip(a) {
+            for (sum, a) in sums.iter_mut().zip(&a[..values.len()]) {
+                *sum += weight * a;
+            }
+        }
+        for (value, sum) in values.iter_mut().zip(sums) {
+            *value += self.scale * sum;
+        }
     }
 }
 
@@ -158,5 +186,35 @@ impl WeightSource for FullyTrained<'_> {
 
     fn is_trained(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bit for bit the sum over the rank in order, with whole tiles and without.
+    #[test]
+    fn a_change_has_the_bits_of_a_plain_loop() {
+        let values =
+            |count: usize, seed: usize| (0..count).map(|i| ((i * 31 + seed) % 97) as f32 / 13.0 - 3.0).collect();
+        for (rank, cols) in [(1, 1), (3, TILE - 1), (16, TILE), (5, 3 * TILE + 7)] {
+            let tensor = |shape: [usize; 2], seed| AdapterTensor {
+                name: String::new(),
+                shape,
+                values: values(shape[0] * shape[1], seed),
+            };
+            let (a, b) = (tensor([rank, cols], 1), tensor([6, rank], 2));
+            let change = Change { a: &a, b: &b, scale: 0.3 };
+            let before: Vec<f32> = values(4 * cols, 3);
+            let mut found = before.clone();
+            change.add_to(&mut found, 2, cols);
+            for (i, (found, before)) in found.iter().zip(before).enumerate() {
+                let (row, col) = (2 + i / cols, i % cols);
+                let products = (0..rank).map(|k| b.values[row * rank + k] * a.values[k * cols + col]);
+                let expected = before + 0.3 * products.fold(0.0, |sum, product| sum + product);
+                assert_eq!(found.to_bits(), expected.to_bits(), "rank {rank}, row {row}, column {col} of {cols}");
+            }
+        }
     }
 }

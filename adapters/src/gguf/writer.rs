@@ -12,7 +12,7 @@ use tonfall_durable::DurableError;
 
 use super::file::{DEFAULT_ALIGNMENT, TYPES};
 use super::value::kind;
-use crate::tensor_writer::{self, Sink};
+use crate::tensor_writer::{self, FileLayout, Sink};
 
 const VERSION: u32 = 3;
 
@@ -114,16 +114,13 @@ impl PlannedGgufTensor {
 }
 
 impl PlannedGguf {
-    /// Size of the file in bytes.
+    /// The places of header and tensors in the file.
     ///
     /// # Errors
     /// If the plan is invalid; see [`Self::write`].
-    pub(crate) fn bytes(&self) -> io::Result<u64> {
-        let mut bytes = self.header()?.len() as u64;
-        for tensor in &self.tensors {
-            bytes += padded(tensor.bytes()?);
-        }
-        Ok(bytes)
+    pub(crate) fn layout(&self) -> io::Result<FileLayout> {
+        let sizes = self.tensors.iter().map(PlannedGgufTensor::bytes).collect::<io::Result<Vec<_>>>()?;
+        Ok(FileLayout::new(self.header()?, sizes, DEFAULT_ALIGNMENT as u64))
     }
 
     /// Writes the file durably. `fill` is called with the index of each tensor, in order. It must pass the tensor's bytes
@@ -234,7 +231,7 @@ mod tests {
         let path = dir.path().join("model.gguf");
         let plan = plan();
         write(&plan, &path).expect("written");
-        assert_eq!(path.metadata().expect("a file").len(), plan.bytes().expect("a size"));
+        assert_eq!(path.metadata().expect("a file").len(), plan.layout().expect("a plan").len);
 
         let file = GgufFile::open(&path, |_, _| Ok(())).expect("a file");
         for (index, planned) in plan.tensors.iter().enumerate() {

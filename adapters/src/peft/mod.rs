@@ -3,6 +3,7 @@
 //! Responsible for: reading, writing and checking both files, and verifying them by reading them back.
 //! Must not depend on: base models, training.
 
+mod combine;
 mod config;
 mod target_modules;
 
@@ -13,6 +14,7 @@ use thiserror::Error;
 use tonfall_blocks::{Format, dequantize};
 use tonfall_durable::{self as durable, DurableError};
 
+pub use combine::combine;
 pub use config::AdapterConfig;
 pub use target_modules::target_modules;
 
@@ -58,6 +60,12 @@ pub enum PeftError {
 
     #[error("{}: there are no tensors; an adapter without any changes nothing", path.display())]
     Empty { path: PathBuf },
+
+    #[error("there is no adapter to combine")]
+    NothingToCombine,
+
+    #[error("adapters can't be combined: {reason}")]
+    Combine { reason: String },
 
     #[error("{}: read back after writing, {what} differs; the disk or its driver is at fault", path.display())]
     ReadBack { path: PathBuf, what: String },
@@ -244,6 +252,8 @@ pub fn read(dir: &Path) -> Result<Adapter, PeftError> {
             .ok_or_else(|| fault(format!("dtype {} is not supported", entry.dtype.name())))?;
         let mut values = vec![0.0; rows * cols];
         dequantize(format, file.bytes(entry), rows, cols, 0, &mut values);
+        // The values must not take memory twice.
+        file.release_pages();
         tensors.push(AdapterTensor { name: name.to_owned(), shape: [rows, cols], values });
     }
     let adapter = Adapter { config, tensors };

@@ -13,5 +13,6 @@ mod gguf_models;
 mod inspecting;
 mod merging;
 mod peft_files;
+mod resuming;
 mod saving;
 mod tokenizers;

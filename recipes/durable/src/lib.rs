@@ -16,22 +16,36 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 mod digest;
+mod scattered;
 mod scratch_lock;
 mod scratch_owner;
+mod space;
 
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use digest::{FileRecord, hash_file, hex};
+pub use scattered::{ScatteredFile, write_scattered};
 pub use scratch_lock::ScratchLock;
+pub use space::check_space;
 
 /// Prefix of the names of unfinished files and directories.
 pub const SCRATCH_PREFIX: &str = ".tonfall-scratch-";
+
+/// The subdirectory of a scratch directory with what a killed process has left there; see [`ScratchDir::resume`].
+pub const KEPT: &str = ".tonfall-scratch-kept";
 
 /// Why a write failed. The file or directory that already had the final name is unchanged.
 #[derive(Debug, Error)]
 pub enum DurableError {
     #[error("no space left for {path}: {source}; free some and try again; the old content is unchanged", path = path.display())]
     DiskFull { path: PathBuf, source: io::Error },
+
+    #[error(
+        "{path}: {} are needed, but only {} are free on its disk; free some or choose a directory on another disk; nothing was written",
+        space::shown(*needed), space::shown(*free), path = path.display()
+    )]
+    NoRoom { path: PathBuf, needed: u64, free: u64 },
 
     #[error("{path}: can't {action}: {source}", path = path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
@@ -50,7 +64,7 @@ impl DurableError {
     /// The destination of the write.
     pub fn path(&self) -> &Path {
         match self {
-            Self::DiskFull { path, .. } | Self::Io { path, .. } => path,
+            Self::DiskFull { path, .. } | Self::NoRoom { path, .. } | Self::Io { path, .. } => path,
         }
     }
 }
@@ -61,6 +75,14 @@ impl DurableError {
 /// [`DurableError`]; the scratch file is removed in that case.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
     write_with(path, |writer| writer.write_all(bytes))
+}
+
+/// Writes a new file of a scratch directory. It becomes durable with the directory; see [`publish_dir`].
+///
+/// # Errors
+/// [`DurableError`].
+pub fn write_scratch_file(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    fs::write(path, bytes).map_err(|error| DurableError::new("write", path, error))
 }
 
 /// Replaces the content of `path` with the output of `write`.
@@ -115,10 +137,40 @@ impl ScratchDir {
     /// [`DurableError`] if it can't be created.
     pub fn beside(destination: &Path) -> Result<Self, DurableError> {
         create_dir_all(parent(destination))?;
+        Self::create(destination, || beside(destination))
+    }
+
+    /// Like [`Self::beside`], but takes over the scratch directory that a killed process has left for the same destination. Its
+    /// content is moved to the subdirectory [`KEPT`], which is removed by [`Self::publish`]. The caller must know from records of its
+    /// own which of these files are complete, and move them back.
+    ///
+    /// # Errors
+    /// [`DurableError`] if a directory can't be created, read or renamed.
+    pub fn resume(destination: &Path) -> Result<Self, DurableError> {
+        create_dir_all(parent(destination))?;
+        let path = resumable(destination);
+        if let Some(owner) = scratch_owner::take(&path) {
+            let scratch = Scratch(path);
+            set_aside(&scratch.0).map_err(|error| DurableError::new("resume", destination, error))?;
+            scratch_owner::sweep(parent(destination));
+            return Ok(Self { scratch, destination: destination.to_owned(), _owner: Some(owner) });
+        }
+        // If another process works on the same destination, this one needs another name.
+        Self::create(destination, || if path.exists() { beside(destination) } else { path.clone() })
+    }
+
+    fn create(destination: &Path, name: impl Fn() -> PathBuf) -> Result<Self, DurableError> {
         scratch_owner::sweep(parent(destination));
         loop {
-            let scratch = Scratch(beside(destination));
-            fs::create_dir(&scratch.0).map_err(|error| DurableError::new("create", destination, error))?;
+            let scratch = Scratch(name());
+            match fs::create_dir(&scratch.0) {
+                // Another process has created it since; the next name is a new one.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    std::mem::forget(scratch);
+                    continue;
+                }
+                created => created.map_err(|error| DurableError::new("create", destination, error))?,
+            }
             let owner = scratch_owner::hold(&scratch.0);
             // Another process may have swept the directory before this process locked it.
             if scratch.0.exists() {
@@ -137,6 +189,7 @@ impl ScratchDir {
     /// # Errors
     /// [`DurableError`]; the scratch directory is removed in that case.
     pub fn publish(self) -> Result<(), DurableError> {
+        remove_dir(&self.scratch.0.join(KEPT))?;
         publish_dir(&self.scratch.0, &self.destination)
     }
 
@@ -145,6 +198,7 @@ impl ScratchDir {
     /// # Errors
     /// [`DurableError`]; the scratch directory is removed in that case.
     pub fn publish_as(self, destination: &Path) -> Result<(), DurableError> {
+        remove_dir(&self.scratch.0.join(KEPT))?;
         remove_dir(destination)?;
         publish_dir(&self.scratch.0, destination)
     }
@@ -188,6 +242,15 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
         }
         _ => sync_dir(parent(dir)),
     }
+}
+
+/// Moves a file within a file system, durably. An existing file is replaced.
+///
+/// # Errors
+/// [`DurableError`] if it can't be moved.
+pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fs::rename(from, to).map_err(|error| DurableError::new("replace", to, error))?;
+    sync_dir(parent(to))
 }
 
 /// Removes a file, durably. It is no error if the file doesn't exist.
@@ -310,6 +373,35 @@ fn beside(path: &Path) -> PathBuf {
     parent(path).join(OsString::from(format!("{SCRATCH_PREFIX}{:016x}", nonce())))
 }
 
+/// The name of a scratch directory that can be resumed. It depends on the destination alone.
+fn resumable(destination: &Path) -> PathBuf {
+    let name = destination.file_name().unwrap_or_default();
+    let digest = hex(&Sha256::digest(name.as_encoded_bytes()));
+    parent(destination).join(format!("{SCRATCH_PREFIX}{}", &digest[..16]))
+}
+
+/// Moves everything in `dir` to its subdirectory [`KEPT`], except for unfinished files, which are removed.
+fn set_aside(dir: &Path) -> io::Result<()> {
+    let kept = dir.join(KEPT);
+    fs::create_dir_all(&kept)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if path == kept {
+            continue;
+        }
+        if name.to_string_lossy().starts_with(SCRATCH_PREFIX) {
+            drop(Scratch(path));
+        } else if path.is_dir() {
+            // Side files, which are quickly written again.
+            fs::remove_dir_all(&path)?;
+        } else {
+            fs::rename(&path, kept.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -409,6 +501,40 @@ mod tests {
         let second = ScratchDir::beside(&target).expect("made");
         assert!(second.publish().is_err(), "an existing directory is never replaced");
         assert_eq!(names(&dir.path().join("deep")), ["final"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_killed_process_leaves_a_scratch_directory_that_the_next_one_takes_over() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let target = dir.path().join("model");
+        let killed = |names: &[&str]| {
+            let scratch = ScratchDir::resume(&target).expect("made");
+            for name in names {
+                write_file(&scratch.path().join(name), name.as_bytes()).expect("written");
+            }
+            create_dir_all(&scratch.path().join("templates")).expect("made");
+            // A killed process removes nothing, and the kernel releases its lock.
+            let ScratchDir { scratch, _owner, .. } = scratch;
+            std::mem::forget(scratch);
+        };
+        killed(&["a", ".tonfall-scratch-1"]);
+        killed(&["b"]);
+        let other = ScratchDir::beside(&dir.path().join("other"));
+        drop(other);
+        assert!(names(dir.path()).is_empty(), "another destination sweeps");
+
+        killed(&["a", ".tonfall-scratch-1"]);
+        killed(&["b"]);
+        let scratch = ScratchDir::resume(&target).expect("made");
+        assert_eq!(names(scratch.path()), [KEPT]);
+        assert_eq!(names(&scratch.path().join(KEPT)), ["a", "b"]);
+        let second = ScratchDir::resume(&target).expect("made");
+        assert_ne!(second.path(), scratch.path(), "the first process still works");
+        assert!(names(second.path()).is_empty());
+        fs::rename(scratch.path().join(KEPT).join("a"), scratch.path().join("a")).expect("moved");
+        scratch.publish().expect("published");
+        assert_eq!(names(&target), ["a"]);
     }
 
     #[test]

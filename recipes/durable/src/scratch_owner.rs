@@ -17,6 +17,28 @@ pub(crate) fn hold(dir: &Path) -> Option<File> {
     Some(file)
 }
 
+/// Locks an existing directory if no process holds it. `None` if there is no such directory, or if it can't be locked.
+pub(crate) fn take(dir: &Path) -> Option<File> {
+    let file = File::open(dir).ok()?;
+    file.try_lock().ok()?;
+    // Its owner may have published it before the lock was free, and another process may have created a new one.
+    is_at(&file, dir).then_some(file)
+}
+
+/// Whether `path` is the name of the open directory.
+#[cfg(unix)]
+fn is_at(open: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let same = |(open, path): (fs::Metadata, fs::Metadata)| (open.dev(), open.ino()) == (path.dev(), path.ino());
+    open.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(same)
+}
+
+#[cfg(not(unix))]
+fn is_at(_open: &File, path: &Path) -> bool {
+    path.is_dir()
+}
+
 /// Removes the scratch directories in `parent` that no process holds. A directory that can't be removed is left for the
 /// next sweep.
 pub(crate) fn sweep(parent: &Path) {
