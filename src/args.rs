@@ -351,6 +351,8 @@ pub(crate) struct ExportArgs {
     /// Number format of safetensors: F32, F16 or BF16 [default: that of the base]
     #[arg(long, value_name = "DTYPE", value_parser = dtype)]
     pub(crate) dtype: Option<Format>,
+    #[command(flatten)]
+    pub(crate) calibration: CalibrationArgs,
     /// Longest answer that is compared, in tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_new_tokens: u32,
@@ -359,6 +361,21 @@ pub(crate) struct ExportArgs {
     pub(crate) no_verify: bool,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
+}
+
+/// The texts on which quantised GGUF models are calibrated.
+#[derive(Debug, Clone, Args)]
+#[group(multiple = false)]
+pub(crate) struct CalibrationArgs {
+    /// Calibrate quantised GGUF models on the run's eval split, or on its held-out prompts and the model's answers to them
+    #[arg(long)]
+    pub(crate) calibrate: bool,
+    /// Calibrate quantised GGUF models on the texts or conversations of a data file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibrate_on: Option<PathBuf>,
+    /// Calibrate quantised GGUF models with an importance matrix of llama.cpp or of an earlier export
+    #[arg(long, value_name = "FILE")]
+    pub(crate) imatrix: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

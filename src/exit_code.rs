@@ -12,8 +12,8 @@ use tonfall_adapters::export::ExportError;
 use tonfall_adapters::inspect::InspectError;
 use tonfall_adapters::peft::PeftError;
 use tonfall_adapters::{
-    BaseError, BitsAndBytesError, ConfigError, GgufError, GgufTokenizerError, OpenError, SafetensorsError,
-    TokenizerError, WeightFilesError,
+    BaseError, BitsAndBytesError, ConfigError, GgufError, GgufTokenizerError, ImatrixError, OpenError,
+    SafetensorsError, TokenizerError, WeightFilesError,
 };
 use tonfall_datasets::{DataError, RowFault, TokenizerError as EncoderError};
 use tonfall_durable::DurableError;
@@ -95,8 +95,9 @@ exit_codes! {
         | Self::BeyondEnd { .. }
         | Self::Context { .. }
         | Self::Prompt { .. }
+        | Self::NothingToCalibrateOn
         | Self::Processes { .. } => Invalid,
-        Self::CheckpointMismatch { .. } | Self::NotFinite { .. } => Refused,
+        Self::CheckpointMismatch { .. } | Self::NotFinite { .. } | Self::InputsNotFinite { .. } => Refused,
         Self::Device(_) => Unexpected,
         Self::DeviceMemory(_) | Self::OutOfMemory { .. } => Memory,
     }
@@ -298,6 +299,12 @@ exit_codes! {
         | Self::Values { .. }
         | Self::Lineage { .. }
         | Self::ReadBack { .. } => Refused,
+    }
+    ImatrixError {
+        Self::Open(error) => error.exit_code(),
+        Self::Gguf(error) => error.exit_code(),
+        Self::Damaged { .. } | Self::Entry { .. } | Self::Empty { .. } => Refused,
+        Self::OtherModel { .. } => Invalid,
     }
     ServingError {
         Self::Url { .. } | Self::ApiKey { .. } => Usage,

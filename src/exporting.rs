@@ -11,6 +11,7 @@ use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, Re
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
 use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
 use tonfall_datasets::ChatTokenizer;
+use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{Base, Variable};
 use tonfall_trainer::{Compute, chat_renderer};
 
@@ -27,15 +28,15 @@ use crate::verifying::{self, Reference};
 
 /// A run, an adapter or a model, with everything that its exports need.
 pub(crate) struct Source {
-    name: String,
-    base: BaseModel,
-    adapter: Option<Adapter>,
+    pub(crate) name: String,
+    pub(crate) base: BaseModel,
+    pub(crate) adapter: Option<Adapter>,
     chat: ChatSettings,
     /// With the run's chat template. `None` if the base has no usable one.
-    tokenizer: Option<ChatTokenizer>,
+    pub(crate) tokenizer: Option<ChatTokenizer>,
     lineage: Vec<(String, String)>,
-    /// Held-out prompts.
-    prompts: Option<PathBuf>,
+    /// The plan of a run.
+    pub(crate) plan: Option<Plan>,
 }
 
 /// The inputs of a source. `None`: the user must name it, or the base's own is used.
@@ -49,7 +50,8 @@ struct Parts {
     /// Empty if the chat template sets them itself, as an exported one does.
     template_variables: BTreeMap<String, Variable>,
     lineage: Vec<(String, String)>,
-    prompts: Option<PathBuf>,
+    /// The plan of a run.
+    plan: Option<Plan>,
 }
 
 impl Source {
@@ -68,8 +70,8 @@ impl Source {
             }
             None => ChatSettings::default(),
         };
-        let Parts { name, adapter, lineage, prompts, .. } = parts;
-        Ok(Self { name, base, adapter, chat, tokenizer, lineage, prompts })
+        let Parts { name, adapter, lineage, plan, .. } = parts;
+        Ok(Self { name, base, adapter, chat, tokenizer, lineage, plan })
     }
 
     /// Whether there is an adapter to merge.
@@ -141,7 +143,8 @@ impl Source {
                 &own
             }
         };
-        let conversations = verifying::conversations(self.prompts.as_deref())?;
+        let prompts = self.plan.as_ref().and_then(|plan| plan.evaluation.prompts.as_deref());
+        let conversations = verifying::conversations(prompts)?;
         let adapter = self.adapter.as_ref();
         Reference::measure(&self.base, adapter, tokenizer, &conversations, max_new_tokens, compute, reporter)
     }
@@ -196,8 +199,8 @@ fn parts(path: &Path) -> Result<Parts> {
         return if peft::is_adapter(path) { parts_of_adapter(path, name) } else { Ok(parts_of_model(path, name)) };
     };
     let plan = run.plan()?;
-    let (name, prompts) = (plan.name.clone(), plan.evaluation.prompts.clone());
-    let parts = Parts { name, prompts, allow_download: plan.allow_download, ..Parts::default() };
+    let (name, allow_download) = (plan.name.clone(), plan.allow_download);
+    let parts = Parts { name, allow_download, plan: Some(plan.clone()), ..Parts::default() };
     match runs::made(&run, &plan)? {
         Made::Adapter(path) => {
             // A checkpoint has no lineage of its own.

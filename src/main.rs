@@ -5,6 +5,7 @@
 
 mod allocator;
 mod args;
+mod calibration;
 mod commands;
 mod diagnostics;
 mod exit_code;

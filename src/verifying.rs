@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use tonfall_adapters::export::{Content, Export, read_gguf_adapter};
+use tonfall_adapters::export::{Content, Export, IMATRIX_FILE, read_gguf_adapter};
 use tonfall_adapters::peft::{self, Adapter};
 use tonfall_adapters::{BaseModel, Format};
 use tonfall_datasets::{ChatTokenizer, Message, read_prompts};
@@ -203,7 +203,8 @@ impl Reference {
 fn gguf_files(dir: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir)? {
-        names.extend(entry?.file_name().into_string().ok().filter(|name| name.ends_with(".gguf")));
+        let is_model = |name: &String| name.ends_with(".gguf") && name != IMATRIX_FILE;
+        names.extend(entry?.file_name().into_string().ok().filter(is_model));
     }
     names.sort();
     Ok(names)

@@ -15,6 +15,7 @@ mod fingerprint;
 mod finite;
 mod gguf;
 mod hf_config;
+mod imatrix;
 pub mod inspect;
 mod mapped_file;
 mod names;
@@ -39,6 +40,7 @@ pub use description::{Activation, Family, ModelDescription, Rope, RopeScaling, S
 pub use families::ConfigError;
 pub use finite::NotFinite;
 pub use gguf::{GgufError, GgufTokenizerError, TokenizerMetadataError};
+pub use imatrix::ImatrixError;
 pub use regular_file::{OpenError, read_text};
 pub use safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
 pub use safetensors_writer::{Planned, PlannedFile};

@@ -95,4 +95,4 @@ pub use parquet::parquet_headers;
 pub use recipes::{plan, recipe};
 pub use templates::chat_template;
 pub use tokenizer_json::tokenizer;
-pub use weights::{adapter_config, base_directory, gguf, safetensors, shard_index};
+pub use weights::{adapter_config, base_directory, gguf, imatrix, safetensors, shard_index};

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Once;
 
 use serde_json::Value;
+use tonfall_adapters::export::Importance;
 use tonfall_adapters::inspect::inspect;
-use tonfall_adapters::{BaseModel, ChatSettings, SafetensorsFile, peft, shard_names};
+use tonfall_adapters::{BaseModel, ChatSettings, Family, ModelDescription, SafetensorsFile, Sizes, peft, shard_names};
 
 use crate::render::tokenizer::{ChatTokenizer, TokenizerSpec};
 use crate::{heap, scratch};
@@ -92,6 +93,31 @@ pub fn gguf(input: &[u8]) {
 /// Whether `tonfall inspect` shows a file. What it shows can be written as JSON.
 fn is_shown(path: &Path) -> bool {
     inspect(path, false).is_ok_and(|found| serde_json::to_string(&found).is_ok())
+}
+
+/// An importance matrix of a small model, in one of its two formats. An accepted one has a finite sum for each input
+/// feature, and at least one token for each weight.
+pub fn imatrix(bytes: &[u8]) {
+    let sizes = Sizes {
+        vocab_size: 8,
+        hidden_size: 4,
+        intermediate_size: 6,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        head_dim: 2,
+    };
+    let model = ModelDescription::plain(Family::Llama, sizes);
+    let path = scratch::write("any.imatrix", bytes);
+    heap::bounded(bytes.len(), || {
+        let Ok(importance) = Importance::read(&path, &model) else { return };
+        let tensors = model.tensors();
+        for (name, (sums, tokens)) in &importance.weights {
+            let shape = tensors.iter().find(|(known, _)| known == name).expect("a weight of the model").1;
+            assert_eq!(sums.len(), shape.rows_cols().1, "{name}");
+            assert!(*tokens > 0 && sums.iter().all(|sum| sum.is_finite() && *sum >= 0.0), "{name}");
+        }
+    });
 }
 
 /// A Hugging Face directory in which one file is the input; the first byte (`0` to `6`) states which. See [`gguf`].

@@ -219,6 +219,8 @@ pub struct ExportPlan {
     pub to: Vec<String>,
     /// Names of file types of GGUF models, or `base`.
     pub types: Vec<String>,
+    /// Whether quantised GGUF models are calibrated.
+    pub calibrate: bool,
     /// Whether each export is compared with the trained model.
     pub verify: bool,
 }

@@ -39,6 +39,9 @@ const WITHOUT_EFFECT: &[WithoutEffect] = &[
 /// Exports of an adapter.
 const NEED_ADAPTER: [&str; 2] = ["peft", "gguf-adapter"];
 
+/// File types of GGUF models that a calibration doesn't change.
+const NOT_CALIBRATED: [&str; 4] = ["F32", "BF16", "F16", "Q8_0"];
+
 /// All contradictions of a recipe.
 pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     let mut faults = without_effect(settings);
@@ -49,6 +52,8 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
         one_warmup,
         something_to_evaluate,
         something_to_export,
+        something_to_calibrate,
+        something_to_calibrate_on,
         full_has_no_adapter,
         text_has_no_assistant,
         something_to_train_on,
@@ -136,13 +141,17 @@ fn one_warmup(settings: &Settings) -> Option<Diagnostic> {
     })
 }
 
-fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
+/// Whether no key defines an eval split. A faulty value counts as one, because it was reported before.
+fn no_eval_split(settings: &Settings) -> bool {
     let sources = settings.tables("source").into_iter();
     let held_out = sources.map(|(prefix, _)| format!("{prefix}split")).any(|split| is(settings, &split, "eval"));
     let nothing = !held_out && !has_items(settings, "data.eval") && number(settings, "data.eval_fraction") <= 0.0;
-    // A faulty value was reported before.
     let known = settings.value("data.eval").is_some() && settings.value("data.eval_fraction").is_some();
-    (number(settings, "evaluation.every") > 0.0 && nothing && known).then(|| {
+    nothing && known
+}
+
+fn something_to_evaluate(settings: &Settings) -> Option<Diagnostic> {
+    (number(settings, "evaluation.every") > 0.0 && no_eval_split(settings)).then(|| {
         fault(settings, &["evaluation.every"], "`evaluation.every` needs something to evaluate")
             .label("set `data.eval` or `data.eval_fraction`, or remove this")
     })
@@ -152,6 +161,31 @@ fn something_to_export(settings: &Settings) -> Option<Diagnostic> {
     let is_empty = settings.value("export.to")?.as_array()?.is_empty();
     is_empty.then(|| {
         fault(settings, &["export.to"], "nothing would be written at the end").label("name at least one export")
+    })
+}
+
+fn calibrates(settings: &Settings) -> bool {
+    settings.value("export.calibrate") == Some(Value::Boolean(true))
+}
+
+fn something_to_calibrate(settings: &Settings) -> Option<Diagnostic> {
+    let names = |key: &str| -> Option<Vec<String>> {
+        Some(settings.value(key)?.as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    };
+    let (to, types) = (names("export.to")?, names("export.types")?);
+    let none = !to.iter().any(|name| ["gguf", "ollama"].contains(&name.as_str()))
+        || types.iter().all(|name| NOT_CALIBRATED.contains(&name.as_str()));
+    (calibrates(settings) && none).then(|| {
+        fault(settings, &["export.calibrate"], "`export.calibrate` needs a quantised GGUF model")
+            .label("add \"gguf\" to `export.to` and a type such as \"Q4_K_M\" to `export.types`, or remove this")
+    })
+}
+
+fn something_to_calibrate_on(settings: &Settings) -> Option<Diagnostic> {
+    let has_prompts = settings.explicit("evaluation.prompts").is_some();
+    (calibrates(settings) && no_eval_split(settings) && !has_prompts).then(|| {
+        fault(settings, &["export.calibrate"], "`export.calibrate` needs held-out texts")
+            .label("set `data.eval`, `data.eval_fraction` or `evaluation.prompts`, or remove this")
     })
 }
 

@@ -258,6 +258,7 @@ pub static KEYS: &[Key] = &[
 
     Key { path: "export.to", kind: Choices(&["peft", "safetensors", "gguf", "gguf-adapter", "ollama"]), default: Is("[\"peft\"]"), doc: "what is written at the end: peft a PEFT adapter | safetensors the merged model | gguf the merged model for llama.cpp | gguf-adapter an adapter for llama.cpp | ollama a folder for `ollama create`. Full training writes safetensors by default" },
     Key { path: "export.types", kind: Choices(&["F32", "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0", "base"]), default: Is("[\"F16\"]"), doc: "number formats of GGUF models, one file each; base: those of a GGUF base" },
+    Key { path: "export.calibrate", kind: Bool, default: Is("false"), doc: "calibrate quantised GGUF models on the eval split or, without one, on the held-out prompts and the model's answers to them" },
     Key { path: "export.verify", kind: Bool, default: Is("true"), doc: "compare what each export of an adapter computes with what the trained model computes, before the run succeeds" },
 ];
 

@@ -3,6 +3,7 @@
 use tonfall_adapters::export::ExportSettings;
 
 use crate::args::ExportArgs;
+use crate::calibration;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::exporting::Source;
 use crate::inputs;
@@ -13,12 +14,6 @@ use crate::summary;
 /// Returns the exit code: 0, or the code of the signal that stopped an export.
 pub(crate) fn run(args: &ExportArgs, reporter: &mut Reporter) -> Result<i32> {
     let source = Source::open(&args.source, &args.options, reporter)?;
-    let settings = ExportSettings {
-        types: args.types.clone(),
-        dtype: args.dtype,
-        max_ram: args.options.max_ram,
-        ..ExportSettings::default()
-    };
     for export in &args.to {
         let Some(directory) = export.directory(false) else { continue };
         let out = args.out.join(directory);
@@ -27,6 +22,14 @@ pub(crate) fn run(args: &ExportArgs, reporter: &mut Reporter) -> Result<i32> {
             return Err(Failure::new(ExitCode::Invalid, message));
         }
     }
+    let importance = calibration::importance(&source, args, reporter)?;
+    let settings = ExportSettings {
+        types: args.types.clone(),
+        dtype: args.dtype,
+        importance,
+        max_ram: args.options.max_ram,
+        ..ExportSettings::default()
+    };
     let reference = match args.no_verify {
         true => None,
         false => {

@@ -2,7 +2,7 @@
 //!
 //! Responsible for: comparing greedy generations with those in `verify.json`, which an export writes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 use tonfall_adapters::export::read_gguf_adapter;

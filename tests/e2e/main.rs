@@ -7,6 +7,7 @@
 
 mod bad_data;
 mod bad_input;
+mod calibration;
 mod changed_inputs;
 mod command_line;
 mod data_cache;

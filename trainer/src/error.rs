@@ -87,6 +87,14 @@ pub enum TrainError {
     #[error("the prompt has {tokens} tokens; it needs at least one and fewer than the context of {context}")]
     Prompt { tokens: usize, context: usize },
 
+    #[error("there are no texts to calibrate on; give a file with at least one text")]
+    NothingToCalibrateOn,
+
+    #[error(
+        "the inputs of `{weight}` are not finite numbers on these texts, so that nothing can be calibrated on them"
+    )]
+    InputsNotFinite { weight: String },
+
     #[error("checkpoint {} does not fit this run: {why}", path.display())]
     CheckpointMismatch { path: PathBuf, why: String },
 

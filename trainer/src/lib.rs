@@ -4,6 +4,7 @@
 //! Must not depend on: terminals, file formats, polars, ratatui. Only this crate and `tonfall_kernels` use Burn.
 
 mod adherence;
+mod calibrate;
 mod chat_renderer;
 mod checkpoint_files;
 #[cfg(feature = "cuda")]
@@ -34,6 +35,7 @@ mod train;
 pub mod workload;
 
 pub use adherence::Adherence;
+pub use calibrate::{CalibrationTexts, calibration_examples};
 pub use chat_renderer::chat_renderer;
 pub use device::{Compute, DeviceChoice, DeviceError, DeviceKind};
 pub use error::TrainError;

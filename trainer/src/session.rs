@@ -1,12 +1,15 @@
-//! A loaded model for inference: generation and logits, base and adapter side by side.
+//! A loaded model for inference: generation, logits and importance, base and adapter side by side.
 //!
 //! Responsible for: an API without devices and tensors, for callers outside this crate.
 //! Must not depend on: training.
 
 use tonfall_adapters::BaseModel;
+use tonfall_adapters::export::Importance;
 use tonfall_adapters::peft::Adapter;
+use tonfall_datasets::{ChatTokenizer, HeldOutPrompt};
 use tonfall_recipes::plan::Quantization;
 
+use crate::calibrate::{self, CalibrationTexts};
 use crate::device::Compute;
 use crate::error::TrainError;
 use crate::generate::{Sampling, generate};
@@ -65,6 +68,35 @@ impl Session {
     /// If the device fails.
     pub fn logits(&self, ids: &[u32], with_adapter: bool) -> Result<Vec<f32>, TrainError> {
         values(&self.model.logits(ids, with_adapter))
+    }
+
+    /// The importance matrix on `sequences`: for each linear weight, the sum over tokens of its squared inputs. See
+    /// [`Importance`]. `progress` receives the number of processed tokens and of all tokens.
+    ///
+    /// # Errors
+    /// If there are no tokens, a sequence is longer than the context, an input is not finite, or the device fails.
+    pub fn importance(
+        &self,
+        sequences: &[Vec<u32>],
+        with_adapter: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Importance, TrainError> {
+        calibrate::importance(&self.model, sequences, with_adapter, progress)
+    }
+
+    /// Each prompt with the greedy answer of the model and its adapter, to calibrate on. `progress` receives the number of
+    /// answered prompts and of all prompts.
+    ///
+    /// # Errors
+    /// If a prompt can't be rendered or fills the context, or if the device fails.
+    pub fn answered(
+        &self,
+        tokenizer: &ChatTokenizer,
+        prompts: &[HeldOutPrompt],
+        max_new_tokens: usize,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<CalibrationTexts, TrainError> {
+        calibrate::answered(&self.model, tokenizer, prompts, max_new_tokens, progress)
     }
 
     pub fn vocab_size(&self) -> usize {

@@ -68,6 +68,20 @@ impl GgufTypes {
     pub fn find(name: &str) -> Option<Self> {
         if name.eq_ignore_ascii_case("base") { Some(Self::Base) } else { FileType::find(name).map(Self::Type) }
     }
+
+    /// Whether an importance matrix can change the values of a file.
+    #[must_use]
+    pub fn use_importance(&self) -> bool {
+        match self {
+            Self::Type(file_type) => uses_importance(file_type.format),
+            Self::Base => true,
+        }
+    }
+}
+
+/// Whether the quantiser of a format uses importance. Q8_0 is always that of ggml, because its error is small.
+pub(super) fn uses_importance(format: Format) -> bool {
+    !format.is_dense() && format != Format::Q8_0
 }
 
 impl FileType {

@@ -10,7 +10,8 @@ use tonfall_blocks::Format;
 use tonfall_durable::{self as durable, DurableError};
 
 use super::encoder::{Content, Encoder, Progress, Steps, Written};
-use super::file_type::FileType;
+use super::file_type::{FileType, uses_importance};
+use super::importance::Importance;
 use super::lineage;
 use super::part::{Encoding, Layout};
 use super::resume::Resume;
@@ -27,6 +28,9 @@ use crate::safetensors_writer::encode;
 use crate::tensor_index::rotary_heads;
 
 pub(super) const TARGET: &str = "llama.cpp";
+/// The importance matrix that calibrated the files of a directory.
+pub const IMATRIX_FILE: &str = "imatrix.gguf";
+const EMBEDDING: &str = "model.embed_tokens.weight";
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// Writes one file for each of the file types.
@@ -41,7 +45,9 @@ pub(super) fn write(
         Trained::Adapter(adapter) => Box::new(Merged::new(artifact.base, adapter)?),
         Trained::Full(values) => Box::new(FullyTrained::new(artifact.base.description(), values)),
     };
-    let plans = settings.types.iter().map(|types| Plan::new(artifact, types)).collect::<Result<Vec<_>, _>>()?;
+    let importance = settings.importance.as_ref();
+    let plans =
+        settings.types.iter().map(|types| Plan::new(artifact, types, importance)).collect::<Result<Vec<_>, _>>()?;
     let layouts = plans.iter().map(|plan| plan.file.layout()).collect::<std::io::Result<Vec<_>>>();
     let layouts = layouts.map_err(|error| DurableError::new("write", dir, error))?;
     let resume = Resume::new(artifact, settings, dir, plans.len());
@@ -50,7 +56,7 @@ pub(super) fn write(
     let mut report = ExportReport::default();
     let mut steps = Steps::new(plans.iter().map(Plan::bytes).sum(), progress);
     for (plan, layout) in plans.into_iter().zip(layouts) {
-        let mut encoder = Encoder::new(&*source, settings.importance.as_ref(), &mut steps, settings.max_ram);
+        let mut encoder = Encoder::new(&*source, importance, &mut steps, settings.max_ram);
         encoder.write(&dir.join(&plan.name), &layout, &plan.contents(), &resume, |path| {
             Ok(Box::new(WrittenFile { plan: &plan.file, found: GgufFile::open(path, |_, _| Ok(()))? }))
         })?;
@@ -62,6 +68,10 @@ pub(super) fn write(
         report.bytes += plan.bytes();
         report.notices.extend(plan.notices);
         report.files.push(plan.name);
+    }
+    if let Some(importance) = importance {
+        importance.write(&dir.join(IMATRIX_FILE), artifact.base.description())?;
+        report.files.push(IMATRIX_FILE.to_owned());
     }
     Ok(report)
 }
@@ -79,7 +89,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(artifact: &Artifact<'_>, types: &GgufTypes) -> Result<Self, ExportError> {
+    fn new(artifact: &Artifact<'_>, types: &GgufTypes, importance: Option<&Importance>) -> Result<Self, ExportError> {
+        let importance = importance.filter(|_| types.use_importance());
         let base = artifact.base;
         let model = base.description();
         let unsupported = |reason: String| ExportError::Target { target: TARGET, reason };
@@ -106,6 +117,7 @@ impl Plan {
                 families::PERIOD_KEY
             ));
         }
+        notices.extend(importance.and_then(|importance| not_calibrated(types, &encodings, importance, model)));
         let planned = |(encoding, (name, shape)): (&Encoding, &(String, Shape))| PlannedGgufTensor {
             name: names::to_gguf(name, model.output_norms),
             format: encoding.format,
@@ -120,6 +132,7 @@ impl Plan {
         let mut metadata = general(artifact, "model", types.number(base));
         metadata.extend(keys);
         metadata.extend(tokenizer(artifact)?);
+        metadata.extend(importance.into_iter().flat_map(calibration));
         Ok(Self {
             name: format!("model-{types}.gguf"),
             types: types.to_string(),
@@ -230,6 +243,42 @@ fn other_formats(types: &GgufTypes, encodings: &[Encoding], tensors: &[(String, 
             "{file_type}: {count} matrices are stored as {formats}, because their rows are no whole number of blocks"
         )
     })
+}
+
+/// Counts the matrices that are quantised without importance, because the importance matrix has none for them. Rows of an
+/// embedding are not multiplied with inputs, so an embedding that is not the head as well never has one.
+fn not_calibrated(
+    types: &GgufTypes,
+    encodings: &[Encoding],
+    importance: &Importance,
+    model: &ModelDescription,
+) -> Option<String> {
+    let is_missing = |encoding: &&Encoding| {
+        let is_table = encoding.weight == EMBEDDING && !model.tie_word_embeddings;
+        uses_importance(encoding.format) && !is_table && !importance.weights.contains_key(&encoding.weight)
+    };
+    let mut missing = encodings.iter().filter(is_missing);
+    let first = &missing.next()?.weight;
+    Some(match missing.count() {
+        0 => format!("{types}: `{first}` is quantised without calibration: it is not in the importance matrix"),
+        more => format!(
+            "{types}: `{first}` and {more} more matrices are quantised without calibration: they are not in the \
+             importance matrix"
+        ),
+    })
+}
+
+/// The keys with which llama.cpp's quantiser records the importance matrix.
+fn calibration(importance: &Importance) -> Metadata {
+    let text = |text: &str| MetadataValue::String(text.to_owned());
+    let count = |count: usize| MetadataValue::U32(u32::try_from(count).unwrap_or(u32::MAX));
+    let dataset = importance.datasets.first().map(|name| ("quantize.imatrix.dataset", text(name)));
+    let counts = [
+        ("quantize.imatrix.file", text(IMATRIX_FILE)),
+        ("quantize.imatrix.entries_count", count(importance.weights.len())),
+        ("quantize.imatrix.chunks_count", MetadataValue::U32(importance.chunks())),
+    ];
+    counts.into_iter().chain(dataset).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// llama.cpp's architectures for Llama, Mistral and Qwen have no sliding window.

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub struct Importance {
     /// For each weight: the sum over tokens of x² for each input feature, `[in_features]`, and the number of tokens.
     pub weights: BTreeMap<String, (Vec<f32>, u64)>,
+    /// Names of the texts.
+    pub datasets: Vec<String>,
 }
 
 impl Importance {

@@ -28,6 +28,7 @@ use tonfall_durable::{self as durable, DurableError, ScratchDir};
 pub use encoder::Progress;
 pub use error::ExportError;
 pub use file_type::{FILE_TYPES, FileType, GgufTypes};
+pub use gguf::IMATRIX_FILE;
 pub use gguf_adapter::read_gguf_adapter;
 pub use importance::Importance;
 pub(crate) use lineage::PREFIX;

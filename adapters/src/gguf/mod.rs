@@ -14,6 +14,7 @@ mod tokenizer_metadata;
 mod value;
 mod writer;
 
+pub(crate) use cursor::{Cursor, Fault};
 pub use file::GgufError;
 pub(crate) use file::{GgufFile, ListedTensor, open_headers};
 pub use tokenizer::GgufTokenizerError;

@@ -20,8 +20,6 @@ const VERSION: u32 = 3;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum MetadataValue {
     U32(u32),
-    U64(u64),
-    I32(i32),
     F32(f32),
     Bool(bool),
     String(String),
@@ -56,8 +54,6 @@ impl MetadataValue {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::U32(value) => scalar(kind::U32, &value.to_le_bytes()),
-            Self::U64(value) => scalar(kind::U64, &value.to_le_bytes()),
-            Self::I32(value) => scalar(kind::I32, &value.to_le_bytes()),
             Self::F32(value) => scalar(kind::F32, &value.to_le_bytes()),
             Self::Bool(value) => scalar(kind::BOOL, &[u8::from(*value)]),
             Self::String(text) => scalar(kind::STRING, &string(text)),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{InspectError, Inspection, Kind, MetaValue, gguf, safetensors};
-use crate::export::{LINEAGE_FILE, PREFIX, read_lineage};
+use crate::export::{IMATRIX_FILE, LINEAGE_FILE, PREFIX, read_lineage};
 use crate::mapped_file::MappedFile;
 use crate::peft::{CONFIG_FILE as PEFT_CONFIG, TENSOR_FILE as PEFT_TENSORS};
 use crate::regular_file::{CONFIG_LIMIT, read_up_to};
@@ -82,7 +82,9 @@ fn gguf_folder(dir: &Path) -> Result<Inspection, InspectError> {
     for entry in fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
         let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-        if is_gguf && !is_later_part(&path) {
+        // An export has the importance matrix of its calibration beside the model.
+        let is_matrix = path.file_name().is_some_and(|name| name == IMATRIX_FILE);
+        if is_gguf && !is_matrix && !is_later_part(&path) {
             models.push(path);
         }
     }

@@ -72,7 +72,8 @@ fn defaults_are_those_of_the_schema() {
     assert_eq!((training.learning_rate, training.warmup_steps, training.schedule), (2e-4, None, Schedule::Cosine));
     assert_eq!(LoraPlan::default().target_modules, TargetModules::AllLinear);
     let export = ExportPlan::default();
-    assert_eq!((export.to, export.types), (vec!["peft".to_owned()], vec!["F16".to_owned()]));
+    let (to, types) = (vec!["peft".to_owned()], vec!["F16".to_owned()]);
+    assert_eq!(export, ExportPlan { to, types, calibrate: false, verify: true });
 }
 
 #[test]

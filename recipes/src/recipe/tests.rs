@@ -453,6 +453,9 @@ fn contradictions_are_refused() {
     fails(&["training.warmup_ratio=0.1", "training.warmup_steps=3"], "contradict");
     fails(&["evaluation.every=10"], "something to evaluate");
     fails(&["export.to=[]"], "nothing would be written");
+    fails(&["export.calibrate=true", "data.eval_fraction=0.1", "export.types=Q4_K_M"], "a quantised GGUF model");
+    fails(&["export.calibrate=true", "data.eval_fraction=0.1", "export.to=gguf"], "a quantised GGUF model");
+    fails(&["export.calibrate=true", "export.to=gguf", "export.types=Q4_K_M"], "needs held-out texts");
     fails(&["data.eval=a.jsonl"], "both the training data and the eval split");
     fails(&["template=[{kind = \"usage\", user = \"a\"}]"], "needs `assistant`");
     fails(&["template=[{kind = \"context\", user = \"a\", assistant = \"b\"}]"], "has no answer");

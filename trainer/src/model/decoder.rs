@@ -113,6 +113,7 @@ impl Decoder {
             with_adapter,
             rematerialize: false,
             dropout: None,
+            observer: None,
         };
         let x = self.embed(ids, &binding);
         let layers = self.layers.iter().zip(&mut cache.layers);
@@ -154,6 +155,6 @@ impl<'a> Documents<'a> {
     /// The pass with the adapter and the parameters of `binding`.
     pub(crate) fn pass(&self, binding: &'a Binding<'a>) -> ForwardPass<'a> {
         let Self { positions, segments, dropout } = *self;
-        ForwardPass { binding, positions, segments, with_adapter: true, rematerialize: false, dropout }
+        ForwardPass { binding, positions, segments, with_adapter: true, rematerialize: false, dropout, observer: None }
     }
 }

@@ -1,10 +1,10 @@
 //! The inputs of a forward pass, except token ids and weights.
 //!
-//! Responsible for: positions, segments, dropout keys and the key/value cache.
+//! Responsible for: positions, segments, dropout keys, the key/value cache, and the observer of linear layers.
 //! Must not depend on: layers.
 
 use burn::tensor::Tensor;
-use tonfall_kernels::Segment;
+use tonfall_kernels::{Rematerialized, Segment};
 
 use crate::params::Binding;
 
@@ -59,6 +59,34 @@ impl LayerCache {
     }
 }
 
+/// An input of the linear layers of a block. Layers that multiply the same input share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LinearInput {
+    /// Of q, k and v, `[tokens, hidden]`.
+    Attention,
+    /// Of o, `[tokens, heads · head_dim]`.
+    AttentionOutput,
+    /// Of gate and up, `[tokens, hidden]`.
+    Mlp,
+    /// Of down, `[tokens, intermediate]`.
+    MlpOutput,
+}
+
+impl LinearInput {
+    /// The modules that multiply this input.
+    pub(crate) fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Attention => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            Self::AttentionOutput => &["self_attn.o_proj"],
+            Self::Mlp => &["mlp.gate_proj", "mlp.up_proj"],
+            Self::MlpOutput => &["mlp.down_proj"],
+        }
+    }
+}
+
+/// Receives each input of a block's linear layers, in the dtype of the activations.
+pub(crate) type Observer<'a> = &'a dyn Fn(LinearInput, Tensor<2>);
+
 /// One forward pass over concatenated documents, without padding.
 pub(crate) struct ForwardPass<'a> {
     pub binding: &'a Binding<'a>,
@@ -70,6 +98,16 @@ pub(crate) struct ForwardPass<'a> {
     /// Whether norm and gated-activation outputs are recomputed in the backward pass instead of saved.
     pub rematerialize: bool,
     pub dropout: Option<DropoutKey>,
+    pub observer: Option<Observer<'a>>,
+}
+
+impl ForwardPass<'_> {
+    /// Passes an input of linear layers to the observer, if there is one.
+    pub(super) fn observe(&self, input: LinearInput, x: &Rematerialized) {
+        if let Some(observer) = self.observer {
+            observer(input, x.clone().value());
+        }
+    }
 }
 
 /// Segments of concatenated documents; each document attends only to itself.

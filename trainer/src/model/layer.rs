@@ -7,7 +7,7 @@
 use burn::tensor::Tensor;
 use tonfall_kernels::{Activation, AttentionLayout, Rematerialized, RopeTable};
 
-use super::forward_pass::{ForwardPass, LayerCache};
+use super::forward_pass::{ForwardPass, LayerCache, LinearInput};
 use super::linear::{Linear, Vector};
 
 /// RMSNorm (Zhang & Sennrich 2019) with a weight.
@@ -85,7 +85,9 @@ impl Layer {
     /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, queries also attend to keys and values of earlier tokens.
     pub(super) fn forward(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let x = self.attend(x, pass, cache);
-        let y = self.down.forward(self.gated(x.clone(), pass), pass);
+        let gated = self.gated(x.clone(), pass);
+        pass.observe(LinearInput::MlpOutput, &gated);
+        let y = self.down.forward(gated, pass);
         x + match &self.output_norms {
             Some((_, norm)) => norm.forward(y, pass),
             None => y,
@@ -117,6 +119,7 @@ impl Layer {
     }
 
     fn attention(&self, x: Rematerialized, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+        pass.observe(LinearInput::Attention, &x);
         let (mut q, mut k) = (self.q.forward(x.clone(), pass), self.k.forward(x.clone(), pass));
         let v = self.v.forward(x, pass);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
@@ -137,12 +140,15 @@ impl Layer {
             window: self.shape.window,
             segments: pass.segments.to_vec(),
         };
-        self.o.forward(tonfall_kernels::attention(q, k, v, &layout), pass)
+        let attended = tonfall_kernels::attention(q, k, v, &layout).into();
+        pass.observe(LinearInput::AttentionOutput, &attended);
+        self.o.forward(attended, pass)
     }
 
     /// The input of the MLP's down projection, `[tokens, intermediate]`.
     fn gated(&self, x: Tensor<2>, pass: &ForwardPass<'_>) -> Rematerialized {
         let x = self.mlp_norm.rematerialized(x, pass);
+        pass.observe(LinearInput::Mlp, &x);
         let (gate, up) = (self.gate.forward(x.clone(), pass), self.up.forward(x, pass));
         match pass.rematerialize {
             true => Rematerialized::glu(gate, up, self.activation),

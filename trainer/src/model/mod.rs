@@ -12,7 +12,7 @@ mod load;
 
 pub(crate) use decoder::{Decoder, Documents, Hidden};
 pub(crate) use embedding::embeds_from_host;
-pub(crate) use forward_pass::{DropoutKey, ForwardPass, self_segments};
+pub(crate) use forward_pass::{DropoutKey, ForwardPass, LinearInput, self_segments};
 pub(crate) use linear::LoraSite;
 pub(crate) use load::{EMBEDDING, LoadOptions, Loader, NF4_PIECE, Role, kept_format};
 

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use tonfall_adapters::export::{self, Artifact, ExportSettings, GgufTypes, RenderChat, Trained};
+use tonfall_adapters::export::{self, Artifact, ExportSettings, GgufTypes, Importance, RenderChat, Trained};
 use tonfall_adapters::peft;
 use tonfall_kernels::release_idle;
 use tonfall_runs::checkpoint_dir::{CheckpointWriter, mark_best};
 use tonfall_runs::events::{EventKind, Phase};
 
 use super::{Exported, Run, progress};
+use crate::calibrate;
 use crate::chat_renderer::chat_renderer;
 use crate::checkpoint_files;
 use crate::error::TrainError;
@@ -99,12 +100,38 @@ impl Run<'_> {
         }
     }
 
+    /// The importance matrix of the trained model, if the plan calibrates its exports.
+    fn calibration(&mut self, notices: &mut Vec<String>) -> Result<Option<Importance>, TrainError> {
+        let plan = self.job.plan;
+        if !plan.export.calibrate {
+            return Ok(None);
+        }
+        let texts = match self.job.data.eval.is_empty() {
+            false => calibrate::calibration_examples(&self.job.data.eval)?,
+            true => {
+                let mut generating = progress(&mut self.job.record, Phase::Generating);
+                let limit = plan.evaluation.max_new_tokens;
+                calibrate::answered(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut generating)?
+            }
+        };
+        let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);
+        let mut importance = calibrate::importance(&self.model, &texts.sequences, true, &mut evaluating)?;
+        drop(evaluating);
+        importance.datasets = vec![format!("held-out texts of {}", plan.name)];
+        notices.push(format!("calibrated on held-out texts: {texts}"));
+        Ok(Some(importance))
+    }
+
     /// Writes the exports of the plan. `after` is the last evaluation.
     pub(super) fn export(
         &mut self,
         after: &EvalReport,
         notices: &mut Vec<String>,
     ) -> Result<Vec<Exported>, TrainError> {
+        if self.job.record.is_none() {
+            return Ok(Vec::new());
+        }
+        let importance = self.calibration(notices)?;
         let Some(record) = &self.job.record else { return Ok(Vec::new()) };
         release_idle();
         let exports = record.run.exports();
@@ -131,7 +158,7 @@ impl Run<'_> {
         let known = "a test compares the names with the schema";
         let types = self.job.plan.export.types.iter();
         let types = types.map(|name| GgufTypes::find(name).unwrap_or_else(|| unreachable!("{known}"))).collect();
-        let settings = ExportSettings { types, ..ExportSettings::default() };
+        let settings = ExportSettings { types, importance, ..ExportSettings::default() };
         for name in &self.job.plan.export.to {
             let export = export::find(name).unwrap_or_else(|| unreachable!("{known}"));
             let Some(directory) = export.directory(adapter.is_none()) else { continue };
