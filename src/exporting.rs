@@ -164,7 +164,7 @@ fn combined(path: &Path, first: Parts, options: &ExportOptions) -> Result<Parts>
     let mut bases: BTreeMap<String, PathBuf> = BTreeMap::new();
     let (name, base, chat_template) = (first.name.clone(), first.base.clone(), first.chat_template.clone());
     let (allow_download, template_variables) = (first.allow_download, first.template_variables.clone());
-    let prompts = first.prompts.clone();
+    let plan = first.plan.clone();
     let mut all = vec![(path.to_owned(), options.weight, first)];
     for (path, weight) in &options.others {
         all.push((path.clone(), *weight, parts(path)?));
@@ -189,7 +189,7 @@ fn combined(path: &Path, first: Parts, options: &ExportOptions) -> Result<Parts>
         return Err(Failure::new(ExitCode::Refused, message));
     }
     let adapter = Some(peft::combine(&adapters)?);
-    Ok(Parts { name, adapter, base, allow_download, chat_template, template_variables, lineage, prompts })
+    Ok(Parts { name, adapter, base, allow_download, chat_template, template_variables, lineage, plan })
 }
 
 fn parts(path: &Path) -> Result<Parts> {

@@ -244,9 +244,7 @@ mod tests {
         }
         let shown: Vec<_> = file.metadata.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
         let shown = shown.join(" ");
-        for value in
-            ["a.u32=Unsigned(7)", "a.f32=Float(0.5)", "a.flag=Bool(true)", "a.stored=Bool(false)"]
-        {
+        for value in ["a.u32=Unsigned(7)", "a.f32=Float(0.5)", "a.flag=Bool(true)", "a.stored=Bool(false)"] {
             assert!(shown.contains(value), "{value} is not in {shown}");
         }
         let array = file.metadata["tokenizer.texts"].as_array().expect("a list");
