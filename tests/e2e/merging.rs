@@ -42,7 +42,7 @@ fn adapters_are_merged_with_weights() {
 fn the_memory_limit_is_checked() {
     let workshop = trained();
     let merge = |limit: &str| run(workshop.home(), &["merge", "runs/a", "--out", "merged", "--max-ram", limit]);
-    for limit in ["1MiB", "4", "-1GiB", "much"] {
+    for limit in ["1MiB", "4", "much"] {
         assert!(merge(limit).expect(2).stderr.contains("expected a size such as 4GiB"), "{limit}");
     }
     merge("256MiB").expect(0);
