@@ -1,7 +1,7 @@
 //! Number formats of stored weight matrices, and their conversion to `f32`.
 //!
 //! Responsible for: the size of a matrix in each [`Format`], dequantizing any range of its elements ([`dequantize`]), and
-//! quantizing whole rows ([`quantize`]; NF4: [`quantize_nf4`]). Pure functions over slices.
+//! quantizing whole rows ([`quantize()`]; NF4: [`quantize_nf4`]). Pure functions over slices.
 //! Must not depend on: files, tensor frameworks, threads, any other crate.
 //!
 //! A matrix has `rows` output features and `cols` input features, and is stored row-major in one buffer. "Flattened" means in
