@@ -87,7 +87,7 @@ pub fn gguf(input: &[u8]) {
     let file = fs::File::options().write(true).open(&path).expect("the file just written");
     file.set_len(size as u64).expect("space for temporary files");
     heap::bounded(size, || check_base(&path));
-    heap::bounded(size, || drop(is_shown(&path)));
+    heap::bounded(size, || _ = is_shown(&path));
 }
 
 /// Whether `tonfall inspect` shows a file. What it shows can be written as JSON.
