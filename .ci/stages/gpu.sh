@@ -27,10 +27,16 @@ stage_cuda() (
   done
   tonfall="$CARGO_TARGET_DIR/release/tonfall"
   train=(train recipes/quickstart.toml --set training.max_steps=3 --set 'export.to=["peft"]' --set output_dir="\"$runs\"" --device)
-  simulated "$tonfall" "${train[@]}" cuda --run-name one
-  simulated "$tonfall" "${train[@]}" cuda --run-name offload --set training.recompute='"offload"'
+  # The test libraries compute nothing. So the adapter has no effect, and its export is refused after the last checkpoint.
+  without_effect() {
+    local status=0
+    simulated "$@" || status=$?
+    [ "$status" = 9 ]
+  }
+  without_effect "$tonfall" "${train[@]}" cuda --run-name one
+  without_effect "$tonfall" "${train[@]}" cuda --run-name offload --set training.recompute='"offload"'
   # A GPU whose memory fills up in the middle of a step: the step has no effect and is repeated with halved micro-batches.
-  simulated STAND_IN_MIB=160 "$tonfall" "${train[@]}" cuda --run-name short --set training.micro_batch_size=64 \
+  without_effect STAND_IN_MIB=160 "$tonfall" "${train[@]}" cuda --run-name short --set training.micro_batch_size=64 \
     --set training.recompute='"off"' --set training.max_memory=80
   grep -q 'memory is short before step 1' "$runs/short/events.jsonl"
   processes=()
@@ -40,10 +46,10 @@ stage_cuda() (
       "$tonfall" "${train[@]}" cuda --run-name two &
     processes+=($!)
   done
-  for process in "${processes[@]}"; do wait "$process"; done
+  for process in "${processes[@]}"; do wait "$process" || [ $? = 9 ]; done
   "$tonfall" "${train[@]}" auto --run-name none |& tee "$runs/said"
   grep -q 'no CUDA device' "$runs/said"
-  ls "$runs"/{one,offload,short,two,none}/exports/adapter/adapter_model.safetensors
+  ls "$runs"/{one,offload,short,two}/checkpoints/*/adapter_model.safetensors "$runs/none/exports/adapter/adapter_model.safetensors"
   rm -r "$runs"
   simulated STAND_IN_DIR=/dev/shm python3 benches/gpu/memory.py "$CARGO_TARGET_DIR/release/examples/gpu_suite"
   if "$tonfall" train recipes/quickstart.toml --device cuda; then return 1; else [ $? = 2 ]; fi
