@@ -194,6 +194,12 @@ pub fn directories() -> impl Iterator<Item = &'static str> {
 }
 
 impl Export {
+    /// Whether the export has all weights of the model, not those of an adapter.
+    #[must_use]
+    pub fn writes_model(&self) -> bool {
+        matches!(self.content, Content::Model | Content::ModelFiles)
+    }
+
     /// The directory below the exports of a run. `None` if the export needs an adapter and the run trained all weights.
     #[must_use]
     pub fn directory(&self, is_full_training: bool) -> Option<&'static str> {

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use burn::tensor::DType;
 use serde::Serialize;
+use tonfall_adapters::export::{self, Export};
 use tonfall_adapters::peft;
 use tonfall_adapters::{BaseModel, ModelDescription};
 use tonfall_blocks::Format;
@@ -259,7 +260,7 @@ impl Workload {
             None => WEIGHT_COPIES * F32 * trained.largest,
         };
         stages.push(Stage { name: "saving", parts: vec![Part::new("what is written", host(written))] });
-        if self.plan.export.to.iter().any(|name| ["safetensors", "gguf", "ollama"].contains(&name.as_str())) {
+        if self.plan.export.to.iter().filter_map(|name| export::find(name)).any(Export::writes_model) {
             let parts = vec![Part::new("weights in conversion", host(MERGE_BUFFERS + 2 * self.storage.largest))];
             stages.push(Stage { name: "merging", parts });
         }
