@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::json_number;
+
 pub use self::log::EventLog;
 pub use self::reader::{EventReadError, EventReader};
 
@@ -49,10 +51,10 @@ pub enum EventKind {
     Device {
         name: String,
         /// Floating-point operations per token of a training step.
-        #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+        #[serde(default, with = "json_number::optional", skip_serializing_if = "Option::is_none")]
         flops_per_token: Option<f64>,
         /// Peak floating-point operations per second from the data sheet: the denominator of MFU.
-        #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+        #[serde(default, with = "json_number::optional", skip_serializing_if = "Option::is_none")]
         peak_flops: Option<f64>,
         /// Memory of the accelerator.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,19 +103,19 @@ pub enum EventKind {
     /// An optimizer step. `loss` is the mean over tokens with loss; `tokens` and `seconds` count this step only.
     Step {
         step: u64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         epoch: f64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         loss: f64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         lr: f64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         grad_norm: f64,
         tokens: u64,
         trained_tokens: u64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         tokens_per_second: f64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         seconds: f64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peak_rss_bytes: Option<u64>,
@@ -124,7 +126,7 @@ pub enum EventKind {
     /// An evaluation: the mean loss over `tokens` tokens with loss of the eval split.
     Eval {
         step: u64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         loss: f64,
         tokens: u64,
     },
@@ -144,10 +146,10 @@ pub enum EventKind {
     /// The run is trained, evaluated and exported. `seconds` and `tokens` are sums over all attempts.
     Finished {
         step: u64,
-        #[serde(with = "number")]
+        #[serde(with = "json_number")]
         seconds: f64,
         tokens: u64,
-        #[serde(default, with = "optional_number", skip_serializing_if = "Option::is_none")]
+        #[serde(default, with = "json_number::optional", skip_serializing_if = "Option::is_none")]
         eval_loss: Option<f64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         peak_rss_bytes: Option<u64>,
@@ -315,79 +317,6 @@ pub fn drop_superseded(events: &mut Vec<Event>) {
     }
     let mut keep = keep.into_iter();
     events.retain(|_| keep.next().unwrap_or(true));
-}
-
-/// Floating-point numbers in JSON, finite or not.
-mod number {
-    use std::fmt;
-
-    use serde::de::{Deserializer, Error, Unexpected, Visitor};
-    use serde::ser::Serializer;
-
-    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        match *value {
-            value if value.is_finite() => serializer.serialize_f64(value),
-            value if value.is_nan() => serializer.serialize_str("NaN"),
-            value if value > 0.0 => serializer.serialize_str("Infinity"),
-            _ => serializer.serialize_str("-Infinity"),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        deserializer.deserialize_any(Number)
-    }
-
-    struct Number;
-
-    impl Visitor<'_> for Number {
-        type Value = f64;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a number, \"NaN\", \"Infinity\" or \"-Infinity\"")
-        }
-
-        fn visit_f64<E: Error>(self, value: f64) -> Result<f64, E> {
-            Ok(value)
-        }
-
-        fn visit_u64<E: Error>(self, value: u64) -> Result<f64, E> {
-            Ok(value as f64)
-        }
-
-        fn visit_i64<E: Error>(self, value: i64) -> Result<f64, E> {
-            Ok(value as f64)
-        }
-
-        fn visit_unit<E: Error>(self) -> Result<f64, E> {
-            Ok(f64::NAN)
-        }
-
-        fn visit_str<E: Error>(self, value: &str) -> Result<f64, E> {
-            match value {
-                "NaN" => Ok(f64::NAN),
-                "Infinity" => Ok(f64::INFINITY),
-                "-Infinity" => Ok(f64::NEG_INFINITY),
-                other => Err(E::invalid_value(Unexpected::Str(other), &self)),
-            }
-        }
-    }
-}
-
-/// [`number`], or `None`.
-mod optional_number {
-    use serde::de::Deserializer;
-    use serde::ser::Serializer;
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => super::number::serialize(value, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-        super::number::deserialize(deserializer).map(Some)
-    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@
 //! Must not depend on: tensors, data frames, terminals.
 
 pub mod checkpoint_dir;
+pub mod evaluation;
 pub mod events;
 pub mod exporters;
 pub mod follow;
 pub mod history;
+mod json_number;
 pub mod lock;
 pub mod numbers;
 pub mod run_dir;

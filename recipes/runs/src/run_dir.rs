@@ -210,7 +210,7 @@ impl RunDir {
     /// If it doesn't exist, or its `run.json` is damaged or has a newer format.
     pub fn open(path: &Path) -> Result<Self, RunDirError> {
         let file = path.join(INFO);
-        let text = match read_text(&file) {
+        let text = match read_text(&file, MAX_TEXT) {
             Err(RunDirError::Read { source, .. })
                 if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
             {
@@ -270,7 +270,7 @@ impl RunDir {
     /// If `plan.toml` can't be read, was changed, or has keys of a newer version.
     pub fn plan(&self) -> Result<Plan, RunDirError> {
         let path = self.path.join(PLAN);
-        let text = read_text(&path)?;
+        let text = read_text(&path, MAX_TEXT)?;
         if !text_matches(&text, &self.info.plan_hash) {
             return Err(RunDirError::Damaged { path, why: "it was changed since the run was made".to_owned() });
         }
@@ -377,13 +377,13 @@ fn longest_id(plan: &Plan) -> String {
     format!("{}-{:016x}", plan.name, durable::nonce())
 }
 
-/// Reads a text file of at most [`MAX_TEXT`] bytes.
-fn read_text(path: &Path) -> Result<String, RunDirError> {
+/// Reads a text file of at most `max` bytes.
+pub(crate) fn read_text(path: &Path, max: u64) -> Result<String, RunDirError> {
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_string(&mut text));
+    let read = File::open(path).and_then(|file| file.take(max + 1).read_to_string(&mut text));
     match read {
-        Ok(_) if text.len() as u64 > MAX_TEXT => {
-            Err(RunDirError::Damaged { path: path.to_owned(), why: format!("longer than {MAX_TEXT} bytes") })
+        Ok(_) if text.len() as u64 > max => {
+            Err(RunDirError::Damaged { path: path.to_owned(), why: format!("longer than {max} bytes") })
         }
         Ok(_) => Ok(text),
         Err(error) if error.kind() == ErrorKind::InvalidData => {
