@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use tonfall_adapters::export::{Artifact, Export, ExportError, ExportSettings, RenderChat, Trained, read_lineage};
+use tonfall_adapters::export::{
+    Artifact, Export, ExportError, ExportSettings, RenderChat, Trained, Unpublished, read_lineage,
+};
 use tonfall_adapters::peft::{self, Adapter, AdapterConfig};
 use tonfall_adapters::{BaseModel, ChatSettings, TEMPLATE_FILE};
 use tonfall_datasets::ChatTokenizer;
@@ -79,8 +81,8 @@ impl Source {
         self.adapter.is_some()
     }
 
-    /// Writes an export to the directory `out`, after it was compared with what `reference` computes. Returns the exit code
-    /// of the signal if one stopped it.
+    /// Writes an export for the directory `out`, and compares it with what `reference` computes. It does not appear there
+    /// before it is published. `Break` has the exit code of the signal that stopped it.
     pub(crate) fn export(
         &self,
         export: &Export,
@@ -88,7 +90,7 @@ impl Source {
         out: &Path,
         reference: Option<(&Reference, &Compute)>,
         reporter: &mut Reporter,
-    ) -> Result<Option<i32>> {
+    ) -> Result<ControlFlow<i32, Unpublished>> {
         let trained = self.adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
         let renderer = self.tokenizer.as_ref().map(chat_renderer);
         let has_template = self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.template().is_some());
@@ -105,7 +107,7 @@ impl Source {
         let written = match (written, signals.received()) {
             (Err(ExportError::Interrupted), Some(signal)) => {
                 output::note("interrupted; nothing was written");
-                return Ok(Some(signals::exit_code(signal)));
+                return Ok(ControlFlow::Break(signals::exit_code(signal)));
             }
             (written, _) => written?,
         };
@@ -119,10 +121,7 @@ impl Source {
                 return Err(verifying::failure(export, &failures, &kept));
             }
         }
-        for notice in &written.publish()?.notices {
-            reporter.note(&format!("note: {notice}"));
-        }
-        Ok(None)
+        Ok(ControlFlow::Continue(written))
     }
 
     /// What the model computes for its held-out prompts, or for built-in ones.
@@ -148,6 +147,14 @@ impl Source {
         let adapter = self.adapter.as_ref();
         Reference::measure(&self.base, adapter, tokenizer, &conversations, max_new_tokens, compute, reporter)
     }
+}
+
+/// Makes a written export appear, and shows its notices.
+pub(crate) fn publish(written: Unpublished, reporter: &mut Reporter) -> Result<()> {
+    for notice in &written.publish()?.notices {
+        reporter.note(&format!("note: {notice}"));
+    }
+    Ok(())
 }
 
 /// Where an export is kept that is not as it must be.

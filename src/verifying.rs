@@ -145,11 +145,11 @@ impl Reference {
     /// Checks a complete model: a directory or a GGUF file.
     fn check_model(&self, path: &Path, compute: &Compute, reporter: &mut Reporter) -> Result<Vec<Check>> {
         let model = BaseModel::open(path)?;
-        let format = model.weight_format("model.layers.0.mlp.up_proj.weight").map_or(Format::F32, |(format, _)| format);
         let tokenizer = inputs::tokenizer(&model, None)?;
         let mut checks = vec![self.template(&tokenizer)?];
         let session = open(&model, compute, reporter)?;
-        checks.extend(self.logits(&session, false, limit(format), reporter)?);
+        let limit = model.formats().map(limit).fold(0.0, f64::max);
+        checks.extend(self.logits(&session, false, limit, reporter)?);
         Ok(checks)
     }
 

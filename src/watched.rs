@@ -36,12 +36,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Signals and clock.
-pub(crate) struct Person {
+pub(crate) struct SignalHost {
     since: Instant,
     leave: Arc<AtomicBool>,
 }
 
-impl Person {
+impl SignalHost {
     pub(crate) fn new() -> Result<Self> {
         let leave = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -59,7 +59,7 @@ impl Person {
     }
 }
 
-impl Host for Person {
+impl Host for SignalHost {
     fn now(&self) -> f64 {
         self.since.elapsed().as_secs_f64()
     }
@@ -80,9 +80,9 @@ pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
     let look = LookArgs { background: Background::Auto, symbols: SymbolSet::Auto };
     let look = look::of_terminal(&look, global);
     let what = What { runs: vec![path.clone()], directory: Some(plan.output_dir.clone()), look };
-    let person = Person::new()?;
+    let signals = SignalHost::new()?;
     let trainer = Trainer::start(args, &id)?;
-    let host = Attended { person, trainer: Mutex::new(trainer), path: path.clone() };
+    let host = Attended { signals, trainer: Mutex::new(trainer), path: path.clone() };
     let shown = tonfall_tui::watch(&what, &host);
     let mut trainer = host.trainer.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let ended = trainer.ended(path.join("run.json").exists());
@@ -99,7 +99,7 @@ pub(crate) fn train(args: &Train, global: &Global) -> Result<i32> {
 
 /// A run that was just started, as the dashboard sees it.
 struct Attended {
-    person: Person,
+    signals: SignalHost,
     trainer: Mutex<Trainer>,
     path: PathBuf,
 }
@@ -112,14 +112,14 @@ impl Attended {
 
 impl Host for Attended {
     fn now(&self) -> f64 {
-        self.person.now()
+        self.signals.now()
     }
 
     /// Also true if the trainer failed before it created a run.
     fn should_leave(&self) -> bool {
         let gone =
             || !self.path.join("run.json").exists() && self.trainer(|trainer| trainer.code().is_some()) == Some(true);
-        self.person.should_leave() || gone()
+        self.signals.should_leave() || gone()
     }
 
     /// The trainer's last line, until the run has an event log.

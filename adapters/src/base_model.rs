@@ -262,6 +262,11 @@ impl BaseModel {
         self.weights.get(name).map(|indexed| (indexed.format, indexed.shape))
     }
 
+    /// The formats of all weights.
+    pub fn formats(&self) -> impl Iterator<Item = Format> {
+        self.weights.values().map(|indexed| indexed.format)
+    }
+
     /// Total size of all weights in bytes, in their stored formats.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {

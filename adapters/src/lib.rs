@@ -43,7 +43,7 @@ pub use gguf::{GgufError, GgufTokenizerError, TokenizerMetadataError};
 pub use imatrix::ImatrixError;
 pub use regular_file::{OpenError, read_text};
 pub use safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
-pub use safetensors_writer::{Planned, PlannedFile};
+pub use safetensors_writer::{PlannedFile, PlannedTensor};
 pub use side_files::{SideFiles, is_side_file};
 pub use tensor_writer::Sink;
 pub use tokenizer_files::{OtherTemplate, SideFile, SpecialToken, TokenizerError, TokenizerFiles};

@@ -14,13 +14,13 @@ use crate::tensor_writer::{self, FileLayout, Sink};
 
 /// A tensor to write.
 #[derive(Clone, Debug)]
-pub struct Planned {
+pub struct PlannedTensor {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
 }
 
-impl Planned {
+impl PlannedTensor {
     pub(crate) fn bytes(&self) -> u64 {
         self.shape.iter().product::<usize>() as u64 * self.dtype.size() as u64
     }
@@ -32,7 +32,7 @@ pub struct PlannedFile {
     pub name: String,
     /// The entry `__metadata__`.
     pub metadata: BTreeMap<String, String>,
-    pub tensors: Vec<Planned>,
+    pub tensors: Vec<PlannedTensor>,
 }
 
 impl PlannedFile {
@@ -53,7 +53,7 @@ impl PlannedFile {
 
     /// The places of header and tensors in the file.
     pub(crate) fn layout(&self) -> FileLayout {
-        FileLayout::new(self.header(), self.tensors.iter().map(Planned::bytes), 1)
+        FileLayout::new(self.header(), self.tensors.iter().map(PlannedTensor::bytes), 1)
     }
 
     /// The header of the format: its length, JSON, and spaces up to a multiple of 8 bytes.
@@ -121,8 +121,8 @@ pub(crate) fn first_overflow(values: &[f32], dtype: Dtype) -> Option<f32> {
 
 /// Distributes tensors over files of at most `max_shard_bytes`, with transformers' names. A larger tensor gets its own
 /// file. Also returns the index, if there are several files.
-pub(crate) fn lay_out(tensors: Vec<Planned>, max_shard_bytes: u64) -> (Vec<PlannedFile>, Option<Vec<u8>>) {
-    let mut shards: Vec<(u64, Vec<Planned>)> = Vec::new();
+pub(crate) fn lay_out(tensors: Vec<PlannedTensor>, max_shard_bytes: u64) -> (Vec<PlannedFile>, Option<Vec<u8>>) {
+    let mut shards: Vec<(u64, Vec<PlannedTensor>)> = Vec::new();
     for tensor in tensors {
         let bytes = tensor.bytes();
         match shards.last_mut() {
@@ -135,7 +135,7 @@ pub(crate) fn lay_out(tensors: Vec<Planned>, max_shard_bytes: u64) -> (Vec<Plann
     }
     let count = shards.len();
     let total: u64 = shards.iter().map(|(size, _)| size).sum();
-    let file = |(number, (_, tensors)): (usize, (u64, Vec<Planned>))| {
+    let file = |(number, (_, tensors)): (usize, (u64, Vec<PlannedTensor>))| {
         let name = match count {
             1 => crate::weight_files::SINGLE_FILE.to_owned(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
@@ -162,7 +162,7 @@ mod tests {
 
     /// Writes a tensor of two f32 values with the given bytes.
     fn written(dir: &Path, bytes: &[u8]) -> Result<(), DurableError> {
-        let tensors = vec![Planned { name: "weight".to_owned(), dtype: Dtype::F32, shape: vec![2] }];
+        let tensors = vec![PlannedTensor { name: "weight".to_owned(), dtype: Dtype::F32, shape: vec![2] }];
         let file = PlannedFile { name: "file".to_owned(), metadata: BTreeMap::new(), tensors };
         file.write(dir, |_, sink| bytes.chunks(3).try_for_each(sink))
     }

@@ -10,6 +10,7 @@ pub(crate) mod batch;
 pub(crate) mod cache;
 pub(crate) mod collect;
 pub(crate) mod concepts;
+pub(crate) mod disjoint_sets;
 pub(crate) mod order;
 pub(crate) mod packing;
 pub(crate) mod permutation;

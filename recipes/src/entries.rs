@@ -8,10 +8,10 @@ use toml::de::{DeTable, DeValue};
 use crate::diagnostics::{Diagnostic, Place};
 use crate::schema::{self, TABLES};
 use crate::suggest;
-use crate::values::Given;
+use crate::values::PlacedValue;
 
 /// Paths of keys, such as `lora.rank` or `source[0].files`, and their values.
-pub(crate) type Entries<'a> = Vec<(String, Given<'a>)>;
+pub(crate) type Entries<'a> = Vec<(String, PlacedValue<'a>)>;
 
 /// The entries of a recipe, and faults that leave the rest of the recipe readable.
 pub(crate) fn parse(source: &str) -> Result<(Entries<'_>, Vec<Diagnostic>), Vec<Diagnostic>> {
@@ -46,7 +46,7 @@ pub(crate) fn flatten<'a>(document: &DeTable<'a>, source: usize) -> (Entries<'a>
                             faults.push(fault.label(format!("write [[{path}]] and its keys below")));
                             continue;
                         };
-                        let given = Given { value: item.get_ref().clone(), key: place.clone(), place };
+                        let given = PlacedValue { value: item.get_ref().clone(), key: place.clone(), place };
                         entries.push((format!("{path}[{index}]"), given));
                         tables.push((format!("{path}[{index}]."), inner));
                     }
@@ -62,7 +62,8 @@ pub(crate) fn flatten<'a>(document: &DeTable<'a>, source: usize) -> (Entries<'a>
                     faults.push(fault.label(format!("write [{path}] and its keys below")));
                 }
                 written => {
-                    let given = Given { value: written.clone(), key: place, place: Place::new(source, value.span()) };
+                    let given =
+                        PlacedValue { value: written.clone(), key: place, place: Place::new(source, value.span()) };
                     entries.push((path, given));
                 }
             }

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use crate::diagnostics::{Diagnostic, Place};
 use crate::entries::{self, Entries};
 use crate::schema::{self, Kind};
-use crate::values::Given;
+use crate::values::PlacedValue;
 
 /// The entries of one override; `source` is its index in `Diagnostics::sources`.
 pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec<Diagnostic>> {
@@ -37,7 +37,7 @@ pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec
     }
     let key_start = text.len() - text.trim_start().len();
     let value_start = equals + 1 + (text[equals + 1..].len() - text[equals + 1..].trim_start().len());
-    let given = Given {
+    let given = PlacedValue {
         value: DeValue::String(Cow::Borrowed(value)),
         key: Place::new(source, key_start..key_start + key.len()),
         place: Place::new(source, value_start..value_start + value.len()),
@@ -46,7 +46,7 @@ pub(crate) fn parse<'a>(text: &'a str, source: usize) -> Result<Entries<'a>, Vec
 }
 
 /// Restores the text of a value such as `--set name=2026`: a number or a date for a key that holds text.
-fn restore_text<'a>(path: &str, given: &mut Given<'a>, text: &'a str) {
+fn restore_text<'a>(path: &str, given: &mut PlacedValue<'a>, text: &'a str) {
     let holds_number = |kind| matches!(kind, Kind::Bool | Kind::Integer(..) | Kind::Number(..));
     let is_scalar = !matches!(given.value, DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_));
     if is_scalar && schema::find(path).is_some_and(|key| !holds_number(key.kind)) {

@@ -22,7 +22,7 @@ pub(crate) struct Folders<'a> {
 
 /// A value with its place.
 #[derive(Clone, Debug)]
-pub(crate) struct Given<'a> {
+pub(crate) struct PlacedValue<'a> {
     pub(crate) value: DeValue<'a>,
     /// Place of the key.
     pub(crate) key: Place,
@@ -31,7 +31,7 @@ pub(crate) struct Given<'a> {
 }
 
 /// The value of `key` in the form of the plan, or its faults. Each item of a list may have its own fault.
-pub(crate) fn check(key: &Key, given: &Given<'_>, folders: &Folders<'_>) -> Result<Value, Vec<Diagnostic>> {
+pub(crate) fn check(key: &Key, given: &PlacedValue<'_>, folders: &Folders<'_>) -> Result<Value, Vec<Diagnostic>> {
     let place = &given.place;
     let one = |checked: Result<Value, Diagnostic>| checked.map_err(|fault| vec![fault]);
     let file = |place: &Place, text: &str| existing(key, place, text, folders, Path::is_file);

@@ -1,11 +1,13 @@
 //! `tonfall export RUN|ADAPTER|MODEL --to NAME,… --out DIR`: writes what servers load.
 
+use std::ops::ControlFlow;
+
 use tonfall_adapters::export::ExportSettings;
 
 use crate::args::ExportArgs;
 use crate::calibration;
 use crate::diagnostics::{ExitCode, Failure, Result};
-use crate::exporting::Source;
+use crate::exporting::{Source, publish};
 use crate::inputs;
 use crate::output;
 use crate::progress::Reporter;
@@ -37,13 +39,19 @@ pub(crate) fn run(args: &ExportArgs, reporter: &mut Reporter) -> Result<i32> {
             Some((source.reference(args.max_new_tokens as usize, &compute, reporter)?, compute))
         }
     };
+    // Nothing appears before all exports are written and compared.
+    let mut all = Vec::with_capacity(args.to.len());
     for export in &args.to {
         let Some(directory) = export.directory(false) else { continue };
         let out = args.out.join(directory);
         let reference = reference.as_ref().map(|(reference, compute)| (reference, compute));
-        if let Some(code) = source.export(export, &settings, &out, reference, reporter)? {
-            return Ok(code);
+        match source.export(export, &settings, &out, reference, reporter)? {
+            ControlFlow::Break(code) => return Ok(code),
+            ControlFlow::Continue(written) => all.push((export, out, written)),
         }
+    }
+    for (export, out, written) in all {
+        publish(written, reporter)?;
         output::data(&format!("{:<13}{}", export.name, summary::shown(&out)))?;
     }
     Ok(ExitCode::Done.number())

@@ -1,10 +1,12 @@
 //! `tonfall merge RUN|ADAPTER --out DIR`: merges an adapter into its base model.
 
+use std::ops::ControlFlow;
+
 use tonfall_adapters::export::{self, ExportSettings};
 
 use crate::args::Merge;
 use crate::diagnostics::{ExitCode, Failure, Result};
-use crate::exporting::Source;
+use crate::exporting::{Source, publish};
 use crate::output;
 use crate::progress::Reporter;
 use crate::summary;
@@ -23,8 +25,9 @@ pub(crate) fn run(args: &Merge, reporter: &mut Reporter) -> Result<i32> {
     }
     let safetensors = export::find("safetensors").unwrap_or_else(|| unreachable!("a row of the table"));
     let settings = ExportSettings { max_ram: args.options.max_ram, ..ExportSettings::default() };
-    if let Some(code) = source.export(safetensors, &settings, &args.out, None, reporter)? {
-        return Ok(code);
+    match source.export(safetensors, &settings, &args.out, None, reporter)? {
+        ControlFlow::Break(code) => return Ok(code),
+        ControlFlow::Continue(written) => publish(written, reporter)?,
     }
     output::data(&format!("merged, read back and compared: {}", summary::shown(&args.out)))?;
     Ok(ExitCode::Done.number())

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use serde_json::json;
-use tonfall_adapters::export::read_gguf_adapter;
+use tonfall_adapters::export::{is_gguf_adapter, read_gguf_adapter};
 use tonfall_adapters::peft::{self, Adapter};
 use tonfall_adapters::{BaseModel, Format};
 use tonfall_recipes::plan::Base;
@@ -85,9 +85,8 @@ fn of_file(args: &Verify, path: &Path, verification: &Verification, reporter: &m
         differences.push(compare::tokens(&prompt.expected, &found));
     }
     reporter.clear();
-    let format = model.weight_format("model.layers.0.mlp.up_proj.weight").map_or(Format::F32, |(format, _)| format);
     // An adapter on a quantised base is compared with the same base.
-    let is_exact = adapter.is_some() || format.is_dense();
+    let is_exact = adapter.is_some() || model.formats().all(Format::is_dense);
     let all = if is_exact { differences.len() } else { 0 };
     Ok(Outcome {
         what: summary::shown(path),
@@ -107,7 +106,7 @@ fn open(args: &Verify, path: &Path, reporter: &mut Reporter) -> Result<(BaseMode
         let base = inputs::model(&named()?, false, reporter)?;
         return Ok((base, Some(peft::read(path)?)));
     }
-    if path.file_name().is_some_and(|name| name == "adapter.gguf") {
+    if is_gguf_adapter(path) {
         let base = inputs::model(&named()?, false, reporter)?;
         let adapter = read_gguf_adapter(path, &base)?;
         return Ok((base, Some(adapter)));

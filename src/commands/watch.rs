@@ -11,7 +11,7 @@ use crate::diagnostics::Result;
 use crate::look;
 use crate::output;
 use crate::runs;
-use crate::watched::Person;
+use crate::watched::SignalHost;
 
 pub(crate) fn run(args: &Watch, global: &Global) -> Result<()> {
     if !args.once {
@@ -26,5 +26,5 @@ pub(crate) fn run(args: &Watch, global: &Global) -> Result<()> {
         let (width, height) = args.size;
         return Ok(output::data(&Still::read(&what).draw(width, height))?);
     }
-    Ok(tonfall_tui::watch(&what, &Person::new()?)?)
+    Ok(tonfall_tui::watch(&what, &SignalHost::new()?)?)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tonfall_adapters::peft;
 
 use crate::program::{Finished, run};
@@ -165,14 +165,27 @@ fn the_best_evaluation_has_a_checkpoint() {
     };
     train(&workshop, "last", &["--set", "evaluation.every=2"]).expect(0);
     assert_eq!((lowest("last"), best("last").as_str()), (6, "step-000006\n"));
-    // A learning rate that undoes the first steps.
-    let spoils = ["--set", "training.learning_rate=0.3", "--set", "training.schedule=\"constant\""];
-    train(&workshop, "early", &[&spoils[..], &["--set", "evaluation.every=1"]].concat()).expect(0);
+    // Three steps teach the answers of the eval split, three more teach others.
+    let rows = |numbers: std::ops::Range<usize>, answer: &str| -> String {
+        let row = |number| json!({"prompt": format!("Question {number}?"), "completion": answer}).to_string() + "\n";
+        numbers.map(row).collect()
+    };
+    let (taught, other) = ("yes ".repeat(12), "no ".repeat(12));
+    fs::write(workshop.path("train.jsonl"), rows(0..12, &taught) + &rows(12..24, &other)).unwrap();
+    fs::write(workshop.path("eval.jsonl"), rows(24..28, &taught)).unwrap();
+    workshop.edit("recipe.toml", "max_seq_len", "shuffle = false\nmax_seq_len");
+    let set = [
+        "training.learning_rate=0.05",
+        "training.schedule=\"constant\"",
+        "evaluation.every=1",
+        "audit.near_duplicates=\"off\"",
+        "audit.leakage=\"off\"",
+    ];
+    let set: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+    train(&workshop, "early", &set).expect(0);
     let step = lowest("early");
-    assert!(step < 6, "the rate spoils it");
-    if step > 0 {
-        assert_eq!(best("early"), format!("step-{step:06}\n"));
-    }
+    assert!((1..6).contains(&step), "the later steps make the evaluation worse, step {step} is the best");
+    assert_eq!(best("early"), format!("step-{step:06}\n"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, ExecutionError, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use tonfall_adapters::{Dtype, Planned, PlannedFile, SafetensorsFile};
+use tonfall_adapters::{Dtype, PlannedFile, PlannedTensor, SafetensorsFile};
 use tonfall_durable as durable;
 use tonfall_kernels::{Moment8, Moments, resident};
 
@@ -140,19 +140,19 @@ fn names(param: &str, moments: &Moments<2>) -> Vec<String> {
 
 /// A tensor to write.
 struct Stored<'a> {
-    planned: Planned,
+    planned: PlannedTensor,
     /// Reads the tensor from the device.
     read: Box<dyn Fn() -> Result<TensorData, ExecutionError> + 'a>,
 }
 
 impl<'a> Stored<'a> {
     fn floats<const D: usize>(name: String, tensor: &'a Tensor<D>) -> Self {
-        let planned = Planned { name, dtype: Dtype::F32, shape: tensor.dims().to_vec() };
+        let planned = PlannedTensor { name, dtype: Dtype::F32, shape: tensor.dims().to_vec() };
         Self { planned, read: Box::new(|| Ok(tensor.clone().try_into_data()?.convert::<f32>())) }
     }
 
     fn words(name: String, tensor: &'a Tensor<1, Int>) -> Self {
-        let planned = Planned { name, dtype: Dtype::U32, shape: tensor.dims().to_vec() };
+        let planned = PlannedTensor { name, dtype: Dtype::U32, shape: tensor.dims().to_vec() };
         Self { planned, read: Box::new(|| Ok(tensor.clone().try_into_data()?.convert::<u32>())) }
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tonfall_runs::RunDir;
-use tonfall_runs::follow::Follower;
+use tonfall_runs::follow::{Follower, Polled};
 use tonfall_runs::numbers::counted;
 
 use crate::app::App;
@@ -39,29 +39,26 @@ impl Feeds {
         self.sources.push(Follower::new(path));
     }
 
-    /// Polls every run once and reads a piece of its log. Returns whether there was news, and whether more can be read
-    /// immediately.
-    pub(crate) fn poll(&mut self, app: &mut App) -> (bool, bool) {
+    /// Polls every run once and reads a piece of its log.
+    pub(crate) fn poll(&mut self, app: &mut App) -> Polled {
         let slow_round = self.rounds.is_multiple_of(SLOW);
         self.rounds += 1;
-        let mut news = slow_round && self.list(app);
-        let mut more = false;
+        let mut all = Polled { changed: slow_round && self.list(app), more: false };
         for index in 0..self.sources.len() {
             let wanted = app.wants(index);
-            if wanted || slow_round || more {
+            if wanted || slow_round || all.more {
                 let mut tell = |news| {
                     update(app, Message::News(index, news));
                 };
-                let (changed, left) = self.sources[index].poll(wanted, &mut tell);
-                news |= changed;
-                more |= left;
+                let polled = self.sources[index].poll(wanted, &mut tell);
+                all = Polled { changed: all.changed || polled.changed, more: all.more || polled.more };
             }
             // The displayed runs are read first.
-            if more && wanted {
+            if all.more && wanted {
                 break;
             }
         }
-        (news, more)
+        all
     }
 
     fn list(&mut self, app: &mut App) -> bool {

@@ -12,6 +12,7 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event};
 use thiserror::Error;
+use tonfall_runs::follow::Polled;
 
 use crate::app::App;
 use crate::feed::Feeds;
@@ -77,17 +78,17 @@ pub fn watch(what: &Watch, host: &dyn Host) -> Result<(), WatchError> {
         if let Some(news) = host.news() {
             update(&mut app, Message::Notice(news));
         }
-        let (news, more) = if app.frozen.is_some() { (false, false) } else { feeds.poll(&mut app) };
+        let polled = if app.frozen.is_some() { Polled::default() } else { feeds.poll(&mut app) };
         let size = screen.terminal.size()?;
         if (size.width, size.height) != (app.size.width, app.size.height) {
             update(&mut app, Message::Resize(size.width, size.height));
             input = true;
         }
-        if news || input || now - drawn >= REDRAW {
+        if polled.changed || input || now - drawn >= REDRAW {
             screen.terminal.draw(|frame| view(&app, frame))?;
             drawn = now;
         }
-        input = event::poll(if more { Duration::ZERO } else { INTERVAL })?;
+        input = event::poll(if polled.more { Duration::ZERO } else { INTERVAL })?;
         let mut waiting = input;
         while waiting {
             let message = match event::read()? {
@@ -116,7 +117,7 @@ impl Still {
     /// Reads the logs to their ends. Errors are shown in the frame.
     pub fn read(what: &Watch) -> Self {
         let (mut app, mut feeds) = begin(what);
-        while feeds.poll(&mut app).1 {}
+        while feeds.poll(&mut app).more {}
         Self { app }
     }
 

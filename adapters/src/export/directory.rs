@@ -17,7 +17,7 @@ use crate::base_model::BaseModel;
 use crate::description::{ModelDescription, Shape};
 use crate::hf_config::{config_json, pretty};
 use crate::safetensors_file::SafetensorsFile;
-use crate::safetensors_writer::{Planned, PlannedFile, dtype_of, lay_out};
+use crate::safetensors_writer::{PlannedFile, PlannedTensor, dtype_of, lay_out};
 use crate::tensor_writer::FileLayout;
 use crate::tokenizer_files::SideFile;
 use crate::weight_files::INDEX_FILE;
@@ -96,7 +96,7 @@ impl Plan {
         let format = settings.dtype.unwrap_or_else(|| base.dense_format());
         let dtype = dtype_of(format).ok_or(ExportError::Format { format })?;
         let tensors = base.description().tensors().into_iter();
-        let tensors = tensors.map(|(name, shape)| Planned { name, dtype, shape: shape.dims() }).collect();
+        let tensors = tensors.map(|(name, shape)| PlannedTensor { name, dtype, shape: shape.dims() }).collect();
         let (files, index) = lay_out(tensors, settings.max_shard_bytes);
         let mut side = base.side_files(Some(format), artifact.chat)?;
         side.files.extend(index.map(index_file));
@@ -111,7 +111,7 @@ impl Plan {
     }
 
     fn bytes(&self) -> u64 {
-        self.files.iter().flat_map(|file| &file.tensors).map(Planned::bytes).sum()
+        self.files.iter().flat_map(|file| &file.tensors).map(PlannedTensor::bytes).sum()
     }
 
     /// Writes all files. Weight files are verified by reading them back.
@@ -132,7 +132,7 @@ impl Plan {
         let mut steps = Steps::new(self.bytes(), progress);
         let mut encoder = Encoder::new(source, None, &mut steps, settings.max_ram);
         let weights: BTreeMap<String, Shape> = base.description().tensors().into_iter().collect();
-        let content = |tensor: &Planned| match weights.get(&tensor.name).zip(tensor.dtype.dense_format()) {
+        let content = |tensor: &PlannedTensor| match weights.get(&tensor.name).zip(tensor.dtype.dense_format()) {
             Some((shape, format)) => {
                 let weight = tensor.name.clone();
                 Content::Weight(Encoding { weight, shape: *shape, format, layout: Layout::Same })
@@ -163,9 +163,9 @@ impl Plan {
     }
 }
 
-fn planned(file: &SafetensorsFile, name: &str) -> Planned {
+fn planned(file: &SafetensorsFile, name: &str) -> PlannedTensor {
     let entry = &file.tensors[name];
-    Planned { name: name.to_owned(), dtype: entry.dtype, shape: entry.shape.clone() }
+    PlannedTensor { name: name.to_owned(), dtype: entry.dtype, shape: entry.shape.clone() }
 }
 
 fn index_file(bytes: Vec<u8>) -> SideFile {

@@ -21,6 +21,8 @@ use crate::tensor_index::rotary_heads;
 use crate::{Dtype, names, rotary_order};
 
 const FILE: &str = "adapter.gguf";
+/// What makes a GGUF file an adapter.
+const TYPE: (&str, &str) = ("general.type", "adapter");
 
 pub(super) fn write(
     artifact: &Artifact<'_>,
@@ -76,6 +78,13 @@ pub(super) fn write(
     })
 }
 
+/// Whether a file is an adapter in GGUF, by its metadata.
+#[must_use]
+pub fn is_gguf_adapter(path: &Path) -> bool {
+    let file = GgufFile::open(path, |_, _| Ok(()));
+    file.is_ok_and(|file| file.metadata.get(TYPE.0).and_then(Value::as_str) == Some(TYPE.1))
+}
+
 /// Reads an adapter in GGUF for a base, in Hugging Face's names and order of rows.
 ///
 /// # Errors
@@ -86,7 +95,7 @@ pub fn read_gguf_adapter(path: &Path, base: &BaseModel) -> Result<Adapter, Expor
     };
     let file = GgufFile::open(path, |_, _| Ok(()))?;
     let text = |key: &str| file.metadata.get(key).and_then(Value::as_str);
-    for (key, expected) in [("general.type", "adapter"), ("adapter.type", "lora")] {
+    for (key, expected) in [TYPE, ("adapter.type", "lora")] {
         if text(key) != Some(expected) {
             return Err(metadata(key, format!("it must be \"{expected}\"")));
         }

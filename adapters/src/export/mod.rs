@@ -29,7 +29,7 @@ pub use encoder::Progress;
 pub use error::ExportError;
 pub use file_type::{FILE_TYPES, FileType, GgufTypes};
 pub use gguf::IMATRIX_FILE;
-pub use gguf_adapter::read_gguf_adapter;
+pub use gguf_adapter::{is_gguf_adapter, read_gguf_adapter};
 pub use importance::Importance;
 pub(crate) use lineage::PREFIX;
 pub use lineage::{LINEAGE_FILE, read_lineage};

@@ -1,5 +1,7 @@
 //! llama.cpp's format of importance matrices before GGUF (`.dat`).
 //!
+//! Responsible for: its layout, for reading and for `tonfall inspect`.
+//!
 //! Source: llama.cpp, `common/imatrix-loader.cpp`. Numbers are little-endian i32 and f32: the number of entries; for each entry
 //! the length of its name, the name, the number of chunks, the number of values, and the values: mean x² times the number of
 //! chunks. The number of chunks and the name of the text file may follow.
@@ -9,47 +11,73 @@ use std::path::Path;
 use super::{CHUNK, Entry, ImatrixError};
 use crate::gguf::{Cursor, Fault};
 
+/// The content of a file; the values stay in it.
+pub(crate) struct ImatrixDat<'a> {
+    pub entries: Vec<DatEntry<'a>>,
+    /// Number of chunks, if the file has it.
+    pub chunks: Option<i32>,
+    /// Name of the text file, if the file has it.
+    pub dataset: Option<String>,
+}
+
+/// One weight, by its GGUF name.
+pub(crate) struct DatEntry<'a> {
+    pub name: String,
+    pub chunks: i32,
+    /// Values in f32, little-endian.
+    values: &'a [[u8; 4]],
+}
+
+impl<'a> ImatrixDat<'a> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
+        let mut cursor = Cursor::new(bytes);
+        let count = length(&mut cursor, SMALLEST, "entries")?;
+        let entries = (0..count).map(|_| DatEntry::parse(&mut cursor)).collect::<Result<_, Fault>>()?;
+        let mut dat = Self { entries, chunks: None, dataset: None };
+        if cursor.remaining() > 0 {
+            dat.chunks = Some(i32::from_le_bytes(cursor.array()?));
+        }
+        if cursor.remaining() > 0 {
+            dat.dataset = Some(text(&mut cursor, "the name of the text file")?);
+        }
+        match cursor.remaining() {
+            0 => Ok(dat),
+            extra => Err(cursor.fault(format!("{extra} bytes follow the last entry"))),
+        }
+    }
+}
+
+impl<'a> DatEntry<'a> {
+    fn parse(cursor: &mut Cursor<'a>) -> Result<Self, Fault> {
+        let name = text(cursor, "the name of an entry")?;
+        let chunks = i32::from_le_bytes(cursor.array()?);
+        let count = length(cursor, size_of::<f32>(), "values")?;
+        let (values, _) = cursor.take(size_of::<f32>() * count)?.as_chunks();
+        Ok(Self { name, chunks, values })
+    }
+
+    /// Number of input features.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The entry as GGUF files have it: sums and counts over tokens.
+    fn over_tokens(self) -> Entry {
+        let scale = CHUNK as f32;
+        let sums = self.values.iter().map(|bytes| f32::from_le_bytes(*bytes) * scale).collect();
+        Entry { name: self.name, sums, tokens: self.chunks as f32 * scale }
+    }
+}
+
 /// Smallest size of an entry in bytes: three numbers and one value.
 const SMALLEST: usize = 16;
 
+/// Reads the entries and the names of the text files.
 pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, Vec<String>), ImatrixError> {
-    let damaged =
-        |fault: Fault| ImatrixError::Damaged { path: path.to_owned(), offset: fault.offset, reason: fault.reason };
-    let mut cursor = Cursor::new(bytes);
-    let entries = entries(&mut cursor).map_err(damaged)?;
-    let dataset = dataset(&mut cursor).map_err(damaged)?;
-    Ok((entries, dataset.into_iter().collect()))
-}
-
-fn entries(cursor: &mut Cursor<'_>) -> Result<Vec<Entry>, Fault> {
-    let count = length(cursor, SMALLEST, "entries")?;
-    (0..count)
-        .map(|_| {
-            let name = text(cursor, "the name of an entry")?;
-            let chunks = i32::from_le_bytes(cursor.array()?);
-            let values = length(cursor, size_of::<f32>(), "values")?;
-            // In GGUF files, sums and counts are those of tokens.
-            let scale = CHUNK as f32;
-            let value = |_| Ok(f32::from_le_bytes(cursor.array()?) * scale);
-            Ok(Entry {
-                name,
-                sums: (0..values).map(value).collect::<Result<_, Fault>>()?,
-                tokens: chunks as f32 * scale,
-            })
-        })
-        .collect()
-}
-
-/// The name of the text file, if there is one.
-fn dataset(cursor: &mut Cursor<'_>) -> Result<Option<String>, Fault> {
-    if cursor.remaining() == 0 {
-        return Ok(None);
-    }
-    let _chunks: [u8; 4] = cursor.array()?;
-    if cursor.remaining() == 0 {
-        return Ok(None);
-    }
-    Ok(Some(text(cursor, "the name of the text file")?).filter(|name| !name.is_empty()))
+    let ImatrixDat { entries, dataset, .. } = ImatrixDat::parse(bytes)
+        .map_err(|Fault { offset, reason }| ImatrixError::Damaged { path: path.to_owned(), offset, reason })?;
+    let datasets = dataset.into_iter().filter(|name| !name.is_empty()).collect();
+    Ok((entries.into_iter().map(DatEntry::over_tokens).collect(), datasets))
 }
 
 fn text(cursor: &mut Cursor<'_>, what: &str) -> Result<String, Fault> {

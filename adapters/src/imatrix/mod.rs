@@ -7,7 +7,7 @@
 //! tensors per weight: `NAME.in_sum2`, the sum over tokens of x² for each input feature, and `NAME.counts`, the number of
 //! tokens. `legacy.rs` reads the format before GGUF.
 
-mod legacy;
+pub(crate) mod legacy;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -20,7 +20,7 @@ pub use target_modules::target_modules;
 
 use crate::regular_file::{CONFIG_LIMIT, OpenError, read_up_to, refuse_pickle_name};
 use crate::safetensors_file::{Dtype, SafetensorsError, SafetensorsFile};
-use crate::safetensors_writer::{Planned, PlannedFile, encode, format_pt};
+use crate::safetensors_writer::{PlannedFile, PlannedTensor, encode, format_pt};
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
@@ -185,7 +185,7 @@ pub fn write_files(dir: &Path, adapter: &Adapter) -> Result<(), PeftError> {
     let tensor_path = dir.join(TENSOR_FILE);
     adapter.check(&tensor_path)?;
     durable::create_dir_all(dir)?;
-    let planned = |tensor: &AdapterTensor| Planned {
+    let planned = |tensor: &AdapterTensor| PlannedTensor {
         name: format!("{PREFIX}{}", tensor.name),
         dtype: Dtype::F32,
         shape: tensor.shape.to_vec(),

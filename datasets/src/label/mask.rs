@@ -149,7 +149,7 @@ fn label_conversation(
         conversation.to_mut().messages.iter_mut().for_each(thinking::drop_thoughts);
     }
     let conversation = template.forms().apply(&conversation)?;
-    let turns = Turns {
+    let turns = TurnLocator {
         seen: Seen::new(&conversation.messages, conversation.tools.as_ref()),
         conversation: &conversation,
         template,
@@ -200,7 +200,7 @@ fn with_null_content(fault: RowFault, conversation: &Conversation) -> RowFault {
 }
 
 /// Locates the assistant's turns in a rendered conversation.
-struct Turns<'a> {
+struct TurnLocator<'a> {
     conversation: &'a Conversation,
     seen: Seen,
     template: &'a ChatTemplate,
@@ -217,7 +217,7 @@ struct Located {
     unterminated: usize,
 }
 
-impl Turns<'_> {
+impl TurnLocator<'_> {
     fn rendering<'b>(&'b self, messages: &'b [Message], add_generation_prompt: bool) -> Rendering<'b> {
         Rendering { messages, tools: self.conversation.tools.as_ref(), add_generation_prompt }
     }

@@ -7,31 +7,18 @@ use std::collections::HashMap;
 
 use tonfall_recipes::plan::AuditRule;
 
+use super::disjoint_sets::DisjointSets;
 use crate::audit::duplicates::Repeat;
 
 /// Assigns the same unit to examples that repeat each other, so that a split keeps them on one side. `units` has the
 /// unit of each example.
 pub(crate) fn join(units: &mut [u64], repeats: &[Repeat]) {
-    let mut parents: HashMap<u64, u64> = HashMap::new();
-    fn root(parents: &mut HashMap<u64, u64>, unit: u64) -> u64 {
-        let (mut top, mut below) = (unit, unit);
-        while let Some(parent) = parents.get(&top).filter(|parent| **parent != top) {
-            top = *parent;
-        }
-        // Path compression: makes the root the direct parent of every unit on the path.
-        while let Some(parent) = parents.insert(below, top).filter(|parent| *parent != below) {
-            below = parent;
-        }
-        top
-    }
+    let mut sets = DisjointSets::default();
     for Repeat { example, of, .. } in repeats {
-        let (unit, other) = (root(&mut parents, units[*example as usize]), root(&mut parents, units[*of as usize]));
-        parents.insert(unit, other);
+        sets.join(units[*of as usize], units[*example as usize]);
     }
     for unit in units {
-        if parents.contains_key(unit) {
-            *unit = root(&mut parents, *unit);
-        }
+        *unit = sets.root(*unit);
     }
 }
 

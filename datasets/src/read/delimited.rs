@@ -133,11 +133,11 @@ struct Watched<R> {
     after_return: bool,
     ended: bool,
     /// Records that have started, but that `csv` has not returned yet.
-    records: VecDeque<Begun>,
+    records: VecDeque<OpenRecord>,
 }
 
 #[derive(Clone, Copy)]
-struct Begun {
+struct OpenRecord {
     line: u64,
     /// The line of the first text after a closing quote.
     fault: Option<u64>,
@@ -177,7 +177,7 @@ impl<R> Watched<R> {
     fn follow(&mut self, byte: u8) {
         let is_end = matches!(byte, b'\n' | b'\r');
         if self.place == Place::BeforeRecord && !is_end {
-            self.records.push_back(Begun { line: self.line, fault: None });
+            self.records.push_back(OpenRecord { line: self.line, fault: None });
         }
         self.place = match (self.place, byte) {
             (Place::BeforeRecord | Place::BeforeCell, b'"') => {

@@ -57,6 +57,15 @@ pub struct Follower {
     fault: Option<String>,
 }
 
+/// What a poll found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polled {
+    /// There was news.
+    pub changed: bool,
+    /// More can be read immediately.
+    pub more: bool,
+}
+
 impl Follower {
     /// Follows the run at `path`, which need not exist yet.
     pub fn new(path: &Path) -> Self {
@@ -74,22 +83,21 @@ impl Follower {
         self.run.as_ref()
     }
 
-    /// Checks the run once and reads a piece of its log: `whole`, or only for the run's row in the table. Returns
-    /// whether there was news, and whether more can be read immediately.
-    pub fn poll(&mut self, whole: bool, tell: &mut dyn FnMut(News)) -> (bool, bool) {
-        let (done, fault) = match self.read(whole, tell) {
-            Ok(done) => (done, None),
-            Err(fault) => ((false, false), Some(fault)),
+    /// Checks the run once and reads a piece of its log: `whole`, or only for the run's row in the table.
+    pub fn poll(&mut self, whole: bool, tell: &mut dyn FnMut(News)) -> Polled {
+        let (polled, fault) = match self.read(whole, tell) {
+            Ok(polled) => (polled, None),
+            Err(fault) => (Polled::default(), Some(fault)),
         };
         let changed = self.fault != fault;
         if changed {
             self.fault.clone_from(&fault);
             tell(News::Fault(fault));
         }
-        (done.0 || changed, done.1)
+        Polled { changed: polled.changed || changed, ..polled }
     }
 
-    fn read(&mut self, whole: bool, tell: &mut dyn FnMut(News)) -> Result<(bool, bool), String> {
+    fn read(&mut self, whole: bool, tell: &mut dyn FnMut(News)) -> Result<Polled, String> {
         let mut news = false;
         if self.run.is_none() {
             match RunDir::open(&self.path) {
@@ -99,11 +107,11 @@ impl Follower {
                     self.run = Some(run);
                     news = true;
                 }
-                Err(RunDirError::NotFound { .. }) => return Ok((false, false)),
+                Err(RunDirError::NotFound { .. }) => return Ok(Polled::default()),
                 Err(error) => return Err(error.to_string()),
             }
         }
-        let Some(run) = &self.run else { return Ok((false, false)) };
+        let Some(run) = &self.run else { return Ok(Polled::default()) };
         // The lock is checked before the log: once the lock is free, the log is complete.
         let held = run.is_held().map_err(|error| error.to_string())?;
         let stop_requested = held && run.stop_requested();
@@ -123,7 +131,7 @@ impl Follower {
             Err(EventReadError::Shrunk { .. }) => {
                 self.reader = EventReader::new(run.events());
                 tell(News::Restart { whole: self.whole });
-                return Ok((true, true));
+                return Ok(Polled { changed: true, more: true });
             }
             Err(error) => return Err(error.to_string()),
         };
@@ -140,6 +148,6 @@ impl Follower {
             tell(News::Held { held, stop_requested });
         }
         // A torn last line counts as left, but another read would not advance.
-        Ok((news || moved || changed, moved && left > 0))
+        Ok(Polled { changed: news || moved || changed, more: moved && left > 0 })
     }
 }

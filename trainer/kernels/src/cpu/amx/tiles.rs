@@ -62,12 +62,12 @@ static WHOLE_TILES: Configuration = {
 /// The tile registers of this thread, configured as long as this value exists. It proves [`super::super::level::Level::Amx`].
 pub(super) struct Tiles {
     /// Destination of a store whose result is not read.
-    nowhere: Nowhere,
+    discarded: Discarded,
     of_this_thread: PhantomData<*const ()>,
 }
 
 #[repr(align(64))]
-struct Nowhere([u32; TILE]);
+struct Discarded([u32; TILE]);
 
 /// The output of [`Tiles::product`]: 32 rows of 32 sums.
 #[repr(align(64))]
@@ -130,7 +130,7 @@ impl Tiles {
         unsafe {
             std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE_TILES, options(nostack, readonly, preserves_flags));
         }
-        Self { nowhere: Nowhere([0; TILE]), of_this_thread: PhantomData }
+        Self { discarded: Discarded([0; TILE]), of_this_thread: PhantomData }
     }
 
     /// `sums[r, n] = Σ_k A[r, k] · B[k, n]` for 32 rows and 32 columns. The operands are blocks from [`super::split`]: the upper
@@ -166,7 +166,7 @@ impl Tiles {
                 multiply!(),
                 // A tile store that followed about 2,000 cycles without one took about 900 cycles on the processor this was
                 // measured on. One store per iteration avoids that for the stores of the sums.
-                "tilestored [{nowhere} + {line}], tmm4",
+                "tilestored [{discarded} + {line}], tmm4",
                 "add {upper}, 3072",
                 "add {lower}, 3072",
                 "add {near}, 3072",
@@ -184,7 +184,7 @@ impl Tiles {
                 far = inout(reg) right[1].as_ptr() => _,
                 blocks = inout(reg) blocks => _,
                 line = inout(reg) 4 * EDGE => _,
-                nowhere = in(reg) self.nowhere.0.as_mut_ptr(),
+                discarded = in(reg) self.discarded.0.as_mut_ptr(),
                 sums = in(reg) sums.0.as_mut_ptr(),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
