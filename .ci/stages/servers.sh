@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2317
 # Stages that ask the servers people run about our exports.
 
 tonfall() { "$CARGO_TARGET_DIR/release/tonfall" --progress none "$@"; }
@@ -10,23 +10,39 @@ ask() { # PYTHON JUDGE ARTEFACT OPTIONS…
   "$python" tests/reference/servers/ask.py "${@:2}" --logs "$logs"
 }
 
-# Starts the pinned llama-server, asks it with `tonfall verify`, and stops it.
-served_by_llama() { # DIR-OF-VERIFY AT-LEAST LLAMA-SERVER-OPTIONS…
+# Starts a server of llama.cpp, runs a command with its URL, and stops it.
+with_server() { # COMMAND MODEL [ADAPTER]
   local port server url status=0
   port=$(free_port)
   url="http://127.0.0.1:$port"
-  "$llama_server" --host 127.0.0.1 --port "$port" -t 2 -c 2048 -np 1 "${@:3}" > "$logs/llama-server.log" 2>&1 &
+  "$cache/servers/judges/bin/python" tests/reference/servers/serve_llama_cpp.py "$port" "${@:2}" > "$logs/llama.cpp.log" 2>&1 &
   server=$!
   for _ in $(seq 240); do
     curl -sf "$url/health" > /dev/null && break
     kill -0 "$server" || break
     sleep 0.5
   done
-  tonfall verify "$1" --server "$url" --at-least "$2" || status=$?
+  "$1" "$url" || status=$?
   kill "$server"
   wait "$server" || true
-  [ "$status" = 0 ] || tail -n 20 "$logs/llama-server.log"
+  [ "$status" = 0 ] || tail -n 20 "$logs/llama.cpp.log"
   return "$status"
+}
+
+# Asks llama.cpp's server with `tonfall verify`.
+served_by_llama() { # DIR-OF-VERIFY AT-LEAST MODEL [ADAPTER]
+  local dir=$1 at_least=$2
+  verified() { tonfall verify "$dir" --server "$1" --at-least "$at_least"; }
+  with_server verified "${@:3}"
+}
+
+# The pinned llama-server, an older llama.cpp: its package is built for processors with AMX.
+ask_pinned() { # MODEL OPTIONS…
+  if grep -qw amx_tile /proc/cpuinfo; then
+    ask judges llama-server "$@"
+  else
+    echo "llama-server 0.10434 was NOT asked: it needs AMX, which this processor lacks"
+  fi
 }
 
 # A run and all its exports. `tonfall export` compares each with the trained model.
@@ -42,19 +58,13 @@ exported_smollm2() { # OUT
   exported "$1" tests/reference/servers/recipe.toml --set base="\"$smollm2\""
 }
 
-# Term adherence on llama-server, in percent of the expected terms.
+# Term adherence on llama.cpp's server, in percent of the expected terms.
 adherence() { # MODEL
-  local port server
-  port=$(free_port)
-  "$llama_server" --host 127.0.0.1 --port "$port" -t 2 -c 2048 -np 1 -m "$1" > "$logs/llama-server.log" 2>&1 &
-  server=$!
-  until curl -sf "http://127.0.0.1:$port/health" > /dev/null; do kill -0 "$server"; sleep 0.5; done
-  python3 tests/reference/servers/adherence.py "http://127.0.0.1:$port" recipes/quickstart/prompts.jsonl
-  kill "$server"
-  wait "$server" || true
+  measured() { python3 tests/reference/servers/adherence.py "$1" recipes/quickstart/prompts.jsonl; }
+  with_server measured "$1"
 }
 
-# Greedy answers to 20 held-out prompts, as token ids: llama.cpp's pinned server and its newest one, mistral.rs, mlx-lm,
+# Greedy answers to 20 held-out prompts, as token ids: llama.cpp's newest server and its pinned one, mistral.rs, mlx-lm,
 # transformers and PEFT answer like the trained model. Then the families that have no real weights in the registries.
 stage_servers() (
   tests/reference/setup.sh
@@ -63,8 +73,6 @@ stage_servers() (
   logs="$cache/servers/logs"
   mkdir -p "$logs"
   smollm2="$cache/models/SmolLM2-135M-Instruct-f32"
-  llama_server="$(find "$cache/servers/judges/lib" -name llama-server -type f | head -n 1)"
-  chmod +x "$llama_server"
 
   # SmolLM2 after a few steps: its answers are close decisions, so only exact formats must give the same.
   exported_smollm2 "$out/smollm2"
@@ -72,19 +80,21 @@ stage_servers() (
   tonfall export "$smollm2" --to gguf --types F32 --no-verify --out "$out/base"
   base="$out/base/gguf/model-F32.gguf"
   adapter="$exports/gguf-adapter/adapter.gguf"
-  served_by_llama "$exports/gguf" 20 -m "$exports/gguf/model-F16.gguf"
-  served_by_llama "$exports/gguf-adapter" 20 -m "$base" --lora "$adapter"
+  served_by_llama "$exports/gguf" 20 "$exports/gguf/model-F16.gguf"
+  served_by_llama "$exports/gguf-adapter" 20 "$base" "$adapter"
   verify=(--verify "$exports/gguf/verify.json" --at-least 20)
   ask judges xllamacpp "$exports/gguf/model-F16.gguf" "${verify[@]}"
+  ask_pinned "$exports/gguf/model-F16.gguf" "${verify[@]}"
   ask reference transformers "$smollm2" --adapter "$exports/adapter" --merged "$exports/merged" "${verify[@]}"
-  ask judges mlx "$exports/merged" "${verify[@]}"
+  # About ten seconds a prompt on a CPU.
+  ask judges mlx "$exports/merged" --verify "$exports/gguf/verify.json" --first 6
   ask judges mistralrs "$exports/merged" "${verify[@]}"
 
   # The quickstart's model has learned its letters: 8 bits keep them, and 4 bits keep the terms.
   exported "$out/quickstart" recipes/quickstart.toml
   exports="$out/quickstart/exports"
-  served_by_llama "$exports/gguf" 20 -m "$exports/gguf/model-F16.gguf"
-  served_by_llama "$exports/gguf" 18 -m "$exports/gguf/model-Q8_0.gguf"
+  served_by_llama "$exports/gguf" 20 "$exports/gguf/model-F16.gguf"
+  served_by_llama "$exports/gguf" 18 "$exports/gguf/model-Q8_0.gguf"
   full="$(adherence "$exports/gguf/model-F16.gguf")"
   small="$(adherence "$exports/gguf/model-Q4_K_M.gguf")"
   echo "F16: $full; Q4_K_M: $small"

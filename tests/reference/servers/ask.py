@@ -1,6 +1,7 @@
 """Asks one server or library for greedy answers to the prompts of a verification file and compares them, as token ids.
 
-Usage: ask.py JUDGE ARTEFACT --verify verify.json [--adapter ADAPTER] [--merged DIR] [--at-least N] [--logs DIR] [--write FILE]
+Usage: ask.py JUDGE ARTEFACT --verify verify.json [--adapter ADAPTER] [--merged DIR] [--at-least N] [--first N]
+              [--logs DIR] [--write FILE]
 
 verify.json, for base + adapter ("expected") and for the base alone ("base"):
     {"artefact": "...", "max_new_tokens": n,
@@ -64,6 +65,7 @@ def main():
     parser.add_argument("--adapter", type=pathlib.Path)
     parser.add_argument("--merged", type=pathlib.Path)
     parser.add_argument("--at-least", type=int)
+    parser.add_argument("--first", type=int, help="ask only the first N prompts")
     parser.add_argument("--logs", type=pathlib.Path, default=pathlib.Path("logs"))
     parser.add_argument("--write", type=pathlib.Path, help="write the answers to this file, as JSON")
     options = parser.parse_args()
@@ -73,7 +75,7 @@ def main():
         if not path.exists():
             parser.error(f"{path} does not exist")
     verify = json.loads(options.verify.read_text())
-    prompts = verify["prompts"]
+    prompts = verify["prompts"][: options.first]
     at_least = len(prompts) if options.at_least is None else options.at_least
     if not 0 < at_least <= len(prompts):
         parser.error(f"--at-least {at_least} of {len(prompts)} prompts")
