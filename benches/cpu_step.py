@@ -5,15 +5,18 @@ Usage: cpu_step.py --tonfall BINARY --python REFERENCE_PYTHON --base MODEL_DIR [
                    [--instructions avx2|avx512]
 
 Both train LoRA (r 16) on all linear layers of the same base, with one sequence of SEQ tokens per step and the same number of
-threads. tonfall is measured as the whole program `tonfall train`, with a dense and with an NF4 base. Printed as medians over the
-rounds: tokens/s of a step (after two warm-up steps), peak resident memory, and seconds from launch to the end of the first step.
-Standard library only. PyTorch runs in peft_cpu_step.py, with the interpreter REFERENCE_PYTHON.
+threads. tonfall is measured as the whole program `tonfall train`, with a dense and with an NF4 base. The sides alternate: each round runs
+all of them, every second round in reverse order. Printed as medians over the rounds: tokens/s of a step (after two warm-up steps) with the
+spread of the rounds, CPU seconds of the whole program, peak resident memory, and seconds from launch to the end of the first step. On a
+shared machine, CPU seconds vary less than tokens/s. The first line names the processor and the instructions in use. Standard library only. PyTorch runs in peft_cpu_step.py, with the interpreter REFERENCE_PYTHON.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import platform
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -51,6 +54,27 @@ INSTRUCTIONS = {
 }
 
 
+def cpu_seconds():
+    """User and system time of all ended child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def instructions(program):
+    """What `tonfall doctor` prints about the processor."""
+    done = subprocess.run([program, "doctor"], stdout=subprocess.PIPE, text=True, check=False)
+    return next((line.removeprefix("cpu").strip() for line in done.stdout.splitlines() if line.startswith("cpu")), "unknown")
+
+
+def processor():
+    """The name of the processor."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def tonfall(arguments, quantization, recompute):
     """Runs the program once and returns the figures of its event log."""
     with tempfile.TemporaryDirectory() as out:
@@ -60,7 +84,7 @@ def tonfall(arguments, quantization, recompute):
         recipe.write_text(RECIPE.format(base=pathlib.Path(arguments.base).resolve(), out=out, seq=arguments.seq,
                                         steps=arguments.steps, quantization=quantization, recompute=recompute))
         environment = dict(os.environ, RAYON_NUM_THREADS=str(arguments.threads))
-        launched = time.time()
+        launched, before = time.time(), cpu_seconds()
         done = subprocess.run([arguments.tonfall, "train", str(recipe), "--progress", "none"], env=environment,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
@@ -70,6 +94,7 @@ def tonfall(arguments, quantization, recompute):
         steps = [event for event in events if event["kind"] == "step"]
         return {
             "tokens_per_second": statistics.median(step["tokens_per_second"] for step in steps[2:]),
+            "cpu_seconds": cpu_seconds() - before,
             "peak_mib": max(step["peak_rss_bytes"] for step in steps) / 2**20,
             "first_step_seconds": steps[0]["t"] - launched,
         }
@@ -79,8 +104,9 @@ def pytorch(arguments, dtype):
     """Runs the reference once with a base in `dtype`. Its last line of output is JSON."""
     command = [arguments.python, str(HERE / "peft_cpu_step.py"), "--base", arguments.base, "--seq", str(arguments.seq),
                "--steps", str(arguments.steps), "--threads", str(arguments.threads), "--batch", "1", "--dtype", dtype]
+    before = cpu_seconds()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1]) | {"cpu_seconds": cpu_seconds() - before}
 
 
 def linear_bytes(base):
@@ -131,20 +157,25 @@ def main():
     if not arguments.only_tonfall:
         sides["pytorch + peft f32"] = lambda: pytorch(arguments, "float32")
     figures = {name: [] for name in sides}
-    for _ in range(arguments.rounds):
-        for name, run in sides.items():
+    for number in range(arguments.rounds):
+        for name, run in list(sides.items())[:: 1 if number % 2 == 0 else -1]:
             figures[name].append(run())
-    medians = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in figures.items()}
+    measured = ("tokens_per_second", "cpu_seconds", "peak_mib", "first_step_seconds")
+    medians = {name: {key: statistics.median(run[key] for run in runs) for key in measured} for name, runs in figures.items()}
     reference = medians[list(sides)[-1]]
+    device = instructions(arguments.tonfall)
+    print(f"{processor()}; tonfall: {device}; PyTorch: {arguments.instructions or 'the best it finds'}; load {os.getloadavg()[0]:.1f}")
     print(f"ratios: to {list(sides)[-1]}")
-    print(f"| one LoRA step, {arguments.seq} tokens, {arguments.threads} threads, {arguments.rounds} rounds | tokens/s | ratio | peak MiB | ratio | first step s | ratio |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"| one LoRA step, {arguments.seq} tokens, {arguments.threads} threads, {arguments.rounds} rounds | tokens/s | spread | ratio | CPU s | ratio | peak MiB | ratio | first step s | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, row in medians.items():
-        cells = [f"{row[key]:.1f} | {row[key] / reference[key]:.2f}" for key in ("tokens_per_second", "peak_mib", "first_step_seconds")]
+        rounds = [run["tokens_per_second"] for run in figures[name]]
+        cells = [f"{row[key]:.1f} | {row[key] / reference[key]:.2f}" for key in measured]
+        cells[0] = f"{row['tokens_per_second']:.1f} | {min(rounds):.0f}–{max(rounds):.0f} | {row['tokens_per_second'] / reference['tokens_per_second']:.2f}"
         print(f"| {name} | {' | '.join(cells)} |")
     as_predicted = report_memory(medians, arguments.base)
     if arguments.out:
-        pathlib.Path(arguments.out).write_text(json.dumps({"seq": arguments.seq, "threads": arguments.threads, "medians": medians, "runs": figures}, indent=1) + "\n")
+        pathlib.Path(arguments.out).write_text(json.dumps({"processor": processor(), "device": device, "seq": arguments.seq, "threads": arguments.threads, "medians": medians, "runs": figures}, indent=1) + "\n")
     if arguments.check_memory and not as_predicted:
         raise SystemExit("the NF4 base does not save the predicted memory")
 
