@@ -87,14 +87,16 @@ impl Reference {
             base: Vec::new(),
             vocab_size,
         };
-        for (number, messages) in conversations.iter().enumerate() {
-            reporter.phase("asking the trained model", number as u64, conversations.len() as u64);
-            let tokens = tokenizer.render_prompt(messages)?;
-            let expected = session.generate(has_adapter, &tokens, &stop_ids, &sampling, &mut |_| ())?;
-            let plain = match has_adapter {
-                true => session.generate(false, &tokens, &stop_ids, &sampling, &mut |_| ())?,
-                false => expected.clone(),
-            };
+        let rendered = conversations.iter().map(|messages| tokenizer.render_prompt(messages));
+        let rendered = rendered.collect::<std::result::Result<Vec<_>, _>>()?;
+        let mut asking = |done, total| reporter.phase("asking the trained model", done, total);
+        let expected = session.answers(has_adapter, &rendered, &stop_ids, &sampling, &mut asking)?;
+        let plain = match has_adapter {
+            true => session.answers(false, &rendered, &stop_ids, &sampling, &mut asking)?,
+            false => expected.clone(),
+        };
+        let answers = expected.into_iter().zip(plain).map(|(expected, plain)| (expected.tokens, plain.tokens));
+        for ((messages, tokens), (expected, plain)) in conversations.iter().zip(rendered).zip(answers) {
             reference.trained.push(answer_logits(&session, &tokens, &expected, has_adapter)?);
             if has_adapter {
                 reference.base.push(answer_logits(&session, &tokens, &expected, false)?);

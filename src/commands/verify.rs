@@ -77,13 +77,11 @@ fn of_file(args: &Verify, path: &Path, verification: &Verification, reporter: &m
         session.attach(adapter)?;
     }
     let sampling = Sampling::greedy(verification.max_new_tokens);
-    let mut differences = Vec::new();
-    for (number, prompt) in verification.prompts.iter().enumerate() {
-        reporter.phase("asking the artefact", number as u64, verification.prompts.len() as u64);
-        let ends = &verification.end_tokens;
-        let found = session.generate(adapter.is_some(), &prompt.tokens, ends, &sampling, &mut |_| ())?;
-        differences.push(compare::tokens(&prompt.expected, &found));
-    }
+    let prompts: Vec<Vec<u32>> = verification.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
+    let mut asking = |done, total| reporter.phase("asking the artefact", done, total);
+    let answers = session.answers(adapter.is_some(), &prompts, &verification.end_tokens, &sampling, &mut asking)?;
+    let pairs = verification.prompts.iter().zip(&answers);
+    let differences: Vec<_> = pairs.map(|(prompt, found)| compare::tokens(&prompt.expected, &found.tokens)).collect();
     reporter.clear();
     // An adapter on a quantised base is compared with the same base.
     let is_exact = adapter.is_some() || model.formats().all(Format::is_dense);

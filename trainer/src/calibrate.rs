@@ -15,7 +15,7 @@ use tonfall_datasets::{ChatTokenizer, Examples, HeldOutPrompt};
 use tonfall_recipes::counted;
 
 use crate::error::TrainError;
-use crate::generate::{Sampling, generate};
+use crate::generation::{self, Sampling};
 use crate::lora::values;
 use crate::model::{Decoder, Documents, EMBEDDING, ForwardPass, LinearInput, self_segments};
 use crate::params::Binding;
@@ -72,15 +72,11 @@ pub(crate) fn answered(
     max_new_tokens: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CalibrationTexts, TrainError> {
-    let (sampling, stop_ids) = (Sampling::greedy(max_new_tokens), tokenizer.stop_ids());
-    let mut sequences = Vec::with_capacity(prompts.len());
-    for (index, prompt) in prompts.iter().enumerate() {
-        let mut sequence = tokenizer.render_prompt(&prompt.messages)?;
-        let answer = generate(model, true, &sequence, &stop_ids, &sampling, &mut |_| ())?;
-        sequence.extend(answer);
-        sequences.push(sequence);
-        progress(index as u64 + 1, prompts.len() as u64);
-    }
+    let rendered = prompts.iter().map(|prompt| tokenizer.render_prompt(&prompt.messages));
+    let mut sequences = rendered.collect::<Result<Vec<_>, _>>()?;
+    let sampling = Sampling::greedy(max_new_tokens);
+    let answers = generation::answers(model, true, &sequences, &tokenizer.stop_ids(), &sampling, progress)?;
+    sequences.iter_mut().zip(answers).for_each(|(sequence, answer)| sequence.extend(answer.tokens));
     Ok(CalibrationTexts { sequences, left_out: 0 })
 }
 

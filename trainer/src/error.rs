@@ -84,8 +84,8 @@ pub enum TrainError {
     )]
     Context { tokens: usize, context: usize },
 
-    #[error("the prompt has {tokens} tokens; it needs at least one and fewer than the context of {context}")]
-    Prompt { tokens: usize, context: usize },
+    #[error("{prompt} has {tokens} tokens; it needs at least one and fewer than the context of {context}")]
+    Prompt { prompt: String, tokens: usize, context: usize },
 
     #[error("there are no texts to calibrate on; give a file with at least one text")]
     NothingToCalibrateOn,

@@ -8,7 +8,7 @@ use tonfall_datasets::{Batch, ChatTokenizer, DataError, Examples, HeldOutPrompt}
 
 use crate::adherence::{Adherence, used};
 use crate::error::TrainError;
-use crate::generate::{Sampling, generate};
+use crate::generation::{self, Sampling};
 use crate::micro_batch;
 use crate::model::Decoder;
 
@@ -69,18 +69,18 @@ pub(crate) fn adherence(
     max_new_tokens: usize,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(Adherence, Vec<Sample>), TrainError> {
+    let rendered = prompts.iter().map(|prompt| tokenizer.render_prompt(&prompt.messages));
+    let rendered = rendered.collect::<Result<Vec<_>, _>>()?;
+    let sampling = Sampling::greedy(max_new_tokens);
+    let answers = generation::answers(model, true, &rendered, &tokenizer.stop_ids(), &sampling, progress)?;
     let mut counts = Adherence::default();
     let mut samples = Vec::with_capacity(prompts.len());
-    let (sampling, stop_ids) = (Sampling::greedy(max_new_tokens), tokenizer.stop_ids());
-    for (index, prompt) in prompts.iter().enumerate() {
-        let ids = tokenizer.render_prompt(&prompt.messages)?;
-        let answer = generate(model, true, &ids, &stop_ids, &sampling, &mut |_| ())?;
-        let text = tokenizer.decode(&answer).map_err(DataError::from)?.trim().to_owned();
+    for (prompt, answer) in prompts.iter().zip(answers) {
+        let text = tokenizer.decode(&answer.tokens).map_err(DataError::from)?.trim().to_owned();
         let missing = with_use(&text, &prompt.expect, false)?;
         let violations = with_use(&text, &prompt.avoid, true)?;
         counts.count(prompt.expect.len(), missing.len(), prompt.avoid.len(), violations.len());
         samples.push(Sample { prompt: prompt.text(), text, expected: prompt.expect.clone(), missing, violations });
-        progress(index as u64 + 1, prompts.len() as u64);
     }
     Ok((counts, samples))
 }

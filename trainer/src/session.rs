@@ -12,7 +12,7 @@ use tonfall_recipes::plan::Quantization;
 use crate::calibrate::{self, CalibrationTexts};
 use crate::device::Compute;
 use crate::error::TrainError;
-use crate::generate::{Sampling, generate};
+use crate::generation::{self, Answer, Sampling};
 use crate::lora::{attach_existing, values};
 use crate::model::{Decoder, LoadOptions, Loader};
 
@@ -59,7 +59,23 @@ impl Session {
         sampling: &Sampling,
         on_token: &mut dyn FnMut(u32),
     ) -> Result<Vec<u32>, TrainError> {
-        generate(&self.model, with_adapter, prompt, stop_ids, sampling, on_token)
+        generation::generate(&self.model, with_adapter, prompt, stop_ids, sampling, on_token)
+    }
+
+    /// Continues every prompt and returns the answers in the order of `prompts`. An answer doesn't depend on the other
+    /// prompts or on their order. `progress` receives the number of answered prompts and of all prompts.
+    ///
+    /// # Errors
+    /// If a prompt is empty or fills the context, or if the device fails.
+    pub fn answers(
+        &self,
+        with_adapter: bool,
+        prompts: &[Vec<u32>],
+        stop_ids: &[u32],
+        sampling: &Sampling,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Vec<Answer>, TrainError> {
+        generation::answers(&self.model, with_adapter, prompts, stop_ids, sampling, progress)
     }
 
     /// Logits of every position, row-major `[ids.len(), vocab_size]`, f32.

@@ -1,16 +1,9 @@
-//! Text generation with a key/value cache.
+//! The choice of the next token.
 //!
-//! Responsible for: choosing the next token, greedily or by sampling, up to a stop token or the limit.
-//! Must not depend on: tokenizers, terminals.
+//! Responsible for: choosing from logits, greedily or by sampling.
+//! Must not depend on: models, the scheduling of prompts.
 
 use tonfall_kernels::philox::Philox;
-
-use crate::error::TrainError;
-use crate::lora::values;
-use crate::model::Decoder;
-
-/// Philox stream for sampling.
-const SAMPLING_STREAM: u64 = u64::from_le_bytes(*b"sampling");
 
 /// Sampling settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,43 +25,8 @@ impl Sampling {
     }
 }
 
-/// Continues `prompt`. The returned tokens include neither the prompt nor the stop token. `on_token` receives each
-/// token. Generation also ends at the model's context length.
-///
-/// # Errors
-/// If the prompt is empty or fills the context, or if the device fails.
-pub(crate) fn generate(
-    model: &Decoder,
-    with_adapter: bool,
-    prompt: &[u32],
-    stop_ids: &[u32],
-    sampling: &Sampling,
-    on_token: &mut dyn FnMut(u32),
-) -> Result<Vec<u32>, TrainError> {
-    let context = model.description.max_position_embeddings;
-    if prompt.is_empty() || prompt.len() >= context {
-        return Err(TrainError::Prompt { tokens: prompt.len(), context });
-    }
-    let mut generator = Philox::new(sampling.seed, SAMPLING_STREAM);
-    let mut cache = model.cache();
-    let mut hidden = model.advance(prompt, &mut cache, with_adapter);
-    let mut generated = Vec::new();
-    for _ in 0..sampling.max_new_tokens.min(context - prompt.len()) {
-        let last = hidden.dims()[0] - 1;
-        let logits = values(&model.project(hidden.narrow(0, last, 1)))?;
-        let token = choose(&logits, sampling, &mut generator);
-        if stop_ids.contains(&token) {
-            break;
-        }
-        generated.push(token);
-        on_token(token);
-        hidden = model.advance(&[token], &mut cache, with_adapter);
-    }
-    Ok(generated)
-}
-
 /// Index of the next token.
-fn choose(logits: &[f32], sampling: &Sampling, generator: &mut Philox) -> u32 {
+pub(super) fn choose(logits: &[f32], sampling: &Sampling, generator: &mut Philox) -> u32 {
     let mut ranked: Vec<u32> = (0..logits.len() as u32).collect();
     let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if sampling.temperature <= 0.0 {
