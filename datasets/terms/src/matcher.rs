@@ -9,7 +9,9 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use thiserror::Error;
 use unicode_normalization_alignments::char::is_combining_mark;
 
+use crate::compound;
 use crate::inflection::{capitalized, forms};
+use crate::language::primary;
 use crate::normal::{Normal, normalized};
 
 /// A term to find.
@@ -48,11 +50,13 @@ pub struct TermsError {
     source: aho_corasick::BuildError,
 }
 
-/// Finds terms as whole words. A term inside a compound (`Kunde` in `Kundendienst`) is not a hit. The parts of a
-/// hyphenated compound (`Kunden-Dienst`) are words.
+/// Finds terms as whole words. The parts of a hyphenated compound (`Kunden-Dienst`) are words. Only [`Matcher::in_prose`]
+/// finds a term inside other compounds (`Kunde` in `Kundendienst`).
 #[derive(Debug)]
 pub struct Matcher {
     case: Case,
+    /// For each term, whether it is a German noun that can be a part of compounds. Empty if compounds are not searched.
+    nouns: Vec<bool>,
     /// Term and ending of each pattern of the automaton.
     patterns: Vec<(usize, &'static str)>,
     /// `None` if there are no terms.
@@ -85,14 +89,41 @@ impl Matcher {
         let build = || AhoCorasick::builder().match_kind(MatchKind::Standard).build(&texts);
         let automaton = (!texts.is_empty()).then(build).transpose();
         let automaton = automaton.map_err(|source| TermsError { forms: texts.len(), source })?;
-        Ok(Self { case, patterns, automaton })
+        Ok(Self { case, nouns: Vec::new(), patterns, automaton })
+    }
+
+    /// A matcher for terms as people use them in prose: in any case, inflected, and German nouns also inside compounds.
+    /// An inflected form of a German noun and a compound need a capital first letter: `planen` is no form of `Plan`.
+    ///
+    /// # Errors
+    /// As [`Matcher::new`].
+    pub fn in_prose<'a>(terms: impl IntoIterator<Item = Term<'a>>) -> Result<Self, TermsError> {
+        let terms: Vec<Term<'a>> = terms.into_iter().collect();
+        let is_noun = |term: &Term<'_>| {
+            term.language.is_some_and(|language| primary(language) == "de")
+                && compound::can_be_part(&normalized(term.text, Case::Written))
+        };
+        let nouns = terms.iter().map(is_noun).collect();
+        Ok(Self { nouns, ..Self::new(terms, Case::Any)? })
     }
 
     /// All hits, sorted by start, longer hits first. Hits of different terms may overlap.
     pub fn hits(&self, text: &str) -> Vec<Hit> {
         let Some(automaton) = &self.automaton else { return Vec::new() };
         let normal = Normal::new(text, self.case);
-        let found = automaton.find_overlapping_iter(&normal.text).filter(|found| is_whole(&normal.text, found.range()));
+        let found = automaton.find_overlapping_iter(&normal.text).filter(|found| {
+            let (term, ending) = self.patterns[found.pattern().as_usize()];
+            let is_noun = self.nouns.get(term).copied().unwrap_or_default();
+            match is_whole(&normal.text, found.range()) {
+                whole if !is_noun || whole && ending.is_empty() => whole,
+                whole => {
+                    let word = word_around(&normal.text, found.range());
+                    let part = found.start() - word.start..found.end() - word.start;
+                    let written = text.get(normal.original(word.start)..).unwrap_or_default();
+                    written.starts_with(char::is_uppercase) && (whole || compound::is_part(&normal.text[word], part))
+                }
+            }
+        });
         let mut hits: Vec<Hit> = found
             .map(|found| {
                 let (term, ending) = self.patterns[found.pattern().as_usize()];
@@ -101,6 +132,16 @@ impl Matcher {
             .collect();
         hits.sort_by_key(|hit| (hit.range.start, Reverse(hit.range.end), hit.term));
         hits.dedup_by(|second, first| second.term == first.term && second.range == first.range);
+        // In `Kundendienst`, `Kunde` is inside the hit `Kunden`.
+        let mut ends = vec![0; self.nouns.len()];
+        hits.retain(|hit| match ends.get_mut(hit.term) {
+            Some(end) if hit.range.end <= *end => false,
+            Some(end) => {
+                *end = hit.range.end;
+                true
+            }
+            None => true,
+        });
         hits
     }
 
@@ -135,6 +176,15 @@ fn is_whole(text: &str, range: Range<usize>) -> bool {
     let starts_inside = joined(before.chars().next_back(), found.chars().next());
     let ends_inside = joined(found.chars().next_back(), after.chars().next());
     !starts_inside && !ends_inside
+}
+
+/// The word that contains a match.
+fn word_around(text: &str, range: Range<usize>) -> Range<usize> {
+    let start = text[..range.start]
+        .rfind(|c| !is_word(c))
+        .map_or(0, |at| at + text[at..].chars().next().map_or(0, char::len_utf8));
+    let end = text[range.end..].find(|c| !is_word(c)).map_or(text.len(), |at| range.end + at);
+    start..end
 }
 
 fn is_word(c: char) -> bool {
@@ -187,6 +237,21 @@ mod tests {
         let german = |text| found(text, "Kunde", Some("de"), Case::Written);
         assert_eq!(german("Kundendienst, Neukunde, Kundin"), [""; 0]);
         assert_eq!(german("Kunden-Dienst für Kunden_1"), ["Kunden"]);
+    }
+
+    #[test]
+    fn in_prose_german_nouns_are_found_in_compounds() {
+        let found = |text: &str, term: &str, language| -> Vec<String> {
+            let matcher = Matcher::in_prose([Term { text: term, language: Some(language) }]).expect("one term");
+            matcher.hits(text).into_iter().map(|hit| text[hit.range].to_owned()).collect()
+        };
+        assert_eq!(found("Der Kundendienst, die Neukundin", "Kunde", "de"), ["Kunden"]);
+        assert_eq!(found("Mietverträge, Vertragspartner, vertraglich", "Vertrag", "de"), ["verträge", "Vertrags"]);
+        assert_eq!(found("Das Ga\u{308}stehaus", "Gast", "de"), ["Ga\u{308}ste"]);
+        assert_eq!(found("die Sekunde, die Urkunde, beim Kunden", "Kunde", "de"), ["Kunden"]);
+        assert_eq!(found("wir planen; der PLAN, ein plan, Pläne", "Plan", "de"), ["PLAN", "plan", "Pläne"]);
+        assert_eq!(found("guesthouse, Guests", "guest", "en"), ["Guests"]);
+        assert_eq!(found("Guesthouse", "Guest", "en"), [""; 0]);
     }
 
     #[test]
