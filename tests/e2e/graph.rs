@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// For each crate: the workspace crates that it may depend on, and families that must not be in its dependency tree.
-const CRATES: [(&str, &[&str], &[&str]); 11] = [
+const CRATES: [(&str, &[&str], &[&str]); 12] = [
     ("tonfall-durable", &[], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     ("tonfall-recipes", &["tonfall-durable"], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     (
@@ -19,6 +19,7 @@ const CRATES: [(&str, &[&str], &[&str]); 11] = [
     ),
     ("tonfall-blocks", &[], &["burn", "polars", "ratatui", "serde"]),
     ("tonfall-terms", &[], &["burn", "polars", "ratatui", "tokenizers", "minijinja"]),
+    ("tonfall-measures", &["tonfall-terms"], &["burn", "polars", "ratatui", "tokenizers", "minijinja", "serde"]),
     ("tonfall-tui", &["tonfall-runs", "tonfall-terms"], &["burn", "polars", "tokenizers", "safetensors"]),
     ("tonfall-datasets", &["tonfall-recipes", "tonfall-durable", "tonfall-terms"], &["burn", "ratatui", "safetensors"]),
     ("tonfall-adapters", &["tonfall-durable", "tonfall-blocks"], &["burn", "polars", "ratatui", "tokenizers"]),
@@ -32,6 +33,7 @@ const CRATES: [(&str, &[&str], &[&str]); 11] = [
             "tonfall-durable",
             "tonfall-datasets",
             "tonfall-terms",
+            "tonfall-measures",
             "tonfall-adapters",
             "tonfall-kernels",
             "tonfall-blocks",
