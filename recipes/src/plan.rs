@@ -36,6 +36,7 @@ pub struct Plan {
     pub training: TrainingPlan,
     pub evaluation: EvaluationPlan,
     pub export: ExportPlan,
+    pub style: Vec<StylePlan>,
 }
 
 /// The table `[adapter]`.
@@ -209,6 +210,9 @@ pub struct EvaluationPlan {
     pub every: u64,
     pub prompts: Option<PathBuf>,
     pub max_new_tokens: usize,
+    /// A general text, UTF-8; `None` for the built-in one.
+    pub retention: Option<PathBuf>,
+    pub address: Address,
 }
 
 /// The table `[export]`.
@@ -223,6 +227,22 @@ pub struct ExportPlan {
     pub calibrate: bool,
     /// Whether each export is compared with the trained model.
     pub verify: bool,
+}
+
+/// A table `[[style]]`: a rule that generations are measured by. It has at least one demand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StylePlan {
+    /// Unique.
+    pub name: String,
+    /// A valid regular expression, as the next one.
+    pub must_match: Option<String>,
+    pub must_not_match: Option<String>,
+    /// Words of which at least one occurs; empty for no demand.
+    pub must_use: Vec<String>,
+    pub must_not_use: Vec<String>,
+    /// `de` or `en`, by any tag or name. `None` for all languages.
+    pub language: Option<String>,
 }
 
 /// Implements `Default` with the defaults of the schema.
@@ -366,6 +386,11 @@ choices! {
         /// AdamW, both moments in 8 bits, in bitsandbytes' format.
         #[serde(rename = "adamw_8bit")]
         Adamw8bit
+    }
+    /// The form of address that German generations are measured by.
+    Address {
+        /// Either of both, but only one in a generation.
+        Consistent, Sie, Du
     }
     /// The learning-rate schedule after warm-up.
     Schedule { Cosine, Linear, Constant }

@@ -62,6 +62,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     faults.extend(templates_have_answers(settings));
     faults.extend(translated_from_another_language(settings));
     faults.extend(held_out_is_held_out(settings));
+    faults.extend(styles_demand_something(settings));
     faults
 }
 
@@ -272,6 +273,38 @@ fn held_out_is_held_out(settings: &Settings) -> Vec<Diagnostic> {
         .label("name another file, or use `eval_fraction`")
     })
     .collect()
+}
+
+/// Every rule of style demands something, in a language that the evaluation knows, and has a name of its own.
+fn styles_demand_something(settings: &Settings) -> Vec<Diagnostic> {
+    const DEMANDS: [&str; 4] = ["must_match", "must_not_match", "must_use", "must_not_use"];
+    let (mut faults, mut names) = (Vec::new(), BTreeSet::new());
+    for (prefix, place) in settings.tables("style") {
+        let is_empty = |setting: &crate::settings::Setting| matches!(&setting.value, Some(Value::Array(items)) if items.is_empty());
+        let demands = DEMANDS.iter().filter_map(|key| settings.explicit(&format!("{prefix}{key}")));
+        if demands.into_iter().all(is_empty) {
+            let fault = Diagnostic::error("a rule of style demands nothing");
+            let fault = Diagnostic { place: place.cloned(), ..fault };
+            faults.push(fault.label("write must_match, must_not_match, must_use or must_not_use below"));
+        }
+        if let Some(language) = settings.explicit(&format!("{prefix}language"))
+            && let Some(Value::String(tag)) = &language.value
+            && !["de", "en"].contains(&tag.to_lowercase().split(['-', '_']).next().unwrap_or_default())
+        {
+            let fault = Diagnostic::error(format!("`style.language` must be \"de\" or \"en\", not \"{tag}\""));
+            faults.push(
+                fault.at(language.place.clone()).label("the languages of generations are recognized only for these"),
+            );
+        }
+        let name = settings.explicit(&format!("{prefix}name"));
+        if let Some((setting, name)) = name.and_then(|setting| Some((setting, setting.value.as_ref()?.as_str()?)))
+            && !names.insert(name.to_owned())
+        {
+            let fault = Diagnostic::error(format!("two rules of style are named \"{name}\""));
+            faults.push(fault.at(setting.place.clone()).label("give this one another name"));
+        }
+    }
+    faults
 }
 
 /// A fault at the value of the first of `keys` that is set; the second one is shown as context.

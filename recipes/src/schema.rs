@@ -88,6 +88,10 @@ pub enum Kind {
     NewDirectory,
     /// `"all-linear"` or a list of module names.
     Modules,
+    /// One or several texts.
+    Texts,
+    /// A regular expression in the syntax of the crate regex.
+    Pattern,
 }
 
 /// The value of a key that the recipe doesn't set.
@@ -105,8 +109,8 @@ pub enum KeyDefault {
 
 use KeyDefault::{Derived, Required, Unset, Value as Is};
 use Kind::{
-    Base, Bool, Choice, Choices, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number, Text,
-    Variables,
+    Base, Bool, Choice, Choices, Columns, Directory, File, Files, Integer, Modules, Name, NewDirectory, Number,
+    Pattern, Text, Texts, Variables,
 };
 
 /// Upper limit for steps, tokens and sequences; a larger number is a typing mistake.
@@ -130,7 +134,7 @@ const FORMATS: Kind = Choice(&[
 ]);
 
 /// The tables of a recipe in the order in which they are written, with their descriptions.
-pub const TABLES: [(&str, &str); 10] = [
+pub const TABLES: [(&str, &str); 11] = [
     ("", "the run"),
     ("adapter", "the trained parameters"),
     ("lora", "the adapter, with kind = \"lora\""),
@@ -144,10 +148,11 @@ pub const TABLES: [(&str, &str); 10] = [
     ("training", "optimization"),
     ("evaluation", "measurements during training"),
     ("export", "files written at the end"),
+    ("style", "a rule of the house style that generations are measured by; can be repeated"),
 ];
 
 /// The tables that a recipe writes as `[[name]]`; each may occur several times.
-pub const LISTS: [&str; 2] = ["source", "template"];
+pub const LISTS: [&str; 3] = ["source", "template", "style"];
 
 /// Keys added after version 0.1.0 whose default changes the behaviour of a run, with the value that matches 0.1.0.
 const EARLIER: [(&str, &str); 4] = [
@@ -253,13 +258,22 @@ pub static KEYS: &[Key] = &[
     Key { path: "training.keep_checkpoints", kind: Integer(1, MANY), default: Is("3"), doc: "number of newest checkpoints to keep, besides the best" },
 
     Key { path: "evaluation.every", kind: Integer(0, MANY), default: Is("0"), doc: "optimizer steps between evaluations; 0 = at the start and the end" },
-    Key { path: "evaluation.prompts", kind: File, default: Unset("prompts.jsonl"), doc: "held-out prompts, generated for before and after training: {\"prompt\", \"expect\", \"avoid\"} per line" },
+    Key { path: "evaluation.prompts", kind: File, default: Unset("prompts.jsonl"), doc: "held-out prompts, generated for before and after training: {\"prompt\", \"expect\", \"avoid\", \"reference\", \"language\"} per line" },
     Key { path: "evaluation.max_new_tokens", kind: Integer(1, 1 << 20), default: Is("64"), doc: "maximum tokens of a generation" },
+    Key { path: "evaluation.retention", kind: File, default: Unset("general.txt"), doc: "a general text whose perplexity `tonfall eval` measures; not set: a built-in text in German and English" },
+    Key { path: "evaluation.address", kind: Choice(&["consistent", "sie", "du"]), default: Is("\"consistent\""), doc: "address that German generations are measured by: consistent either of both, but only one in a generation | sie | du" },
 
     Key { path: "export.to", kind: Choices(&["peft", "safetensors", "gguf", "gguf-adapter", "ollama"]), default: Is("[\"peft\"]"), doc: "what is written at the end: peft a PEFT adapter | safetensors the merged model | gguf the merged model for llama.cpp | gguf-adapter an adapter for llama.cpp | ollama a folder for `ollama create`. Full training writes safetensors by default" },
     Key { path: "export.types", kind: Choices(&["F32", "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0", "base"]), default: Is("[\"F16\"]"), doc: "number formats of GGUF models, one file each; base: those of a GGUF base" },
     Key { path: "export.calibrate", kind: Bool, default: Is("false"), doc: "calibrate quantised GGUF models on the eval split or, without one, on the held-out prompts and the model's answers to them" },
     Key { path: "export.verify", kind: Bool, default: Is("true"), doc: "compare what each export of an adapter computes with what the trained model computes, before the run succeeds" },
+
+    Key { path: "style.name", kind: Name, default: Required("no-shouting"), doc: "name of the rule; its measure is style.<name>" },
+    Key { path: "style.must_match", kind: Pattern, default: Unset("^(Dear|Hello) "), doc: "a regular expression that generations must match" },
+    Key { path: "style.must_not_match", kind: Pattern, default: Unset("!{2}"), doc: "a regular expression that generations must not match" },
+    Key { path: "style.must_use", kind: Texts, default: Is("[]"), doc: "words of which a generation must use one or more, also inflected" },
+    Key { path: "style.must_not_use", kind: Texts, default: Is("[]"), doc: "words that generations must not use, also inflected" },
+    Key { path: "style.language", kind: Text, default: Unset("de"), doc: "the rule applies only to generations in this language, de or en; its words have the endings of this language" },
 ];
 
 /// The row of a key. The key of a list item has an index: `source[0].files`.
@@ -336,6 +350,8 @@ impl fmt::Display for Kind {
             Self::File => f.write_str("the path of a file"),
             Self::Directory | Self::NewDirectory => f.write_str("the path of a directory"),
             Self::Modules => f.write_str("\"all-linear\" or a list of module names"),
+            Self::Texts => f.write_str("a text or a list of texts"),
+            Self::Pattern => f.write_str("a regular expression"),
         }
     }
 }

@@ -84,7 +84,38 @@ pub(crate) fn check(key: &Key, given: &PlacedValue<'_>, folders: &Folders<'_>) -
                 false => Ok(Value::String(text.to_owned())),
             }),
         },
+        (Kind::Texts, DeValue::String(text)) => one(not_empty(key, place, text)).map(|text| Value::Array(vec![text])),
+        (Kind::Texts, DeValue::Array(items)) => list(key, place, items, |place, text| not_empty(key, place, text)),
+        (Kind::Pattern, DeValue::String(text)) => one(pattern(key, place, text)),
         (_, value) => one(Err(wrong_type(key, place, value))),
+    }
+}
+
+fn not_empty(key: &Key, place: &Place, text: &str) -> Result<Value, Diagnostic> {
+    match text.trim().is_empty() {
+        true => Err(out_of_range(key, place, "an empty text")),
+        false => Ok(Value::String(text.to_owned())),
+    }
+}
+
+/// Maximum bytes of a compiled regular expression, as in the evaluation.
+const MAX_PATTERN: usize = 1 << 20;
+
+fn pattern(key: &Key, place: &Place, text: &str) -> Result<Value, Diagnostic> {
+    let fault = |why: String| {
+        Diagnostic::error(format!("`{}` is no regular expression", key.path)).at(place.clone()).label(why)
+    };
+    if text.is_empty() {
+        return Err(out_of_range(key, place, "an empty text"));
+    }
+    match regex::RegexBuilder::new(text).size_limit(MAX_PATTERN).build() {
+        Ok(_) => Ok(Value::String(text.to_owned())),
+        Err(regex::Error::CompiledTooBig(_)) => Err(fault("it is too large; use smaller counts".to_owned())),
+        // The last line of the message is the reason, after the pattern itself.
+        Err(error) => {
+            let message = error.to_string();
+            Err(fault(message.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()))
+        }
     }
 }
 

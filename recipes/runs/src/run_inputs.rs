@@ -43,6 +43,11 @@ impl RunInputs {
         self.0.get(name).map(String::as_str)
     }
 
+    /// All fingerprints by the names of their inputs.
+    pub fn into_map(self) -> BTreeMap<String, String> {
+        self.0
+    }
+
     /// A hash of all inputs whose names start with `prefix`. `None` if there is none. It doesn't depend on their names.
     pub fn digest(&self, prefix: &str) -> Option<String> {
         let found: Vec<&String> =

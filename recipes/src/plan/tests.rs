@@ -29,6 +29,17 @@ fn template() -> TemplatePlan {
     }
 }
 
+fn style() -> StylePlan {
+    StylePlan {
+        name: "no-shouting".to_owned(),
+        must_match: Some("a".to_owned()),
+        must_not_match: Some("!{2}".to_owned()),
+        must_use: vec!["b".to_owned()],
+        must_not_use: vec!["c".to_owned()],
+        language: Some("de".to_owned()),
+    }
+}
+
 fn plan() -> Plan {
     Plan {
         name: "house-style".into(),
@@ -63,6 +74,7 @@ fn plan() -> Plan {
         training: TrainingPlan::default(),
         evaluation: EvaluationPlan::default(),
         export: ExportPlan::default(),
+        style: vec![],
     }
 }
 
@@ -78,7 +90,7 @@ fn defaults_are_those_of_the_schema() {
 
 #[test]
 fn schema_and_plan_have_the_same_choices() {
-    let plan = Plan { source: vec![source()], template: vec![template()], ..plan() };
+    let plan = Plan { source: vec![source()], template: vec![template()], style: vec![style()], ..plan() };
     let plan = Table::try_from(plan).expect("a plan");
     for key in KEYS {
         let Kind::Choice(choices) = key.kind else { continue };
@@ -107,8 +119,8 @@ fn every_field_of_the_plan_is_a_row_of_the_schema() {
     plan.training.warmup_steps = Some(1);
     plan.training.max_memory = Some(1.0);
     plan.data.chat_template = Some("/t".into());
-    plan.evaluation.prompts = Some("/p".into());
-    (plan.source, plan.template) = (vec![source()], vec![template()]);
+    (plan.evaluation.prompts, plan.evaluation.retention) = (Some("/p".into()), Some("/r".into()));
+    (plan.source, plan.template, plan.style) = (vec![source()], vec![template()], vec![style()]);
     let mut fields = Vec::new();
     for (name, value) in Table::try_from(plan).expect("a plan") {
         match value {
@@ -146,7 +158,8 @@ fn plan_toml_has_a_comment_for_each_key() {
     assert!(text.contains("\n# warmup_steps is not set: "), "{text}");
     assert_eq!(Plan::from_toml(&text).expect("it reads its own"), plan());
 
-    let listed = Plan { source: vec![source(), source()], template: vec![template()], ..plan() };
+    let listed =
+        Plan { source: vec![source(), source()], template: vec![template()], style: vec![style(), style()], ..plan() };
     let text = listed.to_toml();
     assert!(text.contains("\ncolumns = { term = \"Benennung\" }  # "), "{text}");
     assert_eq!(Plan::from_toml(&text).expect("it reads its own"), listed, "{text}");

@@ -471,6 +471,25 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn rules_of_style_are_checked() {
+    let fails = |style: &str, part: &str| {
+        let messages = messages(RIGHT, &[&format!("style=[{style}]")]);
+        assert!(messages.len() == 1 && messages[0].contains(part), "{style}: {messages:?}");
+    };
+    fails("{name = \"a\"}", "demands nothing");
+    fails("{name = \"a\", must_use = []}", "demands nothing");
+    fails("{name = \"a\", must_match = \"(\"}", "`style.must_match` is no regular expression");
+    fails("{name = \"a\", must_match = \"(\\\\w{1000}){1000}\"}", "`style.must_match` is no regular expression");
+    fails("{name = \"a\", must_use = [\" \"]}", "an empty text");
+    fails("{name = \"a\", must_use = \"b\", language = \"fr\"}", "must be \"de\" or \"en\"");
+    fails("{name = \"a\", must_use = \"b\"}, {name = \"a\", must_not_use = \"c\"}", "two rules of style");
+    fails("{name = \"A b\", must_use = \"b\"}", "`style.name`");
+    let plan =
+        right(RIGHT, &["style=[{name = \"a\", must_match = \"^D\", must_not_use = \"b\", language = \"de-CH\"}]"]);
+    assert_eq!((plan.style[0].must_not_use.as_slice(), plan.style[0].must_use.len()), (&["b".to_owned()][..], 0));
+}
+
+#[test]
 fn unreadable_recipes_are_reported() {
     let dir = folder();
     let load = |name: &str| RecipeFile::load(&dir.path().join(name), &[]).expect_err("unreadable").to_string();
