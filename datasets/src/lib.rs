@@ -21,6 +21,7 @@ pub use label::mask::{IGNORED, LabelOptions, Labelled, label_sample};
 pub use prepare::batch::{Batch, Example, Largest, Sampler, Source};
 pub use prepare::report::{FileReport, PrepareReport};
 pub use prepare::store::Examples;
+pub use prepare::term_concepts::{TermConcept, term_concepts};
 pub use prepare::{Phase, PreparedDataset, Progress, prepare};
 pub use read::prompts::{HeldOutPrompt, read_prompts};
 pub use render::show::{Stretch, stretches};

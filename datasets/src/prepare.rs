@@ -19,6 +19,7 @@ pub(crate) mod similar;
 pub(crate) mod snapshot;
 pub(crate) mod store;
 pub(crate) mod term_bases;
+pub(crate) mod term_concepts;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ pub mod readability;
 pub mod refusals;
 pub mod rules;
 pub mod sentences;
+pub mod term_base;
 pub mod terminology;
 
 /// The share of one answer in a measure.

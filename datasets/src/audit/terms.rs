@@ -7,7 +7,7 @@ use tonfall_terms::{Case, Matcher, Term, TermsError, language, uncovered};
 use crate::formats::entry::Entry;
 
 /// A text with more words is a sentence, not a term. It is not searched for.
-const WORDS: usize = 12;
+pub(crate) const WORDS: usize = 12;
 
 /// A term to search for.
 #[derive(Clone, Debug, PartialEq, Eq)]

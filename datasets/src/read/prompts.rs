@@ -1,24 +1,29 @@
 //! Held-out prompts: the model generates answers to them before and after training. Each prompt may list terms that an
-//! answer should use or avoid.
+//! answer should use or avoid, and how a person answered.
 //!
 //! Responsible for: reading `evaluation.prompts`, one JSON object per line:
-//! `{"prompt": "…" | "messages": […], "expect": ["term", …], "avoid": ["term", …]}`.
+//! `{"prompt": "…" | "messages": […], "expect": ["term", …], "avoid": ["term", …], "reference": "…", "language": "de"}`.
 //! Must not depend on: how answers are generated.
 
 use std::path::Path;
 
 use serde::Deserialize;
+use tonfall_terms::language::is_known;
 
 use crate::{DataError, Message};
 
 /// One held-out prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeldOutPrompt {
     pub messages: Vec<Message>,
     /// Terms that a good answer uses.
     pub expect: Vec<String>,
     /// Terms that a good answer doesn't use.
     pub avoid: Vec<String>,
+    /// A good answer. Answers are compared with it.
+    pub reference: Option<String>,
+    /// The language of a good answer, as a tag or a name. `None`: recognized from the answer.
+    pub language: Option<String>,
 }
 
 impl HeldOutPrompt {
@@ -37,6 +42,8 @@ struct Row {
     expect: Vec<String>,
     #[serde(default)]
     avoid: Vec<String>,
+    reference: Option<String>,
+    language: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +73,12 @@ fn parse(line: &str) -> Result<HeldOutPrompt, String> {
         }
         _ => return Err("a held-out prompt needs either `prompt` or non-empty `messages`".to_owned()),
     };
-    Ok(HeldOutPrompt { messages, expect: row.expect, avoid: row.avoid })
+    let language = row.language.map(|tag| match is_known(&tag) {
+        true => Ok(tag),
+        false => Err(format!("`language`: \"{tag}\" is no language; write a tag such as \"de\" or \"en-US\"")),
+    });
+    let language = language.transpose()?;
+    Ok(HeldOutPrompt { messages, expect: row.expect, avoid: row.avoid, reference: row.reference, language })
 }
 
 #[cfg(test)]
@@ -80,5 +92,13 @@ mod tests {
         assert!(parse(r#"{"expect": ["guest"]}"#).is_err());
         assert!(parse(r#"{"prompt": "a", "messages": []}"#).is_err());
         assert!(parse(r#"{"prompt": "a", "expcet": []}"#).is_err());
+    }
+
+    #[test]
+    fn a_prompt_may_have_a_reference_and_a_language() {
+        let prompt = parse(r#"{"prompt": "a", "reference": "b", "language": "de-CH"}"#).expect("valid");
+        assert_eq!((prompt.reference.as_deref(), prompt.language.as_deref()), (Some("b"), Some("de-CH")));
+        let fault = parse(r#"{"prompt": "a", "language": "klingon"}"#).expect_err("unknown");
+        assert!(fault.contains("klingon"), "{fault}");
     }
 }

@@ -8,7 +8,7 @@ use tonfall_recipes::plan::{AuditRule, DataFormat, Severity, SourcePlan};
 
 use super::sources::{samples, source};
 use super::tiny::{chatml, plan, with, write};
-use crate::{DataError, PreparedDataset, Sample, prepare};
+use crate::{DataError, PreparedDataset, Sample, TermConcept, prepare, term_concepts};
 
 const DEPRECATED: &str = "deprecatedTerm-admn-sts";
 
@@ -351,4 +351,29 @@ fn a_text_of_many_words_is_not_searched_as_a_term() {
     let sentence = "This is a whole sentence of a parallel corpus, which nobody says twice in a row.";
     let data = prepared("a.csv", format!("en;de\n\"{sentence}\";Ein Satz.\n"), None).expect("a pair");
     assert!(data.report.notes().join("\n").contains("1 term base text longer than 12 words"));
+}
+
+#[test]
+fn the_evaluation_gets_concepts_with_forbidden_terms() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let both = |term_: &str, bad: &str| format!("{}{}", term(term_), with_status(bad, DEPRECATED));
+    let entries = [
+        concept("c1", &[("en", &both("guest", "customer")), ("de", &both("Gast", "Kunde"))]),
+        concept("c2", &[("en", &term("basket"))]),
+    ];
+    let path = write(folder.path(), "terms.tbx", tbx(&entries.concat()));
+    let found = |language| term_concepts(&of_file(&path, language)).expect("readable");
+    let concept = |name: &str, language: &str, bad: &str| TermConcept {
+        name: name.to_owned(),
+        language: language.to_owned(),
+        preferred: vec![name.to_owned()],
+        forbidden: vec![bad.to_owned()],
+    };
+    assert_eq!(found(None), [concept("guest", "en", "customer"), concept("Gast", "de", "Kunde")]);
+    assert_eq!(found(Some("de")), [concept("Gast", "de", "Kunde")]);
+    // A table with a row for each term.
+    let table = "concept,term,status,language\n7,guest,preferred,en\n8,Gast,preferred,de\n7,client,deprecated,en\n";
+    let path = write(folder.path(), "terms.csv", table);
+    let found = term_concepts(&of_file(&path, None)).expect("readable");
+    assert_eq!(found, [concept("guest", "en", "client")]);
 }

@@ -82,6 +82,7 @@ pub(super) fn with(data: DataPlan) -> Plan {
         training: TrainingPlan::default(),
         evaluation: EvaluationPlan::default(),
         export: ExportPlan::default(),
+        style: vec![],
     }
 }
 
