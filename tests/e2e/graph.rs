@@ -32,7 +32,6 @@ const CRATES: [(&str, &[&str], &[&str]); 12] = [
             "tonfall-recipes",
             "tonfall-durable",
             "tonfall-datasets",
-            "tonfall-terms",
             "tonfall-measures",
             "tonfall-adapters",
             "tonfall-kernels",

@@ -1,9 +1,6 @@
-//! Terminology adherence: whether a text uses the expected terms and no forbidden ones.
+//! Terminology adherence: how many expected and forbidden terms the answers to held-out prompts use.
 //!
-//! Responsible for: finding the terms that a generation uses, and counts over all held-out prompts. `tonfall_terms`
-//! decides what counts as a use. Must not depend on: models.
-
-use tonfall_terms::{Case, Matcher, Term, TermsError};
+//! Responsible for: the counts. `tonfall_measures` decides what counts as a use. Must not depend on: models.
 
 /// Counts over a set of held-out prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -38,29 +35,9 @@ impl Adherence {
     }
 }
 
-/// For each of `terms`: whether `text` uses the term as whole words, in any case, without inflected forms.
-///
-/// # Errors
-/// If there are too many terms for one matcher.
-pub(crate) fn used(text: &str, terms: &[String]) -> Result<Vec<bool>, TermsError> {
-    let matcher = Matcher::new(terms.iter().map(|text| Term { text, language: None }), Case::Any)?;
-    let mut used = vec![false; terms.len()];
-    matcher.used(text).into_iter().for_each(|index| used[index] = true);
-    Ok(used)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn terms_are_found_in_any_case_and_normal_form() {
-        let terms = ["guest", "Gäste", "delivery", "money-back promise"].map(str::to_owned);
-        let used = |text: &str| used(text, &terms).expect("four terms");
-        assert_eq!(used("Dear Guest, our money-back\npromise holds."), [true, false, false, true]);
-        assert_eq!(used("Die Ga\u{308}ste im guesthouse"), [false, true, false, false]);
-        assert_eq!(used(""), [false; 4]);
-    }
 
     #[test]
     fn counts_add_up() {

@@ -98,6 +98,9 @@ pub enum TrainError {
     #[error("checkpoint {} does not fit this run: {why}", path.display())]
     CheckpointMismatch { path: PathBuf, why: String },
 
+    #[error("`style`: rule \"{name}\": {source}")]
+    Style { name: String, source: tonfall_measures::rules::RuleError },
+
     #[error(transparent)]
     Group(#[from] crate::group::GroupError),
 

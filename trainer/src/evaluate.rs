@@ -1,16 +1,14 @@
-//! Evaluation: loss on held-out examples and adherence on held-out prompts.
+//! The evaluations of a training run: loss on the eval split, terms in the answers to held-out prompts.
 //!
-//! Responsible for: measuring a model, without a verdict.
+//! Responsible for: their results, which checkpoints and summaries hold. `eval_suite` asks and measures.
 //! Must not depend on: optimization, run directories.
 
 use serde::{Deserialize, Serialize};
-use tonfall_datasets::{Batch, ChatTokenizer, DataError, Examples, HeldOutPrompt};
+use tonfall_datasets::HeldOutPrompt;
 
-use crate::adherence::{Adherence, used};
+use crate::adherence::Adherence;
 use crate::error::TrainError;
-use crate::generation::{self, Sampling};
-use crate::micro_batch;
-use crate::model::Decoder;
+use crate::eval_suite::{Answered, used_terms};
 
 /// The results of one evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,57 +34,25 @@ pub struct Sample {
     pub violations: Vec<String>,
 }
 
-/// Mean loss and number of tokens with loss over `examples`, `micro_batch_size` examples at a time; `None` without
-/// examples.
+/// The answers as samples, and the counts of their terms.
 ///
 /// # Errors
-/// If an example is missing.
-pub(crate) fn loss(
-    model: &Decoder,
-    examples: &Examples,
-    micro_batch_size: usize,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Option<(f64, u64)>, TrainError> {
-    let (mut sum, mut tokens) = (0.0, 0);
-    for start in (0..examples.len()).step_by(micro_batch_size.max(1)) {
-        let end = examples.len().min(start + micro_batch_size.max(1));
-        let batch = Batch::of(examples, start..end)?;
-        sum += micro_batch::loss(model, &batch, true);
-        tokens += batch.trained_tokens() as u64;
-        progress(end as u64, examples.len() as u64);
-    }
-    Ok((tokens > 0).then(|| (sum / tokens as f64, tokens)))
-}
-
-/// Generates greedily for every prompt and counts the used terms.
-///
-/// # Errors
-/// If a prompt can't be rendered or is longer than the model's context.
+/// If a prompt has too many terms.
 pub(crate) fn adherence(
-    model: &Decoder,
-    tokenizer: &ChatTokenizer,
     prompts: &[HeldOutPrompt],
-    max_new_tokens: usize,
-    progress: &mut dyn FnMut(u64, u64),
+    answers: Vec<Answered>,
 ) -> Result<(Adherence, Vec<Sample>), TrainError> {
-    let rendered = prompts.iter().map(|prompt| tokenizer.render_prompt(&prompt.messages));
-    let rendered = rendered.collect::<Result<Vec<_>, _>>()?;
-    let sampling = Sampling::greedy(max_new_tokens);
-    let answers = generation::answers(model, true, &rendered, &tokenizer.stop_ids(), &sampling, progress)?;
     let mut counts = Adherence::default();
     let mut samples = Vec::with_capacity(prompts.len());
-    for (prompt, answer) in prompts.iter().zip(answers) {
-        let text = tokenizer.decode(&answer.tokens).map_err(DataError::from)?.trim().to_owned();
-        let missing = with_use(&text, &prompt.expect, false)?;
-        let violations = with_use(&text, &prompt.avoid, true)?;
+    for (prompt, Answered { text, .. }) in prompts.iter().zip(answers) {
+        let used = used_terms(prompt, &text)?;
+        let with_use = |terms: &[String], used: &[bool], wanted: bool| -> Vec<String> {
+            terms.iter().zip(used).filter(|(_, used)| **used == wanted).map(|(term, _)| term.clone()).collect()
+        };
+        let missing = with_use(&prompt.expect, &used.preferred, false);
+        let violations = with_use(&prompt.avoid, &used.forbidden, true);
         counts.count(prompt.expect.len(), missing.len(), prompt.avoid.len(), violations.len());
         samples.push(Sample { prompt: prompt.text(), text, expected: prompt.expect.clone(), missing, violations });
     }
     Ok((counts, samples))
-}
-
-/// If `is_used`, the terms that `text` uses; otherwise, the terms that it doesn't use.
-fn with_use(text: &str, terms: &[String], is_used: bool) -> Result<Vec<String>, TrainError> {
-    let used = used(text, terms).map_err(DataError::from)?;
-    Ok(terms.iter().zip(used).filter(|(_, used)| *used == is_used).map(|(term, _)| term.clone()).collect())
 }

@@ -12,6 +12,7 @@ use tonfall_recipes::Plan;
 use tonfall_recipes::plan::AdapterKind;
 
 use crate::error::TrainError;
+use crate::eval_suite::rendered;
 use crate::lora;
 use crate::run_length::RunLength;
 
@@ -31,7 +32,7 @@ pub fn preflight(
     let checks = [
         length.check(plan),
         check_context(data, model),
-        check_prompts(tokenizer, prompts, model),
+        rendered(tokenizer, prompts, model.max_position_embeddings).map(drop),
         check_adapter(plan, plan.lora.init.as_deref(), model),
     ];
     let faults: Vec<TrainError> = checks.into_iter().filter_map(Result::err).collect();
@@ -47,24 +48,6 @@ pub(crate) fn check_context(data: &PreparedDataset, model: &ModelDescription) ->
         Some(tokens) => Err(TrainError::Context { tokens, context }),
         None => Ok(()),
     }
-}
-
-/// # Errors
-/// If a held-out prompt is empty or leaves no tokens of the context for a generation.
-fn check_prompts(
-    tokenizer: &ChatTokenizer,
-    prompts: &[HeldOutPrompt],
-    model: &ModelDescription,
-) -> Result<(), TrainError> {
-    let context = model.max_position_embeddings;
-    for prompt in prompts {
-        let tokens = tokenizer.render_prompt(&prompt.messages)?.len();
-        if tokens == 0 || tokens >= context {
-            let prompt = prompt.text().chars().take(60).collect();
-            return Err(TrainError::HeldOutPrompt { prompt, tokens, context });
-        }
-    }
-    Ok(())
 }
 
 /// # Errors

@@ -8,13 +8,16 @@ use tonfall_adapters::export::Importance;
 use tonfall_adapters::peft::Adapter;
 use tonfall_datasets::{ChatTokenizer, HeldOutPrompt};
 use tonfall_recipes::plan::Quantization;
+use tonfall_runs::events::Phase;
 
 use crate::calibrate::{self, CalibrationTexts};
 use crate::device::Compute;
 use crate::error::TrainError;
+use crate::eval_suite::{self, Asked, EvalSuite};
 use crate::generation::{self, Answer, Sampling};
 use crate::lora::{attach_existing, values};
 use crate::model::{Decoder, LoadOptions, Loader};
+use crate::out_of_memory;
 
 /// A base model in memory, with or without an adapter.
 #[derive(Debug)]
@@ -113,6 +116,20 @@ impl Session {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<CalibrationTexts, TrainError> {
         calibrate::answered(&self.model, tokenizer, prompts, max_new_tokens, progress)
+    }
+
+    /// Asks all questions of a suite. `progress` receives the phase, the number of asked questions and of all questions.
+    ///
+    /// # Errors
+    /// If a prompt can't be rendered or fills the context, or if the device fails.
+    pub fn ask(
+        &self,
+        with_adapter: bool,
+        tokenizer: &ChatTokenizer,
+        suite: &EvalSuite<'_>,
+        progress: &mut dyn FnMut(Phase, u64, u64),
+    ) -> Result<Asked, TrainError> {
+        out_of_memory::catch(|| eval_suite::ask(&self.model, with_adapter, tokenizer, suite, progress))
     }
 
     pub fn vocab_size(&self) -> usize {

@@ -18,6 +18,7 @@ use crate::calibrate;
 use crate::chat_renderer::chat_renderer;
 use crate::checkpoint_files;
 use crate::error::TrainError;
+use crate::eval_suite::{answer_all, losses, total};
 use crate::evaluate::{self, EvalReport};
 use crate::lora;
 
@@ -30,7 +31,7 @@ impl Run<'_> {
         let plan = self.job.plan;
         let size = self.choice.micro_batch_size;
         let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);
-        let loss = evaluate::loss(&self.model, &self.job.data.eval, size, &mut evaluating)?;
+        let loss = total(&losses(&self.model, true, &self.job.data.eval, size, &mut evaluating)?);
         drop(evaluating);
         let mut report = EvalReport {
             loss: loss.map(|(loss, _)| loss),
@@ -39,10 +40,11 @@ impl Run<'_> {
         };
         if generations && !self.job.prompts.is_empty() {
             let mut generating = progress(&mut self.job.record, Phase::Generating);
+            let (tokenizer, prompts) = (self.job.tokenizer, self.job.prompts);
             let limit = plan.evaluation.max_new_tokens;
-            let (counts, samples) =
-                evaluate::adherence(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut generating)?;
+            let answers = answer_all(&self.model, true, tokenizer, prompts, limit, &mut generating)?;
             drop(generating);
+            let (counts, samples) = evaluate::adherence(prompts, answers)?;
             (report.adherence, report.samples) = (Some(counts), samples);
         }
         let step = self.state.step;
