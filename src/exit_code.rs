@@ -96,6 +96,7 @@ exit_codes! {
         | Self::Context { .. }
         | Self::Prompt { .. }
         | Self::NothingToCalibrateOn
+        | Self::Style { .. }
         | Self::Processes { .. } => Invalid,
         Self::CheckpointMismatch { .. } | Self::NotFinite { .. } | Self::InputsNotFinite { .. } => Refused,
         Self::Device(_) => Unexpected,

@@ -152,16 +152,9 @@ pub(crate) fn prepared(plan: &Plan, tokenizer: &ChatTokenizer, reporter: &mut Re
             reporter.phase(name, done.div_ceil(1024), total.div_ceil(1024));
         }
     };
-    let prepared = prepare(plan, tokenizer, cache_dir().as_deref(), &progress)?;
+    let prepared = prepare(plan, tokenizer, user_cache::own("datasets").as_deref(), &progress)?;
     reporter.clear();
     Ok(prepared)
-}
-
-/// The directory of prepared data, in `$TONFALL_CACHE_DIR` or the user's cache directory; `None` without a home
-/// directory.
-fn cache_dir() -> Option<PathBuf> {
-    let own = std::env::var_os("TONFALL_CACHE_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
-    Some(own.or_else(|| Some(user_cache::directory(|name| std::env::var_os(name))?.join("tonfall")))?.join("datasets"))
 }
 
 /// The tokenizer of a base model, checked against the base. The file `chat_template` replaces the base's template.

@@ -8,6 +8,8 @@ mod args;
 mod calibration;
 mod commands;
 mod diagnostics;
+mod evaluating;
+mod evaluation_cache;
 mod exit_code;
 mod exporting;
 mod fit;
@@ -79,6 +81,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Train(args) => commands::train::run(&args, reporter),
         Command::Resume(args) => commands::resume::run(&args, reporter),
         Command::Chat(args) => done(commands::chat::run(&args, reporter)),
+        Command::Eval(args) => done(commands::eval::run(&args, reporter)),
         Command::Merge(args) => commands::merge::run(&args, reporter),
         Command::Export(args) => commands::export::run(&args, reporter),
         Command::Verify(args) => commands::verify::run(&args, reporter),

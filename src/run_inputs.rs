@@ -26,10 +26,7 @@ const ADAPTER: &str = "lora.init ";
 
 /// Fingerprints of all inputs; `adapter` is the directory `lora.init` if the run still needs it.
 pub(crate) fn fingerprints(plan: &Plan, inputs: &Inputs, adapter: Option<&Path>) -> Result<RunInputs> {
-    let mut found = RunInputs::default();
-    found.record("base config", inputs.base.config_fingerprint());
-    found.record("base weights", inputs.base.weights_fingerprint());
-    record_tokenizer(&mut found, plan, &inputs.base)?;
+    let mut found = of_model(&inputs.base, plan.data.chat_template.is_some())?;
     record_data(&mut found, &inputs.data.sources);
     let files = [(TEMPLATE, &plan.data.chat_template), ("held-out prompts ", &plan.evaluation.prompts)];
     for (what, path) in files {
@@ -43,10 +40,14 @@ pub(crate) fn fingerprints(plan: &Plan, inputs: &Inputs, adapter: Option<&Path>)
     Ok(found)
 }
 
-/// Records the tokenizer's files byte for byte. A GGUF file has its tokenizer in the header, which the config includes.
-fn record_tokenizer(found: &mut RunInputs, plan: &Plan, base: &BaseModel) -> Result<()> {
+/// Fingerprints of a model and of its tokenizer's files, byte for byte. A GGUF file has its tokenizer in the header, which
+/// the config includes. `own_template`: whether another chat template replaces that of the model.
+pub(crate) fn of_model(base: &BaseModel, own_template: bool) -> Result<RunInputs> {
+    let mut found = RunInputs::default();
+    found.record("base config", base.config_fingerprint());
+    found.record("base weights", base.weights_fingerprint());
     if base.kind() == BaseKind::Gguf {
-        return Ok(());
+        return Ok(found);
     }
     let files = base.tokenizer()?;
     let special = [&files.bos, &files.eos, &files.pad, &files.unk, &files.eot];
@@ -54,10 +55,10 @@ fn record_tokenizer(found: &mut RunInputs, plan: &Plan, base: &BaseModel) -> Res
     let add = [files.add_bos, files.add_eos].map(|add| add.map_or("", |add| if add { "yes" } else { "no" }));
     found.record_bytes("tokenizer", &files.tokenizer_json);
     found.record_bytes("special tokens", [&special[..], &add[..]].concat().join("\0").as_bytes());
-    if plan.data.chat_template.is_none() {
+    if !own_template {
         found.record_bytes("base chat template", files.chat_template.unwrap_or_default().as_bytes());
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Warns if the run's own chat template is not the one of its first start.

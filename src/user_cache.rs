@@ -1,4 +1,4 @@
-//! The user's cache directory.
+//! The user's cache directory, and the directories of tonfall in it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,6 +10,14 @@ pub(crate) fn directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<P
     let given = |name| variable(name).map(PathBuf::from);
     let xdg = given("XDG_CACHE_HOME").filter(|path| path.is_absolute());
     xdg.or_else(|| Some(given("HOME").filter(|home| !home.as_os_str().is_empty())?.join(".cache")))
+}
+
+/// The directory for cached data of one kind, such as `datasets`: in `$TONFALL_CACHE_DIR`, or in `tonfall` in the user's
+/// cache directory. `None` without a home directory.
+pub(crate) fn own(kind: &str) -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name);
+    let own = variable("TONFALL_CACHE_DIR").filter(|value| !value.is_empty()).map(PathBuf::from);
+    Some(own.or_else(|| Some(directory(variable)?.join("tonfall")))?.join(kind))
 }
 
 #[cfg(test)]

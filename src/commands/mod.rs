@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod estimate;
+pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod init;
 pub(crate) mod inspect;
