@@ -12,6 +12,7 @@ mod changed_inputs;
 mod command_line;
 mod data_cache;
 mod docs;
+mod evaluating;
 mod exporters;
 mod exports;
 mod first_minutes;
