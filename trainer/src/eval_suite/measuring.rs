@@ -196,7 +196,8 @@ fn of_concepts(suite: &EvalSuite<'_>, cases: &[Case<'_>], notices: &mut Vec<Stri
         ));
     }
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
-    let of_concept = |(index, concept): (usize, &tonfall_datasets::TermConcept)| {
+    let mut measures = Vec::with_capacity(kept);
+    for (index, concept) in suite.concepts.iter().enumerate().take(kept) {
         // Several concepts may have the same preferred term.
         let count = names.entry(&concept.name).or_default();
         *count += 1;
@@ -205,9 +206,9 @@ fn of_concepts(suite: &EvalSuite<'_>, cases: &[Case<'_>], notices: &mut Vec<Stri
             more => format!("termbase.preferred.{}#{more}", concept.name),
         };
         let parts = cases.iter().map(|case| case.mentions.concepts.get(&index).copied().unwrap_or_default());
-        measure(name, Better::Higher, parts)
-    };
-    suite.concepts.iter().enumerate().take(kept).map(of_concept).collect()
+        measures.push(measure(name, Better::Higher, parts));
+    }
+    measures
 }
 
 fn rule(plan: &StylePlan) -> Result<Rule, TrainError> {
@@ -269,6 +270,8 @@ fn finished(name: String, better: Better, scale: Scale, parts: Vec<Part>) -> Mea
         parts.iter().map(|part| Share { numerator: part.numerator, denominator: part.denominator }).collect();
     let bounds = interval::bootstrap(&shares, CONFIDENCE, SEED);
     let interval = bounds.and_then(|(low, high)| Some((scale.value(low, 1.0)?, scale.value(high, 1.0)?)));
+    // JSON has no infinity, which the perplexity of a diverged model can have.
+    let interval = interval.filter(|(low, high)| low.is_finite() && high.is_finite());
     Measure { name, better, scale, parts, interval }
 }
 
