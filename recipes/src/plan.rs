@@ -37,6 +37,11 @@ pub struct Plan {
     pub evaluation: EvaluationPlan,
     pub export: ExportPlan,
     pub style: Vec<StylePlan>,
+    pub gate: Vec<GatePlan>,
+    pub publish: PublishPlan,
+    pub hook: Vec<HookPlan>,
+    pub nightly: NightlyPlan,
+    pub notify: NotifyPlan,
 }
 
 /// The table `[adapter]`.
@@ -149,6 +154,11 @@ impl AuditPlan {
 }
 
 impl Plan {
+    /// The name in the store.
+    pub fn published_name(&self) -> &str {
+        self.publish.name.as_deref().unwrap_or(&self.name)
+    }
+
     /// All sources of data: `data.train`, `data.eval`, then each `[[source]]`.
     pub fn sources(&self) -> Vec<SourcePlan> {
         let simple = |files: &[PathBuf], split| SourcePlan {
@@ -245,6 +255,62 @@ pub struct StylePlan {
     pub language: Option<String>,
 }
 
+/// A table `[[gate]]`. At least one condition is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatePlan {
+    pub measure: String,
+    pub at_least: Option<f64>,
+    pub at_most: Option<f64>,
+    /// How much better than the base model; negative: how much worse it may be.
+    pub over_base: Option<f64>,
+    /// The same against the published adapter.
+    pub over_published: Option<f64>,
+    /// At least 0.5 and below 1.
+    pub confidence: f64,
+}
+
+/// The table `[publish]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishPlan {
+    pub store: PathBuf,
+    /// `None` for the name of the plan.
+    pub name: Option<String>,
+    /// Versions to keep.
+    pub keep: usize,
+}
+
+/// A table `[[hook]]`. One of `server` and `command` is set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookPlan {
+    pub server: Option<String>,
+    pub command: Option<String>,
+    /// Seconds.
+    pub timeout: u64,
+}
+
+/// The table `[nightly]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NightlyPlan {
+    pub start_from: StartFrom,
+    /// Hours.
+    pub max_duration: Option<f64>,
+    pub keep_runs: usize,
+    pub nice: u8,
+}
+
+/// The table `[notify]`. Webhook and token name the place of a secret, they don't contain it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotifyPlan {
+    pub webhook: Option<String>,
+    pub token: Option<String>,
+    pub command: Option<String>,
+}
+
 /// Implements `Default` with the defaults of the schema.
 macro_rules! default_from_schema {
     ($($plan:ty = $table:literal),*) => {$(
@@ -261,7 +327,10 @@ default_from_schema!(
     AuditPlan = "audit",
     TrainingPlan = "training",
     EvaluationPlan = "evaluation",
-    ExportPlan = "export"
+    ExportPlan = "export",
+    PublishPlan = "publish",
+    NightlyPlan = "nightly",
+    NotifyPlan = "notify"
 );
 
 /// The base model.
@@ -403,6 +472,8 @@ choices! {
         Offload,
         Off
     }
+    /// The adapter that a nightly run starts from.
+    StartFrom { Base, Published }
 }
 
 /// The value of a template variable.

@@ -4,6 +4,8 @@
 //! no key of a recipe is ignored.
 //! Must not depend on: the syntax of values.
 
+mod publishing;
+
 use std::collections::BTreeSet;
 
 use toml::Value;
@@ -63,6 +65,7 @@ pub(crate) fn check(settings: &Settings) -> Vec<Diagnostic> {
     faults.extend(translated_from_another_language(settings));
     faults.extend(held_out_is_held_out(settings));
     faults.extend(styles_demand_something(settings));
+    faults.extend(publishing::check(settings));
     faults
 }
 

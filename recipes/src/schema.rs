@@ -117,6 +117,7 @@ use Kind::{
 const MANY: i64 = 1_000_000_000;
 const NOT_NEGATIVE: Kind = Number(Included(0.0), Unbounded);
 const POSITIVE: Kind = Number(Excluded(0.0), Unbounded);
+const ANY: Kind = Number(Unbounded, Unbounded);
 const SHARE: Kind = Number(Included(0.0), Excluded(1.0));
 /// Severities of a rule about single examples, which can be dropped.
 const SEVERITY: Kind = Choice(&["error", "warn", "drop", "off"]);
@@ -134,7 +135,7 @@ const FORMATS: Kind = Choice(&[
 ]);
 
 /// The tables of a recipe in the order in which they are written, with their descriptions.
-pub const TABLES: [(&str, &str); 11] = [
+pub const TABLES: [(&str, &str); 16] = [
     ("", "the run"),
     ("adapter", "the trained parameters"),
     ("lora", "the adapter, with kind = \"lora\""),
@@ -149,10 +150,15 @@ pub const TABLES: [(&str, &str); 11] = [
     ("evaluation", "measurements during training"),
     ("export", "files written at the end"),
     ("style", "a rule of the house style that generations are measured by; can be repeated"),
+    ("gate", "a condition for publishing, on a measure of the evaluation; can be repeated"),
+    ("publish", "the store of adapters"),
+    ("hook", "a running server that gets each published adapter, or a command; can be repeated"),
+    ("nightly", "`tonfall nightly`"),
+    ("notify", "messages of `tonfall nightly`; nothing is sent by default"),
 ];
 
 /// The tables that a recipe writes as `[[name]]`; each may occur several times.
-pub const LISTS: [&str; 3] = ["source", "template", "style"];
+pub const LISTS: [&str; 5] = ["source", "template", "style", "gate", "hook"];
 
 /// Keys added after version 0.1.0 whose default changes the behaviour of a run, with the value that matches 0.1.0.
 const EARLIER: [(&str, &str); 4] = [
@@ -274,6 +280,30 @@ pub static KEYS: &[Key] = &[
     Key { path: "style.must_use", kind: Texts, default: Is("[]"), doc: "words of which a generation must use one or more, also inflected" },
     Key { path: "style.must_not_use", kind: Texts, default: Is("[]"), doc: "words that generations must not use, also inflected" },
     Key { path: "style.language", kind: Text, default: Unset("de"), doc: "the rule applies only to generations in this language, de or en; its words have the endings of this language" },
+
+    Key { path: "gate.measure", kind: Text, default: Required("terms.preferred"), doc: "name of a measure; `tonfall eval` lists them" },
+    Key { path: "gate.at_least", kind: ANY, default: Unset("0.9"), doc: "minimum value" },
+    Key { path: "gate.at_most", kind: ANY, default: Unset("0.05"), doc: "maximum value" },
+    Key { path: "gate.over_base", kind: ANY, default: Unset("0.1"), doc: "the value must be better than the base model's by at least this; negative: how much worse it may be" },
+    Key { path: "gate.over_published", kind: ANY, default: Unset("-0.02"), doc: "the same against the adapter that is now published" },
+    Key { path: "gate.confidence", kind: Number(Included(0.5), Excluded(1.0)), default: Is("0.95"), doc: "confidence with which over_base and over_published must hold" },
+
+    Key { path: "publish.store", kind: NewDirectory, default: Is("\"store\""), doc: "directory of the published adapters; relative to the current directory" },
+    Key { path: "publish.name", kind: Name, default: Unset("house-style"), doc: "name in the store, and of the adapter in servers; not set: the name of the recipe" },
+    Key { path: "publish.keep", kind: Integer(1, MANY), default: Is("5"), doc: "number of newest versions to keep, besides the current one and the one before it" },
+
+    Key { path: "hook.server", kind: Text, default: Unset("http://localhost:8000"), doc: "address of a vLLM, SGLang or llama-server; its API key is in TONFALL_API_KEY" },
+    Key { path: "hook.command", kind: Text, default: Unset("systemctl restart llama"), doc: "command for `sh -c` with TONFALL_NAME, TONFALL_VERSION, TONFALL_ADAPTER and TONFALL_PREVIOUS in its environment" },
+    Key { path: "hook.timeout", kind: Integer(1, 86_400), default: Is("120"), doc: "seconds until the hook has failed" },
+
+    Key { path: "nightly.start_from", kind: Choice(&["base", "published"]), default: Is("\"base\""), doc: "base: train a new adapter | published: continue to train the published one" },
+    Key { path: "nightly.max_duration", kind: POSITIVE, default: Unset("6.0"), doc: "hours from the start of the command; then training saves a checkpoint and stops, and the next night continues" },
+    Key { path: "nightly.keep_runs", kind: Integer(1, MANY), default: Is("14"), doc: "number of newest nightly runs to keep" },
+    Key { path: "nightly.nice", kind: Integer(0, 19), default: Is("0"), doc: "niceness added to the process: 19 gives way to every other process" },
+
+    Key { path: "notify.webhook", kind: Text, default: Unset("env:NIGHTLY_WEBHOOK"), doc: "where the summary is sent as JSON with POST: env:NAME or file:PATH holds the URL; or the URL itself, if it is no secret" },
+    Key { path: "notify.token", kind: Text, default: Unset("file:/run/secrets/token"), doc: "env:NAME or file:PATH of a token for `Authorization: Bearer`" },
+    Key { path: "notify.command", kind: Text, default: Unset("mail -s \"tonfall: $TONFALL_RESULT\" ops@example.org"), doc: "command for `sh -c` with the summary as JSON on stdin and its result in TONFALL_RESULT" },
 ];
 
 /// The row of a key. The key of a list item has an index: `source[0].files`.

@@ -20,9 +20,11 @@ mod scattered;
 mod scratch_lock;
 mod scratch_owner;
 mod space;
+pub mod watch;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use watch::Operation;
 
 pub use digest::{FileRecord, hash_file, hex};
 pub use scattered::{ScatteredFile, write_scattered};
@@ -82,7 +84,9 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
 /// # Errors
 /// [`DurableError`].
 pub fn write_scratch_file(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
-    fs::write(path, bytes).map_err(|error| DurableError::new("write", path, error))
+    watch::before(|| Operation::Write { path: path.to_owned(), content: bytes.to_vec() })
+        .and_then(|()| fs::write(path, bytes))
+        .map_err(|error| DurableError::new("write", path, error))
 }
 
 /// Replaces the content of `path` with the output of `write`.
@@ -95,17 +99,62 @@ pub fn write_with<T>(
 ) -> Result<T, DurableError> {
     let scratch = Scratch(beside(path));
     let filled = fill(&scratch.0, write).map_err(|error| DurableError::new("write", path, error))?;
-    fs::rename(&scratch.0, path).map_err(|error| DurableError::new("replace", path, error))?;
+    rename_file(&scratch.0, path).map_err(|error| DurableError::new("replace", path, error))?;
     std::mem::forget(scratch);
     sync_dir(parent(path))?;
     Ok(filled)
 }
 
 fn fill<T>(scratch: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<T>) -> io::Result<T> {
+    watch::before(|| Operation::Write { path: scratch.to_owned(), content: Vec::new() })?;
     let mut writer = BufWriter::with_capacity(1 << 20, File::create_new(scratch)?);
     let filled = write(&mut writer)?;
-    writer.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    let file = writer.into_inner().map_err(|error| error.into_error())?;
+    watch::before(|| Operation::Write { path: scratch.to_owned(), content: fs::read(scratch).unwrap_or_default() })?;
+    watch::before(|| Operation::SyncFile(scratch.to_owned()))?;
+    file.sync_all()?;
     Ok(filled)
+}
+
+fn rename_file(from: &Path, to: &Path) -> io::Result<()> {
+    watch::before(|| Operation::Rename { from: from.to_owned(), to: to.to_owned() })?;
+    fs::rename(from, to)
+}
+
+fn create_one_dir(dir: &Path) -> io::Result<()> {
+    watch::before(|| Operation::CreateDir(dir.to_owned()))?;
+    fs::create_dir(dir)
+}
+
+/// Copies a file, durably. Returns size and SHA-256 of the copy.
+///
+/// # Errors
+/// [`DurableError`] if the file can't be read or the copy can't be written.
+pub fn copy_file(from: &Path, to: &Path) -> Result<FileRecord, DurableError> {
+    let mut source = File::open(from).map_err(|error| DurableError::new("read", from, error))?;
+    write_with(to, |writer| {
+        let mut hashing = Hashing { writer, digest: Sha256::new() };
+        let size = io::copy(&mut source, &mut hashing)?;
+        Ok(FileRecord { size, sha256: hex(&hashing.digest.finalize()) })
+    })
+}
+
+/// Hashes what it writes.
+struct Hashing<'a> {
+    writer: &'a mut BufWriter<File>,
+    digest: Sha256,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.writer.write(bytes)?;
+        self.digest.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
 }
 
 /// A file or directory that is removed when this is dropped.
@@ -115,7 +164,10 @@ struct Scratch(PathBuf);
 impl Drop for Scratch {
     fn drop(&mut self) {
         // An error can't be handled here. The name shows that the leftover is scratch.
-        let _ = fs::remove_file(&self.0).or_else(|_| fs::remove_dir_all(&self.0));
+        let file = watch::before(|| Operation::RemoveFile(self.0.clone())).and_then(|()| fs::remove_file(&self.0));
+        let _ = file.or_else(|_| {
+            watch::before(|| Operation::RemoveDir(self.0.clone())).and_then(|()| fs::remove_dir_all(&self.0))
+        });
     }
 }
 
@@ -163,7 +215,7 @@ impl ScratchDir {
         scratch_owner::sweep(parent(destination));
         loop {
             let scratch = Scratch(name());
-            match fs::create_dir(&scratch.0) {
+            match create_one_dir(&scratch.0) {
                 // Another process has created it since; the next name is a new one.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                     std::mem::forget(scratch);
@@ -211,7 +263,7 @@ impl ScratchDir {
 /// [`DurableError`]; `scratch` stays in place in that case.
 pub fn publish_dir(scratch: &Path, destination: &Path) -> Result<(), DurableError> {
     sync_tree(scratch).map_err(|error| DurableError::new("write", destination, error))?;
-    fs::rename(scratch, destination).map_err(|error| DurableError::new("publish", destination, error))?;
+    rename_file(scratch, destination).map_err(|error| DurableError::new("publish", destination, error))?;
     sync_dir(parent(destination))
 }
 
@@ -221,7 +273,10 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
         let entry = entry?;
         match entry.file_type()?.is_dir() {
             true => sync_tree(&entry.path())?,
-            false => File::open(entry.path())?.sync_all()?,
+            false => {
+                watch::before(|| Operation::SyncFile(entry.path()))?;
+                File::open(entry.path())?.sync_all()?;
+            }
         }
     }
     sync_dir_io(dir)
@@ -236,7 +291,7 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
         return Ok(());
     }
     create_dir_all(parent(dir))?;
-    match fs::create_dir(dir) {
+    match create_one_dir(dir) {
         Err(error) if !(error.kind() == ErrorKind::AlreadyExists && dir.is_dir()) => {
             Err(DurableError::new("create", dir, error))
         }
@@ -249,7 +304,7 @@ pub fn create_dir_all(dir: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// [`DurableError`] if it can't be moved.
 pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
-    fs::rename(from, to).map_err(|error| DurableError::new("replace", to, error))?;
+    rename_file(from, to).map_err(|error| DurableError::new("replace", to, error))?;
     sync_dir(parent(to))
 }
 
@@ -258,7 +313,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// [`DurableError`] if it can't be removed.
 pub fn remove_file(path: &Path) -> Result<(), DurableError> {
-    match fs::remove_file(path) {
+    match watch::before(|| Operation::RemoveFile(path.to_owned())).and_then(|()| fs::remove_file(path)) {
         Ok(()) => sync_dir(parent(path)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(DurableError::new("remove", path, error)),
@@ -270,7 +325,7 @@ pub fn remove_file(path: &Path) -> Result<(), DurableError> {
 /// # Errors
 /// [`DurableError`] if it can't be removed.
 pub fn remove_dir(dir: &Path) -> Result<(), DurableError> {
-    match fs::remove_dir_all(dir) {
+    match watch::before(|| Operation::RemoveDir(dir.to_owned())).and_then(|()| fs::remove_dir_all(dir)) {
         Ok(()) => sync_dir(parent(dir)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(DurableError::new("remove", dir, error)),
@@ -415,6 +470,7 @@ fn sync_dir(dir: &Path) -> Result<(), DurableError> {
 }
 
 fn sync_dir_io(dir: &Path) -> io::Result<()> {
+    watch::before(|| Operation::SyncDir(dir.to_owned()))?;
     // On other systems a directory can't be opened as a file.
     if !cfg!(unix) {
         return Ok(());
@@ -427,146 +483,4 @@ fn sync_dir_io(dir: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(dir: &Path) -> Vec<String> {
-        let entries = fs::read_dir(dir).expect("readable");
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.expect("entry").file_name().to_string_lossy().into()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn write_file_replaces_the_whole_content() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let path = dir.path().join("a.json");
-        write_file(&path, b"one").expect("written");
-        write_file(&path, b"two").expect("written");
-        assert_eq!(fs::read(&path).expect("readable"), b"two");
-        assert_eq!(names(dir.path()), ["a.json"]);
-    }
-
-    #[test]
-    fn a_full_disk_has_its_own_error_and_keeps_the_old_file() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let path = dir.path().join("weights");
-        write_file(&path, b"old").expect("written");
-        let failed = write_with(&path, |writer| {
-            writer.write_all(b"new")?;
-            // A real ENOSPC from the kernel.
-            let mut full = OpenOptions::new().write(true).open("/dev/full")?;
-            full.write_all(b"x")
-        });
-        let error = failed.expect_err("the disk is full");
-        assert!(matches!(error, DurableError::DiskFull { .. }), "{error:?}");
-        assert_eq!(error.path(), path);
-        assert_eq!(fs::read(&path).expect("readable"), b"old");
-        assert_eq!(names(dir.path()), ["weights"]);
-    }
-
-    #[test]
-    fn an_error_or_a_panic_in_the_writer_leaves_no_scratch() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let path = dir.path().join("new");
-        let failed = write_with(&path, |_| Err::<(), _>(io::Error::other("no")));
-        assert!(matches!(failed, Err(DurableError::Io { action: "write", .. })));
-        let unwound = std::panic::catch_unwind(|| write_with::<()>(&path, |_| panic!("on purpose")));
-        assert!(unwound.is_err());
-        assert!(names(dir.path()).is_empty());
-    }
-
-    #[test]
-    fn missing_directories_are_named() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let error = write_file(&dir.path().join("nowhere/a"), b"").expect_err("no such directory");
-        assert!(error.to_string().contains("nowhere/a"), "{error}");
-    }
-
-    #[test]
-    fn a_directory_appears_at_once_or_not_at_all() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let target = dir.path().join("deep/final");
-        let scratch = ScratchDir::beside(&target).expect("made");
-        write_file(&scratch.path().join("x"), b"1").expect("written");
-        drop(scratch);
-        assert!(names(&dir.path().join("deep")).is_empty(), "an unpublished scratch is removed");
-
-        let scratch = ScratchDir::beside(&target).expect("made");
-        write_file(&scratch.path().join("x"), b"1").expect("written");
-        scratch.publish().expect("published");
-        assert_eq!((names(&dir.path().join("deep")), names(&target)), (vec!["final".to_owned()], vec!["x".to_owned()]));
-
-        let second = ScratchDir::beside(&target).expect("made");
-        assert!(second.publish().is_err(), "an existing directory is never replaced");
-        assert_eq!(names(&dir.path().join("deep")), ["final"]);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_killed_process_leaves_a_scratch_directory_that_the_next_one_takes_over() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let target = dir.path().join("model");
-        let killed = |names: &[&str]| {
-            let scratch = ScratchDir::resume(&target).expect("made");
-            for name in names {
-                write_file(&scratch.path().join(name), name.as_bytes()).expect("written");
-            }
-            create_dir_all(&scratch.path().join("templates")).expect("made");
-            // A killed process removes nothing, and the kernel releases its lock.
-            let ScratchDir { scratch, _owner, .. } = scratch;
-            std::mem::forget(scratch);
-        };
-        killed(&["a", ".tonfall-scratch-1"]);
-        killed(&["b"]);
-        let other = ScratchDir::beside(&dir.path().join("other"));
-        drop(other);
-        assert!(names(dir.path()).is_empty(), "another destination sweeps");
-
-        killed(&["a", ".tonfall-scratch-1"]);
-        killed(&["b"]);
-        let scratch = ScratchDir::resume(&target).expect("made");
-        assert_eq!(names(scratch.path()), [KEPT]);
-        assert_eq!(names(&scratch.path().join(KEPT)), ["a", "b"]);
-        let second = ScratchDir::resume(&target).expect("made");
-        assert_ne!(second.path(), scratch.path(), "the first process still works");
-        assert!(names(second.path()).is_empty());
-        fs::rename(scratch.path().join(KEPT).join("a"), scratch.path().join("a")).expect("moved");
-        scratch.publish().expect("published");
-        assert_eq!(names(&target), ["a"]);
-    }
-
-    #[test]
-    fn appending_to_a_full_disk_is_an_error_each_time() {
-        // The device can't be truncated either, so the record stays torn.
-        let mut file = AppendFile { path: "/dev/full".into(), file: open_full(), len: 0, torn: false };
-        assert!(matches!(file.append(b"line\n"), Err(DurableError::DiskFull { .. })));
-        assert!(file.torn);
-        assert!(file.append(b"line\n").is_err());
-    }
-
-    fn open_full() -> File {
-        OpenOptions::new().append(true).open("/dev/full").expect("Linux has it")
-    }
-
-    #[test]
-    fn opening_an_append_file_truncates_it_to_keep() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let path = dir.path().join("log");
-        fs::write(&path, b"whole\ntor").expect("written");
-        let mut file = AppendFile::open(&path, 6).expect("opened");
-        file.append(b"next\n").expect("appended");
-        assert_eq!(fs::read(&path).expect("readable"), b"whole\nnext\n");
-    }
-
-    #[test]
-    fn remove_scratch_removes_only_scratch() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        fs::write(dir.path().join(format!("{SCRATCH_PREFIX}1")), b"").expect("written");
-        fs::create_dir_all(dir.path().join(format!("{SCRATCH_PREFIX}2/x"))).expect("made");
-        fs::write(dir.path().join(".hidden"), b"").expect("written");
-        remove_scratch(dir.path()).expect("removed");
-        assert_eq!(names(dir.path()), [".hidden"]);
-    }
-}
+mod tests;

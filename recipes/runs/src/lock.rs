@@ -1,7 +1,7 @@
 //! The lock that a process holds while it works on a run.
 //!
-//! Responsible for: `run.lock`. A run is running while its lock is held. The kernel releases the lock however the
-//! process ends. So no process ids and no clocks are compared.
+//! Responsible for: `run.lock`, and the locks of stores and of nightly runs. A run is running while its lock is held. The
+//! kernel releases a lock however the process ends. So no process ids and no clocks are compared.
 //! Must not depend on: the other files of a run directory.
 
 use std::fs::{File, TryLockError};
@@ -29,6 +29,9 @@ pub enum LockError {
     )]
     NoLocks { run: PathBuf, source: io::Error },
 
+    #[error("{path} is locked: another process is {doing}; wait until it has ended", path = path.display())]
+    Taken { path: PathBuf, doing: &'static str },
+
     #[error("{path}: can't read: {source}", path = path.display())]
     Read { path: PathBuf, source: io::Error },
 
@@ -48,23 +51,49 @@ impl RunLock {
     /// # Errors
     /// [`LockError::Busy`] if another process holds it, [`LockError::NoLocks`] if the file system has no locks.
     pub fn acquire(run: &Path) -> Result<Self, LockError> {
-        let path = run.join(LOCK);
-        let file = durable::open_or_create(&path)?;
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                std::thread::sleep(PAUSE);
-            }
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(source)) if is_unsupported(&source) => {
-                    return Err(LockError::NoLocks { run: run.to_owned(), source });
-                }
-                Err(TryLockError::Error(source)) => return Err(DurableError::new("lock", &path, source).into()),
-            }
+        match acquire(&run.join(LOCK), run)? {
+            Some(file) => Ok(Self { _file: file }),
+            None => Err(LockError::Busy { run: run.to_owned() }),
         }
-        Err(LockError::Busy { run: run.to_owned() })
     }
+}
+
+/// Permission to do what only one process at a time may do, until dropped.
+#[derive(Debug)]
+pub struct FileLock {
+    _file: File,
+}
+
+impl FileLock {
+    /// Locks the file `path`, which is created if needed. `doing` names the work in the error: "publishing".
+    ///
+    /// # Errors
+    /// [`LockError::Taken`] if another process holds it, [`LockError::NoLocks`] if the file system has no locks.
+    pub fn acquire(path: &Path, doing: &'static str) -> Result<Self, LockError> {
+        match acquire(path, path)? {
+            Some(file) => Ok(Self { _file: file }),
+            None => Err(LockError::Taken { path: path.to_owned(), doing }),
+        }
+    }
+}
+
+/// The locked file; `None` if another process holds it. `named` is the path in error messages.
+fn acquire(path: &Path, named: &Path) -> Result<Option<File>, LockError> {
+    let file = durable::open_or_create(path)?;
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) if is_unsupported(&source) => {
+                return Err(LockError::NoLocks { run: named.to_owned(), source });
+            }
+            Err(TryLockError::Error(source)) => return Err(DurableError::new("lock", path, source).into()),
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a process holds the lock of the run in the directory `run`. Works in a read-only directory.

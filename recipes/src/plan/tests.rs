@@ -75,7 +75,27 @@ fn plan() -> Plan {
         evaluation: EvaluationPlan::default(),
         export: ExportPlan::default(),
         style: vec![],
+        gate: vec![],
+        publish: PublishPlan::default(),
+        hook: vec![],
+        nightly: NightlyPlan::default(),
+        notify: NotifyPlan::default(),
     }
+}
+
+fn gate() -> GatePlan {
+    GatePlan {
+        measure: "terms.preferred".to_owned(),
+        at_least: Some(0.9),
+        at_most: Some(1.0),
+        over_base: Some(0.1),
+        over_published: Some(-0.02),
+        confidence: 0.95,
+    }
+}
+
+fn hook() -> HookPlan {
+    HookPlan { server: Some("http://localhost:8000".to_owned()), command: Some("true".to_owned()), timeout: 120 }
 }
 
 #[test]
@@ -121,6 +141,11 @@ fn every_field_of_the_plan_is_a_row_of_the_schema() {
     plan.data.chat_template = Some("/t".into());
     (plan.evaluation.prompts, plan.evaluation.retention) = (Some("/p".into()), Some("/r".into()));
     (plan.source, plan.template, plan.style) = (vec![source()], vec![template()], vec![style()]);
+    (plan.gate, plan.hook) = (vec![gate()], vec![hook()]);
+    plan.publish.name = Some("a".into());
+    plan.nightly.max_duration = Some(1.0);
+    let text = || Some("a".to_owned());
+    plan.notify = NotifyPlan { webhook: text(), token: text(), command: text() };
     let mut fields = Vec::new();
     for (name, value) in Table::try_from(plan).expect("a plan") {
         match value {
@@ -158,8 +183,14 @@ fn plan_toml_has_a_comment_for_each_key() {
     assert!(text.contains("\n# warmup_steps is not set: "), "{text}");
     assert_eq!(Plan::from_toml(&text).expect("it reads its own"), plan());
 
-    let listed =
-        Plan { source: vec![source(), source()], template: vec![template()], style: vec![style(), style()], ..plan() };
+    let listed = Plan {
+        source: vec![source(), source()],
+        template: vec![template()],
+        style: vec![style(), style()],
+        gate: vec![gate()],
+        hook: vec![hook()],
+        ..plan()
+    };
     let text = listed.to_toml();
     assert!(text.contains("\ncolumns = { term = \"Benennung\" }  # "), "{text}");
     assert_eq!(Plan::from_toml(&text).expect("it reads its own"), listed, "{text}");

@@ -29,6 +29,16 @@ impl EventLog {
         Self::open_path(&run.events())
     }
 
+    /// Opens the log of a finished run for events that come after its end, such as the verdict of the gate. They belong to
+    /// the last attempt. Cuts off a torn last line, which needs the lock.
+    ///
+    /// # Errors
+    /// If the log can't be read or opened for writing.
+    pub fn open_afterwards(run: &RunDir, _lock: &RunLock) -> Result<Self, DurableError> {
+        let log = Self::open_path(&run.events())?;
+        Ok(Self { attempt: log.attempt.saturating_sub(1).max(1), ..log })
+    }
+
     pub(super) fn open_path(path: &Path) -> Result<Self, DurableError> {
         let mut reader = EventReader::new(path);
         let (mut seq, mut attempt) = (0, 0);
@@ -48,8 +58,8 @@ impl EventLog {
         self.attempt
     }
 
-    /// Appends one event with one write and returns it. Checkpoints and ends of attempts are synced before this
-    /// returns; other events may reach the disk later.
+    /// Appends one event with one write and returns it. Checkpoints, ends of attempts and events after them
+    /// are synced before this returns; other events may reach the disk later.
     ///
     /// # Errors
     /// If it can't be written; no part of it is left in the log.
@@ -57,7 +67,7 @@ impl EventLog {
         let event = Event { v: VERSION, seq: self.seq.saturating_add(1), attempt: self.attempt, t: now(), kind };
         self.file.append(&line(&event))?;
         self.seq = event.seq;
-        if event.kind.is_end() || matches!(event.kind, EventKind::Checkpoint { .. }) {
+        if event.kind.is_end() || event.kind.is_afterwards() || matches!(event.kind, EventKind::Checkpoint { .. }) {
             self.file.sync()?;
         }
         Ok(event)
