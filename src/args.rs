@@ -92,6 +92,14 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Ask an artefact, or the server that runs it, for the answers of the trained model
     Verify(Verify),
+    /// Make the adapter of a finished run the current version in the store, if its gate passes
+    Publish(Publish),
+    /// Make an earlier version of a published adapter the current one
+    Rollback(Rollback),
+    /// List published adapters and their versions
+    Store(StoreArgs),
+    /// Train, evaluate, judge and publish if the data has changed; for a scheduler
+    Nightly(Nightly),
     /// Show what is in a weight file, and where it comes from
     Inspect(Inspect),
     /// List runs: state, step, loss
@@ -561,6 +569,63 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let port = text.strip_prefix(':').unwrap_or(text).parse().map(local);
     port.or_else(|_| text.parse()).map_err(|_| "expected an address such as 127.0.0.1:9898".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// Directory of a run, or its name in `runs`
+    pub(crate) run: PathBuf,
+    /// Directory of the published adapters [default: publish.store of the recipe]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Publish although the gate was not asked or has not passed
+    #[arg(long)]
+    pub(crate) no_gate: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// Name of the published adapter
+    pub(crate) name: String,
+    /// Version to go to [default: the one that was current before]
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) to: Option<u64>,
+    /// Directory of the published adapters
+    #[arg(long, value_name = "DIR", default_value = "store")]
+    pub(crate) store: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// Name of a published adapter [default: all]
+    pub(crate) name: Option<String>,
+    /// Directory of the published adapters
+    #[arg(long, value_name = "DIR", default_value = "store")]
+    pub(crate) store: PathBuf,
+    /// Print one JSON object per version
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Nightly {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Train even if nothing has changed since the last night
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) metrics: MetricsArgs,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    #[command(flatten)]
+    pub(crate) grace: GraceArgs,
 }
 
 #[derive(Debug, Args)]

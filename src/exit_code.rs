@@ -18,7 +18,7 @@ use tonfall_adapters::{
 use tonfall_datasets::{DataError, RowFault, TokenizerError as EncoderError};
 use tonfall_durable::DurableError;
 use tonfall_runs::events::EventReadError;
-use tonfall_runs::{CheckpointError, LockError, RunDirError};
+use tonfall_runs::{CheckpointError, LockError, RunDirError, StoreError};
 use tonfall_serving::ServingError;
 use tonfall_trainer::{DeviceError, DistributedEnvError, GroupError, TrainError};
 use tonfall_tui::WatchError;
@@ -117,8 +117,18 @@ exit_codes! {
         Self::DiskFull { .. } | Self::NoRoom { .. } | Self::Io { .. } => Io,
     }
     LockError {
-        Self::Busy { .. } => Busy,
+        Self::Busy { .. } | Self::Taken { .. } => Busy,
         Self::NoLocks { .. } | Self::Read { .. } => Io,
+        Self::Durable(error) => error.exit_code(),
+    }
+    StoreError {
+        Self::Name(_) => Usage,
+        Self::NoVersion { .. } | Self::NothingPublished { .. } | Self::NoPrevious { .. } => Invalid,
+        Self::Pointer { .. } | Self::Damaged { .. } | Self::Format { .. } | Self::FileName { .. } => Refused,
+        Self::Hook { .. } | Self::Read { .. } => Io,
+        Self::Switch { source, .. } => source.exit_code(),
+        Self::Record(error) => error.exit_code(),
+        Self::Lock(error) => error.exit_code(),
         Self::Durable(error) => error.exit_code(),
     }
     RunDirError {
@@ -309,7 +319,7 @@ exit_codes! {
     }
     ServingError {
         Self::Url { .. } | Self::ApiKey { .. } => Usage,
-        Self::UnknownModel { .. } | Self::UnknownAdapter { .. } => Invalid,
+        Self::UnknownModel { .. } | Self::UnknownAdapter { .. } | Self::NoSlot { .. } => Invalid,
         Self::NotThere { .. }
         | Self::NoAnswer { .. }
         | Self::Broken { .. }

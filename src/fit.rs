@@ -1,9 +1,10 @@
-//! Whether a run fits into the memory of its device.
+//! Whether a run fits into the memory of its device, and on its disk.
 //!
 //! Responsible for: the memory estimate of a plan with its open inputs, and refusing a run that can't fit.
 //! `tonfall_trainer::estimate` computes the numbers.
 //! Must not depend on: how the estimate is shown.
 
+use tonfall_durable as durable;
 use tonfall_recipes::Plan;
 use tonfall_trainer::Compute;
 use tonfall_trainer::estimate::{Choice, Workload};
@@ -30,4 +31,12 @@ pub(crate) fn refuse_too_much(plan: &Plan, inputs: &Inputs, compute: &Compute) -
         true => Ok(()),
         false => Err(workload.refusal(&choice).into()),
     }
+}
+
+/// Refuses a run whose checkpoints would not fit on the disk. Exports check the space that they need themselves.
+pub(crate) fn refuse_full_disk(plan: &Plan, inputs: &Inputs, compute: &Compute) -> Result<()> {
+    let workload = inputs.workload(plan, compute.kind())?;
+    // A new checkpoint is complete before an old one is removed, and there is the best one.
+    let checkpoints = plan.training.keep_checkpoints as u64 + 2;
+    Ok(durable::check_space(&plan.output_dir, checkpoints.saturating_mul(workload.checkpoint_bytes()))?)
 }

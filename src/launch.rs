@@ -51,8 +51,20 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Trains while `lock`, the lock of `run`, is held. Returns the exit code.
-pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, reporter: &mut Reporter) -> Result<i32> {
+/// The end of a training.
+pub(crate) struct Launched {
+    pub(crate) code: i32,
+    /// For stdout, if the run is finished.
+    pub(crate) summary: Option<String>,
+}
+
+/// Trains while `lock`, the lock of `run`, is held.
+pub(crate) fn launch(
+    mut launch: Launch<'_>,
+    run: &RunDir,
+    lock: &RunLock,
+    reporter: &mut Reporter,
+) -> Result<Launched> {
     let plan = launch.plan;
     run.clear_stop_request()?;
     // An earlier attempt may have been killed while it wrote exports; they are written again.
@@ -80,10 +92,11 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
         Ok(outcome) => outcome,
         Err(error) => return Err(failed(Failure::from(error), &mut log)),
     };
+    let mut summary = None;
     if outcome.stopped.is_none() {
         let verified = verify(plan, run, inputs, &outcome, compute, reporter);
         verified.map_err(|failure| failed(failure, &mut log))?;
-        output::data(&summary::text(plan, run, &outcome, reporter.json()))?;
+        summary = Some(summary::text(plan, run, &outcome, reporter.json()));
     } else {
         let place = summary::in_shell(run.path());
         output::note(&format!(
@@ -91,7 +104,7 @@ pub(crate) fn launch(mut launch: Launch<'_>, run: &RunDir, lock: &RunLock, repor
             outcome.step, outcome.total_steps
         ));
     }
-    Ok(exit_code(outcome.stopped))
+    Ok(Launched { code: exit_code(outcome.stopped), summary })
 }
 
 /// Compares each export of an adapter with what the trained model computes. An export that differs is renamed.
@@ -128,14 +141,14 @@ fn verify(
     Ok(())
 }
 
-/// Trains together with the first process, which logs the run. Returns the exit code.
-pub(crate) fn join_in(launch: Launch<'_>) -> Result<i32> {
+/// Trains together with the first process, which logs the run.
+pub(crate) fn join_in(launch: Launch<'_>) -> Result<Launched> {
     let signals = Signals::install(launch.grace)?;
     let stop = || signals.received().map(StopReason::Signal);
     let compute = launch.compute;
     let memory = || compute.memory();
     let outcome = train(launch.job(&[], None, &memory, &stop))?;
-    Ok(exit_code(outcome.stopped))
+    Ok(Launched { code: exit_code(outcome.stopped), summary: None })
 }
 
 fn exit_code(stopped: Option<StopReason>) -> i32 {

@@ -13,6 +13,8 @@ mod evaluation_cache;
 mod exit_code;
 mod exporting;
 mod fit;
+mod gating;
+mod hooks;
 mod http;
 mod hub;
 mod inputs;
@@ -20,15 +22,20 @@ mod launch;
 mod lineage;
 mod look;
 mod metrics_server;
+mod nightly;
+mod notifying;
 mod output;
 mod processes;
 mod progress;
+mod publishing;
 mod quickstart;
 mod run_inputs;
 mod runs;
+mod shell;
 mod signals;
 mod summary;
 mod template_variables;
+mod training;
 mod user_cache;
 mod verification;
 mod verifying;
@@ -85,6 +92,10 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Merge(args) => commands::merge::run(&args, reporter),
         Command::Export(args) => commands::export::run(&args, reporter),
         Command::Verify(args) => commands::verify::run(&args, reporter),
+        Command::Publish(args) => commands::publish::run(&args, reporter),
+        Command::Rollback(args) => commands::rollback::run(&args, reporter),
+        Command::Store(args) => done(commands::store::run(&args)),
+        Command::Nightly(args) => commands::nightly::run(&args, reporter),
         Command::Inspect(args) => done(commands::inspect::run(&args)),
         Command::Runs(args) => done(commands::runs::run(&args)),
         Command::Watch(args) => done(commands::watch::run(&args, &cli.global)),

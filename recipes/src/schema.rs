@@ -303,7 +303,7 @@ pub static KEYS: &[Key] = &[
 
     Key { path: "notify.webhook", kind: Text, default: Unset("env:NIGHTLY_WEBHOOK"), doc: "where the summary is sent as JSON with POST: env:NAME or file:PATH holds the URL; or the URL itself, if it is no secret" },
     Key { path: "notify.token", kind: Text, default: Unset("file:/run/secrets/token"), doc: "env:NAME or file:PATH of a token for `Authorization: Bearer`" },
-    Key { path: "notify.command", kind: Text, default: Unset("mail -s \"tonfall: $TONFALL_RESULT\" ops@example.org"), doc: "command for `sh -c` with the summary as JSON on stdin and its result in TONFALL_RESULT" },
+    Key { path: "notify.command", kind: Text, default: Unset("mail -s tonfall ops@example.org"), doc: "command for `sh -c` with the summary as JSON on stdin and its result in TONFALL_RESULT" },
 ];
 
 /// The row of a key. The key of a list item has an index: `source[0].files`.

@@ -21,6 +21,7 @@ mod hub;
 mod inspect;
 mod learning;
 mod merging;
+mod nightly;
 mod old_runs;
 mod parquet_file;
 mod processes;

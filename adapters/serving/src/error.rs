@@ -41,6 +41,12 @@ pub enum ServingError {
     #[error("{url}: there is no adapter number {id}; the server was started with {count} adapters")]
     UnknownAdapter { url: String, id: u32, count: usize },
 
+    #[error(
+        "{url}: none of the {count} adapters that the server was started with is {path}; restart it with --lora and \
+         --lora-init-without-apply for each version, or use a hook with a command that restarts it"
+    )]
+    NoSlot { url: String, path: String, count: usize },
+
     #[error("{url}: the server reports success, but {reason}; look into the server's log")]
     NoEffect { url: String, reason: String },
 }

@@ -15,6 +15,8 @@ mod error;
 mod kinds;
 mod requests;
 mod server;
+mod switching;
+pub mod webhook;
 
 pub use answers::{AdapterSlot, Completion, Finish};
 pub use client::{ApiKey, Limits};
@@ -22,3 +24,4 @@ pub use error::ServingError;
 pub use kinds::Kind;
 pub use requests::{Message, Prompt, ToTokenize};
 pub use server::{NotOffered, Offer, Server};
+pub use switching::AdapterFiles;

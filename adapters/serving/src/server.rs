@@ -236,7 +236,7 @@ impl Server {
     }
 
     /// Loads or unloads an adapter, and checks that it is listed afterwards, or is not.
-    fn change(&self, path: &str, body: &Value, name: &str, listed: bool) -> Result<Offer<()>, ServingError> {
+    pub(crate) fn change(&self, path: &str, body: &Value, name: &str, listed: bool) -> Result<Offer<()>, ServingError> {
         match self.client.post_for_text(path, self.client.limits.generate, body) {
             // The answer of its web framework for an unknown path: the request exists only with a switch.
             Err(ServingError::Status { status: 404 | 405, message, .. }) if message == "Not Found" => {
@@ -253,7 +253,7 @@ impl Server {
         Ok(Offer::Given(()))
     }
 
-    fn row(&self) -> &'static Row {
+    pub(crate) fn row(&self) -> &'static Row {
         self.kind.row()
     }
 
@@ -277,7 +277,7 @@ impl Server {
         read.map_err(|reason| ServingError::Nonsense { url: self.client.base.join(path), reason })
     }
 
-    fn not_offered<T>(&self, what: &'static str) -> Offer<T> {
+    pub(crate) fn not_offered<T>(&self, what: &'static str) -> Offer<T> {
         Offer::NotOffered(NotOffered { server: self.kind, what, hint: None })
     }
 

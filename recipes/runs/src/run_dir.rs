@@ -92,6 +92,9 @@ pub struct RunInfo {
     /// that did not store it; [`RunDir::now`] then returns `created`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<String>,
+    /// Hash of recipe, base and data, by which a nightly run recognises what it has trained already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// The inputs and the time of a run's first start, besides its plan.
@@ -100,6 +103,8 @@ pub struct StartedWith {
     pub inputs: RunInputs,
     /// The time that `strftime_now` of a chat template returns.
     pub now: Zoned,
+    /// See [`RunInfo::key`].
+    pub key: Option<String>,
 }
 
 /// An existing run directory.
@@ -146,6 +151,7 @@ impl RunDir {
         started: Option<StartedWith>,
     ) -> Result<Self, RunDirError> {
         let plan_text = plan.to_toml();
+        let key = started.as_ref().and_then(|started| started.key.clone());
         let (inputs, now) = started.map(|started| (started.inputs, started.now.to_string())).unzip();
         let info = RunInfo {
             format: FORMAT,
@@ -156,6 +162,7 @@ impl RunDir {
             plan_hash: text_hash(&plan_text),
             inputs,
             now,
+            key,
         };
         if let Some(name) = run_name {
             let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

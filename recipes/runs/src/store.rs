@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! store/<name>/ current publish.lock pending.json
-//!   000004/ adapter/ exports/ version.json report.json verdict.json … MANIFEST.json
+//!   000004/ adapter/ exports/ version.json adapter.json verdict.json … MANIFEST.json
 //! ```
 //!
 //! A version never changes after it was written. It counts only if its manifest verifies. `current` is a text file with

@@ -267,6 +267,12 @@ impl Workload {
         Estimate { lasting, stages, largest_buffer: pass(train).largest_buffer() }
     }
 
+    /// Bytes of a checkpoint on the disk: the trained weights twice, for resuming and for PEFT, and two moments in f32.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        let trained = Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer);
+        4 * F32 * trained.elements
+    }
+
     /// The recipe's setting. Layer inputs can be stored in host memory only with CUDA.
     #[must_use]
     pub fn asked(&self) -> Activations {

@@ -6,3 +6,4 @@ mod faults;
 mod kinds;
 mod real;
 mod recorded;
+mod switching;

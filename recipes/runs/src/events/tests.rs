@@ -293,3 +293,25 @@ proptest! {
         prop_assert_eq!(once, twice);
     }
 }
+
+#[test]
+fn events_after_the_end_belong_to_the_last_attempt() {
+    let (_dir, run) = crate::run_dir::tests::run();
+    let lock = crate::RunLock::acquire(run.path()).expect("free");
+    let finished = || EventKind::Finished { step: 9, seconds: 3.5, tokens: 99, eval_loss: None, peak_rss_bytes: None };
+    for kinds in [[started(0), EventKind::Interrupted { step: 4, signal: None }], [started(4), finished()]] {
+        let mut log = EventLog::open(&run, &lock).expect("opened");
+        kinds.into_iter().for_each(|kind| drop(log.append(kind).expect("appended")));
+    }
+    let mut torn = std::fs::OpenOptions::new().append(true).open(run.events()).expect("opened");
+    std::io::Write::write_all(&mut torn, b"{\"v\":1,\"seq\":").expect("written");
+    for kind in [EventKind::Gate { passed: true, reasons: vec![] }, EventKind::Published { name: "a".into() }] {
+        let event = EventLog::open_afterwards(&run, &lock).expect("opened").append(kind).expect("appended");
+        assert_eq!(event.attempt, 2);
+    }
+    let mut read = Vec::new();
+    EventReader::new(run.events()).scan(|event| read.push((event.seq, event.attempt))).expect("readable");
+    assert_eq!(read, [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2)]);
+    assert_eq!(run.logged_state().expect("readable"), crate::RunState::Finished);
+    assert_eq!(EventLog::open(&run, &lock).expect("opened").attempt(), 3, "only a resumed run has a new attempt");
+}

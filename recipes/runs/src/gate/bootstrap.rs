@@ -73,29 +73,32 @@ fn expanded(chance: f64, n: f64) -> f64 {
 }
 
 /// The distribution function of Student's t; of the normal distribution for infinite degrees of freedom.
-///
-/// With x = √ν · tan θ, the density is proportional to cos^(ν−1) θ. Integrated with Simpson's rule.
 fn student(t: f64, freedom: f64) -> f64 {
-    // Above this, the normal distribution differs by less than 3e-4.
-    let normal = freedom > 1000.0;
-    let (to, end) = if normal { (t.abs(), 12.0) } else { ((t.abs() / freedom.sqrt()).atan(), FRAC_PI_2) };
-    let density = |x: f64| if normal { (-x * x / 2.0).exp() } else { x.cos().powf(freedom - 1.0) };
-    let integral = |to: f64| {
-        const STEPS: u32 = 2000;
-        let step = to / f64::from(STEPS);
-        let weight = |index| if index == 0 || index == STEPS { 1.0 } else { f64::from(2 + 2 * (index % 2)) };
-        (0..=STEPS).map(|index| weight(index) * density(f64::from(index) * step)).sum::<f64>() * step / 3.0
-    };
-    let half = 0.5 * (integral(to.min(end)) / integral(end)).min(1.0);
+    let half = 0.5 * (area(t.abs(), freedom) / area(f64::INFINITY, freedom)).min(1.0);
     if t < 0.0 { 0.5 - half } else { 0.5 + half }
 }
 
-/// The value that Student's t stays below with this probability, by bisection.
+/// The integral of the density from 0 to `t`, without its constant factor, with Simpson's rule.
+///
+/// With x = √ν · tan θ, the density of Student's t is proportional to cos^(ν−1) θ.
+fn area(t: f64, freedom: f64) -> f64 {
+    const STEPS: u32 = 400;
+    // With more degrees of freedom, the quantiles of the normal distribution differ by less than 0.2 %.
+    let is_normal = freedom > 1000.0;
+    let to = if is_normal { t.min(12.0) } else { (t / freedom.sqrt()).atan().min(FRAC_PI_2) };
+    let density = |x: f64| if is_normal { (-x * x / 2.0).exp() } else { x.cos().powf(freedom - 1.0) };
+    let step = to / f64::from(STEPS);
+    let weight = |index| if index == 0 || index == STEPS { 1.0 } else { f64::from(2 + 2 * (index % 2)) };
+    (0..=STEPS).map(|index| weight(index) * density(f64::from(index) * step)).sum::<f64>() * step / 3.0
+}
+
+/// The value that Student's t stays below with this probability of at least 0.5, by bisection.
 fn student_quantile(probability: f64, freedom: f64) -> f64 {
+    let wanted = (2.0 * probability - 1.0) * area(f64::INFINITY, freedom);
     let (mut low, mut high) = (0.0, 1e6);
-    for _ in 0..80 {
+    for _ in 0..60 {
         let middle = (low + high) / 2.0;
-        if student(middle, freedom) < probability { low = middle } else { high = middle }
+        if area(middle, freedom) < wanted { low = middle } else { high = middle }
     }
     low
 }

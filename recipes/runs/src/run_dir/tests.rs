@@ -51,10 +51,11 @@ fn inputs_and_time_of_the_first_start_are_stored() {
     let mut inputs = RunInputs::default();
     inputs.record_bytes("prompts", b"x");
     let now: Zoned = "2026-03-01T10:00:00.5+01:00[Europe/Berlin]".parse().expect("a moment");
-    let started = StartedWith { inputs: inputs.clone(), now: now.clone() };
+    let started = StartedWith { inputs: inputs.clone(), now: now.clone(), key: Some("ab".to_owned()) };
     let run = RunDir::create_started(&plan, &recipe, &[], None, Some(started)).expect("created");
     let opened = RunDir::open(run.path()).expect("opened");
     assert_eq!((opened.info().inputs.as_ref(), opened.now().expect("a moment")), (Some(&inputs), now));
+    assert_eq!(opened.info().key.as_deref(), Some("ab"));
 }
 
 /// `run.json` as written by builds that stored no fingerprints.

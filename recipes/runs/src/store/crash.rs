@@ -46,6 +46,12 @@ struct Disk {
     nodes: Vec<Node>,
 }
 
+/// A directory in memory if there is one: a sync takes milliseconds on a disk, and the tests simulate it anyway.
+fn temporary() -> tempfile::TempDir {
+    let made = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+    made.expect("temp dir")
+}
+
 /// How much of what was not synced is on the disk.
 #[derive(Clone, Copy)]
 enum Left {
@@ -287,7 +293,7 @@ fn fault(root: &Path, made: &Path, allowed: &[Option<u64>]) -> Option<String> {
 
 /// The faults after crashes. `performed` tells which operations reach the disk at all.
 fn crashes(states: u64, performed: fn(&Operation) -> bool) -> (u64, Vec<String>) {
-    let dir = tempfile::tempdir().expect("temp dir");
+    let dir = temporary();
     let (root, made) = (dir.path().join("root"), dir.path().join("source"));
     fs::create_dir_all(&root).expect("made");
     let (mut count, mut faults) = (0, Vec::new());
@@ -350,7 +356,7 @@ fn without_syncs_versions_are_lost() {
 fn an_operation_that_fails_loses_nothing() {
     for lasting in [false, true] {
         for kind in [ErrorKind::StorageFull, ErrorKind::PermissionDenied] {
-            let dir = tempfile::tempdir().expect("temp dir");
+            let dir = temporary();
             let (root, made) = (dir.path().join("root"), dir.path().join("source"));
             fs::create_dir_all(&root).expect("made");
             for step in [Step::Publish("a"), Step::Publish("b"), Step::Rollback] {
