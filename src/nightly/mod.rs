@@ -34,9 +34,6 @@ use crate::training::{self, New, Options};
 use self::decide::{Past, Todo};
 pub(crate) use self::night::{Ended, Night};
 
-/// Evaluates a finished run, and the published adapter on the same questions. `None` if there is nothing to measure.
-pub(crate) type Evaluate<'a> = &'a mut dyn FnMut(&RunDir, &Plan, &Store, &mut Reporter) -> Result<Option<Reports>>;
-
 /// The part of a night that may fail in the middle.
 pub(crate) fn run(
     args: &Nightly,
@@ -57,7 +54,9 @@ pub(crate) fn run(
     let past = Past::of(plan, &store, &key)?;
     let todo = decide::decide(past, args.force);
     night.note(&format!("changed: {}", todo.words()), reporter);
+    let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
     let run = match todo {
+        Todo::Train | Todo::Resume { .. } if is_over => return Ok(Ended::out_of_time()),
         Todo::Nothing { reason } => return Ok(Ended::unchanged(reason)),
         Todo::Rejected { run, reasons } => return Ok(Ended::rejected(&run, reasons)),
         Todo::Diverged { run } => {
@@ -69,8 +68,7 @@ pub(crate) fn run(
         Todo::Resume { run } => {
             night.run(&run);
             drop(opened);
-            let watched = run.clone();
-            stop_at(deadline, watched);
+            stop_at(deadline, run.clone());
             let launched =
                 night.stage("resume", reporter, |reporter| training::resume(&run, false, options, reporter))?;
             match launched.code {
@@ -104,19 +102,25 @@ pub(crate) fn run(
         }
     };
     night.run(&run);
-    let ended = judge_and_publish(&run, &store, &args.device, night, reporter)?;
-    night.stage("prune", reporter, |reporter| prune::runs(plan, &run, reporter))?;
+    let ended = judge_and_publish(&run, plan, &store, &args.device, night, reporter)?;
+    // The adapter is published or refused, and that is the result of the night.
+    if let Err(failure) = night.stage("prune", reporter, |reporter| prune::runs(plan, &run, reporter)) {
+        reporter.note(&format!("warning: {}", failure.message()));
+    }
     Ok(ended)
 }
 
+/// The run may be an earlier one. The tables that don't change what is trained are tonight's.
 fn judge_and_publish(
     run: &RunDir,
+    tonight: &Plan,
     store: &Store,
     device: &DeviceArgs,
     night: &mut Night,
     reporter: &mut Reporter,
 ) -> Result<Ended> {
-    let plan = run.plan()?;
+    let Plan { gate, publish, hook, .. } = tonight.clone();
+    let plan = Plan { gate, publish, hook, ..run.plan()? };
     let reports = night.stage("evaluate", reporter, |reporter| evaluate::run(run, &plan, store, device, reporter))?;
     let run_lock = RunLock::acquire(run.path())?;
     let verdict = night.stage("gate", reporter, |_| gating::judge(run, &plan, Some(&reports), &run_lock))?;
@@ -146,8 +150,12 @@ fn stop_at(deadline: Option<Instant>, run: RunDir) {
     let Some(deadline) = deadline else { return };
     thread::spawn(move || {
         thread::sleep(deadline.saturating_duration_since(Instant::now()));
-        // If the request can't be written, the run goes on until it is finished.
-        run.request_stop().ok();
+        // A run that begins at this moment clears the first request.
+        for pause in [2, 10, 0] {
+            // If the request can't be written, the run goes on until it is finished.
+            run.request_stop().ok();
+            thread::sleep(Duration::from_secs(pause));
+        }
     });
 }
 

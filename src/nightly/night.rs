@@ -58,6 +58,12 @@ impl Ended {
         Self::new("stopped", code, Some(run), vec!["the next night continues the run".to_owned()])
     }
 
+    /// Like a run that was stopped on request.
+    pub(crate) fn out_of_time() -> Self {
+        let reason = "`nightly.max_duration` was over before training";
+        Self::new("stopped", crate::signals::exit_code(signal_hook::consts::SIGINT), None, vec![reason.to_owned()])
+    }
+
     pub(crate) fn published(run: &RunDir, published: &Published) -> Self {
         let version = Some(published.number);
         let ended = Self::new("published", ExitCode::Done.number(), Some(run), Vec::new());

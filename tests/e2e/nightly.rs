@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::program::{Finished, run, tonfall};
+use crate::program::{Finished, run, tonfall, wait_until};
 use crate::tiny_model::{RECIPE, Workshop, conversations};
 
 /// Few steps, one export, and whatever the test adds.
@@ -86,15 +87,27 @@ fn changed_data_is_published_and_unchanged_data_is_not_trained() {
     assert_eq!(summary(&night(&workshop, &["--force"]).expect(0))["version"], 5);
 }
 
+#[cfg(unix)]
 #[test]
-fn a_night_that_runs_out_of_time_is_continued() {
+fn a_night_that_is_stopped_is_continued_by_the_next_one() {
     let workshop = workshop("");
-    let more = ["--set", "training.max_steps=60", "--set", "nightly.max_duration=0.0001"];
-    let stopped = night(&workshop, &more);
-    let found = summary(&stopped);
-    assert_eq!((stopped.code, &found["result"]), (130, &json!("stopped")), "{}", stopped.stderr);
-    assert_eq!(current(&workshop), None);
-    let done = night(&workshop, &["--set", "training.max_steps=60"]).expect(0);
+    let over = night(&workshop, &["--set", "nightly.max_duration=0.0000001"]).expect(130);
+    assert_eq!((&summary(&over)["result"], current(&workshop)), (&json!("stopped"), None));
+
+    let mut command = tonfall(workshop.home());
+    command.args(["--progress", "none", "nightly", "recipe.toml", "--set", "training.max_steps=100"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let checkpoints = || {
+        let runs = fs::read_dir(workshop.path("runs")).into_iter().flatten();
+        runs.filter(|run| run.as_ref().unwrap().path().join("checkpoints/latest").is_file()).count()
+    };
+    wait_until("a checkpoint", || checkpoints() == 1);
+    let killed = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let stopped = Finished::from(child.wait_with_output().unwrap()).expect(143);
+    assert_eq!((&summary(&stopped)["result"], current(&workshop)), (&json!("stopped"), None));
+
+    let done = night(&workshop, &["--set", "training.max_steps=100"]).expect(0);
     let found = summary(&done);
     assert_eq!((&found["result"], &found["stages"][1]["stage"]), (&json!("published"), &json!("resume")));
     assert_eq!(runs(&workshop), 1);
