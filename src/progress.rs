@@ -38,6 +38,8 @@ pub(crate) struct Reporter {
     phase: Option<(String, Instant)>,
     steps: Option<Steps>,
     log: Option<EventReader>,
+    quiet: bool,
+    recorded: Vec<String>,
 }
 
 /// Progress of training.
@@ -60,7 +62,17 @@ impl Reporter {
             ProgressMode::Auto if terminal() => Style::Bar,
             ProgressMode::Auto => Style::Plain,
         };
-        Self { style, verbose: global.verbose, json, bar: None, phase: None, steps: None, log: None }
+        Self {
+            style,
+            verbose: global.verbose,
+            json,
+            bar: None,
+            phase: None,
+            steps: None,
+            log: None,
+            quiet: global.quiet,
+            recorded: Vec::new(),
+        }
     }
 
     /// Prints nothing from now on.
@@ -94,6 +106,21 @@ impl Reporter {
         if self.verbose {
             self.note(text);
         }
+    }
+
+    /// Prints a line even without progress, unless `--quiet` is set, and keeps it for [`Self::take_recorded`].
+    pub(crate) fn record(&mut self, text: &str) {
+        match self.style {
+            _ if self.quiet => {}
+            Style::Silent => output::note(text),
+            _ => self.note(text),
+        }
+        self.recorded.push(text.to_owned());
+    }
+
+    /// The recorded lines since the last call.
+    pub(crate) fn take_recorded(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.recorded)
     }
 
     /// Prints a line above the bar. Control characters are escaped.

@@ -100,7 +100,7 @@ pub(crate) fn switch(
 pub(crate) fn settle(store: &Store, lock: &StoreLock, plan: &Plan, reporter: &mut Reporter) -> Result<()> {
     let pending = with_hooks(plan, reporter, |hooks| store.settle(lock, hooks).map_err(Failure::from))?;
     if let Some(pending) = pending {
-        reporter.note(&format!(
+        reporter.record(&format!(
             "note: the publication of version {} did not end; servers have the current version again",
             pending.to
         ));
@@ -113,7 +113,7 @@ fn with_hooks<T>(plan: &Plan, reporter: &mut Reporter, work: impl FnOnce(&[&dyn 
     let seams: Vec<&dyn Hook> = hooks.iter().map(|hook| hook as &dyn Hook).collect();
     let done = work(&seams);
     for line in hooks.iter().flat_map(PlannedHook::take_printed) {
-        reporter.note(&line);
+        reporter.record(&line);
     }
     done
 }

@@ -40,7 +40,7 @@ pub(super) fn run(
     let published = match (store.current()?, gating::of_published(store)?) {
         (Some(number), report) if is_compared && must_be_asked(report.as_ref(), &adapter) => {
             store.verify(number)?;
-            reporter.note(&format!("note: version {number} is asked tonight's questions"));
+            reporter.record(&format!("note: version {number} is asked tonight's questions"));
             evaluation.name = format!("{} version {number}", store.name());
             evaluation.trained = Some(Trained::Adapter(store.path(number).join(ADAPTER)));
             let report = asked(&evaluation, &compute, reporter)?.trained;

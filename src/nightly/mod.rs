@@ -105,7 +105,7 @@ pub(crate) fn run(
     let ended = judge_and_publish(&run, plan, &store, &args.device, night, reporter)?;
     // The adapter is published or refused, and that is the result of the night.
     if let Err(failure) = night.stage("prune", reporter, |reporter| prune::runs(plan, &run, reporter)) {
-        reporter.note(&format!("warning: {}", failure.message()));
+        reporter.record(&format!("warning: {}", failure.message()));
     }
     Ok(ended)
 }
@@ -167,7 +167,7 @@ fn give_way(plan: &NightlyPlan, reporter: &mut Reporter) {
     let (nice, process) = (plan.nice.to_string(), std::process::id().to_string());
     let status = std::process::Command::new("renice").args(["-n", &nice, "-p", &process]).output();
     if !status.is_ok_and(|output| output.status.success()) {
-        reporter.note("warning: `renice` has failed; the night runs with the usual priority");
+        reporter.record("warning: `renice` has failed; the night runs with the usual priority");
     }
 }
 

@@ -12,6 +12,7 @@ use tonfall_durable::{self as durable, AppendFile};
 use tonfall_runs::RunDir;
 
 use crate::diagnostics::{ExitCode, Failure, Result};
+use crate::output;
 use crate::progress::Reporter;
 use crate::publishing::Published;
 
@@ -124,16 +125,19 @@ impl Night {
         done
     }
 
-    /// A line on stderr and in the log.
+    /// A line on stderr and in the log, after the lines that the stages have recorded.
     pub(crate) fn note(&mut self, line: &str, reporter: &mut Reporter) {
-        reporter.note(&format!("nightly: {line}"));
-        let stamped = format!("{:.0} {}\n", Timestamp::now(), tonfall_recipes::printable::escaped(line));
-        if let Some(log) = &mut self.log
-            && let Err(error) = log.append(stamped.as_bytes())
-        {
-            // A full disk must not end a night that frees some. The lines are still printed.
-            reporter.note(&format!("warning: {error}; the rest of the night is not in the log"));
-            self.log = None;
+        reporter.record(&format!("nightly: {line}"));
+        for line in reporter.take_recorded() {
+            let line = line.strip_prefix("nightly: ").unwrap_or(&line);
+            let stamped = format!("{:.0} {}\n", Timestamp::now(), tonfall_recipes::printable::escaped(line));
+            if let Some(log) = &mut self.log
+                && let Err(error) = log.append(stamped.as_bytes())
+            {
+                // A full disk must not end a night that frees some. The lines are still printed.
+                output::note(&format!("warning: {error}; the rest of the night is not in the log"));
+                self.log = None;
+            }
         }
     }
 

@@ -18,7 +18,7 @@ pub(crate) fn runs(plan: &Plan, tonight: &RunDir, reporter: &mut Reporter) -> Re
     old.truncate(old.len().saturating_sub(plan.nightly.keep_runs));
     for run in old.iter().filter(|run| run.path() != tonight.path()) {
         remove(run)?;
-        reporter.note(&format!("removed the old run {}", run.id()));
+        reporter.record(&format!("removed the old run {}", run.id()));
     }
     Ok(())
 }

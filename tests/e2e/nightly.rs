@@ -217,3 +217,29 @@ fn publish_asks_the_gate() {
     let back = run(workshop.home(), &["rollback", "tiny", "--to", "7"]).expect(3);
     assert!(back.stderr.contains("no version 7 of tiny"), "{}", back.stderr);
 }
+
+#[test]
+fn a_night_judges_its_own_evaluation() {
+    let gate = "[[gate]]\nmeasure = \"loss\"\nat_most = 0.001\nover_base = 0.0\nconfidence = 0.8\n";
+    let workshop = workshop(gate);
+    let refused = night(&workshop, &[]).expect(4);
+    let found = summary(&refused);
+    assert_eq!((&found["result"], current(&workshop)), (&json!("gate_failed"), None));
+    let reasons = found["reasons"].as_array().unwrap();
+    assert!(reasons.len() == 1 && reasons[0].as_str().unwrap().contains("instead of at most 0.001"), "{reasons:?}");
+    // The run is kept, and not trained again.
+    let again = summary(&night(&workshop, &[]).expect(4));
+    assert_eq!(
+        (&again["reasons"], again["stages"].as_array().unwrap().len(), runs(&workshop)),
+        (&found["reasons"], 1, 1)
+    );
+
+    workshop.edit("recipe.toml", "at_most = 0.001", "over_published = -1.0");
+    assert_eq!(summary(&night(&workshop, &[]).expect(0))["version"], 1);
+    // Other questions: the published adapter is asked them, too.
+    let more = r#"{"prompt": "Where is my lamp?", "expect": ["handover"], "avoid": ["delivery"]}"#;
+    fs::write(workshop.path("prompts.jsonl"), format!("{more}\n")).unwrap();
+    let asked = night(&workshop, &[]).expect(0);
+    assert!(asked.stderr.contains("version 1 is asked tonight's questions"), "{}", asked.stderr);
+    assert_eq!(summary(&asked)["version"], 2);
+}
