@@ -9,10 +9,11 @@ use std::sync::OnceLock;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 use thiserror::Error;
+use tonfall_runs::curve::{pieces, spans};
 use tonfall_runs::events::EventReadError;
 use tonfall_runs::history::{Metric, RunData};
 use tonfall_runs::numbers::{measure, short};
-use tonfall_runs::series::{Axis, Series};
+use tonfall_runs::series::Axis;
 use tonfall_runs::{EventReader, RunDir};
 
 use crate::plot::Plot;
@@ -91,50 +92,7 @@ fn curves(id: String, data: &RunData) -> Curves {
     let xs = data.steps.buckets().iter().map(|bucket| bucket.x(Axis::Step));
     let smooth = xs.zip(smooth).map(|(x, value)| (x, f64::from(value), f64::from(value)));
     let evals = spans(&data.evals, 0).filter(|(_, low, _)| low.is_finite()).map(|(x, low, _)| (x, low)).collect();
-    Curves { id, raw: pieces(spans(&data.steps, loss)), smooth: pieces(smooth), evals }
-}
-
-fn spans<const N: usize>(series: &Series<N>, index: usize) -> impl ExactSizeIterator<Item = (f64, f64, f64)> {
-    series.buckets().iter().map(move |bucket| {
-        let span = bucket.values[index];
-        (bucket.x(Axis::Step), f64::from(span.low), f64::from(span.high))
-    })
-}
-
-/// The points, split at gaps. If there are more points than columns, only the minimum and maximum of each column.
-fn pieces(spans: impl ExactSizeIterator<Item = (f64, f64, f64)>) -> Vec<Vec<(f64, f64)>> {
-    let group = spans.len().div_ceil(COLUMNS).max(1);
-    let (mut pieces, mut piece) = (Vec::new(), Vec::new());
-    let mut open: Option<(usize, f64, f64, f64)> = None;
-    let flush = |open: &mut Option<(usize, f64, f64, f64)>, piece: &mut Vec<(f64, f64)>| {
-        if let Some((_, x, low, high)) = open.take() {
-            piece.push((x, low));
-            if high > low {
-                piece.push((x, high));
-            }
-        }
-    };
-    for (index, (x, low, high)) in spans.enumerate() {
-        if !(low.is_finite() && high.is_finite()) {
-            flush(&mut open, &mut piece);
-            pieces.push(std::mem::take(&mut piece));
-            continue;
-        }
-        let slot = index / group;
-        match &mut open {
-            Some((at, _, lowest, highest)) if *at == slot => {
-                (*lowest, *highest) = (lowest.min(low), highest.max(high));
-            }
-            _ => {
-                flush(&mut open, &mut piece);
-                open = Some((slot, x, low, high));
-            }
-        }
-    }
-    flush(&mut open, &mut piece);
-    pieces.push(piece);
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
+    Curves { id, raw: pieces(spans(&data.steps, loss), COLUMNS), smooth: pieces(smooth, COLUMNS), evals }
 }
 
 fn draw<B: DrawingBackend>(area: DrawingArea<B, plotters::coord::Shift>, runs: &[Curves]) -> Result<(), PictureError> {
@@ -213,21 +171,5 @@ fn font() -> Result<(), PictureError> {
     match KNOWN.get_or_init(register) {
         true => Ok(()),
         false => Err(PictureError::Draw("its font is damaged".to_owned())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_end_at_gaps_and_keep_spikes() {
-        let flat = |values: &[f64]| values.iter().enumerate().map(|(x, y)| (x as f64, *y, *y)).collect::<Vec<_>>();
-        let gap = pieces(flat(&[1.0, 2.0, f64::NAN, 3.0]).into_iter());
-        assert_eq!(gap, [vec![(0.0, 1.0), (1.0, 2.0)], vec![(3.0, 3.0)]]);
-        let mut long = vec![1.0; 100_000];
-        long[77_777] = 50.0;
-        let long = pieces(flat(&long).into_iter());
-        assert!(long[0].len() <= COLUMNS + 1 && long[0].iter().any(|(_, y)| *y == 50.0), "{}", long[0].len());
     }
 }

@@ -5,6 +5,7 @@
 //! Must not depend on: tensors, data frames, terminals.
 
 pub mod checkpoint_dir;
+pub mod curve;
 pub mod evaluation;
 pub mod events;
 pub mod exporters;
@@ -16,6 +17,7 @@ pub mod lock;
 pub mod numbers;
 pub mod run_dir;
 mod run_inputs;
+pub mod scale;
 pub mod series;
 pub mod state;
 pub mod store;

@@ -100,7 +100,7 @@ fn acquire(path: &Path, named: &Path) -> Result<Option<File>, LockError> {
 ///
 /// # Errors
 /// If the lock can't be checked.
-pub(crate) fn is_held(run: &Path) -> Result<bool, LockError> {
+pub fn is_held(run: &Path) -> Result<bool, LockError> {
     let path = run.join(LOCK);
     let file = match File::open(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),

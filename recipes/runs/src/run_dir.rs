@@ -29,6 +29,8 @@ pub const FORMAT: u32 = 1;
 const INFO: &str = "run.json";
 const RECIPE: &str = "recipe.toml";
 const PLAN: &str = "plan.toml";
+/// Name of the event log.
+pub const EVENTS: &str = "events.jsonl";
 const DIRECTORIES: [&str; 4] = ["checkpoints", "eval", "samples", "exports"];
 
 /// Maximum bytes of `run.json` and `plan.toml`.
@@ -346,7 +348,7 @@ impl RunDir {
     }
 
     pub fn events(&self) -> PathBuf {
-        self.path.join("events.jsonl")
+        self.path.join(EVENTS)
     }
 
     pub fn log(&self) -> PathBuf {

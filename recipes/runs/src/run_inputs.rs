@@ -48,6 +48,11 @@ impl RunInputs {
         self.0
     }
 
+    /// All inputs with their fingerprints, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, fingerprint)| (name.as_str(), fingerprint.as_str()))
+    }
+
     /// A hash of all inputs whose names start with `prefix`. `None` if there is none. It doesn't depend on their names.
     pub fn digest(&self, prefix: &str) -> Option<String> {
         let found: Vec<&String> =

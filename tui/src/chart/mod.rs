@@ -4,16 +4,15 @@
 //! Must not depend on: the meaning of values, runs, panels, keys.
 
 mod raster;
-mod scale;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Line;
 use ratatui::widgets::Widget;
+pub(crate) use tonfall_runs::scale::{Labels, Scale};
 
 pub(crate) use self::raster::Point;
 use self::raster::{Grid, columns};
-pub(crate) use self::scale::{Labels, Scale};
 use crate::theme::{Look, Role};
 
 /// Maximum width of the labels of the vertical axis.

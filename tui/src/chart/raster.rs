@@ -4,7 +4,7 @@
 //! lost; lines between points; dots as braille, half blocks or ASCII.
 //! Must not depend on: colours, labels.
 
-use super::scale::Scale;
+use super::Scale;
 use crate::theme::Symbols;
 
 /// A value, or the range of several values, at a position. A non-finite value is a gap.
@@ -161,7 +161,7 @@ impl Grid {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::scale::Labels;
+    use super::super::Labels;
     use super::*;
 
     fn point(x: f64, y: f64) -> Point {

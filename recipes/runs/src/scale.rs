@@ -3,7 +3,7 @@
 //! Responsible for: mapping values to positions on linear and logarithmic axes, and labels.
 //! Must not depend on: characters, terminals.
 
-use tonfall_runs::numbers::{duration, measure, short};
+use crate::numbers::{duration, measure, short};
 
 /// Larger values count as infinite, because their differences may overflow.
 const LARGEST: f64 = 1e30;
@@ -15,7 +15,7 @@ const ROOM: f64 = 1.2;
 
 /// Format of the labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Labels {
+pub enum Labels {
     Measure,
     Count,
     Time,
@@ -24,14 +24,14 @@ pub(crate) enum Labels {
 
 /// A label and its position, from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Tick {
-    pub(crate) position: f64,
-    pub(crate) label: String,
+pub struct Tick {
+    pub position: f64,
+    pub label: String,
 }
 
 /// An axis from `low` to `high`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Scale {
+pub struct Scale {
     low: f64,
     high: f64,
     log: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Scale {
 impl Scale {
     /// An axis over a range. An empty range is widened; an unusable range is replaced with 0 to 1. A logarithmic axis
     /// without positive values becomes linear.
-    pub(crate) fn new(low: f64, high: f64, log: bool, labels: Labels) -> Self {
+    pub fn new(low: f64, high: f64, log: bool, labels: Labels) -> Self {
         let usable =
             low.is_finite() && high.is_finite() && low.abs() <= LARGEST && high.abs() <= LARGEST && low <= high;
         let (low, high) = if usable { (low, high) } else { (0.0, 1.0) };
@@ -57,15 +57,17 @@ impl Scale {
     }
 
     /// The same axis starting at zero, with some space above, if it is linear and all values are positive.
-    pub(crate) fn down_to_zero(self) -> Self {
+    pub fn down_to_zero(self) -> Self {
         if self.log || self.low < 0.0 { self } else { Self { low: 0.0, high: self.high * ROOM, ..self } }
     }
 
-    pub(crate) fn low(&self) -> f64 {
+    /// The lower end.
+    pub fn low(&self) -> f64 {
         self.low
     }
 
-    pub(crate) fn high(&self) -> f64 {
+    /// The upper end.
+    pub fn high(&self) -> f64 {
         self.high
     }
 
@@ -78,18 +80,18 @@ impl Scale {
 
     /// Position from 0 to 1, clamped to the edges. `None` for values without a position: NaN, too large, or not
     /// positive on a logarithmic axis.
-    pub(crate) fn position(&self, value: f64) -> Option<f64> {
+    pub fn position(&self, value: f64) -> Option<f64> {
         let placed = value.abs() <= LARGEST && !(self.log && value <= 0.0);
         placed.then(|| self.unit(value).clamp(0.0, 1.0)).filter(|position| position.is_finite())
     }
 
     /// Position from 0 to 1, or `None` outside.
-    pub(crate) fn inside(&self, value: f64) -> Option<f64> {
+    pub fn inside(&self, value: f64) -> Option<f64> {
         (self.low..=self.high).contains(&value).then(|| self.position(value)).flatten()
     }
 
     /// About `count` labels at round values.
-    pub(crate) fn ticks(&self, count: usize) -> Vec<Tick> {
+    pub fn ticks(&self, count: usize) -> Vec<Tick> {
         let decades = if self.log { (self.high / self.low).log10() } else { 0.0 };
         let values = match decades >= 2.0 {
             true => self.decades(count, decades),
@@ -103,7 +105,7 @@ impl Scale {
             Labels::Measure => measure(value),
             Labels::Count => short(value),
             Labels::Time => duration(value),
-            Labels::Bytes => tonfall_runs::numbers::bytes(value),
+            Labels::Bytes => crate::numbers::bytes(value),
         };
         let ticks = values.into_iter().filter_map(|value| {
             let value = if value.abs() < (self.high - self.low) * 1e-9 { 0.0 } else { value };
