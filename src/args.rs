@@ -108,6 +108,8 @@ pub(crate) enum Command {
     Watch(Watch),
     /// Plot the loss of runs to an SVG or PNG file
     Plot(Plot),
+    /// Write the report of a run: one HTML page for people
+    Report(Report),
     /// Export the metrics of runs to Prometheus or TensorBoard
     Metrics(Metrics),
     /// Test the devices of this machine: CPU, CUDA, Vulkan
@@ -538,6 +540,19 @@ pub(crate) struct Plot {
     /// File to write; its name ends in .svg or .png
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Directory of a run, or its name in `runs`
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+    /// File to write: one HTML page that needs no network and no script
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Compare with this run, such as the one whose adapter is published now
+    #[arg(long, value_name = "RUN")]
+    pub(crate) published: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -100,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<i32> {
         Command::Runs(args) => done(commands::runs::run(&args)),
         Command::Watch(args) => done(commands::watch::run(&args, &cli.global)),
         Command::Plot(args) => done(commands::plot::run(&args)),
+        Command::Report(args) => done(commands::report::run(&args)),
         Command::Metrics(args) => done(commands::metrics::run(&args)),
         Command::Doctor(args) => done(commands::doctor::run(&args)),
         Command::Completions(args) => done(commands::completions::run(&args)),

@@ -21,17 +21,24 @@ pub(crate) const DIRECTORY: &str = "runs";
 
 /// The run `name`: a path, or a name within `runs`.
 pub(crate) fn open(name: &Path) -> Result<RunDir> {
+    Ok(RunDir::open(&place(name)?)?)
+}
+
+/// The directory of the run `name`, which may be damaged.
+pub(crate) fn place(name: &Path) -> Result<PathBuf> {
     let within = Path::new(DIRECTORY).join(name);
-    match RunDir::open(name) {
-        Err(RunDirError::NotFound { path }) => match RunDir::open(&within) {
-            Err(RunDirError::NotFound { .. }) => Err(Failure::new(
-                ExitCode::Invalid,
-                format!("no run at {} or {}\nhint: `tonfall runs` lists the runs", path.display(), within.display()),
-            )),
-            other => Ok(other?),
-        },
-        other => Ok(other?),
+    match [name, &within].into_iter().find(|path| is_run(path)) {
+        Some(found) => Ok(found.to_owned()),
+        None => Err(Failure::new(
+            ExitCode::Invalid,
+            format!("no run at {} or {}\nhint: `tonfall runs` lists the runs", name.display(), within.display()),
+        )),
     }
+}
+
+/// Whether there is a run, possibly a damaged one.
+fn is_run(path: &Path) -> bool {
+    !matches!(RunDir::open(path), Err(RunDirError::NotFound { .. }))
 }
 
 /// The runs `names`; without names, the newest run.
@@ -56,7 +63,6 @@ pub(crate) fn all(directory: &Path) -> Result<Vec<RunDir>> {
 
 /// The run `name`. `None` if there is no such run, because `name` may also be a model or an adapter.
 pub(crate) fn find(name: &Path) -> Result<Option<RunDir>> {
-    let is_run = |path: &Path| !matches!(RunDir::open(path), Err(RunDirError::NotFound { .. }));
     match is_run(name) || is_run(&Path::new(DIRECTORY).join(name)) {
         true => open(name).map(Some),
         false => Ok(None),

@@ -16,6 +16,7 @@ pub(crate) mod metrics;
 pub(crate) mod nightly;
 pub(crate) mod plot;
 pub(crate) mod publish;
+pub(crate) mod report;
 pub(crate) mod resume;
 pub(crate) mod rollback;
 pub(crate) mod runs;

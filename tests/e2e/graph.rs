@@ -17,6 +17,11 @@ const CRATES: [(&str, &[&str], &[&str]); 12] = [
         &["tonfall-recipes", "tonfall-durable"],
         &["burn", "polars", "ratatui", "tokenizers", "safetensors"],
     ),
+    (
+        "tonfall-report",
+        &["tonfall-runs", "tonfall-recipes", "tonfall-terms"],
+        &["burn", "polars", "ratatui", "tokenizers", "safetensors"],
+    ),
     ("tonfall-blocks", &[], &["burn", "polars", "ratatui", "serde"]),
     ("tonfall-terms", &[], &["burn", "polars", "ratatui", "tokenizers", "minijinja"]),
     ("tonfall-measures", &["tonfall-terms"], &["burn", "polars", "ratatui", "tokenizers", "minijinja", "serde"]),

@@ -27,6 +27,7 @@ mod parquet_file;
 mod processes;
 mod program;
 mod recipes;
+mod report;
 mod run_dirs;
 mod serving;
 mod terminal;

@@ -15,7 +15,7 @@ use crate::html::{Html, html};
 const WIDTH: f64 = 2000.0;
 const HEIGHT: f64 = 1000.0;
 /// Labels on each axis, about.
-const TICKS: usize = 4;
+const TICKS: usize = 5;
 
 /// One chart.
 pub(crate) struct Chart {

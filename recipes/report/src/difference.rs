@@ -25,6 +25,9 @@ pub(crate) enum Judgement {
     Worse,
     /// The interval contains zero.
     Unclear,
+    /// The value is better or worse, but without an interval it may be noise.
+    UncertainlyBetter,
+    UncertainlyWorse,
     Same,
     /// The measure is a description: neither value is the better one.
     Neither,
@@ -34,15 +37,25 @@ impl Judgement {
     /// Of a difference, new minus old.
     pub(crate) fn of(better: Better, difference: Difference) -> Option<Self> {
         let Difference { value, interval } = difference;
-        let is_unclear = interval.is_some_and(|(low, high)| low <= 0.0 && high >= 0.0);
-        match better {
-            _ if value.is_nan() => None,
-            _ if value == 0.0 => Some(Self::Same),
-            Better::Neither => Some(Self::Neither),
-            _ if is_unclear => Some(Self::Unclear),
-            Better::Higher => Some(if value > 0.0 { Self::Better } else { Self::Worse }),
-            Better::Lower => Some(if value < 0.0 { Self::Better } else { Self::Worse }),
-        }
+        let by_sign = Self::by_sign(better, value)?;
+        Some(match (by_sign, interval) {
+            (Self::Better | Self::Worse, Some((low, high))) if low <= 0.0 && high >= 0.0 => Self::Unclear,
+            (Self::Better, None) => Self::UncertainlyBetter,
+            (Self::Worse, None) => Self::UncertainlyWorse,
+            _ => by_sign,
+        })
+    }
+
+    /// Of a difference whose noise is not known; `None` if it is NaN.
+    pub(crate) fn by_sign(better: Better, value: f64) -> Option<Self> {
+        let is_better = match better {
+            _ if value.is_nan() => return None,
+            _ if value == 0.0 => return Some(Self::Same),
+            Better::Neither => return Some(Self::Neither),
+            Better::Higher => value > 0.0,
+            Better::Lower => value < 0.0,
+        };
+        Some(if is_better { Self::Better } else { Self::Worse })
     }
 
     /// In words, with a sign.
@@ -51,6 +64,8 @@ impl Judgement {
             Self::Better => "✓ better",
             Self::Worse => "✗ worse",
             Self::Unclear => "≈ no clear difference",
+            Self::UncertainlyBetter => "≈ better, uncertain",
+            Self::UncertainlyWorse => "≈ worse, uncertain",
             Self::Same => "= same",
             Self::Neither => "· differs",
         }
@@ -61,7 +76,7 @@ impl Judgement {
         match self {
             Self::Better => "good",
             Self::Worse => "bad",
-            Self::Unclear | Self::Same | Self::Neither => "faint",
+            _ => "faint",
         }
     }
 }
@@ -112,9 +127,8 @@ mod tests {
     #[test]
     fn the_interval_is_that_of_paired_means() {
         // With equal denominators it is the interval of the mean of the differences.
-        let (old, new) = ([1.0, 2.0, 4.0, 3.0, 2.0, 1.0, 0.0, 5.0, 2.0, 2.0], [
-            2.0, 2.0, 5.0, 3.0, 4.0, 1.0, 1.0, 5.0, 1.0, 4.0,
-        ]);
+        let (old, new) =
+            ([1.0, 2.0, 4.0, 3.0, 2.0, 1.0, 0.0, 5.0, 2.0, 2.0], [2.0, 2.0, 5.0, 3.0, 4.0, 1.0, 1.0, 5.0, 1.0, 4.0]);
         let difference = |scale| {
             let of = |values: [f64; 10]| measure(values.map(|value| (value, 1.0)), scale);
             between(&of(old), &of(new), true).expect("both have values")
@@ -144,12 +158,14 @@ mod tests {
     #[test]
     fn a_difference_is_judged_by_its_direction_and_its_interval() {
         let judged = |better, value, interval| Judgement::of(better, Difference { value, interval });
-        assert_eq!(judged(Better::Higher, 0.1, None), Some(Judgement::Better));
+        assert_eq!(judged(Better::Higher, 0.1, None), Some(Judgement::UncertainlyBetter));
         assert_eq!(judged(Better::Lower, 0.1, Some((0.01, 0.2))), Some(Judgement::Worse));
         assert_eq!(judged(Better::Lower, -0.1, Some((-0.2, -0.01))), Some(Judgement::Better));
         assert_eq!(judged(Better::Lower, -0.1, Some((-0.2, 0.0))), Some(Judgement::Unclear));
         assert_eq!(judged(Better::Neither, -0.1, None), Some(Judgement::Neither));
         assert_eq!(judged(Better::Higher, 0.0, None), Some(Judgement::Same));
+        assert_eq!(judged(Better::Lower, 0.1, None), Some(Judgement::UncertainlyWorse));
         assert_eq!(judged(Better::Higher, f64::NAN, None), None);
+        assert_eq!(Judgement::by_sign(Better::Lower, 0.1), Some(Judgement::Worse));
     }
 }

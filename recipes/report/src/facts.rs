@@ -149,7 +149,9 @@ impl Facts {
             }
         }
         let Some(attempt) = self.attempts.back_mut() else { return };
-        attempt.last = event.t;
+        if attempt.end.is_none() {
+            attempt.last = event.t;
+        }
         match &event.kind {
             EventKind::AttemptStarted { from_step, .. } => attempt.from_step = *from_step,
             EventKind::Device { name, .. } => attempt.device = Some(kept(name)),
@@ -214,7 +216,7 @@ mod tests {
         ]);
         let shown: Vec<_> = facts.attempts.iter().map(|a| (a.number, a.first, a.last, a.end.clone())).collect();
         let ends = [End::Diverged("loss is NaN".to_owned()), End::Failed("no memory".to_owned())];
-        assert_eq!(shown, [(1, 101.0, 103.0, Some(ends[0].clone())), (2, 104.0, 104.0, Some(ends[1].clone()))]);
+        assert_eq!(shown, [(1, 101.0, 102.0, Some(ends[0].clone())), (2, 104.0, 104.0, Some(ends[1].clone()))]);
     }
 
     #[test]

@@ -37,7 +37,11 @@ pub(crate) fn marked(page: &mut Html, text: &str, used: &[&str], forbidden: &[St
                 html!(page, "<mark class=\"used\"><span class=\"spoken\">expected term: </span>{}</mark>", word);
             }
             Kind::Forbidden => {
-                html!(page, "<mark class=\"forbidden\"><span class=\"spoken\">forbidden term: </span><s>{}</s></mark>", word);
+                html!(
+                    page,
+                    "<mark class=\"forbidden\"><span class=\"spoken\">forbidden term: </span><s>{}</s></mark>",
+                    word
+                );
             }
         }
         done = range.end;

@@ -88,7 +88,9 @@ fn overview(page: &mut Html, nights: &[Night]) {
     left_out(page, newest.reasons.len().saturating_sub(ROWS) as u64, "reason");
     let published = nights.iter().rev().find_map(|night| Some((night.version.as_ref()?, &night.began)));
     match published {
-        Some((version, began)) => html!(page, "<p>Newest published version: <strong>{}</strong>, of {}.</p>\n", value(version), value(began)),
+        Some((version, began)) => {
+            html!(page, "<p>Newest published version: <strong>{}</strong>, of {}.</p>\n", value(version), value(began))
+        }
         None => html!(page, "<p>Nothing was published in these nights.</p>\n"),
     }
     html!(page, "<dl class=\"figures\">\n<div><dt>nights</dt><dd>{}</dd></div>\n", grouped(nights.len() as u64));
@@ -111,7 +113,10 @@ fn table(page: &mut Html, nights: &[Night]) {
     let more = names.len().saturating_sub(MEASURES);
     names.truncate(MEASURES);
     html!(page, "<section>\n<h2>All nights, newest first</h2>\n");
-    html!(page, "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"nights\"><table class=\"nights\">\n<thead><tr>");
+    html!(
+        page,
+        "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"nights\"><table class=\"nights\">\n<thead><tr>"
+    );
     for name in ["night", "outcome", "run", "version", "lasted"] {
         html!(page, "<th scope=\"col\">{}</th>", name);
     }

@@ -13,11 +13,11 @@ const STYLE: &str = include_str!("style.css");
 type Section = (&'static str, &'static str, fn(&mut Html, &View));
 
 const SECTIONS: [Section; 9] = [
+    ("about", "Run", about::write),
+    ("curves", "Curves", curves::write),
     ("evaluation", "Evaluation", evaluation::write),
     ("changes", "Changes", changes::write),
     ("samples", "Samples", samples::write),
-    ("curves", "Curves", curves::write),
-    ("about", "Run", about::write),
     ("data", "Data", data::write),
     ("memory", "Memory", memory::write),
     ("lineage", "Lineage", lineage::write),
@@ -47,7 +47,10 @@ pub fn page(view: &View) -> String {
 /// Everything before the header. The content security policy forbids scripts and every connection.
 pub(crate) fn begin(page: &mut Html, title: &str) {
     html!(page, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    html!(page, "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n");
+    html!(
+        page,
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+    );
     html!(page, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
     html!(page, "<meta name=\"color-scheme\" content=\"light dark\">\n<title>{}, tonfall report</title>\n", title);
     page.style(STYLE);

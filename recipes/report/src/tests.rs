@@ -69,7 +69,13 @@ fn sample(step: u64, prompt: &str, text: &str) -> EventKind {
 /// A measure with a value of `value` in each of `parts` parts, and some noise.
 fn measure(name: &str, better: Better, value: f64, parts: usize) -> Measure {
     let part = |index: usize| Part { numerator: value + 0.001 * (index % 3) as f64, denominator: 1.0 };
-    Measure { name: name.to_owned(), better, scale: Scale::Ratio, parts: (0..parts).map(part).collect(), interval: None }
+    Measure {
+        name: name.to_owned(),
+        better,
+        scale: Scale::Ratio,
+        parts: (0..parts).map(part).collect(),
+        interval: None,
+    }
 }
 
 fn answer(prompt: &str, text: &str) -> Answer {

@@ -36,11 +36,14 @@ pub(crate) fn write(page: &mut Html, view: &View) {
         }
     }
     match view.facts.finished {
-        Some((seconds, tokens)) => row("how long", format!("{} of training, {}", duration(seconds), counted(tokens, "token"))),
+        Some((seconds, tokens)) => {
+            row("how long", format!("{} of training, {}", duration(seconds), counted(tokens, "token")))
+        }
         None => {
             if let Some(last) = view.data.steps.last() {
                 let tokens = counted(last.x(Axis::Tokens) as u64, "token");
-                row("how long", format!("{} of training, {tokens}, so far", duration(last.x(Axis::Time))));
+                let so_far = if view.status.is_alive() { ", so far" } else { "" };
+                row("how long", format!("{} of training, {tokens}{so_far}", duration(last.x(Axis::Time))));
             }
         }
     }
@@ -78,7 +81,7 @@ fn training(plan: &Plan, steps: u64) -> String {
     let training = &plan.training;
     let mut parts = Vec::new();
     parts.extend((steps > 0).then(|| counted(steps, "step")));
-    parts.extend(training.epochs.map(|epochs| format!("{epochs} epochs")));
+    parts.extend(training.epochs.map(|epochs| format!("{epochs} epoch{}", if epochs == 1.0 { "" } else { "s" })));
     parts.push(format!(
         "{} × {} per step",
         counted(training.gradient_accumulation_steps as u64, "micro-batch"),
@@ -97,7 +100,10 @@ fn attempts(page: &mut Html, view: &View) {
         return;
     }
     html!(page, "<h3>{}</h3>\n", counted(attempts.len() as u64, "attempt"));
-    html!(page, "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"attempts\"><table>\n<thead><tr>");
+    html!(
+        page,
+        "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"attempts\"><table class=\"attempts\">\n<thead><tr>"
+    );
     html!(page, "<th scope=\"col\">attempt</th><th scope=\"col\">began</th><th scope=\"col\">lasted</th>");
     html!(page, "<th scope=\"col\">steps</th><th scope=\"col\">end</th></tr></thead>\n<tbody>\n");
     for attempt in attempts {

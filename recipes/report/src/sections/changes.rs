@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use toml::{Table, Value};
 use tonfall_recipes::{Plan, grouped};
 use tonfall_runs::numbers::measure;
-use toml::{Table, Value};
 
 use super::evaluation::{against_published, signed};
 use crate::html::{Html, html};
@@ -44,7 +44,12 @@ fn measures(page: &mut Html, view: &View, published: &Published) {
         html!(page, "<p>Eval loss in the logs: {} before, {} now ({}).</p>\n", measure(old), measure(new), difference);
     }
     if let (Some(old), Some(new)) = (&published.data, &view.data.data) {
-        html!(page, "<p>Training examples: {} before, {} now.</p>\n", grouped(old.train_examples), grouped(new.train_examples));
+        html!(
+            page,
+            "<p>Training examples: {} before, {} now.</p>\n",
+            grouped(old.train_examples),
+            grouped(new.train_examples)
+        );
     }
 }
 
@@ -92,7 +97,9 @@ fn values(plan: &Plan) -> BTreeMap<String, Value> {
     // A plan has always a text, so it has this form too.
     for (key, found) in Table::try_from(plan).unwrap_or_default() {
         match found {
-            Value::Table(inner) => values.extend(inner.into_iter().map(|(name, found)| (format!("{key}.{name}"), found))),
+            Value::Table(inner) => {
+                values.extend(inner.into_iter().map(|(name, found)| (format!("{key}.{name}"), found)))
+            }
             found => drop(values.insert(key, found)),
         }
     }

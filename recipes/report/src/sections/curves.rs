@@ -16,10 +16,12 @@ use crate::view::View;
 
 /// Maximum points of a curve, or minima and maxima of as many columns.
 const COLUMNS: usize = 800;
+/// The same for evaluations, which are drawn as single points.
+const EVAL_COLUMNS: usize = 150;
 /// Weight of the past in the moving average, like the default of the dashboard.
 const PAST: f64 = 0.9;
 /// From this ratio of the highest to the lowest loss, its axis is logarithmic.
-const LOGARITHMIC: f64 = 50.0;
+const LOGARITHMIC: f64 = 20.0;
 /// Space above and below the curves, as a fraction of their range.
 const MARGIN: f64 = 0.05;
 
@@ -54,16 +56,25 @@ fn loss(page: &mut Html, data: &RunData) {
         y: vertical(low, high, log),
         height: 300,
         lines: vec![Line { class: "raw", pieces: raw }, Line { class: "smooth", pieces: smooth }],
-        points: evals,
+        points: pieces(spans(&data.evals, 0), EVAL_COLUMNS).into_iter().flatten().collect(),
     };
     html!(page, "<figure>\n<figcaption><h3>Loss</h3>\n<p class=\"legend\">");
-    html!(page, "<span><i class=\"raw\"></i> each step, faint</span> <span><i class=\"smooth\"></i> moving average</span> ");
+    html!(
+        page,
+        "<span><i class=\"raw\"></i> each step, faint</span> <span><i class=\"smooth\"></i> moving average</span> "
+    );
     html!(page, "<span><i class=\"eval\">◆</i> held-out data</span>");
     if log {
         html!(page, " <span>logarithmic axis</span>");
     }
     html!(page, "</p></figcaption>\n");
     chart.write(page);
+    if data.steps.buckets().len() > COLUMNS || data.evals.buckets().len() > EVAL_COLUMNS {
+        html!(
+            page,
+            "<p class=\"note\">More steps than columns: each column shows its lowest and its highest value.</p>\n"
+        );
+    }
     gaps(page, data);
     html!(page, "</figure>\n");
 }
@@ -73,7 +84,11 @@ fn gaps(page: &mut Html, data: &RunData) {
     let (steps, evals) = (data.steps.gaps(Metric::Loss.index()), data.evals.gaps(0));
     for (count, noun) in [(steps, "step"), (evals, "evaluation")] {
         if count > 0 {
-            html!(page, "<p class=\"fault\">{} without a finite loss (NaN or infinite): a gap in the curve.</p>\n", counted(count, noun));
+            html!(
+                page,
+                "<p class=\"fault\">{} without a finite loss (NaN or infinite): a gap in the curve.</p>\n",
+                counted(count, noun)
+            );
         }
     }
 }
@@ -117,7 +132,9 @@ fn range<'a>(points: impl Iterator<Item = &'a (f64, f64)>) -> (f64, f64) {
 fn loss_in_words(raw: &[Piece], smooth: &[Piece], evals: &[(f64, f64)]) -> String {
     let at = |(step, loss): &(f64, f64)| format!("{} at step {}", measure(*loss), grouped(*step as u64));
     let mut text = String::new();
-    if let (Some(first), Some(last)) = (raw.first().and_then(|piece| piece.first()), smooth.last().and_then(|piece| piece.last())) {
+    if let (Some(first), Some(last)) =
+        (raw.first().and_then(|piece| piece.first()), smooth.last().and_then(|piece| piece.last()))
+    {
         text += &format!("Training loss {}, moving average {}. ", at(first), at(last));
     }
     let best = evals.iter().min_by(|a, b| a.1.total_cmp(&b.1));

@@ -49,7 +49,10 @@ fn dropped(page: &mut Html, data: &DataFacts) {
         html!(page, "<p>No row was dropped.</p>\n");
         return;
     }
-    html!(page, "<h3>Dropped rows</h3>\n<table class=\"numbers\">\n<thead><tr><th scope=\"col\">reason</th><th scope=\"col\">rows</th></tr></thead>\n<tbody>\n");
+    html!(
+        page,
+        "<h3>Dropped rows</h3>\n<table class=\"numbers\">\n<thead><tr><th scope=\"col\">reason</th><th scope=\"col\">rows</th></tr></thead>\n<tbody>\n"
+    );
     for (reason, count) in data.dropped.iter().take(ROWS) {
         html!(page, "<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", value(reason), grouped(*count));
     }

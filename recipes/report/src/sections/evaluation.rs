@@ -4,8 +4,8 @@
 //! without evaluation reports shows the measurements of its log.
 //! Must not depend on: how measures come about.
 
-use tonfall_recipes::counted;
-use tonfall_runs::evaluation::{Measure, Report};
+use tonfall_recipes::{counted, grouped};
+use tonfall_runs::evaluation::{Better, Measure, Report};
 use tonfall_runs::history::Answers;
 use tonfall_runs::numbers::measure;
 
@@ -36,47 +36,58 @@ fn measures(page: &mut Html, base: Option<&Report>, adapter: Option<&Report>, pu
     let has_same = |other: Option<&Report>| other.is_none_or(|other| other.questions == newest.questions);
     for (name, other) in [("base", base), ("published version", published)] {
         if !has_same(other) {
-            html!(page, "<p class=\"fault\">The {} was asked other questions: its values can't be compared exactly, and there is no interval.</p>\n", name);
+            html!(
+                page,
+                "<p class=\"fault\">The {} was asked other questions: its values can't be compared exactly, and there is no interval.</p>\n",
+                name
+            );
         }
     }
     open_table(page, "measures of base and adapter", &columns(published.is_some()));
     for measure in newest.measures.iter().take(ROWS) {
         let of = |report: Option<&Report>| report.and_then(|report| report.measure(&measure.name)).cloned();
         let [old, new, current] = [of(base), of(adapter), of(published)];
-        html!(page, "<tr><th scope=\"row\"><code>{}</code> <small>{}</small></th>", value(&measure.name), direction(measure));
-        number(page, old.as_ref());
-        number(page, new.as_ref());
+        let mut cells = vec![number(old.as_ref()), number(new.as_ref())];
         if published.is_some() {
-            number(page, current.as_ref());
+            cells.push(number(current.as_ref()));
         }
         let difference = old.zip(new).and_then(|(old, new)| between(&old, &new, has_same(base)));
-        compared(page, measure, difference);
-        html!(page, "</tr>\n");
+        measured(page, measure, difference, cells);
     }
     close_table(page);
     left_out(page, newest.measures.len().saturating_sub(ROWS) as u64, "measure");
-    html!(page, "<p class=\"note\">Difference: adapter minus base, with its 95 % confidence interval over {}. ", counted(newest.answers.len() as u64, "held-out prompt"));
-    html!(page, "An interval that contains 0 is no clear difference. Below 10 prompts or examples there is no interval.</p>\n");
+    html!(
+        page,
+        "<p class=\"note\">Difference: adapter minus base, with its 95 % confidence interval over {}. ",
+        counted(newest.answers.len() as u64, "held-out prompt")
+    );
+    html!(
+        page,
+        "An interval that contains 0 is no clear difference. Below 10 prompts or examples there is no interval.</p>\n"
+    );
 }
 
 /// Measures that the published version and the adapter both have, with their difference.
 pub(crate) fn against_published(page: &mut Html, published: &Report, adapter: &Report) {
     let same = published.questions == adapter.questions;
     if !same {
-        html!(page, "<p class=\"fault\">Both were asked other questions: the values can't be compared exactly, and there is no interval.</p>\n");
+        html!(
+            page,
+            "<p class=\"fault\">Both were asked other questions: the values can't be compared exactly, and there is no interval.</p>\n"
+        );
     }
-    open_table(page, "measures of published version and adapter", &["measure", "published", "this adapter", "difference", "95 % interval", "this adapter is"]);
+    open_table(
+        page,
+        "measures of published version and adapter",
+        &["measure", "adapter is", "published", "adapter", "difference", "95 % interval"],
+    );
     let mut missing = 0;
     for new in adapter.measures.iter().take(ROWS) {
         let Some(old) = published.measure(&new.name) else {
             missing += 1;
             continue;
         };
-        html!(page, "<tr><th scope=\"row\"><code>{}</code> <small>{}</small></th>", value(&new.name), direction(new));
-        number(page, Some(old));
-        number(page, Some(new));
-        compared(page, new, between(old, new, same));
-        html!(page, "</tr>\n");
+        measured(page, new, between(old, new, same), vec![number(Some(old)), number(Some(new))]);
     }
     close_table(page);
     left_out(page, adapter.measures.len().saturating_sub(ROWS) as u64, "measure");
@@ -87,11 +98,19 @@ pub(crate) fn against_published(page: &mut Html, published: &Report, adapter: &R
 
 fn columns(has_published: bool) -> Vec<&'static str> {
     let published = has_published.then_some("published");
-    ["measure", "base", "adapter"].into_iter().chain(published).chain(["difference", "95 % interval", "adapter is"]).collect()
+    ["measure", "adapter is", "base", "adapter"]
+        .into_iter()
+        .chain(published)
+        .chain(["difference", "95 % interval"])
+        .collect()
 }
 
 fn open_table(page: &mut Html, label: &'static str, columns: &[&str]) {
-    html!(page, "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table class=\"numbers\">\n<thead><tr>", label);
+    html!(
+        page,
+        "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table class=\"numbers judged\">\n<thead><tr>",
+        label
+    );
     for name in columns {
         html!(page, "<th scope=\"col\">{}</th>", name);
     }
@@ -103,37 +122,43 @@ fn close_table(page: &mut Html) {
 }
 
 /// Which direction is the better one, in words.
-fn direction(measure: &Measure) -> &'static str {
-    use tonfall_runs::evaluation::Better;
-    match measure.better {
+fn direction(better: Better) -> &'static str {
+    match better {
         Better::Higher => "higher is better",
         Better::Lower => "lower is better",
         Better::Neither => "a description",
     }
 }
 
-fn number(page: &mut Html, found: Option<&Measure>) {
-    match found.and_then(Measure::value) {
-        Some(value) => html!(page, "<td>{}</td>", measure(value)),
-        None => html!(page, "<td>–</td>"),
-    }
+fn number(found: Option<&Measure>) -> String {
+    found.and_then(Measure::value).map_or_else(nothing, measure)
 }
 
-/// The cells of a difference: its value, its interval and its judgement.
-fn compared(page: &mut Html, measured: &Measure, difference: Option<Difference>) {
-    let Some(difference) = difference else {
-        html!(page, "<td>–</td><td>–</td><td>–</td>");
-        return;
-    };
-    html!(page, "<td>{}</td>", signed(difference.value));
-    match difference.interval {
-        Some((low, high)) => html!(page, "<td>{} to {}</td>", signed(low), signed(high)),
-        None => html!(page, "<td>–</td>"),
+/// In a cell without a value.
+fn nothing() -> String {
+    "–".to_owned()
+}
+
+/// The row of a measure: its values in `cells`, then the difference with its interval.
+fn measured(page: &mut Html, measure: &Measure, difference: Option<Difference>, mut cells: Vec<String>) {
+    cells.push(difference.map_or_else(nothing, |difference| signed(difference.value)));
+    let interval = difference.and_then(|difference| difference.interval);
+    cells.push(interval.map_or_else(nothing, |(low, high)| format!("{} to {}", signed(low), signed(high))));
+    let judgement = difference.and_then(|difference| Judgement::of(measure.better, difference));
+    row(page, (&value(&measure.name), direction(measure.better)), judgement, &cells);
+}
+
+/// A row: name and direction, the judgement, and the values.
+fn row(page: &mut Html, (name, direction): (&str, &str), judgement: Option<Judgement>, cells: &[String]) {
+    html!(page, "<tr><th scope=\"row\"><code>{}</code> <small>{}</small></th>", name, direction);
+    match judgement {
+        Some(judgement) => html!(page, "<td class=\"judged {}\">{}</td>", judgement.class(), judgement.name()),
+        None => html!(page, "<td class=\"judged\">–</td>"),
     }
-    match Judgement::of(measured.better, difference) {
-        Some(judgement) => html!(page, "<td class=\"{}\">{}</td>", judgement.class(), judgement.name()),
-        None => html!(page, "<td>–</td>"),
+    for cell in cells {
+        html!(page, "<td>{}</td>", cell);
     }
+    html!(page, "</tr>\n");
 }
 
 /// `+0.12`, `−0.12`, `0`
@@ -155,17 +180,15 @@ fn logged(page: &mut Html, view: &View) {
         html!(page, "<p>It has no measurement.</p>\n");
         return;
     }
-    open_table(page, "measurements of the training", &["measure", "before", "after", "difference", "after is"]);
+    open_table(page, "measurements of the training", &["measure", "after is", "before", "after", "difference"]);
+    let lower = direction(Better::Lower);
     if let Some(((first, old), (last, new))) = eval {
-        html!(page, "<tr><th scope=\"row\">eval loss <small>lower is better</small></th>");
-        html!(page, "<td>{} <small>step {}</small></td>", measure(old), first);
-        if last > first {
-            html!(page, "<td>{} <small>step {}</small></td><td>{}</td>", measure(new), last, signed(new - old));
-            judged(page, new - old);
-        } else {
-            html!(page, "<td>–</td><td>–</td><td>–</td>");
-        }
-        html!(page, "</tr>\n");
+        let at = |loss, step| format!("{} at step {}", measure(loss), grouped(step));
+        let (judgement, cells) = match last > first {
+            true => (Judgement::by_sign(Better::Lower, new - old), [at(old, first), at(new, last), signed(new - old)]),
+            false => (None, [at(old, first), nothing(), nothing()]),
+        };
+        row(page, ("eval loss", lower), judgement, &cells);
     }
     if has_terms {
         let missing = |answers: &Answers| answers.answers.iter().map(|answer| answer.missing.len()).sum::<usize>();
@@ -178,29 +201,16 @@ fn logged(page: &mut Html, view: &View) {
     }
 }
 
-fn counts(page: &mut Html, name: &'static str, answers: [&Answers; 2], count: fn(&Answers) -> usize) {
-    html!(page, "<tr><th scope=\"row\">{} <small>lower is better</small></th>", name);
-    match answers.map(|answers| (!answers.answers.is_empty()).then(|| count(answers))) {
-        [Some(old), Some(new)] => {
-            let difference = new as f64 - old as f64;
-            let sign = if difference > 0.0 { "+" } else { "" };
-            let shown = format!("{sign}{difference}").replace('-', "−");
-            html!(page, "<td>{}</td><td>{}</td><td>{}</td>", old, new, shown);
-            judged(page, difference);
-        }
-        [old, _] => {
-            html!(page, "<td>{}</td><td>–</td><td>–</td><td>–</td>", old.map_or_else(|| "–".to_owned(), |old| old.to_string()));
-        }
-    }
-    html!(page, "</tr>\n");
-}
-
-fn judged(page: &mut Html, difference: f64) {
-    use tonfall_runs::evaluation::Better;
-    match Judgement::of(Better::Lower, Difference { value: difference, interval: None }) {
-        Some(judgement) => html!(page, "<td class=\"{}\">{}</td>", judgement.class(), judgement.name()),
-        None => html!(page, "<td>–</td>"),
-    }
+fn counts(page: &mut Html, name: &str, answers: [&Answers; 2], count: fn(&Answers) -> usize) {
+    let counts = answers.map(|answers| (!answers.answers.is_empty()).then(|| count(answers) as i64));
+    let difference = counts[0].zip(counts[1]).map(|(old, new)| new - old);
+    let [old, new] = counts.map(|count| count.map_or_else(nothing, |count| count.to_string()));
+    let shown = difference.map_or_else(nothing, |difference| match difference {
+        0 => "0".to_owned(),
+        _ => format!("{difference:+}").replace('-', "−"),
+    });
+    let judgement = difference.and_then(|difference| Judgement::by_sign(Better::Lower, difference as f64));
+    row(page, (name, direction(Better::Lower)), judgement, &[old, new, shown]);
 }
 
 fn expected(answers: &Answers) -> usize {

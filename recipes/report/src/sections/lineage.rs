@@ -30,8 +30,14 @@ pub(crate) fn write(page: &mut Html, view: &View) {
         html!(page, "<p>The run was started by an older tonfall, which stored no fingerprints of its inputs.</p>\n");
     }
     if !rows.is_empty() {
-        html!(page, "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"hashes\"><table class=\"hashes\">\n");
-        html!(page, "<thead><tr><th scope=\"col\">input</th><th scope=\"col\">version or SHA-256</th></tr></thead>\n<tbody>\n");
+        html!(
+            page,
+            "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"hashes\"><table class=\"hashes\">\n"
+        );
+        html!(
+            page,
+            "<thead><tr><th scope=\"col\">input</th><th scope=\"col\">version or SHA-256</th></tr></thead>\n<tbody>\n"
+        );
         for (name, hash) in rows.iter().take(ROWS) {
             html!(page, "<tr><th scope=\"row\">{}</th><td><code>{}</code></td></tr>\n", name, hash);
         }

@@ -31,7 +31,12 @@ pub(crate) fn write(page: &mut Html, view: &View) {
         match predicted.filter(|_| compared == Some(used)) {
             Some(predicted) => {
                 let share = used as f64 / predicted as f64 * 100.0;
-                html!(page, "<dt>{}</dt><dd>{}</dd>\n", name, format!("{}, {share:.0} % of the prediction", bytes(used as f64)));
+                html!(
+                    page,
+                    "<dt>{}</dt><dd>{}</dd>\n",
+                    name,
+                    format!("{}, {share:.0} % of the prediction", bytes(used as f64))
+                );
             }
             None => html!(page, "<dt>{}</dt><dd>{}</dd>\n", name, bytes(used as f64)),
         }

@@ -20,19 +20,37 @@ pub(crate) fn write(page: &mut Html, view: &View) {
         html!(page, "<p class=\"fault\"><strong>Damaged:</strong> {}</p>\n", value(fault));
     }
     if view.skipped.unknown > 0 {
-        html!(page, "<p>{} of the event log are from a newer tonfall and were skipped.</p>\n", counted(view.skipped.unknown, "line"));
+        html!(
+            page,
+            "<p>{} of the event log are from a newer tonfall and were skipped.</p>\n",
+            counted(view.skipped.unknown, "line")
+        );
     }
     if errors.is_empty() && notices.is_empty() {
         html!(page, "<p>None.</p>\n");
     } else {
         html!(page, "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"notices\"><table>\n");
-        html!(page, "<thead><tr><th scope=\"col\">time</th><th scope=\"col\">kind</th><th scope=\"col\">text</th></tr></thead>\n<tbody>\n");
+        html!(
+            page,
+            "<thead><tr><th scope=\"col\">time</th><th scope=\"col\">kind</th><th scope=\"col\">text</th></tr></thead>\n<tbody>\n"
+        );
         for (t, text) in errors {
-            html!(page, "<tr><td class=\"time\">{}</td><td class=\"bad\">✗ error</td><td class=\"text\">{}</td></tr>\n", time(t), text);
+            html!(
+                page,
+                "<tr><td class=\"time\">{}</td><td class=\"bad\">✗ error</td><td class=\"text\">{}</td></tr>\n",
+                time(t),
+                text
+            );
         }
         for notice in notices {
             let times = if notice.times > 1 { format!(" ({} times)", notice.times) } else { String::new() };
-            html!(page, "<tr><td class=\"time\">{}</td><td>notice</td><td class=\"text\">{}{}</td></tr>\n", time(notice.t), notice.text, times);
+            html!(
+                page,
+                "<tr><td class=\"time\">{}</td><td>notice</td><td class=\"text\">{}{}</td></tr>\n",
+                time(notice.t),
+                notice.text,
+                times
+            );
         }
         html!(page, "</tbody></table></div>\n");
     }

@@ -165,7 +165,10 @@ fn answered(page: &mut Html, answer: &Shown<'_>) {
         answer.expected.iter().filter(|term| !answer.missing.contains(term)).map(String::as_str).collect();
     text(page, answer.text, |page, shown| marked(page, shown, &used, answer.violations));
     if answer.is_cut_off {
-        html!(page, "<p class=\"fault\">Cut off at the longest allowed length: the model did not end this answer.</p>\n");
+        html!(
+            page,
+            "<p class=\"fault\">Cut off at the longest allowed length: the model did not end this answer.</p>\n"
+        );
     }
     let names = |terms: &[String]| terms.iter().map(|term| value(term)).collect::<Vec<_>>();
     let used = used.into_iter().map(value).collect();
@@ -224,7 +227,8 @@ mod tests {
     #[test]
     fn answers_are_paired_by_their_prompts() {
         let pairs = pairs(&[side(&["a", "b", "b", "c"]), side(&["b", "a", "d", "b"])]);
-        let shown: Vec<_> = pairs.iter().map(|pair| pair.map(|answer| answer.map_or("-", |answer| answer.prompt))).collect();
+        let shown: Vec<_> =
+            pairs.iter().map(|pair| pair.map(|answer| answer.map_or("-", |answer| answer.prompt))).collect();
         assert_eq!(shown, [["a", "a"], ["b", "b"], ["b", "b"], ["c", "-"], ["-", "d"]]);
     }
 }

@@ -95,7 +95,7 @@ fn headline(view: &View) -> (Tone, String) {
         Status::Finished if gate == Some(true) => (Tone::Good, "Gate passed, not published".to_owned()),
         Status::Finished => (Tone::Open, "No gate: the run finished and was not judged".to_owned()),
         Status::Interrupted => (Tone::Bad, format!("Interrupted at {at}")),
-        Status::Diverged => (Tone::Bad, format!("Diverged at {at}: loss or gradients are not finite")),
+        Status::Diverged => (Tone::Bad, format!("Diverged at {at}")),
         Status::Failed => (Tone::Bad, format!("Failed at {at}")),
         alive => (Tone::Open, format!("Still going: {}, {at}", alive.name())),
     }
@@ -116,7 +116,8 @@ fn figures(page: &mut Html, view: &View) {
         figures.push(("measures, against the base", text));
     }
     if let Some((forbidden, missing, answers)) = terms(view) {
-        let text = format!("{} missing, {} forbidden in {}", grouped(missing), grouped(forbidden), counted(answers, "answer"));
+        let text =
+            format!("{} missing, {} forbidden in {}", grouped(missing), grouped(forbidden), counted(answers, "answer"));
         figures.push(("terms", text));
     }
     if let Some((seconds, tokens)) = view.facts.finished {
@@ -135,7 +136,7 @@ fn figures(page: &mut Html, view: &View) {
     html!(page, "</dl>\n");
 }
 
-/// `5 better, 1 worse, 2 without a clear difference`
+/// `5 better, 1 worse, 2 unclear`
 fn judged(view: &View) -> Option<String> {
     let (base, adapter) = (view.base.as_ref()?, view.adapter.as_ref()?);
     let same = base.questions == adapter.questions;
@@ -149,8 +150,8 @@ fn judged(view: &View) -> Option<String> {
         .collect();
     let count = |wanted: &[Judgement]| judgements.iter().filter(|judgement| wanted.contains(judgement)).count();
     let (better, worse) = (count(&[Judgement::Better]), count(&[Judgement::Worse]));
-    let unclear = count(&[Judgement::Unclear, Judgement::Same]);
-    (better + worse + unclear > 0).then(|| format!("{better} better, {worse} worse, {unclear} without a clear difference"))
+    let unclear = judgements.iter().filter(|judgement| **judgement != Judgement::Neither).count() - better - worse;
+    (better + worse + unclear > 0).then(|| format!("{better} better, {worse} worse, {unclear} unclear"))
 }
 
 /// Forbidden and missing terms in the newest answers, and the number of answers with terms.
@@ -163,7 +164,9 @@ fn terms(view: &View) -> Option<(u64, u64, u64)> {
         counts.2 += u64::from(!expected.is_empty() || !violations.is_empty());
     };
     match &view.adapter {
-        Some(report) => report.answers.iter().for_each(|answer| add(&answer.expected, &answer.missing, &answer.violations)),
+        Some(report) => {
+            report.answers.iter().for_each(|answer| add(&answer.expected, &answer.missing, &answer.violations))
+        }
         None => {
             let answers = &view.data.after.answers;
             answers.iter().for_each(|answer| add(&answer.expected, &answer.missing, &answer.violations));

@@ -8,7 +8,8 @@ use super::{answer, body, finished, measure, observe, report, sample, section, s
 use crate::limits::{ROWS, SAMPLE_BYTES, SAMPLES};
 use crate::{Night, Outcome, Published, nights, page};
 
-const HOSTILE: &str = "\"><script>alert('x')</script><img src=x onerror=alert(1)> </section></main> & \u{202e}\u{0}\u{1b}[2J <!--";
+const HOSTILE: &str =
+    "\"><script>alert('x')</script><img src=x onerror=alert(1)> </section></main> & \u{202e}\u{0}\u{1b}[2J <!--";
 
 /// None of the hostile text is markup.
 fn harmless(page: &str) {
@@ -133,7 +134,10 @@ fn everything_left_out_is_counted() {
     for number in 0..2000 {
         observe(&mut view, EventKind::Notice { message: format!("{number}: {long}") });
     }
-    observe(&mut view, EventKind::Gate { passed: false, reasons: (0..2000).map(|number| number.to_string()).collect() });
+    observe(
+        &mut view,
+        EventKind::Gate { passed: false, reasons: (0..2000).map(|number| number.to_string()).collect() },
+    );
     let body = body(&view);
     let shown = body.matches("<article").count();
     assert!(shown < SAMPLES && shown > 10, "{shown}");

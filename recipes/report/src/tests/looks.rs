@@ -9,7 +9,8 @@ fn colours(block: &str) -> BTreeMap<&str, [f64; 3]> {
     let (_, rest) = block.split_once(":root {").expect("a block");
     let (block, _) = rest.split_once('}').expect("its end");
     let pairs = block.split(';').filter_map(|line| line.trim().split_once(": #"));
-    let channel = |hex: &str, at: usize| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")) / 255.0;
+    let channel =
+        |hex: &str, at: usize| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")) / 255.0;
     pairs.map(|(name, hex)| (name, [channel(hex, 0), channel(hex, 2), channel(hex, 4)])).collect()
 }
 

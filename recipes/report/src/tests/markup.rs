@@ -4,10 +4,59 @@ use std::collections::BTreeSet;
 
 /// Tags that a page may contain. Those without an end tag are in [`VOID`].
 const TAGS: [&str; 53] = [
-    "!doctype", "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "nav", "section", "article",
-    "h1", "h2", "h3", "h4", "p", "ul", "li", "dl", "dt", "dd", "div", "span", "a", "table", "caption", "thead", "tbody", "tr",
-    "th", "td", "code", "pre", "small", "strong", "em", "i", "s", "mark", "figure", "figcaption", "details", "summary", "svg",
-    "desc", "line", "path", "text", "b", "br", "hr",
+    "!doctype",
+    "html",
+    "head",
+    "meta",
+    "title",
+    "style",
+    "body",
+    "header",
+    "main",
+    "footer",
+    "nav",
+    "section",
+    "article",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "p",
+    "ul",
+    "li",
+    "dl",
+    "dt",
+    "dd",
+    "div",
+    "span",
+    "a",
+    "table",
+    "caption",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "code",
+    "pre",
+    "small",
+    "strong",
+    "em",
+    "i",
+    "s",
+    "mark",
+    "figure",
+    "figcaption",
+    "details",
+    "summary",
+    "svg",
+    "desc",
+    "line",
+    "path",
+    "text",
+    "b",
+    "br",
+    "hr",
 ];
 const VOID: [&str; 4] = ["!doctype", "meta", "br", "hr"];
 
@@ -72,7 +121,14 @@ fn attributes(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_check_finds_faults() {
-    let faulty = ["<p>", "<p></div>", "<script></script>", "<p onclick=\"x\"></p>", "<a href=\"#x\"></a>", "<p id=\"a\"></p><p id=\"a\"></p>"];
+    let faulty = [
+        "<p>",
+        "<p></div>",
+        "<script></script>",
+        "<p onclick=\"x\"></p>",
+        "<a href=\"#x\"></a>",
+        "<p id=\"a\"></p><p id=\"a\"></p>",
+    ];
     for page in faulty {
         assert!(std::panic::catch_unwind(|| check(page)).is_err(), "{page}");
     }
