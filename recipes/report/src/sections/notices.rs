@@ -37,7 +37,7 @@ pub(crate) fn write(page: &mut Html, view: &View) {
         for (t, text) in errors {
             html!(
                 page,
-                "<tr><td class=\"time\">{}</td><td class=\"bad\">✗ error</td><td class=\"text\">{}</td></tr>\n",
+                "<tr><td class=\"time\">{}</td><td class=\"time bad\">✗ error</td><td class=\"text\">{}</td></tr>\n",
                 time(t),
                 text
             );
