@@ -545,12 +545,18 @@ pub(crate) struct Plot {
 #[derive(Debug, Args)]
 pub(crate) struct Report {
     /// Directory of a run, or its name in `runs`
-    #[arg(value_name = "RUN")]
-    pub(crate) run: PathBuf,
+    #[arg(value_name = "RUN", required_unless_present = "nights")]
+    pub(crate) run: Option<PathBuf>,
+    /// Instead of a run, the nights of this name in the store
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["run", "published"])]
+    pub(crate) nights: Option<String>,
+    /// Directory of the store [default for a run: `publish.store` of its recipe]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
     /// File to write: one HTML page that needs no network and no script
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Compare with this run, such as the one whose adapter is published now
+    /// Compare with this run [default: the current version of the store]
     #[arg(long, value_name = "RUN")]
     pub(crate) published: Option<PathBuf>,
 }

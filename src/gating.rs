@@ -4,6 +4,7 @@
 //! the run.
 //! Must not depend on: how reports are made.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tonfall_durable as durable;
@@ -65,6 +66,19 @@ pub(crate) fn judge(run: &RunDir, plan: &Plan, reports: Option<&Reports>, lock: 
     let (passed, reasons) = (verdict.passed, verdict.reasons.clone());
     EventLog::open_afterwards(run, lock)?.append(EventKind::Gate { passed, reasons })?;
     Ok(verdict)
+}
+
+/// Measures that matter without a gate.
+const IMPORTANT: [&str; 4] = ["loss", "terms.preferred", "terms.forbidden", "retention.perplexity"];
+
+/// The finite values of the measures that the gate names; without a gate, of the most important ones.
+pub(crate) fn important(report: &Report, verdict: &Verdict) -> BTreeMap<String, f64> {
+    let named: Vec<&str> = match verdict.conditions.is_empty() {
+        true => IMPORTANT.to_vec(),
+        false => verdict.conditions.iter().map(|judged| judged.measure.as_str()).collect(),
+    };
+    let value = |name: &str| report.measure(name)?.value().filter(|value| value.is_finite());
+    named.into_iter().filter_map(|name| Some((name.to_owned(), value(name)?))).collect()
 }
 
 /// The failure of a command whose gate has not passed.

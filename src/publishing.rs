@@ -145,8 +145,8 @@ fn contents(run: &RunDir, plan: &Plan) -> Result<Contents> {
             contents.add_dir(&format!("exports/{name}"), &path)?;
         }
     }
-    for (name, path) in [("recipe.toml", run.recipe()), ("plan.toml", run.path().join("plan.toml"))] {
-        contents.files.insert(name.to_owned(), path);
+    for name in ["recipe.toml", "plan.toml", "run.json"] {
+        contents.files.insert(name.to_owned(), run.path().join(name));
     }
     for name in [TRAINED_FILE, BASE_FILE, VERDICT] {
         let path = run.eval().join(name);

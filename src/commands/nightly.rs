@@ -23,8 +23,13 @@ pub(crate) fn run(args: &Nightly, reporter: &mut Reporter) -> Result<i32> {
         Err(failure) => (Ended::failed(&failure), Some(failure)),
     };
     night.note(&ended.words(), reporter);
-    let summary = night.summary(plan.published_name(), &ended);
-    if ended.is_news() {
+    let (code, is_news) = (ended.code(), ended.is_news());
+    let record = night.record(plan.published_name(), ended);
+    if let Err(error) = record.append(&directory) {
+        night.note(&format!("warning: {error}; the night is missing in the list of nights"), reporter);
+    }
+    let summary = serde_json::to_value(&record)?;
+    if is_news {
         for warning in notifying::send(&plan.notify, &summary) {
             night.note(&format!("warning: {warning}"), reporter);
         }
@@ -32,6 +37,6 @@ pub(crate) fn run(args: &Nightly, reporter: &mut Reporter) -> Result<i32> {
     output::json(&summary)?;
     match failure {
         Some(failure) => Err(failure),
-        None => Ok(ended.code()),
+        None => Ok(code),
     }
 }

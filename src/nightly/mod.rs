@@ -124,13 +124,14 @@ fn judge_and_publish(
     let reports = night.stage("evaluate", reporter, |reporter| evaluate::run(run, &plan, store, device, reporter))?;
     let run_lock = RunLock::acquire(run.path())?;
     let verdict = night.stage("gate", reporter, |_| gating::judge(run, &plan, Some(&reports), &run_lock))?;
+    let measures = gating::important(&reports.adapter, &verdict);
     if !verdict.passed {
-        return Ok(Ended::rejected(run, verdict.reasons));
+        return Ok(Ended::rejected(run, verdict.reasons).with(measures));
     }
     let lock = store.lock()?;
     let published = night
         .stage("publish", reporter, |reporter| publishing::publish(run, &plan, store, (&run_lock, &lock), reporter))?;
-    Ok(Ended::published(run, &published))
+    Ok(Ended::published(run, &published).with(measures))
 }
 
 /// The plan of a new run: with `start_from = "published"`, it begins with the published adapter.

@@ -3,13 +3,14 @@
 //! Responsible for: one line per stage on stderr and in the log, rotation of the log, and the summary as JSON.
 //! Must not depend on: what the stages do.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tonfall_durable::{self as durable, AppendFile};
 use tonfall_runs::RunDir;
+use tonfall_runs::nights::{NightRecord, NightResult, Stage};
 
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::output;
@@ -26,53 +27,64 @@ pub(crate) struct Night {
     log: Option<AppendFile>,
     started: Timestamp,
     since: Instant,
-    stages: Vec<Value>,
+    stages: Vec<Stage>,
     run: Option<PathBuf>,
 }
 
 /// How a night has ended.
 pub(crate) struct Ended {
-    /// For programs: `published`, `unchanged`, `gate_failed`, `stopped` or `failed`.
-    result: &'static str,
+    result: NightResult,
     code: i32,
     run: Option<PathBuf>,
     version: Option<u64>,
     previous: Option<u64>,
     reasons: Vec<String>,
+    /// Of the adapter.
+    measures: BTreeMap<String, f64>,
 }
 
 impl Ended {
-    fn new(result: &'static str, code: i32, run: Option<&RunDir>, reasons: Vec<String>) -> Self {
+    fn new(result: NightResult, code: i32, run: Option<&RunDir>, reasons: Vec<String>) -> Self {
         let run = run.map(|run| run.path().to_owned());
-        Self { result, code, run, version: None, previous: None, reasons }
+        Self { result, code, run, version: None, previous: None, reasons, measures: BTreeMap::new() }
     }
 
     pub(crate) fn unchanged(reason: String) -> Self {
-        Self::new("unchanged", ExitCode::Done.number(), None, vec![format!("nothing to do: {reason}")])
+        Self::new(NightResult::Unchanged, ExitCode::Done.number(), None, vec![format!("nothing to do: {reason}")])
     }
 
     pub(crate) fn rejected(run: &RunDir, reasons: Vec<String>) -> Self {
-        Self::new("gate_failed", ExitCode::GateFailed.number(), Some(run), reasons)
+        Self::new(NightResult::GateFailed, ExitCode::GateFailed.number(), Some(run), reasons)
     }
 
     pub(crate) fn stopped(run: &RunDir, code: i32) -> Self {
-        Self::new("stopped", code, Some(run), vec!["the next night continues the run".to_owned()])
+        Self::new(NightResult::Stopped, code, Some(run), vec!["the next night continues the run".to_owned()])
     }
 
     /// Like a run that was stopped on request.
     pub(crate) fn out_of_time() -> Self {
         let reason = "`nightly.max_duration` was over before training";
-        Self::new("stopped", crate::signals::exit_code(signal_hook::consts::SIGINT), None, vec![reason.to_owned()])
+        Self::new(
+            NightResult::Stopped,
+            crate::signals::exit_code(signal_hook::consts::SIGINT),
+            None,
+            vec![reason.to_owned()],
+        )
     }
 
     pub(crate) fn published(run: &RunDir, published: &Published) -> Self {
         let version = Some(published.number);
-        let ended = Self::new("published", ExitCode::Done.number(), Some(run), Vec::new());
+        let ended = Self::new(NightResult::Published, ExitCode::Done.number(), Some(run), Vec::new());
         Self { version, previous: published.before, ..ended }
     }
 
     pub(crate) fn failed(failure: &Failure) -> Self {
-        Self::new("failed", failure.code.number(), None, vec![failure.message()])
+        Self::new(NightResult::Failed, failure.code.number(), None, vec![failure.message()])
+    }
+
+    /// Adds the values of the adapter.
+    pub(crate) fn with(self, measures: BTreeMap<String, f64>) -> Self {
+        Self { measures, ..self }
     }
 
     pub(crate) fn code(&self) -> i32 {
@@ -81,14 +93,14 @@ impl Ended {
 
     /// Whether people want to know about it.
     pub(crate) fn is_news(&self) -> bool {
-        self.result != "unchanged"
+        self.result != NightResult::Unchanged
     }
 
     /// One line for people.
     pub(crate) fn words(&self) -> String {
         let version = self.version.map(|number| format!(": version {number} is current"));
         let reasons = (!self.reasons.is_empty()).then(|| format!(": {}", self.reasons.join("; ")));
-        format!("{}{}", self.result.replace('_', " "), version.or(reasons).unwrap_or_default())
+        format!("{}{}", self.result.name().replace('_', " "), version.or(reasons).unwrap_or_default())
     }
 }
 
@@ -121,7 +133,7 @@ impl Night {
         let error = done.as_ref().err().map(Failure::message);
         let words = error.as_deref().unwrap_or("done");
         self.note(&format!("{name}: {words} ({seconds:.1} s)"), reporter);
-        self.stages.push(json!({ "stage": name, "seconds": round(seconds), "error": error }));
+        self.stages.push(Stage { stage: name.to_owned(), seconds: round(seconds), error });
         done
     }
 
@@ -141,20 +153,21 @@ impl Night {
         }
     }
 
-    /// The summary for programs, on one line.
-    pub(crate) fn summary(&self, name: &str, ended: &Ended) -> Value {
-        json!({
-            "name": name,
-            "result": ended.result,
-            "exit_code": ended.code,
-            "run": ended.run.as_ref().or(self.run.as_ref()),
-            "version": ended.version,
-            "previous": ended.previous,
-            "reasons": ended.reasons,
-            "started": format!("{:.0}", self.started),
-            "seconds": round(self.since.elapsed().as_secs_f64()),
-            "stages": self.stages,
-        })
+    /// The summary for programs.
+    pub(crate) fn record(&mut self, name: &str, ended: Ended) -> NightRecord {
+        NightRecord {
+            name: name.to_owned(),
+            result: ended.result,
+            exit_code: ended.code,
+            run: ended.run.or(self.run.take()),
+            version: ended.version,
+            previous: ended.previous,
+            reasons: ended.reasons,
+            measures: ended.measures,
+            started: format!("{:.0}", self.started),
+            seconds: round(self.since.elapsed().as_secs_f64()),
+            stages: std::mem::take(&mut self.stages),
+        }
     }
 }
 

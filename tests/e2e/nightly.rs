@@ -41,6 +41,12 @@ fn runs(workshop: &Workshop) -> usize {
         .count()
 }
 
+/// The run that made a version.
+fn run_of_version(workshop: &Workshop, number: u64) -> String {
+    let text = fs::read_to_string(workshop.path(&format!("store/tiny/{number:06}/version.json"))).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["run"].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn changed_data_is_published_and_unchanged_data_is_not_trained() {
     let workshop = workshop("[nightly]\nkeep_runs = 2\n[publish]\nkeep = 1\n");
@@ -78,6 +84,18 @@ fn changed_data_is_published_and_unchanged_data_is_not_trained() {
     let numbers: Vec<_> =
         versions.iter().map(|version| (version["version"].as_u64().unwrap(), version["current"] == true)).collect();
     assert_eq!(numbers, [(3, false), (4, true)]);
+
+    // The page of a run names what changed since the version before; the list has a row for each night.
+    let newest = run_of_version(&workshop, 4);
+    run(workshop.home(), &["report", &newest, "--out", "run.html"]).expect(0);
+    let page = fs::read_to_string(workshop.path("run.html")).unwrap();
+    assert!(page.contains("tiny version 3") && page.contains("data file"), "{page}");
+    run(workshop.home(), &["report", "--nights", "tiny", "--out", "nights.html"]).expect(0);
+    let page = fs::read_to_string(workshop.path("nights.html")).unwrap();
+    assert_eq!(page.matches("<td class=\"good\">✓ published</td>").count(), 4, "{page}");
+    assert!(page.contains("nothing to do") && page.contains("<code>loss</code>"), "{page}");
+    let none = run(workshop.home(), &["report", "--nights", "other", "--out", "none.html"]).expect(3);
+    assert!(none.stderr.contains("there are no nights of other in store"), "{}", none.stderr);
 
     // A version that people withdraw is not made again.
     let back = run(workshop.home(), &["rollback", "tiny"]).expect(0);

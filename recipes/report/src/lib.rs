@@ -19,7 +19,7 @@ mod view;
 pub use facts::Facts;
 pub use nights::{Night, Outcome, nights};
 pub use page::page;
-pub use read::{Reading, read, read_published};
+pub use read::{Reading, read, read_published, read_version};
 pub use view::{Published, Skipped, View};
 
 #[cfg(test)]

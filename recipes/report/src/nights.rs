@@ -3,7 +3,10 @@
 //! Responsible for: one row per night, newest first: its outcome, why, and the measures of its adapter.
 //! Must not depend on: how a store keeps its versions, files.
 
+use std::path::PathBuf;
+
 use tonfall_recipes::{counted, grouped};
+use tonfall_runs::nights::{NightRecord, NightResult};
 use tonfall_runs::numbers::{duration, measure};
 
 use crate::html::{Html, html};
@@ -12,6 +15,8 @@ use crate::page::begin;
 
 /// Columns of measures. More would not fit a page.
 const MEASURES: usize = 6;
+/// Exit code of a run with NaN or infinite values.
+const DIVERGED: i32 = 5;
 
 /// One night, as plain data.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +47,30 @@ pub enum Outcome {
     Interrupted,
     Diverged,
     Failed,
+}
+
+impl From<NightRecord> for Night {
+    fn from(record: NightRecord) -> Self {
+        let outcome = match record.result {
+            NightResult::Published => Outcome::Published,
+            NightResult::GateFailed => Outcome::GateFailed,
+            NightResult::Unchanged => Outcome::NothingToDo,
+            NightResult::Stopped => Outcome::Interrupted,
+            NightResult::Failed | NightResult::Other if record.exit_code == DIVERGED => Outcome::Diverged,
+            NightResult::Failed | NightResult::Other => Outcome::Failed,
+        };
+        let name = |run: PathBuf| run.file_name().map(|name| name.to_string_lossy().into_owned());
+        Self {
+            began: record.started,
+            outcome,
+            run: record.run.and_then(name),
+            page: None,
+            version: record.version.map(|version| version.to_string()),
+            reasons: record.reasons,
+            seconds: Some(record.seconds),
+            measures: record.measures.into_iter().collect(),
+        }
+    }
 }
 
 impl Outcome {

@@ -83,6 +83,25 @@ pub fn read_published(path: &Path, name: &str) -> Result<Published, RunDirError>
     }
 }
 
+/// Reads a version of a store, in the directory `path`, as the published version `name`.
+///
+/// # Errors
+/// If its record or its plan can't be read.
+pub fn read_version(path: &Path, name: &str) -> Result<Published, RunDirError> {
+    // A version keeps `run.json` and `plan.toml` of its run.
+    let run = RunDir::open(path)?;
+    let report = path.join(ADAPTER);
+    Ok(Published {
+        name: name.to_owned(),
+        created: Some(run.info().created.clone()),
+        plan: Some(run.plan()?),
+        inputs: run.info().inputs.clone(),
+        report: report.exists().then(|| Report::read(&report)).transpose()?,
+        data: None,
+        eval_loss: None,
+    })
+}
+
 fn kept<T>(result: Result<T, RunDirError>, faults: &mut Vec<RunDirError>) -> Option<T> {
     result.map_err(|fault| faults.push(fault)).ok()
 }

@@ -14,6 +14,7 @@ pub mod gate;
 pub mod history;
 mod json_number;
 pub mod lock;
+pub mod nights;
 pub mod numbers;
 pub mod run_dir;
 mod run_inputs;

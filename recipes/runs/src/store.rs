@@ -106,6 +106,11 @@ impl Store {
         &self.name
     }
 
+    /// The directory of the versions.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The directory of a version.
     pub fn path(&self, number: u64) -> PathBuf {
         self.directory.join(directory_name(number))
