@@ -4,7 +4,7 @@
 //! Must not depend on: run directories.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use jiff::Zoned;

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// For each crate: the workspace crates that it may depend on, and families that must not be in its dependency tree.
-const CRATES: [(&str, &[&str], &[&str]); 12] = [
+const CRATES: [(&str, &[&str], &[&str]); 13] = [
     ("tonfall-durable", &[], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     ("tonfall-recipes", &["tonfall-durable"], &["burn", "polars", "ratatui", "tokenizers", "safetensors"]),
     (
