@@ -82,7 +82,12 @@ pub(super) fn with(data: DataPlan) -> Plan {
         training: TrainingPlan::default(),
         evaluation: EvaluationPlan::default(),
         export: ExportPlan::default(),
-        style: vec![],
+        style: Vec::new(),
+        gate: Vec::new(),
+        publish: Default::default(),
+        hook: Vec::new(),
+        nightly: Default::default(),
+        notify: Default::default(),
     }
 }
 
