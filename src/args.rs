@@ -3,6 +3,8 @@
 //! Responsible for: names, help and types of commands and options. The commands are in `commands`.
 //! Must not depend on: anything that does work.
 
+mod publishing;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use tonfall_adapters::export::{self, Export, FILE_TYPES, GgufTypes};
 use tonfall_trainer::DeviceChoice;
 
 use crate::output::Color;
+
+pub(crate) use self::publishing::{Nightly, Publish, Rollback, StoreArgs};
 
 /// Fine-tunes a local language model on a company's tone and terminology with LoRA, QLoRA or full training.
 #[derive(Debug, Parser)]
@@ -590,63 +594,6 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let port = text.strip_prefix(':').unwrap_or(text).parse().map(local);
     port.or_else(|_| text.parse()).map_err(|_| "expected an address such as 127.0.0.1:9898".to_owned())
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Publish {
-    /// Directory of a run, or its name in `runs`
-    pub(crate) run: PathBuf,
-    /// Directory of the published adapters [default: publish.store of the recipe]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) store: Option<PathBuf>,
-    /// Publish although the gate was not asked or has not passed
-    #[arg(long)]
-    pub(crate) no_gate: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Rollback {
-    /// Name of the published adapter
-    pub(crate) name: String,
-    /// Version to go to [default: the one that was current before]
-    #[arg(long, value_name = "VERSION")]
-    pub(crate) to: Option<u64>,
-    /// Directory of the published adapters
-    #[arg(long, value_name = "DIR", default_value = "store")]
-    pub(crate) store: PathBuf,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StoreArgs {
-    /// Name of a published adapter [default: all]
-    pub(crate) name: Option<String>,
-    /// Directory of the published adapters
-    #[arg(long, value_name = "DIR", default_value = "store")]
-    pub(crate) store: PathBuf,
-    /// Print one JSON object per version
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Nightly {
-    #[command(flatten)]
-    pub(crate) recipe: RecipeArgs,
-    /// Train even if nothing has changed since the last night
-    #[arg(long)]
-    pub(crate) force: bool,
-    #[command(flatten)]
-    pub(crate) metrics: MetricsArgs,
-    #[command(flatten)]
-    pub(crate) device: DeviceArgs,
-    #[command(flatten)]
-    pub(crate) grace: GraceArgs,
 }
 
 #[derive(Debug, Args)]
