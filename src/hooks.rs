@@ -18,6 +18,9 @@ pub(crate) const ADAPTER: &str = "adapter";
 /// The adapter of llama.cpp in a version, if the recipe exports one.
 pub(crate) const GGUF: &str = "exports/gguf-adapter/adapter.gguf";
 
+/// Characters of a command in messages.
+const SHOWN: usize = 40;
+
 /// A hook, and the lines that it printed.
 pub(crate) struct PlannedHook<'a> {
     plan: &'a HookPlan,
@@ -29,9 +32,13 @@ impl<'a> PlannedHook<'a> {
         plans.iter().map(|plan| Self { plan, printed: RefCell::default() }).collect()
     }
 
-    /// URL or command.
-    fn shown(&self) -> &str {
-        self.plan.server.as_deref().or(self.plan.command.as_deref()).unwrap_or_default()
+    /// URL, or the beginning of the command.
+    fn shown(&self) -> String {
+        let text = self.plan.server.as_deref().or(self.plan.command.as_deref()).unwrap_or_default();
+        match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("`{}…`", &text[..end]),
+            None => format!("`{text}`"),
+        }
     }
 
     /// The lines that were printed since the last call, each with the name of the hook.
@@ -84,7 +91,7 @@ impl Hook for PlannedHook<'_> {
             (None, Some(command)) => self.command(command, target),
             (None, None) => Ok(()),
         };
-        result.map_err(|message| HookError { hook: self.shown().to_owned(), message })
+        result.map_err(|message| HookError { hook: self.shown(), message })
     }
 }
 
