@@ -193,7 +193,7 @@ fn wrong_arguments_and_inputs_name_the_way_out() {
     fails(&["--server", "http://127.0.0.1:9"], 2, "--prompts FILE");
     fails(&["--server", "http://127.0.0.1:9", "--prompts", "prompts.jsonl"], 8, "no server answers there");
     fails(&["nothing"], 3, "nothing");
-    fails(&["a", "--prompts", "train.jsonl"], 3, "train.jsonl");
+    fails(&["a", "--prompts", "recipe.toml"], 3, "recipe.toml");
     fs::write(workshop.path("long.jsonl"), json!({"prompt": "long ".repeat(5000)}).to_string()).unwrap();
     fails(&["a", "--prompts", "long.jsonl"], 3, "held-out prompt");
     fs::write(workshop.path("other.jsonl"), r#"{"prompt": "a", "language": "klingon"}"#).unwrap();

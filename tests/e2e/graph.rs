@@ -24,7 +24,7 @@ const CRATES: [(&str, &[&str], &[&str]); 13] = [
     ),
     ("tonfall-blocks", &[], &["burn", "polars", "ratatui", "serde"]),
     ("tonfall-terms", &[], &["burn", "polars", "ratatui", "tokenizers", "minijinja"]),
-    ("tonfall-measures", &["tonfall-terms"], &["burn", "polars", "ratatui", "tokenizers", "minijinja", "serde"]),
+    ("tonfall-measures", &["tonfall-terms"], &["burn", "polars", "ratatui", "tokenizers", "minijinja", "safetensors"]),
     ("tonfall-tui", &["tonfall-runs", "tonfall-terms"], &["burn", "polars", "tokenizers", "safetensors"]),
     ("tonfall-datasets", &["tonfall-recipes", "tonfall-durable", "tonfall-terms"], &["burn", "ratatui", "safetensors"]),
     ("tonfall-adapters", &["tonfall-durable", "tonfall-blocks"], &["burn", "polars", "ratatui", "tokenizers"]),
