@@ -8,6 +8,10 @@
 //! are those of a normal distribution. So the quantile is the expanded one of Hesterberg, What Teachers Should Know
 //! About the Bootstrap (The American Statistician 69, 2015), section 5.2: Φ(−√(n/(n−1)) · t) with the quantile t of
 //! Student's distribution with n − 1 degrees of freedom. n counts the parts in which the two models differ at all.
+//!
+//! If few parts are skewed, that is still too narrow: with 12 losses, equal models were called better in 6.0 % instead of 5 %
+//! of 1,000 cases. So the bound is the lower one of two: the bootstrap's, and that of Student's t for the linearised
+//! difference (the infinitesimal jackknife, chapter 21 of the same book).
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -62,7 +66,30 @@ pub fn lower_bound(pairs: &[[Part; 2]], scale: Scale, sign: f64, confidence: f64
     found.sort_unstable_by(f64::total_cmp);
     // Rounded down: towards the worse bound.
     let index = (expanded(chance, differing as f64) * RESAMPLES as f64) as usize;
-    Ok(found[index.min(RESAMPLES - 1)])
+    Ok(found[index.min(RESAMPLES - 1)].min(linearized(&asked, scale, sign, chance, differing as f64)))
+}
+
+/// The lower bound of the difference as a linear function of the parts. No bound if a model has no value.
+fn linearized(pairs: &[[Part; 2]], scale: Scale, sign: f64, chance: f64, n: f64) -> f64 {
+    // Value of a model, and the influence of each part on it.
+    let influences = |model: usize| -> Option<(f64, Vec<f64>)> {
+        let sum = |of: fn(&Part) -> f64| pairs.iter().map(|pair| of(&pair[model])).sum::<f64>();
+        let (numerator, denominator) = (sum(|part| part.numerator), sum(|part| part.denominator));
+        let value = scale.value(numerator, denominator)?;
+        let ratio = numerator / denominator;
+        let slope = match scale {
+            Scale::Ratio => 1.0,
+            Scale::Exp => value,
+        };
+        let of_part = |part: Part| slope * (part.numerator - ratio * part.denominator) / denominator;
+        Some((value, pairs.iter().map(|pair| of_part(pair[model])).collect()))
+    };
+    let Some(((first, of_first), (second, of_second))) = influences(0).zip(influences(1)) else {
+        return f64::NEG_INFINITY;
+    };
+    let squares: f64 = of_first.iter().zip(&of_second).map(|(a, b)| (a - b).powi(2)).sum();
+    let error = (squares * n / (n - 1.0)).sqrt();
+    sign * (first - second) - student_quantile(1.0 - chance, n - 1.0) * error
 }
 
 /// The share of resamples below the bound.
