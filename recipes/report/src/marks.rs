@@ -4,12 +4,9 @@
 //! this module only finds their places.
 //! Must not depend on: the layout of a page.
 
-use tonfall_terms::{Case, Hit, Matcher, Term};
+use tonfall_terms::{Hit, Matcher, Term, frequent_words};
 
 use crate::html::{Html, html};
-
-/// Endings by which a term is found: none, then those of the languages whose endings the matcher knows.
-const LANGUAGES: [Option<&str>; 3] = [None, Some("de"), Some("en")];
 
 /// A kind of marked term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +19,10 @@ enum Kind {
 pub(crate) fn marked(page: &mut Html, text: &str, used: &[&str], forbidden: &[String]) {
     let used = used.iter().map(|term| (*term, Kind::Used));
     let terms: Vec<(&str, Kind)> = used.chain(forbidden.iter().map(|term| (term.as_str(), Kind::Forbidden))).collect();
-    let forms = terms.iter().flat_map(|(text, _)| LANGUAGES.map(|language| Term { text, language }));
+    let language = frequent_words::of_text(text);
     // The terms of one prompt are few. If they did not fit, the text would have no marks; the lists below it have all.
-    let hits = Matcher::new(forms, Case::Any).map(|matcher| matcher.hits(text)).unwrap_or_default();
+    let matcher = Matcher::in_prose(terms.iter().map(|(text, _)| Term { text, language }));
+    let hits = matcher.map(|matcher| matcher.hits(text)).unwrap_or_default();
     let mut done = 0;
     for Hit { term, range, .. } in hits {
         if range.start < done {
@@ -32,7 +30,7 @@ pub(crate) fn marked(page: &mut Html, text: &str, used: &[&str], forbidden: &[St
         }
         html!(page, "{}", text[done..range.start]);
         let word = &text[range.clone()];
-        match terms[term / LANGUAGES.len()].1 {
+        match terms[term].1 {
             Kind::Used => {
                 html!(page, "<mark class=\"used\"><span class=\"spoken\">expected term: </span>{}</mark>", word);
             }
@@ -68,8 +66,14 @@ mod tests {
     #[test]
     fn terms_are_marked_whole_and_inflected() {
         assert_eq!(shown("The Guest and the client", &["guest"], &["client"]), "The [+Guest] and the [-<s>client</s>]");
-        assert_eq!(shown("Unsere Gäste <b>", &["Gast"], &[]), "Unsere [+Gäste] &lt;b&gt;");
-        assert_eq!(shown("our key accounts", &["key account"], &["account"]), "our [+key accounts]");
+        assert_eq!(
+            shown("Das sind unsere Gäste und ihre Kundendaten", &["Gast"], &["Kunde"]),
+            "Das sind unsere [+Gäste] und ihre [-<s>Kunden</s>]daten"
+        );
+        assert_eq!(
+            shown("These are our key accounts", &["key account"], &["account"]),
+            "These are our [+key accounts]"
+        );
         assert_eq!(shown("guesthouse", &["guest"], &["house"]), "guesthouse");
         assert_eq!(shown("", &[], &[]), "");
     }
