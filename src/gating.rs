@@ -37,6 +37,19 @@ pub(crate) fn stored(run: &RunDir, store: &Store) -> Result<Option<Reports>> {
     Ok(Some(Reports { adapter, base, published: of_published(store)? }))
 }
 
+/// The verdict that a run has stored; `None` if it was not judged.
+pub(crate) fn verdict(run: &RunDir) -> Result<Option<Verdict>> {
+    let path = run.eval().join(VERDICT);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = tonfall_adapters::read_text(&path)?;
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        let message = format!("{} is damaged: {error}; remove it, and the run is judged again", path.display());
+        Failure::new(ExitCode::Refused, message)
+    })
+}
+
 /// The report of the current version, as it was published; `None` if nothing is published, or without a report.
 pub(crate) fn of_published(store: &Store) -> Result<Option<Report>> {
     let Some(number) = store.current()? else { return Ok(None) };

@@ -4,17 +4,19 @@
 //! Must not depend on: clocks, how stages work.
 
 use tonfall_recipes::Plan;
+use tonfall_runs::gate::{Rule, Verdict};
 use tonfall_runs::store::Store;
 use tonfall_runs::summary::{self, Status};
 use tonfall_runs::{LockError, RunDir, RunDirError};
 
 use crate::diagnostics::{Failure, Result};
+use crate::gating;
 
 /// Earlier work on the same recipe, base and data.
 #[derive(Default)]
 pub(crate) struct Past {
     /// The newest run.
-    run: Option<(RunDir, Status, Vec<String>)>,
+    run: Option<(RunDir, Status, Option<Verdict>)>,
     /// The newest version: its number, and whether it is current.
     version: Option<(u64, bool)>,
 }
@@ -53,12 +55,13 @@ impl Past {
         let run = match run {
             None => None,
             Some(run) => {
-                let (summary, status) = summary::read(&run)?;
+                let (_, status) = summary::read(&run)?;
                 if run.is_held()? {
                     let busy = LockError::Busy { run: run.path().to_owned() };
                     return Err(Failure::from(RunDirError::from(busy)));
                 }
-                Some((run, status, summary.verdict.map(|verdict| verdict.reasons).unwrap_or_default()))
+                let verdict = gating::verdict(&run)?;
+                Some((run, status, verdict))
             }
         };
         let versions = store.list()?.into_iter().rev();
@@ -69,8 +72,8 @@ impl Past {
     }
 }
 
-/// What has to be done. `force` trains whatever happened before.
-pub(crate) fn decide(past: Past, force: bool) -> Todo {
+/// What has to be done. A verdict holds for the rules that it follows from. `force` trains whatever happened before.
+pub(crate) fn decide(past: Past, rules: &[Rule], force: bool) -> Todo {
     let published = |version: Option<(u64, bool)>| match version {
         Some((number, true)) => Some(format!("version {number} was made from the same recipe, base and data")),
         Some((number, false)) => Some(format!(
@@ -82,13 +85,16 @@ pub(crate) fn decide(past: Past, force: bool) -> Todo {
         _ if force => Todo::Train,
         (Some((run, Status::Interrupted | Status::Failed | Status::Waiting, _)), _) => Todo::Resume { run },
         (Some((run, Status::Diverged, _)), _) => Todo::Diverged { run },
-        (Some((run, Status::GateFailed, reasons)), _) => Todo::Rejected { run, reasons },
+        (Some((run, Status::GateFailed, Some(verdict))), _) if verdict.is_of(rules) => {
+            Todo::Rejected { run, reasons: verdict.reasons }
+        }
         (Some((run, Status::Published, _)), version) => Todo::Nothing {
             reason: published(version).unwrap_or_else(|| {
                 format!("run {} was made from the same recipe, base and data, and published", run.id())
             }),
         },
-        // Killed before the run was logged as published: it is published again, which writes no second version.
+        // Killed before the run was logged as published: it is published again, which writes no second version. Or the gate has
+        // other rules tonight.
         (Some((run, _, _)), _) => Todo::Judge { run },
         (None, version) => published(version).map_or(Todo::Train, |reason| Todo::Nothing { reason }),
     }

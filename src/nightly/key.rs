@@ -1,4 +1,4 @@
-//! The key of a night: a hash of everything that decides what is trained and how it is judged.
+//! The key of a night: a hash of everything that decides what is trained and asked.
 //!
 //! Must not depend on: the time, the version that is published, where results are kept and sent.
 
@@ -21,10 +21,12 @@ pub(crate) fn of(plan: &Plan, inputs: &Inputs) -> Result<String> {
     Ok(text_hash(&lines.join("\n")))
 }
 
-/// The plan without settings that change neither the adapter nor the verdict on it.
+/// The plan without settings that change neither the adapter nor the questions.
 fn what_matters(plan: &Plan) -> Plan {
     Plan {
         output_dir: Default::default(),
+        // A run is judged again if the rules have changed.
+        gate: Vec::new(),
         publish: PublishPlan::default(),
         hook: Vec::new(),
         nightly: NightlyPlan { start_from: plan.nightly.start_from, ..NightlyPlan::default() },

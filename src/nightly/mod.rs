@@ -52,7 +52,7 @@ pub(crate) fn run(
     let opened = night.stage("check", reporter, |reporter| training::open(&tonight, options, reporter))?;
     let key = key::of(plan, &opened.inputs)?;
     let past = Past::of(plan, &store, &key)?;
-    let todo = decide::decide(past, args.force);
+    let todo = decide::decide(past, &plan.gate, args.force);
     night.note(&format!("changed: {}", todo.words()), reporter);
     let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
     let run = match todo {

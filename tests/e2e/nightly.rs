@@ -252,8 +252,9 @@ fn a_night_judges_its_own_evaluation() {
         (&found["reasons"], 1, 1)
     );
 
+    // Other rules: the same run is judged again.
     workshop.edit("recipe.toml", "at_most = 0.001", "over_published = -1.0");
-    assert_eq!(summary(&night(&workshop, &[]).expect(0))["version"], 1);
+    assert_eq!((&summary(&night(&workshop, &[]).expect(0))["version"], runs(&workshop)), (&json!(1), 1));
     // Other questions: the published adapter is asked them, too.
     let more = r#"{"prompt": "Where is my lamp?", "expect": ["handover"], "avoid": ["delivery"]}"#;
     fs::write(workshop.path("prompts.jsonl"), format!("{more}\n")).unwrap();

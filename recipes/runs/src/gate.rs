@@ -64,6 +64,22 @@ pub struct Judged {
     pub reason: Option<String>,
 }
 
+impl Verdict {
+    /// Whether the verdict follows from these rules.
+    pub fn is_of(&self, rules: &[Rule]) -> bool {
+        let judged = self.conditions.iter().map(|judged| {
+            (judged.measure.as_str(), judged.condition, judged.required.to_bits(), judged.confidence.to_bits())
+        });
+        let asked = rules.iter().flat_map(|rule| {
+            let of_rule = conditions_of(rule).into_iter();
+            of_rule.map(|(condition, required)| {
+                (rule.measure.as_str(), condition, required.to_bits(), rule.confidence.to_bits())
+            })
+        });
+        judged.eq(asked)
+    }
+}
+
 /// Judges a report. `base` is the report of the base model, `published` that of the adapter that is published now;
 /// `None` if no adapter is published: then conditions on it are met.
 pub fn judge(report: &Report, base: Option<&Report>, published: Option<&Report>, rules: &[Rule]) -> Verdict {

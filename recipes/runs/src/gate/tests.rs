@@ -157,6 +157,20 @@ fn a_measure_that_is_not_finite_refuses_without_any_rule() {
 }
 
 #[test]
+fn a_verdict_knows_its_rules() {
+    let rules = [rule(Condition::AtLeast, 0.5), rule(Condition::OverPublished, 0.0)];
+    let verdict = judge(&rate(Better::Higher, 1), None, None, &rules);
+    assert!(verdict.is_of(&rules));
+    let others: [&[Rule]; 4] = [
+        &rules[..1],
+        &[rules[1].clone(), rules[0].clone()],
+        &[rule(Condition::AtLeast, 0.6), rules[1].clone()],
+        &[rules[0].clone(), Rule { confidence: 0.9, ..rules[1].clone() }],
+    ];
+    assert!(others.iter().all(|rules| !verdict.is_of(rules)));
+}
+
+#[test]
 fn without_a_published_adapter_there_is_nothing_to_beat() {
     let verdict = judge(&rate(Better::Higher, 1), None, None, &[rule(Condition::OverPublished, 0.5)]);
     assert!(verdict.passed);
