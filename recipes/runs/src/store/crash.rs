@@ -344,7 +344,8 @@ fn no_crash_loses_a_published_version() {
 /// Whether the simulation finds a missing sync at all.
 #[test]
 fn without_syncs_versions_are_lost() {
-    let kinds: [(&str, fn(&Operation) -> bool); 2] = [
+    type Kind = (&'static str, fn(&Operation) -> bool);
+    let kinds: [Kind; 2] = [
         ("files", |operation| !matches!(operation, Operation::SyncFile(_))),
         ("directories", |operation| !matches!(operation, Operation::SyncDir(_))),
     ];

@@ -138,7 +138,8 @@ fn an_undo_that_fails_is_tried_again() {
 fn damaged_versions_never_become_current() {
     let (dir, store) = store();
     publish(&store, dir.path(), "a", &[]).expect("published");
-    let damages: [(&str, fn(&Path), fn(&Damage) -> bool); 5] = [
+    type Case = (&'static str, fn(&Path), fn(&Damage) -> bool);
+    let damages: [Case; 5] = [
         (
             "content",
             |dir| fs::write(dir.join("adapter/deep/more"), "deep/more x").expect("written"),
