@@ -15,7 +15,7 @@ use tonfall_trainer::DeviceChoice;
 
 use crate::output::Color;
 
-pub(crate) use self::exporting::{CalibrationArgs, ExportArgs, ExportOptions, Merge, Verify};
+pub(crate) use self::exporting::{ExportArgs, ExportOptions, Merge, Verify};
 pub(crate) use self::publishing::{Nightly, Publish, Rollback, StoreArgs};
 
 /// Fine-tunes a local language model on a company's tone and terminology with LoRA, QLoRA or full training.
