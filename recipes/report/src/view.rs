@@ -1,6 +1,6 @@
 //! What the page of a run shows, as plain data.
 //!
-//! Responsible for: the input of the page. [`crate::read`] fills it from a run directory.
+//! Responsible for: the input of the page. [`crate::read()`] fills it from a run directory.
 //! Must not depend on: files, HTML.
 
 use tonfall_recipes::Plan;
