@@ -3,6 +3,7 @@
 //! Responsible for: names, help and types of commands and options. The commands are in `commands`.
 //! Must not depend on: anything that does work.
 
+mod eval;
 mod exporting;
 mod publishing;
 
@@ -15,6 +16,7 @@ use tonfall_trainer::DeviceChoice;
 
 use crate::output::Color;
 
+pub(crate) use self::eval::Eval;
 pub(crate) use self::exporting::{ExportArgs, ExportOptions, Merge, Verify};
 pub(crate) use self::publishing::{Nightly, Publish, Rollback, StoreArgs};
 
@@ -290,45 +292,6 @@ fn temperature(text: &str) -> Result<f32, String> {
 fn share(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|_| "expected a number".to_owned())?;
     (value > 0.0 && value <= 1.0).then_some(value).ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Eval {
-    /// A run, a model (a Hugging Face directory, a GGUF file or hf:owner/name), or the directory of a PEFT adapter
-    #[arg(value_name = "RUN|MODEL|ADAPTER", required_unless_present = "server")]
-    pub(crate) target: Option<String>,
-    /// Ask the server at this address instead of computing here, such as http://127.0.0.1:8080
-    #[arg(long, value_name = "URL")]
-    pub(crate) server: Option<String>,
-    /// Name of the model or adapter on the server [default: the only one]
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub(crate) model: Option<String>,
-    /// Name of the base on the server, which is asked as well
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub(crate) base_model: Option<String>,
-    /// Base model of an adapter [default: the one that it names]
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) base: Option<String>,
-    /// Held-out prompts, one JSON object per line [default: those of the run's recipe]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) prompts: Option<PathBuf>,
-    /// Longest answer, in tokens [default: that of the run's recipe, otherwise 64]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) max_new_tokens: Option<u32>,
-    /// Also print the rates of single terms
-    #[arg(long)]
-    pub(crate) terms: bool,
-    /// Ask the base again, even if it was asked the same before
-    #[arg(long)]
-    pub(crate) no_cache: bool,
-    /// Write the report to this file; of a run, that of its adapter
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-    /// Print the reports as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) device: DeviceArgs,
 }
 
 #[derive(Debug, Args)]
