@@ -129,7 +129,17 @@ impl Session {
         suite: &EvalSuite<'_>,
         progress: &mut dyn FnMut(Phase, u64, u64),
     ) -> Result<Asked, TrainError> {
-        out_of_memory::catch(|| eval_suite::ask(&self.model, with_adapter, tokenizer, suite, progress))
+        out_of_memory::catch(|| {
+            let mut evaluating = |done, total| progress(Phase::Evaluating, done, total);
+            let [eval, retention] = eval_suite::all_losses(&self.model, with_adapter, suite, &mut evaluating)?;
+            let mut generating = |done, total| progress(Phase::Generating, done, total);
+            let generate = |prompts: &[Vec<u32>], stop_ids: &[u32], sampling: &Sampling| {
+                self.answers(with_adapter, prompts, stop_ids, sampling, &mut generating)
+            };
+            let (context, limit) = (self.model.description.max_position_embeddings, suite.max_new_tokens);
+            let answers = eval_suite::answer_all(tokenizer, suite.prompts, context, limit, generate)?;
+            Ok(Asked { answers, eval: Some(eval), retention: Some(retention) })
+        })
     }
 
     pub fn vocab_size(&self) -> usize {

@@ -4,11 +4,10 @@
 
 use tonfall_datasets::{Batch, ChatTokenizer, DataError, Examples, HeldOutPrompt};
 use tonfall_runs::evaluation::Part;
-use tonfall_runs::events::Phase;
 
-use super::{Answered, Asked, EvalSuite};
+use super::{Answered, EvalSuite};
 use crate::error::TrainError;
-use crate::generation::{self, Sampling};
+use crate::generation::{Answer, Sampling};
 use crate::micro_batch;
 use crate::model::Decoder;
 
@@ -45,21 +44,19 @@ pub(crate) fn total(parts: &[Part]) -> Option<(f64, u64)> {
     (tokens > 0.0).then_some((sum / tokens, tokens as u64))
 }
 
-/// Generates greedily for each prompt.
+/// The greedy answer to each prompt. `generate` continues rendered prompts, up to stop tokens.
 ///
 /// # Errors
 /// If a prompt can't be rendered or fills the context, or if the device fails.
 pub(crate) fn answer_all(
-    model: &Decoder,
-    with_adapter: bool,
     tokenizer: &ChatTokenizer,
     prompts: &[HeldOutPrompt],
+    context: usize,
     max_new_tokens: usize,
-    progress: &mut dyn FnMut(u64, u64),
+    generate: impl FnOnce(&[Vec<u32>], &[u32], &Sampling) -> Result<Vec<Answer>, TrainError>,
 ) -> Result<Vec<Answered>, TrainError> {
-    let rendered = rendered(tokenizer, prompts, model.description.max_position_embeddings)?;
-    let sampling = Sampling::greedy(max_new_tokens);
-    let found = generation::answers(model, with_adapter, &rendered, &tokenizer.stop_ids(), &sampling, progress)?;
+    let rendered = rendered(tokenizer, prompts, context)?;
+    let found = generate(&rendered, &tokenizer.stop_ids(), &Sampling::greedy(max_new_tokens))?;
     let answered = found.into_iter().map(|answer| {
         let text = tokenizer.decode(&answer.tokens).map_err(DataError::from)?.trim().to_owned();
         Ok(Answered { text, tokens: answer.tokens.len() as u64, ended: answer.ended })
@@ -87,30 +84,20 @@ pub(crate) fn rendered(
     rendered.collect()
 }
 
-/// Asks all questions of a suite.
+/// The losses of the eval split and of the general text, one part per example.
 ///
 /// # Errors
-/// As [`answer_all`].
-pub(crate) fn ask(
+/// As [`losses`].
+pub(crate) fn all_losses(
     model: &Decoder,
     with_adapter: bool,
-    tokenizer: &ChatTokenizer,
     suite: &EvalSuite<'_>,
-    progress: &mut dyn FnMut(Phase, u64, u64),
-) -> Result<Asked, TrainError> {
-    let examples = [suite.eval, suite.retention];
-    let total = examples.iter().map(|examples| examples.len() as u64).sum();
-    let mut before = 0;
-    let mut of_examples = |examples: &Examples| {
-        // One example at a time: each one has a part of its own.
-        let mut evaluating = |done, _| progress(Phase::Evaluating, before + done, total);
-        let parts = losses(model, with_adapter, examples, 1, &mut evaluating)?;
-        before += examples.len() as u64;
-        Ok::<_, TrainError>(Some(parts))
-    };
-    let (eval, retention) = (of_examples(suite.eval)?, of_examples(suite.retention)?);
-    let mut generating = |done, total| progress(Phase::Generating, done, total);
-    let limit = suite.max_new_tokens;
-    let answers = answer_all(model, with_adapter, tokenizer, suite.prompts, limit, &mut generating)?;
-    Ok(Asked { answers, eval, retention })
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<[Vec<Part>; 2], TrainError> {
+    let [eval, retention] = [suite.eval.len() as u64, suite.retention.len() as u64];
+    // One example at a time: each one has a part of its own.
+    let mut of_eval = |done, _| progress(done, eval + retention);
+    let first = losses(model, with_adapter, suite.eval, 1, &mut of_eval)?;
+    let mut of_retention = |done, _| progress(eval + done, eval + retention);
+    Ok([first, losses(model, with_adapter, suite.retention, 1, &mut of_retention)?])
 }

@@ -15,7 +15,7 @@ use tonfall_durable::hex;
 use tonfall_recipes::plan::{Address, StylePlan};
 use tonfall_runs::evaluation::{FORMAT, Part, Report, Subject};
 
-pub(crate) use asking::{answer_all, ask, losses, rendered, total};
+pub(crate) use asking::{all_losses, answer_all, losses, rendered, total};
 pub(crate) use measuring::used_terms;
 pub use retention::{RETENTION, passages};
 

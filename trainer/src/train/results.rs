@@ -20,6 +20,7 @@ use crate::checkpoint_files;
 use crate::error::TrainError;
 use crate::eval_suite::{answer_all, losses, total};
 use crate::evaluate::{self, EvalReport};
+use crate::generation;
 use crate::lora;
 
 impl Run<'_> {
@@ -40,9 +41,12 @@ impl Run<'_> {
         };
         if generations && !self.job.prompts.is_empty() {
             let mut generating = progress(&mut self.job.record, Phase::Generating);
-            let (tokenizer, prompts) = (self.job.tokenizer, self.job.prompts);
-            let limit = plan.evaluation.max_new_tokens;
-            let answers = answer_all(&self.model, true, tokenizer, prompts, limit, &mut generating)?;
+            let (model, tokenizer, prompts) = (&self.model, self.job.tokenizer, self.job.prompts);
+            let context = model.description.max_position_embeddings;
+            let answers =
+                answer_all(tokenizer, prompts, context, plan.evaluation.max_new_tokens, |prompts, ends, how| {
+                    generation::answers(model, true, prompts, ends, how, &mut generating)
+                })?;
             drop(generating);
             let (counts, samples) = evaluate::adherence(prompts, answers)?;
             (report.adherence, report.samples) = (Some(counts), samples);
