@@ -85,6 +85,7 @@ mod tests {
             "Wir liefern ggf. Teile (d.h. Stoff usw.) nach.",
             "It costs 3.50, e.g. at www.shop.com today.",
             "J. R. Smith agreed.",
+            "Wir liefern z.B. Teile nach.",
         ] {
             assert_eq!(sentences(text), [text]);
         }
