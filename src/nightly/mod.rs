@@ -29,6 +29,7 @@ use crate::gating;
 use crate::hooks::ADAPTER;
 use crate::progress::Reporter;
 use crate::publishing;
+use crate::signals::{self, Signals};
 use crate::training::{self, New, Options};
 
 use self::decide::{Past, Todo};
@@ -43,6 +44,8 @@ pub(crate) fn run(
 ) -> Result<Ended> {
     let store = publishing::store(plan, None)?;
     give_way(&plan.nightly, reporter);
+    // Training has its own handler, which saves a checkpoint. This one ends the other stages, after the one that runs.
+    let signals = Signals::stop_early()?;
     let deadline = plan.nightly.max_duration.map(|hours| Instant::now() + Duration::from_secs_f64(3600.0 * hours));
     // Servers get their version back before anything else, because training takes hours.
     publishing::settle(&store, &store.lock()?, plan, reporter)?;
@@ -51,6 +54,9 @@ pub(crate) fn run(
     let tonight = started_from(plan, &store)?;
     let opened = night.stage("check", reporter, |reporter| training::open(&tonight, options, reporter))?;
     let key = key::of(plan, &opened.inputs)?;
+    if let Some(signal) = signals.received() {
+        return Ok(Ended::stopped_early(signals::exit_code(signal)));
+    }
     let past = Past::of(plan, &store, &key)?;
     let todo = decide::decide(past, &plan.gate, args.force);
     night.note(&format!("changed: {}", todo.words()), reporter);
@@ -102,7 +108,7 @@ pub(crate) fn run(
         }
     };
     night.run(&run);
-    let ended = judge_and_publish(&run, plan, &store, &args.device, night, reporter)?;
+    let ended = judge_and_publish(&run, plan, &store, (&args.device, &signals), night, reporter)?;
     // The adapter is published or refused, and that is the result of the night.
     if let Err(failure) = night.stage("prune", reporter, |reporter| prune::runs(plan, &run, reporter)) {
         reporter.record(&format!("warning: {}", failure.message()));
@@ -115,13 +121,16 @@ fn judge_and_publish(
     run: &RunDir,
     tonight: &Plan,
     store: &Store,
-    device: &DeviceArgs,
+    (device, signals): (&DeviceArgs, &Signals),
     night: &mut Night,
     reporter: &mut Reporter,
 ) -> Result<Ended> {
     let Plan { gate, publish, hook, .. } = tonight.clone();
     let plan = Plan { gate, publish, hook, ..run.plan()? };
     let reports = night.stage("evaluate", reporter, |reporter| evaluate::run(run, &plan, store, device, reporter))?;
+    if let Some(signal) = signals.received() {
+        return Ok(Ended::stopped(run, signals::exit_code(signal)));
+    }
     let run_lock = RunLock::acquire(run.path())?;
     let verdict = night.stage("gate", reporter, |_| gating::judge(run, &plan, Some(&reports), &run_lock))?;
     let measures = gating::important(&reports.adapter, &verdict);

@@ -61,6 +61,11 @@ impl Ended {
         Self::new(NightResult::Stopped, code, Some(run), vec!["the next night continues the run".to_owned()])
     }
 
+    /// By a signal, before there was a run.
+    pub(crate) fn stopped_early(code: i32) -> Self {
+        Self::new(NightResult::Stopped, code, None, vec!["a signal came before training".to_owned()])
+    }
+
     /// Like a run that was stopped on request.
     pub(crate) fn out_of_time() -> Self {
         let reason = "`nightly.max_duration` was over before training";
