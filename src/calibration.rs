@@ -129,7 +129,9 @@ fn measure(
         Texts::Sequences(texts, name) => (texts, name),
         Texts::Prompts(prompts, max_new_tokens, name) => {
             let mut answering = |done, total| reporter.phase("answering the held-out prompts", done, total);
-            (session.answered(tokenizer, &prompts, max_new_tokens, &mut answering)?, name)
+            let texts = session.answered(tokenizer, &prompts, max_new_tokens, &mut answering)?;
+            session.take_notices().iter().for_each(|notice| reporter.note(notice));
+            (texts, name)
         }
     };
     let mut calibrating = |done, total| reporter.phase("calibrating (tokens)", done, total);

@@ -324,7 +324,9 @@ fn ask(
         let what = if phase == Phase::Evaluating { "losses of" } else { "asking" };
         reporter.phase(&format!("{what} {who}"), done, total);
     };
-    Ok(session.ask(with_adapter, tokenizer, suite, &mut progress)?)
+    let asked = session.ask(with_adapter, tokenizer, suite, &mut progress)?;
+    session.take_notices().iter().for_each(|notice| reporter.note(notice));
+    Ok(asked)
 }
 
 /// Asks a model of a server, and makes its report. A server gives no losses, so that these measures are absent.

@@ -76,7 +76,7 @@ macro_rules! exit_codes {
 
 exit_codes! {
     TrainError {
-        Self::Diverged { .. } => Diverged,
+        Self::Diverged { .. } | Self::LogitsNotFinite { .. } => Diverged,
         Self::Durable(error) => error.exit_code(),
         Self::Checkpoint(error) => error.exit_code(),
         Self::Base(error) => error.exit_code(),
@@ -100,7 +100,7 @@ exit_codes! {
         | Self::Processes { .. } => Invalid,
         Self::CheckpointMismatch { .. } | Self::NotFinite { .. } | Self::InputsNotFinite { .. } => Refused,
         Self::Device(_) => Unexpected,
-        Self::DeviceMemory(_) | Self::OutOfMemory { .. } => Memory,
+        Self::DeviceMemory(_) | Self::OutOfMemory { .. } | Self::CacheMemory { .. } => Memory,
     }
     DeviceError {
         Self::NotBuilt { .. } | Self::NotThere { .. } | Self::Instructions(_) => Usage,

@@ -95,6 +95,7 @@ impl Reference {
             true => session.answers(false, &rendered, &stop_ids, &sampling, &mut asking)?,
             false => expected.clone(),
         };
+        session.take_notices().iter().for_each(|notice| reporter.note(notice));
         let answers = expected.into_iter().zip(plain).map(|(expected, plain)| (expected.tokens, plain.tokens));
         for ((messages, tokens), (expected, plain)) in conversations.iter().zip(rendered).zip(answers) {
             reference.trained.push(answer_logits(&session, &tokens, &expected, has_adapter)?);

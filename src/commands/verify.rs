@@ -80,6 +80,7 @@ fn of_file(args: &Verify, path: &Path, verification: &Verification, reporter: &m
     let prompts: Vec<Vec<u32>> = verification.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
     let mut asking = |done, total| reporter.phase("asking the artefact", done, total);
     let answers = session.answers(adapter.is_some(), &prompts, &verification.end_tokens, &sampling, &mut asking)?;
+    session.take_notices().iter().for_each(|notice| reporter.note(notice));
     let pairs = verification.prompts.iter().zip(&answers);
     let differences: Vec<_> = pairs.map(|(prompt, found)| compare::tokens(&prompt.expected, &found.tokens)).collect();
     reporter.clear();

@@ -15,7 +15,7 @@ use tonfall_datasets::{ChatTokenizer, Examples, HeldOutPrompt};
 use tonfall_recipes::counted;
 
 use crate::error::TrainError;
-use crate::generation::{self, Sampling};
+use crate::generation::{self, Sampling, Work};
 use crate::lora::values;
 use crate::model::{Decoder, Documents, EMBEDDING, ForwardPass, LinearInput, self_segments};
 use crate::params::Binding;
@@ -61,7 +61,7 @@ pub fn calibration_examples(examples: &Examples) -> Result<CalibrationTexts, Tra
     Ok(CalibrationTexts { sequences, left_out })
 }
 
-/// Each prompt with the model's greedy answer to it.
+/// Each prompt with the model's greedy answer to it; `slots` prompts are answered at a time.
 ///
 /// # Errors
 /// If a prompt can't be rendered or fills the context.
@@ -70,12 +70,14 @@ pub(crate) fn answered(
     tokenizer: &ChatTokenizer,
     prompts: &[HeldOutPrompt],
     max_new_tokens: usize,
+    slots: impl FnOnce(Work<'_>) -> Result<usize, TrainError>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CalibrationTexts, TrainError> {
     let rendered = prompts.iter().map(|prompt| tokenizer.render_prompt(&prompt.messages));
     let mut sequences = rendered.collect::<Result<Vec<_>, _>>()?;
     let sampling = Sampling::greedy(max_new_tokens);
-    let answers = generation::answers(model, true, &sequences, &tokenizer.stop_ids(), &sampling, progress)?;
+    let work = Work { prompts: &sequences, stop_ids: &tokenizer.stop_ids(), sampling: &sampling };
+    let answers = generation::answers(model, true, work, slots(work)?, progress)?;
     sequences.iter_mut().zip(answers).for_each(|(sequence, answer)| sequence.extend(answer.tokens));
     Ok(CalibrationTexts { sequences, left_out: 0 })
 }

@@ -189,6 +189,14 @@ impl Compute {
         }
     }
 
+    /// Bytes that this process may still allocate on the device; `None` if unknown.
+    pub(crate) fn free(&self) -> Option<u64> {
+        match self.kind {
+            DeviceKind::Cpu => memory::available(),
+            DeviceKind::Cuda | DeviceKind::Vulkan => Some(self.card_memory()?.0),
+        }
+    }
+
     /// Bytes that this process uses on a device with its own memory, including freed buffers kept for reuse.
     pub(crate) fn held(&self) -> Option<u64> {
         let beside = match self.kind {

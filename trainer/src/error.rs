@@ -87,6 +87,17 @@ pub enum TrainError {
     #[error("{prompt} has {tokens} tokens; it needs at least one and fewer than the context of {context}")]
     Prompt { prompt: String, tokens: usize, context: usize },
 
+    #[error(
+        "not enough memory to generate: the keys and values of one sequence of {tokens} tokens need {} MiB with its buffers, and {} MiB are available; give a shorter prompt or a lower `max_new_tokens`, or end other programs",
+        needed.div_ceil(1 << 20), room >> 20
+    )]
+    CacheMemory { needed: u64, room: u64, tokens: usize },
+
+    #[error(
+        "the model's logits after {position} tokens of {prompt} are not finite: {value} for token id {id}; the weights or the adapter give no numbers: examine their training, or fetch the model again"
+    )]
+    LogitsNotFinite { prompt: String, position: usize, id: usize, value: f32 },
+
     #[error("there are no texts to calibrate on; give a file with at least one text")]
     NothingToCalibrateOn,
 

@@ -3,6 +3,8 @@
 //! Responsible for: an API without devices and tensors, for callers outside this crate.
 //! Must not depend on: training.
 
+use std::sync::{Mutex, PoisonError};
+
 use tonfall_adapters::BaseModel;
 use tonfall_adapters::export::Importance;
 use tonfall_adapters::peft::Adapter;
@@ -14,7 +16,7 @@ use crate::calibrate::{self, CalibrationTexts};
 use crate::device::Compute;
 use crate::error::TrainError;
 use crate::eval_suite::{self, Asked, EvalSuite};
-use crate::generation::{self, Answer, Sampling};
+use crate::generation::{self, Answer, Sampling, Slots, Work};
 use crate::lora::{attach_existing, values};
 use crate::model::{Decoder, LoadOptions, Loader};
 use crate::out_of_memory;
@@ -24,6 +26,7 @@ use crate::out_of_memory;
 pub struct Session {
     model: Decoder,
     compute: Compute,
+    notices: Mutex<Vec<String>>,
 }
 
 impl Session {
@@ -39,7 +42,7 @@ impl Session {
     ) -> Result<Self, TrainError> {
         let options = LoadOptions { quantization, trainable: false };
         let model = Loader { base, options, compute, progress }.load()?;
-        Ok(Self { model, compute: compute.clone() })
+        Ok(Self { model, compute: compute.clone(), notices: Mutex::default() })
     }
 
     /// Adds an adapter to the base.
@@ -62,6 +65,7 @@ impl Session {
         sampling: &Sampling,
         on_token: &mut dyn FnMut(u32),
     ) -> Result<Vec<u32>, TrainError> {
+        self.slots_for([prompt.len()].into_iter(), sampling.max_new_tokens)?;
         generation::generate(&self.model, with_adapter, prompt, stop_ids, sampling, on_token)
     }
 
@@ -78,7 +82,33 @@ impl Session {
         sampling: &Sampling,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Answer>, TrainError> {
-        generation::answers(&self.model, with_adapter, prompts, stop_ids, sampling, progress)
+        let work = Work { prompts, stop_ids, sampling };
+        let slots = self.slots(work)?;
+        generation::answers(&self.model, with_adapter, work, slots, progress)
+    }
+
+    /// Notices of the generations since the last call, for the user: if memory was too short for all prompts that could
+    /// have been continued at a time.
+    pub fn take_notices(&self) -> Vec<String> {
+        std::mem::take(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The number of prompts that fit at a time in the memory that is free now.
+    fn slots(&self, work: Work<'_>) -> Result<usize, TrainError> {
+        let slots = self.slots_for(work.prompts.iter().map(Vec::len), work.sampling.max_new_tokens)?;
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |notice: &String| !notices.contains(notice);
+        let new = slots.notice.filter(is_new);
+        notices.extend(new);
+        Ok(slots.count)
+    }
+
+    fn slots_for(
+        &self,
+        prompts: impl ExactSizeIterator<Item = usize>,
+        max_new_tokens: usize,
+    ) -> Result<Slots, TrainError> {
+        generation::slots(&self.model, self.compute.kind(), prompts, max_new_tokens, self.compute.free())
     }
 
     /// Logits of every position, row-major `[ids.len(), vocab_size]`, f32.
@@ -115,7 +145,8 @@ impl Session {
         max_new_tokens: usize,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<CalibrationTexts, TrainError> {
-        calibrate::answered(&self.model, tokenizer, prompts, max_new_tokens, progress)
+        let slots = |work: Work<'_>| self.slots(work);
+        calibrate::answered(&self.model, tokenizer, prompts, max_new_tokens, slots, progress)
     }
 
     /// Asks all questions of a suite. `progress` receives the phase, the number of asked questions and of all questions.

@@ -194,7 +194,7 @@ fn a_run_that_cannot_fit_does_not_begin() {
 fn recomputation_is_tried_before_smaller_micro_batches_and_max_memory_overrides_the_system() {
     let workshop = Workshop::new("micro_batch_size = 4\n");
     let workload = workshop.workload(DeviceKind::Cpu);
-    let needed = |size, activations| workload.estimate(size, activations).peak();
+    let needed = |size, activations| workload.estimate(size, activations, None).peak();
     let limit = |bytes: u64| Some(bytes + bytes / 10);
     let ladder = [(4, Kept), (4, Recomputed), (2, Recomputed), (1, Recomputed)];
     for (size, activations) in ladder {

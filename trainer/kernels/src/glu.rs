@@ -99,7 +99,7 @@ fn gradients<A: GatedActivation, const FMA: bool>(
 }
 
 multiversion! {
-    fn forward(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    pub(crate) fn forward(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
         match activation {
             Activation::Silu => rows::<Silu, FMA>(gate, up, y),
             Activation::GeluTanh => rows::<GeluTanh, FMA>(gate, up, y),

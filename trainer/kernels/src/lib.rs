@@ -20,6 +20,7 @@ mod cpu;
 mod cross_entropy;
 #[cfg(feature = "cube")]
 mod cube;
+pub mod decode;
 mod dropout;
 mod embedding;
 mod flex;

@@ -43,7 +43,7 @@ fn inverse_norm<const FMA: bool>(x: &[f32], epsilon: f64) -> f32 {
 }
 
 multiversion! {
-    fn forward(x: &[f32], gamma: &[f32], epsilon: f64, y: &mut [f32]) {
+    pub(crate) fn forward(x: &[f32], gamma: &[f32], epsilon: f64, y: &mut [f32]) {
         let n = gamma.len();
         for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
             let inverse = inverse_norm::<FMA>(x, epsilon);

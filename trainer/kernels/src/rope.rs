@@ -30,6 +30,14 @@ pub(crate) struct Angles {
     uploaded: Mutex<Option<(CubeTensor, CubeTensor)>>,
 }
 
+impl Angles {
+    /// Cosines and sines of a position.
+    pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let start = position * self.half;
+        (&self.cos[start..][..self.half], &self.sin[start..][..self.half])
+    }
+}
+
 #[cfg(feature = "cube")]
 impl Angles {
     /// Pairs of elements per head.
@@ -102,7 +110,7 @@ pub(crate) trait RopeOps: Backend {
 }
 
 multiversion! {
-    fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    pub(crate) fn rotate_row(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
         let half = cos.len();
         for head in row.chunks_exact_mut(2 * half) {
             let (first, second) = head.split_at_mut(half);

@@ -24,6 +24,7 @@ pub use self::size_classes::{ClassEstimate, SIZE_CLASSES, SizeClass};
 use self::storage::Storage;
 use crate::device::{CUDA_CONTEXT, DeviceKind};
 use crate::error::TrainError;
+use crate::generation::{Lengths, MAX_SLOTS, Memory};
 use crate::group::{Group, GroupError};
 use crate::memory;
 use crate::micro_batch::Activations;
@@ -101,6 +102,9 @@ pub struct Estimate {
     /// Bytes of the largest buffer of a training step.
     #[serde(skip)]
     pub(crate) largest_buffer: u64,
+    /// Held-out prompts that are answered at a time.
+    #[serde(skip)]
+    pub(crate) slots: usize,
 }
 
 impl Estimate {
@@ -160,8 +164,8 @@ pub struct Workload {
     steps: u64,
     train: Examples,
     eval: Examples,
-    /// Tokens of the longest held-out prompt.
-    prompt: Option<usize>,
+    /// Lengths of the held-out prompts and their answers.
+    prompts: Lengths,
     /// Memory of this process before the base is loaded.
     program: u64,
     threads: usize,
@@ -195,10 +199,10 @@ impl Workload {
                 (Some(adapter.config.r), TargetModules::List(adapter.modules()))
             }
         };
-        let mut prompt = None;
-        for held_out in prompts {
-            prompt = prompt.max(Some(tokenizer.render_prompt(&held_out.messages)?.len()));
-        }
+        let rendered = prompts.iter().map(|prompt| Ok(tokenizer.render_prompt(&prompt.messages)?.len()));
+        let rendered = rendered.collect::<Result<Vec<usize>, TrainError>>()?;
+        let context = base.description().max_position_embeddings;
+        let prompts = Lengths::of(rendered.into_iter(), plan.evaluation.max_new_tokens, context);
         Ok(Self {
             plan: plan.clone(),
             model: base.description().clone(),
@@ -210,24 +214,32 @@ impl Workload {
             sampler,
             train: data.train.clone(),
             eval: data.eval.clone(),
-            prompt,
+            prompts,
             program: if device == DeviceKind::Cpu { memory::rss().unwrap_or(0) } else { 0 },
             threads,
         })
     }
 
-    /// The memory of the run with `micro_batch_size` sequences per micro-batch.
+    /// The memory of the run with `micro_batch_size` sequences per micro-batch, and as many held-out prompts at a time
+    /// as fit `limit` bytes.
     #[must_use]
-    pub fn estimate(&self, micro_batch_size: usize, activations: Activations) -> Estimate {
+    pub fn estimate(&self, micro_batch_size: usize, activations: Activations, limit: Option<u64>) -> Estimate {
         let sampler = self.sampler.clone().in_micro_batches_of(micro_batch_size);
         let largest = sampler.largest_micro_batch(&self.train, self.steps);
         let eval = Largest::in_order(&self.eval, micro_batch_size);
         let per_step = self.plan.training.micro_batch_size * self.plan.training.gradient_accumulation_steps;
-        self.of(largest, eval, per_step > micro_batch_size, activations)
+        self.of(largest, eval, per_step > micro_batch_size, activations, limit)
     }
 
     /// The memory of the run with these largest batches.
-    fn of(&self, train: Largest, eval: Largest, accumulates: bool, activations: Activations) -> Estimate {
+    fn of(
+        &self,
+        train: Largest,
+        eval: Largest,
+        accumulates: bool,
+        activations: Activations,
+        limit: Option<u64>,
+    ) -> Estimate {
         let trained = Trained::of(&self.model, self.rank, &self.targets, self.plan.training.optimizer);
         let pass = |batch| PassMemory {
             model: &self.model,
@@ -250,10 +262,16 @@ impl Workload {
         if eval.tokens > 0 {
             stages.push(Stage { name: "evaluating", parts: pass(eval).evaluation() });
         }
-        if let Some(tokens) = self.prompt {
-            let parts = pass(Largest { tokens, trained: 1, example: tokens });
-            let parts = parts.generating(self.plan.evaluation.max_new_tokens);
-            stages.push(Stage { name: "generating", parts });
+        let mut slots = 0;
+        if self.prompts.prompts > 0 {
+            let memory = Memory::of(&self.model, self.device, self.prompts);
+            let pass = pass(Largest { tokens: self.prompts.longest, trained: 1, example: self.prompts.longest });
+            // Answering more prompts at a time must not exclude a run that fits without it.
+            let within_limit = limit.map(|limit| (limit - limit / 11).saturating_sub(lasting_bytes));
+            let highest = stages.iter().map(Stage::bytes).max().unwrap_or(0);
+            let room = within_limit.map_or(u64::MAX, |bytes| bytes.max(highest));
+            slots = memory.slots_within(self.prompts, room.saturating_sub(pass.workspace())).max(1);
+            stages.push(Stage { name: "generating", parts: pass.generating(memory, slots) });
         }
         let written = match self.rank {
             Some(_) => ADAPTER_COPIES * F32 * trained.elements,
@@ -264,7 +282,7 @@ impl Workload {
             let parts = vec![Part::new("weights in conversion", host(MERGE_BUFFERS + 2 * self.storage.largest))];
             stages.push(Stage { name: "merging", parts });
         }
-        Estimate { lasting, stages, largest_buffer: pass(train).largest_buffer() }
+        Estimate { lasting, stages, largest_buffer: pass(train).largest_buffer(), slots }
     }
 
     /// Bytes of a checkpoint on the disk: the trained weights twice, for resuming and for PEFT, and two moments in f32.
@@ -323,6 +341,11 @@ impl Workload {
         }
     }
 
+    /// Held-out prompts that could be answered at a time, if there were enough memory.
+    pub(crate) fn most_slots(&self) -> usize {
+        self.prompts.prompts.min(MAX_SLOTS)
+    }
+
     /// Bytes that the run may use: `training.max_memory` if set, otherwise `found`.
     #[must_use]
     pub fn limit(&self, found: Option<u64>) -> Option<u64> {
@@ -330,7 +353,7 @@ impl Workload {
     }
 
     fn choice(&self, micro_batch_size: usize, activations: Activations, limit: Option<u64>) -> Choice {
-        Choice { micro_batch_size, activations, estimate: self.estimate(micro_batch_size, activations), limit }
+        Choice { micro_batch_size, activations, estimate: self.estimate(micro_batch_size, activations, limit), limit }
     }
 
     /// The next settings that need less memory; `None` if there are none.
@@ -394,7 +417,7 @@ impl Workload {
             let storage = Storage::new(&model, options, self.threads, self.device, |_| Format::Bf16);
             let accumulates = self.plan.training.gradient_accumulation_steps > 1;
             let workload = Self { model, storage, ..self.clone() };
-            workload.of(batch, eval, accumulates, activations).peak()
+            workload.of(batch, eval, accumulates, activations, Some(0)).peak()
         };
         let pair = |quantization| [Activations::Kept, Activations::Recomputed].map(|way| peak(quantization, way));
         let four_bits = self.rank.is_some().then(|| pair(Quantization::Nf4));
@@ -478,6 +501,7 @@ pub(crate) fn of_steps(
         lasting: lasting(device, 0, storage.kept, Some(rank), &trained),
         stages: vec![Stage { name: "training", parts: pass.training(activations, false) }],
         largest_buffer: pass.largest_buffer(),
+        slots: 0,
     }
 }
 

@@ -11,6 +11,7 @@ use tonfall_kernels::{FUSED_HEAD_DIMS, held_tokens};
 
 use super::Part;
 use crate::device::DeviceKind;
+use crate::generation::Memory;
 use crate::micro_batch::Activations;
 
 /// Bytes of an f32.
@@ -123,7 +124,7 @@ impl PassMemory<'_> {
     }
 
     /// Scratch memory of matrix products and attention; on a GPU also the dense copy of the largest weight.
-    fn workspace(&self) -> u64 {
+    pub(super) fn workspace(&self) -> u64 {
         let keys = self.batch.example as u64;
         match self.device {
             DeviceKind::Cpu => {
@@ -204,14 +205,11 @@ impl PassMemory<'_> {
         ]
     }
 
-    /// The memory of a generation: `batch` is the prompt, followed by `new` tokens.
-    pub(super) fn generating(&self, new: usize) -> Vec<Part> {
-        let cached = (self.batch.tokens + new) as u64 * 2 * self.kv() * self.width();
-        // While a block's cache grows, it is allocated twice. Logits exist on the device, on the host, and sorted.
+    /// The memory of a generation with `slots` slots; `batch` is the longest prompt.
+    pub(super) fn generating(&self, memory: Memory, slots: usize) -> Vec<Part> {
         vec![
-            Part::new("key and value cache", (self.layers() + 1) * cached),
-            Part::new("activations", self.tokens(self.hidden() + 3 * self.ff())),
-            Part::new("logits", 3 * F32 * self.vocab()),
+            Part::new("key and value cache", slots as u64 * memory.cache),
+            Part::new("activations", slots as u64 * memory.rows + memory.fixed),
             Part::new("workspace", self.workspace()),
         ]
     }
@@ -221,6 +219,8 @@ impl PassMemory<'_> {
 mod tests {
     use super::*;
     use tonfall_adapters::{Family, Sizes};
+
+    use crate::generation::Lengths;
 
     /// Two layers, hidden size 4, intermediate size 8, two heads of size 2 with one shared key/value head, 16 tokens.
     fn model() -> ModelDescription {
@@ -278,8 +278,13 @@ mod tests {
         assert_eq!(bytes(&pass.training(Activations::Offloaded, false)), [0, again, 0, scratch, 0]);
         // In an evaluation, the peak is the last block's MLP: its input, gate, up and their product.
         assert_eq!(bytes(&pass.evaluation()), [10 * 4 * (4 + 24), 0, scratch]);
-        // A generation of 3 tokens: keys and values of 13 tokens in both layers, and one of them twice.
-        assert_eq!(bytes(&pass.generating(3))[0], 3 * 13 * 2 * 2 * 4);
+        // Three sequences of 12 tokens: keys and values of one head of size 2 in both layers.
+        let lengths = Lengths { prompts: 5, longest: 10, capacity: 12 };
+        let parts = pass.generating(Memory::of(&model, DeviceKind::Cpu, lengths), 3);
+        // Each has logits and a row of activations; a chunk of 10 tokens has rows, packed queries and attended values.
+        let row = 4 * (3 * 4 + 2 * 4 + 2 * 2 + 3 * 8);
+        let rest = 3 * (row + 16 * 4) + 10 * (row + 2 * 4 * 4) + 16 * 4;
+        assert_eq!(bytes(&parts), [3 * 2 * 12 * 2 * 2 * 4, rest, scratch]);
     }
 
     #[test]

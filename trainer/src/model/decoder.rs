@@ -8,7 +8,7 @@ use tonfall_adapters::ModelDescription;
 use tonfall_kernels::{Head, Segment};
 
 use super::embedding::Embedding;
-use super::forward_pass::{DropoutKey, ForwardPass, LayerCache};
+use super::forward_pass::{CacheWrite, DropoutKey, ForwardPass, LayerCache, self_segments};
 use super::layer::{Layer, Norm};
 use super::linear::{Linear, Matrix};
 use crate::params::{Binding, ParamStore};
@@ -30,11 +30,31 @@ pub(crate) struct Decoder {
     pub dtype: DType,
 }
 
-/// Keys and values of every layer for all tokens so far.
-#[derive(Clone, Debug)]
-pub(crate) struct Cache {
+/// Keys and values of every layer, for sequences in slots: ranges of positions.
+#[derive(Debug)]
+pub(crate) struct SlotCache {
     layers: Vec<LayerCache>,
-    len: usize,
+    positions: usize,
+}
+
+impl SlotCache {
+    /// Positions of all slots together.
+    pub(crate) fn positions(&self) -> usize {
+        self.positions
+    }
+}
+
+/// The place of a pass's tokens in a cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placement<'a> {
+    /// Position of each token within its sequence.
+    pub positions: &'a [u32],
+    /// The cached keys that each query attends to, including its own.
+    pub segments: &'a [Segment],
+    /// First cache positions of the tokens: `chunk` consecutive tokens each. Keys and values of tokens beyond them are not
+    /// written.
+    pub writes: &'a [usize],
+    pub chunk: usize,
 }
 
 impl Decoder {
@@ -91,34 +111,38 @@ impl Decoder {
 
     /// Logits of every position of one document, `[tokens, vocab_size]`.
     pub(crate) fn logits(&self, ids: &[u32], with_adapter: bool) -> Tensor<2> {
-        let mut cache = self.cache();
-        let hidden = self.advance(ids, &mut cache, with_adapter);
-        self.project(hidden)
-    }
-
-    /// An empty cache for this model.
-    pub(crate) fn cache(&self) -> Cache {
-        Cache { layers: vec![LayerCache::default(); self.layers.len()], len: 0 }
-    }
-
-    /// Appends `ids` to the cached tokens and returns their final hidden states, `[ids.len(), hidden]`.
-    pub(crate) fn advance(&self, ids: &[u32], cache: &mut Cache, with_adapter: bool) -> Hidden {
         let binding = Binding::untracked(&self.params);
-        let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|p| p as u32).collect();
-        let segments = [Segment { q_start: 0, q_len: ids.len(), k_start: 0, k_len: cache.len + ids.len() }];
-        let pass = ForwardPass {
-            binding: &binding,
-            positions: &positions,
-            segments: &segments,
-            with_adapter,
-            rematerialize: false,
-            dropout: None,
-            observer: None,
+        let positions: Vec<u32> = (0..ids.len()).map(|position| position as u32).collect();
+        let segments = self_segments(&[ids.len()]);
+        let pass = inference(&binding, &positions, &segments, with_adapter);
+        self.project(self.hidden(ids, &pass))
+    }
+
+    /// A cache with `positions` positions, all zeros.
+    pub(crate) fn slot_cache(&self, positions: usize) -> SlotCache {
+        let columns = self.description.num_key_value_heads * self.description.head_dim;
+        let device = self.norm.device(&Binding::untracked(&self.params));
+        let layer = |_: &Layer| {
+            let zeros = || Tensor::zeros([positions, columns], (&device, self.dtype));
+            LayerCache { k: zeros(), v: zeros() }
         };
-        let x = self.embed(ids, &binding);
+        SlotCache { layers: self.layers.iter().map(layer).collect(), positions }
+    }
+
+    /// Puts `ids` into the cache and returns their final hidden states, `[ids.len(), hidden]`.
+    pub(crate) fn advance_slots(
+        &self,
+        ids: &[u32],
+        place: &Placement<'_>,
+        cache: &mut SlotCache,
+        with_adapter: bool,
+    ) -> Hidden {
+        let binding = Binding::untracked(&self.params);
+        let pass = inference(&binding, place.positions, place.segments, with_adapter);
         let layers = self.layers.iter().zip(&mut cache.layers);
-        let x = layers.fold(x, |x, (layer, cache)| layer.forward(x, &pass, Some(cache)));
-        cache.len += ids.len();
+        let x = layers.fold(self.embed(ids, &binding), |x, (layer, cache)| {
+            layer.forward(x, &pass, Some(CacheWrite { cache, writes: place.writes, chunk: place.chunk }))
+        });
         self.finish(x, &pass)
     }
 
@@ -142,6 +166,16 @@ impl Decoder {
             .map(|(module, linear)| (format!("model.layers.{index}.{module}"), linear))
         })
     }
+}
+
+/// A pass without gradients.
+fn inference<'a>(
+    binding: &'a Binding<'a>,
+    positions: &'a [u32],
+    segments: &'a [Segment],
+    with_adapter: bool,
+) -> ForwardPass<'a> {
+    ForwardPass { binding, positions, segments, with_adapter, rematerialize: false, dropout: None, observer: None }
 }
 
 /// The inputs of a pass over training documents, without adapter and parameters.

@@ -41,21 +41,38 @@ fn mixed(state: u64) -> u64 {
     state ^ (state >> 31)
 }
 
-/// Keys and values of one layer for all tokens so far, each `[tokens, kv_heads · head_dim]`.
-#[derive(Clone, Debug, Default)]
+/// Keys and values of one layer, each `[positions, kv_heads · head_dim]`.
+#[derive(Clone, Debug)]
 pub(super) struct LayerCache {
-    entry: Option<(Tensor<2>, Tensor<2>)>,
+    pub k: Tensor<2>,
+    pub v: Tensor<2>,
 }
 
-impl LayerCache {
-    /// Appends the new keys and values and returns all of them.
-    pub(super) fn extend(&mut self, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        let entry = match self.entry.take() {
-            None => (k, v),
-            Some((old_k, old_v)) => (Tensor::cat(vec![old_k, k], 0), Tensor::cat(vec![old_v, v], 0)),
+/// Writes rows of keys and values to a layer's cache.
+pub(super) struct CacheWrite<'a> {
+    pub cache: &'a mut LayerCache,
+    /// First positions of the written rows: `chunk` consecutive rows each.
+    pub writes: &'a [usize],
+    pub chunk: usize,
+}
+
+impl CacheWrite<'_> {
+    /// Writes new rows and returns the whole cache.
+    pub(super) fn extend(self, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let Self { cache, writes, chunk } = self;
+        let into = |all: &mut Tensor<2>, new: Tensor<2>| {
+            let columns = new.dims()[1];
+            // The only owner of a tensor changes it in place.
+            let mut whole = std::mem::replace(all, Tensor::empty([0, 0], &new.device()));
+            for (index, at) in writes.iter().enumerate() {
+                let rows = new.clone().narrow(0, index * chunk, chunk);
+                whole = whole.slice_assign([*at..at + chunk, 0..columns], rows);
+            }
+            *all = whole;
         };
-        self.entry = Some(entry.clone());
-        entry
+        into(&mut cache.k, k);
+        into(&mut cache.v, v);
+        (cache.k.clone(), cache.v.clone())
     }
 }
 

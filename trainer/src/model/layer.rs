@@ -4,11 +4,12 @@
 //! halves.
 //! Must not depend on: families, files, quantization. A block with another computation is a new file, not a flag here.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use tonfall_kernels::{Activation, AttentionLayout, Rematerialized, RopeTable};
 
-use super::forward_pass::{ForwardPass, LayerCache, LinearInput};
+use super::forward_pass::{CacheWrite, ForwardPass, LinearInput};
 use super::linear::{Linear, Vector};
+use crate::params::Binding;
 
 /// RMSNorm (Zhang & Sennrich 2019) with a weight.
 #[derive(Clone, Debug)]
@@ -38,6 +39,10 @@ impl Norm {
         tonfall_kernels::rms_norm_heads(x, self.gamma(pass), self.epsilon)
     }
 
+    pub(super) fn device(&self, binding: &Binding<'_>) -> Device {
+        self.weight.get(binding).device()
+    }
+
     fn gamma(&self, pass: &ForwardPass<'_>) -> Tensor<1> {
         let weight = self.weight.get(pass.binding);
         match self.weight {
@@ -49,7 +54,7 @@ impl Norm {
 
 /// Shape of a block's attention.
 #[derive(Clone, Debug)]
-pub(super) struct AttentionShape {
+pub(crate) struct AttentionShape {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
@@ -82,8 +87,8 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, queries also attend to keys and values of earlier tokens.
-    pub(super) fn forward(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    /// `[tokens, hidden]` → `[tokens, hidden]`. With a cache, the segments of the pass are those of its positions.
+    pub(super) fn forward(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<CacheWrite<'_>>) -> Tensor<2> {
         let x = self.attend(x, pass, cache);
         let gated = self.gated(x.clone(), pass);
         pass.observe(LinearInput::MlpOutput, &gated);
@@ -110,7 +115,7 @@ impl Layer {
     }
 
     /// The attention half of the block.
-    fn attend(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    fn attend(&self, x: Tensor<2>, pass: &ForwardPass<'_>, cache: Option<CacheWrite<'_>>) -> Tensor<2> {
         let y = self.attention(self.input_norm.rematerialized(x.clone(), pass), pass, cache);
         x + match &self.output_norms {
             Some((norm, _)) => norm.forward(y, pass),
@@ -118,7 +123,7 @@ impl Layer {
         }
     }
 
-    fn attention(&self, x: Rematerialized, pass: &ForwardPass<'_>, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    fn attention(&self, x: Rematerialized, pass: &ForwardPass<'_>, cache: Option<CacheWrite<'_>>) -> Tensor<2> {
         pass.observe(LinearInput::Attention, &x);
         let (mut q, mut k) = (self.q.forward(x.clone(), pass), self.k.forward(x.clone(), pass));
         let v = self.v.forward(x, pass);

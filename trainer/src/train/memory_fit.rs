@@ -78,6 +78,10 @@ impl Run<'_> {
             };
             differences.push(format!("activations are recomputed in the backward pass{stored}"));
         }
+        let (slots, most) = (self.choice.estimate.slots, self.workload.most_slots());
+        if slots < most {
+            differences.push(format!("{slots} instead of {most} held-out prompts are answered at a time"));
+        }
         (!differences.is_empty()).then(|| differences.join("; "))
     }
 

@@ -20,7 +20,7 @@ use crate::checkpoint_files;
 use crate::error::TrainError;
 use crate::eval_suite::{answer_all, losses, total};
 use crate::evaluate::{self, EvalReport};
-use crate::generation;
+use crate::generation::{self, Work};
 use crate::lora;
 
 impl Run<'_> {
@@ -40,13 +40,20 @@ impl Run<'_> {
             ..EvalReport::default()
         };
         if generations && !self.job.prompts.is_empty() {
+            let slots = self.choice.estimate.slots;
             let mut generating = progress(&mut self.job.record, Phase::Generating);
             let (model, tokenizer, prompts) = (&self.model, self.job.tokenizer, self.job.prompts);
             let context = model.description.max_position_embeddings;
-            let answers =
-                answer_all(tokenizer, prompts, context, plan.evaluation.max_new_tokens, |prompts, ends, how| {
-                    generation::answers(model, true, prompts, ends, how, &mut generating)
-                })?;
+            let answers = answer_all(
+                tokenizer,
+                prompts,
+                context,
+                plan.evaluation.max_new_tokens,
+                |prompts, stop_ids, sampling| {
+                    let work = Work { prompts, stop_ids, sampling };
+                    generation::answers(model, true, work, slots, &mut generating)
+                },
+            )?;
             drop(generating);
             let (counts, samples) = evaluate::adherence(prompts, answers)?;
             (report.adherence, report.samples) = (Some(counts), samples);
@@ -115,9 +122,17 @@ impl Run<'_> {
         let texts = match self.job.data.eval.is_empty() {
             false => calibrate::calibration_examples(&self.job.data.eval)?,
             true => {
+                let slots = self.choice.estimate.slots;
                 let mut generating = progress(&mut self.job.record, Phase::Generating);
                 let limit = plan.evaluation.max_new_tokens;
-                calibrate::answered(&self.model, self.job.tokenizer, self.job.prompts, limit, &mut generating)?
+                calibrate::answered(
+                    &self.model,
+                    self.job.tokenizer,
+                    self.job.prompts,
+                    limit,
+                    |_| Ok(slots),
+                    &mut generating,
+                )?
             }
         };
         let mut evaluating = progress(&mut self.job.record, Phase::Evaluating);

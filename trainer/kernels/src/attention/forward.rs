@@ -70,7 +70,7 @@ impl Block {
 
 multiversion! {
     /// Replaces the scores of a row by probabilities, and masked ones by zeros. Returns the log-sum-exp.
-    fn softmax(row: &mut [f32], start: usize, end: usize) -> f32 {
+    pub(crate) fn softmax(row: &mut [f32], start: usize, end: usize) -> f32 {
         const LANES: usize = 16;
         row[..start].fill(0.0);
         row[end..].fill(0.0);
@@ -104,7 +104,7 @@ multiversion! {
 }
 
 /// The output, shaped like `q`, and the log-sum-exp of the scores, `[queries, heads]`.
-pub(super) fn attention(q: &[f32], k: &[f32], v: &[f32], queries: usize, layout: &AttentionLayout) -> (Buffer, Buffer) {
+pub(crate) fn attention(q: &[f32], k: &[f32], v: &[f32], queries: usize, layout: &AttentionLayout) -> (Buffer, Buffer) {
     let level = Level::best();
     let mut output = Buffer::zeroed(q.len());
     let mut lse = Buffer::zeroed(queries * layout.heads);

@@ -6,7 +6,7 @@
 //! Must not depend on: position embeddings, caches.
 
 mod backward;
-mod forward;
+pub(crate) mod forward;
 
 use std::sync::Arc;
 

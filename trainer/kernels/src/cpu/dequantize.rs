@@ -1,10 +1,12 @@
 //! Fast dequantization of rows of a stored matrix to `f32`.
 //!
-//! Responsible for: NF4, F32, F16 and BF16. Other formats use `tonfall_blocks::dequantize`. All values are bit-identical to
-//! those of that function.
+//! Responsible for: NF4, F32, F16 and BF16, and any range of a matrix; `blocks` has whole blocks of ggml's formats. All values
+//! are bit-identical to those of `tonfall_blocks::dequantize`.
 
 use tonfall_blocks::{Format, Nf4View, f16_to_f32};
 
+#[cfg(target_arch = "x86_64")]
+use super::blocks;
 use super::level::{Level, multiversion};
 use super::tile::LANES;
 
@@ -42,12 +44,27 @@ impl<'a> Stored<'a> {
         {
             return nf4::read(level, view, start, out);
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.read_blocks(level, start, out) {
+            return;
+        }
         match self.format {
             Format::F32 => f32s(level, &self.bytes[start * 4..][..out.len() * 4], out),
             Format::Bf16 => bf16s(level, &self.bytes[start * 2..][..out.len() * 2], out),
             Format::F16 => f16s(level, &self.bytes[start * 2..][..out.len() * 2], out),
             _ => tonfall_blocks::dequantize(self.format, self.bytes, self.rows, self.cols, start, out),
         }
+    }
+
+    /// Dequantizes whole blocks, or multiples of 32 numbers, with AVX2. Returns false without writing if the level is lower,
+    /// or the range is another one.
+    #[cfg(target_arch = "x86_64")]
+    fn read_blocks(&self, level: Level, start: usize, out: &mut [f32]) -> bool {
+        let (len, size) = (self.format.block_len(), self.format.block_bytes());
+        if self.format == Format::Nf4 || !start.is_multiple_of(len) || !out.len().is_multiple_of(len) {
+            return false;
+        }
+        blocks::read(level, self.format, &self.bytes[start / len * size..][..out.len() / len * size], out)
     }
 
     /// Dequantizes columns `column .. column + depth` of 16 rows from `row` on, transposed: the value in row `row + r` and column

@@ -113,6 +113,12 @@ pub(crate) fn parallel(
     run(&gemm, threads::count(), |tasks, task| threads::each(tasks, task));
 }
 
+/// As [`parallel`], with part of a matrix as output, which is overwritten.
+pub(crate) fn parallel_into(level: Level, terms: &[Term<'_>], rows: usize, columns: usize, output: Output<'_>) {
+    let gemm = Gemm { level, terms, rows, columns, output, accumulate: false };
+    run(&gemm, threads::count(), |tasks, task| threads::each(tasks, task));
+}
+
 /// As [`parallel`], on the calling thread, with part of a matrix as output.
 pub(crate) fn serial<'a>(
     level: Level,
