@@ -47,7 +47,7 @@ max_new_tokens = 80
 [[gate]]
 measure = "terms.preferred"
 over_base = 0.1
-over_published = -0.05
+over_published = -0.1
 [[gate]]
 measure = "terms.forbidden"
 at_most = 0.2
