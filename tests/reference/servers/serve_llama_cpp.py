@@ -1,6 +1,6 @@
 """Serves a GGUF model with the newest llama.cpp (xllamacpp) until it is stopped.
 
-Usage: serve_llama_cpp.py PORT MODEL [ADAPTER]. Its API is that of llama-server.
+Usage: serve_llama_cpp.py PORT MODEL [ADAPTER ...]. Its API is that of llama-server.
 """
 
 import os
