@@ -28,7 +28,8 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/reference/servers"))
+SERVERS = pathlib.Path(__file__).resolve().parent.parent / "tests/reference/servers"
+sys.path.insert(0, str(SERVERS))
 import serving
 
 TRANSFORMERS = """
@@ -53,17 +54,6 @@ for _ in sys.stdin:
     first = streamer.at[1] - start if count == 1 else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": time.monotonic() - start, "first": first, "peak": peak}), flush=True)
-"""
-
-
-LLAMA_CPP = """
-import sys, threading, xllamacpp
-model, port, slots, context, threads = sys.argv[1], *map(int, sys.argv[2:])
-params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.port = model, context, slots, port
-params.n_gpu_layers, params.cpuparams.n_threads, params.cpuparams_batch.n_threads = 0, threads, threads
-server = xllamacpp.Server(params)
-threading.Event().wait()
 """
 
 
@@ -144,7 +134,8 @@ def main():
         with contextlib.ExitStack() as stack:
             sides = {"tonfall": Lines([options.tonfall, options.model, length, new, count])}
             port = serving.free_port()
-            command = [options.servers, "-c", LLAMA_CPP, options.model, port, count, count * (length + new + 64), options.threads]
+            command = [options.servers, SERVERS / "serve_llama_cpp.py", port, options.model, "--slots", count,
+                       "--context", count * (length + new + 64), "--threads", options.threads]
             log = pathlib.Path(tempfile.gettempdir(), "llama-server.log")
             child = stack.enter_context(serving.process(command, f"http://127.0.0.1:{port}/health", log, 300))
             sides["llama.cpp"] = Server(f"http://127.0.0.1:{port}", child, prompts, new)

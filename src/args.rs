@@ -6,6 +6,7 @@
 mod eval;
 mod exporting;
 mod publishing;
+mod server;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::output::Color;
 pub(crate) use self::eval::Eval;
 pub(crate) use self::exporting::{ExportArgs, ExportOptions, Merge, Verify};
 pub(crate) use self::publishing::{Nightly, Publish, Rollback, StoreArgs};
+pub(crate) use self::server::ServerArgs;
 
 /// Fine-tunes a local language model on a company's tone and terminology with LoRA, QLoRA or full training.
 #[derive(Debug, Parser)]

@@ -13,9 +13,9 @@ use tonfall_datasets::{
 };
 use tonfall_recipes::Plan;
 use tonfall_recipes::plan::{Address, Base, EvaluationPlan, Quantization, StylePlan};
-use tonfall_runs::RunDir;
 use tonfall_runs::evaluation::{Report, Subject};
 use tonfall_runs::events::Phase;
+use tonfall_runs::{RunDir, RunInputs};
 use tonfall_serving::{Finish, Message, Server};
 use tonfall_trainer::{Answered, Asked, Compute, EvalSuite, RETENTION, Session, passages};
 
@@ -211,7 +211,7 @@ impl Evaluation {
         reporter: &mut Reporter,
     ) -> Result<Evaluated> {
         let suite = self.questions.suite();
-        let of_base = run_inputs::of_model(&self.base, self.chat_template.is_some())?.into_map();
+        let of_base = run_inputs::of_model(&self.base, self.chat_template.is_some())?;
         let entry = cache.map(|directory| self.entry(directory, &of_base, compute)).transpose()?;
         let cached = self.cached(entry.as_ref(), reporter);
         let adapter = match &self.trained {
@@ -244,9 +244,8 @@ impl Evaluation {
             (None, _) => None,
             (Some(Trained::Adapter(path)), Some(session)) => {
                 let asked = ask(&session, true, &self.tokenizer, &suite, "the adapter", reporter)?;
-                let mut sha256 = tonfall_runs::RunInputs::default();
+                let mut sha256 = of_base;
                 sha256.record_file("adapter", &path.join(TENSOR_FILE))?;
-                let sha256 = of_base.into_iter().chain(sha256.into_map()).collect();
                 Some(self.questions.report(Subject { name: self.name.clone(), sha256 }, &asked, reporter)?)
             }
             (Some(Trained::Adapter(_)), None) => unreachable!("an adapter is attached to its base"),
@@ -256,7 +255,7 @@ impl Evaluation {
                 let model = BaseModel::open(path)?;
                 let session = load(&model, Quantization::None, compute, reporter)?;
                 let asked = ask(&session, false, &self.tokenizer, &suite, "the trained model", reporter)?;
-                let sha256 = run_inputs::of_model(&model, self.chat_template.is_some())?.into_map();
+                let sha256 = run_inputs::of_model(&model, self.chat_template.is_some())?;
                 Some(self.questions.report(Subject { name: self.name.clone(), sha256 }, &asked, reporter)?)
             }
         };
@@ -266,12 +265,7 @@ impl Evaluation {
 
     /// The cache entry of the base's answers: its fingerprints, its number format, the device, the rendered prompts, the
     /// questions, and the version of tonfall.
-    fn entry(
-        &self,
-        directory: &Path,
-        of_base: &std::collections::BTreeMap<String, String>,
-        compute: &Compute,
-    ) -> Result<Entry> {
+    fn entry(&self, directory: &Path, of_base: &RunInputs, compute: &Compute) -> Result<Entry> {
         let mut prompts = Vec::with_capacity(self.questions.prompts.len());
         for prompt in &self.questions.prompts {
             prompts.push(self.tokenizer.render_prompt(&prompt.messages)?);

@@ -31,6 +31,7 @@ mod publishing;
 mod quickstart;
 mod run_inputs;
 mod runs;
+mod served_model;
 mod shell;
 mod signals;
 mod summary;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// Bytes of the output that are kept, from the end of the output on.
 const KEPT: usize = 16 << 10;
-/// A command may leave a process in the background that holds its output open. So the output is awaited this long only.
+/// A command may leave a process in the background that holds its output open. So the program waits only this long for the output.
 const OUTPUT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 

@@ -4,22 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::DeviceArgs;
+use super::{DeviceArgs, ServerArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct Eval {
     /// A run, a model (a Hugging Face directory, a GGUF file or hf:owner/name), or the directory of a PEFT adapter
     #[arg(value_name = "RUN|MODEL|ADAPTER", required_unless_present = "server")]
     pub(crate) target: Option<String>,
-    /// Ask the server at this address instead of computing here, such as http://127.0.0.1:8080
-    #[arg(long, value_name = "URL")]
-    pub(crate) server: Option<String>,
-    /// Name of the model or adapter on the server [default: the only one]
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub(crate) model: Option<String>,
-    /// Name of the base on the server, which is asked as well
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub(crate) base_model: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Base model of an adapter [default: the one that it names]
     #[arg(long, value_name = "MODEL")]
     pub(crate) base: Option<String>,

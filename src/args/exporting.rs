@@ -8,7 +8,7 @@ use clap::Args;
 use tonfall_adapters::Format;
 use tonfall_adapters::export::{self, Export, FILE_TYPES, GgufTypes};
 
-use super::DeviceArgs;
+use super::{DeviceArgs, ServerArgs};
 
 /// What `merge` and `export` have in common.
 #[derive(Debug, Args)]
@@ -116,15 +116,8 @@ pub(crate) struct Verify {
     /// Directory of an export, or a file in it
     #[arg(value_name = "ARTEFACT")]
     pub(crate) artefact: PathBuf,
-    /// Ask the server at this address instead of computing here, such as http://127.0.0.1:8080
-    #[arg(long, value_name = "URL")]
-    pub(crate) server: Option<String>,
-    /// Name of the model or adapter on the server [default: the only one]
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub(crate) model: Option<String>,
-    /// Name of the base on the server, which must answer like the base
-    #[arg(long, value_name = "NAME", requires = "server")]
-    pub(crate) base_model: Option<String>,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
     /// Base model of an adapter; by default the one that it names
     #[arg(long, value_name = "MODEL", conflicts_with = "server")]
     pub(crate) base: Option<String>,

@@ -15,7 +15,7 @@ use crate::args::Eval;
 use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::evaluating::{self, BASE_FILE, Evaluated, Evaluation, Questions, SERVER_FILE, TRAINED_FILE};
 use crate::progress::Reporter;
-use crate::{inputs, output, runs, user_cache};
+use crate::{inputs, output, runs, served_model, user_cache};
 
 /// Number of answers shown.
 const SHOWN: usize = 3;
@@ -23,7 +23,7 @@ const SHOWN: usize = 3;
 pub(crate) fn run(args: &Eval, reporter: &mut Reporter) -> Result<()> {
     let run = args.target.as_deref().map(|target| runs::find(Path::new(target))).transpose()?.flatten();
     let evaluation = open(args, run.as_ref(), reporter)?;
-    let evaluated = match &args.server {
+    let evaluated = match &args.server.server {
         Some(url) => served(args, url, evaluation, reporter)?,
         None => {
             let mut evaluation = evaluation.ok_or_else(|| Failure::new(ExitCode::Usage, "give a run or a model"))?;
@@ -68,24 +68,11 @@ fn served(args: &Eval, url: &str, evaluation: Option<Evaluation>, reporter: &mut
     }
     questions.max_new_tokens = args.max_new_tokens.map_or(questions.max_new_tokens, |tokens| tokens as usize);
     let server = Server::at(url)?;
-    let model = match &args.model {
-        Some(model) => model.clone(),
-        None => only(&server.models()?, url)?,
-    };
+    let model = served_model::choose(args.server.model.as_deref(), &server)?;
     reporter.note("note: a server gives no losses, so that loss, perplexity and retention are not measured");
     let mut ask = |model: &str| evaluating::of_server(&server, model, &questions, reporter);
-    let base = args.base_model.as_deref().map(&mut ask).transpose()?;
+    let base = args.server.base_model.as_deref().map(&mut ask).transpose()?;
     Ok(Evaluated { base, trained: Some(ask(&model)?) })
-}
-
-fn only(models: &[String], url: &str) -> Result<String> {
-    match models {
-        [one] => Ok(one.clone()),
-        several => Err(Failure::new(
-            ExitCode::Usage,
-            format!("{url} serves {} models: choose one with --model: {}", several.len(), several.join(", ")),
-        )),
-    }
 }
 
 /// Writes the reports into the run directory, and the report of the evaluated model to `--out`.
@@ -93,8 +80,11 @@ fn keep(args: &Eval, run: Option<&RunDir>, Evaluated { base, trained }: &Evaluat
     if let Some(run) = run {
         let directory = run.eval();
         durable::create_dir_all(&directory)?;
-        let files =
-            if args.server.is_some() { [None, Some(SERVER_FILE)] } else { [Some(BASE_FILE), Some(TRAINED_FILE)] };
+        let files = if args.server.server.is_some() {
+            [None, Some(SERVER_FILE)]
+        } else {
+            [Some(BASE_FILE), Some(TRAINED_FILE)]
+        };
         for (file, report) in files.into_iter().zip([base, trained]) {
             if let (Some(file), Some(report)) = (file, report) {
                 report.write(&directory.join(file))?;

@@ -18,6 +18,7 @@ use crate::diagnostics::{ExitCode, Failure, Result};
 use crate::inputs;
 use crate::output;
 use crate::progress::Reporter;
+use crate::served_model;
 use crate::summary;
 use crate::verification::{Prompt, Turn, Verification};
 
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &Verify, reporter: &mut Reporter) -> Result<i32> {
     let is_file = args.artefact.is_file();
     let dir = if is_file { args.artefact.parent().unwrap_or(Path::new("")) } else { &args.artefact };
     let verification = Verification::read(dir)?;
-    let outcomes = match &args.server {
+    let outcomes = match &args.server.server {
         Some(url) => of_server(args, url, &verification)?,
         None => {
             let only = args.artefact.file_name().filter(|_| is_file).map(|name| name.to_string_lossy().into_owned());
@@ -116,28 +117,15 @@ fn open(args: &Verify, path: &Path, reporter: &mut Reporter) -> Result<(BaseMode
 /// Asks a running server.
 fn of_server(args: &Verify, url: &str, verification: &Verification) -> Result<Vec<Outcome>> {
     let server = Server::at(url)?;
-    let model = match &args.model {
-        Some(model) => model.clone(),
-        None => only(&server.models()?, url)?,
-    };
+    let model = served_model::choose(args.server.model.as_deref(), &server)?;
     let all = args.at_least.unwrap_or(verification.prompts.len());
     let mut outcomes =
         vec![ask(&server, &model, verification, all, |prompt| (&prompt.expected, &prompt.expected_text))?];
-    if let Some(base) = &args.base_model {
+    if let Some(base) = &args.server.base_model {
         outcomes.push(ask(&server, base, verification, all, |prompt| (&prompt.base, &prompt.base_text))?);
     }
     outcomes.extend(template(&server, &model, verification)?);
     Ok(outcomes)
-}
-
-fn only(models: &[String], url: &str) -> Result<String> {
-    match models {
-        [one] => Ok(one.clone()),
-        several => Err(Failure::new(
-            ExitCode::Usage,
-            format!("{url} serves {} models: choose one with --model: {}", several.len(), several.join(", ")),
-        )),
-    }
 }
 
 fn ask<'a>(

@@ -59,6 +59,8 @@ fn asked(evaluation: &Evaluation, compute: &Compute, reporter: &mut Reporter) ->
 /// Whether the published adapter has no report on tonight's questions. An adapter of another base can't be asked again: the
 /// gate refuses to compare its report.
 fn must_be_asked(published: Option<&Report>, tonight: &Report) -> bool {
-    let base = |report: &Report| report.subject.sha256.get("base weights").cloned();
+    fn base(report: &Report) -> Option<&str> {
+        report.subject.sha256.get("base weights")
+    }
     published.is_none_or(|report| report.questions != tonight.questions && base(report) == base(tonight))
 }

@@ -97,7 +97,7 @@ fn changed_data_is_published_and_unchanged_data_is_not_trained() {
     let none = run(workshop.home(), &["report", "--nights", "other", "--out", "none.html"]).expect(3);
     assert!(none.stderr.contains("there are no nights of other in store"), "{}", none.stderr);
 
-    // A version that people withdraw is not made again.
+    // A version that was rolled back is not published again.
     let back = run(workshop.home(), &["rollback", "tiny"]).expect(0);
     assert_eq!(back.stdout, "tiny version 3 is current, instead of 4\n");
     let withdrawn = night(&workshop, &[]).expect(0);

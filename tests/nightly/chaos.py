@@ -10,18 +10,19 @@ every answer must be that of one of the two versions, to the token.
 import argparse
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVE = ROOT / "tests/reference/servers/serve_llama_cpp.py"
+SERVERS = ROOT / "tests/reference/servers"
+sys.path.insert(0, str(SERVERS))
+import serving
+
 PROMPTS = ROOT / "recipes/quickstart/prompts.jsonl"
 NAME = "shop"
 TOKENS = 24
@@ -35,17 +36,9 @@ server = "{url}"
 """
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def answer(url, prompt):
     body = {"prompt": prompt, "n_predict": TOKENS, "samplers": ["top_k"], "top_k": 1, "return_tokens": True, "cache_prompt": False}
-    request = urllib.request.Request(f"{url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as response:
-        return tuple(json.load(response)["tokens"])
+    return tuple(serving.request(f"{url}/completion", body)["tokens"])
 
 
 def main():
@@ -57,7 +50,8 @@ def main():
     binary = options.binary.resolve()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        url = f"http://127.0.0.1:{free_port()}"
+        port = serving.free_port()
+        url = f"http://127.0.0.1:{port}"
 
         def tonfall(*words):
             done = subprocess.run([binary, "--progress", "none", *words], cwd=work, capture_output=True, text=True)
@@ -75,15 +69,8 @@ def main():
             adapters[-1].parent.mkdir(parents=True)
             shutil.copy(work / f"runs/run{version}/exports/gguf-adapter/adapter.gguf", adapters[-1])
         tonfall("export", "quickstart/base", "--to", "gguf", "--types", "F32", "--no-verify", "--out", "base")
-        server = subprocess.Popen([sys.executable, SERVE, url.rsplit(":", 1)[1], work / "base/gguf/model-F32.gguf", *adapters],
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"{url}/health", timeout=1)
-                    break
-                except OSError:
-                    time.sleep(0.25)
+        command = [sys.executable, SERVERS / "serve_llama_cpp.py", port, work / "base/gguf/model-F32.gguf", *adapters]
+        with serving.process(command, f"{url}/health", work / "server.log", seconds=60):
             prompts = [json.loads(line)["prompt"] for line in PROMPTS.read_text().splitlines()[:4]]
             expected = {}
             for version in (1, 2):
@@ -99,7 +86,7 @@ def main():
                     index, asked = asked % len(prompts), asked + 1
                     try:
                         found = answer(url, prompts[index])
-                    except OSError as error:
+                    except (OSError, RuntimeError) as error:
                         faults.append(f"prompt {index}: {error}")
                         continue
                     versions = [version for version in expected if expected[version][index] == found]
@@ -120,9 +107,6 @@ def main():
             stop.set()
             for thread in clients:
                 thread.join()
-        finally:
-            server.terminate()
-            server.wait()
     result = {"switches": options.switches, "seconds": round(seconds, 1), "requests": sum(counts.values()), "answers of versions": dict(counts), "faults": faults}
     print(json.dumps(result, indent=2))
     if options.out:

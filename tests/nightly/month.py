@@ -3,7 +3,7 @@
     python3 tests/nightly/month.py target/release/tonfall --nights 30 --out docs/nightly/month.md
 
 After each night, the published version must verify, and its terms must not be worse than those of the version before. The
-full disk needs root: everything lies on a tmpfs that a file fills for one night. Without root, that night is skipped and the table says so.
+full disk needs root: everything lies on a tmpfs that a file fills for one night. Without root, that night is skipped, and the table has a note.
 """
 
 import argparse

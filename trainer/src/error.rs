@@ -89,12 +89,12 @@ pub enum TrainError {
 
     #[error(
         "not enough memory to generate: the keys and values of one sequence of {tokens} tokens need {} MiB with its buffers, and {} MiB are available; give a shorter prompt or a lower `max_new_tokens`, or end other programs",
-        needed.div_ceil(1 << 20), room >> 20
+        needed.div_ceil(1 << 20), available >> 20
     )]
-    CacheMemory { needed: u64, room: u64, tokens: usize },
+    CacheMemory { needed: u64, available: u64, tokens: usize },
 
     #[error(
-        "the model's logits after {position} tokens of {prompt} are not finite: {value} for token id {id}; the weights or the adapter give no numbers: examine their training, or fetch the model again"
+        "the model's logits after {position} tokens of {prompt} are not finite: {value} for token id {id}; the weights or the adapter are damaged: train the adapter again, or fetch the model again"
     )]
     LogitsNotFinite { prompt: String, position: usize, id: usize, value: f32 },
 

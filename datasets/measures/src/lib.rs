@@ -1,7 +1,7 @@
 //! Measures of answers: text → numbers.
 //!
-//! Responsible for: terminology, style, similarity to references, degeneration, and confidence intervals. A measure is a
-//! pure function from one answer to one [`Part`].
+//! Responsible for: terminology, style, similarity to references, degeneration. A measure is a pure function from one answer
+//! to one [`Part`].
 //! Must not depend on: models, files, recipes, the reports that hold the parts.
 //!
 //! The value of a measure is the sum of all numerators by the sum of all denominators.
@@ -10,7 +10,6 @@ pub mod address;
 pub mod bleu;
 pub mod chrf;
 pub mod degeneration;
-pub mod interval;
 pub mod language;
 pub mod readability;
 pub mod refusals;

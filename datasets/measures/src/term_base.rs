@@ -3,7 +3,7 @@
 //! Responsible for: mentions of concepts in one answer. Must not depend on: the files of term bases.
 //!
 //! Of all mentions of concepts that have a forbidden term, the share with a preferred or admitted term. It needs no list of
-//! expected terms, but it says nothing about answers that avoid a concept altogether.
+//! expected terms, but it does not measure answers that avoid a concept altogether.
 
 use std::collections::{BTreeMap, BTreeSet};
 

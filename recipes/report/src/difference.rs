@@ -3,7 +3,8 @@
 //! Responsible for: the difference of two models in one measure, its confidence interval, and which model is better.
 //! Must not depend on: HTML, the rules of a gate.
 
-use tonfall_runs::evaluation::{Better, Measure, Part, Scale};
+use tonfall_runs::evaluation::{Better, Measure, Part};
+use tonfall_runs::statistics;
 
 /// Fewer parts give no interval: the normal approximation needs more.
 const LEAST_PARTS: usize = 10;
@@ -86,37 +87,26 @@ impl Judgement {
 pub(crate) fn between(old: &Measure, new: &Measure, same_questions: bool) -> Option<Difference> {
     let value = new.value()? - old.value()?;
     let paired = same_questions && old.parts.len() == new.parts.len() && old.scale == new.scale;
-    Some(Difference { value, interval: paired.then(|| interval(old, new, value)).flatten() })
+    Some(Difference { value, interval: paired.then(|| interval(old, new)).flatten() })
 }
 
-/// The interval by linearization of the ratios (Cochran, Sampling Techniques, 1977, §6.3): each part contributes its
-/// residual from the ratio, and the residuals of both models on one part are subtracted before their variance is taken.
-fn interval(old: &Measure, new: &Measure, value: f64) -> Option<(f64, f64)> {
-    let influences = |measure: &Measure| -> Option<Vec<f64>> {
-        let sum = |of: fn(&Part) -> f64| measure.parts.iter().map(of).sum::<f64>();
-        let (numerator, denominator) = (sum(|part| part.numerator), sum(|part| part.denominator));
-        let ratio = (denominator > 0.0).then(|| numerator / denominator)?;
-        let slope = match measure.scale {
-            Scale::Ratio => 1.0,
-            Scale::Exp => ratio.exp(),
-        };
-        let of = |part: &Part| slope * (part.numerator - ratio * part.denominator) / denominator;
-        Some(measure.parts.iter().map(of).collect())
-    };
-    let applies = |(old, new): (&Part, &Part)| old.denominator > 0.0 || new.denominator > 0.0;
-    let count = old.parts.iter().zip(&new.parts).filter(|pair| applies(*pair)).count();
+/// The interval of the normal approximation.
+fn interval(old: &Measure, new: &Measure) -> Option<(f64, f64)> {
+    let pairs: Vec<[Part; 2]> = new.parts.iter().zip(&old.parts).map(|(new, old)| [*new, *old]).collect();
+    let applies = |pair: &&[Part; 2]| pair.iter().any(|part| part.denominator > 0.0);
+    let count = pairs.iter().filter(applies).count();
     if count < LEAST_PARTS {
         return None;
     }
-    let (old, new) = (influences(old)?, influences(new)?);
-    let squares: f64 = old.iter().zip(&new).map(|(old, new)| (new - old).powi(2)).sum();
-    let deviation = (squares * count as f64 / (count as f64 - 1.0)).sqrt();
-    let half = QUANTILE * deviation;
+    let statistics::Difference { value, error } = statistics::Difference::of(&pairs, new.scale, count)?;
+    let half = QUANTILE * error;
     half.is_finite().then_some((value - half, value + half))
 }
 
 #[cfg(test)]
 mod tests {
+    use tonfall_runs::evaluation::Scale;
+
     use super::*;
 
     fn measure(parts: impl IntoIterator<Item = (f64, f64)>, scale: Scale) -> Measure {

@@ -8,6 +8,7 @@ mod shown;
 
 use std::path::{Path, PathBuf};
 
+use tonfall_runs::RunInputs;
 use tonfall_runs::evaluation::{Answer, Better, FORMAT, Measure, Part, Report, Scale, Subject};
 use tonfall_runs::{Event, EventKind};
 
@@ -82,12 +83,18 @@ fn answer(prompt: &str, text: &str) -> Answer {
     Answer { prompt: prompt.to_owned(), text: text.to_owned(), ended: true, ..Answer::default() }
 }
 
+fn input(name: &str, hash: &str) -> RunInputs {
+    let mut inputs = RunInputs::default();
+    inputs.record(name, hash);
+    inputs
+}
+
 fn report(measures: Vec<Measure>, answers: Vec<Answer>) -> Report {
     Report {
         format: FORMAT,
         tonfall: "0.1.0".to_owned(),
         created: "2026-12-01T02:31:00Z".to_owned(),
-        subject: Subject { name: "x".to_owned(), sha256: [("base".to_owned(), "aa".repeat(32))].into() },
+        subject: Subject { name: "x".to_owned(), sha256: input("base", &"aa".repeat(32)) },
         questions: "00".repeat(32),
         measures,
         answers,

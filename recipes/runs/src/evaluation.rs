@@ -6,14 +6,15 @@
 //! A measure keeps one [`Part`] per prompt or example. So two reports on the same questions can be compared part by
 //! part, and a difference can be told from noise.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tonfall_durable::{self as durable, DurableError};
 
+use crate::RunInputs;
 use crate::json_number;
 use crate::run_dir::{RunDirError, read_text};
+use crate::statistics;
 
 /// Version of the format.
 pub const FORMAT: u32 = 1;
@@ -44,9 +45,9 @@ pub struct Report {
 pub struct Subject {
     /// For people: the name of a run, a directory, or the URL of a server.
     pub name: String,
-    /// SHA-256 by the names of [`crate::RunInputs`], such as `base` and `tokenizer`, and `adapter` if there is one.
+    /// Its base and tokenizer, and `adapter` if there is one.
     #[serde(default)]
-    pub sha256: BTreeMap<String, String>,
+    pub sha256: RunInputs,
 }
 
 /// A measured property.
@@ -127,6 +128,12 @@ impl Scale {
 }
 
 impl Measure {
+    /// A measure with its interval.
+    pub fn new(name: String, better: Better, scale: Scale, parts: Vec<Part>) -> Self {
+        let interval = statistics::interval(&parts, scale);
+        Self { name, better, scale, parts, interval }
+    }
+
     /// `None` if the measure applies to no prompt. NaN if a part is NaN.
     pub fn value(&self) -> Option<f64> {
         let sum = |of: fn(&Part) -> f64| self.parts.iter().map(of).sum();

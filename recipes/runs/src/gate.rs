@@ -5,16 +5,15 @@
 //! Must not depend on: how reports come about, files, the publishing itself.
 //!
 //! `over_base` and `over_published` must hold by more than noise: the lower confidence bound of the difference has to
-//! reach the margin ([`bootstrap`]). A rule that can't be judged is not met. So a missing measure, a value without
+//! reach the margin ([`statistics::lower_bound`]). A rule that can't be judged is not met. So a missing measure, a value without
 //! parts, NaN, and reports on different questions are refusals with a reason.
-
-pub mod bootstrap;
 
 use serde::{Deserialize, Serialize};
 pub use tonfall_recipes::plan::GatePlan as Rule;
 
 use crate::evaluation::{Better, Measure, Part, Report};
 use crate::json_number;
+use crate::statistics;
 
 /// The result of [`judge`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -147,7 +146,7 @@ fn not_finite(measure: &Measure) -> Option<String> {
     (!parts || !value).then(|| format!("{}: a value is NaN or infinite", measure.name))
 }
 
-/// Fills in the numbers. The error is the reason why the condition is not met; the note says why nothing was compared.
+/// Fills in the numbers. The error is the reason why the condition is not met; the note is why nothing was compared.
 fn fill(judged: &mut Judged, report: &Report, other: &Other<'_>) -> Result<Option<String>, String> {
     let (measure, value) = measured(report, &judged.measure, "the evaluation")?;
     judged.value = Some(value);
@@ -181,7 +180,7 @@ fn fill(judged: &mut Judged, report: &Report, other: &Other<'_>) -> Result<Optio
     judged.difference = Some(difference);
     let pairs: Vec<[Part; 2]> =
         measure.parts.iter().copied().zip(found.parts.iter().copied()).map(Into::into).collect();
-    let bound = bootstrap::lower_bound(&pairs, measure.scale, sign, judged.confidence)?;
+    let bound = statistics::lower_bound(&pairs, measure.scale, sign, judged.confidence)?;
     judged.bound = Some(bound);
     // A difference of nothing is no improvement.
     let met = bound >= required && (required < 0.0 || bound > 0.0);

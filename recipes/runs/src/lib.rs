@@ -21,6 +21,7 @@ mod run_inputs;
 pub mod scale;
 pub mod series;
 pub mod state;
+pub mod statistics;
 pub mod store;
 pub mod summary;
 

@@ -43,11 +43,6 @@ impl RunInputs {
         self.0.get(name).map(String::as_str)
     }
 
-    /// All fingerprints by the names of their inputs.
-    pub fn into_map(self) -> BTreeMap<String, String> {
-        self.0
-    }
-
     /// All inputs with their fingerprints, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, fingerprint)| (name.as_str(), fingerprint.as_str()))

@@ -4,7 +4,6 @@ POST /completion takes a prompt of token ids as it is and returns ids with `retu
 the scale of a loaded adapter, /tokenize and /apply-template show what the server makes of a chat request.
 """
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -12,38 +11,25 @@ import sys
 import serving
 
 
-@contextlib.contextmanager
-def binary(options, context):
-    port = serving.free_port()
-    url = f"http://127.0.0.1:{port}"
+def binary(options, context, port):
     command = [pathlib.Path(sys.prefix) / "bin/llama-server", "--host", "127.0.0.1", "--port", port, "--model", options.artefact,
                "--ctx-size", context, "--parallel", 1, "--threads", os.cpu_count(), "--device", "none", "--offline"]
-    if options.adapter:
-        command += ["--lora", options.adapter]
-    with serving.process(command, f"{url}/health", options.log, seconds=300):
-        yield url
+    return command + (["--lora", options.adapter] if options.adapter else [])
 
 
-@contextlib.contextmanager
-def library(options, context):
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(options.artefact)
-    params.n_ctx, params.n_parallel, params.port = context, 1, serving.free_port()
-    params.n_gpu_layers, params.cpuparams.n_threads = 0, os.cpu_count()
-    if options.adapter:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.adapter), 1.0)]
-    with serving.output_to(options.log):
-        server = xllamacpp.Server(params)
-        yield server.listening_address
-        del server
+def library(options, context, port):
+    adapters = [options.adapter] if options.adapter else []
+    script = pathlib.Path(__file__).with_name("serve_llama_cpp.py")
+    return [sys.executable, script, port, options.artefact, *adapters, "--context", context]
 
 
 def ask(options, prompts):
     # Twice the prompt, since /apply-template and /completion must never meet a full context.
     context = 2 * max(len(prompt["tokens"]) for prompt in prompts) + options.limit + 64
-    with (binary if options.judge == "llama-server" else library)(options, context) as url:
+    port = serving.free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = (binary if options.judge == "llama-server" else library)(options, context, port)
+    with serving.process(command, f"{url}/health", options.log, seconds=300):
         results = list(questions(url, options, prompts))
     yield from results
 

@@ -269,8 +269,8 @@ impl Workload {
             // Answering more prompts at a time must not exclude a run that fits without it.
             let within_limit = limit.map(|limit| (limit - limit / 11).saturating_sub(lasting_bytes));
             let highest = stages.iter().map(Stage::bytes).max().unwrap_or(0);
-            let room = within_limit.map_or(u64::MAX, |bytes| bytes.max(highest));
-            slots = memory.slots_within(self.prompts, room.saturating_sub(pass.workspace())).max(1);
+            let available = within_limit.map_or(u64::MAX, |bytes| bytes.max(highest));
+            slots = memory.slots_within(self.prompts, available.saturating_sub(pass.workspace())).max(1);
             stages.push(Stage { name: "generating", parts: pass.generating(memory, slots) });
         }
         let written = match self.rank {

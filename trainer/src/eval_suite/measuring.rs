@@ -10,7 +10,7 @@ use tonfall_measures::language::Language;
 use tonfall_measures::rules::{Rule, RuleText};
 use tonfall_measures::term_base::{ConceptTerms, Mentions, TermBase};
 use tonfall_measures::terminology::TermUse;
-use tonfall_measures::{Part as Share, address, bleu, chrf, degeneration, interval, readability, refusals, sentences};
+use tonfall_measures::{Part as Share, address, bleu, chrf, degeneration, readability, refusals, sentences};
 use tonfall_recipes::counted;
 use tonfall_recipes::plan::{Address, StylePlan};
 use tonfall_runs::evaluation::{Answer, Better, Measure, Part, Scale};
@@ -18,10 +18,6 @@ use tonfall_runs::evaluation::{Answer, Better, Measure, Part, Scale};
 use super::{Answered, Asked, EvalSuite};
 use crate::error::TrainError;
 
-/// Confidence of the intervals.
-const CONFIDENCE: f64 = 0.95;
-/// Seed of the intervals.
-const SEED: u64 = 23;
 /// At most this many parts belong to measures of single concepts, so that reports stay small.
 const CONCEPT_PARTS: usize = 100_000;
 /// At most this many terms have a measure of their own.
@@ -151,7 +147,7 @@ pub(super) fn of_losses(asked: &Asked) -> Vec<Measure> {
     let known = rows.into_iter().filter_map(|(name, scale, parts)| Some((name, scale, parts.as_ref()?)));
     known
         .filter(|(_, _, parts)| !parts.is_empty())
-        .map(|(name, scale, parts)| finished(name.to_owned(), Better::Lower, scale, parts.clone()))
+        .map(|(name, scale, parts)| Measure::new(name.to_owned(), Better::Lower, scale, parts.clone()))
         .collect()
 }
 
@@ -261,18 +257,7 @@ fn of_terms<'c>(
 
 fn measure(name: String, better: Better, parts: impl Iterator<Item = Share>) -> Measure {
     let parts = parts.map(|Share { numerator, denominator }| Part { numerator, denominator });
-    finished(name, better, Scale::Ratio, parts.collect())
-}
-
-/// Adds the interval.
-fn finished(name: String, better: Better, scale: Scale, parts: Vec<Part>) -> Measure {
-    let shares: Vec<Share> =
-        parts.iter().map(|part| Share { numerator: part.numerator, denominator: part.denominator }).collect();
-    let bounds = interval::bootstrap(&shares, CONFIDENCE, SEED);
-    let interval = bounds.and_then(|(low, high)| Some((scale.value(low, 1.0)?, scale.value(high, 1.0)?)));
-    // JSON has no infinity, which the perplexity of a diverged model can have.
-    let interval = interval.filter(|(low, high)| low.is_finite() && high.is_finite());
-    Measure { name, better, scale, parts, interval }
+    Measure::new(name, better, Scale::Ratio, parts.collect())
 }
 
 #[cfg(test)]

@@ -80,9 +80,9 @@ impl Memory {
         slots as u64 * (self.cache + self.rows) + self.fixed
     }
 
-    /// The most slots, up to [`MAX_SLOTS`] and one per prompt, whose generation needs at most `room` bytes.
-    pub(crate) fn slots_within(&self, lengths: Lengths, room: u64) -> usize {
-        (1..=lengths.prompts.min(MAX_SLOTS)).rev().find(|slots| self.bytes(*slots) <= room).unwrap_or(0)
+    /// The most slots, up to [`MAX_SLOTS`] and one per prompt, whose generation needs at most `available` bytes.
+    pub(crate) fn slots_within(&self, lengths: Lengths, available: u64) -> usize {
+        (1..=lengths.prompts.min(MAX_SLOTS)).rev().find(|slots| self.bytes(*slots) <= available).unwrap_or(0)
     }
 }
 
@@ -100,13 +100,13 @@ impl Slots {
     /// # Errors
     /// If not even one fits.
     pub(crate) fn fitting(memory: Memory, lengths: Lengths, free: Option<u64>) -> Result<Self, TrainError> {
-        let room = free.map(|free| free - free / RESERVE);
+        let available = free.map(|free| free - free / RESERVE);
         let wanted = lengths.prompts.min(MAX_SLOTS);
-        let count = memory.slots_within(lengths, room.unwrap_or(UNKNOWN.max(memory.bytes(1))));
+        let count = memory.slots_within(lengths, available.unwrap_or(UNKNOWN.max(memory.bytes(1))));
         if count == 0 && wanted > 0 {
             return Err(TrainError::CacheMemory {
                 needed: memory.bytes(1),
-                room: room.unwrap_or(UNKNOWN),
+                available: available.unwrap_or(UNKNOWN),
                 tokens: lengths.capacity,
             });
         }

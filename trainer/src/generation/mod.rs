@@ -16,7 +16,7 @@ use self::scheduler::{Task, Watch};
 use self::tensor_engine::TensorEngine;
 use crate::device::DeviceKind;
 use crate::error::TrainError;
-use crate::model::Decoder;
+use crate::model::{Decoder, mixed};
 
 pub(crate) use self::memory::{Lengths, MAX_SLOTS, Memory, Slots};
 pub use self::sampling::Sampling;
@@ -142,12 +142,6 @@ fn run(
 fn stream(prompts: &[&[u32]], index: usize) -> u64 {
     let prompt = prompts[index];
     let occurrence = prompts[..index].iter().filter(|other| **other == prompt).count() as u64;
-    let mix = |hash: u64, number: u64| {
-        // A round of SplitMix64 (Steele, Lea and Flood 2014).
-        let mixed = (hash ^ number).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    };
+    let mix = |hash: u64, number: u64| mixed(hash ^ number);
     prompt.iter().fold(mix(SAMPLING_STREAM, occurrence), |hash, id| mix(hash, u64::from(*id)))
 }

@@ -13,7 +13,7 @@ mod load;
 
 pub(crate) use decoder::{Decoder, Documents, Hidden, Placement, SlotCache};
 pub(crate) use embedding::embeds_from_host;
-pub(crate) use forward_pass::{DropoutKey, ForwardPass, LinearInput, self_segments};
+pub(crate) use forward_pass::{DropoutKey, ForwardPass, LinearInput, mixed, self_segments};
 pub(crate) use host::{HostDecoder, HostLayer, HostLinear, HostNorm};
 pub(crate) use linear::LoraSite;
 pub(crate) use load::{EMBEDDING, LoadOptions, Loader, NF4_PIECE, Role, kept_format};

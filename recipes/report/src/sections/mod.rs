@@ -1,6 +1,6 @@
 //! The sections of the page of a run.
 //!
-//! Responsible for: one file per section, each a function from the view to HTML. A section without content says why.
+//! Responsible for: one file per section, each a function from the view to HTML. A section without content prints the reason.
 //! Must not depend on: files.
 
 pub(crate) mod about;

@@ -1,6 +1,6 @@
 //! The verdict: the first thing on the page.
 //!
-//! Responsible for: how the run ended, what the gate says and why, and the few numbers that matter most.
+//! Responsible for: how the run ended, the verdict of the gate with its reasons, and the few numbers that matter most.
 //! Must not depend on: the other sections.
 
 use tonfall_recipes::{counted, grouped};
@@ -12,7 +12,7 @@ use crate::html::{Html, html};
 use crate::limits::{self, ROWS, left_out, value};
 use crate::view::View;
 
-/// How a verdict looks. Its words say the same.
+/// How a verdict looks. Its words have the same meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tone {
     Good,

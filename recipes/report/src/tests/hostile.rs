@@ -80,7 +80,7 @@ fn no_text_becomes_markup() {
     hostile.reference = Some(HOSTILE.to_owned());
     let mut evaluated = report(vec![measure(HOSTILE, Better::Higher, 0.5, 3)], vec![hostile]);
     evaluated.questions = HOSTILE.to_owned();
-    evaluated.subject.sha256 = [(HOSTILE.to_owned(), HOSTILE.to_owned())].into();
+    evaluated.subject.sha256 = super::input(HOSTILE, HOSTILE);
     (view.base, view.adapter) = (Some(evaluated.clone()), Some(evaluated.clone()));
     view.published = Some(Published {
         name: HOSTILE.to_owned(),

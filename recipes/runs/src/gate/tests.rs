@@ -1,7 +1,7 @@
 use super::*;
 use crate::evaluation::{FORMAT, Scale, Subject};
 
-use super::bootstrap::Random;
+use crate::statistics::Random;
 
 fn measure(name: &str, better: Better, scale: Scale, parts: &[(f64, f64)]) -> Measure {
     let parts = parts.iter().map(|(numerator, denominator)| Part { numerator: *numerator, denominator: *denominator });
@@ -216,7 +216,7 @@ fn equal_models_are_called_better_at_most_as_often_as_stated() {
     {
         let mut better = 0;
         for seed in 0..1000 {
-            let mut random = Random { seed, counter: 0 };
+            let mut random = Random::new(seed);
             let (mut first, mut second) = (Vec::new(), Vec::new());
             draw(&mut random, &mut first, &mut second);
             let [first, second] =

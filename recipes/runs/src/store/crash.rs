@@ -12,7 +12,7 @@ use tonfall_durable::watch::{Fault, Operation, watch};
 
 use super::tests::contents;
 use super::*;
-use crate::gate::bootstrap::Random;
+use crate::statistics::Random;
 
 /// A server whose version is a file, so that it is part of the disk.
 struct Server(PathBuf);
@@ -300,7 +300,7 @@ fn crashes(states: u64, performed: fn(&Operation) -> bool) -> (u64, Vec<String>)
     fs::create_dir_all(&root).expect("made");
     let (mut count, mut faults) = (0, Vec::new());
     let mut disk = Disk::of(&root);
-    let mut random = Random { seed: 7, counter: 0 };
+    let mut random = Random::new(7);
     for step in STEPS {
         let before = at(&root).0.current().expect("readable");
         let (done, operations) = watch(None, || run(&root, &made, step));
@@ -371,7 +371,7 @@ fn an_operation_that_fails_loses_nothing() {
                 for operation in 0..operations.len() {
                     let broken = dir.path().join("broken");
                     fs::remove_dir_all(&broken).ok();
-                    whole.build(&broken, Left::All, &mut Random { seed: 0, counter: 0 });
+                    whole.build(&broken, Left::All, &mut Random::new(0));
                     let fail = Fault { operation, kind, lasting };
                     let (done, _) = watch(Some(fail), || run(&broken, &made, step));
                     let current = at(&broken).0.current().expect("readable");

@@ -4,7 +4,7 @@
 //! and scales are exact in f32, so a fused multiply-add rounds like a product and a sum.
 //! Must not depend on: the shape of the matrix.
 //!
-//! Vector instructions stand in loops, not in closures: a closure that is not inlined would call each of them as a function.
+//! Code with vector instructions uses loops instead of closures: if a closure is not inlined, each instruction becomes a function call.
 #![expect(unsafe_code, reason = "raw addresses and vector instructions")]
 
 use std::arch::x86_64::{
