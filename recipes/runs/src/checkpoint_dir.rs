@@ -169,16 +169,17 @@ pub fn verify(dir: &Path) -> Result<Manifest, Damage> {
         return Err(Damage::Format(manifest.format));
     }
     for (name, record) in &manifest.files {
+        // A name with a separator or `..` could point outside the directory.
+        if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {
+            return Err(Damage::FileName(name.to_owned()));
+        }
         verify_file(dir, name, record)?;
     }
     Ok(manifest)
 }
 
-fn verify_file(dir: &Path, name: &str, expected: &FileRecord) -> Result<(), Damage> {
-    // A name with a separator or `..` could point outside the directory.
-    if Path::new(name).file_name() != Some(name.as_ref()) || name.contains('\\') {
-        return Err(Damage::FileName(name.to_owned()));
-    }
+/// Compares a file with its record. The caller checks that `name` stays inside `dir`.
+pub(crate) fn verify_file(dir: &Path, name: &str, expected: &FileRecord) -> Result<(), Damage> {
     let failed = |source| Damage::Read { name: name.to_owned(), source };
     let path = dir.join(name);
     let found = match path.symlink_metadata() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tonfall_durable::{self as durable, DurableError, FileRecord};
 
 use super::StoreError;
-use crate::checkpoint_dir::Damage;
+use crate::checkpoint_dir::{Damage, verify_file};
 use crate::run_dir::{RunDirError, read_text};
 
 pub(super) const MANIFEST: &str = "MANIFEST.json";
@@ -65,20 +65,7 @@ pub(super) fn verify(dir: &Path) -> Result<(), Damage> {
         if !is_inside(name) {
             return Err(Damage::FileName(name.clone()));
         }
-        let path = dir.join(name);
-        let found = match path.symlink_metadata() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Damage::Missing(name.clone())),
-            found => found.map_err(|source| read(name, source))?,
-        };
-        if !found.is_file() {
-            return Err(Damage::FileName(name.clone()));
-        }
-        if found.len() != expected.size {
-            return Err(Damage::Size { name: name.clone(), expected: expected.size, found: found.len() });
-        }
-        if FileRecord::of(&path).map_err(|source| read(name, source))? != *expected {
-            return Err(Damage::Content(name.clone()));
-        }
+        verify_file(dir, name, expected)?;
     }
     Ok(())
 }
