@@ -2,8 +2,8 @@
 //!
 //! Responsible for: the language of an answer. Must not depend on: measures.
 
-use tonfall_terms::frequent_words;
 use tonfall_terms::language::primary;
+use tonfall_terms::text_language;
 
 /// A language that measures know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +22,9 @@ impl Language {
         }
     }
 
-    /// The language of a text by its frequent words. `None` if it is not clear.
+    /// The language of a text. `None` if it is not clear.
     pub fn of_text(text: &str) -> Option<Self> {
-        frequent_words::of_text(text).and_then(Self::of_tag)
+        text_language::of_text(text).and_then(Self::of_tag)
     }
 
     /// ISO 639-1.

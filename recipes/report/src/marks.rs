@@ -4,7 +4,7 @@
 //! this module only finds their places.
 //! Must not depend on: the layout of a page.
 
-use tonfall_terms::{Hit, Matcher, Term, frequent_words};
+use tonfall_terms::{Hit, Matcher, Term, text_language};
 
 use crate::html::{Html, html};
 
@@ -19,7 +19,7 @@ enum Kind {
 pub(crate) fn marked(page: &mut Html, text: &str, used: &[&str], forbidden: &[String]) {
     let used = used.iter().map(|term| (*term, Kind::Used));
     let terms: Vec<(&str, Kind)> = used.chain(forbidden.iter().map(|term| (term.as_str(), Kind::Forbidden))).collect();
-    let language = frequent_words::of_text(text);
+    let language = text_language::of_text(text);
     // The terms of one prompt are few. If they did not fit, the text would have no marks; the lists below it have all.
     let matcher = Matcher::in_prose(terms.iter().map(|(text, _)| Term { text, language }));
     let hits = matcher.map(|matcher| matcher.hits(text)).unwrap_or_default();

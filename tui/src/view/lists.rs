@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 use tonfall_runs::history::{Answer, Line as Event, Weight};
 use tonfall_runs::numbers::{clock, measure};
-use tonfall_terms::{Hit, Matcher, Term, frequent_words};
+use tonfall_terms::{Hit, Matcher, Term, text_language};
 
 use super::words::{fitted, wrapped};
 use super::{block, inside, status};
@@ -124,7 +124,7 @@ fn marked(answer: &Answer, look: Look) -> Vec<Span<'static>> {
     let violations = answer.violations.iter().map(|term| (term, Role::Violation));
     let (terms, roles): (Vec<&String>, Vec<Role>) = hits.chain(violations).unzip();
     // Finds terms like the evaluation. The few terms of a prompt always fit in a matcher.
-    let language = frequent_words::of_text(&text);
+    let language = text_language::of_text(&text);
     let matcher = Matcher::in_prose(terms.iter().map(|text| Term { text, language }));
     let (mut spans, mut done) = (Vec::new(), 0);
     for Hit { term, range, .. } in matcher.map(|matcher| matcher.hits(&text)).unwrap_or_default() {
